@@ -1,0 +1,1 @@
+//! REST: one route table for router, OpenAPI and the authorization matrix.

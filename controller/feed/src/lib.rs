@@ -1,0 +1,1 @@
+//! Serves the IntentFeed: sessions, identity, enrolment.

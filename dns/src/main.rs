@@ -1,0 +1,3 @@
+//! The authoritative DNS server.
+
+fn main() {}

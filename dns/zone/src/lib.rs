@@ -1,0 +1,1 @@
+//! Zones, RRsets and answers: pure.

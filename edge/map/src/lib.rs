@@ -1,0 +1,1 @@
+//! Routing core of the edge: FQDN map, pools, tenant states.

@@ -1,0 +1,3 @@
+//! The edge proxy.
+
+fn main() {}

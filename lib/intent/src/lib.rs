@@ -1,0 +1,132 @@
+//! What machines apply: typed intents, their keys and causes, the digest over them.
+//!
+//! Owns the one place where an encoded intent is checked ([`Intent::parse`]): the planner calls it before it stores, every
+//! subscriber calls it before it applies, so that nothing unsound gets past either. It never sees a resource
+//! (`hosting-resource`) and does no I/O.
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+mod digest;
+pub mod name;
+mod parse;
+
+use std::fmt;
+
+pub use bytes::Bytes;
+pub use digest::{Digest, item_digest};
+pub use hosting_proto::intent as message;
+pub use hosting_proto::intent::Kind;
+pub use parse::{Intent, MAX_VALUE_BYTES, Rejection, rr_set_key};
+
+/// The kinds that this build knows, in ascending order of number.
+pub const KNOWN_KINDS: &[Kind] = &[
+    Kind::TrustRoots,
+    Kind::TenantState,
+    Kind::Route,
+    Kind::ShardPool,
+    Kind::Zone,
+    Kind::RrSet,
+    Kind::AddressSet,
+    Kind::SerialOffset,
+    Kind::Tenant,
+    Kind::Webroot,
+    Kind::Retire,
+];
+
+/// A kind's name as operators see it: `route`, `rr_set`; `kind 4711` for one that this build does not know.
+#[must_use]
+pub fn kind_name(kind: u32) -> String {
+    i32::try_from(kind).ok().and_then(|number| Kind::try_from(number).ok()).map_or_else(
+        || format!("kind {kind}"),
+        |known| known.as_str_name().trim_start_matches("KIND_").to_ascii_lowercase(),
+    )
+}
+
+/// Names one item of an audience. The kind is a bare number so that kinds from a newer controller can be kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// A [`Kind`] number, or one that this build does not know.
+    pub kind: u32,
+    /// What the kind is keyed by; see `proto/intent.proto`.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of a kind that this build knows.
+    #[must_use]
+    pub fn new(kind: Kind, name: impl Into<String>) -> Self {
+        Self { kind: kind as i32 as u32, name: name.into() }
+    }
+
+    /// The kind, if this build knows it.
+    #[must_use]
+    pub fn known_kind(&self) -> Option<Kind> {
+        i32::try_from(self.kind)
+            .ok()
+            .and_then(|number| Kind::try_from(number).ok())
+            .filter(|kind| *kind != Kind::Unspecified)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", kind_name(self.kind), self.name)
+    }
+}
+
+/// Why something changed. The brake lets removals with a person behind them pass and counts the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Cause {
+    /// The platform's own planning.
+    #[default]
+    Planner,
+    /// Somebody asked for exactly this.
+    Person,
+    /// A store was put back.
+    Restore,
+}
+
+impl From<Cause> for hosting_proto::feed::Cause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Planner => Self::Planner,
+            Cause::Person => Self::Person,
+            Cause::Restore => Self::Restore,
+        }
+    }
+}
+
+impl From<hosting_proto::feed::Cause> for Cause {
+    fn from(cause: hosting_proto::feed::Cause) -> Self {
+        match cause {
+            hosting_proto::feed::Cause::Planner => Self::Planner,
+            hosting_proto::feed::Cause::Person => Self::Person,
+            hosting_proto::feed::Cause::Restore => Self::Restore,
+        }
+    }
+}
+
+/// One intent as it is stored, sent and kept: bytes that only [`Intent::parse`] gives a meaning to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// What it speaks of.
+    pub key: Key,
+    /// The revision at which it last changed.
+    pub revision: u64,
+    /// The encoded message, exactly as stored: the digest is over these bytes.
+    pub value: Bytes,
+    /// Why it changed last.
+    pub cause: Cause,
+    /// W3C traceparent of the request behind it; empty when there was none.
+    pub traceparent: String,
+}
+
+/// An item that is no longer wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// What is gone.
+    pub key: Key,
+    /// Why.
+    pub cause: Cause,
+    /// W3C traceparent of the request behind it; empty when there was none.
+    pub traceparent: String,
+}

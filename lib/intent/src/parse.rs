@@ -1,0 +1,322 @@
+//! From stored bytes to a checked intent.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use prost::Message;
+
+use crate::{Key, Kind, kind_name, message as m, name};
+
+/// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
+pub const MAX_VALUE_BYTES: usize = 256 * 1024;
+
+/// An intent that passed every check that can be made without knowing the others.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Intent {
+    /// Certificate authorities to trust.
+    TrustRoots(m::TrustRoots),
+    /// Whether a tenant is served.
+    TenantState(m::TenantState),
+    /// FQDN to site.
+    Route(m::Route),
+    /// A shard's nodes.
+    ShardPool(m::ShardPool),
+    /// A zone's apex.
+    Zone(m::Zone),
+    /// One RRset.
+    RrSet(m::RrSet),
+    /// A cluster's load-balancer addresses.
+    AddressSet(m::AddressSet),
+    /// Added to every zone's serial.
+    SerialOffset(m::SerialOffset),
+    /// A tenant on a node.
+    Tenant(m::Tenant),
+    /// A site on a node.
+    Webroot(m::Webroot),
+    /// Data to destroy.
+    Retire(m::Retire),
+}
+
+/// Why an item is not applied. The last good one stays in effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// A newer controller's kind: kept raw, not applied.
+    #[error("this build does not know {0}")]
+    UnknownKind(String),
+    /// The bytes are no message of the kind.
+    #[error("not a valid message: {0}")]
+    Malformed(String),
+    /// A field breaks a rule.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field, as `proto/intent.proto` names it; `key` for the key.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+fn invalid(field: &'static str, problem: impl ToString) -> Rejection {
+    Rejection::Invalid { field, problem: problem.to_string() }
+}
+
+impl Intent {
+    /// Decodes and checks one item.
+    ///
+    /// # Errors
+    /// [`Rejection::UnknownKind`] for a kind from a newer controller, else which field is wrong and why.
+    pub fn parse(key: &Key, value: &[u8]) -> Result<Self, Rejection> {
+        let kind = key.known_kind().ok_or_else(|| Rejection::UnknownKind(kind_name(key.kind)))?;
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(invalid("value", format!("{} bytes; at most {MAX_VALUE_BYTES}", value.len())));
+        }
+        let name = key.name.as_str();
+        Ok(match kind {
+            Kind::Unspecified => return Err(Rejection::UnknownKind(kind_name(key.kind))),
+            Kind::TrustRoots => {
+                let roots: m::TrustRoots = decode(value)?;
+                exact_key(name, "roots")?;
+                if roots.ca_der.is_empty() {
+                    return Err(invalid("ca_der", "there must be at least one authority"));
+                }
+                Self::TrustRoots(roots)
+            }
+            Kind::TenantState => {
+                let state: m::TenantState = decode(value)?;
+                id_key(name)?;
+                stated(state.state)?;
+                Self::TenantState(state)
+            }
+            Kind::Route => {
+                let route: m::Route = decode(value)?;
+                name::check_host(name).map_err(|e| invalid("key", e))?;
+                check_id("tenant_id", &route.tenant_id)?;
+                if !route.webroot_id.is_empty() {
+                    check_id("webroot_id", &route.webroot_id)?;
+                    check_id("shard_id", &route.shard_id)?;
+                }
+                Self::Route(route)
+            }
+            Kind::ShardPool => {
+                let pool: m::ShardPool = decode(value)?;
+                id_key(name)?;
+                check_id("name", &pool.name)?;
+                for node in &pool.nodes {
+                    check_id("nodes.node_id", &node.node_id)?;
+                    if node.addresses.is_empty() {
+                        return Err(invalid("nodes.addresses", format!("node {} has none", node.node_id)));
+                    }
+                    for address in &node.addresses {
+                        address
+                            .parse::<SocketAddr>()
+                            .map_err(|e| invalid("nodes.addresses", format!("{address:?}: {e}")))?;
+                    }
+                }
+                Self::ShardPool(pool)
+            }
+            Kind::Zone => {
+                let zone: m::Zone = decode(value)?;
+                name::check_host(name).map_err(|e| invalid("key", e))?;
+                check_id("zone_id", &zone.zone_id)?;
+                host("primary_ns", &zone.primary_ns)?;
+                if zone.nameservers.is_empty() {
+                    return Err(invalid("nameservers", "there must be at least one"));
+                }
+                zone.nameservers.iter().try_for_each(|ns| host("nameservers", ns))?;
+                let (local, domain) = zone
+                    .hostmaster
+                    .split_once('@')
+                    .ok_or_else(|| invalid("hostmaster", "must be a mail address"))?;
+                if local.is_empty() || local.len() > 63 || !local.is_ascii() {
+                    return Err(invalid("hostmaster", "the local part must have 1 to 63 ASCII characters"));
+                }
+                host("hostmaster", domain)?;
+                Self::Zone(zone)
+            }
+            Kind::RrSet => {
+                let set: m::RrSet = decode(value)?;
+                let (zone, owner, record_type) = rr_set_key(name)?;
+                name::check_host(zone).map_err(|e| invalid("key", e))?;
+                name::check_owner(owner).map_err(|e| invalid("key", e))?;
+                if !name::is_in_zone(owner, zone) {
+                    return Err(invalid("key", format!("{owner} does not lie in {zone}")));
+                }
+                if record_type.is_empty() || !record_type.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                {
+                    return Err(invalid("key", format!("{record_type:?} is no record type")));
+                }
+                if set.ttl > 0x7fff_ffff {
+                    return Err(invalid("ttl", "must be below 2^31 seconds (RFC 2181 §8)"));
+                }
+                match &set.data {
+                    None => return Err(invalid("data", "missing")),
+                    Some(m::rr_set::Data::Records(records)) if records.rdata.is_empty() => {
+                        return Err(invalid("records", "there must be at least one"));
+                    }
+                    Some(m::rr_set::Data::Records(_)) => {}
+                    Some(m::rr_set::Data::AddressSet(set)) => {
+                        check_id("address_set", set)?;
+                        if record_type != "A" && record_type != "AAAA" {
+                            return Err(invalid("address_set", format!("cannot give {record_type} data")));
+                        }
+                    }
+                }
+                Self::RrSet(set)
+            }
+            Kind::AddressSet => {
+                let set: m::AddressSet = decode(value)?;
+                id_key(name)?;
+                for address in &set.ipv4 {
+                    address.parse::<Ipv4Addr>().map_err(|e| invalid("ipv4", format!("{address:?}: {e}")))?;
+                }
+                for address in &set.ipv6 {
+                    address.parse::<Ipv6Addr>().map_err(|e| invalid("ipv6", format!("{address:?}: {e}")))?;
+                }
+                Self::AddressSet(set)
+            }
+            Kind::SerialOffset => {
+                exact_key(name, "serial")?;
+                Self::SerialOffset(decode(value)?)
+            }
+            Kind::Tenant => {
+                let tenant: m::Tenant = decode(value)?;
+                id_key(name)?;
+                stated(tenant.state)?;
+                incarnation(tenant.incarnation)?;
+                Self::Tenant(tenant)
+            }
+            Kind::Webroot => {
+                let webroot: m::Webroot = decode(value)?;
+                id_key(name)?;
+                check_id("tenant_id", &webroot.tenant_id)?;
+                check_id("shard_name", &webroot.shard_name)?;
+                incarnation(webroot.incarnation)?;
+                relative_path("public_folder", &webroot.public_folder)?;
+                Self::Webroot(webroot)
+            }
+            Kind::Retire => {
+                let retire: m::Retire = decode(value)?;
+                if retire.kind() != Kind::Tenant && retire.kind() != Kind::Webroot {
+                    return Err(invalid("kind", format!("{} holds no data", kind_name(retire.kind as u32))));
+                }
+                check_id("key", &retire.key)?;
+                incarnation(retire.incarnation)?;
+                if retire.kind() == Kind::Webroot {
+                    check_id("tenant_id", &retire.tenant_id)?;
+                }
+                exact_key(name, &Key::new(retire.kind(), retire.key.clone()).to_string())?;
+                Self::Retire(retire)
+            }
+        })
+    }
+}
+
+/// Splits the key of an RRset into zone, owner name and type mnemonic.
+///
+/// # Errors
+/// When there are not three parts.
+pub fn rr_set_key(name: &str) -> Result<(&str, &str, &str), Rejection> {
+    let mut parts = name.split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(zone), Some(owner), Some(record_type), None) => Ok((zone, owner, record_type)),
+        _ => Err(invalid("key", "must be zone/owner/type")),
+    }
+}
+
+fn decode<M: Message + Default>(value: &[u8]) -> Result<M, Rejection> {
+    M::decode(value).map_err(|error| Rejection::Malformed(error.to_string()))
+}
+
+fn exact_key(name: &str, wanted: &str) -> Result<(), Rejection> {
+    if name == wanted { Ok(()) } else { Err(invalid("key", format!("must be {wanted:?}"))) }
+}
+
+fn id_key(name: &str) -> Result<(), Rejection> {
+    check_id("key", name)
+}
+
+/// Ids stand in paths, unit names and configuration files: letters, digits, `_` and `-` only, 1–64 of them.
+fn check_id(field: &'static str, id: &str) -> Result<(), Rejection> {
+    let fits = (1..=64).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if fits { Ok(()) } else { Err(invalid(field, "must be 1 to 64 of A-Z a-z 0-9 _ -")) }
+}
+
+fn host(field: &'static str, value: &str) -> Result<(), Rejection> {
+    name::check_host(value).map_err(|error| invalid(field, error))
+}
+
+fn stated(state: i32) -> Result<(), Rejection> {
+    match m::State::try_from(state) {
+        Ok(m::State::Active | m::State::Suspended) => Ok(()),
+        Ok(m::State::Unspecified) | Err(_) => Err(invalid("state", "must be active or suspended")),
+    }
+}
+
+fn incarnation(value: u64) -> Result<(), Rejection> {
+    if value == 0 { Err(invalid("incarnation", "must not be 0")) } else { Ok(()) }
+}
+
+fn relative_path(field: &'static str, path: &str) -> Result<(), Rejection> {
+    let fits = path.len() <= 255
+        && !path.starts_with('/')
+        && path.split('/').all(|part| part != "..")
+        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
+    if fits { Ok(()) } else { Err(invalid(field, "must be a relative path of A-Z a-z 0-9 . _ - without ..")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(key: &Key, message: &impl Message) -> String {
+        Intent::parse(key, &message.encode_to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_route_needs_a_sound_name_and_ids() {
+        let route = m::Route { tenant_id: "t_a".into(), webroot_id: "web_a".into(), shard_id: "s".into() };
+        let value = route.encode_to_vec();
+        assert_eq!(
+            Intent::parse(&Key::new(Kind::Route, "www.example.com"), &value),
+            Ok(Intent::Route(route.clone()))
+        );
+        assert!(problem(&Key::new(Kind::Route, "a".repeat(300)), &route).starts_with("key: "));
+        assert!(problem(&Key::new(Kind::Route, "../etc"), &route).starts_with("key: "));
+        let bad = m::Route { webroot_id: "web;rm".into(), ..route };
+        assert!(problem(&Key::new(Kind::Route, "www.example.com"), &bad).starts_with("webroot_id: "));
+    }
+
+    #[test]
+    fn unknown_kinds_are_told_apart_from_bad_bytes() {
+        let unknown = Key { kind: 4711, name: "x".into() };
+        assert_eq!(Intent::parse(&unknown, b"").unwrap_err(), Rejection::UnknownKind("kind 4711".into()));
+        let garbage = Intent::parse(&Key::new(Kind::Route, "a.example"), &[0xff; 7]).unwrap_err();
+        assert!(matches!(garbage, Rejection::Malformed(_)));
+    }
+
+    #[test]
+    fn an_rr_set_must_lie_in_its_zone() {
+        let set = m::RrSet {
+            ttl: 300,
+            data: Some(m::rr_set::Data::Records(m::Records { rdata: vec!["192.0.2.1".into()] })),
+        };
+        let key = |name: &str| Key::new(Kind::RrSet, name);
+        assert!(Intent::parse(&key("example.com/*.example.com/A"), &set.encode_to_vec()).is_ok());
+        assert!(problem(&key("example.com/www.example.org/A"), &set).contains("does not lie in"));
+        assert!(problem(&key("example.com/A"), &set).contains("zone/owner/type"));
+        let auto = m::RrSet { data: Some(m::rr_set::Data::AddressSet("c1".into())), ..set };
+        assert!(problem(&key("example.com/example.com/MX"), &auto).contains("cannot give MX"));
+    }
+
+    #[test]
+    fn a_retire_names_what_it_destroys() {
+        let retire =
+            m::Retire { kind: Kind::Webroot as i32, key: "web_a".into(), incarnation: 7, tenant_id: "t_a".into() };
+        assert!(Intent::parse(&Key::new(Kind::Retire, "webroot/web_a"), &retire.encode_to_vec()).is_ok());
+        assert!(problem(&Key::new(Kind::Retire, "webroot/web_b"), &retire).starts_with("key: "));
+        let all = m::Retire { key: "..".into(), ..retire.clone() };
+        assert!(problem(&Key::new(Kind::Retire, "webroot/.."), &all).starts_with("key: "));
+        let ever = m::Retire { incarnation: 0, ..retire };
+        assert!(problem(&Key::new(Kind::Retire, "webroot/web_a"), &ever).starts_with("incarnation: "));
+    }
+}

@@ -1,0 +1,1 @@
+//! What every process has: config, telemetry, tasks, drain, admin port.

@@ -1,0 +1,3 @@
+//! Benchmarks, each side by side with its peers.
+
+fn main() {}

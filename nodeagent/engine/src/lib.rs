@@ -1,0 +1,1 @@
+//! Reconcile engine, driver trait and its laws.

@@ -1,0 +1,1 @@
+//! The node agent: drivers and host seams.

@@ -1,0 +1,3 @@
+//! The node agent: drivers and host seams.
+
+fn main() {}
