@@ -1,0 +1,177 @@
+//! The admin port: `/metrics`, `/healthz`, `/readyz`. Plain HTTP; bind it to loopback or a management network.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The process's metrics. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl Metrics {
+    /// An empty registry; names are given in full (`hosting_edge_requests`), without a prefix added here.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers metrics.
+    pub fn register<T>(&self, with: impl FnOnce(&mut Registry) -> T) -> T {
+        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// In the OpenMetrics text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// What the process waits for before it is ready. Each part begins as not ready. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+
+impl Readiness {
+    /// Nothing to wait for yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A part is ready.
+    pub fn ready(&self, part: &'static str) {
+        self.set(part, Ok(()));
+    }
+
+    /// A part is not ready; `why` is what an operator reads.
+    pub fn not_ready(&self, part: &'static str, why: impl Into<String>) {
+        self.set(part, Err(why.into()));
+    }
+
+    /// Whether every part is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.parts().values().all(Result::is_ok)
+    }
+
+    fn set(&self, part: &'static str, state: Result<(), String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, state);
+    }
+
+    fn parts(&self) -> BTreeMap<&'static str, Result<(), String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[derive(Clone)]
+struct Admin {
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+/// The three routes, to be merged into a process's own router or served by [`serve`].
+pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(|| async { Json(serde_json::json!({"status": "ok"})) }))
+        .route("/readyz", get(readyz))
+        .with_state(Admin { metrics, readiness })
+}
+
+/// Binds the admin port, so that a port taken is an error at start and not later.
+///
+/// # Errors
+/// The address cannot be bound; the message names it.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, anyhow::Error> {
+    TcpListener::bind(address).await.map_err(|error| {
+        anyhow::anyhow!("admin address {address}: {error}; choose another with --admin-listen")
+    })
+}
+
+/// Serves the admin port until `stop`.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> Result<(), std::io::Error> {
+    axum::serve(listener, router(metrics, readiness)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], admin.metrics.encode())
+}
+
+async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
+    let parts = admin.readiness.parts();
+    let code =
+        if parts.values().all(Result::is_ok) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body: BTreeMap<_, _> = parts
+        .into_iter()
+        .map(|(part, state)| (part, state.err().unwrap_or_else(|| "ok".to_owned())))
+        .collect();
+    (code, Json(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn ready_only_when_every_part_is() {
+        let (metrics, readiness, stop) = (Metrics::new(), Readiness::new(), CancellationToken::new());
+        let counter: Counter = Counter::default();
+        metrics.register(|registry| registry.register("tests", "Counts", counter.clone()));
+        counter.inc();
+        readiness.not_ready("view", "waiting for the first snapshot");
+        readiness.ready("listener");
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, metrics, readiness.clone(), stop.clone()));
+
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains(r#""view":"waiting for the first snapshot""#), "{answer}");
+        readiness.ready("view");
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/metrics").await.contains("tests_total 1"));
+        assert!(get(address, "/healthz").await.contains(r#"{"status":"ok"}"#));
+
+        stop.cancel();
+        server.await.unwrap().unwrap();
+        let error = bind("192.0.2.1:1".parse().unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains("--admin-listen"), "{error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Tasks with a stated meaning of their end, and the drain.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What it means when a task ends before it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnEnd {
+    /// The process cannot go on without it.
+    Fatal,
+    /// It is written to the log, and the process goes on.
+    Log,
+}
+
+/// All tasks of a process.
+#[derive(Debug)]
+pub struct TaskGroup {
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    failed: mpsc::Sender<String>,
+    failures: mpsc::Receiver<String>,
+}
+
+/// A handle that spawns into the group from anywhere.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    failed: mpsc::Sender<String>,
+}
+
+impl Default for TaskGroup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TaskGroup {
+    /// An empty group.
+    #[must_use]
+    pub fn new() -> Self {
+        let (failed, failures) = mpsc::channel(1);
+        Self { stop: CancellationToken::new(), tracker: TaskTracker::new(), failed, failures }
+    }
+
+    /// Cancelled when the process drains.
+    #[must_use]
+    pub fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// For code that spawns later.
+    #[must_use]
+    pub fn spawner(&self) -> Spawner {
+        Spawner { stop: self.stop.clone(), tracker: self.tracker.clone(), failed: self.failed.clone() }
+    }
+
+    /// Spawns a task on the current runtime. See [`Spawner::spawn`].
+    pub fn spawn<F, E>(&self, name: &'static str, on_end: OnEnd, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        self.spawner().spawn(name, on_end, task);
+    }
+
+    /// Runs until SIGTERM, SIGINT or a fatal end, then drains: cancels [`TaskGroup::stop`] and waits at most `deadline`.
+    ///
+    /// # Errors
+    /// The fatal end's message. A deadline that passes is logged, not an error.
+    pub async fn run(mut self, deadline: Duration) -> Result<(), anyhow::Error> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let outcome = tokio::select! {
+            _ = term.recv() => { tracing::info!("SIGTERM: draining"); Ok(()) }
+            _ = int.recv() => { tracing::info!("SIGINT: draining"); Ok(()) }
+            Some(failure) = self.failures.recv() => Err(anyhow::anyhow!(failure)),
+        };
+        self.stop.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(deadline, self.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tracker.len(), ?deadline, "drain deadline passed, ending anyway");
+        }
+        outcome
+    }
+}
+
+impl Spawner {
+    /// Cancelled when the process drains.
+    #[must_use]
+    pub fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Spawns a task on the current runtime. `name` says what it does; a panic counts as an end.
+    pub fn spawn<F, E>(&self, name: &'static str, on_end: OnEnd, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let (stop, failed) = (self.stop.clone(), self.failed.clone());
+        self.tracker.spawn(async move {
+            // In a set of its own, so that a panic arrives as a value.
+            let mut set = JoinSet::new();
+            set.spawn(async move { task.await.map_err(|error| error.to_string()) });
+            let ended = set.join_next().await;
+            if stop.is_cancelled() {
+                return;
+            }
+            let why = match ended {
+                Some(Ok(Ok(()))) | None => "ended".to_owned(),
+                Some(Ok(Err(error))) => error,
+                Some(Err(error)) => error.to_string(),
+            };
+            tracing::error!(task = name, why, "task ended");
+            if on_end == OnEnd::Fatal {
+                // Full: another fatal end is already on its way.
+                let _ = failed.try_send(format!("{name}: {why}"));
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fatal_end_ends_the_process_and_drains_the_rest() {
+        let group = TaskGroup::new();
+        let stop = group.stop();
+        let (drained, was_drained) = tokio::sync::oneshot::channel();
+        group.spawn("keeper", OnEnd::Log, async move {
+            stop.cancelled().await;
+            let _ = drained.send(());
+            Ok::<(), String>(())
+        });
+        group.spawn("breaks", OnEnd::Fatal, async { Err("disk on fire".to_owned()) });
+        let error = group.run(Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error.to_string(), "breaks: disk on fire");
+        was_drained.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_end() {
+        let group = TaskGroup::new();
+        group.spawn("panics", OnEnd::Fatal, async {
+            if std::hint::black_box(true) {
+                panic!("boom");
+            }
+            Ok::<(), String>(())
+        });
+        assert!(group.run(Duration::from_secs(5)).await.is_err());
+    }
+}
