@@ -1,0 +1,115 @@
+//! The floors of ARCHITECTURE.md, checked against `cargo metadata`.
+
+use std::collections::BTreeMap;
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+/// Lowest first.
+const FLOORS: &[&str] = &["words", "meaning", "mechanism", "core", "shell", "binary", "tests"];
+
+/// Crates of one floor that may depend on each other: the higher one first.
+const SAME_FLOOR: &[(&str, &str)] = &[
+    ("hosting-intent-sync", "hosting-ledger"),
+    ("hosting-api", "hosting-store"),
+    ("hosting-api", "hosting-feed"),
+];
+
+/// Roles, by top-level folder. A role never depends on another.
+const ROLES: &[&str] = &["controller", "edge", "dns", "gateway", "nodeagent", "cli"];
+
+struct Crate {
+    floor: usize,
+    folder: String,
+    dependencies: Vec<String>,
+}
+
+fn workspace() -> BTreeMap<String, Crate> {
+    let metadata = MetadataCommand::new().no_deps().exec().unwrap();
+    metadata
+        .packages
+        .iter()
+        .map(|package| {
+            let floor = package.metadata["hosting"]["floor"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{} states no floor in [package.metadata.hosting]", package.name));
+            let folder = package.manifest_path.strip_prefix(&metadata.workspace_root).unwrap();
+            let found = Crate {
+                floor: FLOORS
+                    .iter()
+                    .position(|known| *known == floor)
+                    .unwrap_or_else(|| panic!("{}: there is no floor {floor:?}", package.name)),
+                folder: folder.components().next().unwrap().to_string(),
+                dependencies: package
+                    .dependencies
+                    .iter()
+                    .filter(|dependency| dependency.kind == DependencyKind::Normal && dependency.path.is_some())
+                    .map(|dependency| dependency.name.clone())
+                    .collect(),
+            };
+            (package.name.to_string(), found)
+        })
+        .collect()
+}
+
+/// What is wrong with the dependency of `from` on `to`, if anything.
+fn problem(crates: &BTreeMap<String, Crate>, from: &str, to: &str) -> Option<String> {
+    let (upper, lower) = (&crates[from], &crates[to]);
+    if lower.floor > upper.floor {
+        return Some(format!("{from} ({}) depends upwards on {to} ({})", FLOORS[upper.floor], FLOORS[lower.floor]));
+    }
+    if lower.floor == upper.floor && !SAME_FLOOR.contains(&(from, to)) {
+        return Some(format!("{from} depends on {to} of the same floor"));
+    }
+    let (is_role, other) = (ROLES.contains(&upper.folder.as_str()), ROLES.contains(&lower.folder.as_str()));
+    if is_role && other && upper.folder != lower.folder {
+        return Some(format!("{from}, a part of {}, depends on another role: {to}", upper.folder));
+    }
+    let planner = "hosting-planner";
+    let meanings = ["hosting-resource", "hosting-intent"];
+    if FLOORS[upper.floor] == "core" && from != planner && meanings[0] == to {
+        return Some(format!("{from} sees resources; only {planner} knows both"));
+    }
+    None
+}
+
+#[test]
+fn crates_depend_on_lower_floors_only() {
+    let crates = workspace();
+    let problems: Vec<String> = crates
+        .iter()
+        .flat_map(|(name, one)| one.dependencies.iter().map(move |dependency| (name, dependency)))
+        .filter_map(|(from, to)| problem(&crates, from, to))
+        .collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn data_planes_never_see_resources() {
+    for (name, one) in workspace() {
+        if ["edge", "dns", "gateway", "nodeagent"].contains(&one.folder.as_str()) {
+            assert!(!one.dependencies.iter().any(|d| d == "hosting-resource"), "{name} sees resources");
+        }
+    }
+}
+
+#[test]
+fn the_check_itself_finds_what_it_looks_for() {
+    let mut crates = workspace();
+    assert!(problem(&crates, "hosting-intent", "hosting-store").is_some(), "upwards");
+    assert!(problem(&crates, "hosting-edge-map", "hosting-dns-zone").is_some(), "same floor");
+    assert!(problem(&crates, "hosting-edge", "hosting-dns-zone").is_some(), "other role");
+    assert!(problem(&crates, "hosting-dns-zone", "hosting-resource").is_some(), "resource in a core");
+    crates.get_mut("hosting-intent").unwrap().floor = 0;
+    assert!(problem(&crates, "hosting-intent", "hosting-proto").is_some(), "same floor after a move");
+}
+
+#[test]
+fn main_files_stay_small() {
+    let metadata = MetadataCommand::new().no_deps().exec().unwrap();
+    for package in &metadata.packages {
+        let main = package.manifest_path.with_file_name("src").join("main.rs");
+        if let Ok(text) = std::fs::read_to_string(&main) {
+            assert!(text.lines().count() < 100, "{main} has {} lines", text.lines().count());
+        }
+    }
+}
