@@ -6,4 +6,4 @@
 
 mod world;
 
-pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, World, WorldError};
+pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, Walk, World, WorldError};

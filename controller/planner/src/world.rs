@@ -72,6 +72,18 @@ pub trait World: Send {
 
     /// A counter of the cell (`tenant_uid`, `dns_serial_offset`, ...), 0 when never set.
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError>;
+
+    /// All resources of `kind`, whatever their parent. For the few kinds that a cell has few of, and for repair.
+    async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError>;
+
+    /// The oldest units of the replan queue ([`Change::replan`]), in the order they were queued.
+    async fn queued(&mut self, limit: u32) -> Result<Vec<Unit>, WorldError>;
+
+    /// Certificate authorities (DER) that every audience is told to trust. Empty: somebody else writes those rows, and
+    /// planning leaves them as they are.
+    async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Why a change cannot be written. The caller rolls the savepoint back: nothing is half applied.
@@ -156,6 +168,77 @@ pub enum Unit {
     },
     /// Data to destroy: `node/<id>` rows that outlive their resource.
     Retire(String),
+    /// No unit of its own: a place in a walk over many, for the replan queue only. Each step plans a bounded number of
+    /// units and queues the place where the next step goes on, so that a walk over a million outlives any crash.
+    Walk {
+        /// What is walked over.
+        over: Walk,
+        /// Where it starts: an id, or a zone name for [`Walk::NamesUnder`].
+        of: String,
+        /// The last id that is done; empty at the start.
+        after: String,
+        /// Why; handed on to the intents that the walk changes.
+        cause: Cause,
+    },
+}
+
+/// The walks that one changed resource can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Walk {
+    /// The apexes of a brand's zones.
+    BrandZones,
+    /// The RRsets of a zone.
+    ZoneRecords,
+    /// The tenants of a shard, and from each its sites.
+    ShardTenants,
+    /// The sites of a tenant.
+    TenantSites,
+    /// The tenants of a cluster, and from each its names.
+    ClusterTenants,
+    /// The tenants of a brand, and from each its names.
+    BrandTenants,
+    /// The host names of a tenant, for their automatic records.
+    TenantNames,
+    /// The service host names of a tenant's sites.
+    TenantServices,
+    /// The host names at or below a zone name, whoever has them, for their automatic records.
+    NamesUnder,
+}
+
+impl Walk {
+    const ALL: &'static [Self] = &[
+        Self::BrandZones,
+        Self::ZoneRecords,
+        Self::ShardTenants,
+        Self::TenantSites,
+        Self::ClusterTenants,
+        Self::BrandTenants,
+        Self::TenantNames,
+        Self::TenantServices,
+        Self::NamesUnder,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::BrandZones => "brand_zones",
+            Self::ZoneRecords => "zone_records",
+            Self::ShardTenants => "shard_tenants",
+            Self::TenantSites => "tenant_sites",
+            Self::ClusterTenants => "cluster_tenants",
+            Self::BrandTenants => "brand_tenants",
+            Self::TenantNames => "tenant_names",
+            Self::TenantServices => "tenant_services",
+            Self::NamesUnder => "names_under",
+        }
+    }
+}
+
+const fn cause_name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Planner => "planner",
+        Cause::Person => "person",
+        Cause::Restore => "restore",
+    }
 }
 
 impl Unit {
@@ -172,6 +255,9 @@ impl Unit {
             Self::Zone(id) => format!("zone:{id}"),
             Self::RrSet { zone, name, record_type } => format!("rr_set:{zone}/{name}/{record_type}"),
             Self::Retire(id) => format!("retire:{id}"),
+            Self::Walk { over, of, after, cause } => {
+                format!("walk:{}/{}/{of}/{after}", cause_name(*cause), over.as_str())
+            }
         }
     }
 
@@ -195,6 +281,19 @@ impl Unit {
                     zone: parts.next()?.to_owned(),
                     name: parts.next()?.to_owned(),
                     record_type: parts.next()?.to_owned(),
+                }
+            }
+            "walk" => {
+                let mut parts = id.splitn(4, '/');
+                let cause = parts.next()?;
+                let over = parts.next()?;
+                Self::Walk {
+                    cause: [Cause::Planner, Cause::Person, Cause::Restore]
+                        .into_iter()
+                        .find(|known| cause_name(*known) == cause)?,
+                    over: Walk::ALL.iter().copied().find(|known| known.as_str() == over)?,
+                    of: parts.next()?.to_owned(),
+                    after: parts.next()?.to_owned(),
                 }
             }
             _ => return None,
@@ -228,6 +327,9 @@ pub struct Change {
     pub intents: Vec<IntentChange>,
     /// Counters to set.
     pub counters: Vec<(String, u64)>,
-    /// Units to plan later, because they are too many for one transaction.
+    /// Units to plan later, because they are too many for one transaction. Queued behind what is in the queue; a unit that
+    /// is in it already keeps its place.
     pub replan: Vec<Unit>,
+    /// Units to take off the replan queue, before `replan` is put on it.
+    pub replanned: Vec<Unit>,
 }
