@@ -70,6 +70,14 @@ pub trait World: Send {
     /// One current intent.
     async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError>;
 
+    /// Current intents of an audience in key order (kind, name), after `after`.
+    async fn audience_rows(
+        &mut self,
+        audience: &str,
+        after: Option<&Key>,
+        limit: u32,
+    ) -> Result<Vec<IntentRow>, WorldError>;
+
     /// A counter of the cell (`tenant_uid`, `dns_serial_offset`, ...), 0 when never set.
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError>;
 
@@ -203,6 +211,8 @@ pub enum Walk {
     TenantServices,
     /// The host names at or below a zone name, whoever has them, for their automatic records.
     NamesUnder,
+    /// Whatever owns a row of `node/<id>`. The place is the row's key.
+    NodeRows,
 }
 
 impl Walk {
@@ -216,6 +226,7 @@ impl Walk {
         Self::TenantNames,
         Self::TenantServices,
         Self::NamesUnder,
+        Self::NodeRows,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -229,6 +240,7 @@ impl Walk {
             Self::TenantNames => "tenant_names",
             Self::TenantServices => "tenant_services",
             Self::NamesUnder => "names_under",
+            Self::NodeRows => "node_rows",
         }
     }
 }
