@@ -1,1 +1,4 @@
 //! Serves the IntentFeed: sessions, identity, enrolment.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod pki;
