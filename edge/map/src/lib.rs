@@ -1,1 +1,14 @@
 //! Routing core of the edge: FQDN map, pools, tenant states.
+//!
+//! Owns the answer to "where does a request for this host go". It never opens a socket, reads a clock or draws a random
+//! number, and knows nothing of HTTP beyond the syntax of a host. One [`Writer`] (the feed's replica) applies batches; any
+//! number of request threads call [`Routing::resolve`], which takes no lock and allocates nothing.
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+mod host;
+mod pool;
+mod routing;
+
+pub use host::{Host, HostError, parse_host};
+pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};
+pub use routing::{Decision, EDGE_KINDS, Routing, Sizes, Target, Writer, check};

@@ -1,0 +1,470 @@
+//! What each host leads to.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use ahash::RandomState;
+use arc_swap::ArcSwapOption;
+use hosting_intent::{Intent, Item, Key, Kind, Rejection, Removal, kind_name, message};
+use hosting_swap_map::SwapMap;
+
+use crate::pool::{Candidates, Pool};
+
+/// The kinds that an edge applies, for the feed's Hello.
+pub const EDGE_KINDS: &[Kind] = &[Kind::TrustRoots, Kind::TenantState, Kind::Route, Kind::ShardPool];
+
+/// Nodes of one shard; the ring counts in 16 bits, and no shard comes near.
+const MAX_POOL_NODES: usize = 4_096;
+
+/// What to do with a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// Pass it on.
+    Serve(Target),
+    /// No such host.
+    Unknown,
+    /// The tenant is suspended.
+    Suspended,
+    /// The host is known, but bound to no site.
+    Unbound,
+    /// The site's shard has no node in service.
+    NoNode,
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub struct Target {
+    /// The site's id: the internal Host that the node knows it by.
+    pub webroot: Arc<str>,
+    /// The nodes to try.
+    pub candidates: Candidates,
+}
+
+/// How much there is, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizes {
+    /// FQDNs.
+    pub routes: usize,
+    /// Tenants with a state, or named by a route.
+    pub tenants: usize,
+    /// Shards with a pool, or named by a route.
+    pub pools: usize,
+}
+
+/// Active until the controller says otherwise: a state that is late or rejected must not take a tenant's sites down.
+const ACTIVE: u8 = 0;
+const SUSPENDED: u8 = 1;
+
+/// Shared by all routes of a tenant, so that suspending it is one store.
+type TenantCell = Arc<AtomicU8>;
+/// Shared by all routes of a shard, so that a change of its nodes is one store. `None`: not known, or gone.
+type PoolCell = Arc<ArcSwapOption<Pool>>;
+
+#[derive(Debug, Clone)]
+struct Route {
+    tenant: TenantCell,
+    /// `None`: unbound.
+    site: Option<Site>,
+}
+
+#[derive(Debug, Clone)]
+struct Site {
+    webroot: Arc<str>,
+    pool: PoolCell,
+}
+
+/// The reader's side.
+#[derive(Debug)]
+pub struct Routing {
+    routes: SwapMap<Arc<str>, Route>,
+}
+
+impl Routing {
+    /// An empty table and the one writer to it. `buckets`: see [`SwapMap::with_buckets`].
+    #[must_use]
+    pub fn new(buckets: usize) -> (Arc<Self>, Writer) {
+        let routing = Arc::new(Self { routes: SwapMap::with_buckets(buckets) });
+        let writer = Writer {
+            routing: Arc::clone(&routing),
+            tenants: HashMap::default(),
+            pools: HashMap::default(),
+            webroots: HashSet::default(),
+            dropped: 0,
+        };
+        (routing, writer)
+    }
+
+    /// Decides on a host as [`crate::parse_host`] spells it.
+    #[must_use]
+    pub fn resolve(&self, host: &str) -> Decision {
+        self.routes
+            .read(host, |route| {
+                if route.tenant.load(Ordering::Relaxed) == SUSPENDED {
+                    return Decision::Suspended;
+                }
+                let Some(site) = &route.site else { return Decision::Unbound };
+                match site.pool.load_full().filter(|pool| pool.in_service() > 0) {
+                    Some(pool) => {
+                        let point = pool.point(host);
+                        let candidates = Candidates::new(pool, point);
+                        Decision::Serve(Target { webroot: Arc::clone(&site.webroot), candidates })
+                    }
+                    None => Decision::NoNode,
+                }
+            })
+            .unwrap_or(Decision::Unknown)
+    }
+
+    /// Whether there is a route of this host, whatever it leads to.
+    #[must_use]
+    pub fn knows(&self, host: &str) -> bool {
+        self.routes.contains_key(host)
+    }
+
+    /// FQDNs in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether there is no route.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+}
+
+fn invalid(field: &'static str, problem: impl Display) -> Rejection {
+    Rejection::Invalid { field, problem: problem.to_string() }
+}
+
+/// What [`Intent::parse`] leaves to the edge.
+///
+/// # Errors
+/// Why the item cannot be applied.
+pub fn check(key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    match intent {
+        Intent::TrustRoots(_) | Intent::TenantState(_) | Intent::Route(_) => Ok(()),
+        Intent::ShardPool(pool) => check_pool(pool),
+        Intent::Zone(_)
+        | Intent::RrSet(_)
+        | Intent::AddressSet(_)
+        | Intent::SerialOffset(_)
+        | Intent::Tenant(_)
+        | Intent::Webroot(_)
+        | Intent::Retire(_) => Err(Rejection::UnknownKind(kind_name(key.kind))),
+    }
+}
+
+fn check_pool(pool: &message::ShardPool) -> Result<(), Rejection> {
+    if pool.nodes.len() > MAX_POOL_NODES {
+        return Err(invalid("nodes", format!("{} of them; at most {MAX_POOL_NODES}", pool.nodes.len())));
+    }
+    let mut seen = HashSet::new();
+    for node in &pool.nodes {
+        if !seen.insert(node.node_id.as_str()) {
+            return Err(invalid("nodes.node_id", format!("{} is there twice", node.node_id)));
+        }
+        for address in node.addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok()) {
+            if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+                return Err(invalid(
+                    "nodes.addresses",
+                    format!("{address} of node {} takes no connections", node.node_id),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The one writer. Changes are visible to readers when [`Writer::apply`] returns.
+#[derive(Debug)]
+pub struct Writer {
+    routing: Arc<Routing>,
+    tenants: HashMap<Arc<str>, Referred<AtomicU8>, RandomState>,
+    pools: HashMap<Arc<str>, Referred<ArcSwapOption<Pool>>, RandomState>,
+    webroots: HashSet<Arc<str>, RandomState>,
+    /// References given up since the last sweep.
+    dropped: usize,
+}
+
+#[derive(Debug)]
+struct Referred<T> {
+    cell: Arc<T>,
+    /// There is an intent of it; otherwise it lives as long as routes name it.
+    wanted: bool,
+}
+
+impl Writer {
+    /// The table that this writes to.
+    #[must_use]
+    pub fn routing(&self) -> &Arc<Routing> {
+        &self.routing
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes { routes: self.routing.len(), tenants: self.tenants.len(), pools: self.pools.len() }
+    }
+
+    /// Puts a batch into effect: pools and tenants first, so that no new route finds nothing behind it, withdrawn ones last.
+    /// Every item passed [`check`]; others are left out.
+    pub fn apply(&mut self, upserts: &[(Item, Intent)], removals: &[Removal]) {
+        let mut routes: Vec<(Arc<str>, Option<Route>)> = Vec::new();
+        for (item, intent) in upserts {
+            match intent {
+                Intent::TenantState(state) => {
+                    let cell = self.tenant(&item.key.name, true);
+                    let state = if state.state() == message::State::Suspended { SUSPENDED } else { ACTIVE };
+                    cell.store(state, Ordering::Relaxed);
+                }
+                Intent::ShardPool(pool) => {
+                    let cell = self.pool(&item.key.name, true);
+                    let before = cell.load_full();
+                    cell.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
+                }
+                Intent::Route(_)
+                | Intent::TrustRoots(_)
+                | Intent::Zone(_)
+                | Intent::RrSet(_)
+                | Intent::AddressSet(_)
+                | Intent::SerialOffset(_)
+                | Intent::Tenant(_)
+                | Intent::Webroot(_)
+                | Intent::Retire(_) => {}
+            }
+        }
+        for (item, intent) in upserts {
+            if let Intent::Route(route) = intent {
+                let tenant = self.tenant(&route.tenant_id, false);
+                let site = (!route.webroot_id.is_empty()).then(|| Site {
+                    webroot: self.webroot(&route.webroot_id),
+                    pool: self.pool(&route.shard_id, false),
+                });
+                routes.push((Arc::from(item.key.name.as_str()), Some(Route { tenant, site })));
+            }
+        }
+        for removal in removals {
+            if removal.key.known_kind() == Some(Kind::Route) {
+                routes.push((Arc::from(removal.key.name.as_str()), None));
+            }
+        }
+        // A replaced route gives up references too.
+        self.dropped += routes.len();
+        self.routing.routes.update(routes);
+        for removal in removals {
+            let name = removal.key.name.as_str();
+            if removal.key.known_kind() == Some(Kind::TenantState) {
+                // Routes that still name the tenant keep its last state: a suspended one must not come back by this.
+                if let Some(tenant) = self.tenants.get_mut(name) {
+                    tenant.wanted = false;
+                    self.dropped += 1;
+                }
+            } else if removal.key.known_kind() == Some(Kind::ShardPool)
+                && let Some(pool) = self.pools.get_mut(name)
+            {
+                pool.wanted = false;
+                pool.cell.store(None);
+                self.dropped += 1;
+            }
+        }
+        self.sweep();
+    }
+
+    fn tenant(&mut self, id: &str, wanted: bool) -> TenantCell {
+        refer(&mut self.tenants, id, wanted, || AtomicU8::new(ACTIVE))
+    }
+
+    fn pool(&mut self, id: &str, wanted: bool) -> PoolCell {
+        refer(&mut self.pools, id, wanted, ArcSwapOption::empty)
+    }
+
+    fn webroot(&mut self, id: &str) -> Arc<str> {
+        if let Some(known) = self.webroots.get(id) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(id);
+        self.webroots.insert(Arc::clone(&new));
+        new
+    }
+
+    /// Forgets what nothing refers to any more. Runs after as many changes as a quarter of the entries, so a change costs O(1).
+    fn sweep(&mut self) {
+        let entries = self.webroots.len() + self.tenants.len() + self.pools.len();
+        if self.dropped <= 1_024 + entries / 4 {
+            return;
+        }
+        self.dropped = 0;
+        self.webroots.retain(|webroot| Arc::strong_count(webroot) > 1);
+        self.tenants.retain(|_, tenant| tenant.wanted || Arc::strong_count(&tenant.cell) > 1);
+        self.pools.retain(|_, pool| pool.wanted || Arc::strong_count(&pool.cell) > 1);
+    }
+}
+
+fn refer<T>(
+    map: &mut HashMap<Arc<str>, Referred<T>, RandomState>,
+    id: &str,
+    wanted: bool,
+    new: impl FnOnce() -> T,
+) -> Arc<T> {
+    if let Some(known) = map.get_mut(id) {
+        known.wanted |= wanted;
+        return Arc::clone(&known.cell);
+    }
+    let cell = Arc::new(new());
+    map.insert(Arc::from(id), Referred { cell: Arc::clone(&cell), wanted });
+    cell
+}
+
+#[cfg(test)]
+mod tests {
+    use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
+    use hosting_intent::{Bytes, Cause};
+
+    use super::*;
+
+    fn upsert(kind: Kind, name: &str, intent: Intent) -> (Item, Intent) {
+        let item = Item {
+            key: Key::new(kind, name),
+            revision: 1,
+            value: Bytes::new(),
+            cause: Cause::Person,
+            traceparent: String::new(),
+        };
+        (item, intent)
+    }
+
+    fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, Intent) {
+        let route = Route { tenant_id: tenant.into(), webroot_id: webroot.into(), shard_id: shard.into() };
+        upsert(Kind::Route, fqdn, Intent::Route(route))
+    }
+
+    fn tenant(id: &str, state: State) -> (Item, Intent) {
+        upsert(
+            Kind::TenantState,
+            id,
+            Intent::TenantState(TenantState { state: state as i32, reason: String::new() }),
+        )
+    }
+
+    fn pool(id: &str, nodes: &[(&str, bool)]) -> (Item, Intent) {
+        let nodes = nodes
+            .iter()
+            .map(|(id, in_service)| PoolNode {
+                node_id: (*id).into(),
+                addresses: vec!["192.0.2.1:80".into()],
+                in_service: *in_service,
+            })
+            .collect();
+        upsert(Kind::ShardPool, id, Intent::ShardPool(ShardPool { name: format!("{id}-name"), nodes }))
+    }
+
+    fn gone(kind: Kind, name: &str) -> Removal {
+        Removal { key: Key::new(kind, name), cause: Cause::Person, traceparent: String::new() }
+    }
+
+    fn word(decision: &Decision) -> String {
+        match decision {
+            Decision::Serve(target) => format!("{} at {}", target.webroot, target.candidates.pool().name()),
+            Decision::Unknown => "unknown".into(),
+            Decision::Suspended => "suspended".into(),
+            Decision::Unbound => "unbound".into(),
+            Decision::NoNode => "no node".into(),
+        }
+    }
+
+    #[test]
+    fn every_decision() {
+        let (routing, mut writer) = Routing::new(64);
+        writer.apply(
+            &[
+                // Routes before what they refer to: order within a batch does not matter.
+                route("www.example.com", "t_a", "web_a", "s1"),
+                route("parked.example.com", "t_a", "", ""),
+                route("lost.example.com", "t_a", "web_l", "s-none"),
+                route("down.example.com", "t_a", "web_d", "s2"),
+                route("bad.example.com", "t_b", "web_b", "s1"),
+                tenant("t_a", State::Active),
+                tenant("t_b", State::Suspended),
+                pool("s1", &[("n1", true)]),
+                pool("s2", &[("n1", false)]),
+            ],
+            &[],
+        );
+        let decide = |host: &str| word(&routing.resolve(host));
+        assert_eq!(decide("www.example.com"), "web_a at s1-name");
+        assert_eq!(decide("parked.example.com"), "unbound");
+        assert_eq!(decide("lost.example.com"), "no node");
+        assert_eq!(decide("down.example.com"), "no node");
+        assert_eq!(decide("bad.example.com"), "suspended");
+        assert_eq!(decide("example.com"), "unknown");
+        assert!(routing.knows("parked.example.com") && !routing.knows("example.com"));
+        assert_eq!(writer.sizes(), Sizes { routes: 5, tenants: 2, pools: 3 });
+
+        // One intent each: the pool arrives late, the tenant comes back, the name moves to another site.
+        writer.apply(&[pool("s-none", &[("n9", true)])], &[]);
+        assert_eq!(decide("lost.example.com"), "web_l at s-none-name");
+        writer.apply(&[tenant("t_b", State::Active)], &[]);
+        assert_eq!(decide("bad.example.com"), "web_b at s1-name");
+        writer.apply(&[route("www.example.com", "t_b", "web_b", "s1")], &[]);
+        assert_eq!(decide("www.example.com"), "web_b at s1-name");
+        writer.apply(&[], &[gone(Kind::Route, "www.example.com"), gone(Kind::ShardPool, "s1")]);
+        assert_eq!(decide("www.example.com"), "unknown");
+        assert_eq!(decide("bad.example.com"), "no node");
+    }
+
+    #[test]
+    fn a_withdrawn_state_does_not_bring_a_suspended_tenant_back() {
+        let (routing, mut writer) = Routing::new(1);
+        writer.apply(
+            &[
+                tenant("t_a", State::Suspended),
+                route("a.example", "t_a", "web_a", "s1"),
+                pool("s1", &[("n1", true)]),
+            ],
+            &[],
+        );
+        writer.apply(&[], &[gone(Kind::TenantState, "t_a")]);
+        assert_eq!(word(&routing.resolve("a.example")), "suspended");
+    }
+
+    #[test]
+    fn what_nothing_refers_to_is_forgotten() {
+        let (routing, mut writer) = Routing::new(16);
+        for n in 0..5_000 {
+            let (host, tenant_id) = (format!("h{n}.example"), format!("t_{n}"));
+            writer.apply(&[route(&host, &tenant_id, &format!("web_{n}"), &format!("s{n}"))], &[]);
+            writer.apply(&[], &[gone(Kind::Route, &host), gone(Kind::TenantState, &tenant_id)]);
+        }
+        assert!(routing.is_empty());
+        let sizes = writer.sizes();
+        assert!(sizes.tenants < 3_000 && sizes.pools < 3_000 && writer.webroots.len() < 3_000, "{sizes:?}");
+        writer.apply(
+            &[route("a.example", "t_a", "web_a", "s1"), route("b.example", "t_a", "web_a", "s1")],
+            &[],
+        );
+        assert_eq!(Arc::strong_count(writer.webroots.get("web_a").unwrap()), 3, "one string for both routes");
+    }
+
+    #[test]
+    fn what_an_edge_cannot_apply_is_rejected() {
+        let problem = |(item, intent): (Item, Intent)| check(&item.key, &intent).unwrap_err().to_string();
+        assert!(problem(pool("s1", &[("n1", true), ("n1", true)])).contains("n1 is there twice"));
+        for address in ["192.0.2.1:0", "0.0.0.0:80", "[::]:80", "[ff02::1]:80"] {
+            let nodes =
+                vec![PoolNode { node_id: "n".into(), addresses: vec![address.into()], in_service: true }];
+            let pool = Intent::ShardPool(ShardPool { name: "s".into(), nodes });
+            assert!(
+                problem(upsert(Kind::ShardPool, "s", pool)).starts_with("nodes.addresses: "),
+                "{address}"
+            );
+        }
+        let zone = upsert(Kind::Zone, "example.com", Intent::Zone(message::Zone::default()));
+        assert_eq!(check(&zone.0.key, &zone.1), Err(Rejection::UnknownKind("zone".into())));
+        assert_eq!(check(&Key::new(Kind::Route, "a"), &route("a", "t", "w", "s").1), Ok(()));
+    }
+}
