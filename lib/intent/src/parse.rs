@@ -140,7 +140,8 @@ impl Intent {
                 if !name::is_in_zone(owner, zone) {
                     return Err(invalid("key", format!("{owner} does not lie in {zone}")));
                 }
-                if record_type.is_empty() || !record_type.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+                if record_type.is_empty()
+                    || !record_type.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
                 {
                     return Err(invalid("key", format!("{record_type:?} is no record type")));
                 }
@@ -207,6 +208,28 @@ impl Intent {
                 Self::Retire(retire)
             }
         })
+    }
+}
+
+impl Intent {
+    /// Whether putting this into effect stops serving something, or destroys it: a suspended tenant, a pool without a node
+    /// in service, an address set without addresses, a [`Intent::Retire`]. Without a person's cause the brake counts it
+    /// like a removal.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        match self {
+            Self::TenantState(state) => state.state() == m::State::Suspended,
+            Self::Tenant(tenant) => tenant.state() == m::State::Suspended,
+            Self::ShardPool(pool) => !pool.nodes.iter().any(|node| node.in_service),
+            Self::AddressSet(set) => set.ipv4.is_empty() && set.ipv6.is_empty(),
+            Self::Retire(_) => true,
+            Self::TrustRoots(_)
+            | Self::Route(_)
+            | Self::Zone(_)
+            | Self::RrSet(_)
+            | Self::SerialOffset(_)
+            | Self::Webroot(_) => false,
+        }
     }
 }
 
@@ -309,9 +332,39 @@ mod tests {
     }
 
     #[test]
+    fn what_stops_serving_takes_away() {
+        let state = |state: m::State| {
+            Intent::TenantState(m::TenantState { state: state as i32, reason: String::new() })
+        };
+        assert!(state(m::State::Suspended).takes_away());
+        assert!(!state(m::State::Active).takes_away());
+        let node = |in_service| m::PoolNode {
+            node_id: "n".into(),
+            addresses: vec!["127.0.0.1:80".into()],
+            in_service,
+        };
+        let pool = |nodes| Intent::ShardPool(m::ShardPool { name: "s".into(), nodes });
+        assert!(pool(vec![]).takes_away());
+        assert!(pool(vec![node(false)]).takes_away());
+        assert!(!pool(vec![node(false), node(true)]).takes_away());
+        let set = |ipv4: &[&str]| {
+            Intent::AddressSet(m::AddressSet {
+                ipv4: ipv4.iter().map(ToString::to_string).collect(),
+                ipv6: vec![],
+            })
+        };
+        assert!(set(&[]).takes_away());
+        assert!(!set(&["192.0.2.1"]).takes_away());
+    }
+
+    #[test]
     fn a_retire_names_what_it_destroys() {
-        let retire =
-            m::Retire { kind: Kind::Webroot as i32, key: "web_a".into(), incarnation: 7, tenant_id: "t_a".into() };
+        let retire = m::Retire {
+            kind: Kind::Webroot as i32,
+            key: "web_a".into(),
+            incarnation: 7,
+            tenant_id: "t_a".into(),
+        };
         assert!(Intent::parse(&Key::new(Kind::Retire, "webroot/web_a"), &retire.encode_to_vec()).is_ok());
         assert!(problem(&Key::new(Kind::Retire, "webroot/web_b"), &retire).starts_with("key: "));
         let all = m::Retire { key: "..".into(), ..retire.clone() };
