@@ -1,4 +1,6 @@
 //! Serves the IntentFeed: sessions, identity, enrolment.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod fleet;
 pub mod pki;
+pub mod registry;

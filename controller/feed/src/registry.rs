@@ -1,0 +1,148 @@
+//! What the feed needs from the rest of the controller, as narrow traits that the binary joins to the store.
+
+use async_trait::async_trait;
+use hosting_proto::feed::{Exception, ReportRequest};
+use tokio::sync::watch;
+
+/// The other side of a trait failed; the caller may try again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RegistryError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// What the registry says about a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeRecord {
+    /// `lb`, `dns`, `web`, …
+    pub roles: Vec<String>,
+    /// The cluster it belongs to.
+    pub cluster_id: String,
+    /// Which brands' zones a `dns` node serves; `None`: `default`.
+    pub dns_group: Option<String>,
+}
+
+impl NodeRecord {
+    /// What the node may subscribe to, in ascending order. Roles that apply no intent have none.
+    #[must_use]
+    pub fn audiences(&self, node_id: &str) -> Vec<String> {
+        let mut audiences: Vec<String> = self
+            .roles
+            .iter()
+            .filter_map(|role| match role.as_str() {
+                "lb" => Some(format!("edge/{}", self.cluster_id)),
+                "dns" => Some(format!("dns/{}", self.dns_group.as_deref().unwrap_or("default"))),
+                "gateway" => Some(format!("gateway/{node_id}")),
+                "web" => Some(format!("node/{node_id}")),
+                _ => None,
+            })
+            .collect();
+        audiences.sort();
+        audiences.dedup();
+        audiences
+    }
+}
+
+/// The node resources. Asked at every connect, enrolment, renewal and report: that is revocation.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// `None`: there is no such node, or no longer.
+    async fn node(&self, node_id: &str) -> Result<Option<NodeRecord>, RegistryError>;
+}
+
+/// What became of a join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenUse {
+    /// It was good and is used up now.
+    Granted,
+    /// No such token, or one for another node.
+    Unknown,
+    /// Used before.
+    Used,
+    /// Its time is over.
+    Expired,
+}
+
+/// Join tokens, known by the SHA-256 of their secrets.
+#[async_trait]
+pub trait JoinTokens: Send + Sync {
+    /// Keeps a new token. Times in seconds since the Unix epoch.
+    async fn put(&self, hash: [u8; 32], node_id: &str, expires_at: i64) -> Result<(), RegistryError>;
+
+    /// Uses a token up, atomically: of any number of callers one gets [`TokenUse::Granted`].
+    async fn consume(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<TokenUse, RegistryError>;
+}
+
+/// What a subscriber last said, as it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watermark {
+    /// Who.
+    pub node_id: String,
+    /// About what.
+    pub audience: String,
+    /// Epoch of the revisions.
+    pub epoch: String,
+    /// Highest revision in effect.
+    pub applied: u64,
+    /// Highest revision on the node's disk.
+    pub durable: u64,
+    /// The whole set, if it changed since the last save.
+    pub exceptions: Option<Vec<Exception>>,
+}
+
+/// Where the fleet's words are kept.
+#[async_trait]
+pub trait StatusSink: Send + Sync {
+    /// Writes watermarks; a few times a second at most, each subscriber at most once a call.
+    async fn watermarks(&self, watermarks: &[Watermark]) -> Result<(), RegistryError>;
+
+    /// Writes a node's report: [`ReportRequest::full`] replaces, else it merges.
+    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<(), RegistryError>;
+}
+
+/// Tells sessions that there is something new.
+#[async_trait]
+pub trait Doorbell: Send {
+    /// Waits for commits and answers what they touched. May merge any number of commits and may ring for nothing.
+    async fn ring(&mut self) -> Touched;
+}
+
+/// What a ring of the doorbell speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The cell's newest revision at the time.
+    pub head: u64,
+    /// The audiences that changed; `None`: not known, look at every one.
+    pub audiences: Option<Vec<String>>,
+}
+
+/// A doorbell that knows the head only, so that each ring makes every active audience look.
+#[derive(Debug)]
+pub struct HeadDoorbell(pub watch::Receiver<u64>);
+
+#[async_trait]
+impl Doorbell for HeadDoorbell {
+    async fn ring(&mut self) -> Touched {
+        if self.0.changed().await.is_err() {
+            // Nothing will ever be written again; sessions live on heartbeats until the process ends.
+            std::future::pending::<()>().await;
+        }
+        Touched { head: *self.0.borrow_and_update(), audiences: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_give_audiences() {
+        let node = NodeRecord {
+            roles: vec!["web".into(), "lb".into(), "database".into(), "dns".into(), "lb".into()],
+            cluster_id: "c1".into(),
+            dns_group: None,
+        };
+        assert_eq!(node.audiences("n1"), ["dns/default", "edge/c1", "node/n1"]);
+        let node = NodeRecord { roles: vec!["dns".into()], dns_group: Some("eu".into()), ..node };
+        assert_eq!(node.audiences("n1"), ["dns/eu"]);
+        assert!(NodeRecord::default().audiences("n1").is_empty());
+    }
+}
