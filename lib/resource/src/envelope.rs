@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Kind;
+use crate::{Kind, ShapeError};
 
 /// Where a resource stands, in the API's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,27 @@ impl Resource {
     #[must_use]
     pub fn text(&self, field: &str) -> &str {
         self.spec.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The spec as its kind's type, e.g. `resource.typed::<kinds::webroot::WebrootSpec>()`.
+    ///
+    /// # Errors
+    /// [`ShapeError::Unreadable`] when the stored document is none of its kind.
+    pub fn typed<S: serde::de::DeserializeOwned>(&self) -> Result<S, ShapeError> {
+        S::deserialize(&Value::Object(self.spec.clone()))
+            .map_err(|error| ShapeError::Unreadable { id: self.id.clone(), problem: error.to_string() })
+    }
+
+    /// The rows that the store keeps beside the document. Names and references are empty while it is being deleted.
+    #[must_use]
+    pub fn index(&self) -> Index {
+        self.kind.def().index(self)
+    }
+
+    /// The resource as the API shows it, without joined names.
+    #[must_use]
+    pub fn view(&self) -> Map<String, Value> {
+        self.kind.def().view(self)
     }
 
     /// A boolean of the controller's state; false when it is absent.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{KindDef, KindInfo};
+
 /// A resource kind. Everything that differs between kinds is in its own file below `kinds/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +74,18 @@ impl Kind {
             Self::ZoneRecord => "zone_record",
             Self::ApiKey => "api_key",
         }
+    }
+
+    /// What it means: validation, index rows, rendering.
+    #[must_use]
+    pub fn def(self) -> &'static dyn KindDef {
+        crate::kinds::def(self)
+    }
+
+    /// Its routes, codes and lists.
+    #[must_use]
+    pub fn info(self) -> &'static KindInfo {
+        self.def().info()
     }
 
     /// The inverse of [`Kind::name`].

@@ -1,0 +1,566 @@
+//! From a kind's typed definition to what the rest of the platform calls: one object-safe [`KindDef`] per kind.
+
+use std::marker::PhantomData;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::info::owned_by;
+use crate::input::parse;
+use crate::{
+    Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, Resource, ShapeError, SpecError, Status, ids,
+};
+
+/// Brings a spec from one shape to the next. Pure; never fails: what it cannot read it leaves alone.
+pub(crate) type Upcaster = fn(&mut Map<String, Value>);
+
+/// What a kind's file says. Everything else is generic.
+pub(crate) trait Definition: 'static {
+    /// What is stored.
+    type Spec: Serialize + DeserializeOwned + JsonSchema;
+    /// Body of POST.
+    type Create: DeserializeOwned + JsonSchema;
+    /// Body of PUT.
+    type Update: DeserializeOwned + JsonSchema;
+    /// What the API shows beside the spec.
+    type Extra: Serialize + JsonSchema;
+
+    /// The kind's line of the table.
+    const INFO: KindInfo;
+
+    /// `UPCASTERS[n]` brings shape n+1 to n+2.
+    const UPCASTERS: &'static [Upcaster] = &[];
+
+    /// Status after creation.
+    const INITIAL: Status;
+
+    /// Checks, normalises and fills in defaults; pushes the resource and its nested ones.
+    fn create(input: Self::Create, parent: Option<&Resource>, build: &mut Build<'_>)
+    -> Result<(), SpecError>;
+
+    /// Checks and changes the spec; answers a status that the caller set.
+    fn update(spec: &mut Self::Spec, input: Self::Update, of: &Resource)
+    -> Result<Option<Status>, SpecError>;
+
+    /// What a person would call it.
+    fn label(id: &str, spec: &Self::Spec) -> String;
+
+    /// Names, references and facets.
+    fn index(resource: &Resource, spec: &Self::Spec, index: &mut Index);
+
+    /// What the API shows beside the spec.
+    fn extra(resource: &Resource) -> Self::Extra;
+
+    /// Who owns it, when it is not its parent.
+    fn owner(_spec: &Self::Spec) -> Option<OwnerRef> {
+        None
+    }
+
+    /// Whether the API may delete this one.
+    fn deletable(_resource: &Resource) -> Result<(), SpecError> {
+        Ok(())
+    }
+
+    /// A body of POST that is accepted, for the reference and the tests.
+    fn example() -> Value;
+}
+
+/// No fields beside the spec.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Nothing {}
+
+/// A checked resource that has no revision yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewResource {
+    /// What it is.
+    pub kind: Kind,
+    /// The caller's id or a new one.
+    pub id: String,
+    /// What it lies in.
+    pub parent: Option<String>,
+    /// Who decides its tenant and brand; `None`: it belongs to the platform.
+    pub owner: Option<OwnerRef>,
+    /// What a person would call it.
+    pub label: String,
+    /// Where it starts.
+    pub status: Status,
+    /// Complete spec, in the newest shape.
+    pub spec: Map<String, Value>,
+}
+
+impl NewResource {
+    /// The resource as it is stored. `owner` is the resource that [`NewResource::owner`] names; `now` is in milliseconds
+    /// since the Unix epoch. `state` starts empty, but for what the planner allocates.
+    #[must_use]
+    pub fn into_resource(mut self, owner: Option<&Resource>, revision: u64, now: i64) -> Resource {
+        let (tenant, brand) = owned_by(self.kind, &self.id, owner);
+        if self.kind == Kind::Zone
+            && let Some(brand) = &brand
+        {
+            self.spec.insert("brand_id".to_owned(), Value::String(brand.clone()));
+        }
+        Resource {
+            id: self.id,
+            kind: self.kind,
+            parent: self.parent,
+            tenant,
+            brand,
+            label: self.label,
+            status: self.status,
+            status_message: None,
+            shape: self.kind.info().shape,
+            generation: 1,
+            created_revision: revision,
+            created_at: now,
+            updated_at: now,
+            spec: self.spec,
+            state: Map::new(),
+        }
+    }
+}
+
+/// What one POST body means.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Creation {
+    /// The resource itself first, then nested ones, owners before what they own.
+    pub resources: Vec<NewResource>,
+    /// Fields to show in the answer of this one request and never again, e.g. an API key.
+    pub secrets: Map<String, Value>,
+    /// What was ignored, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// What one PUT body means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// The whole new spec; fields of the stored one that this build does not know are kept.
+    pub spec: Map<String, Value>,
+    /// The label that goes with it.
+    pub label: String,
+    /// A status that the caller set (clusters, shards, nodes, brands).
+    pub status: Option<Status>,
+    /// Set when the change moves the resource to another tenant or brand: read it for [`Update::apply`].
+    pub owner: Option<OwnerRef>,
+    /// Whether anything differs from what is stored.
+    pub changed: bool,
+    /// What was ignored, as sentences.
+    pub warnings: Vec<String>,
+}
+
+impl Update {
+    /// Writes the change into `resource`: spec, label, ownership, status, generation, shape, time. `owner` is the
+    /// resource that [`Update::owner`] names. Does nothing when nothing differs.
+    pub fn apply(self, resource: &mut Resource, owner: Option<&Resource>, now: i64) {
+        if !self.changed {
+            return;
+        }
+        resource.spec = self.spec;
+        resource.label = self.label;
+        resource.shape = resource.kind.info().shape;
+        resource.generation += 1;
+        resource.updated_at = now;
+        if let Some(status) = self.status {
+            resource.status = status;
+            resource.status_message = None;
+        }
+        if self.owner.is_some() {
+            let (tenant, brand) = owned_by(resource.kind, &resource.id, owner);
+            if resource.kind == Kind::Zone
+                && let Some(brand) = &brand
+            {
+                resource.spec.insert("brand_id".to_owned(), Value::String(brand.clone()));
+            }
+            resource.tenant = tenant;
+            resource.brand = brand;
+        }
+    }
+}
+
+/// Collects what a body creates.
+pub(crate) struct Build<'a> {
+    entropy: Entropy<'a>,
+    /// The answer so far.
+    pub(crate) creation: Creation,
+}
+
+impl Build<'_> {
+    /// An id by the kind's policy.
+    pub(crate) fn id(&mut self, policy: IdPolicy, given: Option<&str>) -> Result<String, SpecError> {
+        match (policy, given.filter(|id| !id.is_empty())) {
+            (IdPolicy::Caller, Some(id)) => {
+                crate::check::foreign_id("id", id)?;
+                Ok(id.to_owned())
+            }
+            (IdPolicy::Caller, None) => Err(SpecError::invalid("id", "is required")),
+            (IdPolicy::CallerOrUuid, Some(id)) => {
+                crate::check::id("id", id)?;
+                Ok(id.to_owned())
+            }
+            (IdPolicy::CallerOrUuid | IdPolicy::Uuid, _) => Ok(ids::uuid(self.entropy)),
+            (IdPolicy::Prefixed(prefix), _) => Ok(ids::prefixed(prefix, self.entropy)),
+        }
+    }
+
+    /// Random bytes.
+    pub(crate) fn random(&mut self, bytes: &mut [u8]) {
+        (self.entropy)(bytes);
+    }
+
+    /// Adds a checked resource.
+    pub(crate) fn push<D: Definition>(
+        &mut self,
+        id: String,
+        parent: Option<&str>,
+        spec: &D::Spec,
+    ) -> Result<(), SpecError> {
+        let owner = D::owner(spec).or_else(|| {
+            D::INFO.parent.zip(parent).map(|(of, id)| OwnerRef {
+                field: of.field,
+                kind: of.kind,
+                id: id.to_owned(),
+            })
+        });
+        self.creation.resources.push(NewResource {
+            kind: D::INFO.kind,
+            parent: parent.map(str::to_owned),
+            owner,
+            label: D::label(&id, spec),
+            status: D::INITIAL,
+            spec: to_map(spec)?,
+            id,
+        });
+        Ok(())
+    }
+
+    /// Says that something was ignored or will not work.
+    pub(crate) fn warn(&mut self, warning: impl Into<String>) {
+        self.creation.warnings.push(warning.into());
+    }
+}
+
+/// One kind, as store, planner, API and CLI call it.
+pub trait KindDef: Send + Sync {
+    /// Routes, codes, lists.
+    fn info(&self) -> &'static KindInfo;
+
+    /// Checks a body of POST. `parent` is the resource named in the path.
+    ///
+    /// # Errors
+    /// The first rule that the body breaks.
+    fn create(
+        &self,
+        parent: Option<&Resource>,
+        body: &Map<String, Value>,
+        entropy: Entropy<'_>,
+    ) -> Result<Creation, SpecError>;
+
+    /// Checks a body of PUT against what is stored.
+    ///
+    /// # Errors
+    /// The first rule that the body breaks; an unreadable stored spec is [`SpecError::Malformed`].
+    fn update(&self, current: &Resource, body: &Map<String, Value>) -> Result<Update, SpecError>;
+
+    /// Whether the API may delete this one.
+    ///
+    /// # Errors
+    /// [`SpecError::Forbidden`] with the reason.
+    fn deletable(&self, resource: &Resource) -> Result<(), SpecError>;
+
+    /// The rows that the store keeps beside the document.
+    fn index(&self, resource: &Resource) -> Index;
+
+    /// The resource as the API shows it.
+    fn view(&self, resource: &Resource) -> Map<String, Value>;
+
+    /// Schema of the body of POST.
+    fn create_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+
+    /// Schema of the body of PUT.
+    fn update_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+
+    /// Schema of what [`KindDef::view`] gives.
+    fn view_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+
+    /// Schema of the stored spec.
+    fn spec_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+
+    /// A body of POST that is accepted.
+    fn example(&self) -> Value;
+
+    /// Brings a stored document to the newest shape.
+    ///
+    /// # Errors
+    /// [`ShapeError::Newer`] when a newer controller wrote it: show it, but never write it back.
+    fn upcast(&self, resource: &mut Resource) -> Result<(), ShapeError>;
+}
+
+/// The bridge from a typed definition.
+pub(crate) struct Erased<D>(pub(crate) PhantomData<fn() -> D>);
+
+impl<D: Definition> KindDef for Erased<D> {
+    fn info(&self) -> &'static KindInfo {
+        &D::INFO
+    }
+
+    fn create(
+        &self,
+        parent: Option<&Resource>,
+        body: &Map<String, Value>,
+        entropy: Entropy<'_>,
+    ) -> Result<Creation, SpecError> {
+        let parsed = parse::<D::Create>(&crate::input::without_nulls(body))?;
+        let mut build = Build { entropy, creation: Creation::default() };
+        for path in &parsed.unknown {
+            if !is_read_only::<D>(path) {
+                build.warn(unknown_field(path));
+            }
+        }
+        D::create(parsed.value, parent, &mut build)?;
+        Ok(build.creation)
+    }
+
+    fn update(&self, current: &Resource, body: &Map<String, Value>) -> Result<Update, SpecError> {
+        let mut spec: D::Spec =
+            current.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
+        let parsed = parse::<D::Update>(body)?;
+        let view = self.view(current);
+        let mut warnings = Vec::new();
+        for path in parsed.unknown {
+            match (body.get(&path), view.get(&path)) {
+                // What a client read and sends back: fine as long as it does not ask for something else.
+                (Some(given), Some(shown)) if given == shown || is_read_only::<D>(&path) => {}
+                (Some(_), Some(_)) => return Err(SpecError::invalid(path, "cannot be changed")),
+                _ if is_read_only::<D>(&path) => {}
+                _ => warnings.push(unknown_field(&path)),
+            }
+        }
+        let owner_before = D::owner(&spec);
+        let status = D::update(&mut spec, parsed.value, current)?.filter(|status| *status != current.status);
+        let owner = D::owner(&spec).filter(|owner| Some(owner) != owner_before.as_ref());
+        let mut whole = current.spec.clone();
+        whole.extend(to_map(&spec)?);
+        Ok(Update {
+            changed: whole != current.spec || status.is_some(),
+            label: D::label(&current.id, &spec),
+            spec: whole,
+            status,
+            owner,
+            warnings,
+        })
+    }
+
+    fn deletable(&self, resource: &Resource) -> Result<(), SpecError> {
+        D::deletable(resource)
+    }
+
+    fn index(&self, resource: &Resource) -> Index {
+        let mut index = Index::default();
+        if let Ok(spec) = resource.typed::<D::Spec>() {
+            D::index(resource, &spec, &mut index);
+        }
+        if resource.status == Status::Deleting {
+            index.uniques.clear();
+            index.refs.clear();
+        }
+        index
+    }
+
+    fn view(&self, resource: &Resource) -> Map<String, Value> {
+        let info = &D::INFO;
+        let mut view = Map::new();
+        view.insert("id".to_owned(), resource.id.clone().into());
+        if let (Some(parent), Some(id)) = (info.parent, &resource.parent) {
+            view.insert(parent.field.to_owned(), id.clone().into());
+        }
+        // An unreadable spec is shown as it is: an operator has to see it to mend it.
+        let spec = resource
+            .typed::<D::Spec>()
+            .ok()
+            .and_then(|spec| to_map(&spec).ok())
+            .unwrap_or(resource.spec.clone());
+        view.extend(spec.into_iter().filter(|(field, _)| !info.hidden.contains(&field.as_str())));
+        view.extend(to_map(&D::extra(resource)).unwrap_or_default());
+        if info.status {
+            view.insert("status".to_owned(), resource.status.as_str().into());
+            if let Some(message) = &resource.status_message {
+                view.insert("status_message".to_owned(), message.clone().into());
+            }
+        }
+        view.insert("created_at".to_owned(), timestamp(resource.created_at).into());
+        view.insert("updated_at".to_owned(), timestamp(resource.updated_at).into());
+        view.insert("generation".to_owned(), resource.generation.into());
+        view.retain(|field, value| !value.is_null() || info.nullable.contains(&field.as_str()));
+        view
+    }
+
+    fn create_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        D::Create::json_schema(generator)
+    }
+
+    fn update_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        D::Update::json_schema(generator)
+    }
+
+    fn view_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        let info = &D::INFO;
+        let mut schema = generator_schema::<D::Spec>(generator);
+        let extra = generator_schema::<D::Extra>(generator);
+        let text = serde_json::json!({"type": "string"});
+        let time = serde_json::json!({"type": "string", "format": "date-time"});
+        let object = schema.ensure_object();
+        let mut properties = Map::new();
+        properties.insert("id".to_owned(), text.clone());
+        if let Some(parent) = info.parent {
+            properties.insert(parent.field.to_owned(), text.clone());
+        }
+        for part in [object.get("properties"), extra.get("properties")].into_iter().flatten() {
+            if let Value::Object(fields) = part {
+                properties.extend(fields.clone());
+            }
+        }
+        properties.retain(|field, _| !info.hidden.contains(&field.as_str()));
+        for (field, _) in info.joins {
+            properties.insert((*field).to_owned(), text.clone());
+        }
+        if info.status {
+            let words: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
+            properties.insert("status".to_owned(), serde_json::json!({"type": "string", "enum": words}));
+            properties.insert("status_message".to_owned(), text);
+        }
+        properties.insert("created_at".to_owned(), time.clone());
+        properties.insert("updated_at".to_owned(), time);
+        properties.insert(
+            "generation".to_owned(),
+            serde_json::json!({"type": "integer", "minimum": 1, "description": "Counts the changes of the spec."}),
+        );
+        let mut required = vec!["id".to_owned(), "created_at".to_owned(), "updated_at".to_owned()];
+        if info.status {
+            required.push("status".to_owned());
+        }
+        object.insert("title".to_owned(), info.title.into());
+        object.insert("description".to_owned(), info.about.into());
+        object.insert("properties".to_owned(), Value::Object(properties));
+        object.insert("required".to_owned(), required.into());
+        schema
+    }
+
+    fn spec_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator_schema::<D::Spec>(generator)
+    }
+
+    fn example(&self) -> Value {
+        D::example()
+    }
+
+    fn upcast(&self, resource: &mut Resource) -> Result<(), ShapeError> {
+        upcast_with(resource, D::INFO.shape, D::UPCASTERS)
+    }
+}
+
+/// Runs the upcasters that a document of an older shape still needs.
+pub(crate) fn upcast_with(
+    resource: &mut Resource,
+    newest: u32,
+    steps: &[Upcaster],
+) -> Result<(), ShapeError> {
+    if resource.shape > newest {
+        return Err(ShapeError::Newer { id: resource.id.clone(), found: resource.shape, known: newest });
+    }
+    let done = usize::try_from(resource.shape.saturating_sub(1)).unwrap_or(usize::MAX);
+    for step in steps.iter().skip(done) {
+        step(&mut resource.spec);
+    }
+    resource.shape = newest;
+    Ok(())
+}
+
+/// Fields that the API shows and nobody writes: they come back in a read-modify-write and mean nothing there.
+fn is_read_only<D: Definition>(path: &str) -> bool {
+    const META: &[&str] = &[
+        "status",
+        "status_message",
+        "created_at",
+        "updated_at",
+        "generation",
+        "revision",
+        "conditions",
+        "lagging",
+        "warnings",
+    ];
+    META.contains(&path)
+        || D::INFO.joins.iter().any(|(field, _)| *field == path)
+        || generator_schema::<D::Extra>(&mut SchemaGenerator::default())
+            .get("properties")
+            .and_then(Value::as_object)
+            .is_some_and(|fields| fields.contains_key(path))
+}
+
+fn generator_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
+}
+
+fn unknown_field(path: &str) -> String {
+    format!("{path}: unknown field, ignored")
+}
+
+/// A serialisable value as an object.
+pub(crate) fn to_map<T: Serialize>(value: &T) -> Result<Map<String, Value>, SpecError> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(SpecError::Malformed { problem: "not an object".to_owned() }),
+        Err(error) => Err(SpecError::Malformed { problem: error.to_string() }),
+    }
+}
+
+/// RFC 3339, UTC. `at` is in milliseconds since the Unix epoch; times out of range show as the epoch.
+#[must_use]
+pub fn timestamp(at: i64) -> String {
+    jiff::Timestamp::from_millisecond(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upcasters_run_from_the_stored_shape_on() {
+        fn one_to_two(spec: &mut Map<String, Value>) {
+            if let Some(name) = spec.remove("title") {
+                spec.insert("name".to_owned(), name);
+            }
+        }
+        fn two_to_three(spec: &mut Map<String, Value>) {
+            spec.insert("step".to_owned(), 3.into());
+        }
+        let steps: &[Upcaster] = &[one_to_two, two_to_three];
+        let old = |shape| {
+            let mut resource = crate::kinds::tests::stored(Kind::Region, serde_json::json!({"name": "r"}));
+            resource.shape = shape;
+            resource.spec = serde_json::from_value(serde_json::json!({"title": "x", "kept": 1})).unwrap();
+            resource
+        };
+        let mut resource = old(1);
+        upcast_with(&mut resource, 3, steps).unwrap();
+        assert_eq!(Value::Object(resource.spec), serde_json::json!({"name": "x", "kept": 1, "step": 3}));
+        assert_eq!(resource.shape, 3);
+
+        let mut resource = old(2);
+        upcast_with(&mut resource, 3, steps).unwrap();
+        assert_eq!(resource.text("title"), "x");
+
+        let mut resource = old(4);
+        let before = resource.clone();
+        assert!(matches!(
+            upcast_with(&mut resource, 3, steps),
+            Err(ShapeError::Newer { found: 4, known: 3, .. })
+        ));
+        assert_eq!(resource, before);
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(timestamp(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!(timestamp(i64::MAX), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,155 @@
+//! What is generic over kinds: routes, codes, lists, ids. One [`KindInfo`] per kind; store, API, OpenAPI and CLI follow.
+
+use crate::{IdPolicy, Kind, Resource};
+
+/// Who may call a kind's routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Keys whose brands contain `*`.
+    Admin,
+    /// Any key with the scope, for resources of its brands.
+    Brand,
+}
+
+/// The kind that a resource lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// The parent's kind.
+    pub kind: Kind,
+    /// Its parameter in the collection's path: `tenantID`.
+    pub param: &'static str,
+    /// The field that shows it in the API: `tenant_id`.
+    pub field: &'static str,
+}
+
+/// A second list of the kind: the resources that refer to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListBy {
+    /// Path below `/api/v1`.
+    pub path: &'static str,
+    /// The kind referred to.
+    pub kind: Kind,
+    /// Its parameter in `path`.
+    pub param: &'static str,
+    /// The relation ([`crate::Ref::relation`]).
+    pub relation: &'static str,
+}
+
+/// HTTP codes of success; `None`: the kind has no such route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Codes {
+    /// POST on the collection. 201: in effect when answered, 202: on its way.
+    pub create: u16,
+    /// PUT on the item.
+    pub update: Option<u16>,
+    /// DELETE on the item.
+    pub delete: u16,
+}
+
+/// What a list can be sorted or searched by. All of them are columns of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// Order of creation: (created_revision, id).
+    Created,
+    /// The label: host name, zone name, customer id.
+    Label,
+    /// The status.
+    Status,
+    /// The id.
+    Id,
+}
+
+/// What is the same for all resources of a kind.
+#[derive(Debug, Clone, Copy)]
+pub struct KindInfo {
+    /// Which kind.
+    pub kind: Kind,
+    /// As a person would write it: `LB address`.
+    pub title: &'static str,
+    /// What OpenAPI, CLI help and the reference say about it.
+    pub about: &'static str,
+    /// Path of the collection below `/api/v1`: `/tenants/{tenantID}/webroots`.
+    pub collection: &'static str,
+    /// Path of one: `/webroots/{id}`.
+    pub item: &'static str,
+    /// What it lies in.
+    pub parent: Option<Parent>,
+    /// Further lists.
+    pub lists: &'static [ListBy],
+    /// The resource part of its scopes: `zone_records`.
+    pub scope: &'static str,
+    /// Who may call.
+    pub tier: Tier,
+    /// Success codes.
+    pub codes: Codes,
+    /// Whether `POST {item}/retry` exists.
+    pub retry: bool,
+    /// How ids come about.
+    pub id: IdPolicy,
+    /// The newest shape of its specs.
+    pub shape: u32,
+    /// Whether its API view shows a status.
+    pub status: bool,
+    /// Sort keys of its lists, first one the default; empty: creation order only, ascending.
+    pub sort: &'static [(&'static str, Column)],
+    /// What `?search=` looks at (case-insensitive, anywhere in the value).
+    pub search: Option<Column>,
+    /// Facets that lists can be filtered by, by query parameters of the same names.
+    pub filters: &'static [&'static str],
+    /// Whether `/search` finds it, by id and label.
+    pub global_search: bool,
+    /// Fields of the spec that the API never shows.
+    pub hidden: &'static [&'static str],
+    /// Fields that are shown as null; others are left out when they have no value.
+    pub nullable: &'static [&'static str],
+    /// Names shown beside ids: (shown field, field with the id). The label of the resource with that id.
+    pub joins: &'static [(&'static str, &'static str)],
+}
+
+impl KindInfo {
+    /// The last fixed segment of the item's path: `zone-records`.
+    #[must_use]
+    pub fn plural(&self) -> &'static str {
+        self.item.trim_start_matches('/').split('/').next().unwrap_or_default()
+    }
+
+    /// The kind's name in workflow ids and on the command line: `zone-record`.
+    #[must_use]
+    pub fn dashed(&self) -> String {
+        self.kind.name().replace('_', "-")
+    }
+}
+
+/// The resource that decides a new one's tenant and brand: its parent, a zone's tenant, a tenant's brand.
+/// The caller reads it, refuses what is missing or being deleted, and hands it to [`crate::NewResource::into_resource`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerRef {
+    /// The field to name when it does not exist.
+    pub field: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+}
+
+/// Tenant and brand of what `owner` owns.
+pub(crate) fn owned_by(kind: Kind, id: &str, owner: Option<&Resource>) -> (Option<String>, Option<String>) {
+    let tenant = match kind {
+        Kind::Tenant => Some(id.to_owned()),
+        Kind::Brand
+        | Kind::Region
+        | Kind::Cluster
+        | Kind::LbAddress
+        | Kind::Shard
+        | Kind::Node
+        | Kind::Subscription
+        | Kind::Webroot
+        | Kind::Fqdn
+        | Kind::Zone
+        | Kind::ZoneRecord
+        | Kind::ApiKey => owner.and_then(|owner| owner.tenant.clone()),
+    };
+    let brand =
+        if kind == Kind::Brand { Some(id.to_owned()) } else { owner.and_then(|owner| owner.brand.clone()) };
+    (tenant, brand)
+}

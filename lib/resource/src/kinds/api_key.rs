@@ -1,0 +1,270 @@
+//! A key to the API. Only its SHA-256 is stored; the key itself is shown once.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::definition::{Build, Definition, to_map};
+use crate::{
+    Codes, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, NewResource, Resource, SpecError, Status, Tier,
+    Unique, check, timestamp,
+};
+
+/// The resource parts of scopes.
+pub const SCOPE_RESOURCES: &[&str] = &[
+    "api_keys",
+    "regions",
+    "clusters",
+    "shards",
+    "nodes",
+    "brands",
+    "tenants",
+    "subscriptions",
+    "webroots",
+    "daemons",
+    "cron_jobs",
+    "fqdns",
+    "certificates",
+    "zones",
+    "zone_records",
+    "databases",
+    "database_users",
+    "valkey",
+    "s3",
+    "ssh_keys",
+    "network",
+    "email",
+    "backups",
+    "wireguard",
+    "incidents",
+    "audit_logs",
+    "platform",
+];
+
+/// The action parts of scopes.
+pub const SCOPE_ACTIONS: &[&str] = &["read", "write", "delete"];
+
+/// What is stored of a key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ApiKeySpec {
+    /// For people.
+    pub name: String,
+    /// `resource:action`, or `*:*`.
+    pub scopes: Vec<String>,
+    /// Brand ids, or `*`: platform admin.
+    pub brands: Vec<String>,
+    /// The first 12 characters of the key.
+    pub key_prefix: String,
+    /// SHA-256 of the whole key, hex.
+    pub key_hash: String,
+}
+
+/// Body of POST /api-keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ApiKeyCreate {
+    #[schemars(length(min = 1, max = 255))]
+    name: String,
+    #[schemars(length(min = 1))]
+    scopes: Vec<String>,
+    #[schemars(length(min = 1))]
+    brands: Vec<String>,
+}
+
+/// Body of PUT /api-keys/{id}: all of it is replaced.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ApiKeyUpdate {
+    name: String,
+    scopes: Vec<String>,
+    brands: Vec<String>,
+}
+
+/// What is shown beside the spec.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ApiKeyExtra {
+    /// When it was revoked; absent while it works.
+    revoked_at: Option<String>,
+}
+
+/// The key that 32 random bytes make: `hst_` and 64 hex characters.
+#[must_use]
+pub fn key_from(random: &[u8; 32]) -> String {
+    let mut key = String::with_capacity(68);
+    key.push_str("hst_");
+    push_hex(&mut key, random);
+    key
+}
+
+/// What is stored instead of a key: SHA-256 of the whole text, hex.
+#[must_use]
+pub fn key_hash(key: &str) -> String {
+    let mut hash = String::with_capacity(64);
+    push_hex(&mut hash, &Sha256::digest(key.as_bytes()));
+    hash
+}
+
+/// Whether a text can be a key; anything else is refused before it is looked up. Keys that we make are `hst_` and 64 hex
+/// characters; an operator may bring their own.
+#[must_use]
+pub fn is_key(text: &str) -> bool {
+    (8..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// A key that the operator brings: the first one of a new store.
+///
+/// # Errors
+/// A name, key, scope or brand that no key may have.
+pub fn from_raw(
+    name: &str,
+    key: &str,
+    mut scopes: Vec<String>,
+    mut brands: Vec<String>,
+    entropy: Entropy<'_>,
+) -> Result<NewResource, SpecError> {
+    normalise(name, &mut scopes, &mut brands)?;
+    if !is_key(key) {
+        return Err(SpecError::invalid("key", "must be 8 to 256 printable ASCII characters without spaces"));
+    }
+    let spec = ApiKeySpec {
+        name: name.to_owned(),
+        scopes,
+        brands,
+        key_prefix: key.chars().take(12).collect(),
+        key_hash: key_hash(key),
+    };
+    Ok(NewResource {
+        kind: Kind::ApiKey,
+        id: crate::uuid(entropy),
+        parent: None,
+        owner: None,
+        label: spec.name.clone(),
+        status: ApiKey::INITIAL,
+        spec: to_map(&spec)?,
+    })
+}
+
+/// Where the store's unique index has a key's hash: `holder(Kind::ApiKey, KEY_SCOPE, &key_hash(key))`.
+pub const KEY_SCOPE: &str = "key_hash";
+
+fn push_hex(out: &mut String, bytes: &[u8]) {
+    use std::fmt::Write;
+    for byte in bytes {
+        // Writing to a String does not fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+}
+
+fn normalise(name: &str, scopes: &mut Vec<String>, brands: &mut Vec<String>) -> Result<(), SpecError> {
+    check::text("name", name, 255)?;
+    if scopes.is_empty() {
+        return Err(SpecError::invalid("scopes", "at least one is required"));
+    }
+    for (n, scope) in scopes.iter().enumerate() {
+        let known = scope == "*:*"
+            || scope.split_once(':').is_some_and(|(resource, action)| {
+                SCOPE_RESOURCES.contains(&resource) && SCOPE_ACTIONS.contains(&action)
+            });
+        if !known {
+            return Err(SpecError::invalid(
+                format!("scopes[{n}]"),
+                format!(
+                    "{scope:?} must be *:* or resource:action with a known resource and read, write or delete"
+                ),
+            ));
+        }
+    }
+    if brands.is_empty() {
+        return Err(SpecError::invalid("brands", "at least one is required; * for all"));
+    }
+    for (n, brand) in brands.iter().enumerate() {
+        if brand != "*" {
+            check::reference(&format!("brands[{n}]"), brand)?;
+        }
+    }
+    scopes.sort();
+    scopes.dedup();
+    brands.sort();
+    brands.dedup();
+    Ok(())
+}
+
+pub(crate) struct ApiKey;
+
+impl Definition for ApiKey {
+    type Spec = ApiKeySpec;
+    type Create = ApiKeyCreate;
+    type Update = ApiKeyUpdate;
+    type Extra = ApiKeyExtra;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::ApiKey,
+        title: "API key",
+        about: "A key to the API. The key itself is shown once, when it is made.",
+        collection: "/api-keys",
+        item: "/api-keys/{id}",
+        parent: None,
+        lists: &[],
+        scope: "api_keys",
+        tier: Tier::Admin,
+        codes: Codes { create: 201, update: Some(200), delete: 204 },
+        retry: false,
+        id: IdPolicy::Uuid,
+        shape: 1,
+        status: false,
+        sort: &[],
+        search: None,
+        filters: &[],
+        global_search: false,
+        hidden: &["key_hash"],
+        nullable: &[],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Active;
+
+    fn create(mut input: ApiKeyCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        normalise(&input.name, &mut input.scopes, &mut input.brands)?;
+        let mut random = [0u8; 32];
+        build.random(&mut random);
+        let key = key_from(&random);
+        let spec = ApiKeySpec {
+            name: input.name,
+            scopes: input.scopes,
+            brands: input.brands,
+            key_prefix: key.chars().take(12).collect(),
+            key_hash: key_hash(&key),
+        };
+        let id = build.id(Self::INFO.id, None)?;
+        build.push::<Self>(id, None, &spec)?;
+        build.creation.secrets.insert("key".to_owned(), key.into());
+        Ok(())
+    }
+
+    fn update(
+        spec: &mut ApiKeySpec,
+        mut input: ApiKeyUpdate,
+        _: &Resource,
+    ) -> Result<Option<Status>, SpecError> {
+        normalise(&input.name, &mut input.scopes, &mut input.brands)?;
+        spec.name = input.name;
+        spec.scopes = input.scopes;
+        spec.brands = input.brands;
+        Ok(None)
+    }
+
+    fn label(_: &str, spec: &ApiKeySpec) -> String {
+        spec.name.clone()
+    }
+
+    fn index(_: &Resource, spec: &ApiKeySpec, index: &mut Index) {
+        index.uniques.push(Unique { scope: KEY_SCOPE.to_owned(), key: spec.key_hash.clone(), field: "key" });
+        index.facets.push(Facet { field: "key_prefix", value: spec.key_prefix.clone() });
+    }
+
+    fn extra(resource: &Resource) -> ApiKeyExtra {
+        ApiKeyExtra { revoked_at: resource.state.get("revoked_at").and_then(Value::as_i64).map(timestamp) }
+    }
+
+    fn example() -> Value {
+        json!({"name": "billing", "scopes": ["tenants:read", "tenants:write"], "brands": ["acme"]})
+    }
+}

@@ -1,0 +1,254 @@
+//! A hosting company's brand: its tenants share name servers and host names.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::definition::{Build, Definition, Nothing, to_map};
+use crate::{
+    Codes, Column, IdPolicy, Index, Kind, KindInfo, Ref, Resource, SpecError, Status, Tier, Unique, Update,
+    check,
+};
+
+/// What is stored of a brand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BrandSpec {
+    /// Unique.
+    pub name: String,
+    /// Service host names lie under it.
+    pub base_hostname: String,
+    /// SOA MNAME and first NS of the brand's zones.
+    pub primary_ns: String,
+    /// Second NS.
+    pub secondary_ns: String,
+    /// A mail address; zones convert it to an SOA RNAME (RFC 1035 §3.3.13).
+    pub hostmaster_email: String,
+    /// Host name of the mail servers; empty: `mail.{fqdn}`.
+    #[serde(default)]
+    pub mail_hostname: String,
+    /// Space-separated domains for `include:` in SPF records.
+    #[serde(default)]
+    pub spf_includes: String,
+    /// Label below `_domainkey`.
+    #[serde(default)]
+    pub dkim_selector: String,
+    /// Base64 of the public key.
+    #[serde(default)]
+    pub dkim_public_key: String,
+    /// Content of `_dmarc` records.
+    #[serde(default)]
+    pub dmarc_policy: String,
+    /// The group of DNS servers that serve the brand's zones.
+    #[serde(default = "super::default_group")]
+    pub dns_group: String,
+    /// Clusters on which the brand may create tenants; empty: all.
+    #[serde(default)]
+    pub cluster_ids: Vec<String>,
+}
+
+/// Body of POST /brands.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct BrandCreate {
+    /// Own id; a random UUID when absent.
+    #[serde(default)]
+    id: Option<String>,
+    name: String,
+    base_hostname: String,
+    primary_ns: String,
+    secondary_ns: String,
+    hostmaster_email: String,
+    #[serde(default)]
+    mail_hostname: String,
+    #[serde(default)]
+    spf_includes: String,
+    #[serde(default)]
+    dkim_selector: String,
+    #[serde(default)]
+    dkim_public_key: String,
+    #[serde(default)]
+    dmarc_policy: String,
+    #[serde(default = "super::default_group")]
+    dns_group: String,
+}
+
+/// Body of PUT /brands/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct BrandUpdate {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    base_hostname: Option<String>,
+    #[serde(default)]
+    primary_ns: Option<String>,
+    #[serde(default)]
+    secondary_ns: Option<String>,
+    #[serde(default)]
+    hostmaster_email: Option<String>,
+    #[serde(default)]
+    mail_hostname: Option<String>,
+    #[serde(default)]
+    spf_includes: Option<String>,
+    #[serde(default)]
+    dkim_selector: Option<String>,
+    #[serde(default)]
+    dkim_public_key: Option<String>,
+    #[serde(default)]
+    dmarc_policy: Option<String>,
+    #[serde(default)]
+    dns_group: Option<String>,
+}
+
+/// Body and answer of /brands/{id}/clusters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BrandClusters {
+    /// Clusters on which the brand may create tenants; empty: all.
+    pub cluster_ids: Vec<String>,
+}
+
+/// PUT /brands/{id}/clusters.
+///
+/// # Errors
+/// A malformed body or id; whether the clusters exist is known only in the transaction.
+pub fn set_clusters(brand: &Resource, body: &Map<String, Value>) -> Result<Update, SpecError> {
+    let parsed = crate::input::parse::<BrandClusters>(body)?;
+    let mut clusters = parsed.value.cluster_ids;
+    for (n, id) in clusters.iter().enumerate() {
+        check::reference(&format!("cluster_ids[{n}]"), id)?;
+    }
+    clusters.sort();
+    clusters.dedup();
+    let mut spec: BrandSpec =
+        brand.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
+    spec.cluster_ids = clusters;
+    let mut whole = brand.spec.clone();
+    whole.extend(to_map(&spec)?);
+    Ok(Update {
+        changed: whole != brand.spec,
+        spec: whole,
+        label: brand.label.clone(),
+        status: None,
+        owner: None,
+        warnings: parsed.unknown.into_iter().map(|path| format!("{path}: unknown field, ignored")).collect(),
+    })
+}
+
+fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
+    check::text("name", &spec.name, 255)?;
+    spec.base_hostname = check::fqdn("base_hostname", &spec.base_hostname)?;
+    spec.primary_ns = check::fqdn("primary_ns", &spec.primary_ns)?;
+    spec.secondary_ns = check::fqdn("secondary_ns", &spec.secondary_ns)?;
+    spec.hostmaster_email = check::email("hostmaster_email", &spec.hostmaster_email)?;
+    if !spec.mail_hostname.is_empty() {
+        spec.mail_hostname = check::fqdn("mail_hostname", &spec.mail_hostname)?;
+    }
+    check::optional_text("spf_includes", &spec.spf_includes, 1024)?;
+    if !spec.dkim_selector.is_empty() {
+        spec.dkim_selector = check::host("dkim_selector", &spec.dkim_selector)?;
+    }
+    check::optional_text("dkim_public_key", &spec.dkim_public_key, 4096)?;
+    check::optional_text("dmarc_policy", &spec.dmarc_policy, 1024)?;
+    check::slug("dns_group", &spec.dns_group)
+}
+
+pub(crate) struct Brand;
+
+impl Definition for Brand {
+    type Spec = BrandSpec;
+    type Create = BrandCreate;
+    type Update = BrandUpdate;
+    type Extra = Nothing;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Brand,
+        title: "Brand",
+        about: "A hosting company's brand: its tenants share name servers and host names.",
+        collection: "/brands",
+        item: "/brands/{id}",
+        parent: None,
+        lists: &[],
+        scope: "brands",
+        tier: Tier::Brand,
+        codes: Codes { create: 201, update: Some(200), delete: 200 },
+        retry: false,
+        id: IdPolicy::CallerOrUuid,
+        shape: 1,
+        status: true,
+        sort: &[("created_at", Column::Created), ("name", Column::Label), ("status", Column::Status)],
+        search: Some(Column::Label),
+        filters: &[],
+        global_search: true,
+        hidden: &["cluster_ids"],
+        nullable: &[],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Active;
+
+    fn create(input: BrandCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        let mut spec = BrandSpec {
+            name: input.name,
+            base_hostname: input.base_hostname,
+            primary_ns: input.primary_ns,
+            secondary_ns: input.secondary_ns,
+            hostmaster_email: input.hostmaster_email,
+            mail_hostname: input.mail_hostname,
+            spf_includes: input.spf_includes,
+            dkim_selector: input.dkim_selector,
+            dkim_public_key: input.dkim_public_key,
+            dmarc_policy: input.dmarc_policy,
+            dns_group: input.dns_group,
+            cluster_ids: Vec::new(),
+        };
+        normalise(&mut spec)?;
+        let id = build.id(Self::INFO.id, input.id.as_deref())?;
+        build.push::<Self>(id, None, &spec)
+    }
+
+    fn update(spec: &mut BrandSpec, input: BrandUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
+        let set = |field: &mut String, given: Option<String>| {
+            if let Some(given) = given {
+                *field = given;
+            }
+        };
+        set(&mut spec.name, input.name);
+        set(&mut spec.base_hostname, input.base_hostname);
+        set(&mut spec.primary_ns, input.primary_ns);
+        set(&mut spec.secondary_ns, input.secondary_ns);
+        set(&mut spec.hostmaster_email, input.hostmaster_email);
+        set(&mut spec.mail_hostname, input.mail_hostname);
+        set(&mut spec.spf_includes, input.spf_includes);
+        set(&mut spec.dkim_selector, input.dkim_selector);
+        set(&mut spec.dkim_public_key, input.dkim_public_key);
+        set(&mut spec.dmarc_policy, input.dmarc_policy);
+        set(&mut spec.dns_group, input.dns_group);
+        normalise(spec)?;
+        Ok(None)
+    }
+
+    fn label(_: &str, spec: &BrandSpec) -> String {
+        spec.name.clone()
+    }
+
+    fn index(_: &Resource, spec: &BrandSpec, index: &mut Index) {
+        index.uniques.push(Unique { scope: String::new(), key: spec.name.clone(), field: "name" });
+        index.refs.extend(spec.cluster_ids.iter().map(|id| Ref {
+            relation: "cluster_ids",
+            kind: Kind::Cluster,
+            to: id.clone(),
+        }));
+    }
+
+    fn extra(_: &Resource) -> Nothing {
+        Nothing {}
+    }
+
+    fn example() -> Value {
+        json!({
+            "id": "acme",
+            "name": "Acme Hosting",
+            "base_hostname": "acme.example",
+            "primary_ns": "ns1.acme.example",
+            "secondary_ns": "ns2.acme.example",
+            "hostmaster_email": "hostmaster@acme.example",
+        })
+    }
+}

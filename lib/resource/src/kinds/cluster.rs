@@ -1,0 +1,136 @@
+//! Shards and nodes that work together.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::definition::{Build, Definition, Nothing};
+use crate::{
+    Codes, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+};
+
+/// What is stored of a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClusterSpec {
+    /// Slug, unique in its region.
+    pub name: String,
+    /// Free-form settings, e.g. `mail_hostname`.
+    #[serde(default)]
+    pub config: Map<String, Value>,
+    /// The wanted make-up: `{shards: [{name, role, node_count, lb_backend?}], infrastructure: {..}}`. Kept for tools.
+    #[serde(default)]
+    pub spec: Map<String, Value>,
+}
+
+/// Body of POST /regions/{regionID}/clusters.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ClusterCreate {
+    name: String,
+    #[serde(default)]
+    config: Map<String, Value>,
+    #[serde(default)]
+    spec: Map<String, Value>,
+}
+
+/// Body of PUT /clusters/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ClusterUpdate {
+    #[serde(default)]
+    name: Option<String>,
+    /// Where tools say that it stands: `active` once it is built.
+    #[serde(default)]
+    status: Option<String>,
+    #[serde(default)]
+    config: Option<Map<String, Value>>,
+    #[serde(default)]
+    spec: Option<Map<String, Value>>,
+}
+
+/// A status that a caller may set by hand.
+pub(crate) fn settable_status(given: Option<&str>) -> Result<Option<Status>, SpecError> {
+    const WORDS: &[&str] =
+        &["pending", "provisioning", "converging", "active", "failed", "degraded", "suspended"];
+    let Some(given) = given else { return Ok(None) };
+    check::one_of("status", given, WORDS)?;
+    Ok(Status::from_name(given))
+}
+
+pub(crate) struct Cluster;
+
+impl Definition for Cluster {
+    type Spec = ClusterSpec;
+    type Create = ClusterCreate;
+    type Update = ClusterUpdate;
+    type Extra = Nothing;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Cluster,
+        title: "Cluster",
+        about: "Shards and nodes that work together.",
+        collection: "/regions/{regionID}/clusters",
+        item: "/clusters/{id}",
+        parent: Some(Parent { kind: Kind::Region, param: "regionID", field: "region_id" }),
+        lists: &[],
+        scope: "clusters",
+        tier: Tier::Admin,
+        codes: Codes { create: 201, update: Some(200), delete: 204 },
+        retry: false,
+        id: IdPolicy::Uuid,
+        shape: 1,
+        status: true,
+        sort: &[],
+        search: None,
+        filters: &[],
+        global_search: false,
+        hidden: &[],
+        nullable: &[],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Pending;
+
+    fn create(
+        input: ClusterCreate,
+        parent: Option<&Resource>,
+        build: &mut Build<'_>,
+    ) -> Result<(), SpecError> {
+        check::slug("name", &input.name)?;
+        let id = build.id(Self::INFO.id, None)?;
+        let spec = ClusterSpec { name: input.name, config: input.config, spec: input.spec };
+        build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
+    }
+
+    fn update(
+        spec: &mut ClusterSpec,
+        input: ClusterUpdate,
+        _: &Resource,
+    ) -> Result<Option<Status>, SpecError> {
+        if let Some(name) = input.name {
+            check::slug("name", &name)?;
+            spec.name = name;
+        }
+        if let Some(config) = input.config {
+            spec.config = config;
+        }
+        if let Some(wanted) = input.spec {
+            spec.spec = wanted;
+        }
+        settable_status(input.status.as_deref())
+    }
+
+    fn label(_: &str, spec: &ClusterSpec) -> String {
+        spec.name.clone()
+    }
+
+    fn index(resource: &Resource, spec: &ClusterSpec, index: &mut Index) {
+        let scope = resource.parent.clone().unwrap_or_default();
+        index.uniques.push(Unique { scope, key: spec.name.clone(), field: "name" });
+    }
+
+    fn extra(_: &Resource) -> Nothing {
+        Nothing {}
+    }
+
+    fn example() -> Value {
+        json!({"name": "cluster-1", "config": {"mail_hostname": "mail.acme.example"}, "spec": {}})
+    }
+}

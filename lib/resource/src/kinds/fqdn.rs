@@ -1,0 +1,164 @@
+//! A host name of a tenant, bound to a webroot or not.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::definition::{Build, Definition, Nothing};
+use crate::input::Unserved;
+use crate::{
+    Codes, Facet, IdPolicy, Index, Kind, KindInfo, ListBy, Parent, Ref, Resource, SpecError, Status, Tier,
+    Unique, check,
+};
+
+/// What is stored of an FQDN.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FqdnSpec {
+    /// Lower case, no trailing dot, A-labels; unique.
+    pub fqdn: String,
+    /// The site behind it.
+    #[serde(default)]
+    pub webroot_id: Option<String>,
+    /// Whether a certificate is wanted.
+    #[serde(default)]
+    pub ssl_enabled: bool,
+}
+
+/// Body of POST /tenants/{tenantID}/fqdns.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct FqdnCreate {
+    fqdn: String,
+    /// A webroot of the same tenant. Not inside a webroot: there it is that one.
+    #[serde(default)]
+    webroot_id: Option<String>,
+    #[serde(default)]
+    ssl_enabled: bool,
+    #[serde(default)]
+    email_accounts: Unserved,
+}
+
+/// Body of PUT /fqdns/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct FqdnUpdate {
+    /// Null or empty: bound to none.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    webroot_id: Option<Option<String>>,
+    #[serde(default)]
+    ssl_enabled: Option<bool>,
+}
+
+pub(crate) struct Fqdn;
+
+impl Fqdn {
+    /// `webroot`: the webroot whose body the name stands in.
+    pub(crate) fn build(
+        input: FqdnCreate,
+        tenant: &str,
+        webroot: Option<&str>,
+        build: &mut Build<'_>,
+    ) -> Result<(), SpecError> {
+        input.email_accounts.check("email_accounts")?;
+        let given = input.webroot_id.filter(|id| !id.is_empty());
+        if let Some(id) = &given {
+            if webroot.is_some() {
+                return Err(SpecError::invalid("webroot_id", "cannot be given inside a webroot"));
+            }
+            check::reference("webroot_id", id)?;
+        }
+        let spec = FqdnSpec {
+            fqdn: check::fqdn("fqdn", &input.fqdn)?,
+            webroot_id: webroot.map(str::to_owned).or(given),
+            ssl_enabled: input.ssl_enabled,
+        };
+        let id = build.id(Self::INFO.id, None)?;
+        build.push::<Self>(id, Some(tenant), &spec)
+    }
+}
+
+impl Definition for Fqdn {
+    type Spec = FqdnSpec;
+    type Create = FqdnCreate;
+    type Update = FqdnUpdate;
+    type Extra = Nothing;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Fqdn,
+        title: "FQDN",
+        about: "A host name of a tenant, bound to a webroot or not.",
+        collection: "/tenants/{tenantID}/fqdns",
+        item: "/fqdns/{id}",
+        parent: Some(Parent { kind: Kind::Tenant, param: "tenantID", field: "tenant_id" }),
+        lists: &[ListBy {
+            path: "/webroots/{webrootID}/fqdns",
+            kind: Kind::Webroot,
+            param: "webrootID",
+            relation: "webroot_id",
+        }],
+        scope: "fqdns",
+        tier: Tier::Brand,
+        codes: Codes { create: 202, update: Some(200), delete: 202 },
+        retry: true,
+        id: IdPolicy::Uuid,
+        shape: 1,
+        status: true,
+        sort: &[],
+        search: None,
+        filters: &["fqdn"],
+        global_search: true,
+        hidden: &[],
+        nullable: &["webroot_id"],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Pending;
+
+    fn create(input: FqdnCreate, parent: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        Self::build(input, parent.map(|parent| parent.id.as_str()).unwrap_or_default(), None, build)
+    }
+
+    fn update(spec: &mut FqdnSpec, input: FqdnUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
+        if let Some(webroot) = input.webroot_id {
+            spec.webroot_id = webroot.filter(|id| !id.is_empty());
+            if let Some(id) = &spec.webroot_id {
+                check::reference("webroot_id", id)?;
+            }
+        }
+        if let Some(ssl) = input.ssl_enabled {
+            spec.ssl_enabled = ssl;
+        }
+        Ok(None)
+    }
+
+    fn label(_: &str, spec: &FqdnSpec) -> String {
+        spec.fqdn.clone()
+    }
+
+    fn index(resource: &Resource, spec: &FqdnSpec, index: &mut Index) {
+        index.uniques.push(Unique { scope: String::new(), key: spec.fqdn.clone(), field: "fqdn" });
+        index.facets.push(Facet { field: "fqdn", value: spec.fqdn.clone() });
+        // A new zone finds the names under it by its own name.
+        let mut rest = spec.fqdn.as_str();
+        loop {
+            index.facets.push(Facet { field: "suffix", value: rest.to_owned() });
+            match rest.split_once('.') {
+                Some((_, shorter)) => rest = shorter,
+                None => break,
+            }
+        }
+        if let Some(webroot) = &spec.webroot_id {
+            index.refs.push(Ref { relation: "webroot_id", kind: Kind::Webroot, to: webroot.clone() });
+            index.facets.push(Facet { field: "webroot_id", value: webroot.clone() });
+        }
+        if let Some(tenant) = &resource.tenant {
+            index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });
+        }
+    }
+
+    fn extra(_: &Resource) -> Nothing {
+        Nothing {}
+    }
+
+    fn example() -> Value {
+        json!({"fqdn": "www.customer-1.example", "ssl_enabled": true})
+    }
+}

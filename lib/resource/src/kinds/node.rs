@@ -1,0 +1,265 @@
+//! A machine. Node resources are the registry: what a certificate may do is read from here.
+
+use std::num::NonZeroU16;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::cluster::settable_status;
+use crate::definition::{Build, Definition};
+use crate::{
+    Codes, Column, Facet, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status, Tier,
+    check, timestamp,
+};
+
+/// What is stored of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeSpec {
+    /// Host name.
+    pub hostname: String,
+    /// IPv4, where other nodes reach it.
+    #[serde(default)]
+    pub ip_address: Option<String>,
+    /// IPv6, where other nodes reach it.
+    #[serde(default)]
+    pub ip6_address: Option<String>,
+    /// Of [`super::ROLES`], at least one.
+    pub roles: Vec<String>,
+    /// The shards that it is in, in the order of assignment.
+    #[serde(default)]
+    pub shard_ids: Vec<String>,
+    /// Where the edge reaches the node's sites.
+    #[serde(default = "default_web_port")]
+    pub web_port: NonZeroU16,
+    /// For the role dns: the group of DNS servers that it belongs to.
+    #[serde(default = "super::default_group")]
+    pub dns_group: String,
+}
+
+/// 80.
+fn default_web_port() -> NonZeroU16 {
+    NonZeroU16::MIN.saturating_add(79)
+}
+
+/// Body of POST /clusters/{clusterID}/nodes.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct NodeCreate {
+    /// Own id; a random UUID when absent.
+    #[serde(default)]
+    id: Option<String>,
+    hostname: String,
+    #[serde(default)]
+    ip_address: Option<String>,
+    #[serde(default)]
+    ip6_address: Option<String>,
+    /// One shard; the older spelling of `shard_ids`.
+    #[serde(default)]
+    shard_id: Option<String>,
+    #[serde(default)]
+    shard_ids: Vec<String>,
+    #[schemars(length(min = 1))]
+    roles: Vec<String>,
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 65535))]
+    web_port: Option<u32>,
+    #[serde(default)]
+    dns_group: Option<String>,
+}
+
+/// Body of PUT /nodes/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct NodeUpdate {
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    ip_address: Option<Option<String>>,
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    ip6_address: Option<Option<String>>,
+    #[serde(default)]
+    shard_id: Option<String>,
+    /// Replaces all assignments.
+    #[serde(default)]
+    shard_ids: Option<Vec<String>>,
+    #[serde(default)]
+    roles: Option<Vec<String>>,
+    #[serde(default)]
+    status: Option<String>,
+    #[serde(default)]
+    web_port: Option<u32>,
+    #[serde(default)]
+    dns_group: Option<String>,
+}
+
+/// One of a node's shards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeShard {
+    /// The shard.
+    pub shard_id: String,
+    /// Its role.
+    pub shard_role: String,
+    /// From 1, unique in the shard.
+    pub shard_index: u32,
+}
+
+/// What is shown beside the spec.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct NodeExtra {
+    shards: Vec<NodeShard>,
+    /// When the node was last heard of.
+    last_health_at: Option<String>,
+}
+
+fn normalise(spec: &mut NodeSpec) -> Result<(), SpecError> {
+    spec.hostname = check::host("hostname", &spec.hostname)?;
+    spec.ip_address = match spec.ip_address.take().filter(|address| !address.is_empty()) {
+        Some(address) => Some(check::ipv4("ip_address", &address)?),
+        None => None,
+    };
+    spec.ip6_address = match spec.ip6_address.take().filter(|address| !address.is_empty()) {
+        Some(address) => Some(check::ipv6("ip6_address", &address)?),
+        None => None,
+    };
+    if spec.roles.is_empty() {
+        return Err(SpecError::invalid("roles", "at least one is required"));
+    }
+    for (n, role) in spec.roles.iter().enumerate() {
+        check::one_of(&format!("roles[{n}]"), role, super::ROLES)?;
+    }
+    spec.roles.sort_by_key(|role| super::ROLES.iter().position(|known| known == role));
+    spec.roles.dedup();
+    let mut seen = std::collections::BTreeSet::new();
+    spec.shard_ids.retain(|id| seen.insert(id.clone()));
+    for (n, id) in spec.shard_ids.iter().enumerate() {
+        check::reference(&format!("shard_ids[{n}]"), id)?;
+    }
+    check::slug("dns_group", &spec.dns_group)
+}
+
+fn port(given: u32) -> Result<NonZeroU16, SpecError> {
+    check::between("web_port", given, 1, 65535)?;
+    u16::try_from(given)
+        .ok()
+        .and_then(NonZeroU16::new)
+        .ok_or_else(|| SpecError::invalid("web_port", "must be between 1 and 65535"))
+}
+
+pub(crate) struct Node;
+
+impl Definition for Node {
+    type Spec = NodeSpec;
+    type Create = NodeCreate;
+    type Update = NodeUpdate;
+    type Extra = NodeExtra;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Node,
+        title: "Node",
+        about: "A machine.",
+        collection: "/clusters/{clusterID}/nodes",
+        item: "/nodes/{id}",
+        parent: Some(Parent { kind: Kind::Cluster, param: "clusterID", field: "cluster_id" }),
+        lists: &[],
+        scope: "nodes",
+        tier: Tier::Admin,
+        codes: Codes { create: 201, update: Some(200), delete: 204 },
+        retry: false,
+        id: IdPolicy::CallerOrUuid,
+        shape: 1,
+        status: true,
+        sort: &[("created_at", Column::Created), ("hostname", Column::Label), ("status", Column::Status)],
+        search: Some(Column::Label),
+        filters: &["role", "shard"],
+        global_search: false,
+        hidden: &[],
+        nullable: &[],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Active;
+
+    fn create(input: NodeCreate, parent: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        let mut shard_ids = input.shard_ids;
+        if let Some(shard) = input.shard_id.filter(|id| !id.is_empty())
+            && !shard_ids.contains(&shard)
+        {
+            shard_ids.insert(0, shard);
+        }
+        let mut spec = NodeSpec {
+            hostname: input.hostname,
+            ip_address: input.ip_address,
+            ip6_address: input.ip6_address,
+            roles: input.roles,
+            shard_ids,
+            web_port: input.web_port.map_or(Ok(default_web_port()), port)?,
+            dns_group: input.dns_group.unwrap_or_else(super::default_group),
+        };
+        normalise(&mut spec)?;
+        let id = build.id(Self::INFO.id, input.id.as_deref())?;
+        build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
+    }
+
+    fn update(spec: &mut NodeSpec, input: NodeUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
+        if let Some(hostname) = input.hostname {
+            spec.hostname = hostname;
+        }
+        if let Some(address) = input.ip_address {
+            spec.ip_address = address;
+        }
+        if let Some(address) = input.ip6_address {
+            spec.ip6_address = address;
+        }
+        if let Some(roles) = input.roles {
+            spec.roles = roles;
+        }
+        match (input.shard_ids, input.shard_id) {
+            (Some(shards), _) => spec.shard_ids = shards,
+            (None, Some(shard)) if !shard.is_empty() => spec.shard_ids = vec![shard],
+            (None, Some(_) | None) => {}
+        }
+        if let Some(given) = input.web_port {
+            spec.web_port = port(given)?;
+        }
+        if let Some(group) = input.dns_group {
+            spec.dns_group = group;
+        }
+        normalise(spec)?;
+        settable_status(input.status.as_deref())
+    }
+
+    fn label(_: &str, spec: &NodeSpec) -> String {
+        spec.hostname.clone()
+    }
+
+    fn index(_: &Resource, spec: &NodeSpec, index: &mut Index) {
+        for shard in &spec.shard_ids {
+            index.refs.push(Ref { relation: "shard_ids", kind: Kind::Shard, to: shard.clone() });
+            index.facets.push(Facet { field: "shard", value: shard.clone() });
+        }
+        index.facets.extend(spec.roles.iter().map(|role| Facet { field: "role", value: role.clone() }));
+        if spec.roles.iter().any(|role| role == "dns") {
+            index.facets.push(Facet { field: "dns_group", value: spec.dns_group.clone() });
+        }
+    }
+
+    fn extra(resource: &Resource) -> NodeExtra {
+        let shards = resource.state.get("shards").cloned().unwrap_or_default();
+        NodeExtra {
+            shards: serde_json::from_value(shards).unwrap_or_default(),
+            last_health_at: resource.state.get("last_health_at").and_then(Value::as_i64).map(timestamp),
+        }
+    }
+
+    fn example() -> Value {
+        json!({
+            "id": "web-1-node-1",
+            "hostname": "web-1-node-1",
+            "ip_address": "192.0.2.21",
+            "ip6_address": "2001:db8::21",
+            "shard_ids": ["6f1d9a52-7d0c-4b5e-9a3f-0d6f5a1c2b3d"],
+            "roles": ["web"],
+            "web_port": 80,
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Nodes of one role that hold the same tenants.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::cluster::settable_status;
+use crate::definition::{Build, Definition, Nothing};
+use crate::{
+    Codes, Facet, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+};
+
+/// What is stored of a shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ShardSpec {
+    /// Slug, unique in its cluster.
+    pub name: String,
+    /// One of [`super::ROLES`].
+    pub role: String,
+    /// Name of the edge's pool for it; `shard-{name}` by default.
+    #[serde(default)]
+    pub lb_backend: String,
+    /// By role: database `primary_node_id`; storage `s3_enabled`, `filestore_enabled`; gateway `listen_port`,
+    /// `public_key`, `external_host`.
+    #[serde(default)]
+    pub config: Map<String, Value>,
+}
+
+/// Body of POST /clusters/{clusterID}/shards.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ShardCreate {
+    name: String,
+    role: String,
+    #[serde(default)]
+    lb_backend: String,
+    #[serde(default)]
+    config: Map<String, Value>,
+}
+
+/// Body of PUT /shards/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ShardUpdate {
+    #[serde(default)]
+    lb_backend: Option<String>,
+    #[serde(default)]
+    config: Option<Map<String, Value>>,
+    #[serde(default)]
+    status: Option<String>,
+}
+
+pub(crate) struct Shard;
+
+impl Definition for Shard {
+    type Spec = ShardSpec;
+    type Create = ShardCreate;
+    type Update = ShardUpdate;
+    type Extra = Nothing;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Shard,
+        title: "Shard",
+        about: "Nodes of one role that hold the same tenants.",
+        collection: "/clusters/{clusterID}/shards",
+        item: "/shards/{id}",
+        parent: Some(Parent { kind: Kind::Cluster, param: "clusterID", field: "cluster_id" }),
+        lists: &[],
+        scope: "shards",
+        tier: Tier::Admin,
+        codes: Codes { create: 201, update: Some(200), delete: 204 },
+        retry: true,
+        id: IdPolicy::Uuid,
+        shape: 1,
+        status: true,
+        sort: &[],
+        search: None,
+        filters: &[],
+        global_search: false,
+        hidden: &[],
+        nullable: &[],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Active;
+
+    fn create(input: ShardCreate, parent: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        check::slug("name", &input.name)?;
+        check::one_of("role", &input.role, super::ROLES)?;
+        check::optional_text("lb_backend", &input.lb_backend, 255)?;
+        let lb_backend =
+            if input.lb_backend.is_empty() { format!("shard-{}", input.name) } else { input.lb_backend };
+        let id = build.id(Self::INFO.id, None)?;
+        let spec = ShardSpec { name: input.name, role: input.role, lb_backend, config: input.config };
+        build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
+    }
+
+    fn update(spec: &mut ShardSpec, input: ShardUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
+        if let Some(backend) = input.lb_backend {
+            check::optional_text("lb_backend", &backend, 255)?;
+            spec.lb_backend = backend;
+        }
+        if let Some(config) = input.config {
+            spec.config = config;
+        }
+        settable_status(input.status.as_deref())
+    }
+
+    fn label(_: &str, spec: &ShardSpec) -> String {
+        spec.name.clone()
+    }
+
+    fn index(resource: &Resource, spec: &ShardSpec, index: &mut Index) {
+        let scope = resource.parent.clone().unwrap_or_default();
+        index.uniques.push(Unique { scope, key: spec.name.clone(), field: "name" });
+        index.facets.push(Facet { field: "role", value: spec.role.clone() });
+    }
+
+    fn extra(_: &Resource) -> Nothing {
+        Nothing {}
+    }
+
+    fn example() -> Value {
+        json!({"name": "web-1", "role": "web", "config": {}})
+    }
+}

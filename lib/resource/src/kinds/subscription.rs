@@ -1,0 +1,108 @@
+//! A grouping of a tenant's resources for billing.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::definition::{Build, Definition, Nothing};
+use crate::{
+    Codes, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+};
+
+/// What is stored of a subscription.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SubscriptionSpec {
+    /// Unique in its tenant.
+    pub name: String,
+}
+
+/// Body of POST /tenants/{tenantID}/subscriptions.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct SubscriptionCreate {
+    /// Chosen by the CRM, so that sending the same twice is answered with a conflict.
+    id: String,
+    name: String,
+}
+
+/// There is no PUT.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct SubscriptionUpdate {}
+
+pub(crate) struct Subscription;
+
+impl Subscription {
+    pub(crate) fn build(
+        input: SubscriptionCreate,
+        tenant: &str,
+        build: &mut Build<'_>,
+    ) -> Result<(), SpecError> {
+        check::text("name", &input.name, 255)?;
+        let id = build.id(Self::INFO.id, Some(&input.id))?;
+        build.push::<Self>(id, Some(tenant), &SubscriptionSpec { name: input.name })
+    }
+}
+
+impl Definition for Subscription {
+    type Spec = SubscriptionSpec;
+    type Create = SubscriptionCreate;
+    type Update = SubscriptionUpdate;
+    type Extra = Nothing;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Subscription,
+        title: "Subscription",
+        about: "A grouping of a tenant's resources for billing.",
+        collection: "/tenants/{tenantID}/subscriptions",
+        item: "/subscriptions/{id}",
+        parent: Some(Parent { kind: Kind::Tenant, param: "tenantID", field: "tenant_id" }),
+        lists: &[],
+        scope: "subscriptions",
+        tier: Tier::Brand,
+        codes: Codes { create: 201, update: None, delete: 202 },
+        retry: false,
+        id: IdPolicy::Caller,
+        shape: 1,
+        status: true,
+        sort: &[],
+        search: None,
+        filters: &[],
+        global_search: false,
+        hidden: &[],
+        nullable: &[],
+        joins: &[],
+    };
+    const INITIAL: Status = Status::Active;
+
+    fn create(
+        input: SubscriptionCreate,
+        parent: Option<&Resource>,
+        build: &mut Build<'_>,
+    ) -> Result<(), SpecError> {
+        Self::build(input, parent.map(|parent| parent.id.as_str()).unwrap_or_default(), build)
+    }
+
+    fn update(
+        _: &mut SubscriptionSpec,
+        _: SubscriptionUpdate,
+        _: &Resource,
+    ) -> Result<Option<Status>, SpecError> {
+        Ok(None)
+    }
+
+    fn label(_: &str, spec: &SubscriptionSpec) -> String {
+        spec.name.clone()
+    }
+
+    fn index(resource: &Resource, spec: &SubscriptionSpec, index: &mut Index) {
+        let scope = resource.parent.clone().unwrap_or_default();
+        index.uniques.push(Unique { scope, key: spec.name.clone(), field: "name" });
+    }
+
+    fn extra(_: &Resource) -> Nothing {
+        Nothing {}
+    }
+
+    fn example() -> Value {
+        json!({"id": "crm-4711", "name": "default"})
+    }
+}

@@ -1,0 +1,243 @@
+//! A customer's account.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::fqdn::{Fqdn, FqdnCreate};
+use super::subscription::{Subscription, SubscriptionCreate};
+use super::webroot::{Webroot, WebrootCreate};
+use super::zone::{Zone, ZoneNested};
+use crate::definition::{Build, Definition};
+use crate::input::Unserved;
+use crate::{
+    Codes, Column, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError, Status, Tier,
+    check,
+};
+
+/// What is stored of a tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantSpec {
+    /// Whose customer it is.
+    pub brand_id: String,
+    /// The CRM's name for the customer: opaque.
+    pub customer_id: String,
+    /// Where it lies.
+    pub region_id: String,
+    /// Where it lies.
+    pub cluster_id: String,
+    /// The web shard that serves it.
+    #[serde(default)]
+    pub shard_id: Option<String>,
+    /// Whether files can be reached by SFTP.
+    #[serde(default)]
+    pub sftp_enabled: bool,
+    /// Whether there is a shell.
+    #[serde(default)]
+    pub ssh_enabled: bool,
+    /// Bytes; 0: no limit.
+    #[serde(default)]
+    pub disk_quota_bytes: u64,
+}
+
+/// Body of POST /tenants.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct TenantCreate {
+    brand_id: String,
+    customer_id: String,
+    region_id: String,
+    cluster_id: String,
+    /// A shard of the role web in the cluster.
+    shard_id: String,
+    #[serde(default)]
+    sftp_enabled: Unserved,
+    #[serde(default)]
+    ssh_enabled: Unserved,
+    #[serde(default)]
+    disk_quota_bytes: Unserved,
+    #[serde(default)]
+    subscriptions: Vec<SubscriptionCreate>,
+    #[serde(default)]
+    zones: Vec<ZoneNested>,
+    #[serde(default)]
+    webroots: Vec<WebrootCreate>,
+    /// Bound to no webroot.
+    #[serde(default)]
+    fqdns: Vec<FqdnCreate>,
+    #[serde(default)]
+    databases: Unserved,
+    #[serde(default)]
+    valkey_instances: Unserved,
+    #[serde(default)]
+    s3_buckets: Unserved,
+    #[serde(default)]
+    ssh_keys: Unserved,
+    #[serde(default)]
+    egress_rules: Unserved,
+    #[serde(default)]
+    email_accounts: Unserved,
+}
+
+/// Body of PUT /tenants/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct TenantUpdate {
+    #[serde(default)]
+    customer_id: Option<String>,
+    #[serde(default)]
+    sftp_enabled: Unserved,
+    #[serde(default)]
+    ssh_enabled: Unserved,
+    #[serde(default)]
+    disk_quota_bytes: Unserved,
+}
+
+/// What is shown beside the spec.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TenantExtra {
+    /// The number of its system user, from 5000; never reused.
+    uid: u64,
+    /// Why it is suspended; empty when it is not.
+    suspend_reason: String,
+}
+
+pub(crate) struct Tenant;
+
+impl Definition for Tenant {
+    type Spec = TenantSpec;
+    type Create = TenantCreate;
+    type Update = TenantUpdate;
+    type Extra = TenantExtra;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Tenant,
+        title: "Tenant",
+        about: "A customer's account.",
+        collection: "/tenants",
+        item: "/tenants/{id}",
+        parent: None,
+        lists: &[],
+        scope: "tenants",
+        tier: Tier::Brand,
+        codes: Codes { create: 202, update: Some(202), delete: 202 },
+        retry: true,
+        id: IdPolicy::Prefixed("t_"),
+        shape: 1,
+        status: true,
+        sort: &[("created_at", Column::Created), ("status", Column::Status)],
+        search: Some(Column::Id),
+        filters: &["customer_id"],
+        global_search: true,
+        hidden: &[],
+        nullable: &[],
+        joins: &[("region_name", "region_id"), ("cluster_name", "cluster_id"), ("shard_name", "shard_id")],
+    };
+    const INITIAL: Status = Status::Pending;
+
+    fn create(input: TenantCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        check::reference("brand_id", &input.brand_id)?;
+        check::text("customer_id", &input.customer_id, 255)?;
+        check::reference("region_id", &input.region_id)?;
+        check::reference("cluster_id", &input.cluster_id)?;
+        check::reference("shard_id", &input.shard_id)?;
+        input.sftp_enabled.check("sftp_enabled")?;
+        input.ssh_enabled.check("ssh_enabled")?;
+        input.disk_quota_bytes.check("disk_quota_bytes")?;
+        input.databases.check("databases")?;
+        input.valkey_instances.check("valkey_instances")?;
+        input.s3_buckets.check("s3_buckets")?;
+        input.ssh_keys.check("ssh_keys")?;
+        input.egress_rules.check("egress_rules")?;
+        input.email_accounts.check("email_accounts")?;
+        let id = build.id(Self::INFO.id, None)?;
+        let spec = TenantSpec {
+            brand_id: input.brand_id,
+            customer_id: input.customer_id,
+            region_id: input.region_id,
+            cluster_id: input.cluster_id,
+            shard_id: Some(input.shard_id),
+            sftp_enabled: false,
+            ssh_enabled: false,
+            disk_quota_bytes: 0,
+        };
+        build.push::<Self>(id.clone(), None, &spec)?;
+        for (n, subscription) in input.subscriptions.into_iter().enumerate() {
+            Subscription::build(subscription, &id, build)
+                .map_err(|e| e.within(&format!("subscriptions[{n}]")))?;
+        }
+        for (n, zone) in input.zones.into_iter().enumerate() {
+            Zone::build_nested(zone, &id, &spec, build).map_err(|e| e.within(&format!("zones[{n}]")))?;
+        }
+        for (n, webroot) in input.webroots.into_iter().enumerate() {
+            Webroot::build(webroot, &id, build).map_err(|e| e.within(&format!("webroots[{n}]")))?;
+        }
+        for (n, fqdn) in input.fqdns.into_iter().enumerate() {
+            Fqdn::build(fqdn, &id, None, build).map_err(|e| e.within(&format!("fqdns[{n}]")))?;
+        }
+        Ok(())
+    }
+
+    fn update(spec: &mut TenantSpec, input: TenantUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
+        input.sftp_enabled.check("sftp_enabled")?;
+        input.ssh_enabled.check("ssh_enabled")?;
+        input.disk_quota_bytes.check("disk_quota_bytes")?;
+        if let Some(customer) = input.customer_id {
+            check::text("customer_id", &customer, 255)?;
+            spec.customer_id = customer;
+        }
+        Ok(None)
+    }
+
+    fn label(_: &str, spec: &TenantSpec) -> String {
+        spec.customer_id.clone()
+    }
+
+    fn index(_: &Resource, spec: &TenantSpec, index: &mut Index) {
+        let refs = [
+            ("brand_id", Kind::Brand, Some(&spec.brand_id)),
+            ("region_id", Kind::Region, Some(&spec.region_id)),
+            ("cluster_id", Kind::Cluster, Some(&spec.cluster_id)),
+            ("shard_id", Kind::Shard, spec.shard_id.as_ref()),
+        ];
+        for (relation, kind, to) in refs {
+            if let Some(to) = to {
+                index.refs.push(Ref { relation, kind, to: to.clone() });
+                index.facets.push(Facet { field: relation, value: to.clone() });
+            }
+        }
+        index.facets.push(Facet { field: "customer_id", value: spec.customer_id.clone() });
+    }
+
+    fn extra(resource: &Resource) -> TenantExtra {
+        TenantExtra {
+            uid: resource.state.get("uid").and_then(Value::as_u64).unwrap_or_default(),
+            suspend_reason: suspend_reason(resource),
+        }
+    }
+
+    fn owner(spec: &TenantSpec) -> Option<OwnerRef> {
+        Some(OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.clone() })
+    }
+
+    fn example() -> Value {
+        json!({
+            "brand_id": "acme",
+            "customer_id": "customer-1",
+            "region_id": "0b0f2b57-2a4e-4f0c-8f7a-0d7d2f1f3c11",
+            "cluster_id": "1c1f2b57-2a4e-4f0c-8f7a-0d7d2f1f3c12",
+            "shard_id": "6f1d9a52-7d0c-4b5e-9a3f-0d6f5a1c2b3d",
+            "subscriptions": [{"id": "crm-4711", "name": "default"}],
+            "zones": [{"subscription_id": "crm-4711", "name": "customer-1.example"}],
+            "webroots": [{
+                "subscription_id": "crm-4711",
+                "runtime": "static",
+                "runtime_version": "1",
+                "fqdns": [{"fqdn": "www.customer-1.example"}],
+            }],
+        })
+    }
+}
+
+/// Why a resource is suspended, as the planner noted it; empty when it is not.
+pub(crate) fn suspend_reason(resource: &Resource) -> String {
+    resource.state.get("suspend_reason").and_then(Value::as_str).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,192 @@
+//! A DNS zone.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::tenant::{TenantSpec, suspend_reason};
+use crate::definition::{Build, Definition};
+use crate::{
+    Codes, Column, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError, Status, Tier,
+    Unique, check,
+};
+
+/// What is stored of a zone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ZoneSpec {
+    /// The brand whose name servers serve it: that of the tenant when there is one. Empty only in a creation whose
+    /// tenant has not been read yet.
+    #[serde(default)]
+    pub brand_id: String,
+    /// The tenant that it belongs to.
+    #[serde(default)]
+    pub tenant_id: Option<String>,
+    /// What it is billed with.
+    pub subscription_id: String,
+    /// Lower case, no trailing dot, A-labels; unique.
+    pub name: String,
+    /// Where it was ordered.
+    pub region_id: String,
+}
+
+/// Body of POST /zones.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ZoneCreate {
+    name: String,
+    subscription_id: String,
+    region_id: String,
+    #[serde(default)]
+    tenant_id: Option<String>,
+    /// Required without a tenant; else it is the tenant's.
+    #[serde(default)]
+    brand_id: Option<String>,
+}
+
+/// A zone inside the body of POST /tenants: brand and region are the tenant's.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ZoneNested {
+    subscription_id: String,
+    name: String,
+}
+
+/// Body of PUT /zones/{id}.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct ZoneUpdate {
+    /// Moves the zone to another tenant of the same brand. Null: it stays the brand's.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    tenant_id: Option<Option<String>>,
+}
+
+/// What is shown beside the spec.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ZoneExtra {
+    /// Why it is suspended; empty when it is not.
+    suspend_reason: String,
+}
+
+pub(crate) struct Zone;
+
+impl Zone {
+    pub(crate) fn build_nested(
+        input: ZoneNested,
+        tenant: &str,
+        of: &TenantSpec,
+        build: &mut Build<'_>,
+    ) -> Result<(), SpecError> {
+        check::reference("subscription_id", &input.subscription_id)?;
+        let spec = ZoneSpec {
+            brand_id: of.brand_id.clone(),
+            tenant_id: Some(tenant.to_owned()),
+            subscription_id: input.subscription_id,
+            name: check::fqdn("name", &input.name)?,
+            region_id: of.region_id.clone(),
+        };
+        let id = build.id(Self::INFO.id, None)?;
+        build.push::<Self>(id, None, &spec)
+    }
+}
+
+impl Definition for Zone {
+    type Spec = ZoneSpec;
+    type Create = ZoneCreate;
+    type Update = ZoneUpdate;
+    type Extra = ZoneExtra;
+
+    const INFO: KindInfo = KindInfo {
+        kind: Kind::Zone,
+        title: "Zone",
+        about: "A DNS zone.",
+        collection: "/zones",
+        item: "/zones/{id}",
+        parent: None,
+        lists: &[],
+        scope: "zones",
+        tier: Tier::Brand,
+        codes: Codes { create: 202, update: Some(200), delete: 202 },
+        retry: true,
+        id: IdPolicy::Uuid,
+        shape: 1,
+        status: true,
+        sort: &[("created_at", Column::Created), ("name", Column::Label), ("status", Column::Status)],
+        search: Some(Column::Label),
+        filters: &["tenant_id", "brand_id"],
+        global_search: true,
+        hidden: &[],
+        nullable: &["tenant_id"],
+        joins: &[("region_name", "region_id"), ("tenant_name", "tenant_id")],
+    };
+    const INITIAL: Status = Status::Pending;
+
+    fn create(input: ZoneCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
+        let name = check::fqdn("name", &input.name)?;
+        check::reference("subscription_id", &input.subscription_id)?;
+        check::reference("region_id", &input.region_id)?;
+        let tenant_id = input.tenant_id.filter(|id| !id.is_empty());
+        let brand_id = input.brand_id.filter(|id| !id.is_empty());
+        match (&tenant_id, &brand_id) {
+            (Some(tenant), _) => check::reference("tenant_id", tenant)?,
+            (None, Some(brand)) => check::reference("brand_id", brand)?,
+            (None, None) => return Err(SpecError::invalid("brand_id", "is required without a tenant_id")),
+        }
+        let spec = ZoneSpec {
+            brand_id: brand_id.unwrap_or_default(),
+            tenant_id,
+            subscription_id: input.subscription_id,
+            name,
+            region_id: input.region_id,
+        };
+        let id = build.id(Self::INFO.id, None)?;
+        build.push::<Self>(id, None, &spec)
+    }
+
+    fn update(spec: &mut ZoneSpec, input: ZoneUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
+        if let Some(tenant) = input.tenant_id {
+            spec.tenant_id = tenant.filter(|id| !id.is_empty());
+            if let Some(id) = &spec.tenant_id {
+                check::reference("tenant_id", id)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn label(_: &str, spec: &ZoneSpec) -> String {
+        spec.name.clone()
+    }
+
+    fn index(_: &Resource, spec: &ZoneSpec, index: &mut Index) {
+        index.uniques.push(Unique { scope: String::new(), key: spec.name.clone(), field: "name" });
+        let refs = [
+            ("brand_id", Kind::Brand, Some(&spec.brand_id)),
+            ("tenant_id", Kind::Tenant, spec.tenant_id.as_ref()),
+            ("subscription_id", Kind::Subscription, Some(&spec.subscription_id)),
+            ("region_id", Kind::Region, Some(&spec.region_id)),
+        ];
+        for (relation, kind, to) in refs {
+            if let Some(to) = to {
+                index.refs.push(Ref { relation, kind, to: to.clone() });
+                index.facets.push(Facet { field: relation, value: to.clone() });
+            }
+        }
+    }
+
+    fn extra(resource: &Resource) -> ZoneExtra {
+        ZoneExtra { suspend_reason: suspend_reason(resource) }
+    }
+
+    fn owner(spec: &ZoneSpec) -> Option<OwnerRef> {
+        Some(match &spec.tenant_id {
+            Some(id) => OwnerRef { field: "tenant_id", kind: Kind::Tenant, id: id.clone() },
+            None => OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.clone() },
+        })
+    }
+
+    fn example() -> Value {
+        json!({
+            "name": "customer-1.example",
+            "subscription_id": "crm-4711",
+            "region_id": "0b0f2b57-2a4e-4f0c-8f7a-0d7d2f1f3c11",
+            "tenant_id": "t_ab12cd34ef",
+        })
+    }
+}
