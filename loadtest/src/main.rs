@@ -1,3 +1,31 @@
-//! Benchmarks, each side by side with its peers.
+//! Benchmarks: they report figures, they never pass or fail. Each prints a table and ends with one line of JSON.
 
-fn main() {}
+mod change;
+mod figures;
+
+use clap::{Parser, Subcommand};
+
+/// Measure the platform
+#[derive(Debug, Parser)]
+#[command(after_help = "Examples:
+  loadtest change                    200 host names added and deleted, against what `./up` runs
+  loadtest change --count 1000 --data /var/tmp/platform")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// From the API's answer to the effect on edge and DNS, for host names added and deleted one by one
+    Change(change::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    // A second install can only fail because the first one stands.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Cli::parse().command {
+        Command::Change(args) => runtime.block_on(change::run(&args)),
+    }
+}

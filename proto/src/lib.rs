@@ -1,5 +1,11 @@
 //! Wire messages, generated from `proto/*.proto`. Nothing here is written by hand but these module names.
-#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::large_enum_variant, clippy::doc_lazy_continuation)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::large_enum_variant,
+    clippy::doc_lazy_continuation
+)]
 
 /// `hosting.intent.v1`: what machines apply.
 pub mod intent {

@@ -42,7 +42,9 @@ fn workspace() -> BTreeMap<String, Crate> {
                 dependencies: package
                     .dependencies
                     .iter()
-                    .filter(|dependency| dependency.kind == DependencyKind::Normal && dependency.path.is_some())
+                    .filter(|dependency| {
+                        dependency.kind == DependencyKind::Normal && dependency.path.is_some()
+                    })
                     .map(|dependency| dependency.name.clone())
                     .collect(),
             };
@@ -55,7 +57,10 @@ fn workspace() -> BTreeMap<String, Crate> {
 fn problem(crates: &BTreeMap<String, Crate>, from: &str, to: &str) -> Option<String> {
     let (upper, lower) = (&crates[from], &crates[to]);
     if lower.floor > upper.floor {
-        return Some(format!("{from} ({}) depends upwards on {to} ({})", FLOORS[upper.floor], FLOORS[lower.floor]));
+        return Some(format!(
+            "{from} ({}) depends upwards on {to} ({})",
+            FLOORS[upper.floor], FLOORS[lower.floor]
+        ));
     }
     if lower.floor == upper.floor && !SAME_FLOOR.contains(&(from, to)) {
         return Some(format!("{from} depends on {to} of the same floor"));

@@ -1,0 +1,152 @@
+//! What goes on when parts are gone, and what an operator is told.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::{Platform, eventually, machine_lacks_daemons};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn sites_and_dns_go_on_without_the_controller() {
+    if machine_lacks_daemons("sites_and_dns_go_on_without_the_controller") {
+        return;
+    }
+    let mut platform = Platform::start(&["--no-restart"]).await;
+    platform.kill("controller").await;
+    assert!(platform.is_live("bakery.test").await);
+
+    // Restarted meanwhile, they serve from their ledgers.
+    for role in ["edge", "dns", "nodeagent"] {
+        platform.kill(role).await;
+        platform.restart(role).await;
+    }
+    assert!(platform.is_live("bakery.test").await);
+    assert!(platform.is_live("guestbook.acme-hosting.test").await);
+
+    platform.restart("controller").await;
+    let fqdn = "after.acme-hosting.test";
+    let (code, answer) = platform.add_fqdn("acme-1001", fqdn, "?wait=ready&wait_timeout=60").await;
+    assert_eq!(code, 200, "{answer}");
+    assert!(platform.is_live(fqdn).await);
+    for role in ["edge", "dns"] {
+        let resumed = async |kind: &str| platform.metric(role, "hosting_feed_resumes_total", &[kind]).await;
+        assert!(resumed("delta").await >= 1.0, "{role} resumed by delta");
+        assert_eq!(resumed("snapshot").await, 0.0, "{role} needed no snapshot");
+    }
+}
+
+#[tokio::test]
+async fn one_node_of_two_is_enough() {
+    if machine_lacks_daemons("one_node_of_two_is_enough") {
+        return;
+    }
+    let platform = Platform::start(&["--no-restart", "--web-nodes=2"]).await;
+    platform.signal("nodeagent-2", Signal::SIGSTOP);
+    let (tenant, _) = platform.site("acme-1001").await;
+    let subscription = platform.items(&format!("/tenants/{tenant}/subscriptions")).await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let body = json!({"subscription_id": subscription, "runtime": "static", "runtime_version": ""});
+    let path = format!("/tenants/{tenant}/webroots?wait=ready&wait_timeout=60");
+    let (code, webroot) = platform.call("POST", &path, Some(body)).await;
+    assert_eq!(code, 200, "{webroot}");
+    let webroot = webroot["id"].as_str().unwrap();
+    let page = platform.data().join(format!("storage/{tenant}/webroots/{webroot}/index.html"));
+    fs::write(page, "one is enough").unwrap();
+
+    // Several names, so that some of them hash to the stopped node.
+    for index in 0..8 {
+        let fqdn = format!("half-{index}.acme-hosting.test");
+        let body = json!({"fqdn": fqdn, "webroot_id": webroot});
+        let path = format!("/tenants/{tenant}/fqdns?wait=ready&wait_timeout=60");
+        let (code, answer) = platform.call("POST", &path, Some(body)).await;
+        assert_eq!(code, 200, "{answer}");
+        eventually("the name is live", LIMIT, async || platform.is_live(&fqdn).await.then_some(())).await;
+    }
+    platform.signal("nodeagent-2", Signal::SIGCONT);
+}
+
+#[tokio::test]
+async fn an_older_store_destroys_nothing() {
+    if machine_lacks_daemons("an_older_store_destroys_nothing") {
+        return;
+    }
+    let mut platform = Platform::start(&["--no-restart"]).await;
+    let epoch = platform.get("/subscribers").await["epoch"].as_str().unwrap().to_owned();
+    platform.kill("controller").await;
+    let store = platform.data().join("controller");
+    let copy = platform.folder().join("older");
+    copy_store(&store, &copy);
+    platform.restart("controller").await;
+
+    let (tenant, _) = platform.site("acme-1002").await;
+    let subscription = platform.items(&format!("/tenants/{tenant}/subscriptions")).await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let body = json!({"subscription_id": subscription, "runtime": "static", "runtime_version": ""});
+    let path = format!("/tenants/{tenant}/webroots?wait=ready&wait_timeout=60");
+    let (code, made) = platform.call("POST", &path, Some(body)).await;
+    assert_eq!(code, 200, "{made}");
+    let webroot = made["id"].as_str().unwrap().to_owned();
+    let folder = platform.data().join(format!("storage/{tenant}/webroots/{webroot}"));
+    fs::write(folder.join("index.html"), "written after the copy").unwrap();
+
+    platform.kill("controller").await;
+    copy_store(&copy, &store);
+    platform.restart("controller").await;
+
+    eventually("the node reports the orphan", LIMIT, async || {
+        let subscribers = platform.get("/subscribers").await;
+        (subscribers["epoch"] != epoch.as_str() && subscribers.to_string().contains(&webroot)).then_some(())
+    })
+    .await;
+    assert_eq!(fs::read_to_string(folder.join("index.html")).unwrap(), "written after the copy");
+    assert!(platform.is_live("bakery.test").await);
+    let (code, answer) = platform.add_fqdn("acme-1001", "later.acme-hosting.test", "?wait=ready").await;
+    assert_eq!(code, 200, "{answer}");
+    assert!(platform.is_live("later.acme-hosting.test").await);
+}
+
+/// The database files of a stopped controller.
+fn copy_store(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let files = |folder: &Path| -> Vec<PathBuf> {
+        let all = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+        all.filter(|path| path.file_name().unwrap().to_string_lossy().contains(".db")).collect()
+    };
+    for old in files(to) {
+        fs::remove_file(old).unwrap();
+    }
+    let found = files(from);
+    assert!(!found.is_empty());
+    for file in found {
+        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_put_back_name_server_answers_as_before() {
+    if machine_lacks_daemons("a_put_back_name_server_answers_as_before") {
+        return;
+    }
+    let mut platform = Platform::start(&["--no-restart"]).await;
+    let (_, before) = platform.dig("bakery.test").await.unwrap();
+    assert_eq!(before, [Ipv4Addr::LOCALHOST]);
+    platform.kill("dns").await;
+    // Missed while it was away: a name that waits for no DNS server in service is not ready.
+    let (code, answer) = platform.add_fqdn("acme-1001", "missed.acme-hosting.test", "").await;
+    assert_eq!(code, 202, "{answer}");
+    platform.restart("dns").await;
+    let live = async || platform.is_live("missed.acme-hosting.test").await.then_some(());
+    eventually("the missed name is there", LIMIT, live).await;
+}
