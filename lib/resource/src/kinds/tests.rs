@@ -20,7 +20,9 @@ fn entropy() -> impl FnMut(&mut [u8]) + Send {
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
-        other => panic!("not an object: {other}"),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            panic!("no object")
+        }
     }
 }
 
@@ -54,8 +56,10 @@ fn create(kind: Kind, body: Value) -> Result<Creation, SpecError> {
 }
 
 fn created(kind: Kind, body: Value) -> Resource {
-    let owner = parent_of(kind).or_else(|| Some(stored(Kind::Brand, json!({}))));
-    create(kind, body).unwrap().resources.remove(0).into_resource(owner.as_ref(), 7, 1_700_000_000_000)
+    let new = create(kind, body).unwrap().resources.remove(0);
+    let brand = Resource { tenant: None, ..stored(Kind::Brand, json!({})) };
+    let owner = new.owner.as_ref().map(|_| parent_of(kind).unwrap_or(brand));
+    new.into_resource(owner.as_ref(), 7, 1_700_000_000_000)
 }
 
 fn with(kind: Kind, changes: Value) -> Value {
