@@ -1,0 +1,264 @@
+//! Verbs that work on every kind: what differs comes from the kind's own description.
+
+use std::{io::Read, process::ExitCode};
+
+use anyhow::{Context, bail};
+use hosting_resource::{Kind, KindInfo};
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{Api, encode},
+    args::{CreateArgs, DeleteArgs, GetArgs, NodeCommand, OneArgs, WaitArgs},
+    output,
+};
+
+/// Columns that say most, in this order, where a kind has them.
+const COLUMNS: &[&str] = &[
+    "id",
+    "name",
+    "hostname",
+    "fqdn",
+    "address",
+    "type",
+    "content",
+    "customer_id",
+    "role",
+    "roles",
+    "runtime",
+    "runtime_version",
+    "brand_id",
+    "webroot_id",
+    "managed_by",
+    "status",
+    "created_at",
+];
+
+/// By name as people write it: `zone-records`, `zone_record`, `zonerecord`.
+pub(crate) fn kind(name: &str) -> anyhow::Result<&'static KindInfo> {
+    let plain = |text: &str| text.replace(['-', '_'], "").to_ascii_lowercase();
+    let wanted = plain(name);
+    Kind::ALL
+        .iter()
+        .map(|kind| kind.info())
+        .find(|info| plain(info.plural()) == wanted || plain(&info.dashed()) == wanted)
+        .with_context(|| {
+            let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.info().plural()).collect();
+            format!("there is no kind {name:?}; there are {}", known.join(", "))
+        })
+}
+
+/// The collection's path, with the parent's id in it.
+fn collection(info: &KindInfo, parent: Option<&str>) -> anyhow::Result<String> {
+    let Some(owner) = info.parent.filter(|owner| info.collection.contains(owner.param)) else {
+        return Ok(info.collection.to_owned());
+    };
+    let id = parent.with_context(|| {
+        format!("{} lie in a {}: name it with --in ID", info.plural(), owner.kind.info().dashed())
+    })?;
+    Ok(info.collection.replace(&format!("{{{}}}", owner.param), &encode(id)))
+}
+
+fn item(info: &KindInfo, id: &str) -> String {
+    info.item.replace("{id}", &encode(id))
+}
+
+pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Result<()> {
+    let info = kind(&args.kind)?;
+    let mut items = Vec::new();
+    if args.ids.is_empty() {
+        let mut path = collection(info, args.parent.as_deref())?;
+        let mut join = '?';
+        for (name, value) in [("status", &args.status), ("search", &args.search)] {
+            if let Some(value) = value {
+                path.push_str(&format!("{join}{name}={}", encode(value)));
+                join = '&';
+            }
+        }
+        items = api.list_up_to(&path, args.limit.unwrap_or(usize::MAX)).await?;
+    } else {
+        for id in &args.ids {
+            items.push(api.get(&item(info, id)).await?);
+        }
+    }
+    if as_json {
+        output::json(&Value::Array(items));
+        return Ok(());
+    }
+    if items.is_empty() {
+        output::note(format!("no {}", info.plural()));
+        return Ok(());
+    }
+    let columns: Vec<&str> = COLUMNS
+        .iter()
+        .copied()
+        .filter(|column| items.iter().any(|item| item.get(column).is_some()))
+        .collect();
+    let rows = items
+        .iter()
+        .map(|item| columns.iter().map(|column| output::cell(&item[*column])).collect::<Vec<_>>());
+    output::table(&columns, rows);
+    Ok(())
+}
+
+pub(crate) async fn describe(api: &Api, args: &OneArgs, as_json: bool) -> anyhow::Result<()> {
+    let one = api.get(&item(kind(&args.kind)?, &args.id)).await?;
+    if as_json {
+        output::json(&one);
+        return Ok(());
+    }
+    let fields = one.as_object().cloned().unwrap_or_default();
+    let width = fields.keys().map(String::len).max().unwrap_or_default();
+    for (name, value) in fields.iter().filter(|(name, _)| *name != "conditions") {
+        output::line(format!("{name:width$}  {}", output::cell(value)));
+    }
+    if let Some(conditions) =
+        fields.get("conditions").and_then(Value::as_array).filter(|list| !list.is_empty())
+    {
+        output::line("");
+        print_conditions(conditions);
+    }
+    Ok(())
+}
+
+fn print_conditions(conditions: &[Value]) {
+    let columns = ["name", "status", "message", "since"];
+    let rows =
+        conditions.iter().map(|one| columns.iter().map(|column| output::cell(&one[*column])).collect());
+    output::table(&["condition", "status", "message", "since"], rows);
+}
+
+pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let info = kind(&args.kind)?;
+    let mut body = match &args.file {
+        Some(file) => {
+            let text = if file.as_os_str() == "-" {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+                text
+            } else {
+                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+            };
+            serde_saphyr::from_str::<Map<String, Value>>(&text)
+                .with_context(|| format!("{} holds no fields", file.display()))?
+        }
+        None => Map::new(),
+    };
+    for pair in &args.set {
+        let (name, value) = pair.split_once('=').with_context(|| format!("{pair:?}: write NAME=VALUE"))?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
+        body.insert(name.to_owned(), value);
+    }
+    if body.is_empty() {
+        bail!("give the fields with -s NAME=VALUE or -f FILE");
+    }
+    let path = collection(info, args.parent.as_deref())? + &wait_query(&args.wait);
+    let (status, answer) = api.send(Method::POST, &path, Some(&Value::Object(body))).await?;
+    Ok(outcome(info, status, &answer, args.wait.wait, as_json))
+}
+
+pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let info = kind(&args.kind)?;
+    let path = item(info, &args.id) + &wait_query(&args.wait);
+    let (status, answer) = api.send(Method::DELETE, &path, None).await?;
+    Ok(outcome(info, status, &answer, args.wait.wait, as_json))
+}
+
+fn wait_query(wait: &WaitArgs) -> String {
+    if wait.wait { format!("?wait=ready&wait_timeout={}", wait.wait_timeout) } else { String::new() }
+}
+
+/// Prints the answer of a change. Waited for and not ready is a code of its own.
+fn outcome(info: &KindInfo, status: StatusCode, answer: &Value, waited: bool, as_json: bool) -> ExitCode {
+    let late = waited && status == StatusCode::ACCEPTED;
+    if as_json {
+        output::json(answer);
+    } else {
+        for warning in answer["warnings"].as_array().into_iter().flatten() {
+            output::note(format!("warning: {}", output::cell(warning)));
+        }
+        match answer["id"].as_str() {
+            Some(id) => output::line(format!("{} {id} {}", info.dashed(), output::cell(&answer["status"]))),
+            None => output::line("done"),
+        }
+        for secret in ["key", "password"] {
+            if let Some(value) = answer[secret].as_str() {
+                output::line(format!("{secret} (shown this once): {value}"));
+            }
+        }
+        if late {
+            output::note("not ready within the time limit:");
+            print_conditions(answer["conditions"].as_array().map_or(&[], Vec::as_slice));
+            for lagging in answer["lagging"].as_array().into_iter().flatten() {
+                output::note(format!("lagging: {}", output::cell(lagging)));
+            }
+        }
+    }
+    if late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS }
+}
+
+pub(crate) async fn converge_shard(api: &Api, id: &str, as_json: bool) -> anyhow::Result<()> {
+    let answer = api.post(&format!("/shards/{}/converge", encode(id)), &json!({})).await?;
+    if as_json {
+        output::json(&answer)
+    } else {
+        output::line(output::cell(&answer["status"]))
+    }
+    Ok(())
+}
+
+pub(crate) async fn node(api: &Api, command: &NodeCommand, as_json: bool) -> anyhow::Result<()> {
+    match command {
+        NodeCommand::Token(args) => {
+            let answer = api.post(&format!("/nodes/{}/join-tokens", encode(&args.id)), &json!({})).await?;
+            let token = answer["token"].as_str().context("no token in the answer")?;
+            match &args.output {
+                Some(file) => {
+                    crate::up::write_private(file, token)?;
+                    output::line(format!(
+                        "{} holds the token of {}, valid once until {}",
+                        file.display(),
+                        args.id,
+                        output::cell(&answer["expires_at"])
+                    ));
+                }
+                None if as_json => output::json(&answer),
+                None => output::line(token),
+            }
+        }
+        NodeCommand::Forget(args) => {
+            let answer = api.post(&format!("/nodes/{}/forget", encode(&args.id)), &json!({})).await?;
+            if as_json {
+                output::json(&answer);
+            } else {
+                output::line(format!("forgot {}", args.id));
+                for left in answer["data_left"].as_array().into_iter().flatten() {
+                    output::line(format!("  data stays on it: {}", output::cell(left)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_every_spelling() {
+        for name in ["zone-records", "zone_record", "zonerecord", "Zone-Record"] {
+            assert_eq!(kind(name).unwrap().kind, Kind::ZoneRecord);
+        }
+        assert!(kind("zonk").unwrap_err().to_string().contains("fqdns"));
+    }
+
+    #[test]
+    fn a_nested_collection_needs_its_parent() {
+        let info = kind("fqdn").unwrap();
+        assert_eq!(collection(info, Some("t_a/b")).unwrap(), "/tenants/t_a%2Fb/fqdns");
+        assert!(collection(info, None).unwrap_err().to_string().contains("--in"));
+        assert_eq!(collection(kind("brands").unwrap(), None).unwrap(), "/brands");
+        assert_eq!(item(info, "x"), "/fqdns/x");
+    }
+}
