@@ -195,8 +195,8 @@ pub(crate) struct WebrootCreate {
     public_folder: String,
     #[serde(default = "default_env_file")]
     env_file_name: String,
-    #[serde(default)]
-    service_hostname_enabled: Option<bool>,
+    #[serde(default = "yes")]
+    service_hostname_enabled: bool,
     /// Names to bind to it.
     #[serde(default)]
     fqdns: Vec<FqdnCreate>,
@@ -210,6 +210,10 @@ pub(crate) struct WebrootCreate {
 
 fn default_env_file() -> String {
     ".env.hosting".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Body of PUT /webroots/{id}.
@@ -299,12 +303,9 @@ impl Webroot {
             runtime_config: input.runtime_config,
             public_folder: input.public_folder,
             env_file_name: input.env_file_name,
-            service_hostname_enabled: input.service_hostname_enabled.unwrap_or(true),
+            service_hostname_enabled: input.service_hostname_enabled,
         };
         normalise(&mut spec)?;
-        if input.service_hostname_enabled == Some(true) {
-            build.warn("service_hostname_enabled: noted, but service host names are not served yet");
-        }
         let id = build.id(Self::INFO.id, None)?;
         build.push::<Self>(id.clone(), Some(tenant), &spec)?;
         for (n, fqdn) in input.fqdns.into_iter().enumerate() {
