@@ -5,10 +5,14 @@
 //! [`hosting_intent::Intent::parse`].
 
 pub mod client;
+mod convert;
 pub mod identity;
+pub mod publisher;
 mod replica;
 mod source;
+pub mod subscriber;
 pub mod tls;
 
+pub use convert::{go_away, item_from_wire, item_to_wire, release, removal_from_wire, removal_to_wire};
 pub use replica::{Batch, Replica};
 pub use source::{AudienceHead, FeedSource, LogEntry, SourceError, Window};

@@ -1,0 +1,1034 @@
+//! The subscriber's end: from frames to a role's [`Replica`] and its ledger.
+//!
+//! A state machine without sockets and clock: the shell ([`crate::client`]) passes frames and the time in and sends what comes
+//! out. It owns the view (what the feed wants, what of it is in effect, what waits in quarantine), its digest and the position.
+//! It never lets an item take its neighbours down, never publishes half a revision or an unverified snapshot, and never says
+//! that something is on disk before it is.
+//!
+//! ```text
+//! open → (connect) hello → on_frame … take_ack → flush → take_ack …   (disconnected: hello again)
+//! ```
+
+mod brake;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use hosting_intent::{Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, kind_name};
+use hosting_ledger::{Journal, LedgerBatch, LedgerError, Meta, Quarantined, Record, Stored, Why};
+use hosting_proto::feed as wire;
+use wire::down::Frame;
+use wire::{Down, Up};
+
+use brake::Attempts;
+pub use brake::Brake;
+
+use crate::convert::{item_from_wire, removal_from_wire, up};
+use crate::{Batch, Replica};
+
+/// Exceptions listed in one Ack; the rest is one line with their number. An Ack must fit a message.
+const LISTED_EXCEPTIONS: usize = 1_000;
+/// Bytes of a reason in an Ack.
+const REASON_BYTES: usize = 300;
+/// Snapshots asked for without a matching bookmark in between, before the session is given up.
+const REPAIRS: u32 = 3;
+/// Between two tries to write the ledger after a failure: doubling from the first to the second.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Keys that wait for the ledger beyond the size of the view, before remembering them costs more than writing everything.
+const SPARE_DIRTY: usize = 10_000;
+
+/// What a subscriber is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whose intents it applies, e.g. `edge/<cluster id>`.
+    pub audience: String,
+    /// The build, for operators.
+    pub build: String,
+    /// The kinds that this role applies. Others are kept and reported as unsupported.
+    pub kinds: Vec<Kind>,
+    /// When removals that nobody asked for are held.
+    pub brake: Brake,
+}
+
+/// A point in an audience's history. Revisions compare only within one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Of the store.
+    pub epoch: String,
+    /// Of the audience.
+    pub revision: u64,
+}
+
+/// What a subscriber must do. [`Strict`] does all of it; the model test builds others to prove that it would notice.
+pub trait Policy: Send + 'static {
+    /// Refuse a delta that does not start where the view stands.
+    const CHECK_PREV: bool = true;
+    /// Keep what a snapshot lacks until the snapshot is complete and verified.
+    const SWEEP_AT_END: bool = true;
+    /// Call durable only what is on disk.
+    const DURABLE_IS_ON_DISK: bool = true;
+    /// Tell the replica of every removal.
+    const PUBLISH_REMOVALS: bool = true;
+}
+
+/// The only policy outside the model test.
+#[derive(Debug, Clone, Copy)]
+pub struct Strict;
+
+impl Policy for Strict {}
+
+/// Why a session is over. The subscriber keeps its view and may connect again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionEnd {
+    /// The controller sends us away.
+    #[error("the controller ended the session: {reason}")]
+    GoAway {
+        /// Its reason.
+        reason: String,
+        /// How long to wait, in milliseconds; 0: at once, after jitter.
+        retry_after_ms: u32,
+    },
+    /// What it sends makes no sense, or does not become right by asking again.
+    #[error("the session makes no sense: {0}")]
+    Unsound(String),
+}
+
+/// What happened since the start. Only ever grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Sessions that began with Welcome.
+    pub sessions: u64,
+    /// Sessions that continued from the position, without a snapshot.
+    pub resumed: u64,
+    /// Snapshots that were verified and put into effect.
+    pub snapshots: u64,
+    /// Snapshots that did not add up to their own count and digest.
+    pub bad_snapshots: u64,
+    /// Revisions put into effect from the log.
+    pub deltas: u64,
+    /// Bookmarks that matched.
+    pub bookmarks: u64,
+    /// Bookmarks whose count or digest differed from the view.
+    pub digest_mismatches: u64,
+    /// Deltas or bookmarks that did not start where the view stands.
+    pub gaps: u64,
+    /// Items rejected.
+    pub rejected: u64,
+    /// Changes held by the brake.
+    pub held: u64,
+    /// Batches given to the replica.
+    pub published: u64,
+    /// Writes of the ledger that failed.
+    pub ledger_failures: u64,
+}
+
+/// For metrics and operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// What is in effect; `None`: nothing is known yet, which is not the same as empty.
+    pub position: Option<Position>,
+    /// What is on disk.
+    pub durable: Option<Position>,
+    /// The cell's newest revision that the last bookmark covered.
+    pub head: u64,
+    /// Whether the view was the audience's newest when the controller last said so in this session.
+    pub caught_up: bool,
+    /// Items that the feed wants.
+    pub count: u64,
+    /// Items in effect.
+    pub effective: u64,
+    /// Keys whose newest word is rejected.
+    pub rejected: u64,
+    /// Keys held by the brake.
+    pub held: u64,
+    /// Keys of kinds that this role does not apply.
+    pub unsupported: u64,
+    /// Why the ledger cannot be written; the view goes on in memory, and `durable` stays where it is.
+    pub disk_alarm: Option<String>,
+    /// What happened since the start.
+    pub counters: Counters,
+}
+
+/// The newest word on a key, on its way to a verdict.
+enum Change {
+    Set(Item),
+    Gone(Removal),
+}
+
+/// The same with its verdict.
+enum Judged {
+    Good(Item, Intent),
+    Bad(Item, Why, String),
+    Gone(Removal),
+}
+
+/// A revision of which frames are still to come.
+struct Partial {
+    prev: u64,
+    revision: u64,
+    changes: BTreeMap<Key, Change>,
+}
+
+/// A snapshot on its way. Nothing of it is in effect.
+struct Staging {
+    at: u64,
+    items: BTreeMap<Key, Item>,
+}
+
+enum Mode {
+    /// Deltas go to the view.
+    Following,
+    /// A snapshot was asked for; what is still under way of the old stream is ignored.
+    Awaiting,
+    /// Everything goes to the staged snapshot.
+    Staging(Staging),
+}
+
+struct Session {
+    epoch: String,
+    mode: Mode,
+    partial: Option<Partial>,
+    repairs: u32,
+    /// Neither a snapshot nor a step of the log came yet.
+    fresh: bool,
+    caught_up: bool,
+}
+
+struct Alarm {
+    problem: String,
+    retry_at: Instant,
+    delay: Duration,
+}
+
+/// One audience's subscriber.
+pub struct Subscriber<J, R, P = Strict> {
+    config: Config,
+    journal: J,
+    replica: R,
+    view: BTreeMap<Key, Record>,
+    position: Option<Position>,
+    count: u64,
+    digest: Digest,
+    effective: u64,
+    quarantine: BTreeSet<Key>,
+    attempts: Attempts,
+    session: Option<Session>,
+    head: u64,
+    durable: Option<Position>,
+    /// Keys whose record on disk may differ from the view.
+    dirty: BTreeSet<Key>,
+    /// What is on disk is not known: everything must be written.
+    rewrite: bool,
+    unwritten: bool,
+    alarm: Option<Alarm>,
+    counters: Counters,
+    exceptions_changed: bool,
+    acked: Option<(String, u64, u64)>,
+    policy: PhantomData<P>,
+}
+
+impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
+    /// Reads the ledger and gives its whole view to the replica, before anything else. A ledger that was never written
+    /// publishes nothing: not yet known is not empty.
+    ///
+    /// Every item is judged again, because this build may know more, or less, than the one that wrote it.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read; nothing is published then.
+    pub fn open(config: Config, mut journal: J, replica: R) -> Result<Self, LedgerError> {
+        let mut view = BTreeMap::new();
+        let meta = journal.load(&mut |key, record| {
+            view.insert(key, record);
+        })?;
+        let mut subscriber = Self {
+            attempts: Attempts::new(config.brake),
+            config,
+            journal,
+            replica,
+            view: BTreeMap::new(),
+            position: None,
+            count: 0,
+            digest: Digest::EMPTY,
+            effective: 0,
+            quarantine: BTreeSet::new(),
+            session: None,
+            head: 0,
+            durable: None,
+            dirty: BTreeSet::new(),
+            rewrite: false,
+            unwritten: false,
+            alarm: None,
+            counters: Counters::default(),
+            exceptions_changed: true,
+            acked: None,
+            policy: PhantomData,
+        };
+        if let Some(meta) = meta {
+            let position = Position { epoch: meta.epoch, revision: meta.revision };
+            subscriber.durable = Some(position.clone());
+            subscriber.restore(position, view);
+        }
+        Ok(subscriber)
+    }
+
+    fn restore(&mut self, position: Position, view: BTreeMap<Key, Record>) {
+        let mut upserts = Vec::new();
+        for (key, record) in view {
+            let (judged, publish) = self.judge_again(&key, &record);
+            if let Some((stored, intent)) = publish {
+                upserts.push((stored.item(&key), intent));
+            }
+            let changed = judged != record;
+            self.put(&key, Some(judged));
+            if !changed {
+                self.dirty.remove(&key);
+            }
+        }
+        self.unwritten = !self.dirty.is_empty();
+        self.position = Some(position);
+        self.publish(upserts, Vec::new());
+    }
+
+    /// What a record from disk is to this build, and what of it goes into effect.
+    fn judge_again(&self, key: &Key, record: &Record) -> (Record, Option<(Stored, Intent)>) {
+        let quarantine = |why, reason, revision, wanted, good: Option<Stored>| {
+            let good =
+                good.and_then(|stored| self.judge(key, &stored.value).ok().map(|intent| (stored, intent)));
+            let record = Record::Quarantined(Box::new(Quarantined {
+                why,
+                reason,
+                revision,
+                wanted,
+                good: good.as_ref().map(|(stored, _)| stored.clone()),
+            }));
+            (record, good)
+        };
+        match record {
+            Record::Accepted(stored) => match self.judge(key, &stored.value) {
+                Ok(intent) => (record.clone(), Some((stored.clone(), intent))),
+                Err((why, reason)) => quarantine(why, reason, stored.revision, Some(stored.clone()), None),
+            },
+            Record::Quarantined(kept) => {
+                let kept = kept.as_ref().clone();
+                match (&kept.why, &kept.wanted) {
+                    (Why::Rejected | Why::Unsupported, Some(wanted)) => {
+                        match self.judge(key, &wanted.value) {
+                            Ok(intent) => (Record::Accepted(wanted.clone()), Some((wanted.clone(), intent))),
+                            Err((why, reason)) => {
+                                quarantine(why, reason, kept.revision, kept.wanted, kept.good)
+                            }
+                        }
+                    }
+                    (Why::Held, _) | (Why::Rejected | Why::Unsupported, None) => {
+                        quarantine(kept.why, kept.reason, kept.revision, kept.wanted, kept.good)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins a session: the first frame to send. What was staged of the last session is forgotten.
+    pub fn hello(&mut self) -> Up {
+        self.disconnected();
+        // A controller may have forgotten, or be another one.
+        self.acked = None;
+        self.exceptions_changed = true;
+        up(wire::up::Frame::Hello(wire::Hello {
+            build: self.config.build.clone(),
+            kinds: self.config.kinds.iter().map(|kind| *kind as i32 as u32).collect(),
+            audience: self.config.audience.clone(),
+            cursor: self
+                .position
+                .as_ref()
+                .map(|position| wire::Cursor { epoch: position.epoch.clone(), revision: position.revision }),
+        }))
+    }
+
+    /// The connection is gone. The view stays in effect.
+    pub fn disconnected(&mut self) {
+        self.session = None;
+    }
+
+    /// Takes in a frame; gives what must be sent because of it. Ask [`Subscriber::take_ack`] afterwards.
+    ///
+    /// # Errors
+    /// The session is over; close it and connect again later.
+    pub fn on_frame(&mut self, frame: Down, now: Instant) -> Result<Vec<Up>, SessionEnd> {
+        let problem = match frame.frame {
+            // From a newer controller.
+            None => None,
+            Some(Frame::GoAway(away)) => {
+                self.session = None;
+                return Err(SessionEnd::GoAway { reason: away.reason, retry_after_ms: away.retry_after_ms });
+            }
+            Some(Frame::Welcome(welcome)) => {
+                if self.session.is_some() {
+                    return Err(self.unsound("a second Welcome"));
+                }
+                self.counters.sessions += 1;
+                self.session = Some(Session {
+                    epoch: welcome.epoch,
+                    mode: Mode::Following,
+                    partial: None,
+                    repairs: 0,
+                    fresh: true,
+                    caught_up: false,
+                });
+                None
+            }
+            Some(_) if self.session.is_none() => return Err(self.unsound("the first frame is not Welcome")),
+            Some(Frame::SnapshotBegin(begin)) => self.on_snapshot_begin(begin)?,
+            Some(Frame::SnapshotItems(items)) => self.on_snapshot_items(items),
+            Some(Frame::SnapshotEnd(end)) => self.on_snapshot_end(&end, now)?,
+            Some(Frame::Delta(delta)) => self.on_delta(delta, now),
+            Some(Frame::Bookmark(bookmark)) => self.on_bookmark(&bookmark),
+            Some(Frame::Release(release)) => {
+                self.on_release(&release);
+                None
+            }
+        };
+        match problem {
+            None => Ok(Vec::new()),
+            Some(reason) => self.want_snapshot(reason).map(|up| vec![up]),
+        }
+    }
+
+    /// The state to tell the controller; also the heartbeat.
+    pub fn ack(&mut self) -> Up {
+        let (epoch, applied, durable) = self.claim();
+        let has_exceptions = std::mem::take(&mut self.exceptions_changed);
+        let exceptions = if has_exceptions { self.exceptions_to_wire() } else { Vec::new() };
+        self.acked = Some((epoch.clone(), applied, durable));
+        up(wire::up::Frame::Ack(wire::Ack { epoch, applied, durable, exceptions, has_exceptions }))
+    }
+
+    /// The same, if anything changed since the controller was last told.
+    pub fn take_ack(&mut self) -> Option<Up> {
+        let changed = self.exceptions_changed || self.acked.as_ref() != Some(&self.claim());
+        changed.then(|| self.ack())
+    }
+
+    fn claim(&self) -> (String, u64, u64) {
+        let Some(position) = &self.position else { return (String::new(), 0, 0) };
+        let durable = match &self.durable {
+            _ if !P::DURABLE_IS_ON_DISK => position.revision,
+            Some(durable) if durable.epoch == position.epoch => durable.revision.min(position.revision),
+            _ => 0,
+        };
+        (position.epoch.clone(), position.revision, durable)
+    }
+
+    /// Whether [`Subscriber::flush`] would write now.
+    #[must_use]
+    pub fn wants_flush(&self, now: Instant) -> bool {
+        self.unwritten && self.alarm.as_ref().is_none_or(|alarm| now >= alarm.retry_at)
+    }
+
+    /// Writes what is not on disk yet. Blocks for as long as the disk takes. Many frames may share one flush; the view is in
+    /// effect all along. After a failure it does nothing until it is time to try again.
+    pub fn flush(&mut self, now: Instant) {
+        if !self.wants_flush(now) {
+            return;
+        }
+        let Some(position) = self.position.clone() else { return };
+        let meta = Meta {
+            epoch: position.epoch.clone(),
+            revision: position.revision,
+            count: self.count,
+            digest: self.digest,
+        };
+        let view = &self.view;
+        let written = self.journal.write(LedgerBatch {
+            meta: &meta,
+            replace_all: self.rewrite,
+            records: if self.rewrite {
+                Box::new(view.iter().map(|(key, record)| (key, Some(record))))
+            } else {
+                Box::new(self.dirty.iter().map(|key| (key, view.get(key))))
+            },
+        });
+        match written {
+            Ok(()) => {
+                if self.alarm.take().is_some() {
+                    tracing::info!(audience = %self.config.audience, "the ledger can be written again");
+                }
+                self.dirty.clear();
+                self.rewrite = false;
+                self.unwritten = false;
+                self.durable = Some(position);
+            }
+            Err(error) => self.on_ledger_failure(&error, now),
+        }
+    }
+
+    fn on_ledger_failure(&mut self, error: &LedgerError, now: Instant) {
+        self.counters.ledger_failures += 1;
+        // On a full disk the old file is sound, and the few changed keys need the least room. After anything else nothing
+        // that was written before is relied on.
+        let remembered = self.dirty.len() <= self.view.len().saturating_add(SPARE_DIRTY);
+        if !error.is_full() || !remembered {
+            self.rewrite = true;
+            self.dirty.clear();
+        }
+        if matches!(error, LedgerError::Corrupt { .. }) {
+            // The file was set aside; nothing is on disk any more.
+            self.durable = None;
+        }
+        if self.alarm.is_none() {
+            tracing::error!(
+                audience = %self.config.audience, %error,
+                "the ledger cannot be written; going on in memory, a restart would lose what came since"
+            );
+        }
+        let delay = self.alarm.as_ref().map_or(RETRY.0, |alarm| (alarm.delay * 2).min(RETRY.1));
+        self.alarm = Some(Alarm { problem: error.to_string(), retry_at: now + delay, delay });
+    }
+
+    /// For metrics and operators. Costs a walk over the quarantine.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (mut rejected, mut held, mut unsupported) = (0, 0, 0);
+        for (_, quarantined) in self.exceptions() {
+            match quarantined.why {
+                Why::Rejected => rejected += 1,
+                Why::Held => held += 1,
+                Why::Unsupported => unsupported += 1,
+            }
+        }
+        Status {
+            position: self.position.clone(),
+            durable: self.durable.clone(),
+            head: self.head,
+            caught_up: self.session.as_ref().is_some_and(|session| session.caught_up),
+            count: self.count,
+            effective: self.effective,
+            rejected,
+            held,
+            unsupported,
+            disk_alarm: self.alarm.as_ref().map(|alarm| alarm.problem.clone()),
+            counters: self.counters,
+        }
+    }
+
+    /// Keys whose newest word is not in effect, in key order.
+    pub fn exceptions(&self) -> impl Iterator<Item = (&Key, &Quarantined)> {
+        self.quarantine.iter().filter_map(|key| Some((key, self.view.get(key)?.quarantined()?)))
+    }
+
+    /// Over what the feed wants.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The role's own state.
+    #[must_use]
+    pub fn replica(&self) -> &R {
+        &self.replica
+    }
+
+    // ---- frames ----
+
+    fn on_snapshot_begin(&mut self, begin: wire::SnapshotBegin) -> Result<Option<String>, SessionEnd> {
+        self.never_back(&begin.epoch, begin.base)?;
+        if !P::SWEEP_AT_END {
+            let removals = self
+                .view
+                .keys()
+                .map(|key| Removal { key: key.clone(), cause: Cause::Planner, traceparent: String::new() })
+                .collect();
+            self.publish(Vec::new(), removals);
+        }
+        if let Some(session) = &mut self.session {
+            session.epoch = begin.epoch;
+            session.partial = None;
+            session.fresh = false;
+            session.caught_up = false;
+            session.mode = Mode::Staging(Staging { at: begin.base, items: BTreeMap::new() });
+        }
+        Ok(None)
+    }
+
+    fn on_snapshot_items(&mut self, items: wire::SnapshotItems) -> Option<String> {
+        let view = &self.view;
+        let session = self.session.as_mut()?;
+        match &mut session.mode {
+            Mode::Awaiting => None,
+            Mode::Following => Some("snapshot items outside a snapshot".to_owned()),
+            Mode::Staging(_) if session.partial.is_some() => {
+                Some("snapshot items amid a revision".to_owned())
+            }
+            Mode::Staging(staging) => {
+                for item in items.items {
+                    let mut item = item_from_wire(item);
+                    // Most of a snapshot is what is known already: share those bytes.
+                    if let Some(known) = view.get(&item.key).and_then(Record::wanted)
+                        && known.value == item.value
+                    {
+                        item.value = known.value.clone();
+                    }
+                    staging.items.insert(item.key.clone(), item);
+                }
+                None
+            }
+        }
+    }
+
+    fn on_snapshot_end(
+        &mut self,
+        end: &wire::SnapshotEnd,
+        now: Instant,
+    ) -> Result<Option<String>, SessionEnd> {
+        let Some(session) = &mut self.session else { return Ok(None) };
+        let staging = match std::mem::replace(&mut session.mode, Mode::Awaiting) {
+            Mode::Awaiting => return Ok(None),
+            Mode::Following => return Ok(Some("the end of a snapshot that did not begin".to_owned())),
+            Mode::Staging(staging) => staging,
+        };
+        if session.partial.take().is_some() {
+            return Ok(Some("the end of a snapshot amid a revision".to_owned()));
+        }
+        let epoch = session.epoch.clone();
+        self.never_back(&epoch, end.revision)?;
+        let digest = Digest::of(staging.items.values());
+        let count = staging.items.len() as u64;
+        if staging.at != end.revision || count != end.count || Digest::from_bytes(&end.digest) != Some(digest)
+        {
+            self.counters.bad_snapshots += 1;
+            return Ok(Some(format!(
+                "snapshot of {count} items at revision {} with digest {digest} does not match its end: {} items at {}",
+                staging.at, end.count, end.revision
+            )));
+        }
+        self.adopt(Position { epoch, revision: end.revision }, staging.items, now);
+        self.counters.snapshots += 1;
+        if let Some(session) = &mut self.session {
+            session.mode = Mode::Following;
+        }
+        Ok(None)
+    }
+
+    /// Puts a verified snapshot into effect: only what differs from the view is a change.
+    fn adopt(&mut self, position: Position, staged: BTreeMap<Key, Item>, now: Instant) {
+        let renewed = self.position.as_ref().is_some_and(|present| present.epoch != position.epoch);
+        // Nobody asked for what a sweep removes.
+        let cause = if renewed { Cause::Restore } else { Cause::Planner };
+        let mut changes: BTreeMap<Key, Change> = self
+            .view
+            .iter()
+            .filter(|(key, record)| record.wanted().is_some() && !staged.contains_key(*key))
+            .map(|(key, _)| {
+                (key.clone(), Change::Gone(Removal { key: key.clone(), cause, traceparent: String::new() }))
+            })
+            .collect();
+        for (key, item) in staged {
+            let known = self.view.get(&key).and_then(Record::wanted);
+            if known.is_none_or(|known| known.value != item.value || known.revision != item.revision) {
+                changes.insert(key, Change::Set(item));
+            }
+        }
+        self.settle(position, changes, now);
+    }
+
+    fn on_delta(&mut self, delta: wire::Delta, now: Instant) -> Option<String> {
+        let session = self.session.as_mut()?;
+        let at = match &session.mode {
+            Mode::Awaiting => return None,
+            Mode::Staging(staging) => staging.at,
+            Mode::Following => match &self.position {
+                // A revision of another epoch says nothing about this one, whatever its number.
+                Some(position) if position.epoch == session.epoch => position.revision,
+                _ => return Some("a delta, and no snapshot of its epoch before it".to_owned()),
+            },
+        };
+        if P::CHECK_PREV && (delta.prev != at || delta.revision <= delta.prev) {
+            self.counters.gaps += 1;
+            return Some(format!(
+                "delta from {} to {}, but the position is {at}",
+                delta.prev, delta.revision
+            ));
+        }
+        let mut partial = match session.partial.take() {
+            None => Partial { prev: delta.prev, revision: delta.revision, changes: BTreeMap::new() },
+            Some(partial) if (partial.prev, partial.revision) == (delta.prev, delta.revision) => partial,
+            Some(partial) => {
+                self.counters.gaps += 1;
+                return Some(format!("delta to {} amid revision {}", delta.revision, partial.revision));
+            }
+        };
+        for removal in delta.removals {
+            let removal = removal_from_wire(removal);
+            // Set and withdrawn in one revision: the name was created anew, and the new one wins.
+            if !matches!(partial.changes.get(&removal.key), Some(Change::Set(_))) {
+                partial.changes.insert(removal.key.clone(), Change::Gone(removal));
+            }
+        }
+        for item in delta.upserts {
+            let item = item_from_wire(item);
+            partial.changes.insert(item.key.clone(), Change::Set(item));
+        }
+        if delta.more {
+            session.partial = Some(partial);
+            return None;
+        }
+        if let Mode::Staging(staging) = &mut session.mode {
+            staging.at = partial.revision;
+            for (key, change) in partial.changes {
+                match change {
+                    Change::Set(item) => staging.items.insert(key, item),
+                    Change::Gone(_) => staging.items.remove(&key),
+                };
+            }
+            return None;
+        }
+        let epoch = session.epoch.clone();
+        session.caught_up = false;
+        if std::mem::take(&mut session.fresh) {
+            self.counters.resumed += 1;
+        }
+        self.counters.deltas += 1;
+        self.settle(Position { epoch, revision: partial.revision }, partial.changes, now);
+        None
+    }
+
+    fn on_bookmark(&mut self, bookmark: &wire::Bookmark) -> Option<String> {
+        let session = self.session.as_mut()?;
+        match &session.mode {
+            Mode::Awaiting => return None,
+            Mode::Staging(_) => return Some("a bookmark amid a snapshot".to_owned()),
+            Mode::Following if session.partial.is_some() => {
+                return Some("a bookmark amid a revision".to_owned());
+            }
+            Mode::Following => {}
+        }
+        let Some(at) = self.position.as_ref().filter(|position| position.epoch == session.epoch) else {
+            return Some("a bookmark, and no snapshot of its epoch before it".to_owned());
+        };
+        let at = at.revision;
+        if bookmark.revision != at {
+            self.counters.gaps += 1;
+            return Some(format!("bookmark at {}, but the position is {at}", bookmark.revision));
+        }
+        if bookmark.count != self.count || Digest::from_bytes(&bookmark.digest) != Some(self.digest) {
+            self.counters.digest_mismatches += 1;
+            return Some(format!(
+                "{} items with digest {} at revision {at}; the controller has {}",
+                self.count, self.digest, bookmark.count
+            ));
+        }
+        if std::mem::take(&mut session.fresh) {
+            self.counters.resumed += 1;
+        }
+        self.counters.bookmarks += 1;
+        self.head = bookmark.head;
+        session.caught_up = true;
+        session.repairs = 0;
+        None
+    }
+
+    /// An operator speaks: what is held goes into effect.
+    fn on_release(&mut self, release: &wire::Release) {
+        let held: Vec<Key> = self
+            .exceptions()
+            .filter(|(_, quarantined)| quarantined.why == Why::Held)
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.attempts.forgive();
+        if held.is_empty() {
+            return;
+        }
+        tracing::warn!(audience = %self.config.audience, by = %release.by, keys = held.len(), "held changes are released");
+        let (mut upserts, mut removals) = (Vec::new(), Vec::new());
+        for key in held {
+            let wanted = self.view.get(&key).and_then(Record::wanted).cloned();
+            let change = match wanted {
+                Some(stored) => match self.judge(&key, &stored.value) {
+                    Ok(intent) => Judged::Good(stored.item(&key), intent),
+                    Err((why, reason)) => Judged::Bad(stored.item(&key), why, reason),
+                },
+                None => Judged::Gone(Removal { key, cause: Cause::Person, traceparent: String::new() }),
+            };
+            self.apply(change, &mut upserts, &mut removals);
+        }
+        self.unwritten = true;
+        self.publish(upserts, removals);
+    }
+
+    fn want_snapshot(&mut self, reason: String) -> Result<Up, SessionEnd> {
+        let Some(session) = &mut self.session else { return Err(self.unsound("no session")) };
+        session.mode = Mode::Awaiting;
+        session.partial = None;
+        session.caught_up = false;
+        session.repairs += 1;
+        if session.repairs > REPAIRS {
+            return Err(self.unsound(&format!("{REPAIRS} snapshots did not help: {reason}")));
+        }
+        tracing::warn!(audience = %self.config.audience, %reason, "asking for a snapshot");
+        Ok(up(wire::up::Frame::WantSnapshot(wire::WantSnapshot { reason })))
+    }
+
+    /// Within an epoch nothing goes back: a controller that is behind us must begin another epoch first, which it does when
+    /// it sees our cursor.
+    fn never_back(&mut self, epoch: &str, revision: u64) -> Result<(), SessionEnd> {
+        match &self.position {
+            Some(position) if position.epoch == epoch && revision < position.revision => {
+                let reason = format!(
+                    "a snapshot at revision {revision}, behind {} of the same epoch",
+                    position.revision
+                );
+                Err(self.unsound(&reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn unsound(&mut self, reason: &str) -> SessionEnd {
+        self.session = None;
+        SessionEnd::Unsound(reason.to_owned())
+    }
+
+    // ---- the view ----
+
+    /// Judges every change by itself, lets the brake have its say, and puts the rest into effect together.
+    fn settle(&mut self, position: Position, changes: BTreeMap<Key, Change>, now: Instant) {
+        let before = self.effective;
+        let mut stops = Vec::new();
+        let (mut upserts, mut removals) = (Vec::new(), Vec::new());
+        for (key, change) in changes {
+            let change = match change {
+                Change::Gone(removal) => Judged::Gone(removal),
+                Change::Set(item) => match self.judge(&key, &item.value) {
+                    Ok(intent) => Judged::Good(item, intent),
+                    Err((why, reason)) => Judged::Bad(item, why, reason),
+                },
+            };
+            if self.stops(&key, &change) {
+                stops.push((key, change));
+            } else {
+                self.apply(change, &mut upserts, &mut removals);
+            }
+        }
+        // A key that is held already is no further attempt; it waits for the operator in any case.
+        let (mut hold, new): (Vec<_>, Vec<_>) = stops.into_iter().partition(|(key, _)| self.is_held(key));
+        if self.attempts.exceed(new.len(), before.max(self.effective), now) {
+            tracing::error!(
+                audience = %self.config.audience, keys = new.len(), revision = position.revision,
+                "too many removals without a person's cause; they are held until an operator releases them"
+            );
+            hold.extend(new);
+        } else {
+            let removed = new.iter().filter(|(_, change)| matches!(change, Judged::Gone(_))).count();
+            self.attempts.removed(removed);
+            for (_, change) in new {
+                self.apply(change, &mut upserts, &mut removals);
+            }
+        }
+        for (key, change) in hold {
+            self.hold(&key, change, position.revision);
+        }
+        self.position = Some(position);
+        self.unwritten = true;
+        self.publish(upserts, removals);
+    }
+
+    /// Whether a change stops serving something that is served, or destroys it, without a person having asked for it.
+    fn stops(&self, key: &Key, change: &Judged) -> bool {
+        let present =
+            || self.view.get(key).and_then(Record::effective).map(|stored| Intent::parse(key, &stored.value));
+        match change {
+            // That a Retire is no longer wanted destroys nothing.
+            Judged::Gone(removal) => {
+                removal.cause != Cause::Person
+                    && key.known_kind() != Some(Kind::Retire)
+                    && present().is_some()
+            }
+            Judged::Good(item, intent) if item.cause != Cause::Person && intent.takes_away() => {
+                match present() {
+                    Some(Ok(served)) => !served.takes_away(),
+                    Some(Err(_)) => true,
+                    // New and empty from the start takes nothing away, except a Retire, which is about something else.
+                    None => matches!(intent, Intent::Retire(_)),
+                }
+            }
+            Judged::Good(..) | Judged::Bad(..) => false,
+        }
+    }
+
+    fn is_held(&self, key: &Key) -> bool {
+        self.view
+            .get(key)
+            .and_then(Record::quarantined)
+            .is_some_and(|quarantined| quarantined.why == Why::Held)
+    }
+
+    fn judge(&self, key: &Key, value: &[u8]) -> Result<Intent, (Why, String)> {
+        let intent = Intent::parse(key, value).map_err(|rejection| match rejection {
+            Rejection::UnknownKind(_) => (Why::Unsupported, rejection.to_string()),
+            Rejection::Malformed(_) | Rejection::Invalid { .. } => (Why::Rejected, rejection.to_string()),
+        })?;
+        if !key.known_kind().is_some_and(|kind| self.config.kinds.contains(&kind)) {
+            return Err((Why::Unsupported, format!("this role does not apply {}", kind_name(key.kind))));
+        }
+        self.replica.check(key, &intent).map_err(|rejection| (Why::Rejected, rejection.to_string()))?;
+        Ok(intent)
+    }
+
+    fn apply(&mut self, change: Judged, upserts: &mut Vec<(Item, Intent)>, removals: &mut Vec<Removal>) {
+        match change {
+            Judged::Good(item, intent) => {
+                let stored = stored(&item);
+                let same = self.view.get(&item.key).and_then(Record::effective).is_some_and(|present| {
+                    present.value == stored.value && present.revision == stored.revision
+                });
+                self.put(&item.key, Some(Record::Accepted(stored)));
+                if !same {
+                    upserts.push((item, intent));
+                }
+            }
+            Judged::Bad(item, why, reason) => {
+                if why == Why::Rejected {
+                    self.counters.rejected += 1;
+                    tracing::warn!(
+                        audience = %self.config.audience, key = %item.key, revision = item.revision, %reason,
+                        "rejected"
+                    );
+                }
+                let good = self.view.get(&item.key).and_then(Record::effective).cloned();
+                self.quarantine(
+                    &item.key,
+                    Quarantined { why, reason, revision: item.revision, wanted: Some(stored(&item)), good },
+                );
+            }
+            Judged::Gone(removal) => {
+                let Some(record) = self.view.get(&removal.key) else { return };
+                let effective = record.effective().is_some();
+                self.put(&removal.key, None);
+                if effective {
+                    removals.push(removal);
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, key: &Key, change: Judged, revision: u64) {
+        self.counters.held += 1;
+        let good = self.view.get(key).and_then(Record::effective).cloned();
+        let (wanted, reason) = match change {
+            Judged::Good(item, _) | Judged::Bad(item, ..) => (
+                Some(stored(&item)),
+                "takes away what is served, among too many others, and nobody asked for it",
+            ),
+            Judged::Gone(_) => (None, "removed among too many others, and nobody asked for it"),
+        };
+        self.quarantine(
+            key,
+            Quarantined { why: Why::Held, reason: reason.to_owned(), revision, wanted, good },
+        );
+    }
+
+    fn quarantine(&mut self, key: &Key, quarantined: Quarantined) {
+        self.put(key, Some(Record::Quarantined(Box::new(quarantined))));
+    }
+
+    /// The one place where the view changes: sums, quarantine and dirty keys follow.
+    fn put(&mut self, key: &Key, record: Option<Record>) {
+        if let Some(record) = &record {
+            if let Some(wanted) = record.wanted() {
+                self.count += 1;
+                self.digest.add(key, &wanted.value);
+            }
+            self.effective += u64::from(record.effective().is_some());
+        }
+        let is_exception = record.as_ref().is_some_and(|record| record.quarantined().is_some());
+        let before = match record {
+            Some(record) => self.view.insert(key.clone(), record),
+            None => self.view.remove(key),
+        };
+        if let Some(before) = &before {
+            if let Some(wanted) = before.wanted() {
+                self.count = self.count.saturating_sub(1);
+                self.digest.remove(key, &wanted.value);
+            }
+            self.effective = self.effective.saturating_sub(u64::from(before.effective().is_some()));
+        }
+        let told = |record: Option<&Record>| {
+            record.and_then(Record::quarantined).map(|q| (q.why, q.revision, q.reason.clone()))
+        };
+        if told(before.as_ref()) != told(self.view.get(key)) {
+            self.exceptions_changed = true;
+        }
+        if is_exception {
+            self.quarantine.insert(key.clone());
+        } else {
+            self.quarantine.remove(key);
+        }
+        self.unwritten = true;
+        if !self.rewrite {
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    fn publish(&mut self, upserts: Vec<(Item, Intent)>, mut removals: Vec<Removal>) {
+        let Some(position) = &self.position else { return };
+        if !P::PUBLISH_REMOVALS {
+            removals.clear();
+        }
+        self.counters.published += 1;
+        self.replica.publish(Batch {
+            epoch: position.epoch.clone(),
+            revision: position.revision,
+            upserts,
+            removals,
+        });
+    }
+
+    fn exceptions_to_wire(&self) -> Vec<wire::Exception> {
+        let mut listed: Vec<wire::Exception> = self
+            .exceptions()
+            .take(LISTED_EXCEPTIONS)
+            .map(|(key, quarantined)| wire::Exception {
+                r#type: exception_type(quarantined.why) as i32,
+                kind: key.kind,
+                key: key.name.clone(),
+                revision: quarantined.revision,
+                reason: shortened(&quarantined.reason),
+            })
+            .collect();
+        let rest = self.quarantine.len().saturating_sub(listed.len());
+        if rest > 0 {
+            listed.push(wire::Exception {
+                r#type: wire::exception::Type::Unspecified as i32,
+                kind: 0,
+                key: String::new(),
+                revision: 0,
+                reason: format!("{rest} more are not listed"),
+            });
+        }
+        listed
+    }
+}
+
+fn stored(item: &Item) -> Stored {
+    Stored { revision: item.revision, value: item.value.clone(), cause: item.cause }
+}
+
+fn exception_type(why: Why) -> wire::exception::Type {
+    match why {
+        Why::Rejected => wire::exception::Type::Rejected,
+        Why::Held => wire::exception::Type::Held,
+        Why::Unsupported => wire::exception::Type::Unsupported,
+    }
+}
+
+/// A reason may quote what was sent; it must not make an Ack grow without bound.
+fn shortened(reason: &str) -> String {
+    if reason.len() <= REASON_BYTES {
+        return reason.to_owned();
+    }
+    let end = (0..=REASON_BYTES).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", reason.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
