@@ -21,7 +21,8 @@ pub struct ZoneSpec {
     /// The tenant that it belongs to.
     #[serde(default)]
     pub tenant_id: Option<String>,
-    /// What it is billed with.
+    /// What it is billed with; empty for a brand's own zone, which is billed to nobody.
+    #[serde(default)]
     pub subscription_id: String,
     /// Lower case, no trailing dot, A-labels; unique.
     pub name: String,
@@ -33,7 +34,9 @@ pub struct ZoneSpec {
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ZoneCreate {
     name: String,
-    subscription_id: String,
+    /// Required with a tenant.
+    #[serde(default)]
+    subscription_id: Option<String>,
     region_id: String,
     #[serde(default)]
     tenant_id: Option<String>,
@@ -120,10 +123,13 @@ impl Definition for Zone {
 
     fn create(input: ZoneCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
         let name = check::fqdn("name", &input.name)?;
-        check::reference("subscription_id", &input.subscription_id)?;
         check::reference("region_id", &input.region_id)?;
         let tenant_id = input.tenant_id.filter(|id| !id.is_empty());
         let brand_id = input.brand_id.filter(|id| !id.is_empty());
+        let subscription_id = input.subscription_id.unwrap_or_default();
+        if tenant_id.is_some() || !subscription_id.is_empty() {
+            check::reference("subscription_id", &subscription_id)?;
+        }
         match (&tenant_id, &brand_id) {
             (Some(tenant), _) => check::reference("tenant_id", tenant)?,
             (None, Some(brand)) => check::reference("brand_id", brand)?,
@@ -132,7 +138,7 @@ impl Definition for Zone {
         let spec = ZoneSpec {
             brand_id: brand_id.unwrap_or_default(),
             tenant_id,
-            subscription_id: input.subscription_id,
+            subscription_id,
             name,
             region_id: input.region_id,
         };
@@ -163,7 +169,7 @@ impl Definition for Zone {
             ("region_id", Kind::Region, Some(&spec.region_id)),
         ];
         for (relation, kind, to) in refs {
-            if let Some(to) = to {
+            if let Some(to) = to.filter(|to| !to.is_empty()) {
                 index.refs.push(Ref { relation, kind, to: to.clone() });
                 index.facets.push(Facet { field: relation, value: to.clone() });
             }
