@@ -1,1 +1,134 @@
-//! The controller's store on SQLite.
+//! The controller's store on SQLite: resources as documents, intents with their log, what the fleet reports, secrets.
+//!
+//! Owns every row and the order of revisions: one writer, group commit, one savepoint and one revision for each mutation.
+//! It knows neither what a resource means nor what an intent says, opens no socket, and never writes a secret in clear.
+//! The API writes through [`Store::write`], the planner reads and drafts through `World` and `Draft`, the feed reads
+//! through `FeedSource`.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `open` | configuration, files, lock, connections |
+//! | `schema`, `migrations/` | tables and their version |
+//! | `writer` | the queue, group commit |
+//! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
+//! | `read_tx`, `page` | snapshots: `World`, lists, counts |
+//! | `feed_source`, `compaction` | the log as publishers read it, and its end |
+//! | `status` | watermarks, exceptions, reports |
+//! | `audit` | who did what |
+//! | `kek`, `secrets`, `join_token` | sealed blobs, trust roots, single-use tokens |
+//! | `backup` | a copy while in use |
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod audit;
+mod backup;
+mod compaction;
+mod error;
+mod feed_source;
+mod join_token;
+mod kek;
+mod open;
+mod page;
+mod read_tx;
+mod schema;
+mod secrets;
+mod status;
+mod write_tx;
+mod writer;
+
+use std::sync::Arc;
+
+use sqlx::SqlitePool;
+use tokio::sync::{broadcast, watch};
+
+pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
+pub use compaction::Compacted;
+pub use error::StoreError;
+pub use join_token::TokenUse;
+pub use kek::{Kek, KekError, Secret, UnsealError};
+pub use open::{IndexFn, OpenError, StoreConfig};
+pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
+pub use read_tx::ReadTx;
+pub use status::{ExceptionRow, Forgotten, NodePass, ReportRow, Watermark};
+pub use write_tx::WriteTx;
+pub use writer::{Commit, Committed, Origin, Stats, WriteError};
+
+/// Most rows that one mutation may write: more is a walk over several.
+pub const MAX_ROWS: usize = 1_000;
+
+/// The store. Cheap to clone; the last clone to go ends the writer.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    cell: String,
+    kek: Kek,
+    clock: fn() -> i64,
+    path: std::path::PathBuf,
+    readers: SqlitePool,
+    writer: writer::Queue,
+    head: watch::Receiver<u64>,
+    commits: broadcast::Sender<Arc<Commit>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.0.path)
+            .field("cell", &self.0.cell)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The cell's id: this database's own, given or drawn when it was made.
+    #[must_use]
+    pub fn cell(&self) -> &str {
+        &self.0.cell
+    }
+
+    /// The key that seals this store's secrets.
+    #[must_use]
+    pub fn kek(&self) -> &Kek {
+        &self.0.kek
+    }
+
+    /// The doorbell: the newest committed revision. It may ring without a new one when the epoch changed.
+    #[must_use]
+    pub fn doorbell(&self) -> watch::Receiver<u64> {
+        self.0.head.clone()
+    }
+
+    /// What each commit touched. A receiver that lagged behind must take every audience for touched.
+    #[must_use]
+    pub fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
+        self.0.commits.subscribe()
+    }
+
+    /// Counts since the start, for metrics.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.writer.stats()
+    }
+
+    /// Milliseconds since the Unix epoch by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> i64 {
+        (self.0.clock)()
+    }
+
+    /// One consistent read. Keep it short: while it lives the write-ahead log cannot shrink.
+    ///
+    /// # Errors
+    /// When no reader comes free in time, or the file cannot be read.
+    pub async fn read(&self) -> Result<ReadTx, StoreError> {
+        ReadTx::snapshot(&self.0.readers).await
+    }
+
+    /// Ends the writer after what is queued, folds the log into the file and releases the lock. Later calls answer
+    /// [`StoreError::Closed`]. Without it the last clone's end does the same, unobserved.
+    pub async fn close(&self) {
+        // Readers first: the last connection to go folds the log, and they may not write.
+        self.0.readers.close().await;
+        self.0.writer.close().await;
+    }
+}

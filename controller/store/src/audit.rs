@@ -1,0 +1,244 @@
+//! Who did what: one row for each changing request, kept with its change or, when it failed, on its own.
+//!
+//! The caller redacts the body; the store keeps it as given.
+
+use serde_json::Value;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
+
+use crate::error::{from_sql, to_sql};
+use crate::page::like_pattern;
+use crate::{Order, Origin, ReadTx, Store, StoreError};
+
+/// Longest path that is kept, in bytes.
+const MAX_PATH: usize = 2_048;
+/// A longer body is replaced by its length, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What was asked and answered.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AuditEntry {
+    /// HTTP method, or the name of an action of the controller itself.
+    pub method: String,
+    /// Request path.
+    pub path: String,
+    /// Kind of the resource, as the API spells it.
+    pub resource_type: String,
+    /// Its id, if there is one.
+    pub resource_id: Option<String>,
+    /// HTTP status of the answer.
+    pub status_code: u16,
+    /// Request body without secrets.
+    pub body: Option<Value>,
+}
+
+/// A stored audit entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditRow {
+    /// Place in the log; grows.
+    pub seq: u64,
+    /// UUID.
+    pub id: String,
+    /// Milliseconds since the Unix epoch.
+    pub at: i64,
+    /// Who; `None` for the controller itself.
+    pub actor: Option<String>,
+    /// The revision it made; `None` when it changed nothing.
+    pub revision: Option<u64>,
+    /// W3C traceparent; empty when there was none.
+    pub traceparent: String,
+    /// What.
+    pub entry: AuditEntry,
+}
+
+/// What the audit log is sorted by. The sequence breaks ties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuditSort {
+    /// The order in which it was written.
+    #[default]
+    Written,
+    /// HTTP method.
+    Method,
+    /// Kind of resource.
+    ResourceType,
+}
+
+/// What to list of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditQuery {
+    /// Resource type or method contains this text.
+    pub search: Option<String>,
+    /// Exactly this resource type.
+    pub resource_type: Option<String>,
+    /// Exactly this resource.
+    pub resource_id: Option<String>,
+    /// Exactly this method.
+    pub method: Option<String>,
+    /// Not before, milliseconds since the Unix epoch.
+    pub from: Option<i64>,
+    /// Before, milliseconds since the Unix epoch.
+    pub until: Option<i64>,
+    /// Sorted by.
+    pub sort: AuditSort,
+    /// Which way.
+    pub order: Order,
+    /// Behind the row with this id.
+    pub after: Option<String>,
+    /// At most this many, 1–1000; 0 for 50.
+    pub limit: u32,
+}
+
+/// One page of the audit log.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AuditPage {
+    /// In the order asked for.
+    pub rows: Vec<AuditRow>,
+    /// The [`AuditQuery::after`] of the next page; `None` on the last one.
+    pub next: Option<String>,
+}
+
+impl Store {
+    /// Writes an audit row of a request that changed nothing.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn audit(&self, origin: Origin, entry: AuditEntry) -> Result<(), StoreError> {
+        let at = self.now();
+        self.status_write(move |tx| Box::pin(async move { insert(tx, &entry, &origin, at, None).await }))
+            .await
+    }
+
+    /// Deletes audit rows from before `before` (milliseconds since the Unix epoch), at most 1000; how many.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn prune_audit(&self, before: i64) -> Result<u64, StoreError> {
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                let query = sqlx::query(
+                    "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ? ORDER BY at, seq LIMIT 1000)",
+                );
+                tx.execute(query.bind(before)).await
+            })
+        })
+        .await
+    }
+}
+
+pub(crate) async fn insert(
+    tx: &mut ReadTx,
+    entry: &AuditEntry,
+    origin: &Origin,
+    at: i64,
+    revision: Option<u64>,
+) -> Result<(), StoreError> {
+    let path = entry.path.get(..entry.path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
+    let body = entry.body.as_ref().map(Value::to_string).map(|body| {
+        let bytes = body.len();
+        if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")).to_string() } else { body }
+    });
+    let query = sqlx::query(
+        "INSERT INTO audit (id, at, actor, method, path, resource_type, resource_id, status_code, body, revision, \
+         traceparent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(uuid::Uuid::new_v4().to_string())
+    .bind(at)
+    .bind(&origin.actor)
+    .bind(&entry.method)
+    .bind(path)
+    .bind(&entry.resource_type)
+    .bind(&entry.resource_id)
+    .bind(entry.status_code)
+    .bind(body)
+    .bind(revision.map(|revision| to_sql("revision", revision)).transpose()?)
+    .bind(&origin.traceparent);
+    tx.execute(query).await?;
+    Ok(())
+}
+
+impl ReadTx {
+    /// One page of the audit log. A cursor whose row is gone answers an empty page.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn audit_page(&mut self, list: &AuditQuery) -> Result<AuditPage, StoreError> {
+        let limit = if list.limit == 0 { 50 } else { list.limit.min(1_000) };
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "SELECT a.seq, a.id, a.at, a.actor, a.revision, a.traceparent, a.method, a.path, a.resource_type, \
+             a.resource_id, a.status_code, a.body FROM audit a WHERE 1",
+        );
+        if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
+            let pattern = like_pattern(search);
+            sql.push(" AND (a.resource_type LIKE ").push_bind(pattern.clone()).push(" ESCAPE '\\'");
+            sql.push(" OR a.method LIKE ").push_bind(pattern).push(" ESCAPE '\\')");
+        }
+        let exact = [
+            (" AND a.resource_type = ", &list.resource_type),
+            (" AND a.resource_id = ", &list.resource_id),
+            (" AND a.method = ", &list.method),
+        ];
+        for (sql_part, value) in exact {
+            if let Some(value) = value {
+                sql.push(sql_part).push_bind(value);
+            }
+        }
+        for (sql_part, time) in [(" AND a.at >= ", list.from), (" AND a.at < ", list.until)] {
+            if let Some(time) = time {
+                sql.push(sql_part).push_bind(time);
+            }
+        }
+        let key = match list.sort {
+            AuditSort::Written => "a.seq",
+            AuditSort::Method => "a.method, a.seq",
+            AuditSort::ResourceType => "a.resource_type, a.seq",
+        };
+        let (direction, beyond) = match list.order {
+            Order::Asc => ("ASC", ">"),
+            Order::Desc => ("DESC", "<"),
+        };
+        if let Some(after) = &list.after {
+            sql.push(" AND (")
+                .push(key)
+                .push(") ")
+                .push(beyond)
+                .push(" (SELECT ")
+                .push(key.replace("a.", "c."));
+            sql.push(" FROM audit c WHERE c.id = ").push_bind(after).push(")");
+        }
+        sql.push(" ORDER BY ").push(key.replace(',', &format!(" {direction},"))).push(" ").push(direction);
+        sql.push(" LIMIT ").push_bind(limit + 1);
+
+        let mut rows =
+            self.all(sql.build()).await?.iter().map(audit_row).collect::<Result<Vec<_>, StoreError>>()?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next = rows.last().filter(|_| more).map(|row| row.id.clone());
+        Ok(AuditPage { rows, next })
+    }
+}
+
+fn audit_row(row: &SqliteRow) -> Result<AuditRow, StoreError> {
+    let revision: Option<i64> = row.try_get(4)?;
+    let body: Option<&str> = row.try_get(11)?;
+    Ok(AuditRow {
+        seq: from_sql("seq", row.try_get(0)?)?,
+        id: row.try_get(1)?,
+        at: row.try_get(2)?,
+        actor: row.try_get(3)?,
+        revision: revision.map(|revision| from_sql("revision", revision)).transpose()?,
+        traceparent: row.try_get(5)?,
+        entry: AuditEntry {
+            method: row.try_get(6)?,
+            path: row.try_get(7)?,
+            resource_type: row.try_get(8)?,
+            resource_id: row.try_get(9)?,
+            status_code: row.try_get(10)?,
+            body: body
+                .map(|body| {
+                    serde_json::from_str(body)
+                        .map_err(|error| StoreError::row(format!("audit body: {error}")))
+                })
+                .transpose()?,
+        },
+    })
+}

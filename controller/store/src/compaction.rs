@@ -1,0 +1,69 @@
+//! The end of the log: what every subscriber is past, or can get by snapshot, is deleted.
+
+use sqlx::Row;
+
+use crate::error::{from_sql, to_bound};
+use crate::{Store, StoreError, WriteTx};
+
+/// Log rows deleted in one go: mutations wait that long.
+const CHUNK: i64 = 1_000;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compacted {
+    /// The audience's floor now: cursors below it need a snapshot.
+    pub floor: u64,
+    /// Log rows deleted.
+    pub rows: u64,
+}
+
+impl Store {
+    /// Keeps the newest `keep` revisions of an audience's log and deletes the rest, in chunks between other writes.
+    ///
+    /// The floor rises first, so a crash in between leaves rows that nobody reads and the next compaction deletes.
+    ///
+    /// # Errors
+    /// When the store fails; what was deleted before stays deleted.
+    pub async fn compact(&self, audience: &str, keep: u64) -> Result<Compacted, StoreError> {
+        let name = audience.to_owned();
+        let floor =
+            self.status_write(move |tx| Box::pin(async move { raise_floor(tx, &name, keep).await })).await?;
+        let mut compacted = Compacted { floor, rows: 0 };
+        loop {
+            let name = audience.to_owned();
+            let rows = self
+                .status_write(move |tx| Box::pin(async move { delete_chunk(tx, &name, floor).await }))
+                .await?;
+            compacted.rows += rows;
+            if rows == 0 {
+                return Ok(compacted);
+            }
+        }
+    }
+}
+
+async fn raise_floor(tx: &mut WriteTx, audience: &str, keep: u64) -> Result<u64, StoreError> {
+    let query = sqlx::query(
+        "UPDATE audiences SET floor = max(floor, coalesce((SELECT revision FROM (SELECT DISTINCT revision \
+         FROM intent_log WHERE audience = ?1 ORDER BY revision DESC LIMIT 1 OFFSET ?2)), 0)) \
+         WHERE audience = ?1 RETURNING floor",
+    )
+    .bind(audience)
+    .bind(to_bound(keep));
+    match tx.optional(query).await? {
+        Some(row) => from_sql("floor", row.try_get(0)?),
+        None => Ok(0),
+    }
+}
+
+/// Oldest first, whole revisions.
+async fn delete_chunk(tx: &mut WriteTx, audience: &str, floor: u64) -> Result<u64, StoreError> {
+    let query = sqlx::query(
+        "DELETE FROM intent_log WHERE audience = ?1 AND revision <= (SELECT max(revision) FROM (SELECT revision \
+         FROM intent_log WHERE audience = ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3))",
+    )
+    .bind(audience)
+    .bind(to_bound(floor))
+    .bind(CHUNK);
+    tx.execute(query).await
+}

@@ -1,0 +1,154 @@
+//! The log and the current rows as publishers read them.
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use hosting_intent::{Bytes, Digest, Item, Key, Removal};
+use hosting_intent_sync::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::error::{from_sql, to_bound};
+use crate::read_tx::cause;
+use crate::{ReadTx, Store, StoreError};
+
+/// A window ends at the next revision once its values have this many bytes, whatever its limit.
+const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+
+pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &str) -> Result<AudienceHead, StoreError> {
+    let query =
+        sqlx::query("SELECT revision, floor, count, digest FROM audiences WHERE audience = ?").bind(audience);
+    let row = tx.optional(query).await?;
+    let mut head = AudienceHead {
+        epoch: tx.epoch().to_owned(),
+        head: tx.head(),
+        revision: 0,
+        floor: 0,
+        count: 0,
+        digest: Digest::EMPTY,
+    };
+    if let Some(row) = row {
+        head.revision = from_sql("revision", row.try_get(0)?)?;
+        head.floor = from_sql("floor", row.try_get(1)?)?;
+        head.count = from_sql("count", row.try_get(2)?)?;
+        head.digest = Digest::from_bytes(row.try_get(3)?)
+            .ok_or_else(|| StoreError::row(format!("digest of audience {audience}")))?;
+    }
+    Ok(head)
+}
+
+pub(crate) async fn log_since(
+    tx: &mut ReadTx,
+    audience: &str,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<LogEntry>, StoreError> {
+    // What came before `after` may be compacted; the highest of that is the floor.
+    let query = sqlx::query(
+        "SELECT coalesce((SELECT max(revision) FROM intent_log WHERE audience = ?1 AND revision <= ?2), \
+         (SELECT floor FROM audiences WHERE audience = ?1), 0)",
+    )
+    .bind(audience)
+    .bind(to_bound(after));
+    let mut prev = tx.number(query).await?;
+
+    let mut entries: Vec<LogEntry> = Vec::new();
+    let (mut changes, mut bytes) = (0, 0);
+    let connection = tx.live()?;
+    let mut rows = sqlx::query(
+        "SELECT revision, kind, key, value, cause, traceparent FROM intent_log \
+         WHERE audience = ? AND revision > ? ORDER BY revision, kind, key",
+    )
+    .bind(audience)
+    .bind(to_bound(after))
+    .fetch(connection);
+    let read = async {
+        while let Some(row) = rows.try_next().await? {
+            let change = Change::try_from(&row)?;
+            let full = changes >= limit || bytes >= WINDOW_BYTES;
+            if entries.last().is_none_or(|entry| entry.revision != change.revision) {
+                if full && !entries.is_empty() {
+                    break;
+                }
+                prev = entries.last().map_or(prev, |entry| entry.revision);
+                entries.push(LogEntry {
+                    prev,
+                    revision: change.revision,
+                    upserts: Vec::new(),
+                    removals: Vec::new(),
+                });
+            }
+            changes += 1;
+            bytes += change.value.as_ref().map_or(0, Bytes::len);
+            if let Some(entry) = entries.last_mut() {
+                change.push_to(entry);
+            }
+        }
+        Ok::<_, StoreError>(())
+    }
+    .await;
+    drop(rows);
+    tx.note(read)?;
+    Ok(entries)
+}
+
+/// A row of the log.
+struct Change {
+    revision: u64,
+    key: Key,
+    value: Option<Bytes>,
+    cause: hosting_intent::Cause,
+    traceparent: String,
+}
+
+impl TryFrom<&SqliteRow> for Change {
+    type Error = StoreError;
+
+    fn try_from(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            revision: from_sql("revision", row.try_get(0)?)?,
+            key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },
+            value: row.try_get::<Option<Vec<u8>>, _>(3)?.map(Bytes::from),
+            cause: cause(row.try_get(4)?)?,
+            traceparent: row.try_get(5)?,
+        })
+    }
+}
+
+impl Change {
+    fn push_to(self, entry: &mut LogEntry) {
+        let Self { revision, key, value, cause, traceparent } = self;
+        match value {
+            Some(value) => entry.upserts.push(Item { key, revision, value, cause, traceparent }),
+            None => entry.removals.push(Removal { key, cause, traceparent }),
+        }
+    }
+}
+
+#[async_trait]
+impl FeedSource for Store {
+    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+        Ok(self.read().await?.audience(audience).await?)
+    }
+
+    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+        let mut tx = self.read().await?;
+        let head = tx.audience(audience).await?;
+        // Most reads are of a subscriber that has everything.
+        let entries =
+            if after >= head.revision { Vec::new() } else { tx.log_since(audience, after, limit).await? };
+        Ok(Window { head, entries })
+    }
+
+    async fn page(
+        &self,
+        audience: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Item>, SourceError> {
+        Ok(self.read().await?.items(audience, after, limit).await?)
+    }
+
+    async fn begin_epoch(&self, seen: &str) -> Result<(), SourceError> {
+        Ok(self.new_epoch(seen).await?)
+    }
+}

@@ -1,0 +1,348 @@
+//! Opening: files and their modes, the lock against a second controller, connections, the head row.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hosting_resource::{Index, Resource};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row, SqliteConnection};
+use tokio::sync::{broadcast, watch};
+
+use crate::schema::{self, SchemaError};
+use crate::writer;
+use crate::{Inner, Kek, Store, StoreError};
+
+/// What a kind says is indexed of one resource.
+pub type IndexFn = fn(&Resource) -> Index;
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The database file. Beside it lie `-wal`, `-shm` and `.lock`.
+    pub path: PathBuf,
+    /// Index rows of a resource; tests give their own.
+    pub index: IndexFn,
+    /// The cell's id, `[a-z0-9-]{1,32}`. `None`: the stored one, or a new one for a new store.
+    pub cell: Option<String>,
+    /// Read connections, one thread each. 1–64.
+    pub readers: u32,
+    /// How long to wait for another process's lock, or for a free reader.
+    pub busy_timeout: Duration,
+    /// A mutation that takes longer is rolled back: all others wait behind it.
+    pub mutation_timeout: Duration,
+    /// Milliseconds since the Unix epoch.
+    pub clock: fn() -> i64,
+}
+
+impl StoreConfig {
+    /// The defaults for a file.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            index: Resource::index,
+            cell: None,
+            readers: 8,
+            busy_timeout: Duration::from_secs(5),
+            mutation_timeout: Duration::from_secs(10),
+            clock: wall_clock,
+        }
+    }
+}
+
+fn wall_clock() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another controller has it open.
+    #[error(
+        "{path} is in use by another controller{holder}; stop that one first, or give this one its own data folder"
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+        /// ` (process 1234)`, or empty when the other one did not say.
+        holder: String,
+    },
+    /// A newer build has migrated the file.
+    #[error(
+        "{path} has schema version {found}, this build knows versions up to {known}; start a newer controller, or put back a backup from before the upgrade"
+    )]
+    NewerSchema {
+        /// The database file.
+        path: PathBuf,
+        /// The file's version.
+        found: u32,
+        /// The newest one that this build knows.
+        known: u32,
+    },
+    /// A database, but not ours.
+    #[error("{0} is not a controller's store; give another path")]
+    Foreign(PathBuf),
+    /// The secrets in it are sealed by another key.
+    #[error(
+        "{path} is sealed by key {expected}, the key file holds {found}; put back the key file that belongs to it"
+    )]
+    WrongKek {
+        /// The database file.
+        path: PathBuf,
+        /// Id of the key that belongs to the store.
+        expected: String,
+        /// Id of the key that was given.
+        found: String,
+    },
+    /// The configured cell is not the stored one.
+    #[error(
+        "{path} belongs to cell {stored:?}, the configuration says {configured:?}; correct the cell or the path"
+    )]
+    WrongCell {
+        /// The database file.
+        path: PathBuf,
+        /// What the store says.
+        stored: String,
+        /// What the configuration says.
+        configured: String,
+    },
+    /// A setting is out of range.
+    #[error("{field}: {problem}")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file or folder cannot be made or opened.
+    #[error("{path}: {source}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The database itself.
+    #[error("{path}: {source}")]
+    Store {
+        /// The database file.
+        path: PathBuf,
+        /// What is wrong: full disk and damaged file are told apart.
+        source: StoreError,
+    },
+}
+
+impl Store {
+    /// Opens the store, making it if there is none. Must be called within a Tokio runtime: the writer runs on it.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; each message says what to do.
+    pub async fn open(config: &StoreConfig, kek: Kek) -> Result<Self, OpenError> {
+        check(config)?;
+        let path = config.path.as_path();
+        make_folder(path)?;
+        let lock = Lock::take(path)?;
+        make_file(path)?;
+        let store = |error: StoreError| OpenError::Store { path: path.to_owned(), source: error };
+
+        let options = connect_options(config);
+        let mut connection = options.connect().await.map_err(|error| store(error.into()))?;
+        schema::migrate(&mut connection).await.map_err(|error| match error {
+            SchemaError::Newer { found, known } => {
+                OpenError::NewerSchema { path: path.to_owned(), found, known }
+            }
+            SchemaError::Foreign => OpenError::Foreign(path.to_owned()),
+            SchemaError::Store(error) => store(error),
+        })?;
+        let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
+        if head.kek_id != kek.id() {
+            return Err(OpenError::WrongKek {
+                path: path.to_owned(),
+                expected: head.kek_id,
+                found: kek.id().to_owned(),
+            });
+        }
+        if let Some(configured) = config.cell.as_ref().filter(|cell| **cell != head.cell) {
+            return Err(OpenError::WrongCell {
+                path: path.to_owned(),
+                stored: head.cell,
+                configured: configured.clone(),
+            });
+        }
+
+        let readers = SqlitePoolOptions::new()
+            .max_connections(config.readers)
+            .acquire_timeout(config.busy_timeout)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone().read_only(true).create_if_missing(false))
+            .await
+            .map_err(|error| store(error.into()))?;
+        let (ring, doorbell) = watch::channel(head.revision);
+        // A reader that is further behind takes everything for touched, so the size bounds memory and nothing else.
+        let (commits, _) = broadcast::channel(1024);
+        let writer = writer::start(writer::Setup {
+            connection,
+            options,
+            index: config.index,
+            clock: config.clock,
+            mutation_timeout: config.mutation_timeout,
+            cell: head.cell.clone(),
+            ring,
+            commits: commits.clone(),
+            lock,
+        });
+        Ok(Self(Arc::new(Inner {
+            cell: head.cell,
+            kek,
+            clock: config.clock,
+            path: config.path.clone(),
+            readers,
+            writer,
+            head: doorbell,
+            commits,
+        })))
+    }
+}
+
+fn check(config: &StoreConfig) -> Result<(), OpenError> {
+    if !(1..=64).contains(&config.readers) {
+        let problem = format!("{} read connections; 1 to 64 are allowed", config.readers);
+        return Err(OpenError::Config { field: "readers", problem });
+    }
+    if let Some(cell) = &config.cell {
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if cell.is_empty() || cell.len() > 32 || !cell.bytes().all(good) {
+            let problem = format!("{cell:?} is not 1 to 32 characters of a-z, 0-9 and '-'");
+            return Err(OpenError::Config { field: "cell", problem });
+        }
+    }
+    Ok(())
+}
+
+fn connect_options(config: &StoreConfig) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(&config.path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(config.busy_timeout)
+        // Sorting must not put rows into a file outside the data folder.
+        .pragma("temp_store", "MEMORY")
+        .pragma("trusted_schema", "OFF")
+        .pragma("journal_size_limit", "67108864")
+        .pragma("cache_size", "-16384")
+        .thread_name(|id| format!("store-sqlite-{id}"))
+        // Statements carry tenant data in their errors at most; their text is no log line.
+        .disable_statement_logging()
+}
+
+struct Head {
+    cell: String,
+    revision: u64,
+    kek_id: String,
+}
+
+async fn read_head(
+    connection: &mut SqliteConnection,
+    config: &StoreConfig,
+    kek: &Kek,
+) -> Result<Head, StoreError> {
+    let cell = config.cell.clone().unwrap_or_else(|| {
+        let drawn = uuid::Uuid::new_v4().simple().to_string();
+        drawn.chars().take(8).collect()
+    });
+    sqlx::query("INSERT OR IGNORE INTO head (id, cell, epoch, revision, kek_id) VALUES (1, ?, ?, 0, ?)")
+        .bind(&cell)
+        .bind(new_epoch(&cell))
+        .bind(kek.id())
+        .execute(&mut *connection)
+        .await?;
+    let row =
+        sqlx::query("SELECT cell, revision, kek_id FROM head WHERE id = 1").fetch_one(connection).await?;
+    Ok(Head {
+        cell: row.try_get(0)?,
+        revision: crate::error::from_sql("head.revision", row.try_get(1)?)?,
+        kek_id: row.try_get(2)?,
+    })
+}
+
+/// Carries the cell's id, so that positions of two cells are never compared.
+pub(crate) fn new_epoch(cell: &str) -> String {
+    format!("{cell}-{}", uuid::Uuid::new_v4().simple())
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+    move |source| OpenError::File { path: path.to_owned(), source }
+}
+
+/// Makes the folder for us alone. One that exists keeps its mode: it may hold more than the store.
+fn make_folder(path: &Path) -> Result<(), OpenError> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(file_error(folder))?;
+    let mode = fs::metadata(folder).map_err(file_error(folder))?.mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(folder = %folder.display(), mode = format!("{:o}", mode & 0o7777),
+            "the store's folder is open to others; chmod 700 it");
+    }
+    Ok(())
+}
+
+/// SQLite gives `-wal` and `-shm` the mode of the file itself. Done before SQLite opens it: closing a second handle would
+/// drop SQLite's own locks.
+fn make_file(path: &Path) -> Result<(), OpenError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(file_error(path))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file_error(path))
+}
+
+/// Held as long as anything may write.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as the handle")] File);
+
+impl Lock {
+    fn take(path: &Path) -> Result<Self, OpenError> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let lock_path = PathBuf::from(name);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(file_error(&lock_path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Only for the message: a holder that did not say who it is still holds the lock.
+                let _ = file.take(16).read_to_string(&mut pid);
+                let pid = pid.trim().parse::<u32>().ok();
+                let holder = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                return Err(OpenError::InUse { path: path.to_owned(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(OpenError::File { path: lock_path, source }),
+        }
+        let write = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        if let Err(error) = write {
+            // A full disk must not keep the controller from starting to read.
+            tracing::warn!(path = %lock_path.display(), %error, "cannot note the process id in the lock file");
+        }
+        Ok(Self(file))
+    }
+}

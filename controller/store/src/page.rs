@@ -1,0 +1,287 @@
+//! Lists for the API: filters, visibility, sort, and pages by keyset.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hosting_resource::{Kind, Resource, Status};
+use serde::{Deserialize, Serialize};
+use sqlx::{QueryBuilder, Sqlite};
+
+use crate::read_tx::{RESOURCE, json_list, resource};
+use crate::{ReadTx, StoreError};
+
+/// Longest cursor that is looked at, in bytes: a label and an id, encoded.
+const MAX_CURSOR_BYTES: usize = 4096;
+
+/// What a list is sorted by. The id breaks ties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sort {
+    /// The revision that created it. Never changes, so pages neither skip nor repeat.
+    #[default]
+    Created,
+    /// When it was last changed.
+    Updated,
+    /// Its label.
+    Label,
+    /// Its status, by name.
+    Status,
+    /// Its id. Never changes.
+    Id,
+}
+
+impl Sort {
+    const fn column(self) -> &'static str {
+        match self {
+            Self::Created => "r.created_revision",
+            Self::Updated => "r.updated_at",
+            Self::Label => "r.label",
+            Self::Status => "r.status",
+            Self::Id => "r.id",
+        }
+    }
+
+    fn value_of(self, resource: &Resource) -> Result<SortValue, StoreError> {
+        Ok(match self {
+            Self::Created => SortValue::Number(crate::error::to_sql("revision", resource.created_revision)?),
+            Self::Updated => SortValue::Number(resource.updated_at),
+            Self::Label => SortValue::Text(resource.label.clone()),
+            Self::Status => SortValue::Text(resource.status.as_str().to_owned()),
+            Self::Id => SortValue::Text(resource.id.clone()),
+        })
+    }
+
+    const fn fits(self, value: &SortValue) -> bool {
+        match self {
+            Self::Created | Self::Updated => matches!(value, SortValue::Number(_)),
+            Self::Label | Self::Status | Self::Id => matches!(value, SortValue::Text(_)),
+        }
+    }
+}
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Smallest, oldest first.
+    Asc,
+    /// Largest, newest first.
+    #[default]
+    Desc,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum SortValue {
+    Number(i64),
+    Text(String),
+}
+
+/// Where the next page begins: behind this row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    sort: Sort,
+    order: Order,
+    value: SortValue,
+    id: String,
+}
+
+impl Cursor {
+    /// The text that a client gets and gives back. It holds nothing that the row itself did not show.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let parts = (self.sort, self.order, &self.value, &self.id);
+        // Strings and numbers only: this cannot fail.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&parts).unwrap_or_default())
+    }
+
+    /// The inverse of [`Cursor::encode`]; `None` for anything else.
+    #[must_use]
+    pub fn decode(text: &str) -> Option<Self> {
+        if text.len() > MAX_CURSOR_BYTES {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (sort, order, value, id): (Sort, Order, SortValue, String) =
+            serde_json::from_slice(&bytes).ok()?;
+        sort.fits(&value).then_some(Self { sort, order, value, id })
+    }
+}
+
+/// What to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Lying in this resource.
+    pub parent: Option<String>,
+    /// Belonging to this tenant.
+    pub tenant: Option<String>,
+    /// What the caller may see: resources of these brands. `None` sees all, those without a brand too.
+    pub brands: Option<Vec<String>>,
+    /// Standing here.
+    pub status: Option<Status>,
+    /// Label or id contains this text, letter case of ASCII aside.
+    pub search: Option<String>,
+    /// Having all of these facet values: (field, value).
+    pub facets: Vec<(String, String)>,
+    /// Sorted by.
+    pub sort: Sort,
+    /// Which way.
+    pub order: Order,
+    /// Behind this row; from a page of the same sort and order.
+    pub after: Option<Cursor>,
+    /// At most this many, 1–1000.
+    pub limit: u32,
+}
+
+impl ListQuery {
+    /// All of a kind, newest first, 50 to a page.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            parent: None,
+            tenant: None,
+            brands: None,
+            status: None,
+            search: None,
+            facets: Vec::new(),
+            sort: Sort::default(),
+            order: Order::default(),
+            after: None,
+            limit: 50,
+        }
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// In the order asked for.
+    pub items: Vec<Resource>,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<Cursor>,
+}
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// The cursor comes from a list with another sort or order.
+    #[error("cursor: it belongs to a list with another sort or order; start over without it")]
+    Cursor,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ReadTx {
+    /// One page of a list.
+    ///
+    /// # Errors
+    /// When the cursor is another list's, or the store cannot be read.
+    pub async fn page(&mut self, list: &ListQuery) -> Result<Page, PageError> {
+        if list.after.as_ref().is_some_and(|after| after.sort != list.sort || after.order != list.order) {
+            return Err(PageError::Cursor);
+        }
+        let limit = list.limit.clamp(1, 1_000);
+        let mut query = build(list, limit)?;
+        let rows = self.all(query.build()).await?;
+        let mut items = rows.iter().map(resource).collect::<Result<Vec<_>, _>>()?;
+        let more = items.len() > limit as usize;
+        items.truncate(limit as usize);
+        let next = match items.last().filter(|_| more) {
+            Some(last) => Some(Cursor {
+                sort: list.sort,
+                order: list.order,
+                value: list.sort.value_of(last)?,
+                id: last.id.clone(),
+            }),
+            None => None,
+        };
+        Ok(Page { items, next })
+    }
+}
+
+fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreError> {
+    let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+    sql.push(RESOURCE).push(" FROM resources r WHERE r.kind = ").push_bind(list.kind.name());
+    if let Some(parent) = &list.parent {
+        sql.push(" AND r.parent = ").push_bind(parent);
+    }
+    if let Some(tenant) = &list.tenant {
+        sql.push(" AND r.tenant = ").push_bind(tenant);
+    }
+    if let Some(brands) = &list.brands {
+        sql.push(" AND r.brand IN (SELECT value FROM json_each(").push_bind(json_list(brands)?).push("))");
+    }
+    if let Some(status) = list.status {
+        sql.push(" AND r.status = ").push_bind(status.as_str());
+    }
+    if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
+        let pattern = like_pattern(search);
+        sql.push(" AND (r.label LIKE ").push_bind(pattern.clone()).push(" ESCAPE '\\' OR r.id LIKE ");
+        sql.push_bind(pattern).push(" ESCAPE '\\')");
+    }
+    for (field, value) in &list.facets {
+        sql.push(" AND EXISTS (SELECT 1 FROM facets f WHERE f.kind = ").push_bind(list.kind.name());
+        sql.push(" AND f.field = ").push_bind(field).push(" AND f.value = ").push_bind(value);
+        sql.push(" AND f.id = r.id)");
+    }
+    let (column, direction, beyond) = match list.order {
+        Order::Asc => (list.sort.column(), "ASC", ">"),
+        Order::Desc => (list.sort.column(), "DESC", "<"),
+    };
+    if let Some(after) = &list.after {
+        sql.push(" AND (").push(column).push(", r.id) ").push(beyond).push(" (");
+        match &after.value {
+            SortValue::Number(number) => sql.push_bind(*number),
+            SortValue::Text(text) => sql.push_bind(text),
+        };
+        sql.push(", ").push_bind(&after.id).push(")");
+    }
+    sql.push(" ORDER BY ").push(column).push(" ").push(direction).push(", r.id ").push(direction);
+    sql.push(" LIMIT ").push_bind(limit + 1);
+    Ok(sql)
+}
+
+/// Contains, with what the user wrote taken literally.
+pub(crate) fn like_pattern(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    pattern.push('%');
+    for character in text.chars() {
+        if matches!(character, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern.push('%');
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_survives_its_text_and_nothing_else_is_one() {
+        let cursor = Cursor {
+            sort: Sort::Label,
+            order: Order::Asc,
+            value: SortValue::Text("a \"b\" ü".into()),
+            id: "web_a".into(),
+        };
+        assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        let number =
+            Cursor { sort: Sort::Created, order: Order::Desc, value: SortValue::Number(7), id: "x".into() };
+        assert_eq!(Cursor::decode(&number.encode()), Some(number.clone()));
+        assert_eq!(Cursor::decode(&Cursor { sort: Sort::Label, ..number }.encode()), None);
+        assert_eq!(Cursor::decode(""), None);
+        assert_eq!(Cursor::decode("t_abc"), None);
+        assert_eq!(Cursor::decode(&"A".repeat(5_000)), None);
+    }
+
+    #[test]
+    fn wildcards_are_escaped() {
+        assert_eq!(like_pattern("50%_a\\"), "%50\\%\\_a\\\\%");
+    }
+}

@@ -1,0 +1,131 @@
+//! Sealed blobs by name (the CA key and the like), and the certificate authorities that the fleet is told to trust.
+
+use aws_lc_rs::digest;
+use hosting_intent::Bytes;
+use sqlx::Row;
+
+use crate::{Kek, KekError, ReadTx, Secret, Store, StoreError, UnsealError, WriteTx};
+
+impl From<KekError> for StoreError {
+    fn from(error: KekError) -> Self {
+        Self::Sql(error.to_string().into())
+    }
+}
+
+impl From<UnsealError> for StoreError {
+    fn from(error: UnsealError) -> Self {
+        match error {
+            UnsealError::WrongKek { .. } => Self::Row(error.to_string().into()),
+            UnsealError::Altered { .. } => Self::Corrupt(error.to_string().into()),
+        }
+    }
+}
+
+impl Store {
+    /// Seals bytes and keeps them under a name, in place of what was there.
+    ///
+    /// # Errors
+    /// When the store or the cryptographic library fails.
+    pub async fn seal(&self, name: &str, plain: &[u8]) -> Result<(), StoreError> {
+        let sealed = self.0.kek.seal(name, plain)?;
+        let (name, kek_id) = (name.to_owned(), self.0.kek.id().to_owned());
+        self.status_write(move |tx| {
+            Box::pin(async move { tx.put_sealed(&name, &kek_id, &sealed, false).await.map(|_| ()) })
+        })
+        .await
+    }
+
+    /// The same unless there is one: whoever was first wins, and its secret is the answer.
+    ///
+    /// # Errors
+    /// When the store or the cryptographic library fails.
+    pub async fn seal_once(&self, name: &str, plain: &[u8]) -> Result<Secret, StoreError> {
+        let sealed = self.0.kek.seal(name, plain)?;
+        let (key, kek_id) = (name.to_owned(), self.0.kek.id().to_owned());
+        self.status_write(move |tx| {
+            Box::pin(async move { tx.put_sealed(&key, &kek_id, &sealed, true).await.map(|_| ()) })
+        })
+        .await?;
+        self.unseal(name).await?.ok_or_else(|| StoreError::row(format!("secret {name:?} is gone")))
+    }
+
+    /// Opens what is sealed under a name; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// When it cannot be opened or read.
+    pub async fn unseal(&self, name: &str) -> Result<Option<Secret>, StoreError> {
+        let Some((kek_id, sealed)) = self.read().await?.sealed(name).await? else { return Ok(None) };
+        Ok(Some(unseal(&self.0.kek, name, &kek_id, &sealed)?))
+    }
+}
+
+fn unseal(kek: &Kek, name: &str, kek_id: &str, sealed: &[u8]) -> Result<Secret, UnsealError> {
+    if kek_id != kek.id() {
+        return Err(UnsealError::WrongKek {
+            name: name.to_owned(),
+            expected: kek_id.to_owned(),
+            found: kek.id().to_owned(),
+        });
+    }
+    kek.unseal(name, sealed)
+}
+
+impl WriteTx {
+    async fn put_sealed(
+        &mut self,
+        name: &str,
+        kek_id: &str,
+        sealed: &[u8],
+        keep_first: bool,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (name) DO UPDATE SET kek_id = excluded.kek_id, sealed = excluded.sealed, \
+             updated_at = excluded.updated_at WHERE NOT ?5",
+        )
+        .bind(name)
+        .bind(kek_id)
+        .bind(sealed)
+        .bind(hosting_planner::Draft::now(self))
+        .bind(keep_first);
+        self.execute(query).await
+    }
+
+    /// Adds a certificate authority (DER) that the fleet is to trust. Planning the audience units tells the fleet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn add_trust_root(&mut self, der: &[u8]) -> Result<(), StoreError> {
+        let query =
+            sqlx::query("INSERT OR IGNORE INTO trust_roots (fingerprint, der, added_at) VALUES (?, ?, ?)")
+                .bind(digest::digest(&digest::SHA256, der).as_ref())
+                .bind(der)
+                .bind(hosting_planner::Draft::now(self));
+        self.execute(query).await?;
+        Ok(())
+    }
+
+    /// Takes a certificate authority (DER) back; whether there was one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn remove_trust_root(&mut self, der: &[u8]) -> Result<bool, StoreError> {
+        let query = sqlx::query("DELETE FROM trust_roots WHERE fingerprint = ?")
+            .bind(digest::digest(&digest::SHA256, der).as_ref());
+        Ok(self.execute(query).await? > 0)
+    }
+}
+
+impl ReadTx {
+    async fn sealed(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, StoreError> {
+        let query = sqlx::query("SELECT kek_id, sealed FROM secrets WHERE name = ?").bind(name);
+        let Some(row) = self.optional(query).await? else { return Ok(None) };
+        Ok(Some((row.try_get(0)?, row.try_get(1)?)))
+    }
+
+    /// Oldest first; the fingerprint breaks ties, so that the same set always reads the same.
+    pub(crate) async fn read_trust_roots(&mut self) -> Result<Vec<Bytes>, StoreError> {
+        let query = sqlx::query("SELECT der FROM trust_roots ORDER BY added_at, fingerprint");
+        self.all(query).await?.iter().map(|row| Ok(Bytes::from(row.try_get::<Vec<u8>, _>(0)?))).collect()
+    }
+}

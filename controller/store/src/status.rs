@@ -1,0 +1,449 @@
+//! What the fleet says: watermarks, exceptions, reports. Gates read it; it is part of no revision.
+//!
+//! A node writes here only by way of the feed, which has checked who it is. How much it may write is bounded here.
+
+use hosting_intent::Key;
+use hosting_proto::feed::key_report::Phase;
+use hosting_proto::feed::{self, KeyReport};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::error::{from_sql, to_bound, to_sql};
+use crate::{ReadTx, Store, StoreError, WriteTx};
+
+/// Rows written in one go: mutations wait that long.
+const CHUNK: usize = 500;
+/// Most exceptions of one subscriber in one audience; a view with more is broken in a way that the first ones tell.
+const MAX_EXCEPTIONS: usize = 10_000;
+/// Longest reason or message that is kept, in bytes.
+const MAX_TEXT: usize = 1_024;
+/// Longest key that a node may report, in bytes.
+const MAX_KEY: usize = 1_024;
+
+/// How far a subscriber is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watermark {
+    /// Node id.
+    pub node: String,
+    /// Audience.
+    pub audience: String,
+    /// The epoch that the revisions are of.
+    pub epoch: String,
+    /// Highest revision in effect.
+    pub applied: u64,
+    /// Highest revision on its disk.
+    pub durable: u64,
+    /// When it was last heard of before the flush, milliseconds since the Unix epoch.
+    pub seen_at: i64,
+}
+
+/// An item that a subscriber does not apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExceptionRow {
+    /// Node id.
+    pub node: String,
+    /// Audience.
+    pub audience: String,
+    /// Rejected, held or unsupported; unspecified for a type of a newer build.
+    pub kind: feed::exception::Type,
+    /// The item.
+    pub key: Key,
+    /// The item's revision.
+    pub revision: u64,
+    /// Why, in the subscriber's words.
+    pub reason: String,
+}
+
+/// What a node sees of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportRow {
+    /// Node id.
+    pub node: String,
+    /// The item.
+    pub key: Key,
+    /// Where it stands; unspecified for a phase of a newer build.
+    pub phase: Phase,
+    /// Revision of the intent item it speaks of; 0 for an orphan.
+    pub revision: u64,
+    /// In the node's words.
+    pub message: String,
+    /// Milliseconds since the Unix epoch.
+    pub updated_at: i64,
+}
+
+/// A node's last pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePass {
+    /// The intent revision it worked from.
+    pub revision: u64,
+    /// When its report came, milliseconds since the Unix epoch.
+    pub updated_at: i64,
+}
+
+/// What was known of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forgotten {
+    /// Audiences it subscribed to.
+    pub audiences: u64,
+    /// Items it did not apply.
+    pub exceptions: u64,
+    /// Keys it reported: data that may still lie there.
+    pub reports: u64,
+}
+
+impl Store {
+    /// Writes subscribers' positions, all of them in one go; of several for one subscriber the last counts.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn save_watermarks(&self, watermarks: &[Watermark]) -> Result<(), StoreError> {
+        for chunk in watermarks.chunks(CHUNK) {
+            let chunk = chunk.to_vec();
+            self.status_write(move |tx| Box::pin(async move { write_watermarks(tx, &chunk).await })).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces what a subscriber does not apply of an audience. Beyond 10 000 the rest is dropped.
+    ///
+    /// # Errors
+    /// When the store fails; the former set stays.
+    pub async fn set_exceptions(
+        &self,
+        node: &str,
+        audience: &str,
+        all: &[feed::Exception],
+    ) -> Result<(), StoreError> {
+        if all.len() > MAX_EXCEPTIONS {
+            tracing::warn!(node, audience, count = all.len(), "more exceptions than are kept");
+        }
+        let (node, audience) = (node.to_owned(), audience.to_owned());
+        let all: Vec<_> =
+            all.iter().filter(|one| one.key.len() <= MAX_KEY).take(MAX_EXCEPTIONS).cloned().collect();
+        self.status_write(move |tx| {
+            Box::pin(async move { write_exceptions(tx, &node, &audience, &all).await })
+        })
+        .await
+    }
+
+    /// Keeps a node's reports. `revision` is that of the intent the pass worked from. With `full` they are everything, and
+    /// keys left out are gone. Written in chunks: other writes go in between.
+    ///
+    /// # Errors
+    /// When the store fails; part of the reports may be written then, and the node's next report heals it.
+    pub async fn save_reports(
+        &self,
+        node: &str,
+        revision: u64,
+        full: bool,
+        reports: &[KeyReport],
+    ) -> Result<(), StoreError> {
+        let name = node.to_owned();
+        let pass = self
+            .status_write(move |tx| Box::pin(async move { begin_pass(tx, &name, revision).await }))
+            .await?;
+        for chunk in reports.chunks(CHUNK) {
+            let name = node.to_owned();
+            let chunk: Vec<_> = chunk.iter().filter(|report| report.key.len() <= MAX_KEY).cloned().collect();
+            self.status_write(move |tx| {
+                Box::pin(async move { write_reports(tx, &name, pass, &chunk).await })
+            })
+            .await?;
+        }
+        if full {
+            let name = node.to_owned();
+            self.status_write(move |tx| {
+                Box::pin(async move {
+                    let query = sqlx::query("DELETE FROM reports WHERE node = ? AND pass < ?");
+                    tx.execute(query.bind(name).bind(pass)).await?;
+                    Ok(())
+                })
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark]) -> Result<(), StoreError> {
+    for mark in watermarks {
+        let query = sqlx::query(
+            "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at) VALUES (?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, applied = excluded.applied, \
+             durable = excluded.durable, seen_at = excluded.seen_at",
+        )
+        .bind(&mark.node)
+        .bind(&mark.audience)
+        .bind(&mark.epoch)
+        .bind(to_sql("applied", mark.applied)?)
+        .bind(to_sql("durable", mark.durable)?)
+        .bind(mark.seen_at);
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+async fn write_exceptions(
+    tx: &mut WriteTx,
+    node: &str,
+    audience: &str,
+    all: &[feed::Exception],
+) -> Result<(), StoreError> {
+    let query = sqlx::query("DELETE FROM exceptions WHERE node = ? AND audience = ?");
+    tx.execute(query.bind(node).bind(audience)).await?;
+    for one in all {
+        let query = sqlx::query(
+            "INSERT OR REPLACE INTO exceptions (node, audience, type, kind, key, revision, reason) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(node)
+        .bind(audience)
+        .bind(one.r#type)
+        .bind(one.kind)
+        .bind(&one.key)
+        .bind(to_bound(one.revision))
+        .bind(shorten(&one.reason));
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+async fn begin_pass(tx: &mut WriteTx, node: &str, revision: u64) -> Result<i64, StoreError> {
+    let query = sqlx::query(
+        "INSERT INTO report_passes (node, revision, pass, updated_at) VALUES (?, ?, 1, ?) \
+         ON CONFLICT (node) DO UPDATE SET revision = excluded.revision, pass = pass + 1, \
+         updated_at = excluded.updated_at RETURNING pass",
+    )
+    .bind(node)
+    .bind(to_bound(revision))
+    .bind(hosting_planner::Draft::now(tx));
+    let row = tx.optional(query).await?.ok_or_else(|| StoreError::row("report_passes"))?;
+    Ok(row.try_get(0)?)
+}
+
+async fn write_reports(
+    tx: &mut WriteTx,
+    node: &str,
+    pass: i64,
+    reports: &[KeyReport],
+) -> Result<(), StoreError> {
+    let now = hosting_planner::Draft::now(tx);
+    for report in reports {
+        // A pass that was overtaken by a later one has nothing to say any more.
+        let query = sqlx::query(
+            "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, \
+             revision = excluded.revision, message = excluded.message, updated_at = excluded.updated_at, \
+             pass = excluded.pass WHERE pass <= excluded.pass",
+        )
+        .bind(node)
+        .bind(report.kind)
+        .bind(&report.key)
+        .bind(report.phase)
+        .bind(to_bound(report.revision))
+        .bind(shorten(&report.message))
+        .bind(now)
+        .bind(pass);
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+fn shorten(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default()
+}
+
+impl WriteTx {
+    /// Deletes all that was known of a node: subscriptions, exceptions, reports.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn forget_node(&mut self, node: &str) -> Result<Forgotten, StoreError> {
+        let delete = |sql: &'static str| sqlx::query(sql).bind(node.to_owned());
+        let forgotten = Forgotten {
+            audiences: self.execute(delete("DELETE FROM subscribers WHERE node = ?")).await?,
+            exceptions: self.execute(delete("DELETE FROM exceptions WHERE node = ?")).await?,
+            reports: self.execute(delete("DELETE FROM reports WHERE node = ?")).await?,
+        };
+        self.execute(delete("DELETE FROM report_passes WHERE node = ?")).await?;
+        Ok(forgotten)
+    }
+}
+
+impl ReadTx {
+    /// The subscribers of an audience that were ever heard of, by node.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn watermarks(&mut self, audience: &str) -> Result<Vec<Watermark>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers WHERE audience = ? ORDER BY node",
+        )
+        .bind(audience);
+        self.all(query).await?.iter().map(watermark).collect()
+    }
+
+    /// All subscribers that were ever heard of, by node and audience.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn subscribers(&mut self) -> Result<Vec<Watermark>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers ORDER BY node, audience",
+        );
+        self.all(query).await?.iter().map(watermark).collect()
+    }
+
+    /// What one subscriber does not apply of an audience.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn exceptions(&mut self, node: &str, audience: &str) -> Result<Vec<ExceptionRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
+             WHERE node = ? AND audience = ? ORDER BY kind, key, type",
+        )
+        .bind(node)
+        .bind(audience);
+        self.all(query).await?.iter().map(exception).collect()
+    }
+
+    /// Who does not apply one item.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn exceptions_about(
+        &mut self,
+        audience: &str,
+        key: &Key,
+    ) -> Result<Vec<ExceptionRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
+             WHERE audience = ? AND kind = ? AND key = ? ORDER BY node, type",
+        )
+        .bind(audience)
+        .bind(key.kind)
+        .bind(&key.name);
+        self.all(query).await?.iter().map(exception).collect()
+    }
+
+    /// All that is not applied anywhere, by audience and node; at most `limit`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn all_exceptions(&mut self, limit: u32) -> Result<Vec<ExceptionRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
+             ORDER BY audience, kind, key, node, type LIMIT ?",
+        )
+        .bind(limit);
+        self.all(query).await?.iter().map(exception).collect()
+    }
+
+    /// What each node reports of one key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn reports_about(&mut self, key: &Key) -> Result<Vec<ReportRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
+             WHERE kind = ? AND key = ? ORDER BY node",
+        )
+        .bind(key.kind)
+        .bind(&key.name);
+        self.all(query).await?.iter().map(report).collect()
+    }
+
+    /// What a node reports of one key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn report(&mut self, node: &str, key: &Key) -> Result<Option<ReportRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
+             WHERE node = ? AND kind = ? AND key = ?",
+        )
+        .bind(node)
+        .bind(key.kind)
+        .bind(&key.name);
+        self.optional(query).await?.as_ref().map(report).transpose()
+    }
+
+    /// All that a node reports, in key order after `after`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn reports_of(
+        &mut self,
+        node: &str,
+        after: Option<&Key>,
+        limit: u32,
+    ) -> Result<Vec<ReportRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
+             WHERE node = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
+        )
+        .bind(node)
+        .bind(after.map_or(-1, |key| i64::from(key.kind)))
+        .bind(after.map_or("", |key| key.name.as_str()))
+        .bind(limit);
+        self.all(query).await?.iter().map(report).collect()
+    }
+
+    /// What any node reports in a phase, e.g. all orphans; at most `limit`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn reports_in(&mut self, phase: Phase, limit: u32) -> Result<Vec<ReportRow>, StoreError> {
+        let query = sqlx::query(
+            "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
+             WHERE phase = ? ORDER BY node, kind, key LIMIT ?",
+        )
+        .bind(i32::from(phase))
+        .bind(limit);
+        self.all(query).await?.iter().map(report).collect()
+    }
+
+    /// A node's last pass; `None` when it never reported.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn last_pass(&mut self, node: &str) -> Result<Option<NodePass>, StoreError> {
+        let query = sqlx::query("SELECT revision, updated_at FROM report_passes WHERE node = ?").bind(node);
+        let Some(row) = self.optional(query).await? else { return Ok(None) };
+        Ok(Some(NodePass { revision: from_sql("revision", row.try_get(0)?)?, updated_at: row.try_get(1)? }))
+    }
+}
+
+fn watermark(row: &SqliteRow) -> Result<Watermark, StoreError> {
+    Ok(Watermark {
+        node: row.try_get(0)?,
+        audience: row.try_get(1)?,
+        epoch: row.try_get(2)?,
+        applied: from_sql("applied", row.try_get(3)?)?,
+        durable: from_sql("durable", row.try_get(4)?)?,
+        seen_at: row.try_get(5)?,
+    })
+}
+
+fn exception(row: &SqliteRow) -> Result<ExceptionRow, StoreError> {
+    Ok(ExceptionRow {
+        node: row.try_get(0)?,
+        audience: row.try_get(1)?,
+        kind: feed::exception::Type::try_from(row.try_get::<i32, _>(2)?).unwrap_or_default(),
+        key: Key { kind: row.try_get(3)?, name: row.try_get(4)? },
+        revision: from_sql("revision", row.try_get(5)?)?,
+        reason: row.try_get(6)?,
+    })
+}
+
+fn report(row: &SqliteRow) -> Result<ReportRow, StoreError> {
+    Ok(ReportRow {
+        node: row.try_get(0)?,
+        key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },
+        phase: Phase::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default(),
+        revision: from_sql("revision", row.try_get(4)?)?,
+        message: row.try_get(5)?,
+        updated_at: row.try_get(6)?,
+    })
+}

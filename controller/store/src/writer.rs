@@ -1,0 +1,524 @@
+//! The one writer: a bounded queue, group commit, one savepoint and one revision for each mutation.
+//!
+//! All writes go through here, the fleet's status too: SQLite has one write lock, and a queue is fair where its busy
+//! handler is not. Status jobs touch no revision.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use crate::error::{from_sql, to_sql};
+use crate::open::{IndexFn, Lock, new_epoch};
+use crate::write_tx::Written;
+use crate::{Store, StoreError, WriteTx};
+
+/// Mutations that may wait; beyond it callers wait for a place.
+const QUEUE: usize = 1024;
+/// Most mutations in one commit.
+const GROUP: usize = 128;
+/// A group takes no new member after this long: the first one waits for its commit.
+const GROUP_TIME: Duration = Duration::from_millis(50);
+/// A traceparent (W3C Trace Context) has 55 bytes; later versions may be longer.
+const TRACEPARENT_BYTES: usize = 128;
+
+/// Where a mutation comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// W3C traceparent of the request; empty when there is none. Anything longer than 128 bytes is dropped.
+    pub traceparent: String,
+    /// Who asked, e.g. the API key's id; `None` for the controller itself.
+    pub actor: Option<String>,
+}
+
+/// A mutation that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed<T> {
+    /// What the mutation answered.
+    pub value: T,
+    /// Its revision; the newest one before it if it changed nothing.
+    pub revision: u64,
+    /// Audiences whose intents it changed, in order.
+    pub audiences: Vec<String>,
+}
+
+/// What one commit brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The newest revision.
+    pub revision: u64,
+    /// Audiences whose intents changed, in order.
+    pub audiences: Vec<String>,
+    /// Set when a new epoch began: every session has to start over.
+    pub new_epoch: bool,
+}
+
+/// Why a mutation is not on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError<E> {
+    /// The mutation itself said no.
+    #[error("{0}")]
+    Refused(E),
+    /// The store failed. If it was the commit, a crash right then may still have kept the mutation.
+    #[error("{0}")]
+    Store(StoreError),
+    /// A change was refused and the mutation answered Ok all the same; nothing of it is kept.
+    #[error("the mutation went on after a refused change; nothing of it is kept")]
+    WentOn,
+    /// The mutation panicked; nothing of it is kept.
+    #[error("the mutation panicked: {0}")]
+    Panicked(String),
+    /// The mutation took too long; nothing of it is kept.
+    #[error("the mutation took longer than {0:?}; nothing of it is kept")]
+    TooSlow(Duration),
+}
+
+impl<E> WriteError<E> {
+    /// The same error with another refusal.
+    pub fn map<F>(self, refused: impl FnOnce(E) -> F) -> WriteError<F> {
+        match self {
+            Self::Refused(error) => WriteError::Refused(refused(error)),
+            Self::Store(error) => WriteError::Store(error),
+            Self::WentOn => WriteError::WentOn,
+            Self::Panicked(message) => WriteError::Panicked(message),
+            Self::TooSlow(limit) => WriteError::TooSlow(limit),
+        }
+    }
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Group commits.
+    pub commits: u64,
+    /// Mutations that were committed.
+    pub mutations: u64,
+    /// Mutations that were rolled back, for whatever reason.
+    pub refused: u64,
+    /// Groups that failed as a whole.
+    pub failed_commits: u64,
+    /// Mutations waiting now.
+    pub queued: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    commits: AtomicU64,
+    mutations: AtomicU64,
+    refused: AtomicU64,
+    failed_commits: AtomicU64,
+}
+
+/// How a member of a group ended, told once the group has.
+type Notify = Box<dyn FnOnce(Result<Landed, StoreError>) + Send>;
+
+struct Landed {
+    revision: u64,
+    audiences: Vec<String>,
+}
+
+/// A mutation that has run.
+struct Ran {
+    keep: bool,
+    notify: Notify,
+}
+
+type Run = Box<dyn for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Ran> + Send>;
+
+pub(crate) struct Job {
+    origin: Origin,
+    span: tracing::Span,
+    /// Nobody waits any more: not even started.
+    abandoned: Box<dyn Fn() -> bool + Send>,
+    run: Run,
+    refuse: Arc<dyn Fn(StoreError) + Send + Sync>,
+}
+
+pub(crate) struct Queue {
+    jobs: mpsc::WeakSender<Job>,
+    /// The only strong sender, so that closing is dropping it.
+    door: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    counts: Arc<Counts>,
+    mutation_timeout: Duration,
+}
+
+impl Queue {
+    pub(crate) fn stats(&self) -> Stats {
+        let queued = self.jobs.upgrade().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity());
+        Stats {
+            commits: self.counts.commits.load(Ordering::Relaxed),
+            mutations: self.counts.mutations.load(Ordering::Relaxed),
+            refused: self.counts.refused.load(Ordering::Relaxed),
+            failed_commits: self.counts.failed_commits.load(Ordering::Relaxed),
+            queued: u64::try_from(queued).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        if let Ok(mut door) = self.door.lock() {
+            door.take();
+        }
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the store's writer ended badly");
+        }
+    }
+}
+
+pub(crate) struct Setup {
+    pub(crate) connection: SqliteConnection,
+    pub(crate) options: SqliteConnectOptions,
+    pub(crate) index: IndexFn,
+    pub(crate) clock: fn() -> i64,
+    pub(crate) mutation_timeout: Duration,
+    pub(crate) cell: String,
+    pub(crate) ring: watch::Sender<u64>,
+    pub(crate) commits: broadcast::Sender<Arc<Commit>>,
+    pub(crate) lock: Lock,
+}
+
+pub(crate) fn start(setup: Setup) -> Queue {
+    let (door, jobs) = mpsc::channel(QUEUE);
+    let counts = Arc::new(Counts::default());
+    let writer = Writer {
+        tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell),
+        options: setup.options,
+        broken: false,
+        jobs,
+        ring: setup.ring,
+        commits: setup.commits,
+        counts: Arc::clone(&counts),
+        lock: setup.lock,
+    };
+    Queue {
+        jobs: door.downgrade(),
+        door: std::sync::Mutex::new(Some(door)),
+        task: Mutex::new(Some(tokio::spawn(writer.run()))),
+        counts,
+        mutation_timeout: setup.mutation_timeout,
+    }
+}
+
+impl Store {
+    /// Runs a mutation under the head lock and waits until it is on disk.
+    ///
+    /// Several mutations share one commit; each has its own savepoint, so a refused one leaves no trace and its neighbours
+    /// stand. A mutation that changes no resource, intent or counter takes no revision. The closure must not wait for
+    /// anything but the transaction: all other writes wait behind it. Dropping the returned future before the mutation has
+    /// started withdraws it; afterwards it goes on unobserved.
+    ///
+    /// # Errors
+    /// [`WriteError::Refused`] with the closure's own error, otherwise see [`WriteError`].
+    pub async fn write<T, E, F>(&self, origin: Origin, mutation: F) -> Result<Committed<T>, WriteError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    {
+        type Answer<T, E> = Result<Committed<T>, WriteError<E>>;
+        let limit = self.0.writer.mutation_timeout;
+        let (reply, answer) = oneshot::channel::<Answer<T, E>>();
+        // Shared by the three ways to answer; the first one wins.
+        let reply = Arc::new(std::sync::Mutex::new(Some(reply)));
+        let send = {
+            let reply = Arc::clone(&reply);
+            move |answer: Answer<T, E>| {
+                let sender = reply.lock().ok().and_then(|mut reply| reply.take());
+                if let Some(sender) = sender {
+                    // The caller may be gone; the mutation stands all the same.
+                    let _ = sender.send(answer);
+                }
+            }
+        };
+        let refuse = {
+            let send = send.clone();
+            Arc::new(move |error: StoreError| send(Err(WriteError::Store(error))))
+        };
+        let abandoned = Box::new(move || {
+            reply.lock().map_or(true, |reply| reply.as_ref().is_none_or(oneshot::Sender::is_closed))
+        });
+        let run: Run = Box::new(move |tx: &mut WriteTx| {
+            Box::pin(async move {
+                let work = AssertUnwindSafe(async { mutation(&mut *tx).await }).catch_unwind();
+                let ended = match tokio::time::timeout(limit, work).await {
+                    Ok(Ok(Ok(value))) => Ok(value),
+                    Ok(Ok(Err(refused))) => Err(WriteError::Refused(refused)),
+                    Ok(Err(panic)) => Err(WriteError::Panicked(panic_message(panic.as_ref()))),
+                    Err(_) => Err(WriteError::TooSlow(limit)),
+                };
+                let ended = match (tx.failure(), ended) {
+                    (Some(failed), _) => Err(WriteError::Store(failed)),
+                    (None, Ok(_)) if tx.must_roll_back() => Err(WriteError::WentOn),
+                    (None, ended) => ended,
+                };
+                Ran {
+                    keep: ended.is_ok(),
+                    notify: Box::new(move |landed| {
+                        send(match (landed, ended) {
+                            (Err(error), _) => Err(WriteError::Store(error)),
+                            (Ok(Landed { revision, audiences }), Ok(value)) => {
+                                Ok(Committed { value, revision, audiences })
+                            }
+                            (Ok(_), Err(error)) => Err(error),
+                        });
+                    }),
+                }
+            })
+        });
+        let job = Job { origin, span: tracing::Span::current(), abandoned, run, refuse };
+        self.enqueue(job).await.map_err(WriteError::Store)?;
+        answer.await.unwrap_or(Err(WriteError::Store(StoreError::Closed)))
+    }
+
+    /// A write that is no mutation: it takes no revision.
+    pub(crate) async fn status_write<T, F>(&self, write: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
+    {
+        match self.write(Origin::default(), write).await {
+            Ok(committed) => Ok(committed.value),
+            Err(WriteError::Refused(error) | WriteError::Store(error)) => Err(error),
+            Err(error @ (WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_))) => {
+                Err(StoreError::Sql(error.to_string().into()))
+            }
+        }
+    }
+
+    async fn enqueue(&self, job: Job) -> Result<(), StoreError> {
+        let sender = self.0.writer.jobs.upgrade().ok_or(StoreError::Closed)?;
+        sender.send(job).await.map_err(|_| StoreError::Closed)
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+struct Writer {
+    tx: WriteTx,
+    options: SqliteConnectOptions,
+    /// The connection's state is unknown: make a new one before the next group.
+    broken: bool,
+    jobs: mpsc::Receiver<Job>,
+    ring: watch::Sender<u64>,
+    commits: broadcast::Sender<Arc<Commit>>,
+    counts: Arc<Counts>,
+    lock: Lock,
+}
+
+/// A member that has run: what it wrote if it is kept.
+struct Member {
+    written: Option<Written>,
+    notify: Notify,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        while let Some(first) = self.jobs.recv().await {
+            self.group(first).await;
+        }
+        if let Some(connection) = self.tx.into_reader().into_connection()
+            && let Err(error) = connection.close().await
+        {
+            tracing::warn!(%error, "cannot close the store in order; the next start recovers it");
+        }
+        drop(self.lock);
+    }
+
+    async fn group(&mut self, first: Job) {
+        let mut members = Vec::new();
+        let outcome = match self.begin().await {
+            Ok(()) => self.fill(first, &mut members).await,
+            Err(error) => {
+                (first.refuse)(error.clone());
+                Err(error)
+            }
+        };
+        let outcome = match outcome {
+            Ok(()) => {
+                let kept = members.iter().any(|member| member.written.is_some());
+                self.commit(kept).await
+            }
+            failed @ Err(_) => failed,
+        };
+        match outcome {
+            Ok(()) => self.tell(members),
+            Err(error) => {
+                self.roll_back().await;
+                self.counts.failed_commits.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, members = members.len(), "a group commit failed; all of it is rolled back");
+                for member in members {
+                    (member.notify)(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        if self.broken {
+            let connection = self.options.connect().await?;
+            self.tx.replace_connection(connection);
+            self.broken = false;
+        }
+        let connection = self.tx.raw();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+        let head = sqlx::query("SELECT epoch, revision FROM head WHERE id = 1").fetch_one(connection).await?;
+        self.tx.start_group(head.try_get(0)?, from_sql("head.revision", head.try_get(1)?)?);
+        Ok(())
+    }
+
+    /// Runs what waits, until nothing does or the group has had its time. An error here is the whole group's.
+    async fn fill(&mut self, first: Job, members: &mut Vec<Member>) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            if !(job.abandoned)() {
+                let refuse = Arc::clone(&job.refuse);
+                match self.member(job).await {
+                    Ok(member) => members.push(member),
+                    Err(error) => {
+                        refuse(error.clone());
+                        return Err(error);
+                    }
+                }
+            }
+            if members.len() < GROUP && started.elapsed() < GROUP_TIME {
+                next = self.jobs.try_recv().ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn member(&mut self, job: Job) -> Result<Member, StoreError> {
+        let Job { origin, span, run, .. } = job;
+        sqlx::query("SAVEPOINT mutation").execute(self.tx.raw()).await?;
+        let traceparent =
+            if origin.traceparent.len() > TRACEPARENT_BYTES { String::new() } else { origin.traceparent };
+        self.tx.start_mutation(Origin { traceparent, actor: origin.actor });
+        let ran = run(&mut self.tx).instrument(span).await;
+        if ran.keep {
+            match self.tx.finish_mutation().await {
+                Ok(written) => {
+                    sqlx::query("RELEASE mutation").execute(self.tx.raw()).await?;
+                    self.tx.keep_mutation();
+                    return Ok(Member { written: Some(written), notify: ran.notify });
+                }
+                Err(error) => {
+                    self.undo_mutation().await?;
+                    let notify = ran.notify;
+                    let notify: Notify = Box::new(move |landed| notify(landed.and(Err(error))));
+                    return Ok(Member { written: None, notify });
+                }
+            }
+        }
+        self.undo_mutation().await?;
+        Ok(Member { written: None, notify: ran.notify })
+    }
+
+    /// Fails when SQLite has rolled back the whole transaction by itself, as it may on a full disk: then the members
+    /// before are lost too.
+    async fn undo_mutation(&mut self) -> Result<(), StoreError> {
+        let cause = self.tx.failure();
+        let undone = async {
+            sqlx::query("ROLLBACK TO mutation").execute(self.tx.raw()).await?;
+            sqlx::query("RELEASE mutation").execute(self.tx.raw()).await
+        };
+        undone.await.map_err(|error| cause.unwrap_or_else(|| error.into()))?;
+        Ok(())
+    }
+
+    async fn commit(&mut self, kept: bool) -> Result<(), StoreError> {
+        if !kept {
+            self.roll_back().await;
+            return Ok(());
+        }
+        let (revision, epoch, moved) = self.tx.group_head();
+        let (revision, epoch) = (to_sql("head.revision", revision)?, epoch.to_owned());
+        let connection = self.tx.raw();
+        if moved {
+            sqlx::query("UPDATE head SET epoch = ?, revision = ? WHERE id = 1")
+                .bind(epoch)
+                .bind(revision)
+                .execute(&mut *connection)
+                .await?;
+        }
+        sqlx::query("COMMIT").execute(connection).await?;
+        self.counts.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// After the commit only: a subscriber must never see what a crash can still take back.
+    fn tell(&mut self, members: Vec<Member>) {
+        let mut audiences = BTreeSet::new();
+        let mut new_epoch = false;
+        let mut moved = false;
+        for written in members.iter().filter_map(|member| member.written.as_ref()) {
+            moved |= written.moved_head;
+            new_epoch |= written.new_epoch;
+            audiences.extend(written.audiences.iter().cloned());
+        }
+        let head = self.tx.group_head().0;
+        if moved || new_epoch {
+            let commit = Commit { revision: head, audiences: audiences.into_iter().collect(), new_epoch };
+            // No receiver: nobody is interested yet.
+            let _ = self.commits.send(Arc::new(commit));
+            self.ring.send_replace(head);
+        }
+        for member in members {
+            let counter =
+                if member.written.is_some() { &self.counts.mutations } else { &self.counts.refused };
+            counter.fetch_add(1, Ordering::Relaxed);
+            let landed = member.written.map_or_else(
+                || Landed { revision: head, audiences: Vec::new() },
+                |written| Landed { revision: written.revision, audiences: written.audiences },
+            );
+            (member.notify)(Ok(landed));
+        }
+    }
+
+    async fn roll_back(&mut self) {
+        // SQLite may have rolled back already. Then this fails, and a new connection is the sure way to a known state.
+        self.broken = sqlx::query("ROLLBACK").execute(self.tx.raw()).await.is_err();
+    }
+}
+
+impl Store {
+    /// Begins a new epoch if it is still `seen`: the store went back behind a subscriber.
+    pub(crate) async fn new_epoch(&self, seen: &str) -> Result<(), StoreError> {
+        let seen = seen.to_owned();
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                if tx.epoch() == seen {
+                    let next = new_epoch(tx.cell());
+                    tracing::warn!(%seen, %next, "a subscriber is ahead of the store: a new epoch begins");
+                    tx.begin_epoch(next);
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("broken", &self.broken).finish_non_exhaustive()
+    }
+}
