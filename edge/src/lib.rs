@@ -1,1 +1,23 @@
-//! The edge proxy.
+//! The edge proxy: takes requests for every site and passes them to the nodes that serve it.
+//!
+//! Owns the sockets towards clients and nodes, TLS, the pages for what cannot be served, and the feed's replica. Where a
+//! request goes is decided in `hosting-edge-map`; HTTP itself is Pingora's. It never asks the controller anything on a
+//! request's way, and what comes from there cannot stop it.
+#![warn(clippy::indexing_slicing)]
+
+mod certs;
+mod conn;
+mod metrics;
+mod pages;
+mod proxy;
+mod replica;
+mod server;
+mod settings;
+mod tls;
+
+pub use certs::{CaError, CertStore, DevCa};
+pub use metrics::{Latency, Metrics};
+pub use proxy::{ORIGINAL_HOST, SHARD};
+pub use replica::EdgeReplica;
+pub use server::{BindError, Bound, Server, threads};
+pub use settings::{Args, Flags, Settings, SettingsError};

@@ -1,0 +1,355 @@
+//! A client connection as Pingora's HTTP code sees it: TCP or TLS over it, with one write buffer on top.
+//!
+//! Why not Pingora's own stream: outside of its listeners that one has no write buffer, and under TLS its buffer lies below the
+//! records. Here header and body leave as one record and one system call.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
+
+/// What is gathered before it is written. A TLS record holds 16 KiB.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// HTTP/2's preface and the header of the first frame (RFC 9113 §3.4).
+const H2_OPENING: usize = 24 + 9;
+
+/// Waiting for a client that takes no more, at the end of a connection.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
+
+enum Io {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A client connection.
+pub(crate) struct Conn {
+    io: Io,
+    /// Written by the application, not yet by us. Without allocation while nothing waits.
+    pending: Vec<u8>,
+    fd: UniqueIDType,
+    socket: Arc<SocketDigest>,
+    tls: Option<Arc<SslDigest>>,
+    h2: bool,
+    opening: Option<Opening>,
+}
+
+/// A client that negotiated HTTP/2 must begin to speak it.
+struct Opening {
+    missing: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Conn {
+    pub(crate) fn tcp(stream: TcpStream, peer: SocketAddr) -> Self {
+        let socket = digest(&stream, peer);
+        Self {
+            fd: stream.as_raw_fd(),
+            io: Io::Tcp(stream),
+            pending: Vec::new(),
+            socket,
+            tls: None,
+            h2: false,
+            opening: None,
+        }
+    }
+
+    /// `limit`: how long an HTTP/2 client may take for its first frame.
+    pub(crate) fn tls(stream: TlsStream<TcpStream>, peer: SocketAddr, limit: Duration) -> Self {
+        let (tcp, session) = stream.get_ref();
+        let socket = digest(tcp, peer);
+        let h2 = session.alpn_protocol() == Some(b"h2");
+        let cipher =
+            session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default();
+        let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or_default();
+        let tls = Some(Arc::new(SslDigest::new(cipher, version, None, None, Vec::new())));
+        let opening =
+            h2.then(|| Opening { missing: H2_OPENING, deadline: Box::pin(tokio::time::sleep(limit)) });
+        Self {
+            fd: tcp.as_raw_fd(),
+            io: Io::Tls(Box::new(stream)),
+            pending: Vec::new(),
+            socket,
+            tls,
+            h2,
+            opening,
+        }
+    }
+
+    /// Whether TLS negotiated HTTP/2.
+    pub(crate) fn is_h2(&self) -> bool {
+        self.h2
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut written = 0;
+        let outcome = loop {
+            let rest = self.pending.get(written..).unwrap_or_default();
+            if rest.is_empty() {
+                break Poll::Ready(Ok(()));
+            }
+            match self.io.write(cx, rest) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => written += n,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if written >= self.pending.len() {
+            // Given back, so that a hundred thousand idle connections hold no buffers.
+            self.pending = Vec::new();
+        } else if written > 0 {
+            self.pending.drain(..written);
+        }
+        outcome
+    }
+}
+
+fn digest(stream: &TcpStream, peer: SocketAddr) -> Arc<SocketDigest> {
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    // Known from accept, so that nobody asks the kernel again; the cell is new, so it is empty.
+    let _ = digest.peer_addr.set(Some(peer.into()));
+    Arc::new(digest)
+}
+
+impl Io {
+    fn write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, data),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, data),
+        }
+    }
+
+    fn write_vectored(&mut self, cx: &mut Context<'_>, data: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, data),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, data),
+        }
+    }
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("fd", &self.fd)
+            .field("tls", &self.tls.is_some())
+            .field("h2", &self.h2)
+            .finish()
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let conn = &mut *self;
+        let before = buf.filled().len();
+        let outcome = match &mut conn.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        };
+        if let Some(opening) = &mut conn.opening {
+            opening.missing = opening.missing.saturating_sub(buf.filled().len() - before);
+            if opening.missing == 0 {
+                conn.opening = None;
+            } else if outcome.is_pending() && opening.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let conn = &mut *self;
+        loop {
+            if conn.pending.len() + data.len() <= WRITE_BUFFER {
+                conn.pending.extend_from_slice(data);
+                return Poll::Ready(Ok(data.len()));
+            }
+            if conn.pending.is_empty() {
+                return conn.io.write(cx, data);
+            }
+            // What waits and what comes, in one call.
+            let written =
+                ready!(conn.io.write_vectored(cx, &[IoSlice::new(&conn.pending), IoSlice::new(data)]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            match written.checked_sub(conn.pending.len()) {
+                Some(of_data) => {
+                    conn.pending = Vec::new();
+                    if of_data > 0 {
+                        return Poll::Ready(Ok(of_data));
+                    }
+                }
+                None => drop(conn.pending.drain(..written)),
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let conn = &mut *self;
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        if conn.pending.len() + total > WRITE_BUFFER {
+            ready!(conn.poll_drain(cx))?;
+        }
+        if total > WRITE_BUFFER {
+            return conn.io.write_vectored(cx, slices);
+        }
+        for slice in slices {
+            conn.pending.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(total))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+#[async_trait]
+impl Shutdown for Conn {
+    async fn shutdown(&mut self) {
+        // The client may be gone or take nothing: then there is nothing left to say to it.
+        let _ = tokio::time::timeout(SHUTDOWN_LIMIT, AsyncWriteExt::shutdown(self)).await;
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        self.fd
+    }
+}
+
+impl Ssl for Conn {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.tls.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.tls.as_ref().map(|_| if self.h2 { ALPN::H2 } else { ALPN::H1 })
+    }
+}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.socket))
+    }
+}
+
+impl Peek for Conn {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = listener.accept().await.unwrap();
+        (Conn::tcp(server, peer), client)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_pieces_of_every_size_arrives_whole_and_in_order() {
+        let (mut conn, mut client) = pair().await;
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        let mut sent = Vec::new();
+        let mut next = 0u8;
+        for size in [1, 100, 16_000, 500, 17_000, 1, 200_000, 3, 16_384, 16_385, 2_000_000, 10] {
+            let piece: Vec<u8> = (0..size)
+                .map(|_| {
+                    next = next.wrapping_add(7);
+                    next
+                })
+                .collect();
+            if size % 2 == 0 {
+                conn.write_all(&piece).await.unwrap();
+            } else {
+                let (a, b) = piece.split_at(size / 2);
+                let mut slices: &mut [IoSlice<'_>] = &mut [IoSlice::new(a), IoSlice::new(b)];
+                while !slices.is_empty() {
+                    let n = conn.write_vectored(slices).await.unwrap();
+                    IoSlice::advance_slices(&mut slices, n);
+                }
+            }
+            sent.extend(piece);
+        }
+        Shutdown::shutdown(&mut conn).await;
+        assert!(reader.await.unwrap() == sent);
+        assert_eq!(conn.pending.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_leaves_before_the_flush() {
+        let (mut conn, mut client) = pair().await;
+        conn.write_all(b"head").await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read_u8()).await;
+        assert!(early.is_err());
+        conn.write_all(b"body").await.unwrap();
+        conn.flush().await.unwrap();
+        let mut all = [0; 8];
+        client.read_exact(&mut all).await.unwrap();
+        assert_eq!(&all, b"headbody");
+    }
+}

@@ -1,0 +1,217 @@
+//! What the edge counts. Nothing here takes a lock on a request's way.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hosting_scaffold::admin::Metrics as Registry;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+/// Upper bounds in seconds; above the last there is one more bucket.
+const BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// A histogram of plain counters, because the library's takes a lock at every observation.
+#[derive(Debug, Clone, Default)]
+pub struct Latency(Arc<LatencyCounters>);
+
+#[derive(Debug, Default)]
+struct LatencyCounters {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Latency {
+    /// Counts one.
+    pub fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = BOUNDS.iter().take_while(|bound| seconds > **bound).count();
+        if let Some(counter) = self.0.buckets.get(bucket) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        self.0.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let counts: Vec<u64> = self.0.buckets.iter().map(|counter| counter.load(Ordering::Relaxed)).collect();
+        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
+        let sum = Duration::from_micros(self.0.micros.load(Ordering::Relaxed)).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Every counter; a clone counts into the same.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    requests: [Counter; 6],
+    /// Time from choosing a node to its response header.
+    pub upstream: Latency,
+    /// Requests sent again, to another node or over another connection.
+    pub retries: Counter,
+    /// Nodes taken out of rotation for a while.
+    pub ejections: Counter,
+    /// Handshakes done.
+    pub handshakes: Counter,
+    /// Handshakes for a name that is in no route.
+    pub handshakes_unknown: Counter,
+    /// Handshakes that failed otherwise or took too long.
+    pub handshakes_failed: Counter,
+    /// Connections that had to be refused by the kernel: no file handles left.
+    pub accept_errors: Counter,
+    /// Connections now.
+    pub connections: Gauge,
+    /// FQDNs.
+    pub routes: Gauge,
+    /// Tenants.
+    pub tenants: Gauge,
+    /// Shards.
+    pub pools: Gauge,
+    /// Development certificates at hand.
+    pub certificates: Gauge,
+    /// Development certificates signed.
+    pub certificates_signed: Counter,
+    /// Revision of the view in effect.
+    pub applied_revision: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        let requests: Family<Code, Counter> = Family::default();
+        let handshakes: Family<Outcome, Counter> = Family::default();
+        let code = |code| requests.get_or_create(&Code { code }).clone();
+        let handshake = |outcome| handshakes.get_or_create(&Outcome { outcome }).clone();
+        let metrics = Self {
+            // No response: the client left first.
+            requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(code),
+            upstream: Latency::default(),
+            retries: Counter::default(),
+            ejections: Counter::default(),
+            handshakes: handshake("done"),
+            handshakes_unknown: handshake("unknown_name"),
+            handshakes_failed: handshake("failed"),
+            accept_errors: Counter::default(),
+            connections: Gauge::default(),
+            routes: Gauge::default(),
+            tenants: Gauge::default(),
+            pools: Gauge::default(),
+            certificates: Gauge::default(),
+            certificates_signed: Counter::default(),
+            applied_revision: Gauge::default(),
+        };
+        registry.register(|registry| {
+            registry.register("hosting_edge_requests", "Requests by class of the response code", requests);
+            registry.register(
+                "hosting_edge_upstream_seconds",
+                "From choosing a node to its response header",
+                metrics.upstream.clone(),
+            );
+            registry.register(
+                "hosting_edge_upstream_retries",
+                "Requests sent again",
+                metrics.retries.clone(),
+            );
+            registry.register(
+                "hosting_edge_upstream_ejections",
+                "Nodes taken out of rotation",
+                metrics.ejections.clone(),
+            );
+            registry.register("hosting_edge_handshakes", "TLS handshakes by outcome", handshakes);
+            registry.register(
+                "hosting_edge_accept_errors",
+                "Connections that could not be accepted",
+                metrics.accept_errors.clone(),
+            );
+            registry.register(
+                "hosting_edge_connections",
+                "Client connections now",
+                metrics.connections.clone(),
+            );
+            registry.register("hosting_edge_routes", "FQDNs in the map", metrics.routes.clone());
+            registry.register("hosting_edge_tenants", "Tenants in the map", metrics.tenants.clone());
+            registry.register("hosting_edge_pools", "Shards in the map", metrics.pools.clone());
+            registry.register(
+                "hosting_edge_certificates",
+                "Development certificates at hand",
+                metrics.certificates.clone(),
+            );
+            registry.register(
+                "hosting_edge_certificates_signed",
+                "Development certificates signed",
+                metrics.certificates_signed.clone(),
+            );
+            registry.register(
+                "hosting_edge_applied_revision",
+                "Revision of the view in effect",
+                metrics.applied_revision.clone(),
+            );
+        });
+        metrics
+    }
+
+    /// Counts a request that ended with `code`; 0 when no response was sent.
+    pub fn request(&self, code: u16) {
+        if let Some(counter) = self.requests.get(usize::from(code / 100).min(5)) {
+            counter.inc();
+        }
+    }
+}
+
+/// A size as a gauge has it.
+pub(crate) fn gauge(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_and_latencies_come_out_as_counted() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry);
+        for code in [200, 204, 404, 599, 0] {
+            metrics.request(code);
+        }
+        for millis in [0, 1, 3, 3, 20_000] {
+            metrics.upstream.observe(Duration::from_millis(millis));
+        }
+        let text = registry.encode();
+        for line in [
+            r#"hosting_edge_requests_total{code="2xx"} 2"#,
+            r#"hosting_edge_requests_total{code="4xx"} 1"#,
+            r#"hosting_edge_requests_total{code="5xx"} 1"#,
+            r#"hosting_edge_requests_total{code="none"} 1"#,
+            r#"hosting_edge_upstream_seconds_bucket{le="0.001"} 2"#,
+            r#"hosting_edge_upstream_seconds_bucket{le="0.005"} 4"#,
+            r#"hosting_edge_upstream_seconds_bucket{le="10.0"} 4"#,
+            r#"hosting_edge_upstream_seconds_bucket{le="+Inf"} 5"#,
+            "hosting_edge_upstream_seconds_count 5",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+}

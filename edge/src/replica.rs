@@ -1,0 +1,94 @@
+//! The edge's side of the feed: a batch in, a table and certificates out.
+
+use std::sync::Arc;
+
+use hosting_edge_map::{Writer, check};
+use hosting_intent::{Intent, Key, Kind, Rejection};
+use hosting_intent_sync::{Batch, Replica};
+use hosting_scaffold::telemetry::set_remote_parent;
+use tokio::sync::watch;
+
+use crate::certs::CertStore;
+use crate::metrics::{Metrics, gauge};
+
+/// Spans of one batch; a snapshot has one per item otherwise.
+const MAX_SPANS: usize = 64;
+
+/// Puts batches into effect. The only writer of the table.
+#[derive(Debug)]
+pub struct EdgeReplica {
+    writer: Writer,
+    certs: Arc<CertStore>,
+    metrics: Metrics,
+    loaded: watch::Sender<bool>,
+}
+
+impl EdgeReplica {
+    /// `loaded` turns true with the first batch: not yet known is never empty.
+    #[must_use]
+    pub fn new(writer: Writer, certs: Arc<CertStore>, metrics: Metrics) -> (Self, watch::Receiver<bool>) {
+        let (loaded, is_loaded) = watch::channel(false);
+        (Self { writer, certs, metrics, loaded }, is_loaded)
+    }
+}
+
+impl Replica for EdgeReplica {
+    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+        check(key, intent)
+    }
+
+    fn publish(&mut self, batch: Batch) {
+        let mut parents: Vec<&str> = Vec::new();
+        let traces = batch
+            .upserts
+            .iter()
+            .map(|(item, _)| item.traceparent.as_str())
+            .chain(batch.removals.iter().map(|r| r.traceparent.as_str()));
+        for parent in traces {
+            if parents.len() == MAX_SPANS {
+                break;
+            }
+            if !parent.is_empty() && !parents.contains(&parent) {
+                parents.push(parent);
+            }
+        }
+        // One per request behind the batch, all of the same length: each trace shows when its change took effect.
+        let spans: Vec<tracing::Span> = parents
+            .iter()
+            .map(|parent| {
+                let span = tracing::info_span!(
+                    "edge.apply",
+                    revision = batch.revision,
+                    upserts = batch.upserts.len(),
+                    removals = batch.removals.len()
+                );
+                set_remote_parent(&span, parent);
+                span
+            })
+            .collect();
+        let _entered = spans.first().map(tracing::Span::enter);
+
+        let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, Intent::Route(_)));
+        let removed = batch.removals.iter().filter(|removal| removal.key.known_kind() == Some(Kind::Route));
+        self.writer.apply(&batch.upserts, &batch.removals);
+        // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
+        // for it can shake hands.
+        self.certs.apply(
+            added.map(|(item, _)| item.key.name.as_str()),
+            removed.map(|removal| removal.key.name.as_str()),
+        );
+        let sizes = self.writer.sizes();
+        self.metrics.routes.set(gauge(sizes.routes));
+        self.metrics.tenants.set(gauge(sizes.tenants));
+        self.metrics.pools.set(gauge(sizes.pools));
+        self.metrics.applied_revision.set(i64::try_from(batch.revision).unwrap_or(i64::MAX));
+        tracing::debug!(
+            revision = batch.revision,
+            epoch = batch.epoch,
+            upserts = batch.upserts.len(),
+            removals = batch.removals.len(),
+            "applied"
+        );
+        self.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
+    }
+}

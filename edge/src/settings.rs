@@ -1,0 +1,316 @@
+//! What an operator can set: defaults < file < environment (`HOSTING_EDGE_*`) < flags.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
+use hosting_scaffold::telemetry::LogFormat;
+use serde::{Deserialize, Serialize};
+
+/// Prefix of the environment variables.
+const ENV_PREFIX: &str = "HOSTING_EDGE_";
+
+/// Everything that can be set. Times are in the unit that their name ends with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where the ledger, the identity and the development authority live. One process at a time.
+    pub data_dir: PathBuf,
+    /// Addresses for HTTP. An IPv6 one takes IPv6 only.
+    pub http_listen: Vec<SocketAddr>,
+    /// Addresses for HTTPS.
+    pub https_listen: Vec<SocketAddr>,
+    /// Address of the admin port. Keep it off public networks.
+    pub admin_listen: SocketAddr,
+    /// Feed addresses of the controllers, `host:port`, tried in turn.
+    pub controller: Vec<String>,
+    /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
+    pub join_token_file: Option<PathBuf>,
+    /// Threads for user bytes; 0: one per core.
+    pub threads: usize,
+    /// Buckets of the FQDN map, rounded up to a power of two.
+    pub map_buckets: usize,
+    /// Client connections at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Client connections that the kernel queues.
+    pub backlog: i32,
+    /// From the connection to the end of the TLS handshake.
+    pub handshake_timeout_ms: u64,
+    /// From the first byte of a request to the end of its header.
+    pub header_timeout_ms: u64,
+    /// Largest request header in bytes.
+    pub max_header_bytes: usize,
+    /// A connection without a request.
+    pub idle_timeout_ms: u64,
+    /// Between two pieces of a request's body.
+    pub body_timeout_ms: u64,
+    /// A client that takes nothing of the response.
+    pub write_timeout_ms: u64,
+    /// An upgraded connection (WebSocket) on which nothing moves.
+    pub upgrade_idle_timeout_ms: u64,
+    /// HTTP/2 streams at once on a connection.
+    pub h2_max_streams: u32,
+    /// Connecting to a node.
+    pub connect_timeout_ms: u64,
+    /// A node that sends nothing.
+    pub upstream_timeout_ms: u64,
+    /// Idle connections to nodes are kept this long; less than the nodes' own limit.
+    pub upstream_idle_timeout_ms: u64,
+    /// Idle connections to nodes, per thread.
+    pub upstream_pool: usize,
+    /// A node that refused a connection gets no requests for this long.
+    pub eject_ms: u64,
+    /// Development certificates kept; more routes than this have theirs signed again when asked for.
+    pub certificate_cache: usize,
+    /// Waiting for requests under way at the end.
+    pub drain_timeout_ms: u64,
+    /// Log filter, as `tracing` reads it.
+    pub log: String,
+    /// How logs look.
+    pub log_format: LogFormat,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/hosting/edge"),
+            http_listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
+            https_listen: vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0u16; 8], 443))],
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9101)),
+            controller: Vec::new(),
+            join_token_file: None,
+            threads: 0,
+            map_buckets: 16_384,
+            max_connections: 50_000,
+            backlog: 4_096,
+            handshake_timeout_ms: 10_000,
+            header_timeout_ms: 10_000,
+            max_header_bytes: 64 * 1024,
+            idle_timeout_ms: 60_000,
+            body_timeout_ms: 60_000,
+            write_timeout_ms: 60_000,
+            upgrade_idle_timeout_ms: 3_600_000,
+            h2_max_streams: 100,
+            connect_timeout_ms: 1_000,
+            upstream_timeout_ms: 300_000,
+            upstream_idle_timeout_ms: 45_000,
+            upstream_pool: 512,
+            eject_ms: 3_000,
+            certificate_cache: 100_000,
+            drain_timeout_ms: 30_000,
+            log: "info,pingora_core=error,pingora_proxy=off".into(),
+            log_format: LogFormat::Auto,
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Reading them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// One that makes no sense.
+    #[error("{setting}: {problem}")]
+    Invalid {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
+impl Settings {
+    /// Merges the layers and checks the outcome.
+    ///
+    /// # Errors
+    /// The setting and what is wrong with it.
+    pub fn load(args: &Args) -> Result<Self, SettingsError> {
+        let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The setting and what is wrong with it.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let invalid =
+            |setting, problem: &str| Err(SettingsError::Invalid { setting, problem: problem.to_owned() });
+        if self.http_listen.is_empty() && self.https_listen.is_empty() {
+            return invalid(
+                "http_listen",
+                "there is no address to serve on; give --http-listen or --https-listen",
+            );
+        }
+        if self.controller.is_empty() {
+            return invalid("controller", "where the feed is, is not said; give --controller HOST:PORT");
+        }
+        if self.max_connections == 0 {
+            return invalid("max_connections", "must be at least 1");
+        }
+        if self.max_header_bytes < 1024 {
+            return invalid("max_header_bytes", "must be at least 1024: browsers send more than that");
+        }
+        if self.upstream_idle_timeout_ms == 0 || self.connect_timeout_ms == 0 || self.header_timeout_ms == 0 {
+            return invalid(
+                "connect_timeout_ms, header_timeout_ms, upstream_idle_timeout_ms",
+                "must not be 0",
+            );
+        }
+        Ok(())
+    }
+
+    /// The development authority's certificate, which clients may be told to trust.
+    #[must_use]
+    pub fn dev_ca(&self) -> PathBuf {
+        self.data_dir.join("dev-ca.pem")
+    }
+
+    /// Its key, readable by this process only.
+    #[must_use]
+    pub fn dev_ca_key(&self) -> PathBuf {
+        self.data_dir.join("dev-ca.key")
+    }
+
+    /// Last good state.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.data_dir.join("ledger.redb")
+    }
+
+    /// The node's certificate and key for the feed.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.data_dir.join("identity")
+    }
+
+    /// What `--dump-config` prints: the settings, and as comments the paths that follow from them.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold.
+    pub fn dump(&self) -> Result<String, anyhow::Error> {
+        let say = |what: &str, path: &Path| format!("# {what}: {}\n", path.display());
+        Ok(config::dump(self)?
+            + &say("development authority, to be trusted by test clients", &self.dev_ca())
+            + &say("ledger", &self.ledger())
+            + &say("identity", &self.identity()))
+    }
+}
+
+/// Milliseconds as settings have them.
+pub(crate) fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+/// The edge: takes requests for every site and passes them to the nodes that serve it
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "hosting-edge", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Layers below the flags.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Flags.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+const EXAMPLES: &str = "Examples:
+  First start of a new edge, with the token that `hostctl node join-token edge-1` printed into a file:
+    hosting-edge --controller controller.internal:7443 --join-token-file /etc/hosting/join-token
+  On loopback, for trying it out:
+    hosting-edge --data-dir var/edge --controller 127.0.0.1:7443 --http-listen 127.0.0.1:8080 --http-listen '[::1]:8080' \\
+      --https-listen 127.0.0.1:8443 --admin-listen 127.0.0.1:9101
+  What is in force, and is it sound:
+    hosting-edge --config /etc/hosting/edge.toml --dump-config
+    hosting-edge --config /etc/hosting/edge.toml --check-config
+
+Every setting of --dump-config can stand in the file of --config, or in the environment as HOSTING_EDGE_<SETTING>.";
+
+/// The settings that are worth a flag.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+pub struct Flags {
+    /// Folder for the ledger, the identity and the development authority
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Address for HTTP; repeat it for several
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http_listen: Vec<SocketAddr>,
+    /// Address for HTTPS; repeat it for several
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub https_listen: Vec<SocketAddr>,
+    /// Address for /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Where a controller's feed is; repeat it for several
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controller: Vec<String>,
+    /// File with the join token (first start only; it says which node this is)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_token_file: Option<PathBuf>,
+    /// Threads for user bytes (0: one per core)
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Log filter, for example `info,hosting_edge=debug`
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// How logs look
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn load(arguments: &[&str]) -> Result<Settings, SettingsError> {
+        Settings::load(&Args::parse_from(["hosting-edge"].iter().chain(arguments)))
+    }
+
+    #[test]
+    fn flags_stand_above_the_file_and_a_dump_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("edge.toml");
+        std::fs::write(&file, "controller = [\"10.0.0.1:7443\"]\neject_ms = 7\nthreads = 3\n").unwrap();
+        let file = file.to_str().unwrap();
+        let settings = load(&[
+            "--config",
+            file,
+            "--threads",
+            "2",
+            "--http-listen",
+            "127.0.0.1:1",
+            "--http-listen",
+            "[::1]:1",
+        ])
+        .unwrap();
+        assert_eq!((settings.eject_ms, settings.threads, settings.http_listen.len()), (7, 2, 2));
+        let dump = settings.dump().unwrap();
+        assert!(dump.contains("dev-ca.pem"), "{dump}");
+        assert_eq!(toml::from_str::<Settings>(&dump).unwrap(), settings);
+    }
+
+    #[test]
+    fn what_cannot_work_is_said() {
+        assert!(load(&[]).unwrap_err().to_string().contains("--controller"));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("edge.toml");
+        std::fs::write(&file, "controller = [\"c:1\"]\nhttp_listen = []\nhttps_listen = []\n").unwrap();
+        assert!(
+            load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string().starts_with("http_listen: ")
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! The TLS handshake with clients: by SNI, never for a name in no route.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hosting_edge_map::{Host, Routing, parse_host};
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::certs::CertStore;
+use crate::conn::Conn;
+use crate::metrics::Metrics;
+
+/// Alerts that rustls does not send for us (RFC 8446 §6.2).
+const INTERNAL_ERROR: u8 = 80;
+const MISSING_EXTENSION: u8 = 109;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// Takes TLS connections.
+#[derive(Debug)]
+pub(crate) struct Front {
+    config: Arc<ServerConfig>,
+    certs: Arc<CertStore>,
+    routing: Arc<Routing>,
+    limit: Duration,
+    h2_limit: Duration,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Resolver(Arc<CertStore>);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        with_name(&hello, |name| self.0.get(name)).flatten()
+    }
+}
+
+/// The name that the client asks for, as routes spell it.
+fn with_name<R>(hello: &ClientHello<'_>, look: impl FnOnce(&str) -> R) -> Option<R> {
+    match parse_host(hello.server_name()?.as_bytes()) {
+        Ok(Host::Name(name)) => Some(look(&name)),
+        Ok(Host::Address(_)) | Err(_) => None,
+    }
+}
+
+impl Front {
+    /// # Errors
+    /// No random numbers to be had for the ticket keys.
+    pub(crate) fn new(
+        certs: Arc<CertStore>,
+        routing: Arc<Routing>,
+        limit: Duration,
+        h2_limit: Duration,
+        metrics: Metrics,
+    ) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Resolver(Arc::clone(&certs))));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Resumption without state: one rotating key for all connections, where the default cache holds 256 sessions.
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Ok(Self { config: Arc::new(config), certs, routing, limit, h2_limit, metrics })
+    }
+
+    /// The whole handshake, within the limit. `None`: the client got its alert, or was not worth one.
+    pub(crate) async fn accept(&self, tcp: TcpStream, peer: SocketAddr) -> Option<Conn> {
+        match tokio::time::timeout(self.limit, self.handshake(tcp, peer)).await {
+            Ok(Ok(conn)) => {
+                self.metrics.handshakes.inc();
+                Some(conn)
+            }
+            Ok(Err(End::UnknownName)) => {
+                self.metrics.handshakes_unknown.inc();
+                None
+            }
+            Ok(Err(End::Failed(error))) => {
+                tracing::debug!(%peer, %error, "handshake failed");
+                self.metrics.handshakes_failed.inc();
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "handshake took too long");
+                self.metrics.handshakes_failed.inc();
+                None
+            }
+        }
+    }
+
+    async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Conn, End> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(End::Failed)?;
+        let hello = start.client_hello();
+        if hello.server_name().is_none() {
+            return Err(refuse(start.io, MISSING_EXTENSION).await);
+        }
+        let name =
+            with_name(&hello, |name| self.routing.knows(name).then(|| Arc::<str>::from(name))).flatten();
+        let Some(name) = name else {
+            return Err(refuse(start.io, UNRECOGNIZED_NAME).await);
+        };
+        if self.certs.get(&name).is_none() && !self.certs.obtain(&name).await {
+            return Err(refuse(start.io, INTERNAL_ERROR).await);
+        }
+        let stream = start.into_stream(Arc::clone(&self.config)).await.map_err(End::Failed)?;
+        Ok(Conn::tls(stream, peer, self.h2_limit))
+    }
+}
+
+enum End {
+    UnknownName,
+    Failed(io::Error),
+}
+
+/// Ends a handshake that has seen nothing but the ClientHello with a fatal alert, which is still in clear then.
+async fn refuse(mut tcp: TcpStream, alert: u8) -> End {
+    const ALERT: u8 = 21;
+    const FATAL: u8 = 2;
+    let record = [ALERT, 3, 3, 0, 2, FATAL, alert];
+    match tcp.write_all(&record).await {
+        Ok(()) => {
+            // The client may have closed already.
+            let _ = tcp.shutdown().await;
+            if alert == UNRECOGNIZED_NAME {
+                End::UnknownName
+            } else {
+                End::Failed(io::Error::other(format!("alert {alert}")))
+            }
+        }
+        Err(error) => End::Failed(error),
+    }
+}

@@ -1,0 +1,288 @@
+//! An edge fed by hand, and nodes that say what they saw.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hosting_edge::{Bound, CertStore, DevCa, EdgeReplica, Metrics, Server, Settings};
+use hosting_edge_map::Routing;
+use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
+use hosting_intent::{Cause, Intent, Item, Key, Kind, Removal};
+use hosting_intent_sync::{Batch, Replica};
+use hosting_scaffold::admin;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A node: answers with the request's head as text, and with its own name in `x-served-by`.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) requests: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Node {
+    pub(crate) async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, name)
+    }
+
+    pub(crate) fn on(listener: TcpListener, name: &'static str) -> Self {
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&requests);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let count = Arc::clone(&count);
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| answer(name, Arc::clone(&count), request));
+                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    // The edge closes connections as it likes.
+                    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, requests, task }
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(
+    name: &'static str,
+    count: Arc<AtomicUsize>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    count.fetch_add(1, Ordering::SeqCst);
+    let response = Response::builder().header("x-served-by", name).header("x-shard", "what the node thinks");
+    let path = request.uri().path().to_owned();
+    if path == "/upgrade" {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.unwrap());
+            let mut buffer = [0; 64];
+            loop {
+                match io.read(&mut buffer).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => io.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap(),
+                }
+            }
+        });
+        let switching = response.status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        return Ok(switching.body(Full::default()).unwrap());
+    }
+    if let Some(millis) = path.strip_prefix("/slow/") {
+        tokio::time::sleep(Duration::from_millis(millis.parse().unwrap())).await;
+    }
+    let mut seen = format!("{} {}\n", request.method(), request.uri());
+    for (field, value) in request.headers() {
+        seen += &format!("{field}: {}\n", String::from_utf8_lossy(value.as_bytes()));
+    }
+    let body =
+        request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    if path == "/echo" {
+        return Ok(response.body(Full::new(body)).unwrap());
+    }
+    Ok(response.body(Full::new(Bytes::from(seen))).unwrap())
+}
+
+pub(crate) struct Edge {
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) http6: SocketAddr,
+    pub(crate) ca: String,
+    pub(crate) registry: admin::Metrics,
+    pub(crate) stop: CancellationToken,
+    pub(crate) done: JoinHandle<()>,
+    replica: EdgeReplica,
+    revision: u64,
+    _dir: TempDir,
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        http_listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
+        https_listen: vec!["127.0.0.1:0".parse().unwrap()],
+        controller: vec!["127.0.0.1:1".into()],
+        connect_timeout_ms: 300,
+        ..Settings::default()
+    }
+}
+
+impl Edge {
+    pub(crate) async fn start() -> Self {
+        Self::with(settings()).await
+    }
+
+    pub(crate) async fn with(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { data_dir: dir.path().to_owned(), ..settings };
+        let registry = admin::Metrics::new();
+        let metrics = Metrics::new(&registry);
+        let (routing, writer) = Routing::new(settings.map_buckets);
+        let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key()).unwrap();
+        let certs =
+            CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();
+        let server = Server::new(&settings, routing, Arc::clone(&certs), metrics.clone()).unwrap();
+        let (replica, loaded) = EdgeReplica::new(writer, certs, metrics);
+        let bound = Bound::bind(&settings).unwrap();
+        let (http, https) = (bound.http(), bound.https());
+        let stop = CancellationToken::new();
+        let mut edge = Self {
+            http: http[0],
+            http6: http[1],
+            https: https[0],
+            ca: std::fs::read_to_string(settings.dev_ca()).unwrap(),
+            registry,
+            stop: stop.clone(),
+            done: tokio::spawn(async move { server.run(bound, stop).await.unwrap() }),
+            replica,
+            revision: 0,
+            _dir: dir,
+        };
+        assert!(!*loaded.borrow(), "nothing is loaded before the first batch");
+        edge.publish(Vec::new(), Vec::new());
+        assert!(*loaded.borrow(), "an empty view is a view");
+        while TcpStream::connect(edge.http).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        edge
+    }
+
+    pub(crate) fn publish(&mut self, upserts: Vec<(Item, Intent)>, removals: Vec<Removal>) {
+        for (item, intent) in &upserts {
+            self.replica.check(&item.key, intent).unwrap();
+        }
+        self.revision += 1;
+        self.replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });
+    }
+
+    pub(crate) fn metric(&self, line: &str) -> u64 {
+        let text = self.registry.encode();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no {line} in:\n{text}")).parse().unwrap()
+    }
+
+    pub(crate) fn url(&self, host: &str, path: &str) -> String {
+        format!("http://{host}:{}{path}", self.http.port())
+    }
+
+    pub(crate) fn tls_url(&self, host: &str, path: &str) -> String {
+        format!("https://{host}:{}{path}", self.https.port())
+    }
+
+    /// A client that finds every host here and trusts the development authority.
+    pub(crate) fn client(&self, hosts: &[&str]) -> reqwest::Client {
+        self.client_with(hosts, |builder| builder)
+    }
+
+    pub(crate) fn client_with(
+        &self,
+        hosts: &[&str],
+        with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> reqwest::Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let ca = reqwest::Certificate::from_pem(self.ca.as_bytes()).unwrap();
+        let mut builder = reqwest::Client::builder().tls_certs_only([ca]).no_proxy();
+        for host in hosts {
+            builder = builder.resolve(host, self.http);
+        }
+        with(builder).build().unwrap()
+    }
+
+    /// Sends bytes over a connection of its own and reads until the edge closes it or two seconds pass.
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        read_all(&mut stream).await
+    }
+}
+
+/// Sends bytes and takes what comes until nothing does for a while; the connection may stay open.
+pub(crate) async fn ask(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The edge may refuse before it has taken everything.
+    let _ = stream.write_all(bytes).await;
+    let (mut all, mut wait) = (Vec::new(), Duration::from_secs(5));
+    while let Ok(Ok(1..)) = tokio::time::timeout(wait, stream.read_buf(&mut all)).await {
+        wait = Duration::from_millis(100);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+pub(crate) async fn read_all(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut all = Vec::new();
+    // Cut off or timed out: what came until then is the answer.
+    let _ = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut all)).await;
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn upsert(kind: Kind, name: &str, intent: Intent) -> (Item, Intent) {
+    let key = Key::new(kind, name);
+    let item =
+        Item { key, revision: 1, value: Bytes::new(), cause: Cause::Person, traceparent: String::new() };
+    (item, intent)
+}
+
+pub(crate) fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, Intent) {
+    let route = Route { tenant_id: tenant.into(), webroot_id: webroot.into(), shard_id: shard.into() };
+    upsert(Kind::Route, fqdn, Intent::Route(route))
+}
+
+pub(crate) fn tenant(id: &str, state: State) -> (Item, Intent) {
+    upsert(
+        Kind::TenantState,
+        id,
+        Intent::TenantState(TenantState { state: state as i32, reason: "unpaid".into() }),
+    )
+}
+
+pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, Intent) {
+    let nodes = nodes
+        .iter()
+        .map(|(id, address, in_service)| PoolNode {
+            node_id: (*id).into(),
+            addresses: vec![address.to_string()],
+            in_service: *in_service,
+        })
+        .collect();
+    upsert(Kind::ShardPool, id, Intent::ShardPool(ShardPool { name: format!("{id}-name"), nodes }))
+}
+
+pub(crate) fn gone(fqdn: &str) -> Removal {
+    Removal { key: Key::new(Kind::Route, fqdn), cause: Cause::Person, traceparent: String::new() }
+}
+
+/// An edge with one site at one node.
+pub(crate) async fn one_site() -> (Edge, Node) {
+    let node = Node::start("node-1").await;
+    let mut edge = Edge::start().await;
+    edge.publish(
+        vec![
+            tenant("t_a", State::Active),
+            pool("s1", &[("n1", node.address, true)]),
+            route("www.example.com", "t_a", "web_ab12cd34ef", "s1"),
+        ],
+        Vec::new(),
+    );
+    (edge, node)
+}
