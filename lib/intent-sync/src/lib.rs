@@ -7,6 +7,8 @@
 pub mod client;
 mod convert;
 pub mod identity;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod publisher;
 mod replica;
 mod source;

@@ -533,10 +533,13 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     fn on_snapshot_begin(&mut self, begin: wire::SnapshotBegin) -> Result<Option<String>, SessionEnd> {
         self.never_back(&begin.epoch, begin.base)?;
         if !P::SWEEP_AT_END {
-            let removals = self
-                .view
-                .keys()
-                .map(|key| Removal { key: key.clone(), cause: Cause::Planner, traceparent: String::new() })
+            let effective = self.view.iter().filter(|(_, record)| record.effective().is_some());
+            let removals = effective
+                .map(|(key, _)| Removal {
+                    key: key.clone(),
+                    cause: Cause::Planner,
+                    traceparent: String::new(),
+                })
                 .collect();
             self.publish(Vec::new(), removals);
         }
@@ -863,13 +866,15 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     }
 
     fn judge(&self, key: &Key, value: &[u8]) -> Result<Intent, (Why, String)> {
+        if let Some(kind) = key.known_kind()
+            && !self.config.kinds.contains(&kind)
+        {
+            return Err((Why::Unsupported, format!("this role does not apply {}", kind_name(key.kind))));
+        }
         let intent = Intent::parse(key, value).map_err(|rejection| match rejection {
             Rejection::UnknownKind(_) => (Why::Unsupported, rejection.to_string()),
             Rejection::Malformed(_) | Rejection::Invalid { .. } => (Why::Rejected, rejection.to_string()),
         })?;
-        if !key.known_kind().is_some_and(|kind| self.config.kinds.contains(&kind)) {
-            return Err((Why::Unsupported, format!("this role does not apply {}", kind_name(key.kind))));
-        }
         self.replica.check(key, &intent).map_err(|rejection| (Why::Rejected, rejection.to_string()))?;
         Ok(intent)
     }

@@ -1,0 +1,902 @@
+//! Steps, and what must hold after each.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hosting_intent::{Bytes, Cause, Digest, Key, Kind};
+use hosting_ledger::Why;
+use hosting_proto::feed as wire;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use wire::down::Frame;
+use wire::{Down, Up};
+
+use super::parts::{
+    Class, Fault, ModelJournal, ModelReplica, Pipe, class, route_key, state_key, unknown_key, value,
+};
+use super::{Change, ModelStore};
+use crate::publisher::{Limits, Session};
+use crate::subscriber::{Brake, Config, Policy, SessionEnd, Subscriber};
+use crate::{SourceError, release};
+
+const AUDIENCES: [&str; 3] = ["edge/a", "edge/b", "node/n"];
+/// The first audience has two subscribers.
+const SUBSCRIBERS: [&str; 4] = ["edge/a", "edge/a", "edge/b", "node/n"];
+const BRAKE: Brake = Brake { percent: 20, items: 3, window: Duration::from_secs(60) };
+
+/// An invariant was broken. Shows how to see it again.
+#[derive(Debug)]
+pub struct Failure {
+    /// Of the run.
+    pub seed: u64,
+    /// Which rule, by whom.
+    pub problem: String,
+    /// Everything that was done.
+    pub steps: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.problem)?;
+        self.steps.iter().enumerate().try_for_each(|(n, step)| writeln!(f, "  {n:4} {step}"))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What a run really did, so that a test can tell that it did enough.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Summary {
+    /// Snapshots put into effect.
+    pub snapshots: u64,
+    /// Revisions taken from the log.
+    pub deltas: u64,
+    /// Sessions resumed without a snapshot.
+    pub resumed: u64,
+    /// Items rejected.
+    pub rejected: u64,
+    /// Changes held by the brake.
+    pub held: u64,
+    /// Digest mismatches found.
+    pub digest_mismatches: u64,
+    /// Gaps found.
+    pub gaps: u64,
+    /// Crashes survived.
+    pub crashes: u64,
+    /// Epochs begun.
+    pub epochs: u64,
+    /// Ledger writes that failed.
+    pub ledger_failures: u64,
+    /// Snapshots cut off before their end.
+    pub cut_snapshots: u64,
+}
+
+type View = BTreeMap<Key, Bytes>;
+/// What the reference had at (audience, epoch, revision).
+type History = HashMap<(String, String, u64), Arc<View>>;
+
+struct Connection {
+    session: Session,
+    down: Pipe,
+    up: Pipe,
+    in_snapshot: bool,
+}
+
+struct Node<P: Policy> {
+    audience: &'static str,
+    name: String,
+    journal: ModelJournal,
+    replica: ModelReplica,
+    subscriber: Subscriber<ModelJournal, ModelReplica, P>,
+    connection: Option<Connection>,
+    /// What it has comes from a history that a restore undid; it cannot know before the digest tells it.
+    undone: bool,
+    /// The same of its disk.
+    disk_undone: bool,
+    disk_syncs: u64,
+    /// What was in effect when the disk was last written.
+    disk_view: BTreeMap<Key, (u64, Bytes)>,
+    /// Epoch → highest (applied, durable) ever said.
+    acked: BTreeMap<String, (u64, u64)>,
+    snapshots: u64,
+}
+
+struct Saved<B> {
+    store: B,
+    reference: BTreeMap<&'static str, View>,
+    heads: BTreeMap<&'static str, (String, u64)>,
+    history: History,
+}
+
+struct Driver<'s, S: ModelStore, P: Policy> {
+    store: &'s S,
+    rng: StdRng,
+    now: Instant,
+    steps: Vec<String>,
+    reference: BTreeMap<&'static str, View>,
+    history: History,
+    /// Every value that a key ever had.
+    ever: BTreeMap<(&'static str, Key), BTreeSet<Bytes>>,
+    saved: Vec<Saved<S::Backup>>,
+    nodes: Vec<Node<P>>,
+    mark: u64,
+    summary: Summary,
+    epochs: BTreeSet<String>,
+}
+
+/// Drives `store`, which must be new, through `steps` random steps from `seed`, then lets everything settle.
+///
+/// # Errors
+/// The first invariant that does not hold.
+pub async fn run<S: ModelStore, P: Policy>(
+    store: &S,
+    seed: u64,
+    steps: usize,
+) -> Result<Summary, Box<Failure>> {
+    let mut driver = match Driver::<S, P>::new(store, seed) {
+        Ok(driver) => driver,
+        Err(problem) => return Err(Box::new(Failure { seed, problem, steps: Vec::new() })),
+    };
+    match driver.drive(steps).await {
+        Ok(()) => Ok(driver.summary),
+        Err(problem) => Err(Box::new(Failure { seed, problem, steps: driver.steps })),
+    }
+}
+
+fn config(audience: &str) -> Config {
+    Config {
+        audience: audience.to_owned(),
+        build: "model".to_owned(),
+        kinds: vec![Kind::Route, Kind::TenantState],
+        brake: BRAKE,
+    }
+}
+
+/// Two controllers, which cut the same things into different pieces.
+fn limits(controller: usize) -> Limits {
+    let (frame_bytes, page_items, window_changes) =
+        if controller == 0 { (150, 2, 2) } else { (4_096, 5, 100) };
+    Limits {
+        frame_bytes,
+        page_items,
+        window_changes,
+        bookmark_every: Duration::from_secs(20),
+        snapshots: 4,
+        ..Limits::default()
+    }
+}
+
+fn failed(error: SourceError) -> String {
+    format!("the store failed: {error}")
+}
+
+impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
+    fn new(store: &'s S, seed: u64) -> Result<Self, String> {
+        let mut nodes = Vec::new();
+        for (n, audience) in SUBSCRIBERS.into_iter().enumerate() {
+            let (journal, replica) = (ModelJournal::default(), ModelReplica::default());
+            let subscriber = Subscriber::open(config(audience), journal.clone(), replica.clone())
+                .map_err(|error| error.to_string())?;
+            nodes.push(Node {
+                audience,
+                name: format!("subscriber {n} ({audience})"),
+                journal,
+                replica,
+                subscriber,
+                connection: None,
+                undone: false,
+                disk_undone: false,
+                disk_syncs: 0,
+                disk_view: BTreeMap::new(),
+                acked: BTreeMap::new(),
+                snapshots: 0,
+            });
+        }
+        Ok(Self {
+            store,
+            rng: StdRng::seed_from_u64(seed),
+            now: Instant::now(),
+            steps: Vec::new(),
+            reference: AUDIENCES.into_iter().map(|audience| (audience, View::new())).collect(),
+            history: History::new(),
+            ever: BTreeMap::new(),
+            saved: Vec::new(),
+            nodes,
+            mark: 0,
+            summary: Summary::default(),
+            epochs: BTreeSet::new(),
+        })
+    }
+
+    async fn drive(&mut self, steps: usize) -> Result<(), String> {
+        self.note_heads().await?;
+        for _ in 0..steps {
+            self.now += Duration::from_millis(self.rng.random_range(0..5_000));
+            self.step().await?;
+            self.check_all()?;
+        }
+        self.settle().await
+    }
+
+    fn log(&mut self, step: impl Into<String>) {
+        self.steps.push(step.into());
+    }
+
+    async fn step(&mut self) -> Result<(), String> {
+        let node = self.rng.random_range(0..self.nodes.len());
+        match self.rng.random_range(0..100) {
+            0..18 => self.commit().await,
+            18..21 => self.move_item().await,
+            21..24 => self.recreate().await,
+            24..26 => self.clear().await,
+            26..28 => self.compact().await,
+            28..30 => self.back_up().await,
+            30..32 => self.put_back().await,
+            32..40 => {
+                // Mostly the first; else the subscriber goes to the other controller.
+                if self.node(node)?.connection.is_none() || self.rng.random_bool(0.2) {
+                    self.connect(node).await?;
+                }
+                Ok(())
+            }
+            40..48 => self.poll(node, true).await,
+            48..54 => self.deliver(node, false),
+            54..84 => {
+                for _ in 0..self.rng.random_range(1..6) {
+                    self.poll(node, true).await?;
+                }
+                self.deliver(node, true)
+            }
+            84..88 => self.hear(node),
+            88..93 => {
+                self.flush(node);
+                Ok(())
+            }
+            93..95 => self.cut(node),
+            95..97 => self.crash(node),
+            97..99 => {
+                self.fill_disk(node);
+                Ok(())
+            }
+            _ => {
+                self.release(node);
+                Ok(())
+            }
+        }
+    }
+
+    // ---- the store ----
+
+    fn any_key(&mut self) -> Key {
+        match self.rng.random_range(0..10) {
+            0..6 => route_key(self.rng.random_range(0..8)),
+            6..9 => state_key(self.rng.random_range(0..4)),
+            _ => unknown_key(self.rng.random_range(0..2)),
+        }
+    }
+
+    fn any_value(&mut self, key: &Key) -> Bytes {
+        let class = match self.rng.random_range(0..10) {
+            0..6 => Class::Good,
+            6..8 => Class::Stopping,
+            _ => Class::Poisoned,
+        };
+        self.mark += 1;
+        value(key, class, self.mark)
+    }
+
+    fn any_cause(&mut self) -> Cause {
+        if self.rng.random_bool(0.5) { Cause::Person } else { Cause::Planner }
+    }
+
+    async fn commit(&mut self) -> Result<(), String> {
+        let mut changes: BTreeMap<(&'static str, Key), Change> = BTreeMap::new();
+        for _ in 0..self.rng.random_range(1..=5) {
+            let audience = self.any_audience();
+            let key = self.any_key();
+            let present = self.reference.get(audience).is_some_and(|view| view.contains_key(&key));
+            let value = if present && self.rng.random_bool(0.4) { None } else { Some(self.any_value(&key)) };
+            let cause = self.any_cause();
+            changes
+                .insert((audience, key.clone()), Change { audience: audience.to_owned(), key, value, cause });
+        }
+        self.write("commit", changes.into_values().collect()).await
+    }
+
+    fn any_audience(&mut self) -> &'static str {
+        AUDIENCES.choose(&mut self.rng).copied().unwrap_or("edge/a")
+    }
+
+    fn any_present(&mut self, audience: &str) -> Option<(Key, Bytes)> {
+        let view = self.reference.get(audience)?;
+        let at = self.rng.random_range(0..view.len().max(1));
+        view.iter().nth(at).map(|(key, value)| (key.clone(), value.clone()))
+    }
+
+    /// A tenant changes its cluster: gone here and there at one revision.
+    async fn move_item(&mut self) -> Result<(), String> {
+        let (from, to) = (self.any_audience(), self.any_audience());
+        let Some((key, value)) = self.any_present(from).filter(|_| from != to) else { return Ok(()) };
+        let cause = self.any_cause();
+        let change =
+            |audience: &str, value| Change { audience: audience.to_owned(), key: key.clone(), value, cause };
+        self.write("move", vec![change(from, None), change(to, Some(value))]).await
+    }
+
+    /// A name is withdrawn and given to somebody else before anybody has heard of it.
+    async fn recreate(&mut self) -> Result<(), String> {
+        let audience = self.any_audience();
+        let Some((key, _)) = self.any_present(audience) else { return Ok(()) };
+        let cause = self.any_cause();
+        let gone = Change { audience: audience.to_owned(), key: key.clone(), value: None, cause };
+        self.write("withdraw", vec![gone]).await?;
+        let value = Some(self.any_value(&key));
+        self.write("create anew", vec![Change { audience: audience.to_owned(), key, value, cause }]).await
+    }
+
+    /// What the brake is for.
+    async fn clear(&mut self) -> Result<(), String> {
+        let audience = self.any_audience();
+        let cause = self.any_cause();
+        let keys: Vec<Key> =
+            self.reference.get(audience).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        let changes = keys.into_iter().filter(|_| self.rng.random_bool(0.8)).map(|key| Change {
+            audience: audience.to_owned(),
+            key,
+            value: None,
+            cause,
+        });
+        let changes: Vec<Change> = changes.collect();
+        if changes.is_empty() { Ok(()) } else { self.write("clear", changes).await }
+    }
+
+    async fn write(&mut self, what: &str, changes: Vec<Change>) -> Result<(), String> {
+        self.store.commit(&changes).await.map_err(failed)?;
+        let mut text = format!("{what}:");
+        for change in changes {
+            let Some(audience) = AUDIENCES.into_iter().find(|audience| *audience == change.audience) else {
+                continue;
+            };
+            let sign = if change.value.is_some() { '+' } else { '-' };
+            text.push_str(&format!(" {audience} {sign}{} ({:?})", change.key, change.cause));
+            let view = self.reference.entry(audience).or_default();
+            match change.value {
+                Some(value) => {
+                    text.push_str(&format!(" {:?}", class(&change.key, &value)));
+                    self.ever.entry((audience, change.key.clone())).or_default().insert(value.clone());
+                    view.insert(change.key, value);
+                }
+                None => {
+                    view.remove(&change.key);
+                }
+            }
+        }
+        self.log(text);
+        self.note_heads().await
+    }
+
+    /// Remembers what the reference has at each audience's position, and holds the store to it.
+    async fn note_heads(&mut self) -> Result<(), String> {
+        for audience in AUDIENCES {
+            let head = self.store.audience(audience).await.map_err(failed)?;
+            let Some(view) = self.reference.get(audience) else { continue };
+            if (head.count, head.digest) != sums(view) {
+                return Err(format!("the store's sums for {audience} are not the reference's"));
+            }
+            if self.epochs.insert(head.epoch.clone()) && self.epochs.len() > 1 {
+                self.summary.epochs += 1;
+            }
+            let at = (audience.to_owned(), head.epoch, head.revision);
+            match self.history.get(&at) {
+                Some(known) if **known != *view => {
+                    return Err(format!("{audience} had something else at {} {} before", at.1, at.2));
+                }
+                Some(_) => {}
+                None => {
+                    self.history.insert(at, Arc::new(view.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn compact(&mut self) -> Result<(), String> {
+        let audience = self.any_audience();
+        let newest = self.store.audience(audience).await.map_err(failed)?.revision;
+        let to = self.rng.random_range(newest / 2..=newest);
+        // Only revisions of the audience can be a floor.
+        let head = self.store.audience(audience).await.map_err(failed)?;
+        let to = (0..=to)
+            .rev()
+            .find(|to| self.history.contains_key(&(audience.to_owned(), head.epoch.clone(), *to)));
+        let Some(to) = to else { return Ok(()) };
+        self.log(format!("compact {audience} to {to}"));
+        self.store.compact(audience, to).await.map_err(failed)
+    }
+
+    async fn back_up(&mut self) -> Result<(), String> {
+        let mut heads = BTreeMap::new();
+        for audience in AUDIENCES {
+            let head = self.store.audience(audience).await.map_err(failed)?;
+            heads.insert(audience, (head.epoch, head.revision));
+        }
+        self.log(format!("back up as {}: {heads:?}", self.saved.len()));
+        let store = self.store.backup().await.map_err(failed)?;
+        self.saved.push(Saved {
+            store,
+            reference: self.reference.clone(),
+            heads,
+            history: self.history.clone(),
+        });
+        Ok(())
+    }
+
+    async fn put_back(&mut self) -> Result<(), String> {
+        if self.saved.is_empty() {
+            return Ok(());
+        }
+        let which = self.rng.random_range(0..self.saved.len());
+        self.log(format!("put back {which}"));
+        // Nobody exchanges the files under a running controller.
+        for node in 0..self.nodes.len() {
+            self.disconnect(node);
+        }
+        let Some(saved) = self.saved.get(which) else { return Ok(()) };
+        self.store.restore(&saved.store).await.map_err(failed)?;
+        self.reference = saved.reference.clone();
+        let history = &self.history;
+        for node in &mut self.nodes {
+            let Some((epoch, _)) = saved.heads.get(node.audience) else { continue };
+            let status = node.subscriber.status();
+            // Of the epoch that goes on now, and not on the way to where it goes on from.
+            let undone = |e: &String, revision: u64| {
+                let at = (node.audience.to_owned(), e.clone(), revision);
+                e == epoch && saved.history.get(&at) != history.get(&at)
+            };
+            let position = status.position;
+            node.undone |= position.as_ref().is_some_and(|at| undone(&at.epoch, at.revision));
+            node.disk_undone |=
+                node.journal.disk().stored.as_ref().is_some_and(|(m, _)| undone(&m.epoch, m.revision));
+            if position.is_none_or(|position| position.epoch != *epoch) {
+                // It comes from elsewhere and may well arrive at less than it once had here.
+                node.acked.remove(epoch);
+            }
+        }
+        self.history.retain(|(audience, epoch, _), _| {
+            saved.heads.get(audience.as_str()).is_none_or(|(current, _)| current != epoch)
+        });
+        self.history.extend(saved.history.iter().map(|(at, view)| (at.clone(), Arc::clone(view))));
+        self.note_heads().await
+    }
+
+    // ---- the connection ----
+
+    fn node(&mut self, node: usize) -> Result<&mut Node<P>, String> {
+        self.nodes.get_mut(node).ok_or_else(|| "no such subscriber".to_owned())
+    }
+
+    async fn connect(&mut self, node: usize) -> Result<(), String> {
+        let controller = self.rng.random_range(0..2);
+        self.log(format!("connect {node} to controller {controller}"));
+        self.disconnect(node);
+        let hello = match self.node(node)?.subscriber.hello().frame {
+            Some(wire::up::Frame::Hello(hello)) => hello,
+            other => return Err(format!("not a Hello: {other:?}")),
+        };
+        let (session, frames) =
+            Session::open(self.store, &hello, limits(controller)).await.map_err(failed)?;
+        self.note_heads().await?;
+        let mut connection =
+            Connection { session, down: Pipe::default(), up: Pipe::default(), in_snapshot: false };
+        frames.iter().for_each(|frame| connection.down.send(frame));
+        self.node(node)?.connection = Some(connection);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, node: usize) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            if node.connection.take().is_some_and(|connection| connection.in_snapshot) {
+                self.summary.cut_snapshots += 1;
+            }
+            node.subscriber.disconnected();
+        }
+    }
+
+    /// The connection breaks after any byte.
+    fn cut(&mut self, node: usize) -> Result<(), String> {
+        self.log(format!("cut {node}"));
+        self.deliver(node, false)?;
+        self.disconnect(node);
+        Ok(())
+    }
+
+    async fn poll(&mut self, node: usize, faults: bool) -> Result<(), String> {
+        let (store, now) = (self.store, self.now);
+        let Some(connection) = &mut self.node(node)?.connection else { return Ok(()) };
+        let frames = connection.session.poll(store, now).await.map_err(failed)?;
+        let frames = if faults { self.disturb(frames) } else { frames };
+        self.log(format!("poll {node}: {}", frames.iter().map(name_of).collect::<Vec<_>>().join(", ")));
+        if let Some(connection) = &mut self.node(node)?.connection {
+            frames.iter().for_each(|frame| connection.down.send(frame));
+        }
+        self.note_heads().await
+    }
+
+    /// A ring of shared frames that loses, doubles or exchanges whole revisions.
+    fn disturb(&mut self, frames: Vec<Down>) -> Vec<Down> {
+        let mut revisions: Vec<Vec<Down>> = Vec::new();
+        let mut last = None;
+        for frame in frames {
+            let revision = match &frame.frame {
+                Some(Frame::Delta(delta)) => Some(delta.revision),
+                _ => None,
+            };
+            match revisions.last_mut() {
+                Some(group) if revision.is_some() && revision == last => group.push(frame),
+                _ => revisions.push(vec![frame]),
+            }
+            last = revision;
+        }
+        let is_delta =
+            |group: &Vec<Down>| matches!(group.first(), Some(Down { frame: Some(Frame::Delta(_)) }));
+        let deltas: Vec<usize> =
+            revisions.iter().enumerate().filter(|(_, group)| is_delta(group)).map(|(n, _)| n).collect();
+        if let Some(at) = deltas.choose(&mut self.rng).copied()
+            && self.rng.random_bool(0.15)
+        {
+            match self.rng.random_range(0..3) {
+                0 => {
+                    self.log("  a revision is lost");
+                    revisions.remove(at);
+                }
+                1 => {
+                    self.log("  a revision comes twice");
+                    if let Some(again) = revisions.get(at).cloned() {
+                        revisions.insert(at, again);
+                    }
+                }
+                _ => {
+                    self.log("  two change places");
+                    revisions.swap(at, at.saturating_sub(1));
+                }
+            }
+        }
+        revisions.into_iter().flatten().collect()
+    }
+
+    fn deliver(&mut self, node: usize, all: bool) -> Result<(), String> {
+        let now = self.now;
+        let Some(connection) = &mut self.nodes.get_mut(node).and_then(|node| node.connection.as_mut()) else {
+            return Ok(());
+        };
+        let under_way = connection.down.under_way();
+        let count = if all { under_way } else { self.rng.random_range(0..=under_way) };
+        let frames: Vec<Down> = connection.down.arrive(count).map_err(|error| error.to_string())?;
+        self.log(format!("deliver {count} of {under_way} bytes to {node}"));
+        for frame in frames {
+            let name = name_of(&frame);
+            self.log(format!("  {node} gets {name}"));
+            let in_snapshot = match &frame.frame {
+                Some(Frame::SnapshotBegin(_)) => Some(true),
+                Some(Frame::SnapshotEnd(_)) => Some(false),
+                _ => None,
+            };
+            let target = self.node(node)?;
+            let before = target.subscriber.status().counters;
+            let outcome = target.subscriber.on_frame(frame, now);
+            if let (Some(connection), Some(in_snapshot)) = (&mut target.connection, in_snapshot) {
+                connection.in_snapshot = in_snapshot;
+            }
+            let after = target.subscriber.status().counters;
+            if after.snapshots > target.snapshots {
+                target.snapshots = after.snapshots;
+                target.undone = false;
+            }
+            self.summary.snapshots += after.snapshots - before.snapshots;
+            self.summary.deltas += after.deltas - before.deltas;
+            self.summary.resumed += after.resumed - before.resumed;
+            self.summary.rejected += after.rejected - before.rejected;
+            self.summary.held += after.held - before.held;
+            self.summary.digest_mismatches += after.digest_mismatches - before.digest_mismatches;
+            self.summary.gaps += after.gaps - before.gaps;
+            self.check(node)?;
+            match outcome {
+                Ok(ups) => {
+                    for up in ups {
+                        self.say(node, up)?;
+                    }
+                    if self.rng.random_bool(0.5)
+                        && let Some(ack) = self.node(node)?.subscriber.take_ack()
+                    {
+                        self.say(node, ack)?;
+                    }
+                }
+                Err(end) => {
+                    self.log(format!("  {node}: {end}"));
+                    match end {
+                        SessionEnd::GoAway { .. } | SessionEnd::Unsound(_) => self.disconnect(node),
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a subscriber says must be true when it says it.
+    fn say(&mut self, node: usize, up: Up) -> Result<(), String> {
+        let node = self.node(node)?;
+        if let Some(wire::up::Frame::Ack(ack)) = &up.frame {
+            let status = node.subscriber.status();
+            let position =
+                status.position.map(|position| (position.epoch, position.revision)).unwrap_or_default();
+            if position != (ack.epoch.clone(), ack.applied) {
+                return Err(format!("{} says applied {} and is at {position:?}", node.name, ack.applied));
+            }
+            let disk = node.journal.disk();
+            let on_disk = disk
+                .stored
+                .as_ref()
+                .filter(|(meta, _)| meta.epoch == ack.epoch)
+                .map_or(0, |(m, _)| m.revision);
+            if ack.durable > on_disk {
+                return Err(format!("{} says durable {}, the disk has {on_disk}", node.name, ack.durable));
+            }
+            drop(disk);
+            let (applied, durable) = node.acked.entry(ack.epoch.clone()).or_default();
+            if ack.applied < *applied || ack.durable < *durable {
+                return Err(format!(
+                    "{} goes back in {}: applied {} after {applied}, durable {} after {durable}",
+                    node.name, ack.epoch, ack.applied, ack.durable
+                ));
+            }
+            (*applied, *durable) = (ack.applied, ack.durable);
+            if ack.has_exceptions {
+                let told: Vec<_> = ack.exceptions.iter().map(|e| (e.kind, e.key.as_str())).collect();
+                let real: Vec<_> =
+                    node.subscriber.exceptions().map(|(key, _)| (key.kind, key.name.as_str())).collect();
+                if told != real {
+                    return Err(format!("{} lists {told:?} and has {real:?}", node.name));
+                }
+            }
+        }
+        if let Some(connection) = &mut node.connection {
+            connection.up.send(&up);
+        }
+        Ok(())
+    }
+
+    /// The controller hears what was said.
+    fn hear(&mut self, node: usize) -> Result<(), String> {
+        let node = self.node(node)?;
+        let Some(connection) = &mut node.connection else { return Ok(()) };
+        let ups: Vec<Up> = connection.up.arrive(usize::MAX).map_err(|error| error.to_string())?;
+        for up in ups {
+            connection.session.on_up(up).map_err(|error| format!("{}: {error}", node.name))?;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, node: usize) {
+        self.log(format!("release {node}"));
+        if let Some(connection) = self.nodes.get_mut(node).and_then(|node| node.connection.as_mut()) {
+            connection.down.send(&release("model"));
+        }
+    }
+
+    // ---- the machine ----
+
+    fn flush(&mut self, node: usize) {
+        let now = self.now;
+        self.log(format!("flush {node}"));
+        let Some(node) = self.nodes.get_mut(node) else { return };
+        let failures = node.subscriber.status().counters.ledger_failures;
+        node.subscriber.flush(now);
+        self.summary.ledger_failures += node.subscriber.status().counters.ledger_failures - failures;
+        node.look_at_disk();
+    }
+
+    fn fill_disk(&mut self, node: usize) {
+        let Some(target) = self.nodes.get_mut(node) else { return };
+        let mut disk = target.journal.disk();
+        disk.fault = if disk.fault == Fault::Full { Fault::None } else { Fault::Full };
+        let text = format!("disk of {node}: {:?}", disk.fault);
+        drop(disk);
+        self.log(text);
+    }
+
+    fn crash(&mut self, node: usize) -> Result<(), String> {
+        let fault = [Fault::None, Fault::BeforeSync, Fault::AfterSync]
+            .choose(&mut self.rng)
+            .copied()
+            .unwrap_or_default();
+        let now = self.now + Duration::from_secs(60);
+        self.log(format!("crash {node}, {fault:?}"));
+        self.summary.crashes += 1;
+        self.disconnect(node);
+        let node = self.node(node)?;
+        if fault != Fault::None {
+            node.journal.disk().fault = fault;
+            node.subscriber.flush(now);
+            node.look_at_disk();
+        }
+        node.journal.disk().fault = Fault::None;
+        node.replica = ModelReplica::default();
+        node.subscriber = Subscriber::open(config(node.audience), node.journal.clone(), node.replica.clone())
+            .map_err(|error| error.to_string())?;
+        node.snapshots = 0;
+        node.undone = node.disk_undone;
+        // What was only in memory is lost; what was called durable is not.
+        node.acked.values_mut().for_each(|(applied, durable)| *applied = *durable);
+        if node.replica.live().view != node.disk_view {
+            return Err(format!("{} started with something else than it had on disk", node.name));
+        }
+        Ok(())
+    }
+
+    // ---- the rules ----
+
+    fn check_all(&mut self) -> Result<(), String> {
+        (0..self.nodes.len()).try_for_each(|node| self.check(node))
+    }
+
+    fn check(&mut self, node: usize) -> Result<(), String> {
+        let Some(node) = self.nodes.get(node) else { return Ok(()) };
+        let status = node.subscriber.status();
+        let mut live = node.replica.live();
+        let name = &node.name;
+        if let Some(wrong) = live.wrong.first() {
+            return Err(format!("{name}: {wrong}"));
+        }
+        for (epoch, revision, key) in live.removed.drain(..) {
+            let there = self.history.get(&(node.audience.to_owned(), epoch, revision));
+            // From an undone history an operator may still release what that history had withdrawn.
+            if !node.undone && there.is_some_and(|view| view.contains_key(&key)) {
+                return Err(format!("{name} removed {key}, which the reference has at {revision}"));
+            }
+        }
+        let Some(position) = status.position else {
+            let untouched = live.published == 0 && live.view.is_empty();
+            return if untouched { Ok(()) } else { Err(format!("{name} published without a position")) };
+        };
+        if let Some(durable) = &status.durable {
+            let disk = node.journal.disk();
+            let on_disk = disk.stored.as_ref().map(|(meta, _)| (&meta.epoch, meta.revision));
+            if on_disk != Some((&durable.epoch, durable.revision)) && disk.fault == Fault::None {
+                return Err(format!("{name} takes {durable:?} for durable, the disk has {on_disk:?}"));
+            }
+        }
+        if node.undone {
+            return Ok(());
+        }
+        let at = (node.audience.to_owned(), position.epoch, position.revision);
+        let Some(wanted) = self.history.get(&at) else {
+            return Err(format!("{name} is at {} {}, where the reference never was", at.1, at.2));
+        };
+        if (status.count, node.subscriber.digest()) != sums(wanted) {
+            return Err(format!("{name} has other sums than the reference at {} {}", at.1, at.2));
+        }
+        let exceptions: BTreeMap<&Key, Why> = node.subscriber.exceptions().map(|(k, q)| (k, q.why)).collect();
+        let keys: BTreeSet<&Key> =
+            wanted.keys().chain(live.view.keys()).chain(exceptions.keys().copied()).collect();
+        for key in keys {
+            let want = wanted.get(key);
+            let have = live.view.get(key).map(|(_, value)| value);
+            let excused = match (want.map(|value| class(key, value)), exceptions.get(key)) {
+                (Some(Class::Good | Class::Stopping), None) => want == have,
+                // Too much at once, and nobody asked: the last good one stays.
+                (Some(Class::Stopping) | None, Some(Why::Held)) => have.is_some() && want != have,
+                (Some(Class::Poisoned), Some(Why::Rejected)) => have.is_none_or(|have| {
+                    let ever = self.ever.get(&(node.audience, key.clone()));
+                    ever.is_some_and(|ever| ever.contains(have))
+                }),
+                (Some(Class::Unknown), Some(Why::Unsupported)) => have.is_none(),
+                _ => false,
+            };
+            if !excused {
+                return Err(format!(
+                    "{name} at {} {}: {key} should be {want:?}, is {have:?}, exception {:?}",
+                    at.1,
+                    at.2,
+                    exceptions.get(key)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Without further disturbance everybody gets everything.
+    async fn settle(&mut self) -> Result<(), String> {
+        self.log("settle");
+        for node in 0..self.nodes.len() {
+            self.node(node)?.journal.disk().fault = Fault::None;
+            let mut rounds = 0;
+            while !self.is_settled(node).await? {
+                rounds += 1;
+                if rounds > 200 {
+                    return Err(format!(
+                        "subscriber {node} never settles: {:?}",
+                        self.node(node)?.subscriber.status()
+                    ));
+                }
+                self.now += Duration::from_secs(40);
+                if self.node(node)?.connection.is_none() {
+                    self.connect(node).await?;
+                }
+                self.hear(node)?;
+                self.poll(node, false).await?;
+                self.deliver(node, true)?;
+                self.release(node);
+                self.deliver(node, true)?;
+                self.flush(node);
+                if let Some(ack) = self.node(node)?.subscriber.take_ack() {
+                    self.say(node, ack)?;
+                }
+                self.check(node)?;
+            }
+            self.node(node)?.undone = false;
+            self.check(node)?;
+            let status = self.node(node)?.subscriber.status();
+            if status.held > 0 || status.durable != status.position {
+                return Err(format!("subscriber {node} settled, but: {status:?}"));
+            }
+            let before = self.node(node)?.replica.live().view.clone();
+            self.crash(node)?;
+            self.check(node)?;
+            if self.node(node)?.replica.live().view != before {
+                return Err(format!("subscriber {node} lost something by a restart"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_settled(&mut self, node: usize) -> Result<bool, String> {
+        let audience = self.node(node)?.audience;
+        let head = self.store.audience(audience).await.map_err(failed)?;
+        let some_day = self.now + Duration::from_secs(3_600);
+        let node = self.node(node)?;
+        let status = node.subscriber.status();
+        let at_head = status.position.is_some_and(|p| (p.epoch, p.revision) == (head.epoch, head.revision));
+        Ok(at_head && status.caught_up && status.held == 0 && !node.subscriber.wants_flush(some_day))
+    }
+}
+
+impl<P: Policy> Node<P> {
+    /// After a write: what a start from this disk must show.
+    fn look_at_disk(&mut self) {
+        let syncs = self.journal.disk().syncs;
+        if syncs != self.disk_syncs {
+            self.disk_syncs = syncs;
+            self.disk_view = self.replica.live().view.clone();
+            self.disk_undone = self.undone;
+        }
+    }
+}
+
+fn sums(view: &View) -> (u64, Digest) {
+    let mut digest = Digest::EMPTY;
+    for (key, value) in view {
+        digest.add(key, value);
+    }
+    (view.len() as u64, digest)
+}
+
+fn name_of(frame: &Down) -> String {
+    match &frame.frame {
+        None => "nothing".to_owned(),
+        Some(Frame::Welcome(f)) => format!("welcome {} {}", f.epoch, f.head),
+        Some(Frame::SnapshotBegin(f)) => format!("begin {} {}", f.epoch, f.base),
+        Some(Frame::SnapshotItems(f)) => format!("items {}", f.items.len()),
+        Some(Frame::SnapshotEnd(f)) => format!("end {}", f.revision),
+        Some(Frame::Delta(f)) => {
+            let more = if f.more { " …" } else { "" };
+            format!("delta {}→{} +{} -{}{more}", f.prev, f.revision, f.upserts.len(), f.removals.len())
+        }
+        Some(Frame::Bookmark(f)) => format!("bookmark {}", f.revision),
+        Some(Frame::GoAway(f)) => format!("go away: {}", f.reason),
+        Some(Frame::Release(_)) => "release".to_owned(),
+    }
+}
