@@ -147,12 +147,10 @@ impl Core {
     }
 
     fn ack(&mut self, who: &Who, session: u64, ack: Ack, now: Instant) -> Option<bool> {
-        let lease = self.lease;
-        let entry = self.entries.get_mut(who).filter(|entry| entry.session == session)?;
-        entry.last_frame = now;
-        if !std::mem::replace(&mut entry.armed, true) {
-            self.deadlines.insert((now + lease, who.clone()));
+        if !self.touch(who, session, now) {
+            return None;
         }
+        let entry = self.entries.get_mut(who)?;
         // What is in effect is never beyond what was sent, and a durable position never beyond the applied one.
         let durable = ack.durable.min(ack.applied);
         let moved = (entry.epoch.as_str(), entry.applied, entry.durable) != (&ack.epoch, ack.applied, durable);
@@ -174,6 +172,16 @@ impl Core {
             changed = true;
         }
         Some(changed)
+    }
+
+    fn touch(&mut self, who: &Who, session: u64, now: Instant) -> bool {
+        let lease = self.lease;
+        let Some(entry) = self.entries.get_mut(who).filter(|entry| entry.session == session) else { return false };
+        entry.last_frame = now;
+        if !std::mem::replace(&mut entry.armed, true) {
+            self.deadlines.insert((now + lease, who.clone()));
+        }
+        true
     }
 
     /// Takes those out of service whose lease is over. Answers whether any was, and when to look again.
@@ -490,6 +498,11 @@ impl Membership {
             self.fleet.shared.work.notify_one();
         }
         outcome.is_some()
+    }
+
+    /// The subscriber is there, and says nothing about its position. False as for [`Membership::ack`].
+    pub(crate) fn touch(&self) -> bool {
+        self.fleet.core().touch(&self.who, self.session, Instant::now())
     }
 }
 

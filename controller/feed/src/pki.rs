@@ -26,7 +26,8 @@ pub const MIN_NODE_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Longest life of a node's certificate.
 pub const MAX_NODE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long after its end a certificate may still renew.
-pub const RENEW_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const RENEW_GRACE: Duration =
+    Duration::from_secs(hosting_intent_sync::identity::RENEW_GRACE_SECONDS.unsigned_abs());
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Certificates begin this much earlier, for clocks that are behind.
@@ -91,6 +92,7 @@ pub enum PkiError {
     Crypto(#[from] rcgen::Error),
 }
 
+#[derive(Clone)]
 struct Authority {
     der: CertificateDer<'static>,
     /// This authority's key, certified by the one before it.
@@ -113,6 +115,7 @@ impl Authority {
 }
 
 /// The authorities of a cell, with their keys. Debug output shows none of them.
+#[derive(Clone)]
 pub struct Authorities {
     cell: String,
     members: Vec<Authority>,

@@ -101,7 +101,8 @@ pub trait StatusSink: Send + Sync {
 /// Tells sessions that there is something new.
 #[async_trait]
 pub trait Doorbell: Send {
-    /// Waits for commits and answers what they touched. May merge any number of commits and may ring for nothing.
+    /// Waits for commits and answers what they touched. May merge any number of commits and may ring for nothing. Dropping
+    /// the future before it is ready must lose nothing.
     async fn ring(&mut self) -> Touched;
 }
 

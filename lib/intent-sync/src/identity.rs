@@ -43,6 +43,8 @@ const MAX_TOKEN_BYTES: u64 = 16 * 1024;
 /// A credential or trust file beyond this is not ours.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long after its end a certificate may still renew.
+pub const RENEW_GRACE_SECONDS: i64 = 30 * 24 * 3600;
 
 /// Seconds since the Unix epoch by this machine's clock.
 #[must_use]

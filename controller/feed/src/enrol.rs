@@ -1,0 +1,238 @@
+//! Enrolment and renewal: a join token or an older certificate in, a certificate out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hosting_intent_sync::identity::{secret_hash, unix_now};
+use hosting_intent_sync::tls::NodeCertificate;
+use hosting_proto::feed::enrollment_server::Enrollment;
+use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
+use tonic::{Request, Response, Status};
+
+use crate::metrics::{Issued, Refusal};
+use crate::pki::{self, PkiError};
+use crate::registry::{NodeRecord, TokenUse};
+use crate::server::{Shared, caller, unavailable};
+
+/// Failed enrolments that one address may have at once; one is forgotten every [`FORGIVE`].
+const FAILURES: u32 = 10;
+const FORGIVE: Duration = Duration::from_secs(6);
+/// Addresses remembered; the longest quiet one makes room.
+const ADDRESSES: usize = 4_096;
+/// Grants remembered, so that an answer that was lost can be given again.
+const GRANTS: usize = 1_024;
+const GRANT_LIFE: Duration = Duration::from_secs(15 * 60);
+
+/// Counts failures per address (an IPv6 /64 is one).
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    failures: BTreeMap<IpAddr, (u32, Instant)>,
+}
+
+impl Throttle {
+    fn net(address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        }
+    }
+
+    /// Failures that still count.
+    fn count(&self, address: IpAddr, now: Instant) -> u32 {
+        self.failures.get(&Self::net(address)).map_or(0, |(count, since)| {
+            let forgiven = now.saturating_duration_since(*since).as_secs() / FORGIVE.as_secs();
+            count.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
+        })
+    }
+
+    pub(crate) fn allows(&self, address: IpAddr, now: Instant) -> bool {
+        self.count(address, now) < FAILURES
+    }
+
+    pub(crate) fn failed(&mut self, address: IpAddr, now: Instant) {
+        let count = self.count(address, now) + 1;
+        let net = Self::net(address);
+        if !self.failures.contains_key(&net) && self.failures.len() >= ADDRESSES {
+            let oldest = self.failures.iter().min_by_key(|(_, (_, since))| *since).map(|(address, _)| *address);
+            if let Some(oldest) = oldest {
+                self.failures.remove(&oldest);
+            }
+        }
+        self.failures.insert(net, (count, now));
+    }
+}
+
+/// Tokens that were used a moment ago, and by which key.
+#[derive(Debug, Default)]
+pub(crate) struct Grants(BTreeMap<[u8; 32], ([u8; 32], Instant)>);
+
+impl Grants {
+    fn put(&mut self, token: [u8; 32], key: [u8; 32], now: Instant) {
+        self.0.retain(|_, (_, at)| now.saturating_duration_since(*at) < GRANT_LIFE);
+        // Full of live ones: then a lost answer costs a new token, no more.
+        if self.0.len() < GRANTS {
+            self.0.insert(token, (key, now));
+        }
+    }
+
+    fn is_same(&self, token: &[u8; 32], key: &[u8; 32], now: Instant) -> bool {
+        self.0.get(token).is_some_and(|(granted, at)| {
+            granted == key && now.saturating_duration_since(*at) < GRANT_LIFE
+        })
+    }
+}
+
+/// State of the service between calls.
+#[derive(Debug, Default)]
+pub(crate) struct EnrolState {
+    throttle: Mutex<Throttle>,
+    grants: Mutex<Grants>,
+}
+
+/// The `Enrollment` service.
+#[derive(Clone)]
+pub(crate) struct EnrollmentService {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl EnrollmentService {
+    fn fail(&self, address: IpAddr, status: Status) -> Status {
+        let mut throttle = self.shared.enrol.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.failed(address, Instant::now());
+        drop(throttle);
+        self.shared.metrics.refuse(Refusal::Token);
+        tracing::warn!(%address, reason = status.message(), "enrolment refused");
+        status
+    }
+
+    async fn check_token(&self, request: &EnrollRequest, address: IpAddr) -> Result<(), Status> {
+        let token = secret_hash(&request.secret)
+            .ok_or_else(|| self.fail(address, Status::unauthenticated("the secret is malformed")))?;
+        // Looked at before the token is used up: a broken request must not cost one.
+        let key = pki::request_key(&request.csr_der).map_err(|error| self.fail(address, bad_request(&error)))?;
+        let consumed =
+            self.shared.tokens.consume(token, &request.node_id, unix_now()).await.map_err(unavailable)?;
+        let mut grants = self.shared.enrol.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = match consumed {
+            TokenUse::Granted => {
+                grants.put(token, key, Instant::now());
+                return Ok(());
+            }
+            // The answer was lost on the way; only who holds the same private key can ask for it again.
+            TokenUse::Used if grants.is_same(&token, &key, Instant::now()) => return Ok(()),
+            TokenUse::Used => Status::already_exists("the join token has been used"),
+            TokenUse::Unknown => Status::unauthenticated("no such join token for this node"),
+            TokenUse::Expired => Status::failed_precondition("the join token has expired"),
+        };
+        drop(grants);
+        Err(self.fail(address, refused))
+    }
+
+    fn credential(&self, node_id: &str, csr: &[u8], record: &NodeRecord) -> Result<Credential, Status> {
+        let trust = self.shared.trust.load();
+        let certificate = trust
+            .authorities
+            .issue_node(node_id, csr, self.shared.node_life, unix_now())
+            .map_err(|error| bad_request(&error))?;
+        Ok(Credential {
+            chain_der: vec![certificate.to_vec().into()],
+            roots_der: trust.authorities.roots_der().into_iter().map(Into::into).collect(),
+            audiences: record.audiences(node_id),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Enrollment for EnrollmentService {
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<Credential>, Status> {
+        let address = peer_ip(&request)?;
+        let allowed = {
+            let throttle = self.shared.enrol.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            throttle.allows(address, Instant::now())
+        };
+        if !allowed {
+            self.shared.metrics.refuse(Refusal::Rate);
+            return Err(Status::resource_exhausted("too many failed enrolments from this address; wait a minute"));
+        }
+        let request = request.into_inner();
+        self.check_token(&request, address).await?;
+        let record = self.shared.nodes.node(&request.node_id).await.map_err(unavailable)?;
+        let record = record.ok_or_else(|| {
+            self.shared.metrics.refuse(Refusal::Revoked);
+            Status::not_found(format!("there is no node {}", request.node_id))
+        })?;
+        let credential = self.credential(&request.node_id, &request.csr_der, &record)?;
+        self.shared.metrics.issue(Issued::Enrolled);
+        tracing::info!(node = %request.node_id, %address, "node enrolled");
+        Ok(Response::new(credential))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Credential>, Status> {
+        // Within the grace period; the handshake let nothing older through.
+        let NodeCertificate { name, .. } = caller(&request, &self.shared, true)?;
+        let record = self.shared.record_of(&name.node_id).await?;
+        let credential = self.credential(&name.node_id, &request.get_ref().csr_der, &record)?;
+        self.shared.metrics.issue(Issued::Renewed);
+        tracing::info!(node = %name.node_id, "certificate renewed");
+        Ok(Response::new(credential))
+    }
+}
+
+fn bad_request(error: &PkiError) -> Status {
+    match error {
+        PkiError::Request(_) | PkiError::Name(_) => Status::invalid_argument(error.to_string()),
+        PkiError::Stored(_)
+        | PkiError::Seal { .. }
+        | PkiError::Unknown(_)
+        | PkiError::Issues(_)
+        | PkiError::TooMany
+        | PkiError::Life(_)
+        | PkiError::Crypto(_) => {
+            tracing::error!(%error, "a certificate could not be issued");
+            Status::internal("the certificate could not be issued; the controller's log says why")
+        }
+    }
+}
+
+fn peer_ip<T>(request: &Request<T>) -> Result<IpAddr, Status> {
+    request
+        .extensions()
+        .get::<crate::accept::Peer>()
+        .map(|peer| peer.address.ip())
+        .ok_or_else(|| Status::internal("the connection has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_per_address_and_forgiven_with_time() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let here: IpAddr = "2001:db8::1".parse().unwrap();
+        for _ in 0..FAILURES {
+            assert!(throttle.allows(here, now));
+            throttle.failed(here, now);
+        }
+        assert!(!throttle.allows(here, now));
+        assert!(!throttle.allows("2001:db8::ffff".parse().unwrap(), now), "the same network");
+        assert!(throttle.allows("2001:db8:0:1::1".parse().unwrap(), now));
+        assert!(throttle.allows(here, now + FORGIVE));
+        for n in 0..u32::try_from(ADDRESSES).unwrap() * 2 {
+            throttle.failed(std::net::Ipv4Addr::from(n).into(), now + FORGIVE);
+        }
+        assert_eq!(throttle.failures.len(), ADDRESSES);
+    }
+
+    #[test]
+    fn a_grant_is_repeated_to_the_same_key_only() {
+        let (mut grants, now) = (Grants::default(), Instant::now());
+        grants.put([1; 32], [2; 32], now);
+        assert!(grants.is_same(&[1; 32], &[2; 32], now));
+        assert!(!grants.is_same(&[1; 32], &[3; 32], now));
+        assert!(!grants.is_same(&[4; 32], &[2; 32], now));
+        assert!(!grants.is_same(&[1; 32], &[2; 32], now + GRANT_LIFE));
+    }
+}

@@ -1,0 +1,341 @@
+//! One subscription: a cursor between the ring and one stream.
+//!
+//! It keeps at most one read's frames and hands them on one by one as the transport takes them, so that a slow reader costs
+//! itself only. It ends with GoAway wherever the subscriber should come back, with a status where it should not.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hosting_intent_sync::publisher::{Heard, Limits, Session};
+use hosting_intent_sync::{go_away, release};
+use hosting_intent_sync::identity::{unix_now, utc};
+use hosting_intent_sync::tls::NodeCertificate;
+use hosting_proto::feed::down::Frame;
+use hosting_proto::feed::{Down, Hello, ReportRequest, ReportResponse, Up, up};
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::fleet::{Joining, Membership, Order};
+use crate::metrics::{FeedMetrics, Refusal, Resume};
+use crate::ring::{Attached, Next};
+use crate::server::{Shared, caller, unavailable};
+
+/// Frames between the session and the transport.
+const WINDOW: usize = 2;
+/// Revisions taken from the ring at once, so that what the subscriber says is heard in between.
+const BURST: usize = 64;
+/// While a snapshot waits for its turn.
+const SNAPSHOT_RETRY: Duration = Duration::from_millis(250);
+/// Room for the last words of a session whose subscriber does not read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+type Sender = mpsc::Sender<Result<Bytes, Status>>;
+
+/// Why a session ends.
+enum End {
+    /// The subscriber went away.
+    Gone,
+    /// It should come back after so many milliseconds.
+    Away(String, u32),
+    /// It should not, as it is.
+    Refused(Status),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// Begins a subscription; everything after the call's headers happens in a task of its own.
+pub(crate) fn subscribe(
+    shared: Arc<Shared>,
+    request: Request<Streaming<Up>>,
+) -> Result<Response<ReceiverStream<Result<Bytes, Status>>>, Status> {
+    let certificate = caller(&request, &shared, false)?;
+    let (sender, receiver) = mpsc::channel(WINDOW);
+    let mut ups = request.into_inner();
+    let tracker = shared.sessions.clone();
+    tracker.spawn(async move {
+        let end = Box::pin(serve(&shared, &certificate, &mut ups, &sender)).await;
+        let node = certificate.name.node_id;
+        let last = match end {
+            End::Gone => return tracing::debug!(node, "subscription ended"),
+            End::Away(reason, retry_after) => {
+                tracing::info!(node, reason, retry_after, "subscription ended by us");
+                Ok(go_away(reason, retry_after).encode_to_vec().into())
+            }
+            End::Refused(status) => {
+                tracing::warn!(node, code = ?status.code(), reason = status.message(), "subscription refused");
+                Err(status)
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, sender.send(last)).await;
+    });
+    Ok(Response::new(ReceiverStream::new(receiver)))
+}
+
+async fn serve(shared: &Arc<Shared>, certificate: &NodeCertificate, ups: &mut Streaming<Up>, sender: &Sender) -> End {
+    match open(shared, certificate, ups).await {
+        Ok(mut running) => {
+            shared.metrics.sessions.inc();
+            let end = running.run(shared, certificate, ups, sender).await;
+            shared.metrics.sessions.dec();
+            end
+        }
+        Err(end) => end,
+    }
+}
+
+struct Running {
+    session: Session,
+    attached: Attached,
+    membership: Membership,
+    outbox: VecDeque<Bytes>,
+    snapshot: Option<OwnedSemaphorePermit>,
+    /// The session's first snapshot may be turned away, later ones wait for their turn.
+    had_snapshot: bool,
+    waits_for_snapshot: bool,
+    /// The log must be asked, the ring will not do.
+    must_poll: bool,
+    last_heard: Instant,
+}
+
+async fn open(shared: &Arc<Shared>, certificate: &NodeCertificate, ups: &mut Streaming<Up>) -> Result<Running, End> {
+    let node_id = &certificate.name.node_id;
+    let first = tokio::time::timeout(shared.hello_timeout, ups.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+    let hello = match first.and_then(|first| first.frame) {
+        Some(up::Frame::Hello(hello)) => hello,
+        Some(up::Frame::Ack(_) | up::Frame::WantSnapshot(_)) => {
+            shared.metrics.refuse(Refusal::Protocol);
+            return Err(Status::invalid_argument("the first frame must be Hello").into());
+        }
+        None => return Err(End::Gone),
+    };
+    let audiences = shared.record_of(node_id).await?.audiences(node_id);
+    if !audiences.contains(&hello.audience) {
+        shared.metrics.refuse(Refusal::Audience);
+        let message = format!("node {node_id} may not subscribe to {:?}, only to {audiences:?}", hello.audience);
+        return Err(Status::permission_denied(message).into());
+    }
+    let attached = shared.hub.attach(&hello.audience);
+    let limits = Limits {
+        heartbeat_ms: millis(shared.heartbeat),
+        lease_ms: millis(shared.lease),
+        // A tick that comes a little early must not miss its bookmark.
+        bookmark_every: shared.heartbeat.mul_f64(0.9),
+        ..Limits::default()
+    };
+    let (session, frames) = Session::open(&attached, &hello, limits).await.map_err(unavailable)?;
+    let kind = match (&hello.cursor, session.resumed()) {
+        (_, true) => Resume::Delta,
+        (Some(_), false) => Resume::Snapshot,
+        (None, false) => Resume::New,
+    };
+    shared.metrics.resume(kind);
+    let head = frames.iter().find_map(|frame| match &frame.frame {
+        Some(Frame::Welcome(welcome)) => Some(welcome.head),
+        _ => None,
+    });
+    let joining = joining(&hello, session.epoch(), head.unwrap_or_default());
+    let membership = shared.fleet.join(&hello.audience, node_id, joining);
+    tracing::info!(node = %node_id, audience = %hello.audience, build = %hello.build, resume = ?kind, "subscribed");
+    Ok(Running {
+        session,
+        attached,
+        membership,
+        outbox: encode(&frames).collect(),
+        snapshot: None,
+        had_snapshot: false,
+        waits_for_snapshot: false,
+        must_poll: true,
+        last_heard: Instant::now(),
+    })
+}
+
+fn joining(hello: &Hello, epoch: &str, head: u64) -> Joining {
+    Joining {
+        build: hello.build.chars().take(64).collect(),
+        epoch: epoch.to_owned(),
+        head,
+        cursor: hello.cursor.as_ref().map(|cursor| (cursor.epoch.clone(), cursor.revision)),
+    }
+}
+
+fn encode(frames: &[Down]) -> impl Iterator<Item = Bytes> {
+    frames.iter().map(|frame| Bytes::from(frame.encode_to_vec()))
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Running {
+    async fn run(
+        &mut self,
+        shared: &Shared,
+        certificate: &NodeCertificate,
+        ups: &mut Streaming<Up>,
+        sender: &Sender,
+    ) -> End {
+        let mut heartbeat = tokio::time::interval(shared.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.reset();
+        loop {
+            if self.outbox.is_empty()
+                && !self.session.ended()
+                && let Err(end) = self.fill(shared).await
+            {
+                return end;
+            }
+            if self.outbox.is_empty() && self.session.ended() {
+                return End::Gone;
+            }
+            let sending = !self.outbox.is_empty();
+            tokio::select! {
+                order = self.membership.orders.recv() => match order {
+                    Some(Order::Release { by }) => self.outbox.push_back(release(by).encode_to_vec().into()),
+                    Some(Order::Leave { reason, retry_after }) => return End::Away(reason, millis(retry_after)),
+                    // The fleet forgot us.
+                    None => return End::Away("another session took over".into(), millis(shared.heartbeat)),
+                },
+                heard = ups.message() => match heard {
+                    Ok(Some(up)) => if let Err(end) = self.hear(up, shared) { return end },
+                    Ok(None) => return End::Gone,
+                    Err(status) => {
+                        tracing::debug!(%status, "stream");
+                        return End::Gone;
+                    }
+                },
+                permit = sender.reserve(), if sending => match permit {
+                    Ok(permit) => if let Some(frame) = self.outbox.pop_front() {
+                        count(&shared.metrics, &frame);
+                        permit.send(Ok(frame));
+                    },
+                    Err(_) => return End::Gone,
+                },
+                () = self.attached.changed(), if !sending => {}
+                () = tokio::time::sleep(SNAPSHOT_RETRY), if self.waits_for_snapshot && !sending => {}
+                _ = heartbeat.tick() => {
+                    self.must_poll = true;
+                    if self.last_heard.elapsed() > shared.lease * 2 {
+                        return End::Away("nothing was heard for two leases".into(), 0);
+                    }
+                    if !certificate.is_valid_at(unix_now()) {
+                        let at = utc(certificate.not_after);
+                        return End::Away(format!("the certificate ended at {at}; renew it and come back"), 0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts what comes next into the outbox: from the ring, else from one read.
+    async fn fill(&mut self, shared: &Shared) -> Result<(), End> {
+        if self.session.follows().is_some() {
+            self.snapshot = None;
+        }
+        for _ in 0..BURST {
+            let Some(at) = self.session.follows() else { break };
+            match self.attached.next(self.session.epoch(), at) {
+                Next::Entry(entry) => {
+                    if !self.session.skip_to(&self.session.epoch().to_owned(), entry.prev, entry.revision) {
+                        break;
+                    }
+                    self.outbox.extend(entry.frames.iter().cloned());
+                }
+                Next::AtHead => {
+                    if !self.outbox.is_empty() || !std::mem::take(&mut self.must_poll) {
+                        return Ok(());
+                    }
+                    // A bookmark is due.
+                    break;
+                }
+                Next::Elsewhere => break,
+            }
+        }
+        if !self.outbox.is_empty() || !self.may_snapshot(shared)? {
+            return Ok(());
+        }
+        let frames = self.session.poll(&self.attached, Instant::now()).await.map_err(unavailable)?;
+        self.outbox.extend(encode(&frames));
+        // With nothing to say the doorbell or the next heartbeat makes us look again.
+        Ok(())
+    }
+
+    /// Whether the log may be asked now: following it always, a snapshot when there is room for one.
+    fn may_snapshot(&mut self, shared: &Shared) -> Result<bool, End> {
+        self.waits_for_snapshot = false;
+        if self.session.follows().is_some() || self.snapshot.is_some() {
+            return Ok(true);
+        }
+        match Arc::clone(&shared.snapshots).try_acquire_owned() {
+            Ok(permit) => {
+                self.snapshot = Some(permit);
+                self.had_snapshot = true;
+                Ok(true)
+            }
+            Err(_) if self.had_snapshot => {
+                self.waits_for_snapshot = true;
+                Ok(false)
+            }
+            Err(_) => {
+                shared.metrics.refuse(Refusal::Busy);
+                let retry_after = rand::random_range(1_000..=4_000);
+                Err(End::Away("too many snapshots at once; come back later".into(), retry_after))
+            }
+        }
+    }
+
+    fn hear(&mut self, up: Up, shared: &Shared) -> Result<(), End> {
+        self.last_heard = Instant::now();
+        let ours = match self.session.on_up(up) {
+            Ok(Heard::Ack(ack)) => self.membership.ack(ack),
+            Ok(Heard::Heartbeat) => self.membership.touch(),
+            Ok(Heard::WantSnapshot(reason)) => {
+                tracing::warn!(reason, "a subscriber wants a snapshot");
+                // What is under way is of no use to it.
+                self.outbox.clear();
+                self.membership.touch()
+            }
+            Err(error) => {
+                shared.metrics.refuse(Refusal::Protocol);
+                return Err(End::Away(error.to_string(), millis(shared.lease)));
+            }
+        };
+        if ours {
+            Ok(())
+        } else {
+            Err(End::Away("a newer session took over".into(), millis(shared.heartbeat)))
+        }
+    }
+}
+
+fn count(metrics: &FeedMetrics, frame: &Bytes) {
+    metrics.frames.inc();
+    metrics.bytes.inc_by(frame.len() as u64);
+}
+
+/// Takes in what a node sees. Only of itself, and only if it applies intents of its own.
+pub(crate) async fn report(
+    shared: &Shared,
+    request: Request<ReportRequest>,
+) -> Result<Response<ReportResponse>, Status> {
+    let certificate = caller(&request, shared, false)?;
+    let node_id = &certificate.name.node_id;
+    let audience = format!("node/{node_id}");
+    if !shared.record_of(node_id).await?.audiences(node_id).contains(&audience) {
+        shared.metrics.refuse(Refusal::Audience);
+        return Err(Status::permission_denied(format!("node {node_id} does not apply {audience}, so it cannot report")));
+    }
+    shared.status.report(node_id, request.get_ref()).await.map_err(unavailable)?;
+    shared.metrics.reports.inc();
+    Ok(Response::new(ReportResponse {}))
+}
