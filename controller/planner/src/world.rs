@@ -213,6 +213,12 @@ pub enum Walk {
     NamesUnder,
     /// Whatever owns a row of `node/<id>`. The place is the row's key.
     NodeRows,
+    /// The host names bound to a site.
+    WebrootFqdns,
+    /// All clusters' address sets.
+    Clusters,
+    /// All groups of name servers.
+    DnsGroups,
 }
 
 impl Walk {
@@ -227,6 +233,9 @@ impl Walk {
         Self::TenantServices,
         Self::NamesUnder,
         Self::NodeRows,
+        Self::WebrootFqdns,
+        Self::Clusters,
+        Self::DnsGroups,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -241,6 +250,9 @@ impl Walk {
             Self::TenantServices => "tenant_services",
             Self::NamesUnder => "names_under",
             Self::NodeRows => "node_rows",
+            Self::WebrootFqdns => "webroot_fqdns",
+            Self::Clusters => "clusters",
+            Self::DnsGroups => "dns_groups",
         }
     }
 }

@@ -1,0 +1,337 @@
+//! A [`Draft`] in memory with the store's rules, for tests of planning and of those who plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use hosting_intent::{Bytes, Key};
+use hosting_resource::{Index, Kind, Resource, Status};
+
+use crate::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, World, WorldError};
+
+/// Rows that one mutation may write, as in the store.
+const MAX_ROWS: usize = 1_000;
+
+/// One row of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// When.
+    pub revision: u64,
+    /// What.
+    pub change: IntentChange,
+}
+
+/// A store in memory. Between mutations call [`Fake::commit`]; a mutation that failed is taken back by
+/// [`Fake::roll_back`].
+#[derive(Debug, Clone, Default)]
+pub struct Fake {
+    /// By id.
+    pub resources: BTreeMap<String, Resource>,
+    /// By audience and key.
+    pub intents: BTreeMap<(String, Key), IntentRow>,
+    /// All changes of intents, oldest first.
+    pub log: Vec<Logged>,
+    /// By name.
+    pub counters: BTreeMap<String, u64>,
+    /// The replan queue, oldest first.
+    pub queue: Vec<Unit>,
+    /// Certificate authorities.
+    pub roots: Vec<Bytes>,
+    /// The newest revision that is committed.
+    pub head: u64,
+    /// Milliseconds since the Unix epoch.
+    pub time: i64,
+    /// Reads since they were last set to 0.
+    pub reads: usize,
+    /// Rows that the open mutation wrote.
+    pub rows: usize,
+    indexes: BTreeMap<String, Index>,
+    before: Option<Box<Fake>>,
+}
+
+impl Fake {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { time: 1_000, ..Self::default() }
+    }
+
+    /// Ends a mutation and answers its revision.
+    pub fn commit(&mut self) -> u64 {
+        self.before = None;
+        self.rows = 0;
+        self.time += 1;
+        self.head += 1;
+        self.head
+    }
+
+    /// Takes everything back since the last commit.
+    pub fn roll_back(&mut self) {
+        if let Some(before) = self.before.take() {
+            *self = *before;
+        }
+    }
+
+    /// All current intents, ascending.
+    pub fn rows(&self) -> impl Iterator<Item = &IntentRow> {
+        self.intents.values()
+    }
+
+    fn begin(&mut self) {
+        if self.before.is_none() {
+            self.before = Some(Box::new(self.clone()));
+        }
+    }
+
+    fn row(&mut self) -> Result<(), ApplyError> {
+        self.rows += 1;
+        if self.rows > MAX_ROWS { Err(ApplyError::TooLarge(self.rows)) } else { Ok(()) }
+    }
+
+    fn put(&mut self, resource: Resource) -> Result<(), ApplyError> {
+        if self.resources.get(&resource.id) == Some(&resource) {
+            return Ok(());
+        }
+        self.row()?;
+        let index = resource.index();
+        let old = self.indexes.remove(&resource.id).unwrap_or_default();
+        for unique in &index.uniques {
+            if old.uniques.contains(unique) {
+                continue;
+            }
+            if self.holder_of(resource.kind, &unique.scope, &unique.key).is_some() {
+                let key = unique.key.clone();
+                return Err(ApplyError::Taken { kind: resource.kind, field: unique.field, key });
+            }
+        }
+        for to in &index.refs {
+            if old.refs.contains(to) {
+                continue;
+            }
+            let there = self.resources.get(&to.to);
+            if there.is_none_or(|there| there.kind != to.kind || there.status == Status::Deleting) {
+                return Err(ApplyError::NoSuch { field: to.relation, kind: to.kind, id: to.to.clone() });
+            }
+        }
+        self.indexes.insert(resource.id.clone(), index);
+        self.resources.insert(resource.id.clone(), resource);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &str) -> Result<(), ApplyError> {
+        if self.resources.remove(id).is_none() {
+            return Ok(());
+        }
+        self.row()?;
+        self.indexes.remove(id);
+        let user = self.resources.values().find(|other| {
+            other.parent.as_deref() == Some(id)
+                || self.indexes.get(&other.id).is_some_and(|index| index.refs.iter().any(|to| to.to == id))
+        });
+        match user {
+            Some(other) => {
+                Err(ApplyError::InUse { id: id.to_owned(), kind: other.kind, by: other.id.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn intend(&mut self, change: IntentChange) -> Result<(), ApplyError> {
+        let at = (change.audience.clone(), change.key.clone());
+        match (self.intents.get_mut(&at), &change.value) {
+            (None, None) => return Ok(()),
+            (Some(row), None) if row.owner != change.owner => return Ok(()),
+            (Some(row), Some(value)) if row.value == *value => {
+                row.owner.clone_from(&change.owner);
+                return Ok(());
+            }
+            (None | Some(_), Some(_)) | (Some(_), None) => {}
+        }
+        self.row()?;
+        let revision = self.head + 1;
+        match &change.value {
+            Some(value) => {
+                let row = IntentRow {
+                    audience: change.audience.clone(),
+                    key: change.key.clone(),
+                    revision,
+                    owner: change.owner.clone(),
+                    value: value.clone(),
+                };
+                self.intents.insert(at, row);
+            }
+            None => {
+                self.intents.remove(&at);
+            }
+        }
+        self.log.push(Logged { revision, change });
+        Ok(())
+    }
+
+    fn holder_of(&self, kind: Kind, scope: &str, key: &str) -> Option<&Resource> {
+        self.resources.values().filter(|resource| resource.kind == kind).find(|resource| {
+            self.indexes.get(&resource.id).is_some_and(|index| {
+                index.uniques.iter().any(|unique| unique.scope == scope && unique.key == key)
+            })
+        })
+    }
+
+    fn page(&mut self, after: &str, limit: u32, fits: impl Fn(&Resource, &Index) -> bool) -> Vec<Resource> {
+        self.reads += 1;
+        let none = Index::default();
+        self.resources
+            .values()
+            .filter(|resource| resource.id.as_str() > after)
+            .filter(|resource| fits(resource, self.indexes.get(&resource.id).unwrap_or(&none)))
+            .take(limit as usize)
+            .cloned()
+            .collect()
+    }
+}
+
+/// A bare resource, for tests.
+#[must_use]
+pub fn resource(kind: Kind, id: &str, spec: serde_json::Value) -> Resource {
+    Resource {
+        id: id.to_owned(),
+        kind,
+        parent: None,
+        tenant: None,
+        brand: None,
+        label: id.to_owned(),
+        status: Status::Pending,
+        status_message: None,
+        shape: 1,
+        generation: 1,
+        created_revision: 1,
+        created_at: 0,
+        updated_at: 0,
+        spec: spec.as_object().cloned().unwrap_or_default(),
+        state: serde_json::Map::new(),
+    }
+}
+
+#[async_trait]
+impl World for Fake {
+    async fn resource(&mut self, id: &str) -> Result<Option<Resource>, WorldError> {
+        self.reads += 1;
+        Ok(self.resources.get(id).cloned())
+    }
+
+    async fn children(
+        &mut self,
+        kind: Kind,
+        parent: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Resource>, WorldError> {
+        Ok(self.page(after, limit, |r, _| r.kind == kind && r.parent.as_deref() == Some(parent)))
+    }
+
+    async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError> {
+        self.reads += 1;
+        Ok(self.holder_of(kind, scope, key).cloned())
+    }
+
+    async fn referrers(
+        &mut self,
+        kind: Kind,
+        relation: &str,
+        to: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Resource>, WorldError> {
+        Ok(self.page(after, limit, |r, index| {
+            r.kind == kind && index.refs.iter().any(|one| one.relation == relation && one.to == to)
+        }))
+    }
+
+    async fn with_facet(
+        &mut self,
+        kind: Kind,
+        field: &str,
+        value: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Resource>, WorldError> {
+        Ok(self.page(after, limit, |r, index| {
+            r.kind == kind && index.facets.iter().any(|one| one.field == field && one.value == value)
+        }))
+    }
+
+    async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError> {
+        self.reads += 1;
+        Ok(self.intents.values().filter(|row| row.owner == owner).cloned().collect())
+    }
+
+    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError> {
+        self.reads += 1;
+        Ok(self.intents.get(&(audience.to_owned(), key.clone())).cloned())
+    }
+
+    async fn audience_rows(
+        &mut self,
+        audience: &str,
+        after: Option<&Key>,
+        limit: u32,
+    ) -> Result<Vec<IntentRow>, WorldError> {
+        self.reads += 1;
+        Ok(self
+            .intents
+            .values()
+            .filter(|row| row.audience == audience && after.is_none_or(|after| row.key > *after))
+            .take(limit as usize)
+            .cloned()
+            .collect())
+    }
+
+    async fn counter(&mut self, name: &str) -> Result<u64, WorldError> {
+        self.reads += 1;
+        Ok(self.counters.get(name).copied().unwrap_or_default())
+    }
+
+    async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
+        Ok(self.page(after, limit, |r, _| r.kind == kind))
+    }
+
+    async fn queued(&mut self, limit: u32) -> Result<Vec<Unit>, WorldError> {
+        self.reads += 1;
+        Ok(self.queue.iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
+        Ok(self.roots.clone())
+    }
+}
+
+#[async_trait]
+impl Draft for Fake {
+    fn revision(&self) -> u64 {
+        self.head + 1
+    }
+
+    fn now(&self) -> i64 {
+        self.time
+    }
+
+    async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {
+        self.begin();
+        for id in change.remove {
+            self.remove(&id)?;
+        }
+        for resource in change.put {
+            self.put(resource)?;
+        }
+        for intent in change.intents {
+            self.intend(intent)?;
+        }
+        self.counters.extend(change.counters);
+        let done: BTreeSet<Unit> = change.replanned.into_iter().collect();
+        self.queue.retain(|unit| !done.contains(unit));
+        for unit in change.replan {
+            if !self.queue.contains(&unit) {
+                self.queue.push(unit);
+            }
+        }
+        Ok(())
+    }
+}

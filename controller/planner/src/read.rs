@@ -1,0 +1,132 @@
+//! The reads that several units share.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use hosting_resource::{Kind, Resource};
+
+use crate::fields::{dns_group, given, is_deleting};
+use crate::{World, WorldError};
+
+/// Rows per read.
+pub(crate) const PAGE: u32 = 500;
+
+/// Collects all pages of a list that is known to be short (a shard's nodes, a name's records).
+macro_rules! all_pages {
+    ($after:ident => $read:expr) => {{
+        let mut all: Vec<Resource> = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let $after = cursor.as_str();
+            let page: Vec<Resource> = $read.await?;
+            let short = page.len() < crate::read::PAGE as usize;
+            match page.last() {
+                Some(last) => cursor = last.id.clone(),
+                None => break,
+            }
+            all.extend(page);
+            if short {
+                break;
+            }
+        }
+        all
+    }};
+}
+
+/// The resource, if it is of that kind.
+pub(crate) async fn of_kind(
+    world: &mut dyn World,
+    kind: Kind,
+    id: &str,
+) -> Result<Option<Resource>, WorldError> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    Ok(world.resource(id).await?.filter(|resource| resource.kind == kind))
+}
+
+/// The nodes of a shard, by id.
+pub(crate) async fn nodes_of_shard(world: &mut dyn World, shard: &str) -> Result<Vec<Resource>, WorldError> {
+    if shard.is_empty() {
+        return Ok(Vec::new());
+    }
+    let nodes =
+        all_pages!(after => world.referrers(Kind::Node, crate::fields::SHARD_RELATION, shard, after, PAGE));
+    Ok(nodes.into_iter().filter(|node| !is_deleting(node)).collect())
+}
+
+/// The load-balancer addresses of a cluster, by id.
+pub(crate) async fn addresses_of(world: &mut dyn World, cluster: &str) -> Result<Vec<Resource>, WorldError> {
+    let addresses = all_pages!(after => world.children(Kind::LbAddress, cluster, after, PAGE));
+    Ok(addresses.into_iter().filter(|address| !is_deleting(address)).collect())
+}
+
+/// A cluster's load-balancer addresses by family, in ascending order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Families {
+    pub(crate) ipv4: Vec<String>,
+    pub(crate) ipv6: Vec<String>,
+}
+
+pub(crate) async fn families_of(world: &mut dyn World, cluster: &str) -> Result<Families, WorldError> {
+    let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+    for address in addresses_of(world, cluster).await? {
+        match address.text("address").parse() {
+            Ok(IpAddr::V4(ip)) => ipv4.push(ip),
+            Ok(IpAddr::V6(ip)) => ipv6.push(ip),
+            Err(_) => {}
+        }
+    }
+    ipv4.sort_unstable();
+    ipv6.sort_unstable();
+    Ok(Families {
+        ipv4: ipv4.iter().map(ToString::to_string).collect(),
+        ipv6: ipv6.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// The groups that brands name: the audiences that hear of every cluster's addresses. A cell has few brands.
+pub(crate) async fn dns_groups(world: &mut dyn World) -> Result<BTreeSet<String>, WorldError> {
+    let brands = all_pages!(after => world.list(Kind::Brand, after, PAGE));
+    Ok(brands.iter().filter(|brand| !is_deleting(brand)).map(|brand| dns_group(brand).to_owned()).collect())
+}
+
+/// The records of a zone at one name, by id, those on their way out left out.
+pub(crate) async fn records_at(
+    world: &mut dyn World,
+    zone: &str,
+    name: &str,
+) -> Result<Vec<Resource>, WorldError> {
+    let owner = format!("{zone}/{name}");
+    let records = all_pages!(after => world.with_facet(Kind::ZoneRecord, crate::fields::OWNER_FACET, &owner, after, PAGE));
+    Ok(records.into_iter().filter(|record| !is_deleting(record)).collect())
+}
+
+/// The closest zone at or above a name.
+pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Option<Resource>, WorldError> {
+    let mut rest = name;
+    loop {
+        if let Some(zone) = world.holder(Kind::Zone, "", rest).await? {
+            return Ok(Some(zone));
+        }
+        match rest.split_once('.') {
+            Some((_, parent)) => rest = parent,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Whether names of this tenant may stand in the zone: its own zone, or one that its brand keeps for all its tenants.
+pub(crate) fn zone_is_open_to(zone: &Resource, tenant: &Resource) -> bool {
+    match zone.tenant.as_deref() {
+        Some(owner) => owner == tenant.id,
+        None => zone.brand.is_some() && zone.brand == tenant.brand,
+    }
+}
+
+/// The shard a tenant's sites live in.
+pub(crate) fn shard_of(tenant: &Resource) -> &str {
+    given(tenant, "shard_id").unwrap_or_default()
+}
+
+pub(crate) use all_pages;
