@@ -1,0 +1,79 @@
+//! The feed's view as zones.
+
+use hosting_dns_zone::{Writer, Zones};
+use hosting_intent::{Intent, Key, Kind, Rejection};
+use hosting_intent_sync::{Batch, Replica};
+use hosting_scaffold::telemetry::set_remote_parent;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+
+/// The kinds that this role applies.
+pub const KINDS: &[Kind] = &[Kind::TrustRoots, Kind::Zone, Kind::RrSet, Kind::AddressSet, Kind::SerialOffset];
+
+/// What is in effect: epoch and revision; `None` until anything is known.
+pub type Applied = Option<(String, u64)>;
+
+/// Puts batches of the feed into effect. Lives on the feed's thread.
+#[derive(Debug)]
+pub struct DnsReplica {
+    writer: Writer,
+    metrics: Metrics,
+    applied: watch::Sender<Applied>,
+}
+
+impl DnsReplica {
+    /// Around a writer whose zones are the ones served.
+    #[must_use]
+    pub fn new(writer: Writer, metrics: Metrics) -> Self {
+        Self { writer, metrics, applied: watch::Sender::new(None) }
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn zones(&self) -> Zones {
+        self.writer.zones()
+    }
+
+    /// Follows what is in effect.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+}
+
+impl Replica for DnsReplica {
+    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+        self.writer.check(key, intent)
+    }
+
+    fn publish(&mut self, batch: Batch) {
+        let span = tracing::info_span!(
+            "apply",
+            epoch = batch.epoch,
+            revision = batch.revision,
+            upserts = batch.upserts.len(),
+            removals = batch.removals.len(),
+        );
+        // A batch of one change, the usual one, continues the trace of the request behind it.
+        let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
+        let mut parents = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
+        if let Some(first) = parents.next()
+            && parents.all(|parent| parent == first)
+        {
+            set_remote_parent(&span, first);
+        }
+        let _entered = span.enter();
+        let applied = self.writer.apply(
+            batch.upserts.iter().map(|(item, intent)| (&item.key, intent)),
+            batch.removals.iter().map(|removal| &removal.key),
+        );
+        for (key, rejection) in &applied.rejected {
+            tracing::error!(%key, %rejection, "an item that was accepted cannot be applied; the last good one stays");
+        }
+        let counts = self.writer.zones().counts();
+        tracing::debug!(changed = applied.zones, zones = counts.zones, rrsets = counts.rrsets, "applied");
+        self.metrics.applied_revision.set(i64::try_from(batch.revision).unwrap_or(i64::MAX));
+        self.applied.send_replace(Some((batch.epoch, batch.revision)));
+    }
+}
