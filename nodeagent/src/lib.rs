@@ -1,1 +1,6 @@
 //! The node agent: drivers and host seams.
+#![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+pub mod drivers;
+pub mod layout;
+pub mod render;

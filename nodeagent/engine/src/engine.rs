@@ -212,6 +212,12 @@ fn same_spec(desired: &Desired, key: &Key, state: &KeyState) -> bool {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Release,
+    Sweep,
+}
+
 struct Pass<'a> {
     desired: &'a Desired,
     host: &'a dyn Host,
@@ -266,8 +272,10 @@ impl Pass<'_> {
         }
         let releases: Vec<Key> =
             order.releases.iter().filter(|key| self.looks.contains_key(*key)).cloned().collect();
-        self.all(engine, releases).await;
+        let kept = self.all(engine, releases, Stage::Release).await;
         self.wanted(engine, &order).await;
+        // What was wanted may have been to destroy it: only now is it known whether it stays.
+        self.look(engine, &kept).await;
 
         // What is left is wanted by nobody: swept last, users before what they used.
         let mut ranked: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
@@ -275,12 +283,12 @@ impl Pass<'_> {
             ranked.entry(engine.rank(key.kind).unwrap_or_default()).or_default().push(key.clone());
         }
         for (_, keys) in ranked.into_iter().rev() {
-            self.all(engine, keys).await;
+            self.all(engine, keys, Stage::Sweep).await;
         }
     }
 
-    /// Works on keys that do not depend on each other.
-    async fn all(&mut self, engine: &mut Engine, keys: Vec<Key>) {
+    /// Works on keys that do not depend on each other. Gives back what a release kept: its last word comes with the sweep.
+    async fn all(&mut self, engine: &mut Engine, keys: Vec<Key>, stage: Stage) -> BTreeSet<Key> {
         let mut done = Vec::new();
         {
             let shared: &Engine = engine;
@@ -296,9 +304,15 @@ impl Pass<'_> {
                 done.push(ended);
             }
         }
+        let mut kept = BTreeSet::new();
         for (key, outcome) in done {
-            self.finish(engine, &key, outcome);
+            if stage == Stage::Release && matches!(outcome, Outcome::Rest(Rest::Kept(_))) {
+                kept.insert(key);
+            } else {
+                self.finish(engine, &key, outcome);
+            }
         }
+        kept
     }
 
     /// Works on what is wanted, each key as soon as what it needs is ready.

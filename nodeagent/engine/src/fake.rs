@@ -315,6 +315,10 @@ impl Host for FakeHost {
         })
     }
 
+    async fn is_removing(&self, _at: &Place) -> bool {
+        false
+    }
+
     async fn make_dir(&self, at: &Place, access: Access) -> Result<(), HostError> {
         self.change("make_dir", |inner| {
             inner.no_links_above("make", at)?;

@@ -420,8 +420,12 @@ pub trait Host: Send + Sync {
     /// Removes a file, if it is there. Never a directory.
     async fn remove(&self, at: &Place) -> Result<(), HostError>;
 
-    /// Removes a tree of configuration, logs or trash, if it is there. Refuses anything else.
+    /// Removes a tree of configuration, logs or trash, if it is there. Refuses anything else. A large one goes on being
+    /// removed after the call; see [`Host::is_removing`].
     async fn remove_tree(&self, at: &Place) -> Result<(), HostError>;
+
+    /// Whether [`Host::remove_tree`] is still at work there.
+    async fn is_removing(&self, at: &Place) -> bool;
 
     /// Makes a directory of the agent's own, or puts mode and owner of an existing one right. Missing directories above
     /// it are made (0755, the agent's).

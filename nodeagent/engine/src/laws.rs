@@ -24,7 +24,7 @@ pub struct Scenario<D: Driver> {
     /// Specs to go through, each from each.
     pub specs: Vec<D::Spec>,
     /// What others would have put on the host before.
-    pub prepare: fn(&FakeHost),
+    pub before: Snapshot,
     /// Customers' data: kept by Absent.
     pub is_data: fn(&Place) -> bool,
 }
@@ -204,13 +204,9 @@ fn absent_is_clean(
 /// # Errors
 /// The first law that the driver breaks.
 pub async fn check<D: Driver>(make: impl Fn() -> D, scenario: &Scenario<D>) -> Result<(), LawBroken> {
-    let fresh = || {
-        let host = FakeHost::new();
-        (scenario.prepare)(&host);
-        host
-    };
+    let fresh = || FakeHost::from_snapshot(scenario.before.clone());
     // States to come from: nothing, and each spec.
-    let mut starts = vec![("nothing".to_owned(), fresh().snapshot())];
+    let mut starts = vec![("nothing".to_owned(), scenario.before.clone())];
     let mut targets = Vec::new();
     for (index, spec) in scenario.specs.iter().enumerate() {
         let host = fresh();
@@ -227,13 +223,13 @@ pub async fn check<D: Driver>(make: impl Fn() -> D, scenario: &Scenario<D>) -> R
             transition(&make, scenario, start, &goal, &case).await?;
         }
     }
-    let before = fresh().snapshot();
+    let before = &scenario.before;
     for (from, start) in &starts {
         let case = format!("absent from {from}");
         let host = FakeHost::from_snapshot(start.clone());
         let (rest, _) = settle(&make(), &scenario.name, None, &host, &case).await?;
         let after = host.snapshot();
-        absent_is_clean(&before, start, &after, scenario.is_data)
+        absent_is_clean(before, start, &after, scenario.is_data)
             .map_err(|why| LawBroken::Absent { case: case.clone(), why })?;
         let goal = Goal { want: None, rest: &rest, target: &after, is_data: scenario.is_data };
         transition(&make, scenario, start, &goal, &case).await?;

@@ -404,3 +404,14 @@ fn many_intents_in_one_circle_of_work_end_in_the_same_state_whatever_the_concurr
     assert_eq!(states[0], states[1]);
     assert_eq!(states[0], states[2]);
 }
+
+#[test]
+fn what_goes_first_and_is_kept_is_looked_at_again_at_the_end() {
+    let mut world = World::new();
+    world.pass(&[("k", Spec { keeps_data: true, ..spec("k") })], Scope::Everything);
+    world.history.lock().unwrap().clear();
+    world.pass(&[("cleaner", Spec { after: vec!["k"], ..spec("c") })], Scope::Changes);
+    assert_eq!(world.phase("k"), Phase::Orphan);
+    let last = world.history.lock().unwrap().last().cloned();
+    assert_eq!(last, Some(("k".to_owned(), Phase::Orphan)));
+}

@@ -152,10 +152,12 @@ impl Driver for Pair {
 }
 
 fn scenario() -> Scenario<Pair> {
+    let host = FakeHost::new();
+    host.put(&data(), FakeNode::File(b"mine".to_vec(), Access::site(0o600)));
     Scenario {
         name: "p".into(),
         specs: vec!["one".into(), "two".into()],
-        prepare: |host: &FakeHost| host.put(&data(), FakeNode::File(b"mine".to_vec(), Access::site(0o600))),
+        before: host.snapshot(),
         is_data: |place| place.root == Root::Storage,
     }
 }

@@ -1,0 +1,131 @@
+//! Where things lie on this node and how it is set up: what every driver knows and nothing changes while the agent runs.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use hosting_agent_engine::{Place, Root};
+
+/// The node's set-up.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// This node's id, for `X-Served-By`.
+    pub node_id: String,
+    /// Absolute paths of the roots.
+    pub roots: Roots,
+    /// Where nginx listens for sites; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// Networks (`address/bits`) whose `X-Hosting-Host` and `X-Forwarded-*` headers are believed.
+    pub edges: Vec<String>,
+    /// nginx.
+    pub nginx: PathBuf,
+    /// nginx worker processes.
+    pub workers: u32,
+    /// php-fpm by version (`8.2`).
+    pub php: BTreeMap<String, PathBuf>,
+    /// The user that sites run as; `None`: the agent's own.
+    pub site_user: Option<SiteUser>,
+    /// Whether sites run as root, which php-fpm must be told.
+    pub sites_are_root: bool,
+    /// What our own probes show to nginx. Secret.
+    pub probe_token: String,
+}
+
+/// The user that sites run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteUser {
+    /// Name of the user.
+    pub name: String,
+    /// Name of its group.
+    pub group: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// Absolute paths of the roots. Checked once at the start: they can stand in any configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// Customers' data.
+    pub storage: PathBuf,
+    /// Logs.
+    pub logs: PathBuf,
+    /// Generated configuration.
+    pub config: PathBuf,
+    /// Sockets.
+    pub run: PathBuf,
+}
+
+impl Roots {
+    /// A root's path.
+    #[must_use]
+    pub fn path(&self, root: Root) -> &PathBuf {
+        match root {
+            Root::Storage => &self.storage,
+            Root::Logs => &self.logs,
+            Root::Config => &self.config,
+            Root::Run => &self.run,
+        }
+    }
+
+    /// A place as a path, for configuration files.
+    #[must_use]
+    pub fn text(&self, at: &Place) -> String {
+        let mut path = self.path(at.root).clone();
+        path.extend(&at.parts);
+        path.to_string_lossy().into_owned()
+    }
+}
+
+/// The service name of nginx.
+pub const NGINX: &str = "nginx";
+
+/// Header that only our own probes know the value of.
+pub const PROBE_HEADER: &str = "X-Hosting-Probe";
+
+/// Path that answers a probe with the fingerprint of the configuration in force.
+pub const PROBE_PATH: &str = "/.hosting/ready";
+
+/// Script name that a pool answers a probe under.
+pub const PING_PATH: &str = "/.hosting/ping";
+
+/// The service name of a PHP version's master.
+#[must_use]
+pub fn php_service(version: &str) -> String {
+    format!("php-fpm{version}")
+}
+
+/// Folder of a PHP version, in configuration and run.
+#[must_use]
+pub fn php_folder(version: &str) -> String {
+    format!("php{version}")
+}
+
+/// A site's server block.
+#[must_use]
+pub fn site_file(webroot: &str) -> Place {
+    Place::new(Root::Config, ["nginx", "sites"]).child(format!("{webroot}.conf"))
+}
+
+/// A site's pool.
+#[must_use]
+pub fn pool_file(version: &str, webroot: &str) -> Place {
+    Place::new(Root::Config, [php_folder(version).as_str(), "pools"]).child(format!("{webroot}.conf"))
+}
+
+/// A site's PHP socket. One per version, so that a change of the version switches from one to the other.
+#[must_use]
+pub fn pool_socket(version: &str, webroot: &str) -> Place {
+    Place::new(Root::Run, [php_folder(version)]).child(format!("{webroot}.sock"))
+}
+
+/// Pages of our own.
+#[must_use]
+pub fn pages() -> Place {
+    Place::new(Root::Run, ["nginx", "pages"])
+}
+
+/// A tenant's folder of logs.
+#[must_use]
+pub fn tenant_logs(tenant: &str) -> Place {
+    Place::new(Root::Logs, [tenant])
+}

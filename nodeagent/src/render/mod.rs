@@ -1,0 +1,62 @@
+//! Text of configuration files. Everything that goes into one passes through a quoting function here: what cannot be
+//! quoted is refused with a reason, never escaped by hope.
+
+pub mod nginx;
+pub mod php;
+
+/// A value that must not stand in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {problem}")]
+pub struct BadValue {
+    /// Which value.
+    pub what: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl BadValue {
+    pub(crate) fn new(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { what: what.into(), problem: problem.into() }
+    }
+}
+
+/// Names of things: 1 to `most` of `A-Z a-z 0-9 _ - .`, not beginning with a dot.
+pub(crate) fn word<'a>(what: &str, value: &'a str, most: usize) -> Result<&'a str, BadValue> {
+    let fits = (1..=most).contains(&value.len())
+        && !value.starts_with('.')
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+    if fits {
+        Ok(value)
+    } else {
+        Err(BadValue::new(what, format!("{value:?} must be 1 to {most} of A-Z a-z 0-9 _ - .")))
+    }
+}
+
+/// An absolute path that means itself in every configuration language used here: no quote, variable, list separator,
+/// wildcard or control character in it.
+///
+/// # Errors
+/// The first character that is not allowed.
+pub fn safe_path<'a>(what: &str, path: &'a str) -> Result<&'a str, BadValue> {
+    if !path.starts_with('/') {
+        return Err(BadValue::new(what, format!("{path:?} must be an absolute path")));
+    }
+    let odd = path.chars().find(|c| !(c.is_alphanumeric() || "/._-+@=, ".contains(*c)));
+    match odd {
+        Some(odd) => Err(BadValue::new(
+            what,
+            format!("{path:?} holds {odd:?}; use letters, digits and / . _ - + @ = ,"),
+        )),
+        None => Ok(path),
+    }
+}
+
+/// A short proof that a text is in force: it stands in the text itself, where the fingerprint of the rest goes.
+pub(crate) fn fingerprint(parts: &[&str]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().to_hex().chars().take(32).collect()
+}
