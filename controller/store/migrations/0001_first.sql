@@ -32,6 +32,7 @@ CREATE INDEX resources_by_id      ON resources (kind, id);
 CREATE INDEX resources_by_age     ON resources (kind, created_revision, id);
 CREATE INDEX resources_by_label   ON resources (kind, label, id);
 CREATE INDEX resources_by_status  ON resources (kind, status, id);
+CREATE INDEX resources_in_status  ON resources (kind, status, created_revision, id);
 CREATE INDEX resources_by_update  ON resources (kind, updated_at, id);
 CREATE INDEX resources_children   ON resources (parent, kind, id) WHERE parent IS NOT NULL;
 CREATE INDEX resources_siblings   ON resources (parent, kind, created_revision, id) WHERE parent IS NOT NULL;

@@ -34,6 +34,8 @@ mod secrets;
 mod status;
 mod write_tx;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 use std::sync::Arc;
 

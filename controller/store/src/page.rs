@@ -204,15 +204,40 @@ impl ReadTx {
 
 fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreError> {
     let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
-    sql.push(RESOURCE).push(" FROM resources r WHERE r.kind = ").push_bind(list.kind.name());
+    sql.push(RESOURCE).push(" FROM ");
+    // What a facet finds is few of many. CROSS JOIN is how SQLite is told to begin there.
+    if !list.facets.is_empty() {
+        sql.push("facets f0 CROSS JOIN ");
+    }
+    sql.push("resources r WHERE r.kind = ").push_bind(list.kind.name());
+    for (place, (field, value)) in list.facets.iter().enumerate() {
+        match place {
+            0 => sql.push(" AND f0.id = r.id AND f0.kind = ").push_bind(list.kind.name()),
+            _ => sql
+                .push(" AND EXISTS (SELECT 1 FROM facets f WHERE f.id = r.id AND f.kind = ")
+                .push_bind(list.kind.name()),
+        };
+        let (table, end) = if place == 0 { ("f0", "") } else { ("f", ")") };
+        sql.push(" AND ").push(table).push(".field = ").push_bind(field);
+        sql.push(" AND ").push(table).push(".value = ").push_bind(value).push(end);
+    }
     if let Some(parent) = &list.parent {
         sql.push(" AND r.parent = ").push_bind(parent);
     }
     if let Some(tenant) = &list.tenant {
         sql.push(" AND r.tenant = ").push_bind(tenant);
     }
-    if let Some(brands) = &list.brands {
-        sql.push(" AND r.brand IN (SELECT value FROM json_each(").push_bind(json_list(brands)?).push("))");
+    match list.brands.as_deref() {
+        None => {}
+        // The usual caller has one, and then an index gives the order too.
+        Some([brand]) => {
+            sql.push(" AND r.brand = ").push_bind(brand);
+        }
+        Some(brands) => {
+            sql.push(" AND r.brand IN (SELECT value FROM json_each(")
+                .push_bind(json_list(brands)?)
+                .push("))");
+        }
     }
     if let Some(status) = list.status {
         sql.push(" AND r.status = ").push_bind(status.as_str());
@@ -222,24 +247,30 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
         sql.push(" AND (r.label LIKE ").push_bind(pattern.clone()).push(" ESCAPE '\\' OR r.id LIKE ");
         sql.push_bind(pattern).push(" ESCAPE '\\')");
     }
-    for (field, value) in &list.facets {
-        sql.push(" AND EXISTS (SELECT 1 FROM facets f WHERE f.kind = ").push_bind(list.kind.name());
-        sql.push(" AND f.field = ").push_bind(field).push(" AND f.value = ").push_bind(value);
-        sql.push(" AND f.id = r.id)");
-    }
     let (column, direction, beyond) = match list.order {
         Order::Asc => (list.sort.column(), "ASC", ">"),
         Order::Desc => (list.sort.column(), "DESC", "<"),
     };
+    // The id breaks ties; where it is the sort itself, naming it twice would cost the index.
+    let tie = match list.sort {
+        Sort::Created | Sort::Updated | Sort::Label | Sort::Status => true,
+        Sort::Id => false,
+    };
     if let Some(after) = &list.after {
-        sql.push(" AND (").push(column).push(", r.id) ").push(beyond).push(" (");
+        sql.push(" AND (").push(column).push(if tie { ", r.id) " } else { ") " }).push(beyond).push(" (");
         match &after.value {
             SortValue::Number(number) => sql.push_bind(*number),
             SortValue::Text(text) => sql.push_bind(text),
         };
-        sql.push(", ").push_bind(&after.id).push(")");
+        if tie {
+            sql.push(", ").push_bind(&after.id);
+        }
+        sql.push(")");
     }
-    sql.push(" ORDER BY ").push(column).push(" ").push(direction).push(", r.id ").push(direction);
+    sql.push(" ORDER BY ").push(column).push(" ").push(direction);
+    if tie {
+        sql.push(", r.id ").push(direction);
+    }
     sql.push(" LIMIT ").push_bind(limit + 1);
     Ok(sql)
 }
@@ -278,6 +309,53 @@ mod tests {
         assert_eq!(Cursor::decode(""), None);
         assert_eq!(Cursor::decode("t_abc"), None);
         assert_eq!(Cursor::decode(&"A".repeat(5_000)), None);
+    }
+
+    /// A page must cost the same among a thousand or ten million.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn pages_come_from_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = crate::Kek::load_or_create(&folder.path().join("kek")).unwrap();
+        let config = crate::StoreConfig::new(folder.path().join("store.db"));
+        let store = crate::Store::open(&config, kek).await.unwrap();
+        let base = ListQuery::new(Kind::Tenant);
+        let after =
+            Cursor { sort: Sort::Created, order: Order::Desc, value: SortValue::Number(7), id: "x".into() };
+        let one = || Some("x".to_owned());
+        for (list, index, sorts) in [
+            (base.clone(), "resources_by_age", false),
+            (ListQuery { after: Some(after.clone()), ..base.clone() }, "resources_by_age", false),
+            (ListQuery { sort: Sort::Label, ..base.clone() }, "resources_by_label", false),
+            (ListQuery { sort: Sort::Status, ..base.clone() }, "resources_by_status", false),
+            (ListQuery { sort: Sort::Updated, ..base.clone() }, "resources_by_update", false),
+            (ListQuery { sort: Sort::Id, ..base.clone() }, "resources_by_id", false),
+            (
+                ListQuery { parent: one(), after: Some(after.clone()), ..base.clone() },
+                "resources_siblings",
+                false,
+            ),
+            (ListQuery { tenant: one(), ..base.clone() }, "resources_of_tenant", false),
+            (ListQuery { brands: Some(vec!["x".into()]), ..base.clone() }, "resources_of_brand", false),
+            (ListQuery { status: Some(Status::Failed), ..base.clone() }, "resources_in_status", false),
+            (
+                ListQuery {
+                    facets: vec![("customer_id".into(), "c".into())],
+                    after: Some(after),
+                    ..base.clone()
+                },
+                "SEARCH f0 USING PRIMARY KEY (kind=? AND field=? AND value=?)",
+                true,
+            ),
+        ] {
+            let sql = build(&list, 50).unwrap();
+            let explain = format!("EXPLAIN QUERY PLAN {}", sql.sql().as_str());
+            let rows = sqlx::query(sqlx::AssertSqlSafe(explain)).fetch_all(&store.0.readers).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, 3)).collect();
+            let plan = plan.join("; ");
+            assert!(plan.contains(index), "{list:?}: {plan}");
+            assert!(!plan.contains("SCAN r"), "{list:?}: {plan}");
+            assert_eq!(plan.contains("TEMP B-TREE"), sorts, "{list:?}: {plan}");
+        }
     }
 
     #[test]

@@ -1,0 +1,160 @@
+//! What only the writer's own connection can be made to do: a failing commit, a full disk.
+
+use hosting_intent::{Bytes, Cause, Key, Kind};
+use hosting_planner::{ApplyError, Change, Draft, IntentChange};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::{Kek, Origin, Store, StoreConfig, StoreError, WriteError, WriteTx};
+
+async fn store() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
+    let store = Store::open(&StoreConfig::new(folder.path().join("store.db")), kek).await.unwrap();
+    (folder, store)
+}
+
+fn change(name: &str, bytes: usize) -> Change {
+    let intent = IntentChange {
+        audience: "edge/a".into(),
+        key: Key::new(Kind::Route, name),
+        owner: "u".into(),
+        value: Some(Bytes::from(vec![7; bytes])),
+        cause: Cause::Person,
+    };
+    Change { intents: vec![intent], ..Change::default() }
+}
+
+async fn apply(store: &Store, name: &str, bytes: usize) -> Result<u64, WriteError<ApplyError>> {
+    let change = change(name, bytes);
+    let write = store.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await }));
+    Ok(write.await?.revision)
+}
+
+async fn sql(tx: &mut WriteTx, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::raw_sql(sql).execute(tx.raw()).await?;
+    Ok(())
+}
+
+/// A deferred foreign key is looked at by COMMIT alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_commit_fails_the_whole_group() {
+    let (_folder, store) = store().await;
+    apply(&store, "before", 1).await.unwrap();
+    let doorbell = store.doorbell();
+    let (go, wait) = oneshot::channel::<()>();
+    let (started, begun) = oneshot::channel::<()>();
+    let first = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store
+                .write(Origin::default(), move |tx| {
+                    Box::pin(async move {
+                        started.send(()).unwrap();
+                        tx.apply(change("first", 1)).await?;
+                        wait.await.ok();
+                        Ok::<_, ApplyError>(())
+                    })
+                })
+                .await
+        })
+    };
+    begun.await.unwrap();
+    let spoiler = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store
+                .status_write(|tx| {
+                    Box::pin(async move {
+                        sql(
+                            tx,
+                            "CREATE TABLE a (id INTEGER PRIMARY KEY); \
+                             CREATE TABLE b (x REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED); \
+                             INSERT INTO b VALUES (1)",
+                        )
+                        .await
+                    })
+                })
+                .await
+        })
+    };
+    while store.stats().queued < 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    go.send(()).unwrap();
+    let spoiled = spoiler.await.unwrap();
+    assert!(matches!(spoiled, Err(StoreError::Sql(_))), "{spoiled:?}");
+    let first = first.await.unwrap();
+    // The pause before `go` may have closed the first one's group.
+    let head = match first {
+        Err(WriteError::Store(StoreError::Sql(_))) => 1,
+        Ok(committed) => committed.revision,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(*doorbell.borrow(), head);
+    assert_eq!(store.stats().failed_commits, 1);
+    assert_eq!(apply(&store, "after", 1).await.unwrap(), head + 1, "the writer goes on");
+    assert!(store.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_and_survived() {
+    let (_folder, store) = store().await;
+    apply(&store, "before", 1).await.unwrap();
+    // Some room is left: the group's first member fits.
+    store
+        .status_write(|tx| {
+            Box::pin(async move {
+                let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(tx.raw()).await?;
+                let limit = format!("PRAGMA max_page_count = {}", pages + 20);
+                sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(tx.raw()).await?;
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+    let writes = futures::future::join_all((0..20).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { apply(&store, &format!("h{n}"), 30_000).await })
+    }))
+    .await;
+    let mut landed = Vec::new();
+    let mut full = 0;
+    for write in writes {
+        match write.unwrap() {
+            Ok(revision) => landed.push(revision),
+            Err(WriteError::Store(StoreError::DiskFull)) => full += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    // SQLite ends the transaction by itself, so the writer takes a new connection, and that one has no limit.
+    assert!(full >= 1, "{full} of 20");
+    assert_eq!(landed.len() + full, 20);
+    landed.sort_unstable();
+    assert_eq!(landed, (2..2 + landed.len() as u64).collect::<Vec<_>>());
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.head(), 1 + landed.len() as u64);
+    assert!(tx.digest_is_true("edge/a").await.unwrap());
+    assert_eq!(tx.audience("edge/a").await.unwrap().count, 1 + landed.len() as u64);
+    drop(tx);
+
+    apply(&store, "after", 30_000).await.unwrap();
+}
+
+/// A failed statement may have ended the transaction: whatever follows it would be committed on its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_after_a_failed_statement() {
+    let (_folder, store) = store().await;
+    let written = store
+        .write(Origin::default(), |tx| {
+            Box::pin(async move {
+                let failed = tx.execute(sqlx::query("INSERT INTO no_such_table VALUES (1)")).await;
+                assert!(failed.is_err());
+                assert!(tx.apply(change("late", 1)).await.is_err());
+                Ok::<_, ApplyError>(())
+            })
+        })
+        .await;
+    assert!(matches!(written, Err(WriteError::Store(StoreError::Sql(_)))), "{written:?}");
+    assert_eq!(apply(&store, "next", 1).await.unwrap(), 1);
+}

@@ -1,0 +1,265 @@
+//! Files: locks, modes, versions, damage, copies, kills.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use hosting_intent_sync::FeedSource;
+use hosting_planner::World;
+use hosting_store::{OpenError, Store, StoreError};
+
+use crate::harness::{Bench, applied, config, intents, kek, open, put, set, tenant};
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_ours_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/data/store.db");
+    let store = open(&path).await;
+    applied(&store, put([tenant("t_a")])).await;
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(mode(&file.path()), 0o600, "{}", file.path().display());
+        names.push(file.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["kek", "store.db", "store.db-shm", "store.db-wal", "store.db.lock"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_controllers_on_one_file_are_refused() {
+    let bench = Bench::new().await;
+    let error = Store::open(&config(&bench.path()), kek(&bench.path())).await.unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("(process {})", std::process::id())) && text.contains("stop that one"),
+        "{text}"
+    );
+    // Dropping the last handle ends the writer, which lets go of the lock.
+    let Bench { folder, store } = bench;
+    drop(store);
+    let mut tries = 0;
+    while let Err(error) =
+        Store::open(&config(&folder.path().join("store.db")), kek(&folder.path().join("store.db"))).await
+    {
+        assert!(matches!(error, OpenError::InUse { .. }) && tries < 500, "{error}");
+        tries += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut bad = config(&path);
+    bad.cell = Some("Cell 1".into());
+    assert!(matches!(Store::open(&bad, kek(&path)).await, Err(OpenError::Config { field: "cell", .. })));
+    bad.cell = None;
+    bad.readers = 0;
+    assert!(matches!(Store::open(&bad, kek(&path)).await, Err(OpenError::Config { field: "readers", .. })));
+    let mut good = config(&path);
+    good.cell = Some("eu-1".into());
+    let store = Store::open(&good, kek(&path)).await.unwrap();
+    assert_eq!(store.cell(), "eu-1");
+    store.close().await;
+    assert_eq!(open(&path).await.cell(), "eu-1", "the stored one counts");
+    good.cell = Some("eu-2".into());
+    let mut tries = 0;
+    loop {
+        match Store::open(&good, kek(&path)).await {
+            Err(OpenError::InUse { .. }) if tries < 500 => tries += 1,
+            Err(OpenError::WrongCell { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+async fn edit(path: &Path, sql: &'static str) {
+    use sqlx::Connection;
+    let mut connection =
+        sqlx::SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", path.display())).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_schema_and_a_foreign_file_are_refused() {
+    let bench = Bench::new().await;
+    bench.store.close().await;
+    edit(&bench.path(), "PRAGMA user_version = 9").await;
+    let error = Store::open(&config(&bench.path()), kek(&bench.path())).await.unwrap_err();
+    assert!(matches!(error, OpenError::NewerSchema { found: 9, .. }));
+    assert!(error.to_string().contains("start a newer controller"), "{error}");
+
+    let foreign = bench.folder.path().join("foreign.db");
+    edit(&foreign, "CREATE TABLE notes (text TEXT)").await;
+    assert!(matches!(Store::open(&config(&foreign), kek(&foreign)).await, Err(OpenError::Foreign(_))));
+
+    let garbage = bench.folder.path().join("garbage.db");
+    std::fs::write(&garbage, "no database at all, but long enough to be looked at".repeat(100)).unwrap();
+    let error = Store::open(&config(&garbage), kek(&garbage)).await.unwrap_err();
+    assert!(matches!(error, OpenError::Store { source: StoreError::Corrupt(_), .. }), "{error:?}");
+    assert!(error.to_string().contains("put back a backup"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_inside_is_told_apart() {
+    let bench = Bench::new().await;
+    applied(&bench.store, put((0..500).map(|n| tenant(&format!("t_{n}"))).collect::<Vec<_>>())).await;
+    bench.store.close().await;
+    let mut bytes = std::fs::read(bench.path()).unwrap();
+    // Everything behind the schema.
+    for byte in bytes.iter_mut().skip(4096 * 45) {
+        *byte = 0xa5;
+    }
+    std::fs::write(bench.path(), bytes).unwrap();
+    let damaged = match Store::open(&config(&bench.path()), kek(&bench.path())).await {
+        Ok(store) => store
+            .read()
+            .await
+            .unwrap()
+            .page(&hosting_store::ListQuery::new(hosting_resource::Kind::Tenant))
+            .await
+            .unwrap_err()
+            .to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(damaged.contains("damaged"), "{damaged}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_put_back_is_seen_by_its_head_and_gets_a_new_epoch() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    applied(store, intents([set("edge/a", "old", "u", b"1")])).await;
+    let copy = bench.folder.path().join("backup.db");
+    store.backup_to(&copy).await.unwrap();
+    assert_eq!(mode(&copy), 0o600);
+    assert!(matches!(store.backup_to(&copy).await, Err(StoreError::Value { field: "path", .. })));
+    assert!(!bench.folder.path().join("backup.db.partial").exists());
+    for n in 0..5 {
+        applied(store, intents([set("edge/a", &format!("new{n}"), "u", b"2")])).await;
+    }
+    let ahead = store.audience("edge/a").await.unwrap();
+    store.close().await;
+
+    std::fs::copy(&copy, bench.path()).unwrap();
+    let store = open(&bench.path()).await;
+    let back = store.audience("edge/a").await.unwrap();
+    // A subscriber's cursor beyond the head of the same epoch is the proof.
+    assert_eq!(back.epoch, ahead.epoch);
+    assert!(ahead.revision > back.head);
+    assert_eq!((back.count, back.revision), (1, 1));
+    store.begin_epoch(&ahead.epoch).await.unwrap();
+    assert_ne!(store.audience("edge/a").await.unwrap().epoch, ahead.epoch);
+    assert_eq!(applied(&store, intents([set("edge/a", "next", "u", b"3")])).await, 2);
+    assert!(store.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_one_moment_while_others_write() {
+    let bench = Bench::new().await;
+    let store = bench.store.clone();
+    let writer = tokio::spawn(async move {
+        for n in 0..300_u32 {
+            // Both or neither, in every moment.
+            let value = n.to_be_bytes();
+            applied(&store, intents([set("edge/a", "x", "u", &value), set("edge/b", "x", "u", &value)]))
+                .await;
+        }
+    });
+    for n in 0..5 {
+        let folder = bench.folder.path().join(format!("copy{n}"));
+        std::fs::create_dir(&folder).unwrap();
+        bench.store.backup_to(&folder.join("store.db")).await.unwrap();
+        std::fs::copy(bench.folder.path().join("kek"), folder.join("kek")).unwrap();
+        let copy = open(&folder.join("store.db")).await;
+        let (a, b) =
+            (copy.page("edge/a", None, 9).await.unwrap(), copy.page("edge/b", None, 9).await.unwrap());
+        assert_eq!(a, b);
+        assert!(copy.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+    }
+    writer.await.unwrap();
+}
+
+/// The parent runs this very test as a child, which writes until it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_writer_loses_nothing_that_it_acknowledged() {
+    const CHILD: &str = "STORE_TEST_CHILD";
+    if let Some(path) = std::env::var_os(CHILD) {
+        let store = open(Path::new(&path)).await;
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for n in 0_u64.. {
+                        let (id, host) = (
+                            format!("t_{}_{writer}_{n}", std::process::id()),
+                            format!("h{writer}-{}", n % 20),
+                        );
+                        let mut change = put([tenant(&id)]);
+                        change.intents.push(set("edge/a", &host, "u", id.as_bytes()));
+                        let revision = applied(&store, change).await;
+                        println!("ack {revision} {id}");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        return;
+    }
+
+    let bench = Bench::new().await;
+    bench.store.close().await;
+    let mut head = 0;
+    for _ in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "files::a_killed_writer_loses_nothing_that_it_acknowledged", "--nocapture"])
+            .env(CHILD, bench.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut acknowledged = Vec::new();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        for line in output.lines() {
+            let line = line.unwrap();
+            let Some(ack) = line.split_once("ack ").map(|(_, ack)| ack) else { continue };
+            let (revision, id) = ack.split_once(' ').unwrap();
+            acknowledged.push((revision.parse::<u64>().unwrap(), id.to_owned()));
+            if acknowledged.len() == 300 {
+                child.kill().unwrap();
+            }
+        }
+        assert!(!child.wait().unwrap().success());
+        assert!(acknowledged.len() >= 300);
+
+        let store = open(&bench.path()).await;
+        let mut tx = store.read().await.unwrap();
+        let newest = acknowledged.iter().map(|(revision, _)| *revision).max().unwrap();
+        assert!(tx.head() >= newest && newest > head, "{} {newest} {head}", tx.head());
+        head = tx.head();
+        for (_, id) in &acknowledged {
+            assert!(tx.resource(id).await.unwrap().is_some(), "{id}");
+        }
+        assert!(tx.digest_is_true("edge/a").await.unwrap());
+        let window = tx.log_since("edge/a", 0, usize::MAX).await.unwrap();
+        let mut prev = 0;
+        for entry in window {
+            assert_eq!(entry.prev, prev);
+            prev = entry.revision;
+        }
+        drop(tx);
+        store.close().await;
+    }
+}

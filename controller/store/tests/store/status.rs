@@ -1,0 +1,211 @@
+//! What the fleet says, and who did what.
+
+use hosting_intent::{Key, Kind as IntentKind};
+use hosting_planner::Draft;
+use hosting_proto::feed::exception::Type;
+use hosting_proto::feed::key_report::Phase;
+use hosting_proto::feed::{Exception, KeyReport};
+use hosting_store::{AuditEntry, AuditQuery, AuditSort, Forgotten, Order, Origin, Watermark};
+use serde_json::json;
+
+use crate::harness::{Bench, applied, put, route, tenant, write};
+
+fn mark(node: &str, audience: &str, applied: u64) -> Watermark {
+    Watermark {
+        node: node.into(),
+        audience: audience.into(),
+        epoch: "e".into(),
+        applied,
+        durable: applied / 2,
+        seen_at: 5,
+    }
+}
+
+fn exception(kind: Type, key: &str, reason: &str) -> Exception {
+    Exception {
+        r#type: kind.into(),
+        kind: route(key).kind,
+        key: key.into(),
+        revision: 3,
+        reason: reason.into(),
+    }
+}
+
+fn report(key: &str, phase: Phase, message: &str) -> KeyReport {
+    KeyReport {
+        kind: Key::new(IntentKind::Webroot, "").kind,
+        key: key.into(),
+        phase: phase.into(),
+        revision: 4,
+        message: message.into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watermarks_and_exceptions_replace_what_was() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    store
+        .save_watermarks(&[mark("n2", "edge/a", 9), mark("n1", "edge/a", 7), mark("n1", "node/n1", 8)])
+        .await
+        .unwrap();
+    // A node whose disk was lost goes back; of two for one subscriber the last counts.
+    store.save_watermarks(&[mark("n1", "edge/a", 5), mark("n1", "edge/a", 2)]).await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.watermarks("edge/a").await.unwrap(), [mark("n1", "edge/a", 2), mark("n2", "edge/a", 9)]);
+    assert_eq!(tx.subscribers().await.unwrap().len(), 3);
+    assert_eq!(tx.head(), 0, "status is no revision");
+    drop(tx);
+
+    let long = "é".repeat(2_000);
+    let all = [exception(Type::Rejected, "a", &long), exception(Type::Held, "b", "brake")];
+    store.set_exceptions("n1", "edge/a", &all).await.unwrap();
+    store.set_exceptions("n2", "edge/a", &all[..1]).await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    let about = tx.exceptions_about("edge/a", &route("a")).await.unwrap();
+    assert_eq!(
+        about.iter().map(|one| (one.node.as_str(), one.kind)).collect::<Vec<_>>(),
+        [("n1", Type::Rejected), ("n2", Type::Rejected)]
+    );
+    assert_eq!(about[0].reason.len(), 1_024);
+    assert_eq!(tx.exceptions("n1", "edge/a").await.unwrap().len(), 2);
+    drop(tx);
+    store.set_exceptions("n1", "edge/a", &[]).await.unwrap();
+    assert_eq!(store.read().await.unwrap().all_exceptions(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_merge_and_a_full_one_sweeps() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let many: Vec<_> = (0..1_200).map(|n| report(&format!("web_{n}"), Phase::Converging, "")).collect();
+    store.save_reports("n1", 10, true, &many).await.unwrap();
+    store.save_reports("n2", 10, true, &[report("web_1", Phase::Ready, "")]).await.unwrap();
+    store.save_reports("n1", 11, false, &[report("web_1", Phase::Failed, "no php")]).await.unwrap();
+    let key = Key::new(IntentKind::Webroot, "web_1");
+    let mut tx = store.read().await.unwrap();
+    let about = tx.reports_about(&key).await.unwrap();
+    assert_eq!(
+        about.iter().map(|one| (one.node.as_str(), one.phase)).collect::<Vec<_>>(),
+        [("n1", Phase::Failed), ("n2", Phase::Ready)]
+    );
+    assert_eq!((about[0].message.as_str(), about[0].revision), ("no php", 4));
+    assert_eq!(tx.reports_of("n1", None, 5_000).await.unwrap().len(), 1_200);
+    assert_eq!(tx.last_pass("n1").await.unwrap().unwrap().revision, 11);
+    assert!(tx.last_pass("n3").await.unwrap().is_none());
+    drop(tx);
+
+    let full = [report("web_1", Phase::Ready, ""), report("web_x", Phase::Orphan, "kept")];
+    store.save_reports("n1", 12, true, &full).await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.reports_of("n1", None, 5_000).await.unwrap().len(), 2);
+    assert_eq!(tx.reports_of("n2", None, 5_000).await.unwrap().len(), 1, "another node's stay");
+    assert_eq!(tx.reports_in(Phase::Orphan, 10).await.unwrap()[0].key.name, "web_x");
+    assert_eq!(tx.report("n1", &key).await.unwrap().unwrap().phase, Phase::Ready);
+    drop(tx);
+
+    store.save_watermarks(&[mark("n1", "node/n1", 1)]).await.unwrap();
+    let forgotten =
+        write(store, |tx| Box::pin(async move { Ok(tx.forget_node("n1").await?) })).await.unwrap();
+    assert_eq!(forgotten.value, Forgotten { audiences: 1, exceptions: 0, reports: 2 });
+    assert_eq!(store.read().await.unwrap().reports_about(&key).await.unwrap().len(), 1);
+}
+
+fn entry(method: &str, kind: &str, status: u16) -> AuditEntry {
+    AuditEntry {
+        method: method.into(),
+        path: format!("/api/v1/{kind}s/x"),
+        resource_type: kind.into(),
+        resource_id: Some("x".into()),
+        status_code: status,
+        body: Some(json!({"name": "n"})),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_rows_stand_and_fall_with_their_mutation() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let origin = || Origin { traceparent: "00-abc".into(), actor: Some("key_1".into()) };
+    let ok: Result<_, hosting_store::WriteError<hosting_planner::ApplyError>> = store
+        .write(origin(), |tx| {
+            Box::pin(async move {
+                tx.audit(entry("POST", "tenant", 202));
+                tx.apply(put([tenant("t_a")])).await
+            })
+        })
+        .await;
+    ok.unwrap();
+    let refused = write(store, |tx| {
+        Box::pin(async move {
+            tx.audit(entry("DELETE", "ghost", 202));
+            tx.apply(crate::harness::remove(&["t_a"])).await?;
+            Err::<(), _>(hosting_planner::ApplyError::TooLarge(1))
+        })
+    })
+    .await;
+    assert!(refused.is_err());
+    store.audit(origin(), entry("PATCH", "tenant", 403)).await.unwrap();
+    let mut large = entry("PUT", "brand", 400);
+    large.body = Some(json!("x".repeat(100_000)));
+    store.audit(Origin::default(), large).await.unwrap();
+
+    let mut tx = store.read().await.unwrap();
+    let all = tx.audit_page(&AuditQuery::default()).await.unwrap();
+    assert!(all.next.is_none());
+    let rows: Vec<_> = all.rows.iter().map(|row| (row.entry.method.as_str(), row.revision)).collect();
+    assert_eq!(rows, [("PUT", None), ("PATCH", None), ("POST", Some(1))]);
+    assert_eq!(all.rows[2].entry, entry("POST", "tenant", 202));
+    assert_eq!((all.rows[2].actor.as_deref(), all.rows[2].traceparent.as_str()), (Some("key_1"), "00-abc"));
+    assert_eq!(all.rows[0].entry.body, Some(json!("100002 bytes, not kept")));
+    let found = async |tx: &mut hosting_store::ReadTx, query: AuditQuery| -> Vec<String> {
+        tx.audit_page(&query).await.unwrap().rows.into_iter().map(|row| row.entry.method).collect()
+    };
+    let search = AuditQuery { search: Some("ten".into()), ..AuditQuery::default() };
+    assert_eq!(found(&mut tx, search).await, ["PATCH", "POST"]);
+    let method = AuditQuery { method: Some("PUT".into()), ..AuditQuery::default() };
+    assert_eq!(found(&mut tx, method).await, ["PUT"]);
+    let early = AuditQuery { until: Some(1), ..AuditQuery::default() };
+    assert!(found(&mut tx, early).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_pages_and_ends() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    for n in 0..11 {
+        store.audit(Origin::default(), entry(["POST", "PUT", "DELETE"][n % 3], "tenant", 200)).await.unwrap();
+    }
+    for sort in [AuditSort::Written, AuditSort::Method, AuditSort::ResourceType] {
+        for order in [Order::Asc, Order::Desc] {
+            let mut query = AuditQuery { sort, order, limit: 3, ..AuditQuery::default() };
+            let mut seen = Vec::new();
+            loop {
+                let page = store.read().await.unwrap().audit_page(&query).await.unwrap();
+                seen.extend(page.rows.into_iter().map(|row| (row.entry.method, row.seq)));
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+                // More come in meanwhile.
+                if seen.len() < 6 && order == Order::Desc && sort == AuditSort::Written {
+                    store.audit(Origin::default(), entry("POST", "tenant", 200)).await.unwrap();
+                }
+            }
+            let mut wanted = seen.clone();
+            match sort {
+                AuditSort::Method => wanted.sort(),
+                AuditSort::Written | AuditSort::ResourceType => wanted.sort_by_key(|row| row.1),
+            }
+            if order == Order::Desc {
+                wanted.reverse();
+            }
+            wanted.dedup();
+            assert_eq!(seen, wanted, "{sort:?} {order:?}");
+            assert!(seen.len() >= 11, "{sort:?} {order:?} {}", seen.len());
+        }
+    }
+    assert_eq!(store.prune_audit(0).await.unwrap(), 0);
+    assert!(store.prune_audit(store.now() + 1).await.unwrap() >= 11);
+    assert_eq!(applied(store, put([tenant("t_a")])).await, 1);
+}

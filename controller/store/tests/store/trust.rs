@@ -1,0 +1,91 @@
+//! Secrets, trust roots, join tokens.
+
+use hosting_planner::World;
+use hosting_store::{OpenError, Store, StoreError, TokenUse};
+
+use crate::harness::{Bench, config, kek, open, write};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_open_again_and_are_nowhere_in_clear() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let canary = b"canary-5f0c1d2e-private-key";
+    assert!(store.unseal("ca").await.unwrap().is_none());
+    store.seal("ca", canary).await.unwrap();
+    assert_eq!(store.unseal("ca").await.unwrap().unwrap().expose(), canary);
+    let first = store.seal_once("ca", b"another").await.unwrap();
+    assert_eq!(first.expose(), canary, "who was first wins");
+    assert_eq!(store.seal_once("token-key", b"fresh").await.unwrap().expose(), b"fresh");
+    store.seal("ca", b"replaced").await.unwrap();
+    store.seal("ca", canary).await.unwrap();
+    for file in std::fs::read_dir(bench.folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(16).any(|window| window == &canary[..16]), "{}", path.display());
+    }
+    store.close().await;
+    assert_eq!(open(&bench.path()).await.unseal("ca").await.unwrap().unwrap().expose(), canary);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_key_file_is_refused_at_the_start() {
+    let bench = Bench::new().await;
+    bench.store.close().await;
+    let other = kek(&bench.folder.path().join("elsewhere/store.db"));
+    let error = Store::open(&config(&bench.path()), other).await.unwrap_err();
+    assert!(matches!(error, OpenError::WrongKek { .. }));
+    assert!(error.to_string().contains("put back the key file"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_roots_are_a_set() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    write(store, |tx| {
+        Box::pin(async move {
+            tx.add_trust_root(b"first").await?;
+            tx.add_trust_root(b"second").await?;
+            tx.add_trust_root(b"first").await?;
+            assert_eq!(tx.trust_roots().await?.len(), 2);
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+    let removed = write(store, |tx| {
+        Box::pin(
+            async move { Ok((tx.remove_trust_root(b"first").await?, tx.remove_trust_root(b"x").await?)) },
+        )
+    })
+    .await
+    .unwrap();
+    assert_eq!(removed.value, (true, false));
+    assert_eq!(store.read().await.unwrap().trust_roots().await.unwrap(), [b"second".as_slice()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_token_is_good_once_for_one_node_in_time() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let (token, other, old) = ([1; 32], [2; 32], [3; 32]);
+    store.put_join_token(token, "n1", 100, 200).await.unwrap();
+    store.put_join_token(old, "n1", 100, 150).await.unwrap();
+    assert_eq!(store.consume_join_token(other, "n1", 110).await.unwrap(), TokenUse::Unknown);
+    assert_eq!(store.consume_join_token(token, "n2", 110).await.unwrap(), TokenUse::Unknown);
+    assert_eq!(store.consume_join_token(old, "n1", 150).await.unwrap(), TokenUse::Expired);
+    let uses = futures::future::join_all((0..50).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.consume_join_token(token, "n1", 110).await.unwrap() })
+    }))
+    .await;
+    let granted = uses.iter().filter(|used| *used.as_ref().unwrap() == TokenUse::Granted).count();
+    assert_eq!((uses.len(), granted), (50, 1));
+    assert_eq!(store.consume_join_token(token, "n1", 110).await.unwrap(), TokenUse::Used);
+    assert_eq!(store.revoke_join_tokens("n1").await.unwrap(), 1);
+    assert_eq!(store.consume_join_token(old, "n1", 110).await.unwrap(), TokenUse::Unknown);
+    // The same secret twice is a mistake of the caller.
+    assert!(matches!(store.put_join_token(token, "n3", 100, 200).await, Err(StoreError::Sql(_))));
+    // Long after, a token leaves no row.
+    store.put_join_token(other, "n1", 10_000_000, 10_000_001).await.unwrap();
+    assert_eq!(store.consume_join_token(token, "n1", 110).await.unwrap(), TokenUse::Unknown);
+}
