@@ -14,6 +14,7 @@ use pingora_core::protocols::{Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
+use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -89,7 +90,11 @@ impl Bound {
         addresses(&self.https)
     }
 
-    fn open(self) -> io::Result<(Vec<TcpListener>, Vec<TcpListener>)> {
+    /// Takes connections from here on. Call it on the runtime that serves them, when there is a view to serve.
+    ///
+    /// # Errors
+    /// What the system says; another process may have been quicker with the same port.
+    pub fn open(self) -> io::Result<Listeners> {
         let backlog = self.backlog;
         let open = |sockets: Vec<Socket>| {
             sockets
@@ -100,8 +105,15 @@ impl Bound {
                 })
                 .collect::<io::Result<Vec<_>>>()
         };
-        Ok((open(self.http)?, open(self.https)?))
+        Ok(Listeners { http: open(self.http)?, https: open(self.https)? })
     }
+}
+
+/// Sockets that take connections.
+#[derive(Debug)]
+pub struct Listeners {
+    http: Vec<TcpListener>,
+    https: Vec<TcpListener>,
 }
 
 fn addresses(sockets: &[Socket]) -> Vec<SocketAddr> {
@@ -193,17 +205,14 @@ impl Server {
 
     /// Serves until `stop`, then drains: no new connections, requests under way are finished, idle connections closed, and
     /// what is left at the deadline is cut. Runs its connections on the current runtime.
-    ///
-    /// # Errors
-    /// A listener cannot be opened.
-    pub async fn run(self, bound: Bound, stop: CancellationToken) -> io::Result<()> {
-        let (http, https) = bound.open()?;
+    pub async fn run(self, listeners: Listeners, stop: CancellationToken) {
         let server = Arc::new(self);
         let (draining, shutdown) = watch::channel(false);
         let accepting = TaskTracker::new();
         let connections = TaskTracker::new();
-        let loops = http.into_iter().map(|l| (l, false)).chain(https.into_iter().map(|l| (l, true)));
-        for (listener, tls) in loops {
+        let http = listeners.http.into_iter().map(|listener| (listener, false));
+        let https = listeners.https.into_iter().map(|listener| (listener, true));
+        for (listener, tls) in http.chain(https) {
             let accept = Accept {
                 server: Arc::clone(&server),
                 tls,
@@ -223,7 +232,6 @@ impl Server {
         if tokio::time::timeout(server.drain, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), "drain deadline passed, cutting what is left");
         }
-        Ok(())
     }
 }
 
@@ -285,7 +293,7 @@ async fn serve(
     shutdown: ShutdownWatch,
     _permit: OwnedSemaphorePermit,
 ) {
-    server.metrics.connections.inc();
+    let _counted = Counted::new(&server.metrics);
     // Fails only on a connection that is gone.
     let _ = tcp.set_nodelay(true);
     let conn = if tls { server.front.accept(tcp, peer).await } else { Some(Conn::tcp(tcp, peer)) };
@@ -297,7 +305,22 @@ async fn serve(
             serve_h1(&server, conn, shutdown).await;
         }
     }
-    server.metrics.connections.dec();
+}
+
+/// Counts a connection for as long as it lives, however it ends.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics.connections.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 async fn serve_h1(server: &Server, conn: Conn, mut shutdown: ShutdownWatch) {

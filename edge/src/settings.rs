@@ -23,7 +23,7 @@ pub struct Settings {
     pub https_listen: Vec<SocketAddr>,
     /// Address of the admin port. Keep it off public networks.
     pub admin_listen: SocketAddr,
-    /// Feed addresses of the controllers, `host:port`, tried in turn.
+    /// Feed addresses of the controllers, `host:port`, tried in turn; empty: those that the join token named.
     pub controller: Vec<String>,
     /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
     pub join_token_file: Option<PathBuf>,
@@ -144,9 +144,6 @@ impl Settings {
                 "http_listen",
                 "there is no address to serve on; give --http-listen or --https-listen",
             );
-        }
-        if self.controller.is_empty() {
-            return invalid("controller", "where the feed is, is not said; give --controller HOST:PORT");
         }
         if self.max_connections == 0 {
             return invalid("max_connections", "must be at least 1");
@@ -305,7 +302,6 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_said() {
-        assert!(load(&[]).unwrap_err().to_string().contains("--controller"));
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("edge.toml");
         std::fs::write(&file, "controller = [\"c:1\"]\nhttp_listen = []\nhttps_listen = []\n").unwrap();

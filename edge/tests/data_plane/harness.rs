@@ -113,7 +113,7 @@ pub(crate) struct Edge {
     pub(crate) registry: admin::Metrics,
     pub(crate) stop: CancellationToken,
     pub(crate) done: JoinHandle<()>,
-    replica: EdgeReplica,
+    replica: Option<EdgeReplica>,
     revision: u64,
     _dir: TempDir,
 }
@@ -134,6 +134,15 @@ impl Edge {
     }
 
     pub(crate) async fn with(settings: Settings) -> Self {
+        let mut edge = Self::unloaded(settings);
+        assert!(TcpStream::connect(edge.http).await.is_err(), "nothing is served before the first batch");
+        edge.publish(Vec::new(), Vec::new());
+        edge.open().await;
+        edge
+    }
+
+    /// Knows nothing yet, and is closed.
+    pub(crate) fn unloaded(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings { data_dir: dir.path().to_owned(), ..settings };
         let registry = admin::Metrics::new();
@@ -143,37 +152,49 @@ impl Edge {
         let certs =
             CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();
         let server = Server::new(&settings, routing, Arc::clone(&certs), metrics.clone()).unwrap();
-        let (replica, loaded) = EdgeReplica::new(writer, certs, metrics);
+        let (replica, mut loaded) = EdgeReplica::new(writer, certs, metrics);
         let bound = Bound::bind(&settings).unwrap();
         let (http, https) = (bound.http(), bound.https());
         let stop = CancellationToken::new();
-        let mut edge = Self {
+        let stopped = stop.clone();
+        let done = tokio::spawn(async move {
+            if loaded.wait_for(|loaded| *loaded).await.is_ok() {
+                server.run(bound.open().unwrap(), stopped).await;
+            }
+        });
+        Self {
             http: http[0],
             http6: http[1],
             https: https[0],
             ca: std::fs::read_to_string(settings.dev_ca()).unwrap(),
             registry,
-            stop: stop.clone(),
-            done: tokio::spawn(async move { server.run(bound, stop).await.unwrap() }),
-            replica,
+            stop,
+            done,
+            replica: Some(replica),
             revision: 0,
             _dir: dir,
-        };
-        assert!(!*loaded.borrow(), "nothing is loaded before the first batch");
-        edge.publish(Vec::new(), Vec::new());
-        assert!(*loaded.borrow(), "an empty view is a view");
-        while TcpStream::connect(edge.http).await.is_err() {
+        }
+    }
+
+    /// Waits until it takes connections.
+    pub(crate) async fn open(&self) {
+        while TcpStream::connect(self.http).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        edge
+    }
+
+    /// For a subscriber, which then is the one that publishes.
+    pub(crate) fn take_replica(&mut self) -> EdgeReplica {
+        self.replica.take().unwrap()
     }
 
     pub(crate) fn publish(&mut self, upserts: Vec<(Item, Intent)>, removals: Vec<Removal>) {
+        let replica = self.replica.as_mut().unwrap();
         for (item, intent) in &upserts {
-            self.replica.check(&item.key, intent).unwrap();
+            replica.check(&item.key, intent).unwrap();
         }
         self.revision += 1;
-        self.replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });
+        replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });
     }
 
     pub(crate) fn metric(&self, line: &str) -> u64 {
