@@ -449,3 +449,6 @@ async fn later_epoch(
     source.begin_epoch(&head.epoch).await?;
     source.audience(audience).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,6 +101,8 @@ struct Node<P: Policy> {
     disk_view: BTreeMap<Key, (u64, Bytes)>,
     /// Epoch → highest (applied, durable) ever said.
     acked: BTreeMap<String, (u64, u64)>,
+    /// The exceptions that the controller of this session was told of.
+    told: Option<Vec<(u32, String, u64)>>,
     snapshots: u64,
 }
 
@@ -192,6 +194,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
                 disk_syncs: 0,
                 disk_view: BTreeMap::new(),
                 acked: BTreeMap::new(),
+                told: None,
                 snapshots: 0,
             });
         }
@@ -482,6 +485,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         let controller = self.rng.random_range(0..2);
         self.log(format!("connect {node} to controller {controller}"));
         self.disconnect(node);
+        self.node(node)?.told = None;
         let hello = match self.node(node)?.subscriber.hello().frame {
             Some(wire::up::Frame::Hello(hello)) => hello,
             other => return Err(format!("not a Hello: {other:?}")),
@@ -655,12 +659,16 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             }
             (*applied, *durable) = (ack.applied, ack.durable);
             if ack.has_exceptions {
-                let told: Vec<_> = ack.exceptions.iter().map(|e| (e.kind, e.key.as_str())).collect();
-                let real: Vec<_> =
-                    node.subscriber.exceptions().map(|(key, _)| (key.kind, key.name.as_str())).collect();
-                if told != real {
-                    return Err(format!("{} lists {told:?} and has {real:?}", node.name));
-                }
+                let told = ack.exceptions.iter().map(|e| (e.kind, e.key.clone(), e.revision));
+                node.told = Some(told.collect());
+            }
+            let real: Vec<_> = node
+                .subscriber
+                .exceptions()
+                .map(|(key, q)| (key.kind, key.name.clone(), q.revision))
+                .collect();
+            if node.told.as_ref() != Some(&real) {
+                return Err(format!("{} has told {:?} and has {real:?}", node.name, node.told));
             }
         }
         if let Some(connection) = &mut node.connection {

@@ -469,3 +469,32 @@ fn an_ack_fits_a_message_whatever_is_wrong() {
     assert_eq!(ack.exceptions.last().unwrap().reason, "500 more are not listed");
     assert_eq!(shortened(&"é".repeat(400)).len(), 303);
 }
+
+#[test]
+fn a_real_ledger_carries_the_view_over_a_restart() {
+    let now = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.ledger");
+    let open = || {
+        let ledger = hosting_ledger::Ledger::open(&path, "edge/c").unwrap();
+        Subscriber::<_, _, Strict>::open(config(), ledger, TestReplica::default()).unwrap()
+    };
+    let mut subscriber = open();
+    subscriber.hello();
+    let items: Vec<Item> = (0..500).map(|n| route(n, "a", 1)).collect();
+    for down in [welcome("e1")].into_iter().chain(snapshot("e1", 10, &items)) {
+        subscriber.on_frame(down, now).unwrap();
+    }
+    subscriber.flush(now);
+    let gone = [(route_key(3), Cause::Person)];
+    subscriber.on_frame(delta(10, 11, &[route(4, "refused", 11)], &gone), now).unwrap();
+    subscriber.flush(now);
+    let (digest, view) = (subscriber.digest(), subscriber.replica().view.clone());
+    drop(subscriber);
+    let subscriber = open();
+    assert_eq!(subscriber.replica().view, view);
+    assert_eq!(subscriber.digest(), digest);
+    let status = subscriber.status();
+    assert_eq!((status.count, status.effective, status.rejected), (499, 499, 1));
+    assert_eq!(status.durable, Some(Position { epoch: "e1".into(), revision: 11 }));
+}
