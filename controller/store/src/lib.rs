@@ -16,7 +16,7 @@
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
 //! | `kek`, `secrets`, `join_token` | sealed blobs, trust roots, single-use tokens |
-//! | `backup` | a copy while in use |
+//! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod audit;
@@ -124,6 +124,12 @@ impl Store {
     /// When no reader comes free in time, or the file cannot be read.
     pub async fn read(&self) -> Result<ReadTx, StoreError> {
         ReadTx::snapshot(&self.0.readers).await
+    }
+
+    /// Waits until the writer has ended: after [`Store::close`], or because it failed. A controller without one is to end.
+    pub async fn ended(&self) {
+        let mut doorbell = self.doorbell();
+        while doorbell.changed().await.is_ok() {}
     }
 
     /// Ends the writer after what is queued, folds the log into the file and releases the lock. Later calls answer

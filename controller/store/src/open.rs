@@ -311,7 +311,7 @@ fn make_file(path: &Path) -> Result<(), OpenError> {
 pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as the handle")] File);
 
 impl Lock {
-    fn take(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let lock_path = PathBuf::from(name);

@@ -34,7 +34,7 @@ pub struct WriteTx {
 }
 
 /// What is thrown away with the savepoint.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Mutation {
     origin: Origin,
     now: i64,
@@ -67,10 +67,7 @@ pub(crate) struct Written {
 
 impl std::fmt::Debug for WriteTx {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WriteTx")
-            .field("read", &self.read)
-            .field("mutation", &self.mutation)
-            .finish_non_exhaustive()
+        f.debug_struct("WriteTx").field("read", &self.read).finish_non_exhaustive()
     }
 }
 

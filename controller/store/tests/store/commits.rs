@@ -225,7 +225,12 @@ async fn a_mutation_that_nobody_waits_for_is_not_started() {
 async fn a_closed_store_says_so() {
     let bench = Bench::new().await;
     applied(&bench.store, put([tenant("t_a")])).await;
+    let ended = tokio::spawn({
+        let store = bench.store.clone();
+        async move { store.ended().await }
+    });
     bench.store.close().await;
+    tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap();
     assert!(matches!(
         apply(&bench.store, put([tenant("t_b")])).await,
         Err(WriteError::Store(hosting_store::StoreError::Closed))

@@ -166,6 +166,32 @@ async fn an_older_copy_put_back_is_seen_by_its_head_and_gets_a_new_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_put_back_without_the_log_that_a_killed_controller_left() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    applied(store, intents([set("edge/a", "h", "u", b"1")])).await;
+    let copy = bench.folder.path().join("backup.db");
+    store.backup_to(&copy).await.unwrap();
+    assert!(matches!(Store::restore(&bench.path(), &copy), Err(OpenError::InUse { .. })));
+    applied(store, intents([set("edge/a", "h", "u", b"2")])).await;
+    // What a kill would leave.
+    let left = tempfile::tempdir().unwrap();
+    for name in ["kek", "store.db", "store.db-wal", "store.db-shm"] {
+        std::fs::copy(bench.folder.path().join(name), left.path().join(name)).unwrap();
+    }
+    assert!(std::fs::metadata(left.path().join("store.db-wal")).unwrap().len() > 0);
+    let path = left.path().join("store.db");
+    let missing = Store::restore(&path, &left.path().join("none")).unwrap_err();
+    assert!(matches!(missing, OpenError::File { .. }) && path.exists());
+    Store::restore(&path, &copy).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    let back = open(&path).await;
+    let page = back.page("edge/a", None, 9).await.unwrap();
+    assert_eq!((page.len(), page[0].value.as_ref()), (1, b"1".as_slice()));
+    assert!(back.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_one_moment_while_others_write() {
     let bench = Bench::new().await;
     let store = bench.store.clone();

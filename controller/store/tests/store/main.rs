@@ -1,4 +1,5 @@
 //! The store on real files.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod commits;
 mod feed;

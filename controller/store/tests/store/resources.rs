@@ -41,7 +41,7 @@ async fn every_field_survives() {
     applied(&bench.store, put([written.clone()])).await;
     let mut tx = bench.store.read().await.unwrap();
     assert_eq!(tx.resource("t_a").await.unwrap().as_ref(), Some(&written));
-    assert_eq!(tx.children(Kind::Tenant, "b", "", 10).await.unwrap(), [written.clone()]);
+    assert_eq!(tx.children(Kind::Tenant, "b", "", 10).await.unwrap(), std::slice::from_ref(&written));
     assert_eq!(tx.children(Kind::Tenant, "b", "t_a", 10).await.unwrap(), []);
     assert_eq!(tx.list(Kind::Tenant, "", 10).await.unwrap(), [written]);
     assert!(tx.resource("t_b").await.unwrap().is_none());
