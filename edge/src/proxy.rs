@@ -24,6 +24,9 @@ pub const ORIGINAL_HOST: &str = "x-hosting-host";
 /// Tells the client which shard answered.
 pub const SHARD: &str = "x-shard";
 
+/// Stale connections to one node that a request may meet before it goes elsewhere.
+const MAX_STALE: u8 = 3;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -68,6 +71,8 @@ struct Serving {
     current: Option<Candidate>,
     /// Try `current` again: a pooled connection to it was stale.
     again: bool,
+    /// How often that happened.
+    stale: u8,
     sent: Instant,
     original_host: HeaderValue,
 }
@@ -110,6 +115,7 @@ impl Edge {
                 candidates: target.candidates,
                 current: None,
                 again: false,
+                stale: 0,
                 sent: Instant::now(),
                 original_host: original_host(&name, authority).ok_or(Page::BadHost)?,
             }),
@@ -329,9 +335,9 @@ impl ProxyHttp for Edge {
                     | ErrorType::H1Error
             );
         let retry = match &mut ctx.target {
-            // A pooled connection that the node had closed: the node is well, take another connection to it. More of them may
-            // be stale, so after that the next node.
-            Some(serving) if repeatable && reused && !serving.again && serving.candidates.tries() == 1 => {
+            // A pooled connection that the node had closed: the node is well, take another connection to it.
+            Some(serving) if repeatable && reused && serving.stale < MAX_STALE => {
+                serving.stale += 1;
                 serving.again = true;
                 true
             }
