@@ -8,6 +8,7 @@
 pub mod limit;
 pub mod metrics;
 pub mod replica;
+pub mod run;
 pub mod server;
 pub mod settings;
 pub mod tcp;

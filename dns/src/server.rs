@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hosting_dns_zone::Zones;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::limit::Limiter;
@@ -20,6 +20,8 @@ use crate::{tcp, udp};
 /// Tries to find a port that is free for both transports when any will do.
 const PORT_TRIES: usize = 16;
 const TCP_BACKLOG: i32 = 1024;
+/// What packet threads have for their end at least.
+const JOIN: Duration = Duration::from_secs(1);
 
 /// Serving cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -34,22 +36,34 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// A thread or runtime cannot be had.
+    /// A thread cannot be had.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
 
 fn remedy(source: &io::Error, address: SocketAddr) -> String {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("; another process has it (`ss -lnp 'sport = {}'` names it)", address.port())
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=)".to_owned()
-        }
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has it".to_owned(),
-        _ => String::new(),
+    let kind = source.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        format!("; another process has it (`ss -lnp 'sport = {}'` names it)", address.port())
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=)".to_owned()
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "; no interface of this machine has it".to_owned()
+    } else {
+        String::new()
     }
+}
+
+/// Says at the start what would go wrong later, when there is a view to serve: that an address is taken or not allowed.
+/// Holds nothing.
+///
+/// # Errors
+/// The first address that cannot be had, and what to do about it.
+pub fn check_addresses(settings: &Settings) -> Result<(), ServeError> {
+    settings.listen.iter().try_for_each(|address| {
+        let failed = |source| ServeError::Bind { address: *address, transport: "TCP", source };
+        bind_tcp(*address).map(drop).map_err(failed)
+    })
 }
 
 /// A server that answers. Dropping it without [`Server::drain`] leaves its threads to the end of the process.
@@ -58,16 +72,21 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
     tcp: Arc<tcp::Server>,
-    runtime: Runtime,
     stop: CancellationToken,
 }
 
 impl Server {
-    /// Binds every address and begins to answer from `zones`.
+    /// Binds every address and begins to answer from `zones`. TCP runs on `streams`, which should carry nothing else: a flood
+    /// over TCP must not hold up the feed and the admin port, nor they it.
     ///
     /// # Errors
     /// The address that cannot be had, and what to do about it.
-    pub fn start(settings: &Settings, zones: Zones, metrics: &Metrics) -> Result<Self, ServeError> {
+    pub fn start(
+        settings: &Settings,
+        zones: Zones,
+        metrics: &Metrics,
+        streams: &Handle,
+    ) -> Result<Self, ServeError> {
         let mut bound = Vec::new();
         for address in &settings.listen {
             bound.push(bind_both(*address, settings)?);
@@ -82,29 +101,20 @@ impl Server {
             per_client: settings.tcp_max_per_client,
             idle: ms(settings.tcp_idle_timeout_ms),
         };
-        // Apart from the feed and the admin port: a flood over TCP must not hold them up, nor they it.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(settings.udp_threads())
-            .thread_name("dns-tcp")
-            .enable_all()
-            .build()
-            .map_err(ServeError::Thread)?;
         let tcp = tcp::Server::new(zones, limits, metrics.clone(), stop.clone());
-        let mut server = Self { addresses: Vec::new(), threads: Vec::new(), tcp, runtime, stop };
+        let mut server = Self { addresses: Vec::new(), threads: Vec::new(), tcp, stop };
         for bound in bound {
             server.addresses.push(bound.address);
             for socket in bound.udp {
                 let thread = udp::spawn(socket, bound.address, shared.clone(), metrics.counters());
                 server.threads.push(thread.map_err(ServeError::Thread)?);
             }
-            let entered = server.runtime.enter();
-            let listener = TcpListener::from_std(bound.tcp.into()).map_err(|source| ServeError::Bind {
-                address: bound.address,
-                transport: "TCP",
-                source,
-            })?;
+            let entered = streams.enter();
+            let failed = |source| ServeError::Bind { address: bound.address, transport: "TCP", source };
+            bound.tcp.listen(TCP_BACKLOG).map_err(failed)?;
+            let listener = TcpListener::from_std(bound.tcp.into()).map_err(failed)?;
             drop(entered);
-            server.runtime.spawn(Arc::clone(&server.tcp).accept(listener));
+            streams.spawn(Arc::clone(&server.tcp).accept(listener));
         }
         Ok(server)
     }
@@ -121,17 +131,17 @@ impl Server {
         self.threads.iter().all(|thread| !thread.is_finished())
     }
 
-    /// Stops taking queries, answers what is under way and ends; takes at most about `deadline`. Blocks: not for a thread of
-    /// a runtime.
-    pub fn drain(self, deadline: Duration) {
+    /// Stops taking queries, answers what is under way and ends; takes at most about `deadline`.
+    pub async fn drain(self, deadline: Duration) {
         self.stop.cancel();
-        self.runtime.block_on(self.tcp.drain(deadline));
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a packet thread had panicked");
-            }
+        self.tcp.drain(deadline).await;
+        let joined = tokio::task::spawn_blocking(|| {
+            self.threads.into_iter().map(JoinHandle::join).all(|end| end.is_ok())
+        });
+        // They look at `stop` several times a second.
+        if !matches!(tokio::time::timeout(deadline.max(JOIN), joined).await, Ok(Ok(true))) {
+            tracing::error!("a packet thread panicked or did not end");
         }
-        self.runtime.shutdown_timeout(Duration::from_millis(100));
     }
 }
 
@@ -175,6 +185,5 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(TCP_BACKLOG)?;
     Ok(socket)
 }

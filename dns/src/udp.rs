@@ -121,15 +121,9 @@ impl Family for V4 {
     }
 
     fn local(message: ControlMessageOwned) -> Option<in_pktinfo> {
-        match message {
-            // No interface: the routing table knows the way back.
-            ControlMessageOwned::Ipv4PacketInfo(info) => Some(in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: info.ipi_spec_dst,
-                ipi_addr: in_addr { s_addr: 0 },
-            }),
-            _ => None,
-        }
+        let ControlMessageOwned::Ipv4PacketInfo(info) = message else { return None };
+        // No interface: the routing table knows the way back.
+        Some(in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_spec_dst, ipi_addr: in_addr { s_addr: 0 } })
     }
 
     fn source(local: &in_pktinfo) -> ControlMessage<'_> {
@@ -160,16 +154,12 @@ impl Family for V6 {
     }
 
     fn local(message: ControlMessageOwned) -> Option<in6_pktinfo> {
-        match message {
-            ControlMessageOwned::Ipv6PacketInfo(mut info) => {
-                // Only a link-local address says nothing without its interface.
-                if !Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local() {
-                    info.ipi6_ifindex = 0;
-                }
-                Some(info)
-            }
-            _ => None,
+        let ControlMessageOwned::Ipv6PacketInfo(mut info) = message else { return None };
+        // Only a link-local address says nothing without its interface.
+        if !Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local() {
+            info.ipi6_ifindex = 0;
         }
+        Some(info)
     }
 
     fn source(local: &in6_pktinfo) -> ControlMessage<'_> {

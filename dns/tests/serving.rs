@@ -10,16 +10,18 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use hosting_dns::metrics::Metrics;
-use hosting_dns::server::{ServeError, Server};
+use hosting_dns::server::{ServeError, Server, check_addresses};
 use hosting_dns::settings::Settings;
 use hosting_dns_zone::{Writer, rcode};
 use hosting_scaffold::admin::Metrics as Registry;
 use support::*;
+use tokio::runtime::Runtime;
 
 const Z: &str = "example.com";
 
 struct Running {
     server: Server,
+    runtime: Runtime,
     registry: Registry,
     writer: Writer,
 }
@@ -42,19 +44,25 @@ fn start(settings: &Settings) -> Running {
     ]);
     let registry = Registry::new();
     let metrics = Metrics::new(&registry, zones.clone());
-    let server = Server::start(settings, zones, &metrics).unwrap();
-    Running { server, registry, writer }
+    let runtime = runtime();
+    let server = Server::start(settings, zones, &metrics, runtime.handle()).unwrap();
+    Running { server, runtime, registry, writer }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+impl Running {
+    fn end(self) {
+        self.runtime.block_on(self.server.drain(Duration::from_secs(5)));
+    }
 }
 
 fn has_ipv6() -> bool {
     let there = UdpSocket::bind("[::1]:0").is_ok();
     if !there {
-        let line = "dns serving: no IPv6 on this machine's loopback";
-        eprintln!("SKIPPED {line}");
-        if let Some(file) = std::env::var_os("HOSTING_SKIPPED") {
-            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-            writeln!(file, "{line}").unwrap();
-        }
+        skipped("dns serving: no IPv6 on this machine's loopback");
     }
     there
 }
@@ -129,7 +137,7 @@ fn both_families_and_both_transports() {
         text.contains(r#"hosting_dns_queries_total{transport="tcp",rcode="NOERROR",type="A"}"#),
         "{text}"
     );
-    running.server.drain(Duration::from_secs(5));
+    running.end();
 }
 
 #[test]
@@ -155,7 +163,7 @@ fn answers_leave_from_the_address_that_was_asked() {
             assert_eq!(decode(&buffer[..length]).rcode, rcode::NXDOMAIN);
         }
     }
-    running.server.drain(Duration::from_secs(5));
+    running.end();
     if has_ipv6() {
         let running = start(&settings(&["[::]:0"]));
         let port = running.server.addresses()[0].port();
@@ -163,7 +171,7 @@ fn answers_leave_from_the_address_that_was_asked() {
         for _ in 0..3 {
             assert_eq!(ask_udp(&udp, &packet("www.example.com", 1, None)).answers.len(), 1);
         }
-        running.server.drain(Duration::from_secs(5));
+        running.end();
     }
 }
 
@@ -178,7 +186,7 @@ fn what_is_no_query_gets_no_answer_over_udp() {
     }
     // The next answer is the one to the next query.
     assert_eq!(ask_udp(&udp, &packet("www.example.com", 1, None)).answers.len(), 1);
-    running.server.drain(Duration::from_secs(5));
+    running.end();
 }
 
 #[test]
@@ -204,7 +212,7 @@ fn streams_are_pipelined_in_pieces_of_any_size() {
         assert_eq!(decode(&read_frame(&mut tcp)).answers.len(), 60);
     }
     sender.join().unwrap();
-    running.server.drain(Duration::from_secs(5));
+    running.end();
 }
 
 #[test]
@@ -241,7 +249,7 @@ fn streams_have_limits() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(running.registry.encode().contains("hosting_dns_tcp_refused_total 1"));
-    running.server.drain(Duration::from_secs(5));
+    running.end();
 }
 
 #[test]
@@ -251,14 +259,18 @@ fn an_address_taken_is_said_so() {
     let second = Settings { listen: vec![address], ..settings(&[]) };
     let zones = Writer::new().zones();
     let metrics = Metrics::new(&Registry::new(), zones.clone());
-    let error = Server::start(&second, zones.clone(), &metrics).unwrap_err();
-    assert!(matches!(error, ServeError::Bind { .. }));
-    let text = error.to_string();
-    assert!(text.contains(&address.to_string()) && text.contains("another process has it"), "{text}");
+    let runtime = runtime();
+    let late = Server::start(&second, zones, &metrics, runtime.handle()).unwrap_err();
+    let early = check_addresses(&second).unwrap_err();
+    for error in [late, early] {
+        assert!(matches!(error, ServeError::Bind { .. }));
+        let text = error.to_string();
+        assert!(text.contains(&address.to_string()) && text.contains("another process has it"), "{text}");
+    }
     let foreign = Settings { listen: vec!["192.0.2.1:53".parse().unwrap()], ..settings(&[]) };
-    let text = Server::start(&foreign, zones, &metrics).unwrap_err().to_string();
+    let text = check_addresses(&foreign).unwrap_err().to_string();
     assert!(text.contains("no interface of this machine has it"), "{text}");
-    first.server.drain(Duration::from_secs(5));
+    first.end();
 }
 
 #[test]
@@ -269,10 +281,10 @@ fn the_end_is_prompt_and_frees_the_address() {
     assert_eq!(ask_udp(&client(address), &packet("www.example.com", 1, None)).answers.len(), 1);
     assert!(running.server.is_sound());
     let begun = Instant::now();
-    running.server.drain(Duration::from_secs(5));
+    running.end();
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert!(is_closed(idle));
     let again = start(&Settings { listen: vec![address], ..settings(&[]) });
     assert_eq!(ask_udp(&client(address), &packet("www.example.com", 1, None)).answers.len(), 1);
-    again.server.drain(Duration::from_secs(5));
+    again.end();
 }

@@ -1,0 +1,195 @@
+//! The wiring: ledger → publish → serve → connect.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use hosting_dns_zone::{Writer, Zones};
+use hosting_intent_sync::client::{Client, ClientMetrics, Options};
+use hosting_intent_sync::identity::{Enrolment, Identity, TokenSource};
+use hosting_intent_sync::subscriber::{Brake, Config, Strict, Subscriber};
+use hosting_ledger::{Ledger, LedgerError};
+use hosting_scaffold::admin::{self, Readiness};
+use hosting_scaffold::tasks::{OnEnd, TaskGroup};
+use hosting_scaffold::{BUILD, telemetry};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::replica::{Applied, DnsReplica, KINDS};
+use crate::server::{Server, check_addresses};
+use crate::settings::{Settings, ms};
+
+/// How long a first start goes on asking a controller that cannot be reached.
+const ENROL_PATIENCE: Duration = Duration::from_secs(600);
+/// For everything but the connections, when the process ends.
+const END_MARGIN: Duration = Duration::from_secs(5);
+/// How often the packet threads are looked after.
+const SOUND_CHECK: Duration = Duration::from_secs(1);
+
+const VIEW: &str = "view";
+const LISTENERS: &str = "listeners";
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// What stands in the way, with the remedy.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    // Queries and control traffic do not share threads: neither a flood over TCP nor a large snapshot delays the other.
+    let streams = runtime("dns-tcp", settings.udp_threads())?;
+    let control = runtime("dns-control", 2)?;
+    let outcome = control.block_on(wire(settings, streams.handle().clone()));
+    streams.shutdown_timeout(Duration::from_secs(1));
+    control.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}
+
+async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
+    let _telemetry = telemetry::init("hosting-dns", &settings.log, settings.log_format)?;
+    raise_file_limit(&settings);
+
+    let group = TaskGroup::new();
+    let registry = admin::Metrics::new();
+    let readiness = Readiness::new();
+    readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
+    readiness.not_ready(LISTENERS, "closed until there is a view");
+    let port = admin::bind(settings.admin_listen).await?;
+    group.spawn(
+        "admin port",
+        OnEnd::Fatal,
+        admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
+    );
+    check_addresses(&settings)?;
+
+    let writer = Writer::new();
+    let zones = writer.zones();
+    let metrics = Metrics::new(&registry, zones.clone());
+    let feed_metrics = registry.register(ClientMetrics::register);
+    let replica = DnsReplica::new(writer, metrics.clone());
+    let applied = replica.applied();
+
+    let drain = ms(settings.drain_timeout_ms) + END_MARGIN;
+    let serve = serve(settings.clone(), zones, metrics, applied, readiness, streams, group.stop());
+    group.spawn("listeners", OnEnd::Fatal, serve);
+    group.spawn("feed", OnEnd::Fatal, subscribe(settings, replica, feed_metrics, group.stop()));
+    group.run(drain).await
+}
+
+/// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.
+async fn serve(
+    settings: Settings,
+    zones: Zones,
+    metrics: Metrics,
+    mut applied: watch::Receiver<Applied>,
+    readiness: Readiness,
+    streams: Handle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let known = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        known = async { applied.wait_for(Option::is_some).await.is_ok() } => known,
+    };
+    if !known {
+        // The sender ends with the feed's task, which says why by itself.
+        stop.cancelled().await;
+        return Ok(());
+    }
+    drop(applied);
+    readiness.ready(VIEW);
+    let counts = zones.counts();
+    let server = Server::start(&settings, zones, &metrics, &streams)?;
+    tracing::info!(addresses = ?server.addresses(), zones = counts.zones, rrsets = counts.rrsets, "serving");
+    readiness.ready(LISTENERS);
+    let mut look = tokio::time::interval(SOUND_CHECK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = look.tick() => anyhow::ensure!(server.is_sound(), "a packet thread panicked"),
+        }
+    }
+    readiness.not_ready(LISTENERS, "draining");
+    server.drain(ms(settings.drain_timeout_ms)).await;
+    Ok(())
+}
+
+async fn subscribe(
+    settings: Settings,
+    replica: DnsReplica,
+    metrics: ClientMetrics,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let enrolment = Enrolment {
+        dir: settings.identity(),
+        token: TokenSource::from_path(settings.join_token_file.as_deref()),
+        controllers: settings.controller.clone(),
+        patience: ENROL_PATIENCE,
+    };
+    let identity = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        identity = Identity::load_or_enroll(&enrolment) => identity?,
+    };
+    let audience = audience(&identity)?;
+    tracing::info!(node = identity.node_id(), cell = identity.cell(), audience, "identity");
+    let config = Config { audience, build: BUILD.to_owned(), kinds: KINDS.to_vec(), brake: Brake::default() };
+    let replica = identity.watch_roots(replica);
+    // Reads the whole ledger and publishes it.
+    let opened = tokio::task::spawn_blocking(move || {
+        let ledger = open_ledger(&settings, &config.audience)?;
+        Subscriber::<_, _, Strict>::open(config, ledger, replica)
+    });
+    let subscriber = opened.await??;
+    Client::new(identity, Options::default(), metrics).run(subscriber, stop).await?;
+    Ok(())
+}
+
+fn audience(identity: &Identity) -> anyhow::Result<String> {
+    let audiences = identity.audiences();
+    let mut groups = audiences.iter().filter(|audience| audience.starts_with("dns/"));
+    match (groups.next(), groups.next()) {
+        (Some(audience), None) => Ok(audience.clone()),
+        (None, _) => anyhow::bail!(
+            "node {} is no DNS server: the controller gives it {audiences:?}; give it the role `dns` and enrol again",
+            identity.node_id()
+        ),
+        (Some(_), Some(_)) => anyhow::bail!(
+            "node {} belongs to several DNS groups ({audiences:?}); a server serves one",
+            identity.node_id()
+        ),
+    }
+}
+
+/// A damaged ledger was set aside by the first try; the second begins with nothing and waits for the controller.
+fn open_ledger(settings: &Settings, audience: &str) -> Result<Ledger, LedgerError> {
+    match Ledger::open(settings.ledger(), audience) {
+        Err(error @ LedgerError::Corrupt { .. }) => {
+            tracing::error!(%error, "beginning without a ledger");
+            Ledger::open(settings.ledger(), audience)
+        }
+        other => other,
+    }
+}
+
+/// Every connection takes a file handle; threads and files a few more.
+fn raise_file_limit(settings: &Settings) {
+    let wanted = u64::try_from(settings.tcp_max_connections).unwrap_or(u64::MAX).saturating_add(1_000);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let soft =
+        if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    if soft < wanted {
+        tracing::warn!(
+            limit = soft,
+            wanted,
+            "few file handles for tcp_max_connections; raise LimitNOFILE of the service, or lower tcp_max_connections"
+        );
+    }
+}
