@@ -80,19 +80,18 @@ impl Readiness {
     }
 }
 
-#[derive(Clone)]
-struct Admin {
-    metrics: Metrics,
-    readiness: Readiness,
+/// `/metrics` alone, for a process that has a router of its own.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new().route("/metrics", get(metrics_text)).with_state(metrics)
 }
 
-/// The three routes, to be merged into a process's own router or served by [`serve`].
-pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
+/// The three routes.
+fn router(metrics: Metrics, readiness: Readiness) -> Router {
     Router::new()
-        .route("/metrics", get(metrics_text))
         .route("/healthz", get(|| async { Json(serde_json::json!({"status": "ok"})) }))
         .route("/readyz", get(readyz))
-        .with_state(Admin { metrics, readiness })
+        .with_state(readiness)
+        .merge(metrics_router(metrics))
 }
 
 /// Binds the admin port, so that a port taken is an error at start and not later.
@@ -118,12 +117,12 @@ pub async fn serve(
     axum::serve(listener, router(metrics, readiness)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
-    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], admin.metrics.encode())
+async fn metrics_text(State(metrics): State<Metrics>) -> impl IntoResponse {
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
 }
 
-async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
-    let parts = admin.readiness.parts();
+async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
+    let parts = readiness.parts();
     let code =
         if parts.values().all(Result::is_ok) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body: BTreeMap<_, _> = parts
