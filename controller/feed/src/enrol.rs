@@ -55,7 +55,8 @@ impl Throttle {
         let count = self.count(address, now) + 1;
         let net = Self::net(address);
         if !self.failures.contains_key(&net) && self.failures.len() >= ADDRESSES {
-            let oldest = self.failures.iter().min_by_key(|(_, (_, since))| *since).map(|(address, _)| *address);
+            let oldest =
+                self.failures.iter().min_by_key(|(_, (_, since))| *since).map(|(address, _)| *address);
             if let Some(oldest) = oldest {
                 self.failures.remove(&oldest);
             }
@@ -78,9 +79,9 @@ impl Grants {
     }
 
     fn is_same(&self, token: &[u8; 32], key: &[u8; 32], now: Instant) -> bool {
-        self.0.get(token).is_some_and(|(granted, at)| {
-            granted == key && now.saturating_duration_since(*at) < GRANT_LIFE
-        })
+        self.0
+            .get(token)
+            .is_some_and(|(granted, at)| granted == key && now.saturating_duration_since(*at) < GRANT_LIFE)
     }
 }
 
@@ -111,7 +112,8 @@ impl EnrollmentService {
         let token = secret_hash(&request.secret)
             .ok_or_else(|| self.fail(address, Status::unauthenticated("the secret is malformed")))?;
         // Looked at before the token is used up: a broken request must not cost one.
-        let key = pki::request_key(&request.csr_der).map_err(|error| self.fail(address, bad_request(&error)))?;
+        let key =
+            pki::request_key(&request.csr_der).map_err(|error| self.fail(address, bad_request(&error)))?;
         let consumed =
             self.shared.tokens.consume(token, &request.node_id, unix_now()).await.map_err(unavailable)?;
         let mut grants = self.shared.enrol.grants.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +156,9 @@ impl Enrollment for EnrollmentService {
         };
         if !allowed {
             self.shared.metrics.refuse(Refusal::Rate);
-            return Err(Status::resource_exhausted("too many failed enrolments from this address; wait a minute"));
+            return Err(Status::resource_exhausted(
+                "too many failed enrolments from this address; wait a minute",
+            ));
         }
         let request = request.into_inner();
         self.check_token(&request, address).await?;

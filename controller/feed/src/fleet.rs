@@ -153,7 +153,8 @@ impl Core {
         let entry = self.entries.get_mut(who)?;
         // What is in effect is never beyond what was sent, and a durable position never beyond the applied one.
         let durable = ack.durable.min(ack.applied);
-        let moved = (entry.epoch.as_str(), entry.applied, entry.durable) != (&ack.epoch, ack.applied, durable);
+        let moved =
+            (entry.epoch.as_str(), entry.applied, entry.durable) != (&ack.epoch, ack.applied, durable);
         if moved {
             (entry.epoch, entry.applied, entry.durable) = (ack.epoch, ack.applied, durable);
         }
@@ -176,7 +177,9 @@ impl Core {
 
     fn touch(&mut self, who: &Who, session: u64, now: Instant) -> bool {
         let lease = self.lease;
-        let Some(entry) = self.entries.get_mut(who).filter(|entry| entry.session == session) else { return false };
+        let Some(entry) = self.entries.get_mut(who).filter(|entry| entry.session == session) else {
+            return false;
+        };
         entry.last_frame = now;
         if !std::mem::replace(&mut entry.armed, true) {
             self.deadlines.insert((now + lease, who.clone()));
@@ -385,7 +388,8 @@ impl Fleet {
     pub(crate) fn leave_all(&self, reason: &str) {
         for entry in self.core().entries.values() {
             if let Some(orders) = &entry.orders {
-                let _ = orders.try_send(Order::Leave { reason: reason.to_owned(), retry_after: Duration::ZERO });
+                let _ =
+                    orders.try_send(Order::Leave { reason: reason.to_owned(), retry_after: Duration::ZERO });
             }
         }
     }
@@ -697,7 +701,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_lease_is_announced_without_anybody_asking() {
-        let (fleet, sink, stop) = (Fleet::new(Duration::from_millis(100)), Sink::default(), CancellationToken::new());
+        let (fleet, sink, stop) =
+            (Fleet::new(Duration::from_millis(100)), Sink::default(), CancellationToken::new());
         let member = fleet.join("edge/c1", "a", joining(0, None));
         member.ack(at(0));
         assert!(fleet.is_in_service("edge/c1", "a"));

@@ -88,11 +88,7 @@ impl FeedMetrics {
         let feed = registry.sub_registry_with_prefix("feed");
         feed.register("connections", "Open connections", metrics.connections.clone());
         feed.register("sessions", "Subscriptions that stand", metrics.sessions.clone());
-        feed.register(
-            "snapshots_running",
-            "Snapshots being sent",
-            metrics.snapshots_running.clone(),
-        );
+        feed.register("snapshots_running", "Snapshots being sent", metrics.snapshots_running.clone());
         feed.register("resumes", "Sessions by how they began", metrics.resumes.clone());
         feed.register("frames", "Frames sent", metrics.frames.clone());
         feed.register("sent_bytes", "Bytes of frames sent", metrics.bytes.clone());

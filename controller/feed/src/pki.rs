@@ -15,9 +15,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
-use rustls::pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
-};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -54,6 +52,19 @@ pub trait Seal: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SealError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// For secrets that are sealed as a whole elsewhere.
+struct Unsealed;
+
+impl Seal for Unsealed {
+    fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        Ok(plain.to_vec())
+    }
+
+    fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        Ok(Zeroizing::new(sealed.to_vec()))
+    }
+}
 
 /// Why the authorities cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +223,22 @@ impl Authorities {
         }
         let stored = Stored { cell: self.cell.clone(), issuing: self.issuing, authorities };
         serde_json::to_vec(&stored).map_err(|e| PkiError::Stored(e.to_string()))
+    }
+
+    /// The form to hand to a store that seals whole secrets itself: the keys are in it in clear.
+    ///
+    /// # Errors
+    /// [`PkiError::Stored`].
+    pub fn to_secret(&self) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+        self.to_sealed(&Unsealed).map(Zeroizing::new)
+    }
+
+    /// The inverse of [`Authorities::to_secret`].
+    ///
+    /// # Errors
+    /// [`PkiError::Stored`].
+    pub fn from_secret(bytes: &[u8]) -> Result<Self, PkiError> {
+        Self::from_sealed(bytes, &Unsealed)
     }
 
     /// The cell's id.
@@ -384,7 +411,8 @@ fn new_authority(
 ) -> Result<Authority, PkiError> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let serial = rand::random::<[u8; 16]>();
-    let mut params = leaf_params("", now.saturating_sub(seconds(SKEW)), now.saturating_add(seconds(ROOT_LIFE)));
+    let mut params =
+        leaf_params("", now.saturating_sub(seconds(SKEW)), now.saturating_add(seconds(ROOT_LIFE)));
     params.distinguished_name = DistinguishedName::new();
     // The suffix keeps the names of successive roots apart, which path building goes by.
     params.distinguished_name.push(
@@ -513,6 +541,8 @@ mod tests {
         assert!(matches!(Authorities::from_sealed(&sealed, &Xor(0x56)), Err(PkiError::Seal { .. })));
         assert!(matches!(Authorities::from_sealed(b"{}", &Xor(0x55)), Err(PkiError::Stored(_))));
         assert!(!format!("{authorities:?}").contains("key"));
+        let back = Authorities::from_secret(&authorities.to_secret().unwrap()).unwrap();
+        assert_eq!((back.cell(), back.roots_der()), ("cell-1", authorities.roots_der()));
     }
 
     #[test]
@@ -554,7 +584,8 @@ mod tests {
         assert!(tls::trusts_controller(store(), "cell-1", &server.chain, now));
         assert!(!tls::trusts_controller(store(), "cell-2", &server.chain, now));
         // A node's certificate does not make a controller.
-        let node = authorities.issue_node("n", &csr(&KeyPair::generate().unwrap()), MIN_NODE_LIFE, NOW).unwrap();
+        let node =
+            authorities.issue_node("n", &csr(&KeyPair::generate().unwrap()), MIN_NODE_LIFE, NOW).unwrap();
         assert!(!tls::trusts_controller(store(), "cell-1", &[node], now));
         let other = Authorities::create("cell-1", NOW).unwrap();
         let foreign = tls::root_store([other.roots_der()[0].as_slice()]).unwrap();

@@ -288,7 +288,9 @@ impl Attached {
     /// What follows `at` in `epoch`.
     pub(crate) fn next(&self, epoch: &str, at: u64) -> Next {
         let ring = self.channel.ring();
-        let Some(head) = ring.head.as_ref().filter(|head| head.epoch == epoch) else { return Next::Elsewhere };
+        let Some(head) = ring.head.as_ref().filter(|head| head.epoch == epoch) else {
+            return Next::Elsewhere;
+        };
         if ring.tip() == Some(at) && head.revision == at {
             return Next::AtHead;
         }
@@ -352,7 +354,12 @@ impl FeedSource for Attached {
         }
     }
 
-    async fn page(&self, audience: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Item>, SourceError> {
+    async fn page(
+        &self,
+        audience: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Item>, SourceError> {
         self.hub.source.page(audience, after, limit).await
     }
 

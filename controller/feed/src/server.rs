@@ -102,7 +102,9 @@ pub struct FeedDeps {
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The listener's address.
-    #[error("cannot listen on {address} for the feed: {source}; is another controller running? Set another address or stop it")]
+    #[error(
+        "cannot listen on {address} for the feed: {source}; is another controller running? Set another address or stop it"
+    )]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -380,7 +382,8 @@ async fn keep_certificate(shared: &Shared, stop: CancellationToken) {
         match server_config(&trust.authorities, now) {
             Ok((config, not_after)) => {
                 shared.tls.store(Arc::new(config));
-                let renewed = Trust { authorities: trust.authorities.clone(), renew_at: renewal(now, not_after) };
+                let renewed =
+                    Trust { authorities: trust.authorities.clone(), renew_at: renewal(now, not_after) };
                 // Unless somebody exchanged the authorities meanwhile, which made a new certificate as well.
                 let before = shared.trust.compare_and_swap(&trust, Arc::new(renewed));
                 if Arc::ptr_eq(&before, &trust) {

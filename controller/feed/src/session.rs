@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hosting_intent_sync::publisher::{Heard, Limits, Session};
-use hosting_intent_sync::{go_away, release};
 use hosting_intent_sync::identity::{unix_now, utc};
+use hosting_intent_sync::publisher::{Heard, Limits, Session};
 use hosting_intent_sync::tls::NodeCertificate;
+use hosting_intent_sync::{go_away, release};
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::{Down, Hello, ReportRequest, ReportResponse, Up, up};
 use prost::Message as _;
@@ -80,7 +80,12 @@ pub(crate) fn subscribe(
     Ok(Response::new(ReceiverStream::new(receiver)))
 }
 
-async fn serve(shared: &Arc<Shared>, certificate: &NodeCertificate, ups: &mut Streaming<Up>, sender: &Sender) -> End {
+async fn serve(
+    shared: &Arc<Shared>,
+    certificate: &NodeCertificate,
+    ups: &mut Streaming<Up>,
+    sender: &Sender,
+) -> End {
     match open(shared, certificate, ups).await {
         Ok(mut running) => {
             shared.metrics.sessions.inc();
@@ -106,7 +111,11 @@ struct Running {
     last_heard: Instant,
 }
 
-async fn open(shared: &Arc<Shared>, certificate: &NodeCertificate, ups: &mut Streaming<Up>) -> Result<Running, End> {
+async fn open(
+    shared: &Arc<Shared>,
+    certificate: &NodeCertificate,
+    ups: &mut Streaming<Up>,
+) -> Result<Running, End> {
     let node_id = &certificate.name.node_id;
     let first = tokio::time::timeout(shared.hello_timeout, ups.message())
         .await
@@ -122,7 +131,8 @@ async fn open(shared: &Arc<Shared>, certificate: &NodeCertificate, ups: &mut Str
     let audiences = shared.record_of(node_id).await?.audiences(node_id);
     if !audiences.contains(&hello.audience) {
         shared.metrics.refuse(Refusal::Audience);
-        let message = format!("node {node_id} may not subscribe to {:?}, only to {audiences:?}", hello.audience);
+        let message =
+            format!("node {node_id} may not subscribe to {:?}, only to {audiences:?}", hello.audience);
         return Err(Status::permission_denied(message).into());
     }
     let attached = shared.hub.attach(&hello.audience);
@@ -242,11 +252,12 @@ impl Running {
         if self.session.follows().is_some() {
             self.snapshot = None;
         }
+        let epoch = self.session.epoch().to_owned();
         for _ in 0..BURST {
             let Some(at) = self.session.follows() else { break };
-            match self.attached.next(self.session.epoch(), at) {
+            match self.attached.next(&epoch, at) {
                 Next::Entry(entry) => {
-                    if !self.session.skip_to(&self.session.epoch().to_owned(), entry.prev, entry.revision) {
+                    if !self.session.skip_to(&epoch, entry.prev, entry.revision) {
                         break;
                     }
                     self.outbox.extend(entry.frames.iter().cloned());
@@ -333,7 +344,9 @@ pub(crate) async fn report(
     let audience = format!("node/{node_id}");
     if !shared.record_of(node_id).await?.audiences(node_id).contains(&audience) {
         shared.metrics.refuse(Refusal::Audience);
-        return Err(Status::permission_denied(format!("node {node_id} does not apply {audience}, so it cannot report")));
+        return Err(Status::permission_denied(format!(
+            "node {node_id} does not apply {audience}, so it cannot report"
+        )));
     }
     shared.status.report(node_id, request.get_ref()).await.map_err(unavailable)?;
     shared.metrics.reports.inc();

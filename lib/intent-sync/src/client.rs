@@ -419,6 +419,8 @@ where
         .spawn(move || {
             let mut core = Core { subscriber, status, metrics, words: None, shown: None };
             core.run(&timer, receiver);
+            // The ledger's lock goes with it, before anybody is told that it is over.
+            drop(core);
             let _ = done.send(());
         })
         .map_err(ClientError::Thread)?;

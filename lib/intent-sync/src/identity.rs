@@ -158,14 +158,14 @@ impl JoinToken {
         if coded.len() as u64 > MAX_TOKEN_BYTES {
             return Err(TokenError::Damaged("too long"));
         }
-        let bytes = Zeroizing::new(
-            URL_SAFE_NO_PAD.decode(coded).map_err(|_| TokenError::Damaged("not base64url"))?,
-        );
+        let bytes =
+            Zeroizing::new(URL_SAFE_NO_PAD.decode(coded).map_err(|_| TokenError::Damaged("not base64url"))?);
         let (body, sum) = bytes.split_last_chunk::<4>().ok_or(TokenError::Damaged("too short"))?;
         if checksum(body) != *sum {
             return Err(TokenError::Damaged("its checksum does not match"));
         }
-        let mut body = TokenBody::decode(body).map_err(|_| TokenError::Damaged("its fields cannot be read"))?;
+        let mut body =
+            TokenBody::decode(body).map_err(|_| TokenError::Damaged("its fields cannot be read"))?;
         let secret = <[u8; 32]>::try_from(body.secret.as_slice());
         body.secret.zeroize();
         let token = Self {
@@ -258,7 +258,9 @@ impl TokenSource {
                 if mode_of(&file).is_some_and(|mode| mode & 0o077 != 0) {
                     tracing::warn!(path = %path.display(), "the join token's file can be read by others; chmod 600 it");
                 }
-                file.take(MAX_TOKEN_BYTES).read_to_string(&mut text).map_err(|source| io_error(path, source))?;
+                file.take(MAX_TOKEN_BYTES)
+                    .read_to_string(&mut text)
+                    .map_err(|source| io_error(path, source))?;
             }
             Self::Stdin => {
                 io::stdin()
@@ -306,7 +308,9 @@ pub enum IdentityError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The token's time is over.
-    #[error("the join token expired at {at} (this machine's clock says {now}); ask for a new one with `hostctl node join-token {node_id}`")]
+    #[error(
+        "the join token expired at {at} (this machine's clock says {now}); ask for a new one with `hostctl node join-token {node_id}`"
+    )]
     TokenExpired {
         /// Whose.
         node_id: String,
@@ -316,19 +320,25 @@ pub enum IdentityError {
         now: String,
     },
     /// The controller does not know the token.
-    #[error("the controller does not know this join token (it was made by another cell, or the store was put back); ask for a new one with `hostctl node join-token {node_id}`")]
+    #[error(
+        "the controller does not know this join token (it was made by another cell, or the store was put back); ask for a new one with `hostctl node join-token {node_id}`"
+    )]
     TokenUnknown {
         /// Whose.
         node_id: String,
     },
     /// Somebody has used the token.
-    #[error("the join token has been used already; if that was not this machine, revoke node {node_id} and find out who; else ask for a new one with `hostctl node join-token {node_id}`")]
+    #[error(
+        "the join token has been used already; if that was not this machine, revoke node {node_id} and find out who; else ask for a new one with `hostctl node join-token {node_id}`"
+    )]
     TokenUsed {
         /// Whose.
         node_id: String,
     },
     /// The server's authority is another one than the token names.
-    #[error("{address} is not the controller that made this token, or somebody sits in between: its authority has the SHA-256 {found}, the token says {expected}; check the address, or ask for a new token")]
+    #[error(
+        "{address} is not the controller that made this token, or somebody sits in between: its authority has the SHA-256 {found}, the token says {expected}; check the address, or ask for a new token"
+    )]
     FingerprintMismatch {
         /// Where.
         address: String,
@@ -338,7 +348,9 @@ pub enum IdentityError {
         found: Fingerprint,
     },
     /// The registry has no such node, or no longer.
-    #[error("the controller has no node {node_id}: it was removed, which revokes its certificates; create the node and enrol again with a new join token")]
+    #[error(
+        "the controller has no node {node_id}: it was removed, which revokes its certificates; create the node and enrol again with a new join token"
+    )]
     NodeUnknown {
         /// Whose.
         node_id: String,
@@ -377,7 +389,10 @@ impl IdentityError {
         match self {
             Self::Unreachable(_) => true,
             Self::Refused { code, .. } => {
-                matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal)
+                matches!(
+                    code,
+                    Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal
+                )
             }
             Self::Io { .. }
             | Self::Corrupt { .. }
@@ -484,11 +499,8 @@ impl Identity {
             }
             return Ok(Self::assemble(dir, state, enrolment.controllers.clone(), lock));
         }
-        let token = enrolment
-            .token
-            .read()
-            .await?
-            .ok_or_else(|| IdentityError::NotEnrolled { dir: dir.clone() })?;
+        let token =
+            enrolment.token.read().await?.ok_or_else(|| IdentityError::NotEnrolled { dir: dir.clone() })?;
         let now = unix_now();
         if token.expires_at <= now {
             return Err(IdentityError::TokenExpired {
@@ -497,8 +509,11 @@ impl Identity {
                 now: utc(now),
             });
         }
-        let controllers =
-            if enrolment.controllers.is_empty() { token.controllers.clone() } else { enrolment.controllers.clone() };
+        let controllers = if enrolment.controllers.is_empty() {
+            token.controllers.clone()
+        } else {
+            enrolment.controllers.clone()
+        };
         if controllers.is_empty() {
             return Err(IdentityError::Token(TokenError::Field("list of controllers")));
         }
@@ -628,7 +643,8 @@ impl Identity {
                 code => IdentityError::Refused { code, message: status.message().to_owned() },
             })?
             .into_inner();
-        let state = accept(answer, &key, &self.inner.name, self.read(|state| state.trust.controllers.clone()))?;
+        let state =
+            accept(answer, &key, &self.inner.name, self.read(|state| state.trust.controllers.clone()))?;
         save_trust(&self.inner.dir, &state.trust)?;
         save_credential(&self.inner.dir, &state)?;
         tracing::info!(until = %utc(state.certificate.not_after), "certificate renewed");
@@ -642,8 +658,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Answer`] if the set is not usable; [`IdentityError::Io`]. The roots before stay in effect.
     pub fn set_roots(&self, roots: &[Vec<u8>], epoch: &str, revision: u64) -> Result<(), IdentityError> {
-        let known =
-            self.read(|state| state.trust.epoch == epoch && state.trust.revision >= revision);
+        let known = self.read(|state| state.trust.epoch == epoch && state.trust.revision >= revision);
         if known {
             return Ok(());
         }
@@ -805,17 +820,15 @@ async fn enroll_at(
         match status.code() {
             Code::Unauthenticated => IdentityError::TokenUnknown { node_id },
             Code::AlreadyExists => IdentityError::TokenUsed { node_id },
-            Code::FailedPrecondition => IdentityError::TokenExpired {
-                node_id,
-                at: utc(token.expires_at),
-                now: utc(unix_now()),
-            },
+            Code::FailedPrecondition => {
+                IdentityError::TokenExpired { node_id, at: utc(token.expires_at), now: utc(unix_now()) }
+            }
             Code::NotFound => IdentityError::NodeUnknown { node_id },
             code => IdentityError::Refused { code, message: status.message().to_owned() },
         }
     })?;
-    let name = NodeName::new(cell, token.node_id.as_str())
-        .map_err(|e| IdentityError::Answer(e.to_string()))?;
+    let name =
+        NodeName::new(cell, token.node_id.as_str()).map_err(|e| IdentityError::Answer(e.to_string()))?;
     accept(answer.into_inner(), key, &name, controllers.to_vec())
 }
 
@@ -832,7 +845,11 @@ fn accept(
     let leaf = chain.first().ok_or_else(|| wrong("it has no certificate".into()))?;
     let certificate = NodeCertificate::parse(leaf).map_err(|e| wrong(e.to_string()))?;
     if certificate.name != *name {
-        return Err(wrong(format!("the certificate is for {}, not for {}", certificate.name.uri(), name.uri())));
+        return Err(wrong(format!(
+            "the certificate is for {}, not for {}",
+            certificate.name.uri(),
+            name.uri()
+        )));
     }
     if !is_for_key(leaf, key) {
         return Err(wrong("the certificate is for another key".into()));
@@ -855,11 +872,7 @@ fn is_for_key(leaf: &CertificateDer<'_>, key: &rcgen::KeyPair) -> bool {
 }
 
 fn prepare_dir(dir: &Path) -> Result<File, IdentityError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| io_error(dir, source))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| io_error(dir, source))?;
     let path = dir.join(LOCK);
     let lock = OpenOptions::new()
         .create(true)
@@ -893,7 +906,8 @@ fn load(dir: &Path) -> Result<Option<State>, IdentityError> {
     let mode = fs::metadata(&path).map_err(|source| io_error(&path, source))?.permissions().mode();
     if mode & 0o077 != 0 {
         tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "a private key that others could read; now 0600");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|source| io_error(&path, source))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+            .map_err(|source| io_error(&path, source))?;
     }
     let key = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| corrupt(format!("private key: {e}")))?;
     let chain = CertificateDer::pem_slice_iter(&pem)

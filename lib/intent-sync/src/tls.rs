@@ -51,7 +51,9 @@ pub enum NameError {
     #[error("not an X.509 certificate in DER")]
     NotACertificate,
     /// The certificate has no such SAN, or more than one.
-    #[error("the certificate names no single node: exactly one URI SAN spiffe://<cell>.{DOMAIN}/node/<id> is needed")]
+    #[error(
+        "the certificate names no single node: exactly one URI SAN spiffe://<cell>.{DOMAIN}/node/<id> is needed"
+    )]
     NoNode,
     /// A cell id has characters that cannot stand in a DNS label.
     #[error("cell id {0:?}: 1-40 characters of a-z, 0-9 and '-' are allowed, no '-' at an end")]

@@ -87,7 +87,11 @@ impl ClientMetrics {
         );
         intent.register("gaps", "Frames that did not start where the view stands", metrics.gaps.clone());
         intent.register("rejected", "Items rejected", metrics.rejected.clone());
-        intent.register("ledger_failures", "Writes of the ledger that failed", metrics.ledger_failures.clone());
+        intent.register(
+            "ledger_failures",
+            "Writes of the ledger that failed",
+            metrics.ledger_failures.clone(),
+        );
         intent.register("position", "Revision in effect", metrics.position.clone());
         intent.register("durable", "Revision on disk", metrics.durable.clone());
         intent.register("head", "Newest revision of the cell that a bookmark covered", metrics.head.clone());
@@ -98,14 +102,18 @@ impl ClientMetrics {
     }
 
     pub(super) fn show(&self, status: &Status) {
-        let revision = |position: Option<&crate::subscriber::Position>| gauge(position.map_or(0, |p| p.revision));
+        let revision =
+            |position: Option<&crate::subscriber::Position>| gauge(position.map_or(0, |p| p.revision));
         self.position.set(revision(status.position.as_ref()));
         self.durable.set(revision(status.durable.as_ref()));
         self.head.set(gauge(status.head));
         self.items.set(gauge(status.effective));
         self.disk_alarm.set(i64::from(status.disk_alarm.is_some()));
-        let exceptions =
-            [(Why::Rejected, status.rejected), (Why::Held, status.held), (Why::Unsupported, status.unsupported)];
+        let exceptions = [
+            (Why::Rejected, status.rejected),
+            (Why::Held, status.held),
+            (Why::Unsupported, status.unsupported),
+        ];
         for (why, count) in exceptions {
             self.exceptions.get_or_create(&Exception { why }).set(gauge(count));
         }

@@ -292,7 +292,11 @@ mod tests {
     async fn changes_are_merged_and_a_withdrawal_sends_everything() {
         let (reporter, task) = task();
         let mut last_full = None;
-        assert_eq!(task.next(&mut last_full), None, "nothing was seen yet, which is not the same as nothing there");
+        assert_eq!(
+            task.next(&mut last_full),
+            None,
+            "nothing was seen yet, which is not the same as nothing there"
+        );
         reporter.report("e", 5, [seen("a", 1), seen("b", 1)], []).unwrap();
         let first = task.next(&mut last_full).unwrap();
         assert!(first[0].full);
@@ -341,7 +345,9 @@ mod tests {
             (0..30_000).map(|n| KeyReport { message: "x".repeat(500), ..seen(&n.to_string(), 1) }).collect();
         let requests = split("e", 1, reports, true);
         assert!(requests.len() > 1);
-        assert!(requests.iter().all(|request| !request.full && request.encoded_len() <= MAX_REQUEST_BYTES + 100));
+        assert!(
+            requests.iter().all(|request| !request.full && request.encoded_len() <= MAX_REQUEST_BYTES + 100)
+        );
         assert_eq!(requests.iter().map(|request| request.reports.len()).sum::<usize>(), 30_000);
     }
 }

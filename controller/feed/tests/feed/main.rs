@@ -1,0 +1,8 @@
+//! The feed end to end: real TLS, real HTTP/2, real ledgers, on loopback.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
+
+mod enrolment;
+mod raw;
+mod scale;
+mod sessions;
+mod support;
