@@ -1,1 +1,38 @@
 //! REST: one route table for router, OpenAPI and the authorization matrix.
+//!
+//! Authenticates, authorizes by the resource's chain (tenant → brand), hands bodies to the kinds (`hosting-resource`) and
+//! changes to the planner inside the store's write transaction, keeps the audit log, and waits for the fleet. It never
+//! decides what a change means for machines, and never writes a row that the planner or the store did not make. Called by
+//! the controller's wiring, which serves [`Api::router`].
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `route` | the table |
+//! | `service` | from HTTP to a checked call and back: ids, traces, keys, bodies, metrics, audit of refusals |
+//! | `read`, `write` | what reads and changes do |
+//! | `wait` | where resources stand; `?wait=ready`, workflows |
+//! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
+//! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
+//! | `platform` | what it needs of the running controller |
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod auth;
+mod bodies;
+mod error;
+mod explain;
+mod fleet;
+mod metrics;
+mod openapi;
+mod platform;
+mod read;
+mod redact;
+mod route;
+mod service;
+mod wait;
+mod write;
+
+pub use auth::Principal;
+pub use error::ApiError;
+pub use platform::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
+pub use service::{Api, ApiConfig};

@@ -1,0 +1,162 @@
+//! Who calls, and what they may touch: keys, scopes, brands.
+
+use axum::http::{HeaderMap, StatusCode, header};
+use hosting_planner::World;
+use hosting_resource::kinds::api_key::{ApiKeySpec, KEY_SCOPE, is_key, key_hash};
+use hosting_resource::{Kind, Resource, Status};
+use subtle::ConstantTimeEq;
+
+use crate::ApiError;
+use crate::route::Scope;
+
+/// The caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// Id of the API key.
+    pub key_id: String,
+    /// `resource:action` or `*:*`.
+    pub scopes: Vec<String>,
+    /// Brand ids or `*`.
+    pub brands: Vec<String>,
+}
+
+impl Principal {
+    /// Whether the caller's brands contain `*`.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        self.brands.iter().any(|brand| brand == "*")
+    }
+
+    /// Whether the caller has a scope.
+    #[must_use]
+    pub fn has(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|held| held == scope || held == "*:*")
+    }
+
+    pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
+        let wanted = scope.to_string();
+        if self.has(&wanted) {
+            return Ok(());
+        }
+        Err(ApiError::forbidden(format!("insufficient scope: requires {wanted}")))
+    }
+
+    pub(crate) fn require_admin(&self) -> Result<(), ApiError> {
+        if self.is_admin() { Ok(()) } else { Err(ApiError::forbidden("platform admin access required")) }
+    }
+
+    /// The brands whose resources the caller sees; `None`: all.
+    pub(crate) fn visible(&self) -> Option<Vec<String>> {
+        (!self.is_admin()).then(|| self.brands.clone())
+    }
+
+    pub(crate) fn may_use_brand(&self, brand: Option<&str>) -> Result<(), ApiError> {
+        let allowed =
+            self.is_admin() || brand.is_some_and(|brand| self.brands.iter().any(|held| held == brand));
+        if allowed { Ok(()) } else { Err(ApiError::forbidden("no access to this brand")) }
+    }
+
+    /// By the resource's chain: its tenant's brand, its zone's, or its own.
+    pub(crate) fn may_touch(&self, resource: &Resource) -> Result<(), ApiError> {
+        self.may_use_brand(resource.brand.as_deref())
+    }
+
+    /// A key may give no more than it has.
+    pub(crate) fn may_grant(&self, scopes: &[String]) -> Result<(), ApiError> {
+        match scopes.iter().find(|scope| !self.has(scope)) {
+            None => Ok(()),
+            Some(scope) => Err(ApiError::forbidden(format!("insufficient scope: requires {scope}"))),
+        }
+    }
+}
+
+/// The key that a request carries: `Authorization: Bearer`, else `X-API-Key`.
+fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let missing = || ApiError::new(StatusCode::UNAUTHORIZED, "missing API key");
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().map_err(|_| missing())?;
+        let (scheme, key) = value.split_once(' ').ok_or_else(missing)?;
+        let key = key.trim();
+        return if scheme.eq_ignore_ascii_case("bearer") && !key.is_empty() {
+            Ok(key)
+        } else {
+            Err(missing())
+        };
+    }
+    let key =
+        headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim).unwrap_or_default();
+    if key.is_empty() { Err(missing()) } else { Ok(key) }
+}
+
+/// Who a request's key stands for.
+pub(crate) async fn authenticate(headers: &HeaderMap, world: &mut dyn World) -> Result<Principal, ApiError> {
+    let invalid = || ApiError::new(StatusCode::UNAUTHORIZED, "invalid API key");
+    let key = presented(headers)?;
+    if !is_key(key) {
+        return Err(invalid());
+    }
+    let hash = key_hash(key);
+    let found = world.holder(Kind::ApiKey, KEY_SCOPE, &hash).await?.ok_or_else(invalid)?;
+    let spec: ApiKeySpec = found.typed().map_err(|error| ApiError::internal(&error))?;
+    let same: bool = spec.key_hash.as_bytes().ct_eq(hash.as_bytes()).into();
+    if !same || is_revoked(&found) {
+        return Err(invalid());
+    }
+    Ok(Principal { key_id: found.id, scopes: spec.scopes, brands: spec.brands })
+}
+
+/// Whether a key has been revoked: it opens nothing, and is not there for changes.
+pub(crate) fn is_revoked(key: &Resource) -> bool {
+    key.state.get("revoked_at").is_some_and(|at| !at.is_null()) || key.status == Status::Deleting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Action;
+
+    fn key(scopes: &[&str], brands: &[&str]) -> Principal {
+        let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        Principal { key_id: "k".into(), scopes: own(scopes), brands: own(brands) }
+    }
+
+    #[test]
+    fn scopes_and_brands() {
+        let narrow = key(&["tenants:read"], &["acme"]);
+        let read = Scope { resource: "tenants", action: Action::Read };
+        let write = Scope { resource: "tenants", action: Action::Write };
+        assert!(narrow.require(read).is_ok());
+        let refused = narrow.require(write).unwrap_err();
+        assert_eq!(refused.message, "insufficient scope: requires tenants:write");
+        assert!(narrow.may_use_brand(Some("acme")).is_ok());
+        assert_eq!(narrow.may_use_brand(Some("other")).unwrap_err().message, "no access to this brand");
+        assert!(narrow.may_use_brand(None).is_err());
+        assert!(narrow.require_admin().is_err());
+        let admin = key(&["*:*"], &["*"]);
+        assert!(
+            admin.require(write).is_ok()
+                && admin.may_use_brand(None).is_ok()
+                && admin.require_admin().is_ok()
+        );
+        assert!(admin.may_grant(&["*:*".into()]).is_ok());
+        assert!(narrow.may_grant(&["tenants:read".into(), "tenants:write".into()]).is_err());
+        assert!(narrow.may_grant(&["*:*".into()]).is_err());
+    }
+
+    #[test]
+    fn keys_come_in_either_header() {
+        let with = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            presented(&headers).map(str::to_owned).map_err(|error| error.message)
+        };
+        assert_eq!(with("authorization", "Bearer hst_a").as_deref(), Ok("hst_a"));
+        assert_eq!(with("authorization", "bearer  hst_a").as_deref(), Ok("hst_a"));
+        assert_eq!(with("x-api-key", "hst_a").as_deref(), Ok("hst_a"));
+        for (name, value) in
+            [("authorization", "Basic x"), ("authorization", "Bearer "), ("x-api-key", ""), ("a", "b")]
+        {
+            assert_eq!(with(name, value), Err("missing API key".to_owned()), "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Body of POST /tenants/{id}/suspend.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct Suspend {
+    /// For operators; visitors never see it.
+    #[schemars(length(min = 1, max = 1024))]
+    pub(crate) reason: String,
+}
+
+/// Answer of POST /tenants/{id}/retry-failed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RetryFailed {
+    pub(crate) status: &'static str,
+    /// How many resources are tried again.
+    pub(crate) count: u64,
+}
+
+/// Answer of POST /shards/{id}/converge.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Converging {
+    pub(crate) status: &'static str,
+}
+
+/// Answer of GET /workflows/{id}/await.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Completed {
+    pub(crate) status: &'static str,
+}
+
+/// A tenant's resources: per kind a map from status to count.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Summary {
+    #[serde(flatten)]
+    pub(crate) kinds: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    pub(crate) total: u64,
+    pub(crate) pending: u64,
+    pub(crate) provisioning: u64,
+    pub(crate) failed: u64,
+}
+
+/// A runtime.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Runtime {
+    /// e.g. `php`.
+    pub(crate) runtime: String,
+    /// e.g. `8.2`.
+    pub(crate) version: String,
+}
+
+/// A runtime of a cluster. For information: sites are not checked against it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RuntimeView {
+    pub(crate) cluster_id: String,
+    pub(crate) runtime: String,
+    pub(crate) version: String,
+    pub(crate) available: bool,
+}
+
+/// What a cluster can run.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Runtimes {
+    pub(crate) items: Vec<RuntimeView>,
+    pub(crate) has_more: bool,
+}
+
+/// One changing request.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AuditLog {
+    pub(crate) id: String,
+    /// The key that asked; absent when the controller did it by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key_id: Option<String>,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) resource_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resource_id: Option<String>,
+    pub(crate) status_code: u16,
+    /// Without secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_body: Option<Value>,
+    /// The revision that it made; absent when it changed nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) revision: Option<u64>,
+    /// RFC 3339.
+    pub(crate) created_at: String,
+}
+
+/// A page of the audit log.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AuditPage {
+    pub(crate) items: Vec<AuditLog>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_cursor: Option<String>,
+    pub(crate) has_more: bool,
+}
+
+/// Tenants of a shard.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ShardTenants {
+    pub(crate) shard_id: String,
+    pub(crate) shard_name: String,
+    pub(crate) role: String,
+    pub(crate) count: u64,
+}
+
+/// Nodes of a cluster.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ClusterNodes {
+    pub(crate) cluster_id: String,
+    pub(crate) cluster_name: String,
+    pub(crate) count: u64,
+}
+
+/// Resources in a status.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct StatusCount {
+    pub(crate) status: &'static str,
+    pub(crate) count: u64,
+}
+
+/// Counts for the dashboard. What the platform does not serve yet counts as none.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Stats {
+    pub(crate) brands: u64,
+    pub(crate) regions: u64,
+    pub(crate) clusters: u64,
+    pub(crate) shards: u64,
+    pub(crate) nodes: u64,
+    pub(crate) tenants: u64,
+    pub(crate) tenants_active: u64,
+    pub(crate) tenants_suspended: u64,
+    pub(crate) databases: u64,
+    pub(crate) zones: u64,
+    pub(crate) valkey_instances: u64,
+    pub(crate) webroots: u64,
+    pub(crate) fqdns: u64,
+    pub(crate) tenants_per_shard: Vec<ShardTenants>,
+    pub(crate) nodes_per_cluster: Vec<ClusterNodes>,
+    pub(crate) tenants_by_status: Vec<StatusCount>,
+    pub(crate) incidents_open: u64,
+    pub(crate) incidents_critical: u64,
+    pub(crate) incidents_escalated: u64,
+    pub(crate) incidents_by_status: Vec<StatusCount>,
+    pub(crate) capability_gaps_open: u64,
+    pub(crate) mttr_minutes: Option<f64>,
+}
+
+/// Something found.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Found {
+    #[serde(rename = "type")]
+    pub(crate) kind: &'static str,
+    pub(crate) id: String,
+    pub(crate) label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_id: Option<String>,
+    pub(crate) status: &'static str,
+}
+
+/// What a search found.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct SearchResults {
+    pub(crate) results: Vec<Found>,
+}
+
+/// A join token: shown once.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JoinTokenView {
+    pub(crate) token: String,
+    /// RFC 3339.
+    pub(crate) expires_at: String,
+}
+
+/// What a dead node left open and is closed now.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Forgotten {
+    pub(crate) node_id: String,
+    /// Data that stayed on the node's disks, as `kind/id`; whoever reuses the machine has to erase it.
+    pub(crate) data_left: Vec<String>,
+}
+
+/// An item that a subscriber does not apply.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct NotApplied {
+    /// `kind/name`.
+    pub(crate) key: String,
+    pub(crate) revision: u64,
+    pub(crate) reason: String,
+}
+
+/// Data on a node that nobody wants: kept until an operator decides.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Orphan {
+    /// `kind/name`.
+    pub(crate) key: String,
+    pub(crate) message: String,
+    /// RFC 3339.
+    pub(crate) reported_at: String,
+}
+
+/// A subscriber of an audience.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct SubscriberRow {
+    pub(crate) node_id: String,
+    pub(crate) audience: String,
+    /// Empty when it has not been heard of since the controller started.
+    pub(crate) build: String,
+    pub(crate) epoch: String,
+    /// Highest revision in effect.
+    pub(crate) applied: u64,
+    /// Highest revision on its disk.
+    pub(crate) durable: u64,
+    /// The audience's newest revision.
+    pub(crate) head: u64,
+    pub(crate) connected: bool,
+    pub(crate) in_service: bool,
+    /// Seconds since its last sign of life.
+    pub(crate) silent_for: f64,
+    pub(crate) rejected: Vec<NotApplied>,
+    pub(crate) held: Vec<NotApplied>,
+    pub(crate) unsupported: Vec<NotApplied>,
+    pub(crate) orphans: Vec<Orphan>,
+}
+
+/// Who applied what.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Subscribers {
+    /// The store's epoch.
+    pub(crate) epoch: String,
+    /// The store's newest revision.
+    pub(crate) head: u64,
+    pub(crate) items: Vec<SubscriberRow>,
+    pub(crate) has_more: bool,
+}
+
+/// Answer of POST /subscribers/{id}/release.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Released {
+    /// Audiences whose sessions were told to apply what they hold.
+    pub(crate) audiences: Vec<String>,
+}
+
+/// One link on the way of a name.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(crate) struct Link {
+    pub(crate) name: String,
+    /// `ok`, `broken` or `unknown`.
+    pub(crate) state: &'static str,
+    pub(crate) detail: String,
+}
+
+/// The way of a name from the API to its site.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Explanation {
+    pub(crate) fqdn: String,
+    /// The first broken link.
+    pub(crate) broken: Option<String>,
+    pub(crate) links: Vec<Link>,
+}
+
+type Make = fn(&mut SchemaGenerator) -> Schema;
+
+/// Every named body.
+pub(crate) const NAMED: &[(&str, Make)] = &[
+    ("Suspend", |g| Suspend::json_schema(g)),
+    ("RetryFailed", |g| RetryFailed::json_schema(g)),
+    ("Converging", |g| Converging::json_schema(g)),
+    ("Completed", |g| Completed::json_schema(g)),
+    ("Summary", |g| Summary::json_schema(g)),
+    ("BrandClusters", |g| hosting_resource::kinds::brand::BrandClusters::json_schema(g)),
+    ("Runtime", |g| Runtime::json_schema(g)),
+    ("RuntimeView", |g| RuntimeView::json_schema(g)),
+    ("Runtimes", |g| Runtimes::json_schema(g)),
+    ("AuditPage", |g| AuditPage::json_schema(g)),
+    ("Stats", |g| Stats::json_schema(g)),
+    ("SearchResults", |g| SearchResults::json_schema(g)),
+    ("JoinToken", |g| JoinTokenView::json_schema(g)),
+    ("Forgotten", |g| Forgotten::json_schema(g)),
+    ("Subscribers", |g| Subscribers::json_schema(g)),
+    ("Released", |g| Released::json_schema(g)),
+    ("Explanation", |g| Explanation::json_schema(g)),
+];
+
+/// The schema of a named body.
+pub(crate) fn named(name: &str) -> Option<Make> {
+    NAMED.iter().find(|(known, _)| *known == name).map(|(_, make)| *make)
+}

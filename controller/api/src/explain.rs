@@ -1,0 +1,194 @@
+//! The way of a name: API resource, tenant, site, intent, edges, name servers, nodes. What is seen from here; `hostctl` adds
+//! what a visitor gets.
+
+use hosting_planner::World;
+use hosting_planner::gates::{ExceptionKind, Phase, Truth};
+use hosting_resource::{Kind, Status};
+use hosting_store::ReadTx;
+
+use crate::auth::Principal;
+use crate::bodies::{Explanation, Link};
+use crate::wait::Look;
+use crate::{Api, ApiError};
+
+/// Longest name that is looked up, in bytes.
+const MAX_NAME: usize = 1024;
+
+fn link(name: &str, state: &'static str, detail: impl Into<String>) -> Link {
+    Link { name: name.to_owned(), state, detail: detail.into() }
+}
+
+fn finish(fqdn: String, links: Vec<Link>) -> Explanation {
+    let broken = links.iter().find(|link| link.state == "broken").map(|link| link.name.clone());
+    Explanation { fqdn, broken, links }
+}
+
+/// The state of a resource's own link.
+fn standing(status: Status) -> &'static str {
+    match status {
+        Status::Active | Status::Converging | Status::Degraded => "ok",
+        Status::Pending
+        | Status::Provisioning
+        | Status::Failed
+        | Status::Suspended
+        | Status::Deleting
+        | Status::AutoDisabled => "broken",
+    }
+}
+
+impl Api {
+    pub(crate) async fn explain(&self, principal: &Principal, given: &str) -> Result<Explanation, ApiError> {
+        let name = given.trim_end_matches('.').to_ascii_lowercase();
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(ApiError::invalid("fqdn", "must be a host name"));
+        }
+        let mut tx = self.store().read().await?;
+        let Some(fqdn) = tx.holder(Kind::Fqdn, "", &name).await? else {
+            let detail = format!("no FQDN {name} in the API; create it under its tenant");
+            return Ok(finish(name, vec![link("FQDN", "broken", detail)]));
+        };
+        principal.may_touch(&fqdn)?;
+        let mut links = Vec::new();
+        let message = fqdn.status_message.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
+        // A name on its way is broken only where the way ends: the links below say where.
+        let own = match fqdn.status {
+            Status::Pending | Status::Provisioning => "ok",
+            Status::Active
+            | Status::Converging
+            | Status::Degraded
+            | Status::Failed
+            | Status::Suspended
+            | Status::Deleting
+            | Status::AutoDisabled => standing(fqdn.status),
+        };
+        links.push(link(
+            "FQDN",
+            own,
+            format!("{} is {}, generation {}{message}", fqdn.id, fqdn.status, fqdn.generation),
+        ));
+
+        if let Some(tenant) = tx.resource(fqdn.tenant.as_deref().unwrap_or_default()).await? {
+            let reason =
+                tenant.state.get("suspend_reason").and_then(|reason| reason.as_str()).unwrap_or_default();
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let state = if tenant.status == Status::Suspended || tenant.status == Status::Deleting {
+                "broken"
+            } else {
+                "ok"
+            };
+            links.push(link("tenant", state, format!("{} is {}{reason}", tenant.id, tenant.status)));
+        }
+        let webroot_id = fqdn.text("webroot_id").to_owned();
+        if webroot_id.is_empty() {
+            links.push(link("site", "broken", "the name is bound to no webroot"));
+        } else if let Some(webroot) = tx.resource(&webroot_id).await? {
+            let look = self.look(&mut tx, webroot).await?;
+            let mut found = self.condition_links(&mut tx, &look, &["site"]).await?;
+            if found.is_empty() {
+                found.push(link(
+                    "site",
+                    standing(look.resource.status),
+                    format!("{webroot_id} is {}", look.resource.status),
+                ));
+            }
+            links.extend(found);
+        }
+        let look = self.look(&mut tx, fqdn).await?;
+        links.extend(self.condition_links(&mut tx, &look, &["route", "dns"]).await?);
+        if !links.iter().any(|link| link.name == "dns") {
+            links.push(self.unmanaged_dns(&mut tx, &name).await?);
+        }
+        Ok(finish(name, links))
+    }
+
+    /// One link per condition, with what each subscriber has of the rows behind it.
+    async fn condition_links(
+        &self,
+        tx: &mut ReadTx,
+        look: &Look,
+        wanted: &[&str],
+    ) -> Result<Vec<Link>, ApiError> {
+        let fleet = self.platform().fleet();
+        let mut links = Vec::new();
+        for condition in look.verdict.conditions.iter().filter(|condition| wanted.contains(&condition.name)) {
+            let prefix = match condition.name {
+                "site" => "node/",
+                "route" => "edge/",
+                _ => "dns/",
+            };
+            let mut parts = Vec::new();
+            if !condition.message.is_empty() {
+                parts.push(condition.message.clone());
+            }
+            for row in look.inputs.rows.iter().filter(|row| row.audience.starts_with(prefix)) {
+                let mut seen = Vec::new();
+                for subscriber in fleet.subscribers(&row.audience) {
+                    let service = if subscriber.in_service { "" } else { ", not in service" };
+                    let exception = fleet.exception(&row.audience, &subscriber.node_id, &row.key);
+                    let state = match exception.filter(|exception| exception.revision >= row.revision) {
+                        Some(exception) => {
+                            let how = match exception.kind {
+                                ExceptionKind::Rejected => "rejected",
+                                ExceptionKind::Held => "held by the brake",
+                                ExceptionKind::Unsupported => "not supported",
+                            };
+                            format!("{how}: {}", exception.reason)
+                        }
+                        None if subscriber.applied >= row.revision => {
+                            format!("applied at {}", subscriber.applied)
+                        }
+                        None => format!("behind at {}", subscriber.applied),
+                    };
+                    let report =
+                        fleet.report(&subscriber.node_id, &row.key).map(|report| match report.phase {
+                            Phase::Working => ", working".to_owned(),
+                            Phase::Ready => ", ready".to_owned(),
+                            Phase::Failed => format!(", failed: {}", report.message),
+                            Phase::Retired => ", retired".to_owned(),
+                            Phase::Orphan => ", orphan".to_owned(),
+                        });
+                    seen.push(format!(
+                        "{} {state}{}{service}",
+                        subscriber.node_id,
+                        report.unwrap_or_default()
+                    ));
+                }
+                let seen = if seen.is_empty() { "nobody".to_owned() } else { seen.join(", ") };
+                parts.push(format!("{} at revision {}: {seen}", row.key, row.revision));
+            }
+            if parts.is_empty() && condition.name == "dns" {
+                parts.push(self.unmanaged_dns(tx, look.resource.text("fqdn")).await?.detail);
+            }
+            let state = match condition.status {
+                Truth::True => "ok",
+                Truth::Waiting | Truth::Failed => "broken",
+            };
+            links.push(link(condition.name, state, parts.join("; ")));
+        }
+        Ok(links)
+    }
+
+    /// A name without automatic records: another's zone, or custom records.
+    async fn unmanaged_dns(&self, tx: &mut ReadTx, name: &str) -> Result<Link, ApiError> {
+        let mut rest = name;
+        loop {
+            if let Some(zone) = tx.holder(Kind::Zone, "", rest).await? {
+                let detail = format!(
+                    "the zone {} is ours, but no automatic record of {name} stands in it",
+                    zone.label
+                );
+                return Ok(link("dns", "unknown", detail));
+            }
+            match rest.split_once('.') {
+                Some((_, shorter)) => rest = shorter,
+                None => {
+                    return Ok(link(
+                        "dns",
+                        "unknown",
+                        "no zone of ours holds the name: its DNS is served elsewhere",
+                    ));
+                }
+            }
+        }
+    }
+}

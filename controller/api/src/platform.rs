@@ -1,0 +1,83 @@
+//! What the API needs of the running controller beside the store: the fleet, and the keys to join it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hosting_intent::Key;
+use hosting_planner::gates::{ExceptionKind, Fleet};
+use tokio::sync::watch;
+
+/// A subscriber as operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubscriberView {
+    /// Who.
+    pub node_id: String,
+    /// About what.
+    pub audience: String,
+    /// Build that it said; empty when it has not been heard of since the controller started.
+    pub build: String,
+    /// Epoch of the revisions.
+    pub epoch: String,
+    /// Highest revision in effect.
+    pub applied: u64,
+    /// Highest revision on its disk.
+    pub durable: u64,
+    /// A session stands.
+    pub connected: bool,
+    /// Alive within the lease, and caught up.
+    pub in_service: bool,
+    /// Since its last frame.
+    pub silent_for: Duration,
+    /// What it does not apply.
+    pub exceptions: Vec<ExceptionView>,
+}
+
+/// An item that a subscriber does not apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExceptionView {
+    /// How.
+    pub kind: ExceptionKind,
+    /// The item.
+    pub key: Key,
+    /// Its revision.
+    pub revision: u64,
+    /// Why, in the subscriber's words.
+    pub reason: String,
+}
+
+/// A new join token. Its text is shown once and stored nowhere.
+#[derive(Debug, Clone)]
+pub struct NewJoinToken {
+    /// Secret, CA fingerprint, node id and roles in one text.
+    pub token: String,
+    /// Milliseconds since the Unix epoch.
+    pub expires_at: i64,
+}
+
+/// No join token could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("no join token could be made: {0}")]
+pub struct JoinTokenError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// The running controller.
+#[async_trait]
+pub trait Platform: Send + Sync + 'static {
+    /// The fleet as gates see it: the same that the gatekeeper asks, so that both say the same.
+    fn fleet(&self) -> Arc<dyn Fleet + Send + Sync>;
+
+    /// Moves whenever something of the fleet changed: a position, a lease, an exception, a report.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// All subscribers, by audience and node id.
+    fn subscribers(&self) -> Vec<SubscriberView>;
+
+    /// Lets a session apply what its brake holds; false when there is no session. `by`: who said so.
+    fn release(&self, audience: &str, node_id: &str, by: &str) -> bool;
+
+    /// A node will not come back: ends its sessions and forgets its positions.
+    fn forget(&self, node_id: &str);
+
+    /// Makes a single-use join token for a registered node.
+    async fn join_token(&self, node_id: &str) -> Result<NewJoinToken, JoinTokenError>;
+}

@@ -1,0 +1,503 @@
+//! What reads answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::http::StatusCode;
+use hosting_planner::World;
+use hosting_resource::kinds::brand::BrandSpec;
+use hosting_resource::{Column, Kind, Resource, Status, Tier, timestamp};
+use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx, Sort};
+use serde_json::{Map, Value, json};
+
+use crate::bodies::{
+    AuditLog, AuditPage, ClusterNodes, Completed, Found, Runtime, RuntimeView, Runtimes, SearchResults,
+    ShardTenants, Stats, StatusCount, Summary,
+};
+use crate::route::Op;
+use crate::service::{Call, Reply, find, to_json};
+use crate::wait::{Look, Waited};
+use crate::{Api, ApiError};
+
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 200;
+/// Clusters and shards that the dashboard lists; a cell has far fewer.
+const MAX_ROWS: u32 = 1000;
+/// Kinds that a tenant's summary names and that the platform does not serve yet.
+const NOT_SERVED: &[&str] = &[
+    "certificates",
+    "email_accounts",
+    "email_aliases",
+    "email_forwards",
+    "email_autoreplies",
+    "databases",
+    "database_users",
+    "valkey_instances",
+    "valkey_users",
+    "ssh_keys",
+    "backups",
+    "cron_jobs",
+];
+
+/// `limit` of a list: what is no number or not above 0 counts as absent.
+fn limit(query: &BTreeMap<String, String>, default: u32, max: u32) -> u32 {
+    query
+        .get("limit")
+        .and_then(|text| text.parse::<u32>().ok())
+        .filter(|limit| *limit > 0)
+        .map_or(default, |l| l.min(max))
+}
+
+fn order(query: &BTreeMap<String, String>, default: Order) -> Result<Order, ApiError> {
+    match given(query, "order") {
+        None => Ok(default),
+        Some("asc") => Ok(Order::Asc),
+        Some("desc") => Ok(Order::Desc),
+        Some(_) => Err(ApiError::invalid("order", "must be asc or desc")),
+    }
+}
+
+fn given<'a>(query: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    query.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+const fn sort_of(column: Column) -> Sort {
+    match column {
+        Column::Created => Sort::Created,
+        Column::Label => Sort::Label,
+        Column::Status => Sort::Status,
+        Column::Id => Sort::Id,
+    }
+}
+
+impl Api {
+    pub(crate) async fn list(&self, call: &Call) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let kind = match call.route.op {
+            Op::List(kind) | Op::ListBy(kind, _) => kind,
+            _ => return Err(ApiError::internal(&"not a list")),
+        };
+        let info = kind.info();
+        let mut list = ListQuery::new(kind);
+        list.limit = limit(&call.query, DEFAULT_LIMIT, MAX_LIMIT);
+        if let Op::ListBy(_, by) = call.route.op {
+            let of = call.subject(&mut tx, by.kind).await?;
+            list.facets.push((by.relation.to_owned(), of.id));
+        } else if let Some(parent) = info.parent {
+            list.parent = Some(call.subject(&mut tx, parent.kind).await?.id);
+        }
+        if info.tier == Tier::Brand {
+            list.brands = call.principal.visible();
+        }
+        list.order = order(&call.query, if info.sort.is_empty() { Order::Asc } else { Order::Desc })?;
+        if let Some(wanted) = given(&call.query, "sort") {
+            let keys: Vec<&str> = info.sort.iter().map(|(key, _)| *key).collect();
+            list.sort = match info.sort.iter().find(|(key, _)| *key == wanted) {
+                Some((_, column)) => sort_of(*column),
+                None if keys.is_empty() => {
+                    return Err(ApiError::invalid("sort", "this list cannot be sorted"));
+                }
+                None => return Err(ApiError::invalid("sort", format!("must be one of {}", keys.join(", ")))),
+            };
+        }
+        if let Some(status) = given(&call.query, "status") {
+            let status = Status::from_name(status)
+                .ok_or_else(|| ApiError::invalid("status", format!("{status:?} is no status")))?;
+            list.status = Some(status);
+        }
+        if info.search.is_some() {
+            list.search = given(&call.query, "search").map(str::to_owned);
+        }
+        for filter in info.filters {
+            if let Some(value) = given(&call.query, filter) {
+                list.facets.push(((*filter).to_owned(), value.to_owned()));
+            }
+        }
+        if let Some(text) = given(&call.query, "cursor") {
+            let cursor = Cursor::decode(text).ok_or_else(|| {
+                ApiError::invalid(
+                    "cursor",
+                    "is none of ours; use next_cursor of the page before, or start over without it",
+                )
+            })?;
+            list.after = Some(cursor);
+        }
+        let page = tx.page(&list).await?;
+        let items = self.views(&mut tx, &page.items).await?;
+        let mut body = json!({"items": items, "has_more": page.next.is_some()});
+        if let Some(next) = page.next {
+            body["next_cursor"] = next.encode().into();
+        }
+        Ok(Reply::json(200, body))
+    }
+
+    /// Resources as the API shows them, with the names beside the ids.
+    pub(crate) async fn views(
+        &self,
+        tx: &mut ReadTx,
+        resources: &[Resource],
+    ) -> Result<Vec<Map<String, Value>>, ApiError> {
+        let mut views = Vec::with_capacity(resources.len());
+        let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
+        for resource in resources {
+            let mut view = resource.view();
+            for (field, id_field) in resource.kind.info().joins {
+                let Some(id) = view.get(*id_field).and_then(Value::as_str).map(str::to_owned) else {
+                    continue;
+                };
+                let name = match names.get(&id) {
+                    Some(name) => name.clone(),
+                    None => {
+                        let name = tx.resource(&id).await?.map(|found| found.label);
+                        names.insert(id, name.clone());
+                        name
+                    }
+                };
+                if let Some(name) = name {
+                    view.insert((*field).to_owned(), name.into());
+                }
+            }
+            views.push(view);
+        }
+        Ok(views)
+    }
+
+    /// One resource as the API shows it, with where it stands.
+    pub(crate) async fn view_of(&self, tx: &mut ReadTx, look: &Look) -> Result<Map<String, Value>, ApiError> {
+        let mut view = self.views(tx, std::slice::from_ref(&look.resource)).await?.pop().unwrap_or_default();
+        if !look.verdict.conditions.is_empty() {
+            view.insert("conditions".to_owned(), look.conditions());
+            view.insert("lagging".to_owned(), look.verdict.lagging.clone().into());
+        }
+        Ok(view)
+    }
+
+    pub(crate) async fn get(&self, call: &Call, kind: Kind) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let resource = call.subject(&mut tx, kind).await?;
+        let generation = resource.generation;
+        let look = self.look(&mut tx, resource).await?;
+        let mut view = self.view_of(&mut tx, &look).await?;
+        if kind == Kind::Node {
+            self.add_health(&mut view, &call.id);
+        }
+        let mut reply = Reply::json(200, Value::Object(view));
+        reply.generation = Some(generation);
+        Ok(reply)
+    }
+
+    /// When the node was last heard of, and whether it is in service.
+    fn add_health(&self, view: &mut Map<String, Value>, node: &str) {
+        let sessions: Vec<_> =
+            self.platform().subscribers().into_iter().filter(|s| s.node_id == node).collect();
+        let heard = sessions
+            .iter()
+            .filter(|session| !session.build.is_empty())
+            .map(|session| session.silent_for)
+            .min();
+        if let Some(silent) = heard {
+            let millis = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
+            let at = self.store().now().saturating_sub(millis);
+            view.insert("last_health_at".to_owned(), timestamp(at).into());
+        }
+        if !sessions.is_empty() {
+            view.insert("in_service".to_owned(), sessions.iter().all(|session| session.in_service).into());
+        }
+    }
+
+    pub(crate) async fn summary(&self, call: &Call) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let tenant = call.subject(&mut tx, Kind::Tenant).await?;
+        let mut summary =
+            Summary { kinds: BTreeMap::new(), total: 0, pending: 0, provisioning: 0, failed: 0 };
+        for name in NOT_SERVED {
+            summary.kinds.insert(name, BTreeMap::new());
+        }
+        for (name, kind) in [
+            ("webroots", Kind::Webroot),
+            ("fqdns", Kind::Fqdn),
+            ("zones", Kind::Zone),
+            ("zone_records", Kind::ZoneRecord),
+        ] {
+            let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+            let mut list = ListQuery::new(kind);
+            list.tenant = Some(tenant.id.clone());
+            list.limit = MAX_ROWS;
+            loop {
+                let page = tx.page(&list).await?;
+                for resource in &page.items {
+                    *counts.entry(resource.status.as_str()).or_default() += 1;
+                }
+                match page.next {
+                    Some(next) => list.after = Some(next),
+                    None => break,
+                }
+            }
+            summary.total += counts.values().sum::<u64>();
+            let of = |status: Status| counts.get(status.as_str()).copied().unwrap_or_default();
+            summary.pending += of(Status::Pending);
+            summary.provisioning += of(Status::Provisioning);
+            summary.failed += of(Status::Failed);
+            summary.kinds.insert(name, counts);
+        }
+        Ok(Reply::json(200, to_json(&summary)?))
+    }
+
+    pub(crate) async fn brand_clusters(&self, call: &Call) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let brand = call.subject(&mut tx, Kind::Brand).await?;
+        let spec: BrandSpec = brand.typed().map_err(|error| ApiError::internal(&error))?;
+        Ok(Reply::json(200, json!({"cluster_ids": spec.cluster_ids})))
+    }
+
+    pub(crate) async fn runtimes(&self, call: &Call) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let cluster = call.subject(&mut tx, Kind::Cluster).await?;
+        let items = runtimes_of(&cluster)
+            .into_iter()
+            .map(|runtime| RuntimeView {
+                cluster_id: cluster.id.clone(),
+                runtime: runtime.runtime,
+                version: runtime.version,
+                available: true,
+            })
+            .collect();
+        Ok(Reply::json(200, to_json(&Runtimes { items, has_more: false })?))
+    }
+
+    pub(crate) async fn audit_logs(&self, call: &Call) -> Result<Reply, ApiError> {
+        let query = &call.query;
+        let time = |name: &str| match given(query, name) {
+            None => Ok(None),
+            Some(text) => instant(text).map(Some).ok_or_else(|| {
+                ApiError::invalid(name, format!("{text:?} must be a date or a time as in RFC 3339"))
+            }),
+        };
+        let list = AuditQuery {
+            search: given(query, "search").map(str::to_owned),
+            resource_type: given(query, "resource_type").map(str::to_owned),
+            resource_id: given(query, "resource_id").map(str::to_owned),
+            method: given(query, "action").map(str::to_ascii_uppercase),
+            from: time("date_from")?,
+            until: time("date_to")?,
+            sort: match given(query, "sort") {
+                None | Some("created_at") => AuditSort::Written,
+                Some("method") => AuditSort::Method,
+                Some("resource_type") => AuditSort::ResourceType,
+                Some(_) => {
+                    return Err(ApiError::invalid(
+                        "sort",
+                        "must be one of created_at, method, resource_type",
+                    ));
+                }
+            },
+            order: order(query, Order::Desc)?,
+            after: given(query, "cursor").map(str::to_owned),
+            limit: limit(query, DEFAULT_LIMIT, MAX_LIMIT),
+        };
+        let mut tx = self.store().read().await?;
+        let page = tx.audit_page(&list).await?;
+        let items = page
+            .rows
+            .into_iter()
+            .map(|row| AuditLog {
+                id: row.id,
+                api_key_id: row.actor,
+                method: row.entry.method,
+                path: row.entry.path,
+                resource_type: row.entry.resource_type,
+                resource_id: row.entry.resource_id,
+                status_code: row.entry.status_code,
+                request_body: row.entry.body,
+                revision: row.revision,
+                created_at: timestamp(row.at),
+            })
+            .collect();
+        let has_more = page.next.is_some();
+        Ok(Reply::json(200, to_json(&AuditPage { items, next_cursor: page.next, has_more })?))
+    }
+
+    pub(crate) async fn stats(&self) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let mut totals: BTreeMap<Kind, Vec<(Status, u64)>> = BTreeMap::new();
+        for kind in Kind::ALL {
+            totals.insert(*kind, tx.status_counts(*kind, None).await?);
+        }
+        let total =
+            |kind: Kind| totals.get(&kind).map_or(0, |counts| counts.iter().map(|(_, count)| count).sum());
+        let tenants = totals.get(&Kind::Tenant).cloned().unwrap_or_default();
+        let standing = |wanted: Status| {
+            tenants.iter().find(|(status, _)| *status == wanted).map(|(_, count)| *count).unwrap_or_default()
+        };
+        let mut tenants_per_shard = Vec::new();
+        for shard in tx.list(Kind::Shard, "", MAX_ROWS).await? {
+            let count = tx.count_referrers(Kind::Tenant, "shard_id", &shard.id).await?;
+            let role = shard.text("role").to_owned();
+            tenants_per_shard.push(ShardTenants { shard_name: shard.label, shard_id: shard.id, role, count });
+        }
+        let mut nodes_per_cluster = Vec::new();
+        for cluster in tx.list(Kind::Cluster, "", MAX_ROWS).await? {
+            let count = tx.count_children(Kind::Node, &cluster.id).await?;
+            nodes_per_cluster.push(ClusterNodes {
+                cluster_name: cluster.label,
+                cluster_id: cluster.id,
+                count,
+            });
+        }
+        let stats = Stats {
+            brands: total(Kind::Brand),
+            regions: total(Kind::Region),
+            clusters: total(Kind::Cluster),
+            shards: total(Kind::Shard),
+            nodes: total(Kind::Node),
+            tenants: total(Kind::Tenant),
+            tenants_active: standing(Status::Active),
+            tenants_suspended: standing(Status::Suspended),
+            databases: 0,
+            zones: total(Kind::Zone),
+            valkey_instances: 0,
+            webroots: total(Kind::Webroot),
+            fqdns: total(Kind::Fqdn),
+            tenants_per_shard,
+            nodes_per_cluster,
+            tenants_by_status: tenants
+                .iter()
+                .map(|(status, count)| StatusCount { status: status.as_str(), count: *count })
+                .collect(),
+            incidents_open: 0,
+            incidents_critical: 0,
+            incidents_escalated: 0,
+            incidents_by_status: Vec::new(),
+            capability_gaps_open: 0,
+            mttr_minutes: None,
+        };
+        Ok(Reply::json(200, to_json(&stats)?))
+    }
+
+    pub(crate) async fn search(&self, call: &Call) -> Result<Reply, ApiError> {
+        let mut results = Vec::new();
+        if let Some(text) = given(&call.query, "q") {
+            let mut tx = self.store().read().await?;
+            for kind in Kind::ALL.iter().copied().filter(|kind| kind.info().global_search) {
+                let mut list = ListQuery::new(kind);
+                list.search = Some(text.to_owned());
+                list.limit = limit(&call.query, 5, 20);
+                results.extend(tx.page(&list).await?.items.into_iter().map(|found| Found {
+                    kind: kind.name(),
+                    label: found.label,
+                    tenant_id: found.tenant.filter(|tenant| *tenant != found.id),
+                    id: found.id,
+                    status: found.status.as_str(),
+                }));
+            }
+        }
+        Ok(Reply::json(200, to_json(&SearchResults { results })?))
+    }
+
+    /// Blocks until what a workflow id names is settled. `create-webroot-web_x`, `webroot-web_x`, `delete-tenant-t_x`, ...
+    pub(crate) async fn await_workflow(&self, call: &Call) -> Result<Reply, ApiError> {
+        let workflow = parse_workflow(&call.id)
+            .ok_or_else(|| ApiError::not_found(format!("{:?} names no workflow of a resource", call.id)))?;
+        let limit = self.wait_timeout(&call.query, self.max_wait())?;
+        {
+            let mut tx = self.store().read().await?;
+            match find(&mut tx, workflow.kind, workflow.id).await {
+                Ok(_) => {}
+                // What is not there any more has been deleted (that is what its workflow was), unless it was to be made.
+                Err(error) if error.status == StatusCode::NOT_FOUND && !workflow.creates => {
+                    return Ok(Reply::json(200, to_json(&Completed { status: "completed" })?));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let _place = self.waiting_place()?;
+        match self.until_ready(&[workflow.id.to_owned()], limit).await? {
+            Waited::Ready(_) => Ok(Reply::json(200, to_json(&Completed { status: "completed" })?)),
+            Waited::Rejected(_, reasons) => Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("failed: {}", reasons.join("; ")),
+            )),
+            Waited::Late(looks) => {
+                let mut error = ApiError::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    format!("not settled within {} s; ask again", limit.as_secs()),
+                );
+                if let Some(look) = looks.first() {
+                    error.more.insert("conditions".to_owned(), look.conditions());
+                    error.more.insert("lagging".to_owned(), look.verdict.lagging.clone().into());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What a workflow id says.
+struct Workflow<'a> {
+    kind: Kind,
+    id: &'a str,
+    creates: bool,
+}
+
+fn parse_workflow(text: &str) -> Option<Workflow<'_>> {
+    let verbs = ["create-", "update-", "delete-", "retry-", "suspend-", "unsuspend-", "migrate-", ""];
+    for verb in verbs {
+        let Some(rest) = text.strip_prefix(verb) else { continue };
+        let found = Kind::ALL.iter().find_map(|kind| {
+            let id = rest.strip_prefix(kind.info().dashed().as_str())?.strip_prefix('-')?;
+            // `zone-record-x` is no zone with the id `record-x`.
+            let longer = Kind::ALL.iter().any(|other| {
+                other != kind
+                    && other.info().dashed().starts_with(kind.info().dashed().as_str())
+                    && rest.starts_with(&format!("{}-", other.info().dashed()))
+            });
+            (!id.is_empty() && !longer).then_some(Workflow { kind: *kind, id, creates: verb == "create-" })
+        });
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// A time or a date (its first moment, UTC), in milliseconds since the Unix epoch.
+fn instant(text: &str) -> Option<i64> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Some(time.as_millisecond());
+    }
+    let date: jiff::civil::Date = text.parse().ok()?;
+    let time = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    Some(time.timestamp().as_millisecond())
+}
+
+/// What a cluster can run, from its state.
+pub(crate) fn runtimes_of(cluster: &Resource) -> BTreeSet<Runtime> {
+    let stored = cluster.state.get("runtimes").cloned().unwrap_or_default();
+    serde_json::from_value::<Vec<Runtime>>(stored).unwrap_or_default().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workflow_ids() {
+        let parse =
+            |text| parse_workflow(text).map(|workflow| (workflow.kind, workflow.id, workflow.creates));
+        assert_eq!(parse("create-webroot-web_x"), Some((Kind::Webroot, "web_x", true)));
+        assert_eq!(parse("create-zone-record-a-b"), Some((Kind::ZoneRecord, "a-b", true)));
+        assert_eq!(parse("zone-a"), Some((Kind::Zone, "a", false)));
+        assert_eq!(parse("delete-tenant-t_x"), Some((Kind::Tenant, "t_x", false)));
+        for none in ["", "create-", "tenant-", "create-database-db_x", "frob-tenant-t_x"] {
+            assert_eq!(parse(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn limits_and_times() {
+        let with = |text: &str| limit(&[("limit".to_owned(), text.to_owned())].into(), 50, 200);
+        assert_eq!((with("0"), with("x"), with("-1"), with("7"), with("1000")), (50, 50, 50, 7, 200));
+        assert_eq!(instant("1970-01-02"), Some(86_400_000));
+        assert_eq!(instant("1970-01-01T00:00:01Z"), Some(1000));
+        assert_eq!(instant("yesterday"), None);
+    }
+}

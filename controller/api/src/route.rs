@@ -1,0 +1,446 @@
+//! The one table of routes. The router, OpenAPI, the reference page and the authorization tests are made from it.
+
+use std::fmt;
+
+use axum::http::Method;
+use hosting_resource::{Kind, ListBy, Tier};
+
+/// Where all routes lie.
+pub const BASE: &str = "/api/v1";
+
+/// What a scope allows to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// GET.
+    Read,
+    /// POST, PUT, PATCH and all actions.
+    Write,
+    /// DELETE.
+    Delete,
+}
+
+impl Action {
+    /// As scopes spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// `resource:action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// e.g. `zone_records`.
+    pub resource: &'static str,
+    /// What it allows.
+    pub action: Action,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.resource, self.action.as_str())
+    }
+}
+
+/// What a route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// A page of a kind.
+    List(Kind),
+    /// A page of what refers to a resource.
+    ListBy(Kind, ListBy),
+    /// One resource.
+    Get(Kind),
+    /// A new resource.
+    Create(Kind),
+    /// A changed resource.
+    Update(Kind),
+    /// A resource on its way out; for an API key: revoked.
+    Delete(Kind),
+    /// Another attempt at what failed.
+    Retry(Kind),
+    /// A tenant off.
+    Suspend,
+    /// A tenant on.
+    Unsuspend,
+    /// Another attempt at everything of a tenant that failed.
+    RetryFailed,
+    /// A tenant's resources by kind and status.
+    Summary,
+    /// A shard planned anew.
+    Converge,
+    /// The clusters that a brand may use.
+    BrandClusters,
+    /// Sets them.
+    SetBrandClusters,
+    /// What a cluster can run.
+    Runtimes,
+    /// Adds one.
+    AddRuntime,
+    /// Takes one away.
+    RemoveRuntime,
+    /// Who did what.
+    AuditLogs,
+    /// Counts for the dashboard.
+    Stats,
+    /// Resources by id or label.
+    Search,
+    /// Blocks until a resource is settled.
+    Await,
+    /// A single-use token with which a node enrols.
+    JoinToken,
+    /// What a dead node left open is closed.
+    Forget,
+    /// Who applied what.
+    Subscribers,
+    /// Lets a subscriber apply what its brake holds.
+    Release,
+    /// The way of a name from here to its site.
+    Explain,
+}
+
+/// The shape of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Nothing.
+    Empty,
+    /// Body of POST.
+    Create(Kind),
+    /// Body of PUT.
+    Update(Kind),
+    /// One resource.
+    View(Kind),
+    /// A page of resources.
+    Page(Kind),
+    /// A body of its own, by its name in [`crate::bodies`].
+    Named(&'static str),
+}
+
+/// One route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// HTTP method.
+    pub method: Method,
+    /// Path below [`BASE`], with `{parameters}`.
+    pub path: String,
+    /// What the key must allow; `None`: platform admins only.
+    pub scope: Option<Scope>,
+    /// Who may call.
+    pub tier: Tier,
+    /// What it does.
+    pub op: Op,
+    /// Code of success, when the caller does not wait.
+    pub success: u16,
+    /// Request body.
+    pub request: Shape,
+    /// Body of success.
+    pub response: Shape,
+    /// One line for the reference.
+    pub summary: String,
+    /// The kind that the path's first parameter names, if it names a resource.
+    pub subject: Option<Kind>,
+}
+
+impl Route {
+    /// Whether it changes something: such routes are audited and take `?wait=ready`.
+    #[must_use]
+    pub fn is_mutating(&self) -> bool {
+        self.method != Method::GET
+    }
+
+    /// The whole path.
+    #[must_use]
+    pub fn full_path(&self) -> String {
+        format!("{BASE}{}", self.path)
+    }
+
+    /// The name of the path's first parameter.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
+        self.path.split_once('{')?.1.split_once('}').map(|(name, _)| name)
+    }
+
+    /// The first word of the path: the resource type of audit rows, the group in the reference.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        match self.op {
+            Op::List(kind)
+            | Op::ListBy(kind, _)
+            | Op::Get(kind)
+            | Op::Create(kind)
+            | Op::Update(kind)
+            | Op::Delete(kind)
+            | Op::Retry(kind) => kind.info().plural(),
+            Op::Suspend
+            | Op::Unsuspend
+            | Op::RetryFailed
+            | Op::Summary
+            | Op::Converge
+            | Op::BrandClusters
+            | Op::SetBrandClusters
+            | Op::Runtimes
+            | Op::AddRuntime
+            | Op::RemoveRuntime
+            | Op::AuditLogs
+            | Op::Stats
+            | Op::Search
+            | Op::Await
+            | Op::JoinToken
+            | Op::Forget
+            | Op::Subscribers
+            | Op::Release
+            | Op::Explain => self.path.trim_start_matches('/').split('/').next().unwrap_or_default(),
+        }
+    }
+}
+
+/// All routes.
+#[must_use]
+pub fn table() -> Vec<Route> {
+    let mut routes: Vec<Route> = Kind::ALL.iter().flat_map(|kind| generic(*kind)).collect();
+    routes.extend(special());
+    routes
+}
+
+impl Route {
+    /// A route of a scope's resource; the method says which action it takes.
+    fn scoped(method: Method, path: &str, resource: &'static str, tier: Tier, op: Op) -> Self {
+        let action = action_of(&method);
+        Self { scope: Some(Scope { resource, action }), tier, ..Self::admin(method, path, op) }
+    }
+
+    /// A route for platform admins, whatever their scopes.
+    fn admin(method: Method, path: &str, op: Op) -> Self {
+        Self {
+            method,
+            path: path.to_owned(),
+            scope: None,
+            tier: Tier::Admin,
+            op,
+            success: 200,
+            request: Shape::Empty,
+            response: Shape::Empty,
+            summary: String::new(),
+            subject: None,
+        }
+    }
+
+    fn says(self, summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), ..self }
+    }
+
+    fn takes(self, request: Shape) -> Self {
+        Self { request, ..self }
+    }
+
+    fn gives(self, success: u16, response: Shape) -> Self {
+        Self { success, response, ..self }
+    }
+
+    fn of(self, subject: Option<Kind>) -> Self {
+        Self { subject, ..self }
+    }
+}
+
+/// The action that a method stands for.
+fn action_of(method: &Method) -> Action {
+    match method.as_str() {
+        "GET" => Action::Read,
+        "DELETE" => Action::Delete,
+        _ => Action::Write,
+    }
+}
+
+fn generic(kind: Kind) -> Vec<Route> {
+    let info = kind.info();
+    let name = info.title;
+    let parent = info.parent.map(|parent| parent.kind);
+    let route = |method, path: &str, op| Route::scoped(method, path, info.scope, info.tier, op);
+    let delete =
+        if kind == Kind::ApiKey { "Revoke an API key".to_owned() } else { format!("Delete: {name}") };
+    let mut routes = vec![
+        route(Method::GET, info.collection, Op::List(kind))
+            .gives(200, Shape::Page(kind))
+            .of(parent)
+            .says(format!("List: {name}")),
+        route(Method::POST, info.collection, Op::Create(kind))
+            .takes(Shape::Create(kind))
+            .gives(info.codes.create, Shape::View(kind))
+            .of(parent)
+            .says(format!("Create: {name}")),
+        route(Method::GET, info.item, Op::Get(kind))
+            .gives(200, Shape::View(kind))
+            .of(Some(kind))
+            .says(format!("Get: {name}")),
+        route(Method::DELETE, info.item, Op::Delete(kind))
+            .gives(info.codes.delete, Shape::Empty)
+            .of(Some(kind))
+            .says(delete),
+    ];
+    for list in info.lists {
+        routes.push(
+            route(Method::GET, list.path, Op::ListBy(kind, *list))
+                .gives(200, Shape::Page(kind))
+                .of(Some(list.kind))
+                .says(format!("List: {name} by {}", list.kind.info().title)),
+        );
+    }
+    if let Some(code) = info.codes.update {
+        routes.push(
+            route(Method::PUT, info.item, Op::Update(kind))
+                .takes(Shape::Update(kind))
+                .gives(code, Shape::View(kind))
+                .of(Some(kind))
+                .says(format!("Change: {name}")),
+        );
+    }
+    if info.retry {
+        routes.push(
+            route(Method::POST, &format!("{}/retry", info.item), Op::Retry(kind))
+                .gives(202, Shape::Empty)
+                .of(Some(kind))
+                .says(format!("Try again what failed: {name}")),
+        );
+    }
+    routes
+}
+
+fn special() -> Vec<Route> {
+    use Shape::{Empty, Named};
+    use Tier::{Admin, Brand};
+    let (get, post) = (|| Method::GET, || Method::POST);
+    let (tenant, brand, cluster, node) =
+        (Some(Kind::Tenant), Some(Kind::Brand), Some(Kind::Cluster), Some(Kind::Node));
+    let runtimes = "/clusters/{id}/runtimes";
+    vec![
+        Route::scoped(post(), "/tenants/{id}/suspend", "tenants", Brand, Op::Suspend)
+            .takes(Named("Suspend"))
+            .gives(202, Empty)
+            .of(tenant)
+            .says("Switch a tenant off"),
+        Route::scoped(post(), "/tenants/{id}/unsuspend", "tenants", Brand, Op::Unsuspend)
+            .gives(202, Empty)
+            .of(tenant)
+            .says("Switch a tenant on again"),
+        Route::scoped(post(), "/tenants/{id}/retry-failed", "tenants", Brand, Op::RetryFailed)
+            .gives(202, Named("RetryFailed"))
+            .of(tenant)
+            .says("Try again everything of a tenant that failed"),
+        Route::scoped(get(), "/tenants/{id}/resource-summary", "tenants", Brand, Op::Summary)
+            .gives(200, Named("Summary"))
+            .of(tenant)
+            .says("A tenant's resources by kind and status"),
+        Route::scoped(post(), "/shards/{id}/converge", "shards", Admin, Op::Converge)
+            .gives(202, Named("Converging"))
+            .of(Some(Kind::Shard))
+            .says("Plan a shard and its tenants anew"),
+        Route::scoped(get(), "/brands/{id}/clusters", "brands", Brand, Op::BrandClusters)
+            .gives(200, Named("BrandClusters"))
+            .of(brand)
+            .says("The clusters that a brand may use; none: all"),
+        Route::scoped(Method::PUT, "/brands/{id}/clusters", "brands", Brand, Op::SetBrandClusters)
+            .takes(Named("BrandClusters"))
+            .gives(200, Named("BrandClusters"))
+            .of(brand)
+            .says("Set the clusters that a brand may use"),
+        Route::scoped(get(), runtimes, "clusters", Admin, Op::Runtimes)
+            .gives(200, Named("Runtimes"))
+            .of(cluster)
+            .says("What a cluster can run"),
+        Route::scoped(post(), runtimes, "clusters", Admin, Op::AddRuntime)
+            .takes(Named("Runtime"))
+            .gives(201, Named("RuntimeView"))
+            .of(cluster)
+            .says("Add a runtime to a cluster"),
+        Route::scoped(Method::DELETE, runtimes, "clusters", Admin, Op::RemoveRuntime)
+            .takes(Named("Runtime"))
+            .gives(204, Empty)
+            .of(cluster)
+            .says("Take a runtime from a cluster"),
+        Route::admin(get(), "/audit-logs", Op::AuditLogs).gives(200, Named("AuditPage")).says("Who did what"),
+        Route::admin(get(), "/dashboard/stats", Op::Stats)
+            .gives(200, Named("Stats"))
+            .says("Counts for the dashboard"),
+        Route::admin(get(), "/search", Op::Search)
+            .gives(200, Named("SearchResults"))
+            .says("Resources by id or label"),
+        Route::admin(get(), "/workflows/{workflowID}/await", Op::Await)
+            .gives(200, Named("Completed"))
+            .says("Block until the resource that a workflow id names is settled"),
+        Route::scoped(post(), "/nodes/{id}/join-tokens", "nodes", Admin, Op::JoinToken)
+            .gives(201, Named("JoinToken"))
+            .of(node)
+            .says("Make a single-use token with which the node enrols"),
+        Route::scoped(post(), "/nodes/{id}/forget", "nodes", Admin, Op::Forget)
+            .gives(200, Named("Forgotten"))
+            .of(node)
+            .says("Close what a dead node left open"),
+        Route::scoped(get(), "/subscribers", "nodes", Admin, Op::Subscribers)
+            .gives(200, Named("Subscribers"))
+            .says("Who applied what, and what is not applied"),
+        Route::scoped(post(), "/subscribers/{id}/release", "nodes", Admin, Op::Release)
+            .gives(200, Named("Released"))
+            .of(node)
+            .says("Let a node apply what its brake holds"),
+        Route::scoped(get(), "/explain/{fqdn}", "fqdns", Brand, Op::Explain)
+            .gives(200, Named("Explanation"))
+            .says("The way of a name: API, intent, edges, name servers, nodes"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_route_stands_twice_and_admin_routes_say_so() {
+        let table = table();
+        let distinct: BTreeSet<_> =
+            table.iter().map(|route| (route.method.to_string(), route.path.clone())).collect();
+        assert_eq!(distinct.len(), table.len());
+        for route in &table {
+            assert!(route.scope.is_some() || route.tier == Tier::Admin, "{} {}", route.method, route.path);
+            if let Some(scope) = route.scope {
+                assert_eq!(scope.action, action_of(&route.method), "{} {}", route.method, route.path);
+            }
+            assert_eq!(route.path.contains('{'), route.param().is_some());
+        }
+    }
+
+    /// Paths, scopes, tiers and codes that clients of the reference rely on.
+    #[test]
+    fn the_reference_routes_are_there() {
+        let table = table();
+        let wanted = include_str!("../tests/routes.txt");
+        let mut count = 0;
+        for line in wanted.lines().filter(|line| !line.trim().is_empty()) {
+            let mut words = line.split_whitespace();
+            let (Some(method), Some(path), Some(scope), Some(tier), Some(code)) =
+                (words.next(), words.next(), words.next(), words.next(), words.next())
+            else {
+                panic!("{line}");
+            };
+            let anonymous = |path: &str| {
+                path.split('/')
+                    .map(|part| if part.starts_with('{') { "{}" } else { part })
+                    .collect::<Vec<_>>()
+                    .join("/")
+            };
+            let route = table
+                .iter()
+                .find(|route| route.method.as_str() == method && anonymous(&route.path) == anonymous(path))
+                .unwrap_or_else(|| panic!("no route {method} {path}"));
+            assert_eq!(route.scope.map_or("-".to_owned(), |scope| scope.to_string()), scope, "{line}");
+            assert_eq!(if route.tier == Tier::Admin { "admin" } else { "brand" }, tier, "{line}");
+            assert_eq!(route.success.to_string(), code, "{line}");
+            count += 1;
+        }
+        assert!(count > 70, "{count}");
+    }
+}
