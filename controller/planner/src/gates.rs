@@ -424,6 +424,11 @@ impl Look<'_> {
             self.condition("children", Truth::True, "");
         }
         let mut waiting = Vec::new();
+        // Planned in parts: what is still wanted of it has not even been withdrawn.
+        let retire = Unit::Retire(self.resource.id.clone()).owner();
+        if let Some(row) = self.inputs.rows.iter().find(|row| row.owner != retire) {
+            waiting.push(format!("the withdrawal of {} from {}", row.key, row.audience));
+        }
         for (audience, revision) in withdrawn(self.resource) {
             let subscribers = self.fleet.subscribers(&audience);
             if subscribers.is_empty() {
@@ -436,6 +441,7 @@ impl Look<'_> {
                     self.lagging.push(subscriber.node_id);
                 } else if subscriber.applied < revision {
                     in_service += 1;
+                    self.lagging.push(subscriber.node_id.clone());
                     waiting.push(subscriber.node_id);
                 } else {
                     in_service += 1;
@@ -451,7 +457,6 @@ impl Look<'_> {
             self.condition("withdrawn", Truth::True, "");
         } else {
             let message = format!("waits for {}", waiting.join(", "));
-            self.lagging.append(&mut waiting);
             self.condition("withdrawn", Truth::Waiting, message);
         }
         let retired = self.retirement();

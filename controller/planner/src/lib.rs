@@ -25,6 +25,8 @@ pub mod gates;
 mod mutate;
 mod plan;
 mod read;
+#[cfg(test)]
+mod tests;
 mod touched;
 mod walk;
 mod world;

@@ -8,9 +8,12 @@ use hosting_resource::{Kind, Resource};
 use crate::fields::{is_deleting, state, state_number};
 use crate::{ApplyError, Change, Draft, IntentChange, PlanError, Unit, Walk, derive, read, walk};
 
-/// Rows that one mutation plans at most; what is over it goes to the replan queue. Below the store's 1 000, so that the
-/// mutation's own resources and the zones' serials fit beside.
-const ROWS: usize = 800;
+/// Rows after which a mutation begins nothing new: cascades and walks go on in the next one.
+const ENOUGH: usize = 500;
+
+/// Rows after which what is begun is planned later: more than one resource's nodes make of it. Below the store's 1 000, so
+/// that the resources themselves and the zones' serials fit beside.
+const ROWS: usize = 850;
 
 /// A mutation in the making.
 pub(crate) struct Plan<'d> {
@@ -49,9 +52,9 @@ impl<'d> Plan<'d> {
         Self { lenient: Some(Vec::new()), ..Self::new(draft, cause) }
     }
 
-    /// Whether the budget of one transaction is used up.
+    /// Whether nothing new is to be begun in this transaction.
     pub(crate) fn is_full(&self) -> bool {
-        self.rows >= ROWS
+        self.rows >= ENOUGH
     }
 
     /// Writes resources; `updated_at` moves with them.
@@ -112,8 +115,13 @@ impl<'d> Plan<'d> {
         for unit in units {
             if matches!(unit, Unit::Walk { .. }) {
                 self.walks.insert(unit);
-            } else if self.is_full() {
-                later.push(unit);
+            } else if self.rows >= ROWS {
+                later.push(Unit::Walk {
+                    over: Walk::Unit,
+                    of: String::new(),
+                    after: unit.owner(),
+                    cause: self.cause,
+                });
             } else {
                 self.replan_one(&unit).await?;
             }

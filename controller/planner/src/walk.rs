@@ -24,6 +24,7 @@ pub(crate) async fn step(
     after: &str,
     cause: Cause,
 ) -> Result<Option<Unit>, PlanError> {
+    // By facets, not references: what is being deleted refers to nothing any more, and is planned all the same.
     let page = match over {
         Walk::DnsGroups => {
             let groups = read::dns_groups(plan.draft).await?;
@@ -31,17 +32,23 @@ pub(crate) async fn step(
             return Ok(None);
         }
         Walk::NodeRows => return node_rows(plan, of, after, cause).await,
-        Walk::BrandZones => plan.draft.referrers(Kind::Zone, "brand_id", of, after, STEP).await?,
+        Walk::Unit => {
+            if let Some(unit) = Unit::from_owner(after).filter(|unit| !matches!(unit, Unit::Walk { .. })) {
+                plan.replan([unit]).await?;
+            }
+            return Ok(None);
+        }
+        Walk::BrandZones => plan.draft.with_facet(Kind::Zone, "brand_id", of, after, STEP).await?,
         Walk::ZoneRecords => plan.draft.children(Kind::ZoneRecord, of, after, STEP).await?,
-        Walk::ShardTenants => plan.draft.referrers(Kind::Tenant, "shard_id", of, after, STEP).await?,
+        Walk::ShardTenants => plan.draft.with_facet(Kind::Tenant, "shard_id", of, after, STEP).await?,
         Walk::TenantSites | Walk::TenantServices => {
             plan.draft.children(Kind::Webroot, of, after, STEP).await?
         }
-        Walk::ClusterTenants => plan.draft.referrers(Kind::Tenant, "cluster_id", of, after, STEP).await?,
-        Walk::BrandTenants => plan.draft.referrers(Kind::Tenant, "brand_id", of, after, STEP).await?,
+        Walk::ClusterTenants => plan.draft.with_facet(Kind::Tenant, "cluster_id", of, after, STEP).await?,
+        Walk::BrandTenants => plan.draft.with_facet(Kind::Tenant, "brand_id", of, after, STEP).await?,
         Walk::TenantNames => plan.draft.children(Kind::Fqdn, of, after, STEP).await?,
         Walk::NamesUnder => plan.draft.with_facet(Kind::Fqdn, SUFFIX_FACET, of, after, STEP).await?,
-        Walk::WebrootFqdns => plan.draft.referrers(Kind::Fqdn, "webroot_id", of, after, STEP).await?,
+        Walk::WebrootFqdns => plan.draft.with_facet(Kind::Fqdn, "webroot_id", of, after, STEP).await?,
         Walk::Clusters => plan.draft.list(Kind::Cluster, after, STEP).await?,
     };
     let last_page = page.len() < STEP as usize;
@@ -92,8 +99,8 @@ async fn visit(
             lying_in(plan, &resource.id, Kind::Fqdn, Walk::TenantNames, cause).await?;
             lying_in(plan, &resource.id, Kind::Webroot, Walk::TenantServices, cause).await
         }
-        // Neither goes over resources.
-        Walk::DnsGroups | Walk::NodeRows => Ok(()),
+        // None of them goes over resources.
+        Walk::DnsGroups | Walk::NodeRows | Walk::Unit => Ok(()),
     }
 }
 

@@ -219,6 +219,8 @@ pub enum Walk {
     Clusters,
     /// All groups of name servers.
     DnsGroups,
+    /// No walk: one unit that waits with its cause. The place is its owner ([`Unit::owner`]).
+    Unit,
 }
 
 impl Walk {
@@ -236,6 +238,7 @@ impl Walk {
         Self::WebrootFqdns,
         Self::Clusters,
         Self::DnsGroups,
+        Self::Unit,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -253,6 +256,7 @@ impl Walk {
             Self::WebrootFqdns => "webroot_fqdns",
             Self::Clusters => "clusters",
             Self::DnsGroups => "dns_groups",
+            Self::Unit => "unit",
         }
     }
 }

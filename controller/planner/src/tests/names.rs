@@ -1,0 +1,280 @@
+//! Host names: who may have them, what they are bound to, and their automatic records.
+
+use super::*;
+use crate::ApplyError;
+
+const AUTO: &str = "example.com/www.example.com/A";
+
+/// A tenant with a site that is up at www.example.com, in its own zone.
+async fn site() -> (Lab, Resource, Resource, Resource, Resource) {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let zone = lab.zone(&tenant, "example.com").await.unwrap();
+    let webroot = lab.webroot(&tenant).await;
+    let fqdn = lab.fqdn(&tenant, "www.example.com", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    (lab, tenant, zone, webroot, fqdn)
+}
+
+fn is_auto(set: Option<m::RrSet>) -> bool {
+    matches!(set.and_then(|set| set.data), Some(m::rr_set::Data::AddressSet(_)))
+}
+
+fn auto_records(lab: &Lab) -> Vec<String> {
+    let all =
+        lab.store.resources.values().filter(|r| r.kind == Kind::ZoneRecord && r.text("managed_by") == "auto");
+    let mut all: Vec<String> = all.map(|r| format!("{} {}", r.label, r.parent.clone().unwrap())).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_one() {
+    let (mut lab, tenant, _, webroot, _) = site().await;
+    let other = lab.tenant("acme", "c2").await;
+    let taken = lab.fqdn(&other, "www.example.com", None).await.unwrap_err();
+    assert!(matches!(taken, PlanError::Conflict(_)), "in another tenant's zone: {taken}");
+    let taken = lab.fqdn(&tenant, "www.example.com", None).await.unwrap_err();
+    assert!(matches!(taken, PlanError::Apply(ApplyError::Taken { field: "fqdn", .. })), "{taken}");
+    let stolen = lab.fqdn(&other, "other.example", Some(&webroot)).await.unwrap_err();
+    assert!(stolen.to_string().contains("webroot_id") && stolen.to_string().contains("another tenant"));
+    lab.fqdn(&other, "shop.acme.example", None).await.unwrap();
+    let service = format!("{}.{}.acme.example", webroot.id.replace('_', "-"), tenant.id.replace('_', "-"));
+    assert!(matches!(lab.fqdn(&other, &service, None).await, Err(PlanError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn a_zone_takes_nothing_from_another() {
+    let (mut lab, tenant, _, _, _) = site().await;
+    let other = lab.tenant("acme", "c2").await;
+    assert!(matches!(lab.zone(&other, "shop.example.com").await, Err(PlanError::Conflict(_))));
+    lab.zone(&tenant, "shop.example.com").await.unwrap();
+    let subscription = "sub-c1";
+    let brand_zone = json!({"name": "acme.example", "subscription_id": subscription, "region_id": lab.region,
+        "brand_id": "acme"});
+    lab.post(Kind::Zone, None, brand_zone).await.unwrap();
+    // A tenant's own zone under its brand's, but never where another tenant's service host names lie.
+    lab.zone(&other, "club.acme.example").await.unwrap();
+    let label = tenant.id.replace('_', "-");
+    assert!(matches!(lab.zone(&other, &format!("{label}.acme.example")).await, Err(PlanError::Conflict(_))));
+    lab.zone(&tenant, &format!("{label}.acme.example")).await.unwrap();
+    lab.brand("bolt", "bolt.example").await;
+    let foreign = lab.tenant("bolt", "c3").await;
+    assert!(matches!(lab.zone(&foreign, "x.acme.example").await, Err(PlanError::Conflict(_))));
+    assert!(matches!(lab.fqdn(&foreign, "y.acme.example", None).await, Err(PlanError::Conflict(_))));
+    lab.fqdn(&other, "y.acme.example", None).await.unwrap();
+}
+
+#[tokio::test]
+async fn automatic_records_follow_their_zone() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let webroot = lab.webroot(&tenant).await;
+    lab.fqdn(&tenant, "www.shop.example.com", Some(&webroot)).await.unwrap();
+    lab.fqdn(&tenant, "unbound.example.com", None).await.unwrap();
+    lab.settle().await;
+    assert_eq!(auto_records(&lab), [] as [&str; 0]);
+    // The zone comes after the name.
+    let wide = lab.zone(&tenant, "example.com").await.unwrap();
+    lab.settle().await;
+    assert_eq!(auto_records(&lab), [format!("www.shop.example.com A {}", wide.id)]);
+    assert!(is_auto(lab.rr_set("example.com/www.shop.example.com/A")));
+    // A closer zone takes the name over, and gives it back.
+    let close = lab.zone(&tenant, "shop.example.com").await.unwrap();
+    lab.settle().await;
+    assert_eq!(auto_records(&lab), [format!("www.shop.example.com A {}", close.id)]);
+    assert_eq!(lab.rr_set("example.com/www.shop.example.com/A"), None);
+    assert!(is_auto(lab.rr_set("shop.example.com/www.shop.example.com/A")));
+    lab.assert_planned().await;
+    lab.delete(&close.id).await.unwrap();
+    assert_eq!(lab.rr_set("shop.example.com/www.shop.example.com/A"), None);
+    lab.settle().await;
+    assert_eq!(lab.get(&close.id), None);
+    assert_eq!(auto_records(&lab), [format!("www.shop.example.com A {}", wide.id)]);
+    lab.assert_planned().await;
+    lab.delete(&wide.id).await.unwrap();
+    lab.settle().await;
+    assert_eq!(auto_records(&lab), [] as [&str; 0]);
+    assert!(
+        lab.store.resources.values().filter(|r| r.kind == Kind::Fqdn).all(|r| r.status == Status::Active)
+    );
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn custom_records_take_over_and_give_back() {
+    let (mut lab, _, zone, _, _) = site().await;
+    assert!(is_auto(lab.rr_set(AUTO)));
+    // Either family takes the name over whole.
+    let six = lab.record(&zone, "AAAA", "www", "2001:db8::1").await.unwrap();
+    assert_eq!(lab.rr_set(AUTO), None);
+    assert_eq!(auto_records(&lab).len(), 1, "it steps back, it does not go");
+    lab.settle().await;
+    assert_eq!(lab.status(&six.id), Some(Status::Active));
+    let four = lab.record(&zone, "A", "www", "198.51.100.1").await.unwrap();
+    let twin = lab.record(&zone, "A", "www.example.com.", "198.51.100.2").await.unwrap();
+    let Some(m::rr_set::Data::Records(records)) = lab.rr_set(AUTO).unwrap().data else { panic!() };
+    assert_eq!(records.rdata, ["198.51.100.1", "198.51.100.2"]);
+    assert!(matches!(lab.record(&zone, "A", "www", "198.51.100.1").await, Err(PlanError::Conflict(_))));
+    assert!(matches!(lab.record(&zone, "CNAME", "www", "x.example").await, Err(PlanError::Conflict(_))));
+    lab.put(&twin.id, json!({"ttl": 60})).await.unwrap();
+    assert_eq!(lab.rr_set(AUTO).unwrap().ttl, 60);
+    lab.settle().await;
+    lab.assert_planned().await;
+    for id in [&four.id, &twin.id] {
+        lab.delete(id).await.unwrap();
+        assert!(!is_auto(lab.rr_set(AUTO)), "the other family still has the name");
+    }
+    lab.delete(&six.id).await.unwrap();
+    assert!(is_auto(lab.rr_set(AUTO)));
+    lab.settle().await;
+    assert_eq!(lab.get(&six.id), None);
+    let alias = lab.record(&zone, "CNAME", "www", "elsewhere.example").await.unwrap();
+    assert_eq!(lab.rr_set(AUTO), None);
+    assert!(matches!(lab.record(&zone, "TXT", "www", "x").await, Err(PlanError::Conflict(_))));
+    lab.delete(&alias.id).await.unwrap();
+    assert!(is_auto(lab.rr_set(AUTO)));
+    let auto = lab.store.resources.values().find(|r| r.text("managed_by") == "auto").unwrap().id.clone();
+    assert!(matches!(lab.delete(&auto).await, Err(PlanError::Forbidden(_))));
+    lab.settle().await;
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn a_serial_moves_once_a_revision() {
+    let (mut lab, _, zone, _, _) = site().await;
+    let before = lab.serial("example.com");
+    let record = lab.record(&zone, "A", "@", "198.51.100.1").await.unwrap();
+    assert_eq!(lab.serial("example.com"), before + 1);
+    lab.put(&record.id, json!({"ttl": 120})).await.unwrap();
+    assert_eq!(lab.serial("example.com"), before + 2);
+    lab.put(&record.id, json!({"ttl": 120})).await.unwrap();
+    assert_eq!(lab.serial("example.com"), before + 2, "nothing changed");
+    // RFC 1982: it wraps; 0 is left out.
+    lab.store.resources.get_mut(&zone.id).unwrap().state["serial"] = json!(u32::MAX);
+    lab.put(&record.id, json!({"ttl": 180})).await.unwrap();
+    assert_eq!(lab.serial("example.com"), 1);
+}
+
+#[tokio::test]
+async fn binding_anew_keeps_the_old_site_until_the_new_one_answers() {
+    let (mut lab, tenant, _, first, fqdn) = site().await;
+    let second = lab.webroot(&tenant).await;
+    let bound = lab.put(&fqdn.id, json!({"webroot_id": second.id})).await.unwrap();
+    assert_eq!(lab.route("www.example.com").unwrap().webroot_id, first.id);
+    assert!(is_auto(lab.rr_set(AUTO)));
+    let fleet = Everybody::of(&lab.store);
+    let verdict = lab.look(&bound.id, &fleet).await;
+    assert!(!verdict.settled, "{verdict:?}");
+    lab.settle().await;
+    assert_eq!(lab.route("www.example.com").unwrap().webroot_id, second.id);
+    assert_eq!(lab.status(&fqdn.id), Some(Status::Active));
+    lab.assert_planned().await;
+    // Unbound it is known, and has no address.
+    lab.put(&fqdn.id, json!({"webroot_id": null})).await.unwrap();
+    assert_eq!(lab.route("www.example.com").unwrap().webroot_id, "");
+    assert_eq!(lab.rr_set(AUTO), None);
+    lab.settle().await;
+    lab.assert_planned().await;
+    lab.put(&fqdn.id, json!({"webroot_id": first.id})).await.unwrap();
+    lab.settle().await;
+    assert!(is_auto(lab.rr_set(AUTO)));
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn service_host_names_in_both_spellings() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let zone = json!({"name": "acme.example", "subscription_id": "sub-c1", "region_id": lab.region, "brand_id": "acme"});
+    lab.post(Kind::Zone, None, zone).await.unwrap();
+    let webroot = lab.webroot_with(&tenant, true).await;
+    let written = format!("{}.{}.acme.example", webroot.id, tenant.id);
+    let certifiable = written.replace('_', "-");
+    assert_eq!(lab.route(&written), None);
+    lab.settle().await;
+    for name in [&written, &certifiable] {
+        assert_eq!(lab.route(name).unwrap().webroot_id, webroot.id);
+        assert!(is_auto(lab.rr_set(&format!("acme.example/{name}/A"))));
+    }
+    assert_eq!(lab.status(&webroot.id), Some(Status::Active));
+    lab.assert_planned().await;
+    // Another base name: the new routes first, then their records.
+    lab.put("acme", json!({"base_hostname": "sites.acme.example"})).await.unwrap();
+    lab.drain().await;
+    let moved = format!("{}.{}.sites.acme.example", webroot.id, tenant.id);
+    assert!(lab.route(&moved).is_some());
+    assert_eq!(lab.rr_set(&format!("acme.example/{moved}/A")), None);
+    assert_eq!((lab.route(&written), lab.rr_set(&format!("acme.example/{written}/A"))), (None, None));
+    lab.settle().await;
+    assert!(is_auto(lab.rr_set(&format!("acme.example/{moved}/A"))));
+    lab.assert_planned().await;
+    lab.put(&webroot.id, json!({"service_hostname_enabled": false})).await.unwrap();
+    lab.settle().await;
+    assert_eq!((lab.route(&moved), lab.rr_set(&format!("acme.example/{moved}/A"))), (None, None));
+    assert_eq!(lab.status(&webroot.id), Some(Status::Active));
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn a_zone_changes_hands() {
+    let (mut lab, tenant, zone, _, _) = site().await;
+    let other = lab.tenant("acme", "c2").await;
+    let moved = lab.put(&zone.id, json!({"tenant_id": other.id})).await.unwrap();
+    assert_eq!((moved.tenant.as_deref(), moved.text("subscription_id")), (Some(other.id.as_str()), "sub-c2"));
+    lab.settle().await;
+    // The name still is the first tenant's, its records are not in a stranger's zone.
+    assert_eq!(lab.rr_set(AUTO), None);
+    assert!(lab.route("www.example.com").is_some());
+    lab.assert_planned().await;
+    lab.delete("sub-c1").await.unwrap();
+    lab.settle().await;
+    assert!(lab.get(&zone.id).is_some(), "billed with the other's subscription now");
+    lab.brand("bolt", "bolt.example").await;
+    let foreign = lab.tenant("bolt", "c3").await;
+    assert!(matches!(
+        lab.put(&zone.id, json!({"tenant_id": foreign.id})).await,
+        Err(PlanError::Invalid { .. })
+    ));
+    assert!(lab.get(&tenant.id).is_some());
+}
+
+#[tokio::test]
+async fn references_must_fit_together() {
+    let mut lab = Lab::new().await;
+    lab.brand("bolt", "bolt.example").await;
+    let cluster = lab.cluster.clone();
+    let dns_shard =
+        lab.post(Kind::Shard, Some(&cluster), json!({"name": "d", "role": "dns"})).await.unwrap().id;
+    let tenant = |shard: &str, brand: &str, lab: &Lab| {
+        json!({"brand_id": brand, "customer_id": "x", "region_id": lab.region, "cluster_id": lab.cluster,
+            "shard_id": shard})
+    };
+    let body = tenant(&dns_shard, "acme", &lab);
+    assert!(lab.post(Kind::Tenant, None, body).await.unwrap_err().to_string().contains("web shard"));
+    let body = tenant("nope", "acme", &lab);
+    assert!(lab.post(Kind::Tenant, None, body).await.unwrap_err().to_string().contains("there is no shard"));
+    let region = lab.region.clone();
+    let elsewhere = lab.post(Kind::Cluster, Some(&region), json!({"name": "c2"})).await.unwrap().id;
+    let clusters = hosting_resource::kinds::brand::set_clusters(
+        &lab.store.resources["bolt"].clone(),
+        json!({"cluster_ids": [elsewhere]}).as_object().unwrap(),
+    )
+    .unwrap();
+    let bolt = lab.store.resources["bolt"].clone();
+    let updated = update(&mut lab.store, bolt, clusters).await;
+    lab.end(updated).unwrap();
+    let body = tenant(&lab.shard.clone(), "bolt", &lab);
+    let refused = lab.post(Kind::Tenant, None, body).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("cluster {cluster} is not allowed for brand bolt")), "{refused}");
+    let node = json!({"id": "n", "hostname": "n", "roles": ["web"], "shard_ids": [lab.shard]});
+    let refused = lab.post(Kind::Node, Some(&elsewhere), node).await.unwrap_err().to_string();
+    assert!(refused.contains("not in cluster"), "{refused}");
+    let one = lab.tenant("acme", "c1").await;
+    let two = lab.tenant("acme", "c2").await;
+    let body = json!({"subscription_id": "sub-c2", "runtime": "static", "runtime_version": "1"});
+    let refused = lab.post(Kind::Webroot, Some(&one.id), body).await.unwrap_err().to_string();
+    assert!(refused.contains("another tenant"), "{refused}");
+    let again = json!({"id": "sub-c2", "name": "again"});
+    assert!(matches!(lab.post(Kind::Subscription, Some(&two.id), again).await, Err(PlanError::Conflict(_))));
+}
