@@ -2,5 +2,6 @@
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 pub mod drivers;
+pub mod host;
 pub mod layout;
 pub mod render;

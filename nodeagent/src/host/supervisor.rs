@@ -1,0 +1,692 @@
+//! Long-running services as children of the agent, where there is no systemd.
+//!
+//! Owns their start, reload, stop and restart, and that no configuration takes effect that the service itself refuses. It
+//! must never signal a process that is not ours (see [`super::process`]). Called by drivers through
+//! [`hosting_agent_engine::Host`]; systemd will be another implementation of the same operations.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hosting_agent_engine::{Access, ConfigLayout, HostError, Place, ServiceSpec, ServiceState};
+use tokio::{
+    process::{Child, Command},
+    sync::{Mutex as AsyncMutex, Semaphore, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    files::Files,
+    process::{Record, Running, Spawner, children, is_alive, signal, title},
+};
+use crate::layout::Roots;
+
+/// What becomes of children when the agent is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtDeath {
+    /// They end with it, as far as `setpriv` is there.
+    End,
+    /// They go on serving, and the next agent takes them over.
+    Keep,
+}
+
+/// How long a test of a configuration may take.
+const CHECK_TIME: Duration = Duration::from_secs(15);
+/// How long a service may take to finish what it is doing when it is stopped.
+const STOP_TIME: Duration = Duration::from_secs(10);
+/// How long workers may take to stop accepting after a reload.
+const RELOAD_TIME: Duration = Duration::from_secs(6);
+/// Least pause between two reloads: changes that come close together share one.
+const RELOAD_PAUSE: Duration = Duration::from_millis(200);
+/// First wait before a service that ended is started again; doubled each time.
+const RESTART_FIRST: Duration = Duration::from_millis(200);
+/// Longest wait.
+const RESTART_LAST: Duration = Duration::from_secs(30);
+/// A service that ran this long is started again without memory of earlier ends.
+const RESTART_FORGET: Duration = Duration::from_secs(60);
+
+/// The supervisor. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    files: Arc<Files>,
+    roots: Roots,
+    /// Where process records and the output of services lie.
+    folder: PathBuf,
+    services: Mutex<BTreeMap<String, Arc<Service>>>,
+    /// Children of an earlier agent that are alive and not taken over yet.
+    inherited: Mutex<BTreeMap<String, (Record, Running)>>,
+    spawner: Spawner,
+    setpriv: Option<PathBuf>,
+    events: watch::Sender<u64>,
+    checks: Semaphore,
+    drafts: AtomicU64,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Service {
+    name: String,
+    /// One operation at a time. Held across waits on purpose: a reload must not overtake a start.
+    control: AsyncMutex<Control>,
+    /// What others see, without waiting for an operation.
+    shown: Mutex<ServiceState>,
+    reloads_asked: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    spec: Option<ServiceSpec>,
+    running: Option<Arc<Running>>,
+    started: Option<Instant>,
+    restarts: u32,
+    reloads_done: u64,
+    reload_result: Option<HostError>,
+    reload_ended: Option<Instant>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Supervisor {
+    /// Looks for children of an earlier agent: live masters wait to be taken over, workers without a master are killed.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn open(
+        files: Arc<Files>,
+        roots: Roots,
+        folder: PathBuf,
+        at_death: AtDeath,
+    ) -> Result<Self, std::io::Error> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let drafts = roots.config.join(".check");
+        match fs::remove_dir_all(&drafts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // Drafts hold what the main files hold.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&drafts)?;
+        let mut inherited = BTreeMap::new();
+        for entry in fs::read_dir(&folder)?.flatten() {
+            let path = entry.path();
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+            if path.extension().is_none_or(|extension| extension != "process") {
+                continue;
+            }
+            let Some(record) = Record::load(&path) else { continue };
+            if let Some(running) = record.alive() {
+                tracing::info!(service = name, pid = record.pid, "found running, left by an earlier agent");
+                inherited.insert(name, (record, running));
+            } else {
+                record.end_leftovers();
+                let _ = fs::remove_file(&path);
+            }
+        }
+        let setpriv =
+            ["/usr/bin/setpriv", "/bin/setpriv"].map(PathBuf::from).into_iter().find(|path| path.is_file());
+        if setpriv.is_none() && at_death == AtDeath::End {
+            tracing::warn!(
+                "no setpriv (util-linux): children outlive an agent that is killed, the next one takes them over"
+            );
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                files,
+                roots,
+                folder,
+                services: Mutex::default(),
+                inherited: Mutex::new(inherited),
+                spawner: Spawner::new()?,
+                setpriv: setpriv.filter(|_| at_death == AtDeath::End),
+                events: watch::Sender::new(0),
+                checks: Semaphore::new(4),
+                drafts: AtomicU64::new(0),
+                stopping: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// Changes each time a service starts or ends, or a removal in the background is done.
+    #[must_use]
+    pub fn events(&self) -> watch::Receiver<u64> {
+        self.inner.events.subscribe()
+    }
+
+    pub(super) fn event(&self) {
+        self.inner.events.send_modify(|count| *count += 1);
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Service>> {
+        lock(&self.inner.services).get(name).cloned()
+    }
+
+    fn service(&self, name: &str) -> Arc<Service> {
+        lock(&self.inner.services)
+            .entry(name.to_owned())
+            .or_insert_with(|| {
+                Arc::new(Service {
+                    name: name.to_owned(),
+                    control: AsyncMutex::default(),
+                    shown: Mutex::new(ServiceState::Stopped),
+                    reloads_asked: AtomicU64::new(0),
+                })
+            })
+            .clone()
+    }
+
+    pub(super) fn state(&self, name: &str) -> ServiceState {
+        if lock(&self.inner.inherited).contains_key(name) {
+            return ServiceState::Down("left by an earlier agent, not taken over yet".to_owned());
+        }
+        self.find(name).map_or(ServiceState::Stopped, |service| lock(&service.shown).clone())
+    }
+
+    fn show(&self, service: &Service, state: ServiceState) {
+        let changed = {
+            let mut shown = lock(&service.shown);
+            let changed = *shown != state;
+            *shown = state;
+            changed
+        };
+        if changed {
+            self.event();
+        }
+    }
+
+    /// Tests and writes the main configuration, then starts the service or makes it take that in.
+    pub(super) async fn run(&self, spec: &ServiceSpec) -> Result<(), HostError> {
+        if self.inner.stopping.load(Ordering::Acquire) {
+            return Err(HostError::service(&spec.name, "the agent is stopping"));
+        }
+        let service = self.service(&spec.name);
+        let mut control = service.control.lock().await;
+        self.check_or_heal(spec).await?;
+        self.write_main(spec).await?;
+
+        let inherited = lock(&self.inner.inherited).remove(&spec.name);
+        if let Some((record, running)) = inherited {
+            if record.runs(Path::new(&spec.program)) {
+                tracing::info!(service = spec.name, pid = record.pid, "taken over from an earlier agent");
+                let running = Arc::new(running);
+                self.watch(&service, running.clone(), None, record);
+                control.running = Some(running);
+            } else {
+                self.end(&running, spec.stop_signal).await;
+                record.end_leftovers();
+            }
+        }
+        let same_program = control
+            .spec
+            .as_ref()
+            .is_none_or(|before| before.program == spec.program && before.args == spec.args);
+        if !same_program && let Some(running) = control.running.take() {
+            self.end(&running, spec.stop_signal).await;
+        }
+        control.spec = Some(spec.clone());
+        match control.running.clone() {
+            Some(running) => self.signal_reload(spec, &running).await,
+            None => {
+                if let Err(error) = self.start(&service, &mut control, spec).await {
+                    self.show(&service, ServiceState::Down(error.to_string()));
+                    return Err(error);
+                }
+            }
+        }
+        self.show(&service, ServiceState::Running(Box::new(spec.clone())));
+        Ok(())
+    }
+
+    async fn write_main(&self, spec: &ServiceSpec) -> Result<(), HostError> {
+        let parts = format!("{}/*{}", self.inner.roots.text(&spec.config.parts), spec.config.suffix);
+        let text = spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{parts}\""));
+        let (files, main, parts) =
+            (self.inner.files.clone(), spec.config.main.clone(), spec.config.parts.clone());
+        blocking(move || {
+            files.make_dir(&parts, Access::agent(0o755))?;
+            files.write(&main, text.as_bytes(), Access::agent(0o600))
+        })
+        .await
+    }
+
+    fn arguments(&self, given: &[String], main: &str) -> Vec<String> {
+        given.iter().map(|arg| arg.replace(ServiceSpec::MAIN, main)).collect()
+    }
+
+    async fn start(
+        &self,
+        service: &Arc<Service>,
+        control: &mut Control,
+        spec: &ServiceSpec,
+    ) -> Result<(), HostError> {
+        let failed = |problem: String| HostError::service(&spec.name, problem);
+        let output = self.output(&spec.name);
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&output)
+            .map_err(|error| failed(format!("{}: {error}", output.display())))?;
+        let second = log.try_clone().map_err(|error| failed(error.to_string()))?;
+        let mut command = match &self.inner.setpriv {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                // TERM and not KILL: a master that is killed leaves its workers behind.
+                command.args(["--pdeathsig", "TERM", "--", spec.program.as_str()]);
+                command
+            }
+            None => Command::new(&spec.program),
+        };
+        command
+            .args(self.arguments(&spec.args, &self.inner.roots.text(&spec.config.main)))
+            .env_clear()
+            .env("PATH", PATH)
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(second);
+        let mut child = self
+            .inner
+            .spawner
+            .spawn(command)
+            .await
+            .map_err(|error| failed(format!("cannot start {}: {error}", spec.program)))?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let running = pid.and_then(Running::open);
+        let record = pid.and_then(|pid| Record::of(pid, Path::new(&spec.program)));
+        let (Some(running), Some(record)) = (running, record) else {
+            let _ = child.wait().await;
+            return Err(failed(format!("ended at once: {}", tail(&output))));
+        };
+        record
+            .save(&self.record(&spec.name))
+            .map_err(|error| failed(format!("cannot write down its process: {error}")))?;
+        // Most mistakes show within a moment.
+        if timeout(Duration::from_millis(60), running.ended()).await.is_ok() {
+            let _ = child.wait().await;
+            record.end_leftovers();
+            return Err(failed(format!("ended at once: {}", tail(&output))));
+        }
+        tracing::info!(service = spec.name, pid = running.pid, "started");
+        let running = Arc::new(running);
+        control.running = Some(running.clone());
+        control.started = Some(Instant::now());
+        self.watch(service, running, Some(child), record);
+        Ok(())
+    }
+
+    /// Waits for the end of a process and starts the service again, unless the end was asked for.
+    fn watch(&self, service: &Arc<Service>, running: Arc<Running>, child: Option<Child>, record: Record) {
+        let (supervisor, service) = (self.clone(), service.clone());
+        tokio::spawn(async move {
+            let status = match child {
+                Some(mut child) => child.wait().await.ok().map(|status| status.to_string()),
+                None => {
+                    running.ended().await;
+                    None
+                }
+            };
+            record.end_leftovers();
+            let mut control = service.control.lock().await;
+            if !control.running.as_ref().is_some_and(|current| Arc::ptr_eq(current, &running)) {
+                return;
+            }
+            control.running = None;
+            if control.started.take().is_some_and(|started| started.elapsed() >= RESTART_FORGET) {
+                control.restarts = 0;
+            }
+            let said = tail(&supervisor.output(&service.name));
+            let why = format!("ended ({}): {said}", status.as_deref().unwrap_or("no status"));
+            tracing::error!(service = service.name, why, "a service ended");
+            supervisor.show(&service, ServiceState::Down(why));
+            drop(control);
+            supervisor.restart(&service).await;
+        });
+    }
+
+    async fn restart(&self, service: &Arc<Service>) {
+        loop {
+            let wait = {
+                let mut control = service.control.lock().await;
+                let exponent = control.restarts.min(16);
+                control.restarts += 1;
+                RESTART_FIRST.saturating_mul(1 << exponent).min(RESTART_LAST)
+            };
+            sleep(wait).await;
+            let mut control = service.control.lock().await;
+            let Some(spec) = control.spec.clone().filter(|_| control.running.is_none()) else { return };
+            if self.inner.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            let again = match self.check_or_heal(&spec).await {
+                Ok(()) => self.start(service, &mut control, &spec).await,
+                Err(error) => Err(error),
+            };
+            match again {
+                Ok(()) => {
+                    self.show(service, ServiceState::Running(Box::new(spec)));
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(service = service.name, %error, "cannot be started again");
+                    self.show(service, ServiceState::Down(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Tests the main configuration with all pieces. A piece that is not accepted by itself is put aside, so that one of
+    /// them (changed by hand, or by an upgrade of the service) does not keep the others down.
+    async fn check_or_heal(&self, spec: &ServiceSpec) -> Result<(), HostError> {
+        let parts = format!("{}/*{}", self.inner.roots.text(&spec.config.parts), spec.config.suffix);
+        let Err(first) = self.check(spec, &parts).await else { return Ok(()) };
+        let (files, folder) = (self.inner.files.clone(), spec.config.parts.clone());
+        let names = blocking(move || files.names(&folder)).await?;
+        let mut put_aside = 0_usize;
+        for name in names.iter().filter(|name| !name.starts_with('.') && name.ends_with(&spec.config.suffix))
+        {
+            let path = self.inner.roots.text(&spec.config.parts.child(name.clone()));
+            if let Err(error) = self.check(spec, &path).await {
+                tracing::error!(service = spec.name, piece = path, %error, "put aside: not accepted by itself");
+                let aside = self.inner.roots.text(&spec.config.parts.child(format!(".{name}.bad")));
+                fs::rename(&path, aside).map_err(|error| HostError::service(&spec.name, error))?;
+                put_aside += 1;
+            }
+        }
+        if put_aside == 0 {
+            return Err(first);
+        }
+        self.check(spec, &parts).await
+    }
+
+    /// Runs the service's own test over its main configuration with `include` in place of the pieces.
+    async fn check(&self, spec: &ServiceSpec, include: &str) -> Result<(), HostError> {
+        let failed = |problem: String| HostError::service(&spec.name, problem);
+        let _permit = self.inner.checks.acquire().await.map_err(|error| failed(error.to_string()))?;
+        let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
+        let draft =
+            Draft(self.inner.roots.config.join(".check").join(format!("{}-{number}.main", spec.name)));
+        let text = spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{include}\""));
+        write_draft(&draft.0, text.as_bytes())
+            .map_err(|error| failed(format!("{}: {error}", draft.0.display())))?;
+        let main = draft.0.to_string_lossy().into_owned();
+        let run = Command::new(&spec.program)
+            .args(self.arguments(&spec.check_args, &main))
+            .env_clear()
+            .env("PATH", PATH)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(CHECK_TIME, run)
+            .await
+            .map_err(|_| {
+                failed(format!("the test of the configuration took more than {} s", CHECK_TIME.as_secs()))
+            })?
+            .map_err(|error| failed(format!("cannot run {}: {error}", spec.program)))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.push_str(&String::from_utf8_lossy(&output.stdout));
+        let said = said.replace(&main, "main");
+        Err(HostError::Refused { service: spec.name.as_str().into(), output: complaint(&said).into() })
+    }
+
+    /// Tests a piece by itself, puts it in place and reloads; whatever fails, the last good content stays.
+    pub(super) async fn install(
+        &self,
+        name: &str,
+        at: &Place,
+        content: Option<&[u8]>,
+    ) -> Result<(), HostError> {
+        let spec = match self.find(name) {
+            Some(service) => match &*lock(&service.shown) {
+                ServiceState::Running(spec) => Some((**spec).clone()),
+                ServiceState::Stopped | ServiceState::Down(_) => None,
+            },
+            None => None,
+        };
+        if let (Some(spec), Some(content)) = (&spec, content) {
+            let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
+            let draft = Draft(self.inner.roots.config.join(".check").join(format!("{name}-{number}.part")));
+            write_draft(&draft.0, content).map_err(|error| HostError::service(name, error))?;
+            self.check(spec, &draft.0.to_string_lossy()).await?;
+        }
+        let files = self.inner.files.clone();
+        let (place, wanted) = (at.clone(), content.map(<[u8]>::to_vec));
+        let before = blocking(move || {
+            let before = files.read(&place)?;
+            put(&files, &place, wanted.as_deref())?;
+            Ok(before)
+        })
+        .await?;
+        if spec.is_none() {
+            // It reads what is on disk when it starts.
+            return Ok(());
+        }
+        let Err(error) = self.reload(name).await else { return Ok(()) };
+        let (files, place) = (self.inner.files.clone(), at.clone());
+        blocking(move || put(&files, &place, before.as_deref())).await?;
+        Err(error)
+    }
+
+    /// Makes a running service take in what is on disk. Calls that come while one is under way share the next one.
+    pub(super) async fn reload(&self, name: &str) -> Result<(), HostError> {
+        let service = self.find(name).ok_or_else(|| HostError::service(name, "is not running"))?;
+        let ticket = service.reloads_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut control = service.control.lock().await;
+        if control.reloads_done >= ticket {
+            return control.reload_result.clone().map_or(Ok(()), Err);
+        }
+        if let Some(ended) = control.reload_ended {
+            sleep(RELOAD_PAUSE.saturating_sub(ended.elapsed())).await;
+        }
+        // Everybody who asked up to here has its files in place.
+        let upto = service.reloads_asked.load(Ordering::Acquire);
+        let result = self.reload_now(&control, name).await;
+        control.reloads_done = upto;
+        control.reload_result = result.as_ref().err().cloned();
+        control.reload_ended = Some(Instant::now());
+        result
+    }
+
+    async fn reload_now(&self, control: &Control, name: &str) -> Result<(), HostError> {
+        let (Some(spec), Some(running)) = (&control.spec, &control.running) else {
+            return Err(HostError::service(name, "is not running"));
+        };
+        self.check_or_heal(spec).await?;
+        self.signal_reload(spec, running).await;
+        Ok(())
+    }
+
+    async fn signal_reload(&self, spec: &ServiceSpec, running: &Running) {
+        let Some(signal) = signal(spec.reload_signal) else { return };
+        let mut old: BTreeSet<i32> = children(running.pid).into_iter().collect();
+        running.signal(signal);
+        let began = Instant::now();
+        // Until the last worker of the old configuration takes no more requests.
+        while began.elapsed() < RELOAD_TIME && is_alive(running.pid) {
+            old.retain(|worker| {
+                is_alive(*worker)
+                    && spec
+                        .retiring_title
+                        .as_ref()
+                        .is_none_or(|retiring| !title(*worker).contains(retiring.as_str()))
+            });
+            if old.is_empty() {
+                break;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        if spec.retiring_title.is_none() {
+            // A master that executes itself anew is deaf for a moment.
+            sleep(Duration::from_millis(100)).await;
+        }
+        tracing::debug!(service = spec.name, took = ?began.elapsed(), "reloaded");
+    }
+
+    /// Ends a service for good and removes its main configuration.
+    pub(super) async fn stop(&self, name: &str) -> Result<(), HostError> {
+        let inherited = lock(&self.inner.inherited).remove(name);
+        if let Some((record, running)) = inherited {
+            self.end(&running, 15).await;
+            record.end_leftovers();
+        }
+        let Some(service) = self.find(name) else {
+            let _ = fs::remove_file(self.record(name));
+            return Ok(());
+        };
+        let mut control = service.control.lock().await;
+        if let Some(running) = control.running.take() {
+            self.end(&running, control.spec.as_ref().map_or(15, |spec| spec.stop_signal)).await;
+        }
+        if let Some(spec) = control.spec.take() {
+            let (files, main) = (self.inner.files.clone(), spec.config.main);
+            blocking(move || files.remove(&main)).await?;
+        }
+        let _ = fs::remove_file(self.record(name));
+        self.show(&service, ServiceState::Stopped);
+        Ok(())
+    }
+
+    /// Graceful first, then plain, then by force, the workers included.
+    async fn end(&self, running: &Running, graceful: i32) {
+        let steps = [
+            (signal(graceful), STOP_TIME),
+            (signal(15), Duration::from_secs(2)),
+            (signal(9), Duration::from_secs(2)),
+        ];
+        for (signal, patience) in steps {
+            let Some(signal) = signal else { continue };
+            running.signal(signal);
+            if timeout(patience, running.ended()).await.is_ok() {
+                return;
+            }
+            tracing::warn!(pid = running.pid, ?signal, ?patience, "has not ended");
+        }
+    }
+
+    /// Ends every service in order: `first`, then the others together. The configuration stays for the next start.
+    pub async fn shut_down(&self, first: &str) {
+        self.inner.stopping.store(true, Ordering::Release);
+        let inherited: Vec<_> = std::mem::take(&mut *lock(&self.inner.inherited)).into_iter().collect();
+        let mut services: Vec<Arc<Service>> = lock(&self.inner.services).values().cloned().collect();
+        services.sort_by_key(|service| service.name != first);
+        for service in services {
+            let mut control = service.control.lock().await;
+            if let Some(running) = control.running.take() {
+                tracing::info!(service = service.name, pid = running.pid, "stopping");
+                self.end(&running, control.spec.as_ref().map_or(15, |spec| spec.stop_signal)).await;
+            }
+            if let Some(record) = Record::load(&self.record(&service.name)) {
+                record.end_leftovers();
+            }
+            let _ = fs::remove_file(self.record(&service.name));
+            self.show(&service, ServiceState::Stopped);
+        }
+        for (name, (record, running)) in inherited {
+            self.end(&running, 15).await;
+            record.end_leftovers();
+            let _ = fs::remove_file(self.record(&name));
+        }
+    }
+
+    /// Process ids by service, for operators.
+    #[must_use]
+    pub fn pids(&self) -> BTreeMap<String, i32> {
+        let names: Vec<String> = lock(&self.inner.services).keys().cloned().collect();
+        names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), Record::load(&self.record(&name))?.pid)))
+            .collect()
+    }
+
+    fn record(&self, name: &str) -> PathBuf {
+        // The whole name stays, dots included.
+        self.inner.folder.join(format!("{name}.process"))
+    }
+
+    fn output(&self, name: &str) -> PathBuf {
+        self.inner.folder.join(format!("{name}.output"))
+    }
+}
+
+/// What services find their helpers by.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn put(files: &Files, at: &Place, content: Option<&[u8]>) -> Result<(), HostError> {
+    match content {
+        Some(content) => files.write(at, content, Access::agent(0o600)),
+        None => files.remove(at),
+    }
+}
+
+/// A file that goes with its owner.
+struct Draft(PathBuf);
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn write_draft(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?.write_all(content)
+}
+
+/// Runs file operations where they may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+) -> Result<T, HostError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(HostError::service("agent", error)),
+    }
+}
+
+/// The lines of a test's output that say what is wrong.
+fn complaint(said: &str) -> String {
+    let telling: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| {
+            let upper = line.to_ascii_uppercase();
+            ["[EMERG]", "[ALERT]", "[CRIT]", "ERROR", "ALERT"].iter().any(|word| upper.contains(word))
+        })
+        .collect();
+    let chosen = if telling.is_empty() { said.trim().to_owned() } else { telling.join("; ") };
+    let clean: String = chosen.chars().filter(|c| !c.is_control()).take(400).collect();
+    if clean.is_empty() { "its test failed without a word".to_owned() } else { clean }
+}
+
+/// The last line that a service wrote about why it ended.
+fn tail(path: &Path) -> String {
+    let said = fs::read(path).unwrap_or_default();
+    let said =
+        String::from_utf8_lossy(said.get(said.len().saturating_sub(4096)..).unwrap_or_default()).into_owned();
+    let line = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let telling = said
+        .lines()
+        .rev()
+        .find(|line| line.contains("[emerg]") && !line.contains("still could not") || line.contains("ERROR:"))
+        .unwrap_or(line);
+    telling.chars().filter(|c| !c.is_control()).take(400).collect()
+}
