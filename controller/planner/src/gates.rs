@@ -3,8 +3,6 @@
 //! Pure and level-triggered: asked at any time, with the same inputs, it gives the same answer; nothing is remembered
 //! but what stands in the resource itself.
 
-use std::collections::BTreeMap;
-
 use hosting_intent::{Key, Kind as IntentKind};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value, json};
@@ -424,9 +422,10 @@ impl Look<'_> {
             self.condition("children", Truth::True, "");
         }
         let mut waiting = Vec::new();
-        // Planned in parts: what is still wanted of it has not even been withdrawn.
+        // Planned in parts: what is still wanted of it has not even been withdrawn. An RRset may be wanted by other records.
         let retire = Unit::Retire(self.resource.id.clone()).owner();
-        if let Some(row) = self.inputs.rows.iter().find(|row| row.owner != retire) {
+        let own = |row: &&IntentRow| row.owner != retire && self.resource.kind != Kind::ZoneRecord;
+        if let Some(row) = self.inputs.rows.iter().find(own) {
             waiting.push(format!("the withdrawal of {} from {}", row.key, row.audience));
         }
         for (audience, revision) in withdrawn(self.resource) {
@@ -574,40 +573,29 @@ fn stored_since(resource: &Resource, name: &str, status: Truth) -> Option<i64> {
     (stored.get("status")?.as_str()? == status.as_str()).then(|| stored.get("since")?.as_i64()).flatten()
 }
 
-/// Writes a verdict's status, message and conditions into the resource. False when nothing differs.
-pub fn record(resource: &mut Resource, verdict: &Verdict) -> bool {
-    let conditions: Map<String, Value> = verdict
+/// Whether [`record`] would change anything. What a condition waits for is no change: answers look afresh.
+#[must_use]
+pub fn differs(resource: &Resource, verdict: &Verdict) -> bool {
+    resource.status != verdict.status
+        || resource.status_message != verdict.message
+        || resource.state.get(CONDITIONS).unwrap_or(&Value::Object(Map::new())) != &dates(verdict)
+}
+
+/// Writes a verdict's status, message and the dates of its conditions into the resource.
+pub fn record(resource: &mut Resource, verdict: &Verdict) {
+    resource.status = verdict.status;
+    resource.status_message.clone_from(&verdict.message);
+    resource.state.insert(CONDITIONS.to_owned(), dates(verdict));
+}
+
+fn dates(verdict: &Verdict) -> Value {
+    verdict
         .conditions
         .iter()
         .map(|condition| {
-            let value = json!({
-                "status": condition.status.as_str(),
-                "message": condition.message,
-                "since": condition.since,
-            });
+            let value = json!({"status": condition.status.as_str(), "since": condition.since});
             (condition.name.to_owned(), value)
         })
-        .collect();
-    let conditions = Value::Object(conditions);
-    let same = resource.status == verdict.status
-        && resource.status_message == verdict.message
-        && resource.state.get(CONDITIONS).unwrap_or(&Value::Object(Map::new())) == &conditions;
-    if same {
-        return false;
-    }
-    resource.status = verdict.status;
-    resource.status_message.clone_from(&verdict.message);
-    resource.state.insert(CONDITIONS.to_owned(), conditions);
-    true
-}
-
-/// The conditions as they were last recorded, for an answer that does not evaluate: `{name: {status, message, since}}`.
-#[must_use]
-pub fn recorded(resource: &Resource) -> BTreeMap<String, Value> {
-    resource
-        .state
-        .get(CONDITIONS)
-        .and_then(Value::as_object)
-        .map(|conditions| conditions.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
-        .unwrap_or_default()
+        .collect::<Map<String, Value>>()
+        .into()
 }

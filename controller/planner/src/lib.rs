@@ -38,7 +38,7 @@ pub use fields::{Place, places};
 pub use mutate::{
     Deleted, Drained, Forgotten, continue_delete, converge_shard, create, delete, drain, finish_delete,
     forget_node, has_children, open_gates, record_status, replan, retired, retry, retry_failed,
-    set_in_service, suspend, unsuspend, update,
+    set_in_service, suspend, unsuspend, update, wants_continuing,
 };
 pub use touched::touched;
 pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, Walk, World, WorldError};

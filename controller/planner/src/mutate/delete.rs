@@ -172,6 +172,9 @@ async fn begin_referrers(
     }
 }
 
+/// Behind every id.
+const ALL: &str = "~";
+
 /// The kinds that lie in a tenant, in the order in which they go.
 const IN_TENANT: [Kind; 3] = [Kind::Webroot, Kind::Fqdn, Kind::Subscription];
 
@@ -179,6 +182,7 @@ async fn tenant_cascade(plan: &mut Plan<'_>, mut tenant: Resource) -> Result<(),
     if tenant.state.contains_key(state::RETIRE_ON) {
         return Ok(());
     }
+    let before = tenant.clone();
     if !begin_referrers(plan, Kind::Zone, "tenant_id", &tenant.id).await? {
         return Ok(());
     }
@@ -207,7 +211,7 @@ async fn tenant_cascade(plan: &mut Plan<'_>, mut tenant: Resource) -> Result<(),
         }
         after.clear();
     }
-    tenant.state.insert(state::CASCADE.to_owned(), json!({"kind": Kind::Subscription.name(), "after": "~"}));
+    tenant.state.insert(state::CASCADE.to_owned(), json!({"kind": Kind::Subscription.name(), "after": ALL}));
     if !has_children(plan.draft, &tenant).await? {
         let unit = Unit::Tenant(tenant.id.clone());
         note_retirement(plan, &mut tenant, unit).await?;
@@ -216,7 +220,7 @@ async fn tenant_cascade(plan: &mut Plan<'_>, mut tenant: Resource) -> Result<(),
         plan.replan([Unit::Tenant(tenant.id.clone()), Unit::Retire(tenant.id.clone())]).await?;
         note_withdrawn(plan, &mut tenant);
     }
-    plan.put(vec![tenant]).await
+    if tenant != before { plan.put(vec![tenant]).await } else { Ok(()) }
 }
 
 /// A zone's records go with its apex: nobody has to wait for each of them.
@@ -237,6 +241,22 @@ async fn zone_cascade(plan: &mut Plan<'_>, mut zone: Resource) -> Result<(), Pla
     note_withdrawn(plan, &mut zone);
     plan.restore_changed(outer);
     plan.put(vec![zone]).await
+}
+
+/// Whether [`continue_delete`] has anything to do: with `has_children` as [`has_children`] answers.
+#[must_use]
+pub fn wants_continuing(resource: &Resource, has_children: bool) -> bool {
+    if !is_deleting(resource) {
+        return false;
+    }
+    if resource.kind != Kind::Tenant {
+        return has_children;
+    }
+    // Children that are on their way out are there for a while: only what is not begun yet is to be done.
+    let begun =
+        resource.state.get(state::CASCADE).and_then(|place| place.get("after")).and_then(Value::as_str);
+    let all_begun = begun == Some(ALL);
+    !resource.state.contains_key(state::RETIRE_ON) && (!all_begun || !has_children)
 }
 
 /// Goes on with a deletion that did not fit one transaction. True while there is more to begin.

@@ -108,7 +108,8 @@ pub async fn record_status(
     let Some(mut resource) = draft.resource(id).await?.filter(|r| r.generation == generation) else {
         return Ok(());
     };
-    if gates::record(&mut resource, verdict) {
+    if gates::differs(&resource, verdict) {
+        gates::record(&mut resource, verdict);
         draft.apply(Change { put: vec![resource], ..Change::default() }).await?;
     }
     Ok(())

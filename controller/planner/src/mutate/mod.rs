@@ -7,7 +7,7 @@ mod fleet;
 mod update;
 
 pub use create::create;
-pub use delete::{Deleted, continue_delete, delete, finish_delete, has_children};
+pub use delete::{Deleted, continue_delete, delete, finish_delete, has_children, wants_continuing};
 pub use fleet::{
     Drained, Forgotten, drain, forget_node, open_gates, record_status, replan, retired, set_in_service,
 };

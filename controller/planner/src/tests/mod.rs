@@ -16,7 +16,7 @@ use crate::fake::Fake;
 use crate::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, Verdict, evaluate, units_of};
 use crate::{
     Deleted, PlanError, Unit, World, continue_delete, create, delete, derive, drain, finish_delete,
-    has_children, open_gates, record_status, update,
+    has_children, open_gates, record_status, update, wants_continuing,
 };
 
 /// A store with a platform in it, and ways to act on it.
@@ -294,9 +294,11 @@ impl Lab {
                 .collect();
             for id in ids {
                 let Some(resource) = self.get(&id).cloned() else { continue };
-                if resource.status == Status::Deleting {
+                let has_children = has_children(&mut self.store, &resource).await.unwrap();
+                if wants_continuing(&resource, has_children) {
+                    busy = true;
                     let more = continue_delete(&mut self.store, &id).await;
-                    busy |= self.end(more).unwrap();
+                    self.end(more).unwrap();
                 }
                 let verdict = self.look(&id, fleet).await;
                 if verdict.remove {
