@@ -44,6 +44,7 @@ struct Mutation {
     replanned: usize,
     next_epoch: Option<String>,
     audiences: BTreeMap<String, Audience>,
+    kinds: BTreeSet<Kind>,
     audit: Vec<AuditEntry>,
 }
 
@@ -63,6 +64,7 @@ pub(crate) struct Written {
     pub(crate) moved_head: bool,
     pub(crate) new_epoch: bool,
     pub(crate) audiences: Vec<String>,
+    pub(crate) kinds: BTreeSet<Kind>,
 }
 
 impl std::fmt::Debug for WriteTx {
@@ -158,6 +160,7 @@ impl WriteTx {
             moved_head: self.mutation.wrote,
             new_epoch: self.mutation.next_epoch.is_some(),
             audiences,
+            kinds: std::mem::take(&mut self.mutation.kinds),
         })
     }
 
@@ -293,6 +296,8 @@ impl WriteTx {
             self.drop_index(&id, old.kind, &stored, &StoredIndex::default()).await?;
             removed.push(old);
         }
+        self.mutation.kinds.extend(removed.iter().map(|old| old.kind));
+        self.mutation.kinds.extend(rows.iter().map(|(resource, ..)| resource.kind));
         for old in &removed {
             self.row()?;
             self.read.execute(sqlx::query("DELETE FROM resources WHERE id = ?").bind(&old.id)).await?;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hosting_resource::Kind;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
@@ -59,6 +60,8 @@ pub struct Commit {
     pub revision: u64,
     /// Audiences whose intents changed, in order.
     pub audiences: Vec<String>,
+    /// Kinds of the resources that were written or removed.
+    pub kinds: BTreeSet<Kind>,
     /// Set when a new epoch began: every session has to start over.
     pub new_epoch: bool,
 }
@@ -466,17 +469,18 @@ impl Writer {
 
     /// After the commit only: a subscriber must never see what a crash can still take back.
     fn tell(&mut self, members: Vec<Member>) {
-        let mut audiences = BTreeSet::new();
+        let (mut audiences, mut kinds) = (BTreeSet::new(), BTreeSet::new());
         let mut new_epoch = false;
         let mut moved = false;
         for written in members.iter().filter_map(|member| member.written.as_ref()) {
             moved |= written.moved_head;
             new_epoch |= written.new_epoch;
             audiences.extend(written.audiences.iter().cloned());
+            kinds.extend(written.kinds.iter().copied());
         }
         let head = self.tx.group_head().0;
         if moved || new_epoch {
-            let commit = Commit { revision: head, audiences: audiences.into_iter().collect(), new_epoch };
+            let commit = Commit { revision: head, audiences: audiences.into_iter().collect(), kinds, new_epoch };
             // No receiver: nobody is interested yet.
             let _ = self.commits.send(Arc::new(commit));
             self.ring.send_replace(head);
