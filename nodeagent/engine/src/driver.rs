@@ -148,6 +148,12 @@ pub(crate) struct Look {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Rest(Rest),
+    /// Something that it needs is not ready.
+    Waits {
+        why: String,
+        /// The need failed, and no intent of its own says so: this is where it is reported.
+        hidden_failure: bool,
+    },
     /// A step or an observation failed: what is on the host is not known for sure.
     Unknown(String),
 }

@@ -14,7 +14,7 @@ use crate::{
     desired::Desired,
     driver::{AnySpec, Claim, Driver, Erased, Key, Look, Outcome, Rest},
     host::Host,
-    report::{Report, Reports},
+    report::{Phase, Report, Reports, said},
 };
 
 /// What a pass looks at.
@@ -98,6 +98,12 @@ impl Engine {
         self.drivers.iter().find(|driver| driver.kind() == kind).map(AsRef::as_ref)
     }
 
+    /// How a key stands after the last pass; `None` for one that was not looked at yet.
+    #[must_use]
+    pub fn status(&self, key: &Key) -> Option<(Phase, &str)> {
+        self.keys.get(key)?.outcome.as_ref().map(|outcome| said(Some(outcome)))
+    }
+
     /// One pass. `now` is any clock in milliseconds that does not go back. `sink` hears of each report that changes, while
     /// the pass goes on.
     pub async fn pass(
@@ -154,7 +160,7 @@ impl Engine {
                         Some(summary.retry_at.map_or(state.not_before, |at| at.min(state.not_before)));
                 }
                 Some(Outcome::Rest(Rest::Refused(_))) => summary.failed += 1,
-                Some(Outcome::Rest(Rest::Blocked(_))) => summary.blocked += 1,
+                Some(Outcome::Rest(Rest::Blocked(_)) | Outcome::Waits { .. }) => summary.blocked += 1,
                 Some(Outcome::Rest(Rest::Kept(_))) => summary.orphans += 1,
                 Some(Outcome::Rest(Rest::Gone)) | None => {}
             }
@@ -355,7 +361,7 @@ impl Pass<'_> {
                         let (desired, host) = (self.desired, self.host);
                         running.push(async move {
                             let outcome = match blocked {
-                                Some(why) => Outcome::Rest(Rest::Blocked(why)),
+                                Some(waits) => waits,
                                 None => work(shared, desired, host, &key, look).await,
                             };
                             (key, outcome)
@@ -417,6 +423,10 @@ impl Pass<'_> {
                 state.not_before = self.now.saturating_add(wait);
                 tracing::warn!(%key, message, failures = state.failures, retry_in_ms = wait, "failed");
             }
+            Outcome::Waits { .. } => {
+                state.failures = 0;
+                state.not_before = 0;
+            }
             Outcome::Rest(rest) => {
                 state.failures = 0;
                 state.not_before = 0;
@@ -444,18 +454,25 @@ async fn work(engine: &Engine, desired: &Desired, host: &dyn Host, key: &Key, lo
     }
 }
 
-/// Why a need is not met; `None` when it is.
-fn unmet(desired: &Desired, need: &Key, outcome: Option<&Outcome>) -> Option<String> {
-    if !desired.wants.contains_key(need) {
-        return Some(format!("needs {need}, which is not wanted here"));
-    }
+/// What a key does whose need is not met; `None` when it is.
+fn unmet(desired: &Desired, need: &Key, outcome: Option<&Outcome>) -> Option<Outcome> {
+    let Some(wanted) = desired.wants.get(need) else {
+        let why = format!("needs {need}, which is not wanted here");
+        return Some(Outcome::Waits { why, hidden_failure: false });
+    };
+    let waits = |why: &str, failed: bool| {
+        let hidden_failure = failed && wanted.origin.is_none();
+        Some(Outcome::Waits { why: format!("waits for {need}: {why}"), hidden_failure })
+    };
     match outcome {
         Some(Outcome::Rest(Rest::Ready(_))) => None,
-        Some(Outcome::Rest(Rest::Blocked(why) | Rest::Refused(why)) | Outcome::Unknown(why)) => {
-            Some(format!("waits for {need}: {why}"))
+        Some(Outcome::Rest(Rest::Refused(why)) | Outcome::Unknown(why)) => waits(why, true),
+        Some(Outcome::Rest(Rest::Blocked(why))) => waits(why, false),
+        Some(Outcome::Waits { why, hidden_failure }) => {
+            Some(Outcome::Waits { why: why.clone(), hidden_failure: *hidden_failure })
         }
         Some(Outcome::Rest(Rest::Kept(_) | Rest::Retired | Rest::Gone)) | None => {
-            Some(format!("waits for {need}"))
+            waits("it is not there yet", false)
         }
     }
 }

@@ -108,10 +108,12 @@ impl Entry {
     }
 }
 
-fn said(outcome: Option<&Outcome>) -> (Phase, &str) {
+pub(crate) fn said(outcome: Option<&Outcome>) -> (Phase, &str) {
     match outcome {
         None => (Phase::Converging, ""),
         Some(Outcome::Unknown(message) | Outcome::Rest(Rest::Refused(message))) => (Phase::Failed, message),
+        Some(Outcome::Waits { why, hidden_failure: true }) => (Phase::Failed, why),
+        Some(Outcome::Waits { why, hidden_failure: false }) => (Phase::Blocked, why),
         Some(Outcome::Rest(Rest::Ready(message))) => (Phase::Ready, message),
         Some(Outcome::Rest(Rest::Blocked(message))) => (Phase::Blocked, message),
         Some(Outcome::Rest(Rest::Kept(message))) => (Phase::Orphan, message),

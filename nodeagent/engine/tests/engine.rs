@@ -415,3 +415,26 @@ fn what_goes_first_and_is_kept_is_looked_at_again_at_the_end() {
     let last = world.history.lock().unwrap().last().cloned();
     assert_eq!(last, Some(("k".to_owned(), Phase::Orphan)));
 }
+
+#[test]
+fn a_failure_of_what_no_intent_asked_for_is_reported_by_those_who_need_it() {
+    let mut world = World::new();
+    let mut desired = Desired::new();
+    desired.want::<Thing>("base", Spec { fails: true, ..spec("b") }, None);
+    let user = Spec { needs: vec!["base"], ..spec("u") };
+    desired.want::<Thing>("user", user, Some((intent("user"), 3)));
+    let second = Spec { needs: vec!["user"], ..spec("s") };
+    desired.want::<Thing>("second", second, Some((intent("second"), 3)));
+    let reports: Mutex<BTreeMap<String, Report>> = Mutex::default();
+    let sink = |key: &IntentKey, report: Option<&Report>| {
+        reports.lock().unwrap().insert(key.name.clone(), report.unwrap().clone());
+    };
+    block_on(world.engine.pass(&desired, Scope::Everything, 0, &world.host, &sink));
+    for name in ["user", "second"] {
+        let report = reports.lock().unwrap()[name].clone();
+        assert_eq!(report.phase, Phase::Failed, "{report:?}");
+        assert!(report.message.contains("broken for good"), "{report:?}");
+    }
+    let (phase, why) = world.engine.status(&Key::new("thing", "base")).unwrap();
+    assert!(phase == Phase::Failed && why.contains("broken for good"));
+}

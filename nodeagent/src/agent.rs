@@ -1,0 +1,186 @@
+//! The loop: a pass for each new view, by the clock, and when a process came or went.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hosting_agent_engine::{Engine, Phase, Report, Scope};
+use hosting_intent::Key;
+use hosting_scaffold::telemetry::set_remote_parent;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    drivers::nginx_key,
+    host::RealHost,
+    layout::NGINX,
+    metrics::Metrics,
+    view::{View, desired},
+};
+
+/// Told of reports: keys with their report, or none when there is nothing more to say of them. Must not wait.
+pub type ReportSink = Arc<dyn Fn(&View, Vec<(Key, Option<Report>)>) + Send + Sync>;
+
+/// Told whether the node can serve; the error is for operators. Must not wait.
+pub type ReadySink = Arc<dyn Fn(Result<(), String>) + Send + Sync>;
+
+/// Runs passes until it is told to stop.
+pub struct Agent {
+    /// With its drivers.
+    pub engine: Engine,
+    /// What it works on.
+    pub host: RealHost,
+    /// What is wanted.
+    pub views: watch::Receiver<Option<Arc<View>>>,
+    /// Where reports go.
+    pub reports: ReportSink,
+    /// Where readiness goes.
+    pub ready: ReadySink,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How often everything is looked at.
+    pub drift_interval: Duration,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+/// After a start the first reports are held back this long, so that a restart does not look like an outage: a full report
+/// with half of the sites in it would say that the others are gone.
+const FIRST_REPORTS: Duration = Duration::from_secs(3);
+
+/// Least time between two passes over everything that processes ask for: one that ends and ends must not keep the node busy.
+const EVENT_PAUSE: Duration = Duration::from_millis(200);
+
+impl Agent {
+    /// Runs until `stop`, then ends the services: nginx first, so that nothing is asked of what is about to go.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let began = Instant::now();
+        let mut events = self.host.supervisor().events();
+        let mut scope = Some(Scope::Everything);
+        let mut next_drift = Instant::now();
+        let mut held = Some(Instant::now() + FIRST_REPORTS);
+        loop {
+            let view = self.views.borrow_and_update().clone();
+            let mut retry = None;
+            if let (Some(view), Some(this)) = (view, scope.take()) {
+                if this == Scope::Everything {
+                    next_drift = Instant::now() + self.drift_interval;
+                    events.mark_unchanged();
+                }
+                tokio::select! {
+                    at = self.pass(&view, this, began, &mut held) => retry = at,
+                    () = stop.cancelled() => break,
+                }
+            }
+            let retry =
+                retry.map_or(next_drift, |at: u64| (began + Duration::from_millis(at)).min(next_drift));
+            scope = tokio::select! {
+                changed = self.views.changed() => {
+                    if changed.is_err() {
+                        // The feed ended; what is known stays in effect.
+                        stop.cancelled().await;
+                        break;
+                    }
+                    Some(if next_drift <= Instant::now() { Scope::Everything } else { Scope::Changes })
+                }
+                changed = events.changed() => {
+                    if changed.is_err() { break }
+                    tokio::time::sleep(EVENT_PAUSE).await;
+                    Some(Scope::Everything)
+                }
+                () = tokio::time::sleep_until(retry) => {
+                    Some(if Instant::now() >= next_drift { Scope::Everything } else { Scope::Changes })
+                }
+                () = stop.cancelled() => break,
+            };
+        }
+        (self.ready)(Err("draining".to_owned()));
+        self.host.supervisor().shut_down(NGINX).await;
+    }
+
+    async fn pass(
+        &mut self,
+        view: &Arc<View>,
+        scope: Scope,
+        began: Instant,
+        held: &mut Option<Instant>,
+    ) -> Option<u64> {
+        let span = tracing::info_span!("pass", revision = view.revision, ?scope);
+        set_remote_parent(&span, &view.traceparent);
+        let started = Instant::now();
+        let wanted = desired(view);
+        let buffer: Mutex<BTreeMap<Key, Option<Report>>> = Mutex::default();
+        let hold = held.is_some();
+        let (reports, shared) = (self.reports.clone(), &buffer);
+        let sink = |key: &Key, report: Option<&Report>| {
+            if hold {
+                shared.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), report.cloned());
+            } else {
+                tell(&reports, view, vec![(key.clone(), report.cloned())]);
+            }
+        };
+        let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut work = Box::pin(self.engine.pass(&wanted, scope, now, &self.host, &sink).instrument(span));
+        let take = || {
+            let taken = std::mem::take(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner));
+            taken.into_iter().collect::<Vec<_>>()
+        };
+        let summary = loop {
+            let due = held.unwrap_or_else(|| Instant::now() + FIRST_REPORTS);
+            tokio::select! {
+                summary = &mut work => break summary,
+                () = tokio::time::sleep_until(due), if hold => {
+                    tell(&reports, view, take());
+                    *held = Some(Instant::now() + Duration::from_millis(100));
+                }
+            }
+        };
+        drop(work);
+        // An empty one too: the pass is over, and what it worked from is news.
+        tell(&reports, view, take());
+        *held = None;
+
+        self.metrics.pass(&summary, view.revision, started.elapsed());
+        if summary.looked > 0 {
+            tracing::debug!(
+                revision = view.revision,
+                looked = summary.looked,
+                ready = summary.ready,
+                failed = summary.failed,
+                blocked = summary.blocked,
+                orphans = summary.orphans,
+                took = ?started.elapsed(),
+                "pass"
+            );
+        }
+        (self.ready)(match self.engine.status(&nginx_key()) {
+            Some((Phase::Ready, _)) => Ok(()),
+            Some((_, why)) => Err(why.to_owned()),
+            None => Err("not looked at yet".to_owned()),
+        });
+        summary.retry_at
+    }
+}
+
+fn tell(reports: &ReportSink, view: &View, changed: Vec<(Key, Option<Report>)>) {
+    for (key, report) in &changed {
+        match report {
+            Some(Report { phase: Phase::Failed, message, revision }) => {
+                tracing::warn!(%key, revision, message, "failed");
+            }
+            Some(Report { phase: Phase::Orphan, message, .. }) => tracing::warn!(%key, message, "orphan"),
+            Some(report) => {
+                tracing::debug!(%key, phase = ?report.phase, revision = report.revision, "report")
+            }
+            None => tracing::debug!(%key, "gone"),
+        }
+    }
+    reports(view, changed);
+}

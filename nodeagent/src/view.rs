@@ -1,0 +1,259 @@
+//! The feed's view as things wanted on this node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use hosting_agent_engine::{DataId, DataKind, Desired};
+use hosting_intent::{Intent, Key, Kind, Rejection, message as m};
+use hosting_intent_sync::{Batch, Replica};
+use hosting_scaffold::telemetry::set_remote_parent;
+use tokio::sync::watch;
+
+use crate::{
+    drivers::{
+        NginxHost, NginxSpec, PhpFpm, PhpFpmSpec, PhpPool, Retire, RetireSpec, Site, SiteSpec, Tenant,
+        TenantSpec, nginx_key,
+    },
+    layout::Layout,
+    render::{
+        self, BadValue,
+        php::{Pool, Processes},
+    },
+};
+
+/// The kinds that this role applies.
+pub const KINDS: &[Kind] = &[Kind::TrustRoots, Kind::TenantState, Kind::Tenant, Kind::Webroot, Kind::Retire];
+
+/// Everything in effect, at one position of the feed. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Of the position.
+    pub epoch: String,
+    /// Of the position.
+    pub revision: u64,
+    /// Each with the revision at which it last changed.
+    pub items: BTreeMap<Key, (u64, Arc<Intent>)>,
+    /// W3C traceparent of the change that led here, if it was one.
+    pub traceparent: String,
+}
+
+/// Keeps the view. Lives on the feed's thread.
+#[derive(Debug)]
+pub struct NodeReplica {
+    layout: Arc<Layout>,
+    view: View,
+    published: watch::Sender<Option<Arc<View>>>,
+}
+
+impl NodeReplica {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(layout: Arc<Layout>) -> Self {
+        Self { layout, view: View::default(), published: watch::Sender::new(None) }
+    }
+
+    /// Follows the view; `None` until anything is known.
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<Option<Arc<View>>> {
+        self.published.subscribe()
+    }
+}
+
+impl Replica for NodeReplica {
+    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+        check(&self.layout, key, intent)
+    }
+
+    fn publish(&mut self, batch: Batch) {
+        let span = tracing::info_span!("publish", epoch = batch.epoch, revision = batch.revision);
+        let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
+        let mut parents = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
+        self.view.traceparent = match parents.next() {
+            Some(first) if parents.all(|parent| parent == first) => first.to_owned(),
+            Some(_) | None => String::new(),
+        };
+        set_remote_parent(&span, &self.view.traceparent);
+        let _entered = span.enter();
+        tracing::debug!(upserts = batch.upserts.len(), removals = batch.removals.len(), "a new view");
+        for removal in &batch.removals {
+            self.view.items.remove(&removal.key);
+        }
+        for (item, intent) in batch.upserts {
+            self.view.items.insert(item.key, (item.revision, Arc::new(intent)));
+        }
+        self.view.epoch = batch.epoch;
+        self.view.revision = batch.revision;
+        self.published.send_replace(Some(Arc::new(self.view.clone())));
+    }
+}
+
+fn invalid(bad: BadValue, field: &'static str) -> Rejection {
+    Rejection::Invalid { field, problem: bad.to_string() }
+}
+
+/// What [`Intent::parse`] cannot know: whether configuration files can be made of it.
+fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    match intent {
+        Intent::Webroot(webroot) => {
+            match webroot.runtime.as_str() {
+                "static" => {}
+                "php" => {
+                    let sound = webroot.runtime_version.split_once('.').is_some_and(|(major, minor)| {
+                        [major, minor].iter().all(|part| {
+                            (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit())
+                        })
+                    });
+                    if !sound {
+                        let problem = format!("{:?} must be a PHP version like 8.2", webroot.runtime_version);
+                        return Err(Rejection::Invalid { field: "runtime_version", problem });
+                    }
+                    let pool = pool(&key.name, webroot).map_err(|bad| invalid(bad, "php"))?;
+                    render::php::pool(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
+                }
+                other => {
+                    let problem = format!("{other:?} is not supported by this agent; it knows static and php");
+                    return Err(Rejection::Invalid { field: "runtime", problem });
+                }
+            }
+            render::nginx::site(layout, &site(&key.name, webroot, false))
+                .map_err(|bad| invalid(bad, "public_folder"))?;
+            Ok(())
+        }
+        Intent::TrustRoots(_)
+        | Intent::TenantState(_)
+        | Intent::Tenant(_)
+        | Intent::Retire(_)
+        // Never sent to nodes; they do no harm.
+        | Intent::Route(_)
+        | Intent::ShardPool(_)
+        | Intent::Zone(_)
+        | Intent::RrSet(_)
+        | Intent::AddressSet(_)
+        | Intent::SerialOffset(_) => Ok(()),
+    }
+}
+
+fn site(id: &str, webroot: &m::Webroot, suspended: bool) -> render::nginx::Site {
+    render::nginx::Site {
+        id: id.to_owned(),
+        tenant: webroot.tenant_id.clone(),
+        public_folder: webroot
+            .public_folder
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".")
+            .map(ToOwned::to_owned)
+            .collect(),
+        shard: webroot.shard_name.clone(),
+        php: (webroot.runtime == "php").then(|| webroot.runtime_version.clone()),
+        suspended,
+    }
+}
+
+fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
+    let given = webroot.php.as_ref();
+    Ok(Pool {
+        id: id.to_owned(),
+        tenant: webroot.tenant_id.clone(),
+        version: webroot.runtime_version.clone(),
+        processes: Processes::from_intent(given)?,
+        values: given.map(|pool| pool.values.clone()).unwrap_or_default(),
+        admin_values: given.map(|pool| pool.admin_values.clone()).unwrap_or_default(),
+    })
+}
+
+/// What the node should have, from a view whose items passed the check.
+#[must_use]
+pub fn desired(view: &View) -> Desired {
+    let mut desired = Desired::new();
+    desired.want::<NginxHost>(nginx_key().name, NginxSpec, None);
+
+    // Who is suspended, and what still stands in the way of a retire.
+    let mut suspended: BTreeSet<&str> = BTreeSet::new();
+    let mut wanted: BTreeMap<(DataKind, &str), u64> = BTreeMap::new();
+    let mut tenants_of_sites: BTreeMap<&str, &str> = BTreeMap::new();
+    for (key, (_, intent)) in &view.items {
+        match &**intent {
+            Intent::Tenant(tenant) => {
+                wanted.insert((DataKind::Tenant, &key.name), tenant.incarnation);
+                if tenant.state() == m::State::Suspended {
+                    suspended.insert(&key.name);
+                }
+            }
+            Intent::TenantState(state) if state.state() == m::State::Suspended => {
+                suspended.insert(&key.name);
+            }
+            Intent::Webroot(webroot) => {
+                wanted.insert((DataKind::Webroot, &key.name), webroot.incarnation);
+                tenants_of_sites.insert(&webroot.tenant_id, &key.name);
+            }
+            Intent::TenantState(_)
+            | Intent::TrustRoots(_)
+            | Intent::Retire(_)
+            | Intent::Route(_)
+            | Intent::ShardPool(_)
+            | Intent::Zone(_)
+            | Intent::RrSet(_)
+            | Intent::AddressSet(_)
+            | Intent::SerialOffset(_) => {}
+        }
+    }
+
+    for (key, (revision, intent)) in &view.items {
+        let origin = Some((key.clone(), *revision));
+        match &**intent {
+            Intent::Tenant(tenant) => {
+                let spec = TenantSpec { incarnation: tenant.incarnation };
+                desired.want::<Tenant>(key.name.clone(), spec, origin);
+            }
+            Intent::Webroot(webroot) => {
+                let suspended = suspended.contains(webroot.tenant_id.as_str());
+                let site = site(&key.name, webroot, suspended);
+                if let (Some(version), false) = (&site.php, suspended)
+                    && let Ok(pool) = pool(&key.name, webroot)
+                {
+                    desired.want::<PhpFpm>(version.clone(), PhpFpmSpec, None);
+                    desired.want::<PhpPool>(PhpPool::name(version, &key.name), pool, origin.clone());
+                }
+                let spec = SiteSpec { incarnation: webroot.incarnation, site };
+                desired.want::<Site>(key.name.clone(), spec, origin);
+            }
+            Intent::Retire(retire) => {
+                let (kind, tenant) = match retire.kind() {
+                    Kind::Tenant => (DataKind::Tenant, retire.key.clone()),
+                    Kind::Webroot => (DataKind::Webroot, retire.tenant_id.clone()),
+                    Kind::Unspecified
+                    | Kind::TrustRoots
+                    | Kind::TenantState
+                    | Kind::Route
+                    | Kind::ShardPool
+                    | Kind::Zone
+                    | Kind::RrSet
+                    | Kind::AddressSet
+                    | Kind::SerialOffset
+                    | Kind::Retire => continue,
+                };
+                let same = wanted.get(&(kind, retire.key.as_str())) == Some(&retire.incarnation);
+                let wanted_by = match kind {
+                    _ if same => Some(format!("{}/{}", kind.as_str(), retire.key)),
+                    DataKind::Tenant => {
+                        tenants_of_sites.get(retire.key.as_str()).map(|site| format!("webroot/{site}"))
+                    }
+                    DataKind::Webroot => None,
+                };
+                let data = DataId { kind, id: retire.key.clone(), tenant, incarnation: retire.incarnation };
+                desired.want::<Retire>(key.name.clone(), RetireSpec { data, wanted_by }, origin);
+            }
+            Intent::TrustRoots(_)
+            | Intent::TenantState(_)
+            | Intent::Route(_)
+            | Intent::ShardPool(_)
+            | Intent::Zone(_)
+            | Intent::RrSet(_)
+            | Intent::AddressSet(_)
+            | Intent::SerialOffset(_) => {}
+        }
+    }
+    desired
+}
