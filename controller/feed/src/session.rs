@@ -25,8 +25,8 @@ use crate::metrics::{FeedMetrics, Refusal, Resume};
 use crate::ring::{Attached, Next};
 use crate::server::{Shared, caller, unavailable};
 
-/// Frames between the session and the transport.
-const WINDOW: usize = 2;
+/// Frames between the session and the transport: references into the ring, mostly.
+const WINDOW: usize = 8;
 /// Revisions taken from the ring at once, so that what the subscriber says is heard in between.
 const BURST: usize = 64;
 /// While a snapshot waits for its turn.
@@ -224,13 +224,17 @@ impl Running {
                         return End::Gone;
                     }
                 },
-                permit = sender.reserve(), if sending => match permit {
-                    Ok(permit) => if let Some(frame) = self.outbox.pop_front() {
+                permit = sender.reserve(), if sending => {
+                    let Ok(mut permit) = permit else { return End::Gone };
+                    while let Some(frame) = self.outbox.pop_front() {
                         count(&shared.metrics, &frame);
                         permit.send(Ok(frame));
-                    },
-                    Err(_) => return End::Gone,
-                },
+                        match sender.try_reserve() {
+                            Ok(next) => permit = next,
+                            Err(_) => break,
+                        }
+                    }
+                }
                 () = self.attached.changed(), if !sending => {}
                 () = tokio::time::sleep(SNAPSHOT_RETRY), if self.waits_for_snapshot && !sending => {}
                 _ = heartbeat.tick() => {

@@ -9,7 +9,7 @@ use hosting_feed::registry::Watermark;
 use hosting_intent_sync::identity::unix_now;
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
-use hosting_proto::feed::{KeyReport, ReportRequest, Up, WantSnapshot, up};
+use hosting_proto::feed::{Ack, KeyReport, ReportRequest, Up, WantSnapshot, up};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -279,6 +279,17 @@ async fn a_slow_reader_holds_nobody_back() {
     slow.ack("epoch-1", at).await;
     let node = Node::start(&identity, EDGE, dir.path());
     feed.applied("edge-1", EDGE, at).await;
+    // It is alive, and says so; it only does not read.
+    let beats = slow.up.clone();
+    let beat = tokio::spawn(async move {
+        loop {
+            let ack = Ack { epoch: "epoch-1".into(), applied: at, durable: at, ..Ack::default() };
+            if beats.send(Up { frame: Some(up::Frame::Ack(ack)) }).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
     // 40 MB that it does not read: more than its window, its ring and its socket hold.
     let mut last = 0;
     for n in 0..400 {
@@ -288,6 +299,7 @@ async fn a_slow_reader_holds_nobody_back() {
     feed.applied("edge-1", EDGE, last).await;
     println!("400 revisions of 100 kB beside a reader that does not read: {:?}", began.elapsed());
     assert_eq!(feed.fleet.lagging(EDGE, "epoch-1", last), ["edge-2"]);
+    beat.abort();
     // When it reads again it gets everything, in order, from wherever it is.
     let mut position = at;
     while position < last {

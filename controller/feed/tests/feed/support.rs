@@ -32,6 +32,7 @@ pub const EDGE: &str = "edge/c1";
 #[derive(Default)]
 struct Audience {
     items: BTreeMap<Key, Item>,
+    digest: Digest,
     log: Vec<LogEntry>,
     revision: u64,
     floor: u64,
@@ -79,10 +80,15 @@ impl Store {
             .map(|key| Removal { key, cause: Cause::Person, traceparent: String::new() })
             .collect();
         for removal in &removals {
-            entry.items.remove(&removal.key);
+            if let Some(before) = entry.items.remove(&removal.key) {
+                entry.digest.remove(&before.key, &before.value);
+            }
         }
         for item in &upserts {
-            entry.items.insert(item.key.clone(), item.clone());
+            entry.digest.add(&item.key, &item.value);
+            if let Some(before) = entry.items.insert(item.key.clone(), item.clone()) {
+                entry.digest.remove(&before.key, &before.value);
+            }
         }
         entry.log.push(LogEntry { prev: entry.revision, revision, upserts, removals });
         entry.revision = revision;
@@ -131,7 +137,7 @@ impl Rows {
             revision: rows.revision,
             floor: rows.floor,
             count: rows.items.len() as u64,
-            digest: Digest::of(rows.items.values()),
+            digest: rows.digest,
         }
     }
 }
