@@ -23,20 +23,21 @@ impl Schemas {
         Self { generator: settings.into_generator(), named: Map::new() }
     }
 
-    /// A reference to the shape's schema; `None` for no body.
+    /// A reference to the shape's schema, which is added if it is not there yet; `None` for no body.
     pub(crate) fn refer(&mut self, shape: Shape) -> Option<Value> {
-        let (name, schema) = match shape {
+        let name = name_of(shape)?;
+        let reference = reference(&name);
+        if self.named.contains_key(&name) {
+            return Some(reference);
+        }
+        let schema = match shape {
             Shape::Empty => return None,
-            Shape::Create(kind) => {
-                (format!("{}Create", pascal(kind)), kind.def().create_schema(&mut self.generator).to_value())
-            }
-            Shape::Update(kind) => {
-                (format!("{}Update", pascal(kind)), kind.def().update_schema(&mut self.generator).to_value())
-            }
-            Shape::View(kind) => (pascal(kind), kind.def().view_schema(&mut self.generator).to_value()),
+            Shape::Create(kind) => kind.def().create_schema(&mut self.generator).to_value(),
+            Shape::Update(kind) => kind.def().update_schema(&mut self.generator).to_value(),
+            Shape::View(kind) => kind.def().view_schema(&mut self.generator).to_value(),
             Shape::Page(kind) => {
                 let items = self.refer(Shape::View(kind))?;
-                let page = json!({
+                json!({
                     "type": "object",
                     "required": ["items", "has_more"],
                     "properties": {
@@ -44,13 +45,11 @@ impl Schemas {
                         "next_cursor": {"type": "string", "description": "Opaque; absent on the last page."},
                         "has_more": {"type": "boolean"},
                     },
-                });
-                (format!("{}Page", pascal(kind)), page)
+                })
             }
-            Shape::Named(name) => (name.to_owned(), bodies::named(name)?(&mut self.generator).to_value()),
+            Shape::Named(name) => bodies::named(name)?(&mut self.generator).to_value(),
         };
-        let reference = json!({"$ref": format!("#/components/schemas/{name}")});
-        self.named.entry(name).or_insert(schema);
+        self.named.insert(name, schema);
         Some(reference)
     }
 
@@ -60,6 +59,22 @@ impl Schemas {
         all.extend(self.named);
         all
     }
+}
+
+/// The name of a shape's schema; `None` for no body.
+pub(crate) fn name_of(shape: Shape) -> Option<String> {
+    match shape {
+        Shape::Empty => None,
+        Shape::Create(kind) => Some(format!("{}Create", pascal(kind))),
+        Shape::Update(kind) => Some(format!("{}Update", pascal(kind))),
+        Shape::View(kind) => Some(pascal(kind)),
+        Shape::Page(kind) => Some(format!("{}Page", pascal(kind))),
+        Shape::Named(name) => Some(name.to_owned()),
+    }
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
 /// `ZoneRecord`

@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn the_reference_routes_are_there() {
         let table = table();
-        let wanted = include_str!("../tests/routes.txt");
+        let wanted = include_str!("../tests/api/routes.txt");
         let mut count = 0;
         for line in wanted.lines().filter(|line| !line.trim().is_empty()) {
             let mut words = line.split_whitespace();

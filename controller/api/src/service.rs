@@ -479,9 +479,8 @@ impl Api {
 
     /// A request body as audit rows keep it.
     fn redacted(&self, route: &Route, body: &Value) -> Value {
-        let mut schemas = Schemas::new();
-        let schema = schemas.refer(route.request).unwrap_or(Value::Null);
-        redact(body, &schema, &self.0.schemas)
+        let name = openapi::name_of(route.request).unwrap_or_default();
+        redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas)
     }
 
     /// The audit row of a request that changed nothing. A store that cannot write it is in the log.

@@ -272,7 +272,7 @@ fn count_of(body: &Body) -> u64 {
 
 /// The answer of /brands/{id}/clusters; the brand's own view hides the list.
 fn cluster_ids(mut view: Map<String, Value>) -> Map<String, Value> {
-    view.retain(|field, _| matches!(field.as_str(), "generation" | "revision" | "warnings"));
+    view.retain(|field, _| matches!(field.as_str(), "cluster_ids" | "generation" | "revision" | "warnings"));
     view
 }
 

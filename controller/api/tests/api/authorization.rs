@@ -1,0 +1,254 @@
+//! The authorization matrix: every route of the table against every kind of caller.
+
+use axum::body::Body;
+use axum::http::{Method, Request};
+use hosting_api::{Op, Route, Shape, table};
+use hosting_resource::{Kind, Tier};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Ids, TestApi, example};
+
+/// The id of one of the kind that belongs to `ids`, or to the platform.
+fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
+    match kind {
+        Kind::Brand => &ids.brand,
+        Kind::Region => &test.region,
+        Kind::Cluster => &test.cluster,
+        Kind::LbAddress => &test.lb_address,
+        Kind::Shard => &test.shard,
+        Kind::Node => "web-1",
+        Kind::Tenant => &ids.tenant,
+        Kind::Subscription => &ids.subscription,
+        Kind::Webroot => &ids.webroot,
+        Kind::Fqdn => &ids.fqdn,
+        Kind::Zone => &ids.zone,
+        Kind::ZoneRecord => &ids.record,
+        Kind::ApiKey => "no-such-key",
+    }
+    .to_owned()
+}
+
+pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
+    let value = match (route.op, route.subject) {
+        (Op::Explain, _) => ids.fqdn_name.clone(),
+        (Op::Await, _) => format!("create-webroot-{}", ids.webroot),
+        (_, Some(kind)) => id_of(test, ids, kind),
+        (_, None) => String::new(),
+    };
+    match route.param() {
+        Some(name) => route.path.replace(&format!("{{{name}}}"), &value),
+        None => route.path.clone(),
+    }
+}
+
+pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value> {
+    match route.request {
+        Shape::Empty => None,
+        Shape::Create(kind) => {
+            let mut body = example(test, ids, kind);
+            if kind == Kind::Brand {
+                body["id"] = json!("a-new-brand");
+            }
+            Some(body)
+        }
+        Shape::Update(Kind::Zone) => Some(json!({"tenant_id": ids.tenant})),
+        Shape::Update(Kind::ApiKey) => {
+            Some(json!({"name": "x", "scopes": ["tenants:read"], "brands": ["*"]}))
+        }
+        Shape::Update(_) => Some(json!({})),
+        Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
+        Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
+        Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),
+        Shape::View(_) | Shape::Page(_) | Shape::Named(_) => panic!("{} {}", route.method, route.path),
+    }
+}
+
+async fn call(test: &TestApi, ids: &Ids, route: &Route, key: Option<&str>) -> Answer {
+    test.call(route.method.clone(), &path_of(test, ids, route), key, body_of(test, ids, route)).await
+}
+
+fn refused(answer: &Answer, status: u16, message: &str, route: &Route) {
+    assert_eq!((answer.status, answer.error()), (status, message), "{} {}", route.method, route.path);
+}
+
+#[tokio::test]
+async fn strangers_open_nothing() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let (revoked_id, revoked) = test.key(&["*:*"], &["*"]).await;
+    test.delete(&format!("/api-keys/{revoked_id}")).await.ok(204);
+    let unknown = format!("hst_{}", "0".repeat(64));
+    let head = test.store.read().await.unwrap().head();
+    for route in table() {
+        refused(&call(&test, &ids, &route, None).await, 401, "missing API key", &route);
+        for bad in [unknown.as_str(), revoked.as_str(), "x", "hst_test-admin-ke", "' OR 1=1 --"] {
+            refused(&call(&test, &ids, &route, Some(bad)).await, 401, "invalid API key", &route);
+        }
+    }
+    assert_eq!(test.store.read().await.unwrap().head(), head, "nothing was written");
+    let rows = test.get("/audit-logs?limit=200").await.ok(200);
+    let strangers = rows["items"].as_array().unwrap().iter().filter(|row| row["status_code"] == 401).count();
+    assert_eq!(strangers, 0, "strangers write no rows");
+}
+
+#[tokio::test]
+async fn a_scope_opens_only_its_own_routes() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let (_, narrow) = test.key(&["audit_logs:read"], &["*"]).await;
+    for route in table() {
+        let Some(scope) = route.scope else { continue };
+        let answer = call(&test, &ids, &route, Some(&narrow)).await;
+        refused(&answer, 403, &format!("insufficient scope: requires {scope}"), &route);
+    }
+    // Reading is not writing, and writing is not deleting.
+    for route in table() {
+        let Some(scope) = route.scope else { continue };
+        let others: Vec<String> = ["read", "write", "delete"]
+            .into_iter()
+            .filter(|action| *action != scope.action.as_str())
+            .map(|action| format!("{}:{action}", scope.resource))
+            .collect();
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        let (_, key) = test.key(&others, &["*"]).await;
+        let answer = call(&test, &ids, &route, Some(&key)).await;
+        refused(&answer, 403, &format!("insufficient scope: requires {scope}"), &route);
+    }
+}
+
+#[tokio::test]
+async fn a_brand_opens_only_its_own_things() {
+    let test = TestApi::with_fleet().await;
+    let ours = test.brand("ours").await;
+    let theirs = test.brand("theirs").await;
+    let (_, key) = test.key(&["*:*"], &["theirs"]).await;
+    let before = test.store.read().await.unwrap().head();
+    for route in table() {
+        let answer = call(&test, &ours, &route, Some(&key)).await;
+        if route.tier == Tier::Admin {
+            refused(&answer, 403, "platform admin access required", &route);
+        } else if matches!(route.op, Op::List(_)) && route.subject.is_none() {
+            assert_eq!(answer.status, 200, "{}", route.path);
+            let items = answer.body["items"].as_array().unwrap();
+            let text = answer.body.to_string();
+            assert!(!items.is_empty() && !text.contains("ours"), "{}: {text}", route.path);
+        } else {
+            refused(&answer, 403, "no access to this brand", &route);
+        }
+    }
+    assert_eq!(test.store.read().await.unwrap().head(), before, "nothing was written");
+    // The same key on its own brand is let through everywhere but to the platform's routes.
+    for route in table().iter().filter(|route| route.tier == Tier::Brand && route.method == Method::GET) {
+        let answer = call(&test, &theirs, route, Some(&key)).await;
+        assert_eq!(answer.status, 200, "{} {}: {answer:?}", route.method, route.path);
+    }
+    // What is theirs cannot be moved to what is not, nor made for it.
+    let moved = test
+        .call(
+            Method::PUT,
+            &format!("/zones/{}", theirs.zone),
+            Some(&key),
+            Some(json!({"tenant_id": ours.tenant})),
+        )
+        .await;
+    assert_eq!((moved.status, moved.error()), (403, "no access to this brand"));
+    let foreign = json!({"fqdn": "x.theirs-zone.example", "webroot_id": ours.webroot});
+    let bound = test
+        .call(Method::POST, &format!("/tenants/{}/fqdns", theirs.tenant), Some(&key), Some(foreign))
+        .await;
+    assert_eq!(bound.status, 400, "{bound:?}");
+    let own = json!({
+        "id": "theirs-2", "name": "theirs-2", "base_hostname": "t2.example", "primary_ns": "ns1.t2.example",
+        "secondary_ns": "ns2.t2.example", "hostmaster_email": "h@t2.example",
+    });
+    assert_eq!(test.call(Method::POST, "/brands", Some(&key), Some(own.clone())).await.status, 403);
+    let (_, granted) = test.key(&["*:*"], &["theirs", "theirs-2"]).await;
+    assert_eq!(test.call(Method::POST, "/brands", Some(&granted), Some(own)).await.status, 201);
+}
+
+#[tokio::test]
+async fn an_admin_passes_every_route() {
+    for route in table() {
+        let test = TestApi::with_fleet().await;
+        let ids = test.brand("first").await;
+        let answer = call(&test, &ids, &route, Some(&test.admin)).await;
+        assert!(
+            !matches!(answer.status, 401 | 403 | 405 | 500..=599) || answer.status == 501,
+            "{} {}: {answer:?}",
+            route.method,
+            route.path
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_grants_no_more_than_it_has() {
+    let test = TestApi::with_fleet().await;
+    test.brand("first").await;
+    let (_, maker) = test.key(&["api_keys:write", "tenants:read"], &["*"]).await;
+    let make = async |scopes: Value| {
+        let body = json!({"name": "made", "scopes": scopes, "brands": ["first"]});
+        test.call(Method::POST, "/api-keys", Some(&maker), Some(body)).await
+    };
+    let made = make(json!(["tenants:read"])).await;
+    assert_eq!(made.status, 201);
+    let refused = make(json!(["tenants:read", "tenants:delete"])).await;
+    assert_eq!((refused.status, refused.error()), (403, "insufficient scope: requires tenants:delete"));
+    assert_eq!(make(json!(["*:*"])).await.status, 403);
+    let raised = json!({"name": "made", "scopes": ["*:*"], "brands": ["*"]});
+    let raised =
+        test.call(Method::PUT, &format!("/api-keys/{}", made.id()), Some(&maker), Some(raised)).await;
+    assert_eq!(raised.status, 403);
+
+    // The key is shown once, and nowhere else.
+    let key = made.body["key"].as_str().unwrap();
+    assert!(key.starts_with("hst_") && key.len() == 68);
+    assert_eq!(made.body["key_prefix"].as_str().unwrap(), &key[..12]);
+    let shown = test.get(&format!("/api-keys/{}", made.id())).await;
+    assert!(!shown.body.to_string().contains(key) && shown.body.get("key_hash").is_none());
+    let listed = test.get("/api-keys").await;
+    assert!(!listed.body.to_string().contains(key));
+    let rows = test.get("/audit-logs").await;
+    assert!(!rows.body.to_string().contains(key));
+}
+
+#[tokio::test]
+async fn both_headers_carry_a_key() {
+    let test = TestApi::empty().await;
+    for (name, value) in
+        [("authorization", format!("Bearer {}", test.admin)), ("x-api-key", test.admin.clone())]
+    {
+        let request =
+            Request::builder().uri("/api/v1/regions").header(name, value).body(Body::empty()).unwrap();
+        assert_eq!(test.send(request).await.status, 200, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn every_change_leaves_its_row() {
+    for route in table().iter().filter(|route| route.is_mutating()) {
+        let test = TestApi::with_fleet().await;
+        let ids = test.brand("first").await;
+        let path = path_of(&test, &ids, route);
+        let answer = call(&test, &ids, route, Some(&test.admin)).await;
+        let (_, narrow) = test.key(&["audit_logs:read"], &["*"]).await;
+        assert_eq!(call(&test, &ids, route, Some(&narrow)).await.status, 403);
+        let rows = test.get("/audit-logs?limit=200").await.ok(200);
+        let of = |status: u16| {
+            rows["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|row| {
+                    row["method"] == route.method.as_str()
+                        && row["path"] == format!("/api/v1{path}").as_str()
+                        && row["status_code"] == status
+                        && row["resource_type"] == route.group()
+                        && row["api_key_id"].is_string()
+                })
+                .count()
+        };
+        assert!(of(answer.status) >= 1, "{} {path}: {answer:?}\n{rows:#}", route.method);
+        assert_eq!(of(403), 1, "{} {path}: a refusal is recorded too", route.method);
+    }
+}

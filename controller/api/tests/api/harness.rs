@@ -1,0 +1,450 @@
+//! A store in a folder of its own, a fleet that does what a test says, and the router, called without a socket.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use hosting_api::{Api, ApiConfig, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+use hosting_intent::{Key, Kind as IntentKind};
+use hosting_planner::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, evaluate, units_of};
+use hosting_planner::{PlanError, World};
+use hosting_resource::kinds::api_key;
+use hosting_resource::{Creation, Kind, Status};
+use hosting_store::{Kek, Origin, Store, StoreConfig};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+/// A fleet of one edge, one name server and the web nodes, told by the test how it stands.
+#[derive(Default)]
+pub(crate) struct FakeFleet {
+    pub(crate) state: Mutex<FleetState>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+pub(crate) struct FleetState {
+    /// Nodes that are not in service.
+    pub(crate) away: Vec<String>,
+    /// Nodes that take no further revision than this one.
+    pub(crate) stuck: BTreeMap<String, u64>,
+    /// What nodes do not apply.
+    pub(crate) exceptions: BTreeMap<(String, Key), Exception>,
+    pub(crate) released: Vec<String>,
+    pub(crate) forgotten: Vec<String>,
+}
+
+impl FakeFleet {
+    pub(crate) fn set(&self, change: impl FnOnce(&mut FleetState)) {
+        change(&mut self.state.lock().unwrap());
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn node_of(audience: &str) -> String {
+        match audience.split_once('/') {
+            Some(("edge", _)) => "edge-1".to_owned(),
+            Some(("dns", _)) => "dns-1".to_owned(),
+            Some((_, node)) => node.to_owned(),
+            None => panic!("{audience}"),
+        }
+    }
+}
+
+impl Fleet for FakeFleet {
+    fn subscribers(&self, audience: &str) -> Vec<Subscriber> {
+        let node_id = Self::node_of(audience);
+        let state = self.state.lock().unwrap();
+        let applied = state.stuck.get(&node_id).copied().unwrap_or(u64::MAX);
+        let in_service = !state.away.contains(&node_id);
+        vec![Subscriber { node_id, applied, in_service }]
+    }
+
+    fn exception(&self, _: &str, node: &str, key: &Key) -> Option<Exception> {
+        self.state.lock().unwrap().exceptions.get(&(node.to_owned(), key.clone())).cloned()
+    }
+
+    fn report(&self, _: &str, key: &Key) -> Option<Report> {
+        let phase = if key.known_kind() == Some(IntentKind::Retire) { Phase::Retired } else { Phase::Ready };
+        Some(Report { phase, revision: u64::MAX, message: String::new() })
+    }
+}
+
+pub(crate) struct FakePlatform(pub(crate) Arc<FakeFleet>);
+
+#[async_trait]
+impl Platform for FakePlatform {
+    fn fleet(&self) -> Arc<dyn Fleet + Send + Sync> {
+        self.0.clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    fn subscribers(&self) -> Vec<SubscriberView> {
+        let state = self.0.state.lock().unwrap();
+        vec![SubscriberView {
+            node_id: "edge-1".into(),
+            audience: "edge/c".into(),
+            build: "1".into(),
+            epoch: "e".into(),
+            applied: 3,
+            durable: 2,
+            connected: true,
+            in_service: !state.away.contains(&"edge-1".to_owned()),
+            silent_for: Duration::from_millis(1500),
+            exceptions: Vec::new(),
+        }]
+    }
+
+    fn release(&self, audience: &str, node_id: &str, _: &str) -> bool {
+        self.0.state.lock().unwrap().released.push(format!("{audience} {node_id}"));
+        true
+    }
+
+    fn forget(&self, node_id: &str) {
+        self.0.state.lock().unwrap().forgotten.push(node_id.to_owned());
+    }
+
+    async fn join_token(&self, node_id: &str) -> Result<NewJoinToken, JoinTokenError> {
+        Ok(NewJoinToken { token: format!("token-of-{node_id}"), expires_at: 3_600_000 })
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+    pub(crate) headers: HeaderMap,
+}
+
+impl Answer {
+    pub(crate) fn error(&self) -> &str {
+        self.body["error"].as_str().unwrap_or_else(|| panic!("no error in {self:?}"))
+    }
+
+    /// The answer's body, which must be a success.
+    pub(crate) fn ok(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        self.body
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.body["id"].as_str().unwrap_or_else(|| panic!("no id in {self:?}")).to_owned()
+    }
+}
+
+/// What a brand has, by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ids {
+    pub(crate) brand: String,
+    pub(crate) tenant: String,
+    pub(crate) subscription: String,
+    pub(crate) webroot: String,
+    pub(crate) fqdn: String,
+    pub(crate) fqdn_name: String,
+    pub(crate) zone: String,
+    pub(crate) record: String,
+}
+
+pub(crate) struct TestApi {
+    pub(crate) router: Router,
+    pub(crate) store: Store,
+    pub(crate) fleet: Arc<FakeFleet>,
+    pub(crate) admin: String,
+    pub(crate) registry: Registry,
+    pub(crate) region: String,
+    pub(crate) cluster: String,
+    pub(crate) lb_address: String,
+    pub(crate) shard: String,
+    gatekeeper: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for TestApi {
+    fn drop(&mut self) {
+        self.gatekeeper.abort();
+    }
+}
+
+impl TestApi {
+    /// An empty platform with an admin key.
+    pub(crate) async fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
+        let config = StoreConfig::new(folder.path().join("store.db"));
+        let store = Store::open(&config, kek).await.unwrap();
+        let fleet = Arc::new(FakeFleet::default());
+        let mut registry = Registry::default();
+        let config = ApiConfig { body_limit: 64 * 1024, ..ApiConfig::default() };
+        let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
+        let admin = "hst_test-admin-key".to_owned();
+        let key = api_key::from_raw("admin", &admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {
+            rand::fill(buffer);
+        })
+        .unwrap();
+        store
+            .write(Origin::default(), move |tx| {
+                Box::pin(async move {
+                    let creation = Creation { resources: vec![key], ..Creation::default() };
+                    hosting_planner::create(tx, creation).await
+                })
+            })
+            .await
+            .unwrap();
+        let gatekeeper = tokio::spawn(keep_gates(store.clone(), fleet.clone()));
+        Self {
+            router: api.router(),
+            store,
+            fleet,
+            admin,
+            registry,
+            region: String::new(),
+            cluster: String::new(),
+            lb_address: String::new(),
+            shard: String::new(),
+            gatekeeper,
+            _folder: folder,
+        }
+    }
+
+    /// A platform with a region, a cluster, an edge, a name server and a web node.
+    pub(crate) async fn with_fleet() -> Self {
+        let mut test = Self::empty().await;
+        test.region = test.post("/regions", json!({"name": "north"})).await.id();
+        test.cluster =
+            test.post(&format!("/regions/{}/clusters", test.region), json!({"name": "one"})).await.id();
+        let cluster = test.cluster.clone();
+        test.lb_address = test
+            .post(
+                &format!("/clusters/{cluster}/lb-addresses"),
+                json!({"address": "192.0.2.1", "label": "edge"}),
+            )
+            .await
+            .id();
+        test.shard = test
+            .post(&format!("/clusters/{cluster}/shards"), json!({"name": "web-1", "role": "web"}))
+            .await
+            .id();
+        for (id, role, shards) in
+            [("edge-1", "lb", vec![]), ("dns-1", "dns", vec![]), ("web-1", "web", vec![test.shard.clone()])]
+        {
+            let node = json!({"id": id, "hostname": id, "ip_address": "192.0.2.9", "roles": [role], "shard_ids": shards});
+            test.post(&format!("/clusters/{cluster}/nodes"), node).await.ok(201);
+        }
+        test
+    }
+
+    /// A brand with a tenant that has one of everything.
+    pub(crate) async fn brand(&self, name: &str) -> Ids {
+        let brand = json!({
+            "id": name, "name": name, "base_hostname": format!("{name}.example"),
+            "primary_ns": format!("ns1.{name}.example"), "secondary_ns": format!("ns2.{name}.example"),
+            "hostmaster_email": format!("hostmaster@{name}.example"),
+        });
+        self.post("/brands", brand).await.ok(201);
+        let tenant = self.post("/tenants", self.tenant_body(name)).await;
+        assert_eq!(tenant.status, 202, "{tenant:?}");
+        let tenant = tenant.id();
+        let subscription = format!("sub-{name}");
+        self.post(
+            &format!("/tenants/{tenant}/subscriptions"),
+            json!({"id": subscription, "name": "default"}),
+        )
+        .await
+        .ok(201);
+        let zone = json!({
+            "name": format!("{name}-zone.example"), "subscription_id": subscription, "region_id": self.region,
+            "tenant_id": tenant,
+        });
+        let zone = self.post("/zones", zone).await;
+        assert_eq!(zone.status, 202, "{zone:?}");
+        let zone = zone.id();
+        let record = json!({"type": "TXT", "name": "@", "content": "hello"});
+        let record = self.post(&format!("/zones/{zone}/records"), record).await.id();
+        let site = json!({"subscription_id": subscription, "runtime": "static", "runtime_version": "1"});
+        let webroot = self.post(&format!("/tenants/{tenant}/webroots"), site).await.id();
+        let fqdn_name = format!("www.{name}-zone.example");
+        let fqdn = self
+            .post(
+                &format!("/tenants/{tenant}/fqdns?wait=ready"),
+                json!({"fqdn": fqdn_name, "webroot_id": webroot}),
+            )
+            .await;
+        assert_eq!(fqdn.status, 200, "{fqdn:?}");
+        Ids {
+            brand: name.to_owned(),
+            tenant,
+            subscription,
+            webroot,
+            fqdn: fqdn.id(),
+            fqdn_name,
+            zone,
+            record,
+        }
+    }
+
+    pub(crate) fn tenant_body(&self, brand: &str) -> Value {
+        json!({
+            "brand_id": brand, "customer_id": format!("customer-of-{brand}"), "region_id": self.region,
+            "cluster_id": self.cluster, "shard_id": self.shard,
+        })
+    }
+
+    /// A new API key: its id and itself.
+    pub(crate) async fn key(&self, scopes: &[&str], brands: &[&str]) -> (String, String) {
+        let made = self.post("/api-keys", json!({"name": "k", "scopes": scopes, "brands": brands})).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        (made.id(), made.body["key"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, Some(&self.admin), None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, Some(&self.admin), Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::PUT, path, Some(&self.admin), Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.call(Method::DELETE, path, Some(&self.admin), None).await
+    }
+
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("/api/v1{path}"));
+        if let Some(key) = key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        self.send(request.body(body).unwrap()).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let body = match serde_json::from_slice(&bytes) {
+            Ok(body) => body,
+            Err(_) => Value::String(String::from_utf8_lossy(&bytes).into_owned()),
+        };
+        if parts.status != StatusCode::OK && parts.status.as_u16() >= 400 {
+            assert!(body["error"].is_string(), "an error without its sentence: {} {body}", parts.status);
+        }
+        Answer { status: parts.status.as_u16(), body, headers: parts.headers }
+    }
+
+    /// Asks until `done` says so, for 5 s at most.
+    pub(crate) async fn until(&self, path: &str, done: impl Fn(&Answer) -> bool) -> Answer {
+        for _ in 0..500 {
+            let answer = self.get(path).await;
+            if done(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} did not come to it: {:?}", self.get(path).await);
+    }
+}
+
+/// The gatekeeper in its simplest form: looks at every open resource whenever something changed.
+async fn keep_gates(store: Store, fleet: Arc<FakeFleet>) {
+    loop {
+        while drain(&store).await {}
+        let mut open = Vec::new();
+        {
+            let mut tx = store.read().await.unwrap();
+            let mut after = String::new();
+            loop {
+                let page = tx.open_resources(&after, 500).await.unwrap();
+                let Some(last) = page.last() else { break };
+                after = last.id.clone();
+                for resource in page {
+                    let mut inputs = Inputs::default();
+                    for unit in units_of(&resource) {
+                        inputs.rows.extend(tx.owned(&unit.owner()).await.unwrap());
+                    }
+                    if resource.status == Status::Deleting {
+                        inputs.has_children =
+                            hosting_planner::has_children(&mut tx, &resource).await.unwrap();
+                    }
+                    let verdict = evaluate(&resource, &inputs, fleet.as_ref(), 0);
+                    open.push((resource, verdict));
+                }
+            }
+        }
+        for (resource, verdict) in open {
+            store
+                .write(Origin::default(), move |tx| {
+                    Box::pin(async move {
+                        if resource.status == Status::Deleting {
+                            hosting_planner::continue_delete(tx, &resource.id).await?;
+                        }
+                        if verdict.remove {
+                            hosting_planner::finish_delete(tx, &resource.id, &verdict.retired).await?;
+                        } else {
+                            hosting_planner::open_gates(tx, &resource.id, &verdict.open).await?;
+                            hosting_planner::record_status(tx, &resource.id, resource.generation, &verdict)
+                                .await?;
+                        }
+                        Ok::<_, PlanError>(())
+                    })
+                })
+                .await
+                .unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn drain(store: &Store) -> bool {
+    if store.read().await.unwrap().replan_len().await.unwrap() == 0 {
+        return false;
+    }
+    store
+        .write(Origin::default(), |tx| Box::pin(async move { hosting_planner::drain(tx).await }))
+        .await
+        .unwrap()
+        .value
+        .more
+}
+
+/// The kind's example with ids that exist.
+pub(crate) fn example(test: &TestApi, ids: &Ids, kind: Kind) -> Value {
+    let mut body = kind.def().example();
+    let real = [
+        ("brand_id", &ids.brand),
+        ("region_id", &test.region),
+        ("cluster_id", &test.cluster),
+        ("shard_id", &test.shard),
+        ("subscription_id", &ids.subscription),
+        ("tenant_id", &ids.tenant),
+    ];
+    for (field, id) in real {
+        if body.get(field).is_some() {
+            body[field] = json!(id);
+        }
+    }
+    if body.get("shard_ids").is_some() {
+        body["shard_ids"] = json!([test.shard]);
+    }
+    if kind == Kind::ApiKey {
+        body["brands"] = json!([ids.brand]);
+    }
+    body
+}
