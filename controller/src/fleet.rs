@@ -1,0 +1,329 @@
+//! What gates and the API ask of the fleet, all of it in memory: who is registered where, how far each is, what node
+//! agents reported.
+//!
+//! The registry's part follows the store's commits, the positions are the feed's own, the reports are written here after
+//! they are on disk. [`gates::Fleet`] is how the planner sees it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use async_trait::async_trait;
+use hosting_api::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+use hosting_feed::{FeedHandle, fleet::Fleet};
+use hosting_intent::Key;
+use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
+use hosting_proto::feed::{self as wire, ReportRequest, exception, key_report};
+use hosting_resource::Kind;
+use hosting_store::{Commit, ListQuery, PageError, ReadTx, ReportRow, Store, StoreError};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
+
+use crate::registry::record;
+
+/// Node resources read at once.
+const PAGE: u32 = 200;
+
+/// The fleet as gates see it.
+#[derive(Debug)]
+pub(crate) struct FleetView {
+    fleet: Fleet,
+    /// Node ids by the audience that the registry gives them.
+    members: RwLock<BTreeMap<String, BTreeSet<String>>>,
+    /// The store's epoch: revisions of another one say nothing.
+    epoch: RwLock<String>,
+    /// By key, then node.
+    reports: RwLock<HashMap<Key, BTreeMap<String, Report>>>,
+    reported: watch::Sender<u64>,
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FleetView {
+    /// Reads registry, epoch, positions and reports from the store.
+    pub(crate) async fn load(store: &Store, fleet: Fleet) -> Result<Arc<Self>, StoreError> {
+        let view = Self {
+            fleet,
+            members: RwLock::default(),
+            epoch: RwLock::default(),
+            reports: RwLock::default(),
+            reported: watch::Sender::new(0),
+        };
+        let mut tx = store.read().await?;
+        let mut saved = Vec::new();
+        for mark in tx.subscribers().await? {
+            let exceptions = tx.exceptions(&mark.node, &mark.audience).await?;
+            saved.push(hosting_feed::registry::Watermark {
+                node_id: mark.node,
+                audience: mark.audience,
+                epoch: mark.epoch,
+                applied: mark.applied,
+                durable: mark.durable,
+                exceptions: Some(exceptions.into_iter().map(wire_exception).collect()),
+            });
+        }
+        view.fleet.restore(saved);
+        let nodes = view.read_registry(&mut tx).await?;
+        for node in nodes {
+            let mut after: Option<Key> = None;
+            loop {
+                let page = tx.reports_of(&node, after.as_ref(), PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.key.clone());
+                let mut reports = write(&view.reports);
+                for row in page {
+                    if let Some(report) = stored_report(&row) {
+                        reports.entry(row.key).or_default().insert(row.node, report);
+                    }
+                }
+            }
+        }
+        Ok(Arc::new(view))
+    }
+
+    /// Reads the registry anew, after a commit that changed node resources or the epoch.
+    pub(crate) async fn refresh(&self, store: &Store) -> Result<(), StoreError> {
+        let mut tx = store.read().await?;
+        let nodes = self.read_registry(&mut tx).await?;
+        drop(tx);
+        for gone in self.fleet.all().into_iter().filter(|one| !nodes.contains(&one.node_id)) {
+            self.fleet.forget(&gone.node_id);
+        }
+        write(&self.reports).retain(|_, by_node| {
+            by_node.retain(|node, _| nodes.contains(node));
+            !by_node.is_empty()
+        });
+        self.changed();
+        Ok(())
+    }
+
+    async fn read_registry(&self, tx: &mut ReadTx) -> Result<BTreeSet<String>, StoreError> {
+        let (mut members, mut nodes) = (BTreeMap::<String, BTreeSet<String>>::new(), BTreeSet::new());
+        let mut query = ListQuery { limit: PAGE, ..ListQuery::new(Kind::Node) };
+        loop {
+            let page = tx.page(&query).await.map_err(page_failed)?;
+            for node in &page.items {
+                let Some(record) = record(node) else { continue };
+                nodes.insert(node.id.clone());
+                for audience in record.audiences(&node.id) {
+                    members.entry(audience).or_default().insert(node.id.clone());
+                }
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        *write(&self.members) = members;
+        *write(&self.epoch) = tx.epoch().to_owned();
+        Ok(nodes)
+    }
+
+    /// Takes a node's report, which the store has.
+    pub(crate) fn reported(&self, node: &str, request: &ReportRequest) {
+        let mut reports = write(&self.reports);
+        if request.full {
+            let kept: BTreeSet<Key> = request.reports.iter().map(key_of).collect();
+            reports.retain(|key, by_node| {
+                if !kept.contains(key) {
+                    by_node.remove(node);
+                }
+                !by_node.is_empty()
+            });
+        }
+        for one in &request.reports {
+            let report =
+                Report { phase: phase(one.phase()), revision: one.revision, message: one.message.clone() };
+            reports.entry(key_of(one)).or_default().insert(node.to_owned(), report);
+        }
+        drop(reports);
+        self.changed();
+    }
+
+    /// Moves at each change of a position, a lease, an exception, a report or the registry.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.reported.subscribe()
+    }
+
+    /// Passes the feed's own changes on, so that waiters have one thing to watch, and reads the registry anew when a
+    /// commit changed it.
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        store: Store,
+        mut commits: broadcast::Receiver<Arc<Commit>>,
+    ) -> Result<(), StoreError> {
+        let mut changes = self.fleet.changes();
+        loop {
+            let stale = tokio::select! {
+                moved = changes.changed() => {
+                    // The sender lives in `self`.
+                    let _ = moved;
+                    changes.borrow_and_update();
+                    self.changed();
+                    false
+                }
+                commit = commits.recv() => match commit {
+                    Ok(commit) => commit.new_epoch || commit.kinds.contains(&Kind::Node),
+                    Err(RecvError::Lagged(_)) => true,
+                    Err(RecvError::Closed) => return Err(StoreError::Closed),
+                },
+            };
+            if stale {
+                self.refresh(&store).await?;
+            }
+        }
+    }
+
+    fn changed(&self) {
+        self.reported.send_modify(|version| *version = version.wrapping_add(1));
+    }
+}
+
+/// The cursor comes from the page before, so only the store can fail.
+fn page_failed(error: PageError) -> StoreError {
+    match error {
+        PageError::Store(error) => error,
+        PageError::Cursor => StoreError::Row("a cursor of another list".into()),
+    }
+}
+
+fn key_of(report: &wire::KeyReport) -> Key {
+    Key { kind: report.kind, name: report.key.clone() }
+}
+
+fn phase(phase: key_report::Phase) -> Phase {
+    match phase {
+        key_report::Phase::Unspecified | key_report::Phase::Converging | key_report::Phase::Blocked => {
+            Phase::Working
+        }
+        key_report::Phase::Ready => Phase::Ready,
+        key_report::Phase::Failed => Phase::Failed,
+        key_report::Phase::Retired => Phase::Retired,
+        key_report::Phase::Orphan => Phase::Orphan,
+    }
+}
+
+fn stored_report(row: &ReportRow) -> Option<Report> {
+    Some(Report { phase: phase(row.phase), revision: row.revision, message: row.message.clone() })
+}
+
+fn wire_exception(row: hosting_store::ExceptionRow) -> wire::Exception {
+    wire::Exception {
+        r#type: row.kind.into(),
+        kind: row.key.kind,
+        key: row.key.name,
+        revision: row.revision,
+        reason: row.reason,
+    }
+}
+
+fn exception_kind(exception: &wire::Exception) -> ExceptionKind {
+    match exception.r#type() {
+        exception::Type::Held => ExceptionKind::Held,
+        exception::Type::Unsupported => ExceptionKind::Unsupported,
+        exception::Type::Rejected | exception::Type::Unspecified => ExceptionKind::Rejected,
+    }
+}
+
+impl gates::Fleet for FleetView {
+    fn subscribers(&self, audience: &str) -> Vec<gates::Subscriber> {
+        let epoch = read(&self.epoch).clone();
+        let known: BTreeMap<String, _> =
+            self.fleet.subscribers(audience).into_iter().map(|one| (one.node_id.clone(), one)).collect();
+        let members = read(&self.members).get(audience).cloned().unwrap_or_default();
+        members
+            .into_iter()
+            .map(|node_id| {
+                let one = known.get(&node_id);
+                gates::Subscriber {
+                    applied: one.filter(|one| one.epoch == epoch).map_or(0, |one| one.applied),
+                    in_service: one.is_some_and(|one| one.in_service),
+                    node_id,
+                }
+            })
+            .collect()
+    }
+
+    fn exception(&self, audience: &str, node: &str, key: &Key) -> Option<gates::Exception> {
+        let known = self.fleet.subscribers(audience);
+        let one = known.iter().find(|one| one.node_id == node)?;
+        let exception = one.exceptions.iter().find(|one| one.kind == key.kind && one.key == key.name)?;
+        Some(gates::Exception {
+            kind: exception_kind(exception),
+            revision: exception.revision,
+            reason: exception.reason.clone(),
+        })
+    }
+
+    fn report(&self, node: &str, key: &Key) -> Option<Report> {
+        read(&self.reports).get(key)?.get(node).cloned()
+    }
+}
+
+/// The running controller, as the API sees it.
+pub(crate) struct Running {
+    pub(crate) view: Arc<FleetView>,
+    pub(crate) feed: FeedHandle,
+    pub(crate) token_life: std::time::Duration,
+}
+
+#[async_trait]
+impl Platform for Running {
+    fn fleet(&self) -> Arc<dyn gates::Fleet + Send + Sync> {
+        self.view.clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.view.changes()
+    }
+
+    fn subscribers(&self) -> Vec<SubscriberView> {
+        let all = self.view.fleet.all();
+        all.into_iter()
+            .map(|one| SubscriberView {
+                node_id: one.node_id,
+                audience: one.audience,
+                build: one.build,
+                epoch: one.epoch,
+                applied: one.applied,
+                durable: one.durable,
+                connected: one.connected,
+                in_service: one.in_service,
+                silent_for: one.silent_for,
+                exceptions: one
+                    .exceptions
+                    .iter()
+                    .map(|exception| ExceptionView {
+                        kind: exception_kind(exception),
+                        key: Key { kind: exception.kind, name: exception.key.clone() },
+                        revision: exception.revision,
+                        reason: exception.reason.clone(),
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn release(&self, audience: &str, node_id: &str, by: &str) -> bool {
+        self.view.fleet.release(audience, node_id, by)
+    }
+
+    fn forget(&self, node_id: &str) {
+        self.view.fleet.forget(node_id);
+    }
+
+    async fn join_token(&self, node_id: &str) -> Result<NewJoinToken, JoinTokenError> {
+        let token =
+            self.feed.mint(node_id, self.token_life).await.map_err(|error| {
+                JoinTokenError::from(Box::<dyn std::error::Error + Send + Sync>::from(error))
+            })?;
+        let life = i64::try_from(self.token_life.as_millis()).unwrap_or(i64::MAX);
+        let expires_at = hosting_intent_sync::identity::unix_now().saturating_mul(1000).saturating_add(life);
+        Ok(NewJoinToken { token: token.to_string(), expires_at })
+    }
+}

@@ -1,0 +1,15 @@
+//! The controller process: joins store, planner, feed and API.
+//!
+//! Owns what none of them may know of the others: which commit wakes which session, what the registry says to the feed,
+//! how the first key comes into a new store. `run` is the one wiring file.
+
+mod bootstrap;
+mod fleet;
+mod gatekeeper;
+mod housekeeping;
+mod registry;
+mod run;
+mod settings;
+
+pub use run::run;
+pub use settings::{Args, Flags, Settings, SettingsError};

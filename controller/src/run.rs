@@ -1,0 +1,99 @@
+//! The wiring: store → authorities → fleet → feed, gatekeeper, API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use hosting_api::{Api, ApiConfig};
+use hosting_feed::fleet::{Fleet, LEASE};
+use hosting_feed::metrics::FeedMetrics;
+use hosting_feed::{FeedConfig, FeedDeps, FeedServer};
+use hosting_scaffold::admin::{self, Metrics};
+use hosting_scaffold::tasks::{OnEnd, TaskGroup};
+use hosting_scaffold::telemetry;
+use hosting_store::{Kek, Store, StoreConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::{FleetView, Running};
+use crate::gatekeeper::Gatekeeper;
+use crate::registry::{Commits, Registry};
+use crate::settings::Settings;
+use crate::{bootstrap, housekeeping};
+
+/// Runs the controller until it is told to stop.
+///
+/// # Errors
+/// What stands in the way, with the remedy.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let outcome = runtime.block_on(wire(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn wire(settings: Settings) -> anyhow::Result<()> {
+    let _telemetry = telemetry::init("hosting-controller", &settings.log, settings.log_format)?;
+    let metrics = Metrics::new();
+    let group = TaskGroup::new();
+
+    let kek = Kek::load_or_create(&settings.kek())?;
+    let store = Store::open(&StoreConfig::new(settings.store()), kek).await?;
+    let authorities = bootstrap::authorities(&store).await?;
+    if let Some(file) = &settings.bootstrap_key_file {
+        bootstrap::first_key(&store, file).await?;
+    }
+
+    let fleet = Fleet::new(LEASE);
+    // Before the view is loaded: a node that is registered meanwhile must not be missed.
+    let commits = store.commits();
+    let view = FleetView::load(&store, fleet.clone()).await?;
+    let registry = Arc::new(Registry::new(store.clone(), Arc::clone(&view)));
+    let deps = FeedDeps {
+        source: Arc::new(store.clone()),
+        doorbell: Box::new(Commits(store.commits())),
+        nodes: registry.clone(),
+        tokens: registry.clone(),
+        status: registry,
+    };
+    let mut feed_config = FeedConfig::new(settings.feed_listen);
+    feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);
+    let feed_metrics = metrics.register(FeedMetrics::register);
+    let feed =
+        FeedServer::bind(feed_config, deps, authorities, fleet, feed_metrics, settings.advertise.clone())
+            .await?;
+
+    let running = Running {
+        view: Arc::clone(&view),
+        feed: feed.handle(),
+        token_life: Duration::from_secs(settings.join_token_minutes * 60),
+    };
+    let config = ApiConfig { stop: group.stop(), ..ApiConfig::default() };
+    let api = metrics.register(|registry| Api::new(store.clone(), Arc::new(running), config, registry));
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
+        anyhow::anyhow!("API address {}: {error}; choose another with --listen", settings.listen)
+    })?;
+
+    group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits));
+    group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
+    group.spawn("gatekeeper", OnEnd::Fatal, Gatekeeper::new(store.clone(), view).run(group.stop()));
+    let (revisions, days) = (settings.log_revisions, settings.audit_retention_days);
+    group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), revisions, days, group.stop()));
+    group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, group.stop()));
+    tracing::info!(api = %settings.listen, feed = %settings.feed_listen, cell = store.cell(), "controller running");
+
+    let outcome = group.run(Duration::from_millis(settings.drain_timeout_ms)).await;
+    store.close().await;
+    outcome
+}
+
+async fn serve(
+    listener: TcpListener,
+    api: Api,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<(), std::io::Error> {
+    let router = api.router().merge(admin::metrics_router(metrics));
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}

@@ -1,0 +1,211 @@
+//! What an operator can set: defaults < file < environment (`HOSTING_CONTROLLER_*`) < flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
+use hosting_scaffold::telemetry::LogFormat;
+use serde::{Deserialize, Serialize};
+
+/// Prefix of the environment variables.
+const ENV_PREFIX: &str = "HOSTING_CONTROLLER_";
+
+/// Everything that can be set. Times are in the unit that their name ends with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where the store lives, and the key that seals its secrets. One process at a time.
+    pub data_dir: PathBuf,
+    /// Address of the REST API; `/metrics`, `/healthz` and `/readyz` are there too.
+    pub listen: SocketAddr,
+    /// Address of the feed.
+    pub feed_listen: SocketAddr,
+    /// What join tokens name as the feed, `host:port`; empty: `feed_listen`.
+    pub advertise: Vec<String>,
+    /// File with the key that seals the store's secrets, made at the first start; empty: in `data_dir`.
+    pub kek_file: Option<PathBuf>,
+    /// Writes an API key with all rights to this file unless it is there, and takes the key that is in it.
+    pub bootstrap_key_file: Option<PathBuf>,
+    /// Life of the nodes' certificates, 24 to 720.
+    pub node_certificate_hours: u64,
+    /// A join token is good for this long.
+    pub join_token_minutes: u64,
+    /// Each audience's log keeps this many revisions; subscribers further behind get a snapshot.
+    pub log_revisions: u64,
+    /// Audit rows are kept this long.
+    pub audit_retention_days: u32,
+    /// Waiting for requests under way at the end.
+    pub drain_timeout_ms: u64,
+    /// Log filter, as `tracing` reads it.
+    pub log: String,
+    /// How logs look.
+    pub log_format: LogFormat,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/hosting/controller"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
+            feed_listen: SocketAddr::from(([127, 0, 0, 1], 8091)),
+            advertise: Vec::new(),
+            kek_file: None,
+            bootstrap_key_file: None,
+            node_certificate_hours: 7 * 24,
+            join_token_minutes: 15,
+            log_revisions: 100_000,
+            audit_retention_days: 90,
+            drain_timeout_ms: 10_000,
+            log: "info".into(),
+            log_format: LogFormat::Auto,
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Reading them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// One that makes no sense.
+    #[error("{setting}: {problem}")]
+    Invalid {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+}
+
+impl Settings {
+    /// Merges the layers and checks the outcome.
+    ///
+    /// # Errors
+    /// The setting and what is wrong with it.
+    pub fn load(args: &Args) -> Result<Self, SettingsError> {
+        let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let invalid = |setting, problem| Err(SettingsError::Invalid { setting, problem });
+        if !(24..=720).contains(&settings.node_certificate_hours) {
+            return invalid("node_certificate_hours", "must be 24 to 720");
+        }
+        if !(1..=24 * 60).contains(&settings.join_token_minutes) {
+            return invalid("join_token_minutes", "must be 1 to 1440");
+        }
+        if settings.log_revisions < 1_000 {
+            return invalid(
+                "log_revisions",
+                "must be at least 1000, or every short absence costs a snapshot",
+            );
+        }
+        if settings.audit_retention_days == 0 {
+            return invalid("audit_retention_days", "must be at least 1");
+        }
+        Ok(settings)
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.data_dir.join("store.db")
+    }
+
+    /// The key that seals the store's secrets. Back it up apart from the store.
+    #[must_use]
+    pub fn kek(&self) -> PathBuf {
+        self.kek_file.clone().unwrap_or_else(|| self.data_dir.join("kek"))
+    }
+
+    /// What `--dump-config` prints: the settings, and as comments the paths that follow from them.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold.
+    pub fn dump(&self) -> Result<String, anyhow::Error> {
+        Ok(format!(
+            "{}# store: {}\n# key that seals its secrets: {}\n",
+            config::dump(self)?,
+            self.store().display(),
+            self.kek().display()
+        ))
+    }
+}
+
+/// The controller: takes intent over REST, stores it and streams it to the fleet
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "hosting-controller", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Layers below the flags.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Flags.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+const EXAMPLES: &str = "Examples:
+  First start; the API key with all rights goes to a file that only its owner can read:
+    hosting-controller --data-dir /var/lib/hosting/controller --bootstrap-key-file /root/hosting-admin.key
+  What is in force, and is it sound:
+    hosting-controller --config /etc/hosting/controller.toml --dump-config
+    hosting-controller --config /etc/hosting/controller.toml --check-config
+
+Every setting of --dump-config can stand in the file of --config, or in the environment as
+HOSTING_CONTROLLER_<SETTING>.";
+
+/// The settings that are worth a flag.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+pub struct Flags {
+    /// Folder for the store and the key that seals its secrets
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the REST API, /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Address of the feed
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed_listen: Option<SocketAddr>,
+    /// What join tokens name as the feed; repeat it for several
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertise: Vec<String>,
+    /// File with an API key that has all rights; written unless it is there
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap_key_file: Option<PathBuf>,
+    /// Log filter, for example `info,hosting_feed=debug`
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// How logs look
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn load(arguments: &[&str]) -> Result<Settings, SettingsError> {
+        Settings::load(&Args::parse_from(["hosting-controller"].iter().chain(arguments)))
+    }
+
+    #[test]
+    fn a_dump_reads_back_and_nonsense_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("controller.toml");
+        std::fs::write(&file, "log_revisions = 5000\n").unwrap();
+        let settings = load(&["--config", file.to_str().unwrap(), "--listen", "127.0.0.1:1"]).unwrap();
+        assert_eq!((settings.log_revisions, settings.listen.port()), (5000, 1));
+        assert_eq!(toml::from_str::<Settings>(&settings.dump().unwrap()).unwrap(), settings);
+
+        std::fs::write(&file, "node_certificate_hours = 1\n").unwrap();
+        let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+        assert!(error.starts_with("node_certificate_hours: "), "{error}");
+    }
+}
