@@ -1,9 +1,10 @@
 //! The accept loop: TCP, TLS, and how many of each at once. Knows no RPC.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,6 +34,51 @@ pub(crate) struct AcceptLimits {
     pub(crate) anonymous_life: Duration,
     pub(crate) handshakes: usize,
     pub(crate) handshake_timeout: Duration,
+}
+
+/// Handshakes under way, by network: nobody alone can keep the others out.
+#[derive(Debug, Default)]
+struct Shaking(Mutex<BTreeMap<IpAddr, usize>>);
+
+impl Shaking {
+    fn enter(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Place> {
+        let net = network(address);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(net).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Place { shaking: Arc::clone(self), net })
+    }
+}
+
+/// A place among the handshakes of a network.
+#[derive(Debug)]
+struct Place {
+    shaking: Arc<Shaking>,
+    net: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.shaking.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.net) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.net);
+            }
+        }
+    }
+}
+
+/// What counts as one party: an IPv4 address, or an IPv6 /64.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+    }
 }
 
 /// Who is at the other end.
@@ -112,6 +158,7 @@ pub(crate) async fn accept(
     let known = Arc::new(Semaphore::new(limits.connections));
     let anonymous = Arc::new(Semaphore::new(limits.anonymous));
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let shaking = Arc::new(Shaking::default());
     let tasks = TaskTracker::new();
     loop {
         // Whoever comes while too many shake hands waits in the kernel's backlog.
@@ -132,11 +179,15 @@ pub(crate) async fn accept(
                 continue;
             }
         };
+        let Some(place) = shaking.enter(address.ip(), limits.handshakes / 4) else {
+            metrics.refuse(Refusal::Busy);
+            continue;
+        };
         let acceptor = TlsAcceptor::from(tls.load_full());
         let (known, anonymous) = (Arc::clone(&known), Arc::clone(&anonymous));
         let (metrics, out) = (metrics.clone(), out.clone());
         tasks.spawn(async move {
-            let _permit = permit;
+            let _held = (permit, place);
             let shaken = async {
                 tcp.set_nodelay(true)?;
                 acceptor.accept(tcp).await
@@ -169,4 +220,22 @@ pub(crate) async fn accept(
         });
     }
     tasks.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_network_cannot_take_every_handshake() {
+        let shaking = Arc::new(Shaking::default());
+        let here: IpAddr = "2001:db8::1".parse().unwrap();
+        let held: Vec<_> = (0..2).filter_map(|_| shaking.enter(here, 2)).collect();
+        assert_eq!(held.len(), 2);
+        assert!(shaking.enter("2001:db8::2".parse().unwrap(), 2).is_none(), "the same network");
+        assert!(shaking.enter("192.0.2.1".parse().unwrap(), 2).is_some());
+        drop(held);
+        assert!(shaking.enter(here, 2).is_some());
+        assert!(shaking.0.lock().unwrap().is_empty());
+    }
 }

@@ -11,6 +11,7 @@ use hosting_proto::feed::enrollment_server::Enrollment;
 use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
 use tonic::{Request, Response, Status};
 
+use crate::accept::network;
 use crate::metrics::{Issued, Refusal};
 use crate::pki::{self, PkiError};
 use crate::registry::{NodeRecord, TokenUse};
@@ -32,16 +33,9 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    fn net(address: IpAddr) -> IpAddr {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => IpAddr::V4(v4),
-            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
-        }
-    }
-
     /// Failures that still count.
     fn count(&self, address: IpAddr, now: Instant) -> u32 {
-        self.failures.get(&Self::net(address)).map_or(0, |(count, since)| {
+        self.failures.get(&network(address)).map_or(0, |(count, since)| {
             let forgiven = now.saturating_duration_since(*since).as_secs() / FORGIVE.as_secs();
             count.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
         })
@@ -53,7 +47,7 @@ impl Throttle {
 
     pub(crate) fn failed(&mut self, address: IpAddr, now: Instant) {
         let count = self.count(address, now) + 1;
-        let net = Self::net(address);
+        let net = network(address);
         if !self.failures.contains_key(&net) && self.failures.len() >= ADDRESSES {
             let oldest =
                 self.failures.iter().min_by_key(|(_, (_, since))| *since).map(|(address, _)| *address);

@@ -47,6 +47,19 @@ pub struct Subscriber {
     pub in_service: bool,
 }
 
+/// How far a subscriber is, as gates see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Who.
+    pub node_id: String,
+    /// Epoch of the revision.
+    pub epoch: String,
+    /// Highest revision in effect.
+    pub applied: u64,
+    /// As [`Subscriber::in_service`].
+    pub in_service: bool,
+}
+
 /// What a session is told from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -207,8 +220,11 @@ impl Core {
         (changed, None)
     }
 
+    fn serves(&self, entry: &Entry, now: Instant) -> bool {
+        entry.in_service && now.saturating_duration_since(entry.last_frame) < self.lease
+    }
+
     fn view(&self, who: &Who, entry: &Entry, now: Instant) -> Subscriber {
-        let silent_for = now.saturating_duration_since(entry.last_frame);
         Subscriber {
             node_id: who.node_id.clone(),
             audience: who.audience.clone(),
@@ -218,8 +234,8 @@ impl Core {
             durable: entry.durable,
             exceptions: entry.exceptions.clone(),
             connected: entry.session != 0,
-            silent_for,
-            in_service: entry.in_service && silent_for < self.lease,
+            silent_for: now.saturating_duration_since(entry.last_frame),
+            in_service: self.serves(entry, now),
         }
     }
 
@@ -318,6 +334,30 @@ impl Fleet {
         core.of(audience).map(|(who, entry)| core.view(who, entry, now)).collect()
     }
 
+    /// [`Fleet::subscribers`] without what costs: for gates, which ask often.
+    #[must_use]
+    pub fn standings(&self, audience: &str) -> Vec<Standing> {
+        let now = Instant::now();
+        let core = self.core();
+        core.of(audience)
+            .map(|(who, entry)| Standing {
+                node_id: who.node_id.clone(),
+                epoch: entry.epoch.clone(),
+                applied: entry.applied,
+                in_service: core.serves(entry, now),
+            })
+            .collect()
+    }
+
+    /// What a node says about one key of `audience` that it does not apply.
+    #[must_use]
+    pub fn exception(&self, audience: &str, node_id: &str, kind: u32, key: &str) -> Option<Exception> {
+        let who = Who { audience: audience.to_owned(), node_id: node_id.to_owned() };
+        let core = self.core();
+        let entry = core.entries.get(&who)?;
+        entry.exceptions.iter().find(|one| one.kind == kind && one.key == key).cloned()
+    }
+
     /// Everyone known, by audience and node id.
     #[must_use]
     pub fn all(&self) -> Vec<Subscriber> {
@@ -339,7 +379,7 @@ impl Fleet {
     pub fn is_in_service(&self, audience: &str, node_id: &str) -> bool {
         let who = Who { audience: audience.to_owned(), node_id: node_id.to_owned() };
         let core = self.core();
-        core.entries.get(&who).is_some_and(|entry| core.view(&who, entry, Instant::now()).in_service)
+        core.entries.get(&who).is_some_and(|entry| core.serves(entry, Instant::now()))
     }
 
     /// Node ids of those known for `audience` that are not in service or have not applied `revision` of `epoch`.
@@ -348,9 +388,9 @@ impl Fleet {
         let now = Instant::now();
         let core = self.core();
         core.of(audience)
-            .filter(|(who, entry)| {
+            .filter(|(_, entry)| {
                 let reached = entry.epoch == epoch && entry.applied >= revision;
-                !reached || !core.view(who, entry, now).in_service
+                !reached || !core.serves(entry, now)
             })
             .map(|(who, _)| who.node_id.clone())
             .collect()
@@ -642,6 +682,13 @@ mod tests {
         assert_eq!(fleet.lagging("edge/c1", "other", 4), ["a", "b", "c"]);
         assert_eq!(fleet.lagging("edge/c", "e", 4), [""; 0]);
         assert_eq!(fleet.in_service("edge/c1").len(), 2);
+        let standings = fleet.standings("edge/c1");
+        let short: Vec<_> = standings.iter().map(|s| (s.node_id.as_str(), s.applied, s.in_service)).collect();
+        assert_eq!(short, [("a", 4, true), ("b", 3, true), ("c", 0, false)]);
+        let exceptions = vec![Exception { kind: 3, key: "k".into(), ..Exception::default() }];
+        members[1].ack(Ack { exceptions: exceptions.clone(), has_exceptions: true, ..at(3) });
+        assert_eq!(fleet.exception("edge/c1", "b", 3, "k").as_ref(), exceptions.first());
+        assert_eq!(fleet.exception("edge/c1", "a", 3, "k"), None);
         assert!(fleet.release("edge/c1", "a", "ops"));
         assert!(!fleet.release("edge/c1", "x", "ops"));
         drop(members);

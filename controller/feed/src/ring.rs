@@ -367,3 +367,142 @@ impl FeedSource for Attached {
         self.hub.source.begin_epoch(seen).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hosting_intent::Digest;
+    use tokio::sync::mpsc;
+
+    fn head(epoch: &str, revision: u64) -> AudienceHead {
+        AudienceHead {
+            epoch: epoch.into(),
+            head: revision,
+            revision,
+            floor: 0,
+            count: 0,
+            digest: Digest::EMPTY,
+        }
+    }
+
+    fn entry(prev: u64, revision: u64) -> LogEntry {
+        LogEntry { prev, revision, upserts: Vec::new(), removals: Vec::new() }
+    }
+
+    fn revisions(ring: &Ring) -> Vec<u64> {
+        ring.entries.iter().map(|entry| entry.revision).collect()
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_the_newest_stays() {
+        let mut ring = Ring::default();
+        let limits = RingLimits { bytes: 1 << 20, revisions: 3 };
+        ring.absorb(Window { head: head("e", 0), entries: vec![] }, 0, limits);
+        let entries = (0..5).map(|n| entry(n, n + 1)).collect();
+        ring.absorb(Window { head: head("e", 5), entries }, 0, limits);
+        assert_eq!(revisions(&ring), [3, 4, 5]);
+        let tiny = RingLimits { bytes: 1, revisions: 3 };
+        ring.absorb(Window { head: head("e", 6), entries: vec![entry(5, 6)] }, 0, tiny);
+        assert_eq!(revisions(&ring), [6]);
+        assert_eq!(ring.bytes, ring.entries[0].size);
+    }
+
+    #[test]
+    fn a_gap_another_epoch_and_a_step_back_empty_it() {
+        let filled = || {
+            let mut ring = Ring::default();
+            ring.absorb(Window { head: head("e", 1), entries: vec![] }, 0, RingLimits::default());
+            let window = Window { head: head("e", 3), entries: vec![entry(1, 2), entry(2, 3)] };
+            ring.absorb(window, 0, RingLimits::default());
+            assert_eq!(revisions(&ring), [2, 3]);
+            ring
+        };
+        let mut ring = filled();
+        let gap = Window { head: head("e", 9), entries: vec![entry(8, 9)] };
+        ring.absorb(gap, 0, RingLimits::default());
+        assert_eq!(revisions(&ring), [9]);
+        let mut ring = filled();
+        ring.absorb(Window { head: head("f", 3), entries: vec![] }, 0, RingLimits::default());
+        assert_eq!((revisions(&ring), ring.tip()), (vec![], Some(3)));
+        let mut ring = filled();
+        ring.absorb(Window { head: head("e", 2), entries: vec![] }, 0, RingLimits::default());
+        assert_eq!((revisions(&ring), ring.tip(), ring.bytes), (vec![], Some(2), 0));
+    }
+
+    /// Every audience is at the revision that the test says; counts reads by audience.
+    #[derive(Default)]
+    struct Source {
+        revision: Mutex<u64>,
+        reads: Mutex<BTreeMap<String, u64>>,
+    }
+
+    #[async_trait]
+    impl FeedSource for Source {
+        async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+            *self.reads.lock().unwrap().entry(audience.into()).or_default() += 1;
+            Ok(head("e", *self.revision.lock().unwrap()))
+        }
+
+        async fn window(&self, audience: &str, after: u64, _: usize) -> Result<Window, SourceError> {
+            let head = self.audience(audience).await?;
+            let entries = (after..head.revision).map(|prev| entry(prev, prev + 1)).collect();
+            Ok(Window { head, entries })
+        }
+
+        async fn page(&self, _: &str, _: Option<&Key>, _: usize) -> Result<Vec<Item>, SourceError> {
+            Ok(Vec::new())
+        }
+
+        async fn begin_epoch(&self, _: &str) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    struct Bell(mpsc::Receiver<Touched>);
+
+    #[async_trait]
+    impl Doorbell for Bell {
+        async fn ring(&mut self) -> Touched {
+            match self.0.recv().await {
+                Some(touched) => touched,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_costs_reads_of_the_audiences_it_touched() {
+        let source = Arc::new(Source::default());
+        let hub = Arc::new(Hub::new(source.clone(), RingLimits::default(), FeedMetrics::default()));
+        let (ring, bell) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let (hub, stop) = (Arc::clone(&hub), stop.clone());
+            async move { hub.run(Box::new(Bell(bell)), stop).await }
+        });
+        let mut a = hub.attach("a");
+        let mut b = hub.attach("b");
+        a.changed().await;
+        b.changed().await;
+        assert!(matches!(a.next("e", 0), Next::AtHead));
+        *source.revision.lock().unwrap() = 2;
+        ring.send(Touched { head: 7, audiences: Some(vec!["a".into(), "nobody-listens".into()]) })
+            .await
+            .unwrap();
+        a.changed().await;
+        assert!(matches!(a.next("e", 0), Next::Entry(entry) if entry.revision == 1));
+        assert!(matches!(a.next("e", 1), Next::Entry(entry) if entry.revision == 2));
+        assert!(matches!(a.next("e", 2), Next::AtHead));
+        assert!(matches!(a.next("other", 2), Next::Elsewhere));
+        let reads = source.reads.lock().unwrap().clone();
+        assert_eq!((reads.get("b"), reads.contains_key("nobody-listens")), (Some(&1), false), "{reads:?}");
+        // Where `b` stands is known as of revision 7 all the same, without a read.
+        let head = b.audience("b").await.unwrap();
+        assert_eq!((head.revision, head.head), (0, 7));
+        assert_eq!(source.reads.lock().unwrap().get("b"), Some(&1));
+        drop((a, b));
+        assert!(hub.registered().channels.is_empty());
+        stop.cancel();
+        running.await.unwrap();
+    }
+}

@@ -286,7 +286,7 @@ impl FeedServer {
             connections: config.max_connections,
             anonymous: config.max_anonymous,
             anonymous_life: Duration::from_secs(30),
-            handshakes: 64,
+            handshakes: 1_024,
             handshake_timeout: config.handshake_timeout,
         };
         Ok(Self {
