@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use hosting_planner::World;
 use hosting_resource::kinds::brand::BrandSpec;
-use hosting_resource::{Column, Kind, Resource, Status, Tier, timestamp};
+use hosting_resource::{Column, Kind, ListBy, Resource, Status, Tier, timestamp};
 use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx, Sort};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +13,6 @@ use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, Runtime, RuntimeView, Runtimes, SearchResults,
     ShardTenants, Stats, StatusCount, Summary,
 };
-use crate::route::Op;
 use crate::service::{Call, Reply, find, to_json};
 use crate::wait::{Look, Waited};
 use crate::{Api, ApiError};
@@ -70,16 +69,12 @@ const fn sort_of(column: Column) -> Sort {
 }
 
 impl Api {
-    pub(crate) async fn list(&self, call: &Call) -> Result<Reply, ApiError> {
+    pub(crate) async fn list(&self, call: &Call, kind: Kind, by: Option<ListBy>) -> Result<Reply, ApiError> {
         let mut tx = self.store().read().await?;
-        let kind = match call.route.op {
-            Op::List(kind) | Op::ListBy(kind, _) => kind,
-            _ => return Err(ApiError::internal(&"not a list")),
-        };
         let info = kind.info();
         let mut list = ListQuery::new(kind);
         list.limit = limit(&call.query, DEFAULT_LIMIT, MAX_LIMIT);
-        if let Op::ListBy(_, by) = call.route.op {
+        if let Some(by) = by {
             let of = call.subject(&mut tx, by.kind).await?;
             list.facets.push((by.relation.to_owned(), of.id));
         } else if let Some(parent) = info.parent {
@@ -165,7 +160,7 @@ impl Api {
     pub(crate) async fn view_of(&self, tx: &mut ReadTx, look: &Look) -> Result<Map<String, Value>, ApiError> {
         let mut view = self.views(tx, std::slice::from_ref(&look.resource)).await?.pop().unwrap_or_default();
         if !look.verdict.conditions.is_empty() {
-            view.insert("conditions".to_owned(), look.conditions());
+            view.insert("conditions".to_owned(), look.conditions().into());
             view.insert("lagging".to_owned(), look.verdict.lagging.clone().into());
         }
         Ok(view)
@@ -422,7 +417,7 @@ impl Api {
                     format!("not settled within {} s; ask again", limit.as_secs()),
                 );
                 if let Some(look) = looks.first() {
-                    error.more.insert("conditions".to_owned(), look.conditions());
+                    error.more.insert("conditions".to_owned(), look.conditions().into());
                     error.more.insert("lagging".to_owned(), look.verdict.lagging.clone().into());
                 }
                 Err(error)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use axum::extract::{RawPathParams, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use futures::FutureExt;
 use hosting_planner::World;
 use hosting_resource::{Kind, Tier};
 use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
@@ -267,7 +269,13 @@ impl Api {
             let traceparent = Some(current_traceparent()).filter(|own| !own.is_empty());
             let traceparent = traceparent.unwrap_or_else(|| child_of(&given));
             let response = match route {
-                Some(route) => self.serve(route, params, request, &traceparent).await,
+                Some(route) => {
+                    let served = AssertUnwindSafe(self.serve(route, params, request, &traceparent));
+                    served.catch_unwind().await.unwrap_or_else(|panic| {
+                        let cause = panic.downcast_ref::<&str>().copied().unwrap_or("a panic");
+                        ApiError::internal(&cause).into_response()
+                    })
+                }
                 None => ApiError::not_found("there is no such path; see /docs").into_response(),
             };
             let took = begun.elapsed();
@@ -446,7 +454,8 @@ impl Api {
 
     async fn dispatch(&self, call: Call, path: &str, kept: Option<Value>) -> Result<Reply, Failure> {
         match call.route.op {
-            Op::List(_) | Op::ListBy(..) => Ok(self.list(&call).await?),
+            Op::List(kind) => Ok(self.list(&call, kind, None).await?),
+            Op::ListBy(kind, by) => Ok(self.list(&call, kind, Some(by)).await?),
             Op::Get(kind) => Ok(self.get(&call, kind).await?),
             Op::Summary => Ok(self.summary(&call).await?),
             Op::BrandClusters => Ok(self.brand_clusters(&call).await?),

@@ -40,7 +40,7 @@ impl Look {
     }
 
     /// As the API shows it.
-    pub(crate) fn conditions(&self) -> Value {
+    pub(crate) fn conditions(&self) -> Vec<Value> {
         self.verdict
             .conditions
             .iter()

@@ -87,13 +87,18 @@ impl Api {
         let entry = audit_entry(&call.route, path, Some(&call.id), kept, call.route.success);
         let origin =
             Origin { traceparent: call.traceparent.clone(), actor: Some(call.principal.key_id.clone()) };
-        // Nothing of the store changes: the row is written for itself.
-        if matches!(call.route.op, Op::JoinToken | Op::Release | Op::Forget) {
-            let body = match call.route.op {
-                Op::JoinToken => self.join_token(&call).await?,
-                Op::Forget => self.forget(&call, origin.clone()).await?,
-                _ => self.release(&call).await?,
-            };
+        // Nothing is planned: the row is written for itself.
+        let op = call.route.op;
+        let alone = if op == Op::JoinToken {
+            Some(self.join_token(&call).await?)
+        } else if op == Op::Forget {
+            Some(self.forget(&call, origin.clone()).await?)
+        } else if op == Op::Release {
+            Some(self.release(&call).await?)
+        } else {
+            None
+        };
+        if let Some(body) = alone {
             self.store().audit(origin, entry).await.map_err(ApiError::from)?;
             return Ok(Reply::json(call.route.success, body));
         }
@@ -216,13 +221,7 @@ impl Api {
                 body.extend(secrets);
             }
         }
-        let conditions: Vec<Value> = looks
-            .iter()
-            .flat_map(|look| match look.conditions() {
-                Value::Array(items) => items,
-                _ => Vec::new(),
-            })
-            .collect();
+        let conditions: Vec<Value> = looks.iter().flat_map(Look::conditions).collect();
         body.entry("conditions").or_insert_with(|| conditions.into());
         body.insert("lagging".to_owned(), lagging(&looks).into());
         body.insert("revision".to_owned(), revision.into());

@@ -437,7 +437,6 @@ impl Definition for ZoneRecord {
         let zone = resource.parent.as_deref().unwrap_or_default();
         let mut facet = |field, value: String| index.facets.push(Facet { field, value });
         facet("owner", format!("{zone}/{}", spec.name));
-        facet("owner_name", spec.name.clone());
         facet("rr_set", format!("{zone}/{}/{}", spec.name, spec.record_type));
         facet("type", spec.record_type.clone());
         facet(
