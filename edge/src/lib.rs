@@ -15,6 +15,7 @@ mod run;
 mod server;
 mod settings;
 mod tls;
+mod upgrade;
 
 pub use certs::{CaError, CertStore, DevCa};
 pub use metrics::{Latency, Metrics};

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use crate::metrics::Metrics;
 use crate::pages::Page;
 use crate::settings::{Settings, ms};
+use crate::upgrade;
 
 /// Tells a node which host the client asked for, with the port if there was one. Nodes believe it from edges only.
 pub const ORIGINAL_HOST: &str = "x-hosting-host";
@@ -42,6 +44,8 @@ pub(crate) struct Edge {
     /// Where [`Millis`] count from.
     start: Instant,
     limits: Limits,
+    /// Numbers the connections of upgrade requests; 0 is the key of all others.
+    upgrades: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +98,7 @@ impl Edge {
             body: ms(settings.body_timeout_ms),
             eject: settings.eject_ms,
         };
-        Self { routing, metrics, start: Instant::now(), limits }
+        Self { routing, metrics, start: Instant::now(), limits, upgrades: AtomicU64::new(1) }
     }
 
     fn now(&self) -> Millis {
@@ -226,6 +230,12 @@ impl ProxyHttp for Edge {
         peer.options.read_timeout = Some(idle);
         peer.options.write_timeout = Some(self.limits.write);
         peer.options.idle_timeout = Some(self.limits.upstream_idle);
+        if ctx.upgrade {
+            // A connection of its own, which nobody takes over if the node declines.
+            peer.group_key = self.upgrades.fetch_add(1, Ordering::Relaxed);
+            peer.options.idle_timeout = Some(Duration::from_millis(1));
+            peer.options.custom_l4 = Some(Arc::new(upgrade::Connector));
+        }
         Ok(peer)
     }
 
