@@ -115,9 +115,10 @@ async fn note_retirement(plan: &mut Plan<'_>, resource: &mut Resource, unit: Uni
         .iter()
         .filter_map(|row| row.audience.strip_prefix("node/").map(str::to_owned))
         .collect();
-    let tenant = match resource.kind {
-        Kind::Tenant => Some(resource.clone()),
-        _ => read::of_kind(plan.draft, Kind::Tenant, resource.parent.as_deref().unwrap_or_default()).await?,
+    let tenant = if resource.kind == Kind::Tenant {
+        Some(resource.clone())
+    } else {
+        read::of_kind(plan.draft, Kind::Tenant, resource.parent.as_deref().unwrap_or_default()).await?
     };
     if let Some(tenant) = tenant {
         let members = read::nodes_of_shard(plan.draft, read::shard_of(&tenant)).await?;
