@@ -234,7 +234,7 @@ impl gates::Fleet for FleetView {
     fn subscribers(&self, audience: &str) -> Vec<gates::Subscriber> {
         let epoch = read(&self.epoch).clone();
         let known: BTreeMap<String, _> =
-            self.fleet.subscribers(audience).into_iter().map(|one| (one.node_id.clone(), one)).collect();
+            self.fleet.standings(audience).into_iter().map(|one| (one.node_id.clone(), one)).collect();
         let members = read(&self.members).get(audience).cloned().unwrap_or_default();
         members
             .into_iter()
@@ -250,13 +250,11 @@ impl gates::Fleet for FleetView {
     }
 
     fn exception(&self, audience: &str, node: &str, key: &Key) -> Option<gates::Exception> {
-        let known = self.fleet.subscribers(audience);
-        let one = known.iter().find(|one| one.node_id == node)?;
-        let exception = one.exceptions.iter().find(|one| one.kind == key.kind && one.key == key.name)?;
+        let exception = self.fleet.exception(audience, node, key.kind, &key.name)?;
         Some(gates::Exception {
             kind: exception_kind(exception),
             revision: exception.revision,
-            reason: exception.reason.clone(),
+            reason: exception.reason,
         })
     }
 
