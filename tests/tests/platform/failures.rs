@@ -37,7 +37,7 @@ async fn sites_and_dns_go_on_without_the_controller() {
     assert_eq!(code, 200, "{answer}");
     assert!(platform.is_live(fqdn).await);
     for role in ["edge", "dns"] {
-        let resumed = async |kind: &str| platform.metric(role, "hosting_feed_resumes_total", &[kind]).await;
+        let resumed = async |kind: &str| platform.metric(role, "intent_resumes_total", &[kind]).await;
         assert!(resumed("delta").await >= 1.0, "{role} resumed by delta");
         assert_eq!(resumed("snapshot").await, 0.0, "{role} needed no snapshot");
     }

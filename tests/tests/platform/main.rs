@@ -4,3 +4,4 @@ mod changes;
 mod failures;
 mod first_light;
 mod harness;
+mod hostile;
