@@ -413,9 +413,9 @@ mod tests {
         }
     }
 
-    /// Paths, scopes, tiers and codes that clients of the reference rely on.
+    /// Paths, scopes, tiers and codes that clients rely on: a promise, so it stands here a second time.
     #[test]
-    fn the_reference_routes_are_there() {
+    fn the_promised_routes_are_there() {
         let table = table();
         let wanted = include_str!("../tests/api/routes.txt");
         let mut count = 0;

@@ -84,7 +84,7 @@ fn inner(value: &Value) -> Value {
     }
 }
 
-/// A field of the reference that the platform does not serve yet. Its empty value is accepted, anything else is not.
+/// A field of the API that the platform does not serve yet. Its empty value is accepted, anything else is not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Unserved {
     wanted: bool,

@@ -1,4 +1,4 @@
-//! Every kind: created, read, listed, changed, deleted, with the codes of the reference.
+//! Every kind: created, read, listed, changed, deleted, with the promised codes.
 
 use hosting_resource::{IdPolicy, Kind};
 use serde_json::{Value, json};

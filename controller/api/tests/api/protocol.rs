@@ -62,7 +62,7 @@ async fn errors_are_one_sentence_in_json() {
     let long_id = test.get(&format!("/brands/{}", "x".repeat(5000))).await;
     assert_eq!(long_id.status, 404);
 
-    // Defect 1: a state that does not allow it is a conflict, not our fault.
+    // A state that does not allow it is a conflict, not our fault.
     for path in [
         format!("/webroots/{}/retry", ids.webroot),
         format!("/tenants/{}/retry", ids.tenant),
