@@ -252,7 +252,7 @@ impl gates::Fleet for FleetView {
     fn exception(&self, audience: &str, node: &str, key: &Key) -> Option<gates::Exception> {
         let exception = self.fleet.exception(audience, node, key.kind, &key.name)?;
         Some(gates::Exception {
-            kind: exception_kind(exception),
+            kind: exception_kind(&exception),
             revision: exception.revision,
             reason: exception.reason,
         })
