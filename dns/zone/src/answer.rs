@@ -160,7 +160,7 @@ impl Zones {
 
     fn has_cut(&self, zone: &Zone, name: &NameBuf) -> bool {
         let mut key = KeyBuf::new();
-        let Some(above) = name.labels_above(&zone.name) else { return false };
+        let Some(above) = name.labels_above(zone.name.as_slice()) else { return false };
         match zone.find(name, above, true, &mut key) {
             Found::Name(node) => node.is_some_and(|node| is_cut(key.as_slice(), node)),
             Found::Cut { .. } => true,
@@ -171,7 +171,7 @@ impl Zones {
     /// RFC 1034 §4.3.2 from step 3 on.
     fn answer_in(&self, zone: &Zone, query: &Query, writer: &mut Writer<'_>) -> Result<Reply, Full> {
         let offset = self.0.serial_offset.load(Ordering::Relaxed);
-        let zone_subject = subject(&*zone.name);
+        let zone_subject = subject(&*zone.apex);
         let mut moved_to: NameBuf;
         let (mut name, mut moved) = (&query.name, false);
         let mut key = KeyBuf::new();
@@ -179,7 +179,7 @@ impl Zones {
         let mut first_subject = None;
         writer.authoritative();
         for hop in 0..MAX_HOPS {
-            let Some(above) = name.labels_above(&zone.name) else { break };
+            let Some(above) = name.labels_above(zone.name.as_slice()) else { break };
             if moved && self.has_deeper(name, name.labels() - above) {
                 break;
             }
@@ -222,7 +222,7 @@ impl Zones {
                 break;
             }
             let set = match query.number {
-                rtype::NS if above == 0 => Some(&zone.apex.ns),
+                rtype::NS if above == 0 => Some(zone.ns()),
                 number => node.and_then(|node| node.get(number)),
             };
             match (set, cname) {

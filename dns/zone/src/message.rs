@@ -367,7 +367,7 @@ impl<'a> Writer<'a> {
         negative: bool,
     ) -> Result<(), Full> {
         let apex = &*zone.apex;
-        self.name(&zone.name)?;
+        self.name(zone.name.as_slice())?;
         self.fixed(rtype::SOA, if negative { apex.ttl.min(apex.minimum) } else { apex.ttl })?;
         let length_at = self.at;
         self.put(&[0, 0])?;

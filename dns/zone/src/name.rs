@@ -1,9 +1,86 @@
 //! Names in wire form and as keys of a zone's map.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
 /// Longest name in wire form, RFC 1035 §2.3.4.
 pub(crate) const MAX_NAME: usize = 255;
 /// Most labels of a name, the root not counted.
 pub(crate) const MAX_LABELS: usize = 127;
+
+/// Octets of [`Octets`] that need no memory elsewhere.
+const SHORT: usize = 22;
+
+/// A few octets: the key of a map. Most names are short enough to lie in the map itself, so that a lookup compares without
+/// following pointers. Compares and hashes as the slice that it holds.
+#[derive(Clone)]
+pub(crate) enum Octets {
+    Short(u8, [u8; SHORT]),
+    Long(Arc<[u8]>),
+}
+
+impl Octets {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short(length, octets) => octets.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(octets) => octets,
+        }
+    }
+}
+
+impl From<&[u8]> for Octets {
+    fn from(octets: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..octets.len()), u8::try_from(octets.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(octets);
+                Self::Short(length, short)
+            }
+            _ => Self::Long(octets.into()),
+        }
+    }
+}
+
+impl Borrow<[u8]> for Octets {
+    fn borrow(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl PartialEq for Octets {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Octets {}
+
+impl PartialOrd for Octets {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Octets {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_slice().cmp(other.as_slice())
+    }
+}
+
+impl Hash for Octets {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
+    }
+}
+
+impl fmt::Debug for Octets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.as_slice().escape_ascii())
+    }
+}
 
 /// A name in wire form, lower case, with the place of each label.
 #[derive(Clone)]
@@ -249,6 +326,19 @@ mod tests {
         wire.push(0);
         NameBuf::read(&wire).unwrap().key(127, &mut buf);
         assert_eq!(buf.as_slice().len(), 127 * 3);
+    }
+
+    #[test]
+    fn octets_are_their_slice() {
+        assert_eq!(size_of::<Octets>(), 24);
+        let texts: Vec<Vec<u8>> = (0..60).map(|length| vec![b'a'; length]).collect();
+        let octets: Vec<Octets> = texts.iter().map(|text| Octets::from(text.as_slice())).collect();
+        assert!(octets.windows(2).all(|pair| pair[0] < pair[1]));
+        let hasher = ahash::RandomState::new();
+        for (text, octets) in texts.iter().zip(&octets) {
+            assert_eq!(text, octets.as_slice());
+            assert_eq!(hasher.hash_one(text.as_slice()), hasher.hash_one(octets));
+        }
     }
 
     #[test]

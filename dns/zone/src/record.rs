@@ -40,7 +40,7 @@ pub const MAX_RRSET_BYTES: usize = 16 * 1024;
 /// Most records of an RRset.
 pub const MAX_RRSET_RECORDS: usize = 512;
 /// Most records of an NS set: a referral carries glue for all of them (RFC 9471).
-const MAX_NS_RECORDS: usize = 32;
+pub(crate) const MAX_NS_RECORDS: usize = 32;
 
 /// Owner pointer to the question, type, class, TTL, RDLENGTH.
 pub(crate) const RECORD_HEADER: usize = 12;
@@ -200,28 +200,29 @@ impl RrSet {
         if number == rtype::CNAME && data.len() != 1 {
             return Err(invalid("records", "a CNAME has exactly one record (RFC 2181 §10.1)"));
         }
-        Self::from_rdata(number, ttl, &data)
-    }
-
-    /// Puts records together from data in wire form.
-    pub(crate) fn from_rdata(number: u16, ttl: u32, data: &[Box<[u8]>]) -> Result<Self, Rejection> {
         let size: usize = data.iter().map(|rdata| RECORD_HEADER + rdata.len()).sum();
         if size > MAX_RRSET_BYTES {
             return Err(invalid("records", format!("{size} bytes in wire form; at most {MAX_RRSET_BYTES}")));
         }
-        let mut records = Vec::with_capacity(size);
+        Ok(Self::from_rdata(number, ttl, &data))
+    }
+
+    /// Puts records together from data in wire form, of which there must not be too much.
+    pub(crate) fn from_rdata(number: u16, ttl: u32, data: &[Box<[u8]>]) -> Self {
+        let mut records = Vec::new();
+        let mut count = 0;
         for rdata in data {
-            let length =
-                u16::try_from(rdata.len()).map_err(|_| invalid("records", "a record is too large"))?;
+            // A record that a message cannot hold would be a mistake of the caller's.
+            let Ok(length) = u16::try_from(rdata.len()) else { continue };
             records.extend(QUESTION_POINTER.to_be_bytes());
             records.extend(number.to_be_bytes());
             records.extend(1u16.to_be_bytes());
             records.extend(ttl.to_be_bytes());
             records.extend(length.to_be_bytes());
             records.extend_from_slice(rdata);
+            count += 1;
         }
-        let count = u16::try_from(data.len()).map_err(|_| invalid("records", "too many records"))?;
-        Ok(Self { number, ttl, data: Data::Wire { records: records.into(), count } })
+        Self { number, ttl, data: Data::Wire { records: records.into(), count } }
     }
 
     /// The data of each record; nothing for addresses by reference.

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 
 use ahash::RandomState;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use hosting_intent::message::{RrSet as RrSetIntent, Zone as Settings, rr_set};
+use hosting_intent::message::{RrSet as RrSetIntent, rr_set};
 use hosting_intent::{Intent, Key, Kind, Rejection, kind_name, name as names, rr_set_key};
 
-use crate::name::{KeyBuf, NameBuf, is_wildcard, parent, wire_of};
+use crate::name::{KeyBuf, NameBuf, Octets, is_wildcard, parent, wire_of};
 use crate::record::{AddressCell, Addresses, Data, RrSet, invalid, rtype, type_number};
 use crate::zone::{Apex, Node, Nodes, Zone, ZoneCell, Zones, is_cut};
 
@@ -20,18 +20,19 @@ use crate::zone::{Apex, Node, Nodes, Zone, ZoneCell, Zones, is_cut};
 #[derive(Debug, Default)]
 pub struct Writer {
     zones: Zones,
-    books: HashMap<Arc<[u8]>, Book, RandomState>,
+    books: HashMap<Octets, Book, RandomState>,
     address_sets: HashMap<Box<str>, Arc<AddressCell>, RandomState>,
 }
 
 /// What is known of one zone, present or not.
 #[derive(Debug, Default)]
 struct Book {
-    settings: Option<Settings>,
+    /// `None` while the zone is absent.
+    apex: Option<Arc<Apex>>,
+    /// The apex NS set together with the zone's own, if there is one.
+    more_ns: Option<RrSet>,
     nodes: Nodes,
     cuts: usize,
-    /// Made from the settings and the apex NS set; `None` when one of them changed or the zone is absent.
-    apex: Option<Arc<Apex>>,
     cell: Option<Arc<ZoneCell>>,
 }
 
@@ -67,7 +68,7 @@ impl Writer {
     pub fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
         match intent {
             Intent::Zone(settings) => {
-                Apex::compile(settings, None)?;
+                Apex::compile(settings)?;
                 wire_of(&key.name).ok_or_else(|| invalid("key", "is no zone name")).map(drop)
             }
             Intent::RrSet(set) => {
@@ -108,12 +109,11 @@ impl Writer {
     fn put(&mut self, key: &Key, intent: &Intent, batch: &mut Edit) -> Result<(), Rejection> {
         match intent {
             Intent::Zone(settings) => {
-                let name: Arc<[u8]> =
-                    wire_of(&key.name).ok_or_else(|| invalid("key", "is no zone name"))?.into();
-                Apex::compile(settings, None)?;
-                let book = self.books.entry(Arc::clone(&name)).or_default();
-                book.settings = Some(settings.clone());
-                book.apex = None;
+                let name = zone_name(&key.name).ok_or_else(|| invalid("key", "is no zone name"))?;
+                let apex = Apex::compile(settings)?;
+                let book = self.books.entry(name.clone()).or_default();
+                book.apex = Some(Arc::new(apex));
+                book.merge_ns();
                 batch.touched.push(name);
             }
             Intent::RrSet(set) => {
@@ -141,15 +141,15 @@ impl Writer {
     fn withdraw(&mut self, key: &Key, batch: &mut Edit) {
         match key.known_kind() {
             Some(Kind::Zone) => {
-                if let Some(name) = wire_of(&key.name).map(Arc::<[u8]>::from)
+                if let Some(name) = zone_name(&key.name)
                     && let Some(book) = self.books.get_mut(&name)
                 {
-                    book.settings = None;
                     book.apex = None;
                     batch.touched.push(name);
                 }
             }
             Some(Kind::RrSet) => {
+                // What has no place here was never taken in.
                 if let Ok(place) = Place::of(&key.name) {
                     self.store(place, None, batch);
                 }
@@ -174,22 +174,23 @@ impl Writer {
     /// Sets or removes one RRset in its zone's book.
     fn store(&mut self, place: Place, set: Option<RrSet>, batch: &mut Edit) {
         let Place { zone, key, number } = place;
-        let book = match self.books.entry(Arc::clone(&zone)) {
+        let book = match self.books.entry(zone.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(_) if set.is_none() => return,
             Entry::Vacant(entry) => entry.insert(Book::default()),
         };
         let adding = set.is_some();
-        let old = book.nodes.get(&*key);
+        let old = book.nodes.get(key.as_slice());
         let had = old.is_some_and(|node| node.stored(number).is_some());
-        let was_cut = old.is_some_and(|node| is_cut(&key, node));
+        let was_cut = old.is_some_and(|node| is_cut(key.as_slice(), node));
         let new = old.map_or(&Node::default(), |node| node).with(number, set);
-        let now_cut = new.as_ref().is_some_and(|node| is_cut(&key, node));
+        let now_cut = new.as_ref().is_some_and(|node| is_cut(key.as_slice(), node));
         book.cuts = (book.cuts + usize::from(now_cut)).saturating_sub(usize::from(was_cut));
-        if key.is_empty() && number == rtype::NS {
-            book.apex = None;
-        }
+        let apex_ns = key.as_slice().is_empty() && number == rtype::NS;
         book.set_node(key, new);
+        if apex_ns {
+            book.merge_ns();
+        }
         let rrsets = &self.zones.0.rrsets;
         match (had, adding) {
             (false, true) => drop(rrsets.fetch_add(1, Ordering::Relaxed)),
@@ -206,26 +207,20 @@ impl Writer {
         let mut changed = Vec::new();
         for name in &batch.touched {
             let Some(book) = self.books.get_mut(name) else { continue };
-            match book.snapshot(name) {
-                Ok(Some(zone)) => match &book.cell {
-                    Some(cell) => changed.push((Arc::clone(cell), zone)),
-                    None => {
-                        let cell = Arc::new(ArcSwap::new(zone));
-                        book.cell = Some(Arc::clone(&cell));
-                        arrived.push((Arc::clone(name), Some(cell)));
-                    }
-                },
-                Ok(None) => {
+            match (book.snapshot(name), &book.cell) {
+                (Some(zone), Some(cell)) => changed.push((Arc::clone(cell), zone)),
+                (Some(zone), None) => {
+                    let cell = Arc::new(ArcSwap::new(zone));
+                    book.cell = Some(Arc::clone(&cell));
+                    arrived.push((name.clone(), Some(cell)));
+                }
+                (None, _) => {
                     if book.cell.take().is_some() {
-                        gone.push((Arc::clone(name), None));
+                        gone.push((name.clone(), None));
                     }
                     if book.nodes.is_empty() {
                         self.books.remove(name);
                     }
-                }
-                Err(rejection) => {
-                    let key = Key::new(Kind::Zone, String::from_utf8_lossy(name));
-                    batch.rejected.push((key, rejection));
                 }
             }
         }
@@ -233,7 +228,7 @@ impl Writer {
         let shared = &*self.zones.0;
         // In an order in which names that move between a zone and one above it are answered throughout.
         for (name, _) in &arrived {
-            let labels = NameBuf::read(name).map_or(0, |name| name.labels());
+            let labels = NameBuf::read(name.as_slice()).map_or(0, |name| name.labels());
             shared.most_labels.fetch_max(labels, Ordering::Release);
         }
         shared.map.update(arrived);
@@ -258,17 +253,17 @@ impl Writer {
 
 impl Book {
     /// Puts a node in or takes it away, and the empty non-terminals above it with it.
-    fn set_node(&mut self, mut key: Arc<[u8]>, mut node: Option<Node>) {
+    fn set_node(&mut self, mut key: Octets, mut node: Option<Node>) {
         loop {
             let now = node.is_some();
             let before = match node {
-                Some(node) => self.nodes.insert(Arc::clone(&key), Arc::new(node)).is_some(),
-                None => self.nodes.remove(&*key).is_some(),
+                Some(node) => self.nodes.insert(key.clone(), Arc::new(node)).is_some(),
+                None => self.nodes.remove(key.as_slice()).is_some(),
             };
             if before == now {
                 return;
             }
-            let Some(above) = parent(&key) else { return };
+            let Some(above) = parent(key.as_slice()) else { return };
             node = match self.nodes.get(above) {
                 Some(parent) => parent.with_child(now),
                 None => Node::default().with_child(now),
@@ -277,27 +272,32 @@ impl Book {
         }
     }
 
-    /// The zone as it is to be served; `None` when it is absent.
-    fn snapshot(&mut self, name: &Arc<[u8]>) -> Result<Option<Arc<Zone>>, Rejection> {
-        let Some(settings) = &self.settings else { return Ok(None) };
-        let apex = match &self.apex {
-            Some(apex) => Arc::clone(apex),
-            None => {
-                let top: &[u8] = &[];
-                let custom = self.nodes.get(top).and_then(|node| node.stored(rtype::NS));
-                let apex = Arc::new(Apex::compile(settings, custom)?);
-                self.apex = Some(Arc::clone(&apex));
-                apex
-            }
+    /// Puts the apex NS set together anew, after it or the zone's settings changed.
+    fn merge_ns(&mut self) {
+        let top: &[u8] = &[];
+        let custom = self.nodes.get(top).and_then(|node| node.stored(rtype::NS));
+        self.more_ns = match (&self.apex, custom) {
+            (Some(apex), Some(custom)) => Some(apex.ns_with(custom)),
+            (Some(_), None) | (None, _) => None,
         };
-        Ok(Some(Arc::new(Zone { name: Arc::clone(name), apex, nodes: self.nodes.clone(), cuts: self.cuts })))
     }
+
+    /// The zone as it is to be served; `None` when it is absent.
+    fn snapshot(&self, name: &Octets) -> Option<Arc<Zone>> {
+        let apex = Arc::clone(self.apex.as_ref()?);
+        let (more_ns, nodes) = (self.more_ns.clone(), self.nodes.clone());
+        Some(Arc::new(Zone { name: name.clone(), apex, more_ns, nodes, cuts: self.cuts }))
+    }
+}
+
+fn zone_name(text: &str) -> Option<Octets> {
+    wire_of(text).map(|wire| Octets::from(&*wire))
 }
 
 /// What a batch has gathered before it is published.
 #[derive(Default)]
 struct Edit {
-    touched: Vec<Arc<[u8]>>,
+    touched: Vec<Octets>,
     forgotten: Vec<Box<str>>,
     serial_offset: Option<u32>,
     rejected: Vec<(Key, Rejection)>,
@@ -305,8 +305,8 @@ struct Edit {
 
 /// Where an RRset belongs.
 struct Place {
-    zone: Arc<[u8]>,
-    key: Arc<[u8]>,
+    zone: Octets,
+    key: Octets,
     number: u16,
 }
 
@@ -317,11 +317,12 @@ impl Place {
         let (zone, owner, record_type) = rr_set_key(key)?;
         let number = type_number(record_type)?;
         names::check_owner(owner).map_err(|error| invalid("key", error))?;
-        let zone: Arc<[u8]> = wire_of(zone).ok_or_else(|| invalid("key", "the zone is no name"))?.into();
+        let zone = zone_name(zone).ok_or_else(|| invalid("key", "the zone is no name"))?;
         let owner = wire_of(owner).and_then(|wire| NameBuf::read(&wire));
         let owner = owner.ok_or_else(|| invalid("key", "the owner is no name"))?;
-        let above =
-            owner.labels_above(&zone).ok_or_else(|| invalid("key", "the owner does not lie in the zone"))?;
+        let above = owner
+            .labels_above(zone.as_slice())
+            .ok_or_else(|| invalid("key", "the owner does not lie in the zone"))?;
         let mut buf = KeyBuf::new();
         owner.key(above, &mut buf);
         Ok(Self { zone, key: buf.as_slice().into(), number })
@@ -333,7 +334,7 @@ impl Place {
         set: &RrSetIntent,
         cell: impl FnOnce(&str) -> Arc<AddressCell>,
     ) -> Result<RrSet, Rejection> {
-        let apex = self.key.is_empty();
+        let apex = self.key.as_slice().is_empty();
         match self.number {
             rtype::CNAME if apex => {
                 return Err(invalid("key", "no CNAME can stand at the apex of a zone (RFC 1912 §2.4)"));
@@ -344,7 +345,7 @@ impl Place {
                     "the DS records of a zone belong into the zone above it (RFC 4035 §2.4)",
                 ));
             }
-            rtype::NS if is_wildcard(&self.key) => {
+            rtype::NS if is_wildcard(self.key.as_slice()) => {
                 return Err(invalid("key", "NS records at a wildcard have no meaning (RFC 4592 §4.2)"));
             }
             _ => {}

@@ -9,11 +9,11 @@ use hosting_intent::message::Zone as Settings;
 use hosting_swap_map::SwapMap;
 use imbl::OrdMap;
 
-use crate::name::{KeyBuf, MAX_LABELS, NameBuf, ancestor_ends, wire_of};
-use crate::record::{RrSet, invalid, rtype};
+use crate::name::{KeyBuf, MAX_LABELS, NameBuf, Octets, ancestor_ends, wire_of};
+use crate::record::{MAX_NS_RECORDS, RrSet, invalid, rtype};
 
 /// Names of a zone in canonical order (`name::KeyBuf`). Copies share what did not change.
-pub(crate) type Nodes = OrdMap<Arc<[u8]>, Arc<Node>>;
+pub(crate) type Nodes = OrdMap<Octets, Arc<Node>>;
 
 /// All RRsets at one name. A name without any that has others below it has a node too (an empty non-terminal, RFC 4592
 /// §2.2.2), so that a lookup needs exact matches only.
@@ -57,7 +57,7 @@ impl Node {
     }
 }
 
-/// What a zone's own settings give, with the apex NS set.
+/// What a zone's own settings give.
 #[derive(Debug)]
 pub(crate) struct Apex {
     pub(crate) primary: Box<[u8]>,
@@ -68,15 +68,16 @@ pub(crate) struct Apex {
     pub(crate) expire: u32,
     pub(crate) minimum: u32,
     pub(crate) ttl: u32,
-    pub(crate) ns: RrSet,
+    /// The zone's own name servers.
+    ns: RrSet,
 }
 
 impl Apex {
-    /// Compiles a zone's settings; `custom` is the NS RRset at the apex, if there is one.
+    /// Compiles a zone's settings.
     ///
     /// # Errors
     /// Which setting cannot be served.
-    pub(crate) fn compile(settings: &Settings, custom: Option<&RrSet>) -> Result<Self, Rejection> {
+    pub(crate) fn compile(settings: &Settings) -> Result<Self, Rejection> {
         for (field, seconds) in [
             ("refresh", settings.refresh),
             ("retry", settings.retry),
@@ -99,13 +100,9 @@ impl Apex {
             }
         }
         // As many as a custom set may have, so that the two together are bounded too.
-        if servers.len() > 32 {
-            return Err(invalid("nameservers", format!("{} of them; at most 32", servers.len())));
-        }
-        for target in custom.iter().flat_map(|set| set.targets()) {
-            if !servers.iter().any(|server| **server == *target) {
-                servers.push(target.into());
-            }
+        if servers.len() > MAX_NS_RECORDS {
+            let problem = format!("{} of them; at most {MAX_NS_RECORDS}", servers.len());
+            return Err(invalid("nameservers", problem));
         }
         Ok(Self {
             primary,
@@ -116,8 +113,19 @@ impl Apex {
             expire: settings.expire,
             minimum: settings.minimum,
             ttl: settings.ttl,
-            ns: RrSet::from_rdata(rtype::NS, settings.ttl, &servers)?,
+            ns: RrSet::from_rdata(rtype::NS, settings.ttl, &servers),
         })
+    }
+
+    /// The zone's name servers and those of an NS RRset at the apex together, with the zone's TTL.
+    pub(crate) fn ns_with(&self, custom: &RrSet) -> RrSet {
+        let mut servers: Vec<Box<[u8]>> = self.ns.rdata().map(Box::from).collect();
+        for target in custom.targets() {
+            if !servers.iter().any(|server| **server == *target) {
+                servers.push(target.into());
+            }
+        }
+        RrSet::from_rdata(rtype::NS, self.ttl, &servers)
     }
 }
 
@@ -142,8 +150,10 @@ fn mailbox(address: &str) -> Result<Box<[u8]>, Rejection> {
 #[derive(Debug)]
 pub(crate) struct Zone {
     /// Lower case, wire form.
-    pub(crate) name: Arc<[u8]>,
+    pub(crate) name: Octets,
     pub(crate) apex: Arc<Apex>,
+    /// The apex NS set, if there is more to it than the zone's own.
+    pub(crate) more_ns: Option<RrSet>,
     pub(crate) nodes: Nodes,
     /// Names below the apex that have NS records; most zones have none, and then nobody looks for them.
     pub(crate) cuts: usize,
@@ -164,6 +174,11 @@ pub(crate) enum Found<'a> {
 }
 
 impl Zone {
+    /// The NS set at the apex.
+    pub(crate) fn ns(&self) -> &RrSet {
+        self.more_ns.as_ref().unwrap_or(&self.apex.ns)
+    }
+
     /// Finds `name`, which must lie in the zone. `at_parent` is for DS: a cut's own DS set is the parent's (RFC 4035 §3.1.4.1).
     pub(crate) fn find(&self, name: &NameBuf, above: usize, at_parent: bool, key: &mut KeyBuf) -> Found<'_> {
         name.key(above, key);
@@ -214,7 +229,7 @@ impl Zone {
 
     /// The node of a name, whatever lies above it: for glue.
     pub(crate) fn glue(&self, name: &NameBuf, key: &mut KeyBuf) -> Option<&Node> {
-        name.key(name.labels_above(&self.name)?, key);
+        name.key(name.labels_above(self.name.as_slice())?, key);
         self.nodes.get(key.as_slice()).map(|node| &**node)
     }
 }
@@ -233,7 +248,7 @@ pub struct Zones(pub(crate) Arc<Shared>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    pub(crate) map: SwapMap<Arc<[u8]>, Arc<ZoneCell>>,
+    pub(crate) map: SwapMap<Octets, Arc<ZoneCell>>,
     pub(crate) serial_offset: AtomicU32,
     /// Labels of the longest apex there ever was: longer suffixes need no look.
     pub(crate) most_labels: AtomicUsize,
