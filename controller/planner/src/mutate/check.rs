@@ -135,6 +135,10 @@ async fn fqdn_name(draft: &mut dyn Draft, fqdn: &Resource) -> Result<(), PlanErr
 }
 
 async fn zone_subscription(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
+    // A brand's own zone is billed to nobody.
+    if zone.tenant.is_none() && given(zone, "subscription_id").is_none() {
+        return Ok(());
+    }
     let subscription =
         live(draft, "subscription_id", Kind::Subscription, zone.text("subscription_id")).await?;
     if zone.tenant.is_some() {
