@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
 };
@@ -25,6 +25,8 @@ pub struct TaskGroup {
     tracker: TaskTracker,
     failed: mpsc::Sender<String>,
     failures: mpsc::Receiver<String>,
+    /// Caught from the start: without a handler SIGTERM would end the process at once. Errors wait for [`TaskGroup::run`].
+    signals: std::io::Result<(Signal, Signal)>,
 }
 
 /// A handle that spawns into the group from anywhere.
@@ -42,11 +44,13 @@ impl Default for TaskGroup {
 }
 
 impl TaskGroup {
-    /// An empty group.
+    /// An empty group that catches SIGTERM and SIGINT from now on. Make it first, on the runtime that runs it.
     #[must_use]
     pub fn new() -> Self {
         let (failed, failures) = mpsc::channel(1);
-        Self { stop: CancellationToken::new(), tracker: TaskTracker::new(), failed, failures }
+        let signals =
+            signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+        Self { stop: CancellationToken::new(), tracker: TaskTracker::new(), failed, failures, signals }
     }
 
     /// Cancelled when the process drains.
@@ -75,8 +79,7 @@ impl TaskGroup {
     /// # Errors
     /// The fatal end's message. A deadline that passes is logged, not an error.
     pub async fn run(mut self, deadline: Duration) -> Result<(), anyhow::Error> {
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
+        let (mut term, mut int) = self.signals?;
         let outcome = tokio::select! {
             _ = term.recv() => { tracing::info!("SIGTERM: draining"); Ok(()) }
             _ = int.recv() => { tracing::info!("SIGINT: draining"); Ok(()) }

@@ -99,7 +99,7 @@ pub fn init(
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if json {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        lines.json().flatten_event(true).with_span_list(false).boxed()
     } else {
         lines.with_target(false).boxed()
     };
