@@ -1,5 +1,7 @@
 //! The floors of ARCHITECTURE.md, checked against `cargo metadata`.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
+
 use std::collections::BTreeMap;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};

@@ -76,7 +76,8 @@ async fn poisoned_intents_are_rejected_one_by_one() {
         };
         poison(&node, Key::new(Kind::Webroot, key), site.encode_to_vec())
     };
-    let unknown = |audience: &str| poison(audience, Key { kind: 4711, name: "later".to_owned() }, vec![1, 2, 3]);
+    let unknown =
+        |audience: &str| poison(audience, Key { kind: 4711, name: "later".to_owned() }, vec![1, 2, 3]);
     let long = format!("{}.acme-hosting.test", "a".repeat(300));
     let zone = "acme-hosting.test";
     let intents = vec![
@@ -179,7 +180,8 @@ async fn canary_secrets_stay_where_they_belong() {
         .post("/api-keys", json!({"name": "canary", "scopes": ["tenants:read"], "brands": ["acme"]}))
         .await;
     let api_key = made["key"].as_str().unwrap().to_owned();
-    let token = platform.post("/nodes/web-1/join-tokens", json!({})).await["token"].as_str().unwrap().to_owned();
+    let token =
+        platform.post("/nodes/web-1/join-tokens", json!({})).await["token"].as_str().unwrap().to_owned();
     let admin_key = platform.admin_key();
     let mut canaries = vec![("API key", api_key.clone()), ("admin key", admin_key), ("join token", token)];
     for role in ["edge", "dns", "nodeagent"] {
@@ -199,7 +201,8 @@ async fn canary_secrets_stay_where_they_belong() {
     // Every way a key can arrive: good, wrong scope, wrong place.
     let api = platform.summary["api"].as_str().unwrap().to_owned();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    for (path, header) in [("/tenants", "authorization"), ("/zones", "x-api-key"), ("/nowhere", "x-api-key")] {
+    for (path, header) in [("/tenants", "authorization"), ("/zones", "x-api-key"), ("/nowhere", "x-api-key")]
+    {
         let value = if header == "authorization" { format!("Bearer {api_key}") } else { api_key.clone() };
         client.get(format!("{api}/api/v1{path}")).header(header, value).send().await.unwrap();
     }

@@ -1,5 +1,7 @@
 //! The whole platform, with its production binaries and real daemons, through `hostctl up`.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
+
 mod changes;
 mod failures;
 mod first_light;
