@@ -137,6 +137,18 @@ fn nobody_in_service_opens_nothing() {
     inputs.rows.clear();
     let verdict = evaluate(&webroot, &inputs, &nobody, 5);
     assert!(find(&verdict, "site").message.contains("no node"));
+    // Nor does an edge that is away, nor the lack of any.
+    let (fqdn, inputs) = fqdn();
+    let mut nobody = fleet(&[("edge/c", &["e1"])]);
+    nobody.out.insert("e1".into());
+    for (fleet, says) in [(nobody, "no edge is in service"), (fleet(&[]), "there is no edge")] {
+        let verdict = evaluate(&fqdn, &inputs, &fleet, 5);
+        assert_eq!((verdict.open.len(), verdict.settled), (0, false));
+        assert_eq!(
+            (find(&verdict, "route").status, find(&verdict, "route").message.as_str()),
+            (Truth::Waiting, says)
+        );
+    }
 }
 
 fn fqdn() -> (Resource, Inputs) {

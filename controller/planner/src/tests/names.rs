@@ -142,7 +142,7 @@ async fn custom_records_take_over_and_give_back() {
 
 #[tokio::test]
 async fn a_serial_moves_once_a_revision() {
-    let (mut lab, _, zone, _, _) = site().await;
+    let (mut lab, tenant, zone, _, _) = site().await;
     let before = lab.serial("example.com");
     let record = lab.record(&zone, "A", "@", "198.51.100.1").await.unwrap();
     assert_eq!(lab.serial("example.com"), before + 1);
@@ -150,6 +150,22 @@ async fn a_serial_moves_once_a_revision() {
     assert_eq!(lab.serial("example.com"), before + 2);
     lab.put(&record.id, json!({"ttl": 120})).await.unwrap();
     assert_eq!(lab.serial("example.com"), before + 2, "nothing changed");
+    // A zone begins at 1, its records included; several changes of one revision are one step.
+    let fresh = lab.zone(&tenant, "fresh.example").await.unwrap();
+    assert_eq!(lab.serial("fresh.example"), 1);
+    for name in ["a", "b"] {
+        let body = json!({"type": "TXT", "name": name, "content": "x"});
+        let creation = Kind::ZoneRecord
+            .def()
+            .create(Some(&fresh), body.as_object().unwrap(), &mut |bytes: &mut [u8]| {
+                bytes.fill(name.as_bytes()[0])
+            })
+            .unwrap();
+        create(&mut lab.store, creation).await.unwrap();
+    }
+    lab.store.commit();
+    assert_eq!(lab.serial("fresh.example"), 2);
+    lab.assert_planned().await;
     // RFC 1982: it wraps; 0 is left out.
     lab.store.resources.get_mut(&zone.id).unwrap().state["serial"] = json!(u32::MAX);
     lab.put(&record.id, json!({"ttl": 180})).await.unwrap();
