@@ -65,6 +65,7 @@ impl Agent {
         let mut events = self.host.supervisor().events();
         let mut scope = Some(Scope::Everything);
         let mut next_drift = Instant::now();
+        let mut next_event = Instant::now();
         let mut held = Some(Instant::now() + FIRST_REPORTS);
         loop {
             let view = self.views.borrow_and_update().clone();
@@ -72,6 +73,7 @@ impl Agent {
             if let (Some(view), Some(this)) = (view, scope.take()) {
                 if this == Scope::Everything {
                     next_drift = Instant::now() + self.drift_interval;
+                    next_event = Instant::now() + EVENT_PAUSE;
                     events.mark_unchanged();
                 }
                 tokio::select! {
@@ -90,9 +92,11 @@ impl Agent {
                     }
                     Some(if next_drift <= Instant::now() { Scope::Everything } else { Scope::Changes })
                 }
-                changed = events.changed() => {
+                changed = async {
+                    tokio::time::sleep_until(next_event).await;
+                    events.changed().await
+                } => {
                     if changed.is_err() { break }
-                    tokio::time::sleep(EVENT_PAUSE).await;
                     Some(Scope::Everything)
                 }
                 () = tokio::time::sleep_until(retry) => {

@@ -7,7 +7,10 @@ mod retire;
 mod site;
 mod tenant;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hosting_agent_engine::{Answer, DataId, Driver, Engine, Host, HostError, Key, Probe, ServiceState};
 
@@ -40,6 +43,9 @@ pub fn nginx_key() -> Key {
 
 /// How long a service may take to answer by a configuration that it was just told of.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether it still lives.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// What a marker on disk says of one id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,21 +117,24 @@ fn ping(version: &str, socket: hosting_agent_engine::Place, expect: &str) -> Pro
     }
 }
 
-/// Waits until the configuration in force is the one on disk.
+/// Waits until the configuration in force is the one on disk. A service that ends meanwhile is not waited for: why it ended
+/// says more than that it does not answer.
 async fn await_answer(host: &dyn Host, service: &str, probe: &Probe) -> Result<(), HostError> {
-    match host.probe(probe, PATIENCE).await {
-        Answer::Expected | Answer::Busy => Ok(()),
-        Answer::Other(what) | Answer::Silent(what) => {
-            let why = match host.service(service).await? {
-                ServiceState::Down(why) => why,
-                ServiceState::Stopped => "it is not running".to_owned(),
-                ServiceState::Running(_) => {
-                    format!("after {} s it still answers: {what}", PATIENCE.as_secs())
-                }
-            };
-            Err(HostError::service(service, why))
+    let mut said = String::new();
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        match host.probe(probe, SLICE).await {
+            Answer::Expected | Answer::Busy => return Ok(()),
+            Answer::Other(what) | Answer::Silent(what) => said = what,
+        }
+        match host.service(service).await? {
+            ServiceState::Down(why) => return Err(HostError::service(service, why)),
+            ServiceState::Stopped => return Err(HostError::service(service, "it is not running")),
+            ServiceState::Running(_) => {}
         }
     }
+    let why = format!("does not answer by its new configuration after {} s: {said}", PATIENCE.as_secs());
+    Err(HostError::service(service, why))
 }
 
 #[cfg(test)]

@@ -128,31 +128,48 @@ impl Host for RealHost {
     }
 
     async fn run_service(&self, spec: &ServiceSpec) -> Result<(), HostError> {
-        self.supervisor.run(spec).await
+        let (supervisor, spec) = (self.supervisor.clone(), spec.clone());
+        to_its_end(async move { supervisor.run(&spec).await }).await
     }
 
     async fn stop_service(&self, name: &str) -> Result<(), HostError> {
-        self.supervisor.stop(name).await
+        let (supervisor, name) = (self.supervisor.clone(), name.to_owned());
+        to_its_end(async move { supervisor.stop(&name).await }).await
     }
 
     async fn install(&self, service: &str, at: &Place, content: Option<&[u8]>) -> Result<(), HostError> {
-        self.supervisor.install(service, at, content).await
+        let (supervisor, service, at) = (self.supervisor.clone(), service.to_owned(), at.clone());
+        let content = content.map(<[u8]>::to_vec);
+        to_its_end(async move { supervisor.install(&service, &at, content.as_deref()).await }).await
     }
 
     async fn reload(&self, service: &str) -> Result<(), HostError> {
-        self.supervisor.reload(service).await
+        let (supervisor, service) = (self.supervisor.clone(), service.to_owned());
+        to_its_end(async move { supervisor.reload(&service).await }).await
     }
 
     async fn probe(&self, probe: &Probe, patience: Duration) -> Answer {
         match probe {
             Probe::Http { address, host, path, header, expect, .. } => {
                 let ask = probe::Http { address, host, path, header: (&header.0, &header.1) };
-                probe::until(patience, || probe::http(&ask, expect)).await
+                // nginx always has time; somebody else on its port has not.
+                let late = Answer::Silent(format!("{address} takes connections and does not answer"));
+                probe::until(patience, late, || probe::http(&ask, expect)).await
             }
             Probe::FastCgi { socket, path, expect, .. } => {
                 let socket = std::path::PathBuf::from(self.roots.text(socket));
-                probe::until(patience, || probe::fast_cgi(&socket, path, expect)).await
+                probe::until(patience, Answer::Busy, || probe::fast_cgi(&socket, path, expect)).await
             }
         }
+    }
+}
+
+/// Runs an operation that must not be left halfway when the pass that asked for it is given up.
+async fn to_its_end(
+    work: impl Future<Output = Result<(), HostError>> + Send + 'static,
+) -> Result<(), HostError> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(HostError::service("agent", error)),
     }
 }

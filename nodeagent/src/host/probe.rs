@@ -27,11 +27,15 @@ pub(super) struct Http<'a> {
     pub(super) header: (&'a str, &'a str),
 }
 
-/// Asks until the answer is as expected or `patience` is over.
-pub(super) async fn until<F: Future<Output = Answer>>(patience: Duration, ask: impl Fn() -> F) -> Answer {
+/// Asks until the answer is as expected or `patience` is over. `late` is what no answer in time means.
+pub(super) async fn until<F: Future<Output = Answer>>(
+    patience: Duration,
+    late: Answer,
+    ask: impl Fn() -> F,
+) -> Answer {
     let began = Instant::now();
     loop {
-        let answer = timeout(ONCE, ask()).await.unwrap_or(Answer::Busy);
+        let answer = timeout(ONCE, ask()).await.unwrap_or_else(|_| late.clone());
         let done = answer == Answer::Expected || began.elapsed() >= patience;
         if done {
             return answer;

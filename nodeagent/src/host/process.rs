@@ -87,6 +87,17 @@ pub(super) fn title(pid: i32) -> String {
     String::from_utf8_lossy(&text).replace('\0', " ")
 }
 
+/// Whether a process has a handler for a signal: one that is still starting would be ended by it (proc(5), SigCgt).
+pub(super) fn handles(pid: i32, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = u32::try_from(signal - 1).ok().and_then(|shift| 1_u64.checked_shl(shift));
+    caught.zip(bit).is_some_and(|(caught, bit)| caught & bit != 0)
+}
+
 /// Whether a process of this id is alive.
 pub(super) fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat.state != b'Z')

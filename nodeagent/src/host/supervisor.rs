@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     files::Files,
-    process::{Record, Running, Spawner, children, is_alive, signal, title},
+    process::{Record, Running, Spawner, children, handles, is_alive, signal, title},
 };
 use crate::layout::Roots;
 
@@ -210,11 +210,12 @@ impl Supervisor {
 
     /// Tests and writes the main configuration, then starts the service or makes it take that in.
     pub(super) async fn run(&self, spec: &ServiceSpec) -> Result<(), HostError> {
+        let service = self.service(&spec.name);
+        let mut control = service.control.lock().await;
+        // Looked at under the lock: what starts after this is seen by the end of all.
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(HostError::service(&spec.name, "the agent is stopping"));
         }
-        let service = self.service(&spec.name);
-        let mut control = service.control.lock().await;
         self.check_or_heal(spec).await?;
         self.write_main(spec).await?;
 
@@ -518,9 +519,16 @@ impl Supervisor {
 
     async fn signal_reload(&self, spec: &ServiceSpec, running: &Running) {
         let Some(signal) = signal(spec.reload_signal) else { return };
+        let began = Instant::now();
+        while !handles(running.pid, spec.reload_signal) {
+            if began.elapsed() > RELOAD_TIME || !is_alive(running.pid) {
+                tracing::warn!(service = spec.name, "is not ready to be reloaded");
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
         let mut old: BTreeSet<i32> = children(running.pid).into_iter().collect();
         running.signal(signal);
-        let began = Instant::now();
         // Until the last worker of the old configuration takes no more requests.
         while began.elapsed() < RELOAD_TIME && is_alive(running.pid) {
             old.retain(|worker| {

@@ -32,6 +32,15 @@ pub(crate) fn word<'a>(what: &str, value: &'a str, most: usize) -> Result<&'a st
     }
 }
 
+/// Ids: as [`word`], without dots, which have a meaning in server names.
+pub(crate) fn plain_id<'a>(what: &str, value: &'a str) -> Result<&'a str, BadValue> {
+    let value = word(what, value, 64)?;
+    if value.contains('.') {
+        return Err(BadValue::new(what, format!("{value:?} must not hold a dot")));
+    }
+    Ok(value)
+}
+
 /// An absolute path that means itself in every configuration language used here: no quote, variable, list separator,
 /// wildcard or control character in it.
 ///

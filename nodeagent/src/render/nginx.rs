@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use hosting_agent_engine::{ConfigLayout, Place, Root};
 
-use super::{BadValue, fingerprint, safe_path, word};
+use super::{BadValue, fingerprint, plain_id, safe_path, word};
 use crate::layout::{Layout, PROBE_PATH, pages};
 
 /// A site's server block, before its text.
@@ -51,8 +51,8 @@ fn path(what: &str, layout: &Layout, at: &Place) -> Result<String, BadValue> {
 /// # Errors
 /// A value that must not stand in the file.
 pub fn site(layout: &Layout, site: &Site) -> Result<Rendered, BadValue> {
-    let id = word("webroot id", &site.id, 64)?;
-    let tenant = word("tenant id", &site.tenant, 64)?;
+    let id = plain_id("webroot id", &site.id)?;
+    let tenant = plain_id("tenant id", &site.tenant)?;
     let shard = word("shard name", &site.shard, 64)?;
     let node = word("node id", &layout.node_id, 128)?;
     let base = Place::new(Root::Storage, [tenant, "webroots", id]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use hosting_agent_engine::{ConfigLayout, Place, Root};
 
-use super::{BadValue, fingerprint, nginx::Rendered, safe_path, word};
+use super::{BadValue, fingerprint, nginx::Rendered, plain_id, safe_path, word};
 use crate::layout::{Layout, PING_PATH, php_folder, pool_socket, tenant_logs};
 
 /// A site's pool, before its text.
@@ -210,8 +210,8 @@ pub fn error_log(tenant: &str) -> Place {
 /// # Errors
 /// A value that must not stand in the file.
 pub fn pool(layout: &Layout, pool: &Pool) -> Result<Rendered, BadValue> {
-    let id = word("webroot id", &pool.id, 64)?;
-    let tenant = word("tenant id", &pool.tenant, 64)?;
+    let id = plain_id("webroot id", &pool.id)?;
+    let tenant = plain_id("tenant id", &pool.tenant)?;
     let version = word("PHP version", &pool.version, 16)?;
     pool.processes.check()?;
     let home = layout.roots.text(&Place::new(Root::Storage, [tenant]));

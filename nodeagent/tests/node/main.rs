@@ -1,0 +1,14 @@
+//! The agent's loop over real nginx and php-fpm on loopback ports.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod config;
+mod data;
+mod processes;
+mod serving;
+mod support;

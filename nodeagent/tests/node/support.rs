@@ -1,0 +1,330 @@
+//! A node in a temporary folder, fed with intents as the feed would.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hosting_agent_engine::{Phase, Report};
+use hosting_intent::{Bytes, Intent, Item, Key, Kind, Removal, message as m};
+use hosting_intent_sync::{Batch, Replica};
+use hosting_nodeagent::{
+    agent::Agent,
+    drivers::engine,
+    host::{
+        RealHost,
+        files::Files,
+        supervisor::{AtDeath, Supervisor},
+    },
+    layout::{Layout, Roots, SiteUser},
+    metrics::Metrics,
+    view::NodeReplica,
+};
+use prost::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What a test needs that the machine may lack.
+pub(crate) fn missing(test: &str) -> bool {
+    let lacks =
+        ["/usr/sbin/nginx", "/usr/sbin/php-fpm8.2"].into_iter().filter(|path| !Path::new(path).is_file());
+    let lacks: Vec<&str> = lacks.collect();
+    if lacks.is_empty() {
+        return false;
+    }
+    let line = format!("nodeagent::{test}: needs {}\n", lacks.join(" and "));
+    eprint!("SKIPPED {line}");
+    if let Some(file) = std::env::var_os("HOSTING_SKIPPED") {
+        let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+    true
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+pub(crate) fn folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("node-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+fn site_user() -> Option<SiteUser> {
+    if !is_root() {
+        return None;
+    }
+    let user = nix::unistd::User::from_name("www-data").unwrap().unwrap();
+    Some(SiteUser {
+        name: user.name,
+        group: "www-data".into(),
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+    })
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn layout(folder: &Path, name: &str) -> Layout {
+    Layout {
+        node_id: name.to_owned(),
+        roots: Roots {
+            storage: folder.join("storage"),
+            logs: folder.join(name).join("logs"),
+            config: folder.join(name).join("config"),
+            run: folder.join(name).join("run"),
+        },
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], free_port()))],
+        edges: vec!["127.0.0.0/8".into()],
+        nginx: "/usr/sbin/nginx".into(),
+        workers: 1,
+        php: BTreeMap::from([("8.2".to_owned(), PathBuf::from("/usr/sbin/php-fpm8.2"))]),
+        site_user: site_user(),
+        sites_are_root: false,
+        probe_token: "a-secret-token".into(),
+    }
+}
+
+type Reports = Arc<Mutex<BTreeMap<String, Report>>>;
+
+/// One running agent.
+pub(crate) struct Node {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) host: RealHost,
+    replica: Mutex<(NodeReplica, u64)>,
+    reports: Reports,
+    /// Every report ever made: key and phase.
+    pub(crate) history: Arc<Mutex<Vec<(String, Phase)>>>,
+    ready: Arc<Mutex<Result<(), String>>>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    pub(crate) fn start(layout: Layout, folder: &Path) -> Self {
+        Self::start_with(layout, folder, AtDeath::End)
+    }
+
+    pub(crate) fn start_with(layout: Layout, folder: &Path, at_death: AtDeath) -> Self {
+        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("info,hosting=debug").try_init();
+        let layout = Arc::new(layout);
+        let files = Arc::new(Files::open(&layout.roots, layout.site_user.as_ref()).unwrap());
+        let services = folder.join(&layout.node_id).join("services");
+        let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), services, at_death).unwrap();
+        let host = RealHost::new(files, supervisor, layout.roots.clone());
+        let replica = NodeReplica::new(layout.clone());
+        let (reports, history): (Reports, Arc<Mutex<Vec<(String, Phase)>>>) = Default::default();
+        let ready = Arc::new(Mutex::new(Err("not started".to_owned())));
+        let (sink, told, readiness) = (reports.clone(), history.clone(), ready.clone());
+        let agent = Agent {
+            engine: engine(&layout, 16),
+            host: host.clone(),
+            views: replica.views(),
+            reports: Arc::new(move |_, changed| {
+                let mut reports = sink.lock().unwrap();
+                for (key, report) in changed {
+                    match report {
+                        Some(report) => {
+                            told.lock().unwrap().push((key.to_string(), report.phase));
+                            reports.insert(key.to_string(), report);
+                        }
+                        None => {
+                            reports.remove(&key.to_string());
+                        }
+                    }
+                }
+            }),
+            ready: Arc::new(move |state| *readiness.lock().unwrap() = state),
+            metrics: Metrics::new(&hosting_scaffold::admin::Metrics::new()),
+            drift_interval: Duration::from_secs(2),
+        };
+        let stop = CancellationToken::new();
+        let task = Some(tokio::spawn(agent.run(stop.clone())));
+        Self { layout, host, replica: Mutex::new((replica, 0)), reports, history, ready, stop, task }
+    }
+
+    /// Puts a change into effect as the feed would; what the agent would reject is an error of the test.
+    pub(crate) fn apply(&self, upserts: Vec<(Key, Vec<u8>)>, removals: Vec<Key>) -> u64 {
+        let mut guard = self.replica.lock().unwrap();
+        let (replica, revision) = &mut *guard;
+        *revision += 1;
+        let upserts = upserts
+            .into_iter()
+            .map(|(key, value)| {
+                let intent = Intent::parse(&key, &value).unwrap();
+                replica.check(&key, &intent).unwrap();
+                let item = Item {
+                    key,
+                    revision: *revision,
+                    value: Bytes::from(value),
+                    cause: hosting_intent::Cause::Person,
+                    traceparent: String::new(),
+                };
+                (item, intent)
+            })
+            .collect();
+        let removals = removals
+            .into_iter()
+            .map(|key| Removal { key, cause: hosting_intent::Cause::Person, traceparent: String::new() })
+            .collect();
+        replica.publish(Batch { epoch: "e".into(), revision: *revision, upserts, removals });
+        *revision
+    }
+
+    pub(crate) fn report(&self, key: &Key) -> Option<Report> {
+        self.reports.lock().unwrap().get(&key.to_string()).cloned()
+    }
+
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.ready.lock().unwrap().clone()
+    }
+
+    /// Waits until a key is reported so, for at least `revision`.
+    pub(crate) async fn until(&self, key: &Key, phase: Phase, revision: u64) -> Report {
+        let began = Instant::now();
+        loop {
+            let report = self.report(key);
+            if let Some(report) = &report
+                && report.phase == phase
+                && report.revision >= revision
+            {
+                return report.clone();
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "{key} is not {phase:?}: {report:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until nothing is reported of a key.
+    pub(crate) async fn until_gone(&self, key: &Key) {
+        let began = Instant::now();
+        while let Some(report) = self.report(key) {
+            assert!(began.elapsed() < Duration::from_secs(30), "{key} is still there: {report:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) async fn get(&self, host: &str, path: &str) -> Answer {
+        self.ask(host, path, "").await
+    }
+
+    pub(crate) async fn ask(&self, host: &str, path: &str, headers: &str) -> Answer {
+        ask(self.layout.listen[0], host, path, headers).await
+    }
+
+    pub(crate) fn document_root(&self, tenant: &str, webroot: &str) -> PathBuf {
+        self.layout.roots.storage.join(tenant).join("webroots").join(webroot)
+    }
+
+    /// Ends as on SIGTERM.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        self.task.take().unwrap().await.unwrap();
+    }
+
+    /// Ends as on kill -9, as far as the agent itself goes: nothing is stopped.
+    pub(crate) async fn abandon(mut self) {
+        let task = self.task.take().unwrap();
+        task.abort();
+        let _ = task.await;
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+pub(crate) async fn ask(address: SocketAddr, host: &str, path: &str, headers: &str) -> Answer {
+    try_ask(address, host, path, headers).await.unwrap()
+}
+
+pub(crate) async fn try_ask(
+    address: SocketAddr,
+    host: &str,
+    path: &str,
+    headers: &str,
+) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let bad = || std::io::Error::other(format!("no HTTP answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(bad)?;
+    let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+pub(crate) fn tenant(id: &str, suspended: bool) -> (Key, Vec<u8>) {
+    let state = if suspended { m::State::Suspended } else { m::State::Active };
+    let tenant = m::Tenant { uid: 5000, state: state as i32, incarnation: 11 };
+    (Key::new(Kind::Tenant, id), tenant.encode_to_vec())
+}
+
+pub(crate) fn static_webroot(tenant: &str) -> m::Webroot {
+    m::Webroot {
+        tenant_id: tenant.into(),
+        runtime: "static".into(),
+        shard_name: "shard-1".into(),
+        incarnation: 12,
+        tenant_uid: 5000,
+        ..m::Webroot::default()
+    }
+}
+
+pub(crate) fn php_webroot(tenant: &str) -> m::Webroot {
+    m::Webroot {
+        runtime: "php".into(),
+        runtime_version: "8.2".into(),
+        php: Some(m::PhpPool {
+            max_children: 3,
+            start_servers: 1,
+            min_spare_servers: 1,
+            max_spare_servers: 2,
+            max_requests: 500,
+            ..m::PhpPool::default()
+        }),
+        ..static_webroot(tenant)
+    }
+}
+
+pub(crate) fn webroot(id: &str, webroot: &m::Webroot) -> (Key, Vec<u8>) {
+    (Key::new(Kind::Webroot, id), webroot.encode_to_vec())
+}
+
+pub(crate) fn retire(kind: Kind, id: &str, tenant: &str, incarnation: u64) -> (Key, Vec<u8>) {
+    let tenant_id = if kind == Kind::Webroot { tenant.to_owned() } else { String::new() };
+    let retire = m::Retire { kind: kind as i32, key: id.into(), incarnation, tenant_id };
+    (Key::new(Kind::Retire, Key::new(kind, id).to_string()), retire.encode_to_vec())
+}
+
+pub(crate) fn key(kind: Kind, id: &str) -> Key {
+    Key::new(kind, id)
+}
+
+/// A file of the tenant's, as it would upload it.
+pub(crate) fn upload(path: &Path, content: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+    if is_root() {
+        let user = site_user().unwrap();
+        nix::unistd::chown(path, Some(user.uid.into()), Some(user.gid.into())).unwrap();
+    }
+}
