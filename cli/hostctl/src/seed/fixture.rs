@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 /// How long the node agent may take to make the folder that it has reported.
 const FOLDER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Puts `source` (a folder, .tar or .tar.gz) into `webroot` unless something is there already.
+/// Puts `source` (a folder, .tar or .tar.gz) into `webroot` unless a file is there already.
 ///
 /// The files get the folder's owner, so that the site itself may write where it does.
 pub(super) fn put(source: &Path, webroot: &Path) -> anyhow::Result<()> {
@@ -23,11 +23,7 @@ pub(super) fn put(source: &Path, webroot: &Path) -> anyhow::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let empty = fs::read_dir(webroot)
-        .with_context(|| format!("cannot look into {}", webroot.display()))?
-        .next()
-        .is_none();
-    if !empty {
+    if has_files(webroot).with_context(|| format!("cannot look into {}", webroot.display()))? {
         return Ok(());
     }
     let owner = fs::metadata(webroot)?;
@@ -38,6 +34,17 @@ pub(super) fn put(source: &Path, webroot: &Path) -> anyhow::Result<()> {
     }
     give(webroot, owner.uid(), owner.gid())
         .with_context(|| format!("cannot give {} to the site's user", webroot.display()))
+}
+
+/// Folders alone are the node agent's own: it makes the public folder.
+fn has_files(folder: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() || has_files(&entry.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -94,7 +101,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (source, webroot) = (dir.path().join("source"), dir.path().join("webroot"));
         fs::create_dir_all(source.join("sub")).unwrap();
-        fs::create_dir(&webroot).unwrap();
+        fs::create_dir_all(webroot.join("sub")).unwrap();
         fs::write(source.join("sub/page.html"), "first").unwrap();
         put(&source, &webroot).unwrap();
         assert_eq!(fs::read_to_string(webroot.join("sub/page.html")).unwrap(), "first");

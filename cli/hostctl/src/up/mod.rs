@@ -295,6 +295,8 @@ impl Platform {
                 self.role_arguments(api, &role, &format!("web-{}", index + 1), feed, admin).await?;
             arguments.push(flag("--storage-dir", self.storage().display()));
             arguments.push(flag("--listen", self.at(self.ports.sites[index])));
+            // A clone below /root is nothing that www-data may enter, and `up` promises no isolation.
+            arguments.push("--allow-root-sites".to_owned());
             self.start(&role, "hosting-nodeagent", arguments, self.at(admin)).await?;
         }
         Ok(())
