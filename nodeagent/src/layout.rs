@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use hosting_agent_engine::{Place, Root};
+use hosting_agent_engine::{Place, Root, Secret};
 
 /// The node's set-up.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ pub struct Layout {
     pub site_user: Option<SiteUser>,
     /// Whether sites run as root, which php-fpm must be told.
     pub sites_are_root: bool,
-    /// What our own probes show to nginx. Secret.
-    pub probe_token: String,
+    /// What our own probes show to nginx.
+    pub probe_token: Secret,
 }
 
 /// The user that sites run as.

@@ -1,4 +1,8 @@
-//! The node agent: drivers and host seams.
+//! The node agent: brings a node to what the controller wants of it.
+//!
+//! Owns the drivers, the host seam with its process supervisor, and the wiring from feed to pass to report. It must never
+//! destroy customers' data that a retire of the matching incarnation does not name, and never signal a process that is not
+//! its own. `main.rs` calls [`run::run`].
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 pub mod agent;
@@ -7,4 +11,6 @@ pub mod host;
 pub mod layout;
 pub mod metrics;
 pub mod render;
+pub mod run;
+pub mod settings;
 pub mod view;

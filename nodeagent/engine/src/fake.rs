@@ -416,7 +416,9 @@ impl Host for FakeHost {
     async fn service(&self, name: &str) -> Result<ServiceState, HostError> {
         Ok(match self.lock().now.services.get(name) {
             None => ServiceState::Stopped,
-            Some(service) if service.running => ServiceState::Running(Box::new(service.spec.clone())),
+            Some(service) if service.running => {
+                ServiceState::Running { spec: Box::new(service.spec.clone()), last_end: None }
+            }
             Some(_) => ServiceState::Down("it ended".to_owned()),
         })
     }

@@ -246,8 +246,18 @@ impl DataId {
     }
 }
 
+/// A text that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// Where a service's configuration lies and how a piece of it is tried out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigLayout {
     /// The main file.
     pub main: Place,
@@ -257,6 +267,13 @@ pub struct ConfigLayout {
     pub suffix: String,
     /// The main file's text; [`ConfigLayout::INCLUDE`] in it stands for the path of the pieces.
     pub text: String,
+}
+
+impl fmt::Debug for ConfigLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The text may hold secrets.
+        f.debug_struct("ConfigLayout").field("main", &self.main).finish_non_exhaustive()
+    }
 }
 
 impl ConfigLayout {
@@ -295,8 +312,13 @@ impl ServiceSpec {
 pub enum ServiceState {
     /// Not known, or stopped on purpose.
     Stopped,
-    /// Runs with this spec.
-    Running(Box<ServiceSpec>),
+    /// Runs.
+    Running {
+        /// With this.
+        spec: Box<ServiceSpec>,
+        /// Why it ended a short while ago, if it was started again since.
+        last_end: Option<String>,
+    },
     /// Ought to run and does not; what happened and when it is tried again.
     Down(String),
 }
@@ -314,8 +336,8 @@ pub enum Probe {
         host: String,
         /// Path.
         path: String,
-        /// Name and value of one more header; the value is a secret.
-        header: (String, String),
+        /// Name and value of one more header.
+        header: (String, Secret),
         /// The body that means success.
         expect: String,
     },

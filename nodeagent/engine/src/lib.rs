@@ -18,7 +18,7 @@ pub use driver::{Claim, Driver, Key, Plan, Rest};
 pub use engine::{Engine, PassSummary, Scope};
 pub use host::{
     Access, Answer, ConfigLayout, DataId, DataKind, Entry, EntryKind, Host, HostError, Owner, Place, Probe,
-    Root, ServiceSpec, ServiceState,
+    Root, Secret, ServiceSpec, ServiceState,
 };
 pub use report::{Phase, Report};
 

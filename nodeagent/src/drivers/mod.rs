@@ -120,7 +120,7 @@ fn ping(version: &str, socket: hosting_agent_engine::Place, expect: &str) -> Pro
 /// Waits until the configuration in force is the one on disk. A service that ends meanwhile is not waited for: why it ended
 /// says more than that it does not answer.
 async fn await_answer(host: &dyn Host, service: &str, probe: &Probe) -> Result<(), HostError> {
-    let mut said = String::new();
+    let (mut said, mut ended) = (String::new(), None);
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         match host.probe(probe, SLICE).await {
@@ -130,8 +130,11 @@ async fn await_answer(host: &dyn Host, service: &str, probe: &Probe) -> Result<(
         match host.service(service).await? {
             ServiceState::Down(why) => return Err(HostError::service(service, why)),
             ServiceState::Stopped => return Err(HostError::service(service, "it is not running")),
-            ServiceState::Running(_) => {}
+            ServiceState::Running { last_end, .. } => ended = last_end,
         }
+    }
+    if let Some(why) = ended {
+        return Err(HostError::service(service, why));
     }
     let why = format!("does not answer by its new configuration after {} s: {said}", PATIENCE.as_secs());
     Err(HostError::service(service, why))
@@ -141,7 +144,7 @@ async fn await_answer(host: &dyn Host, service: &str, probe: &Probe) -> Result<(
 pub(crate) mod tests {
     use std::{collections::BTreeMap, path::PathBuf};
 
-    use hosting_agent_engine::{block_on, fake::FakeHost};
+    use hosting_agent_engine::{Secret, block_on, fake::FakeHost};
 
     use super::*;
     use crate::layout::Roots;
@@ -166,7 +169,7 @@ pub(crate) mod tests {
             ]),
             site_user: None,
             sites_are_root: false,
-            probe_token: "token".into(),
+            probe_token: Secret("token".into()),
         })
     }
 

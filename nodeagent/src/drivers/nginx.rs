@@ -200,7 +200,7 @@ impl Driver for NginxHost {
         if !seen.pages {
             steps.push(NginxStep::Pages);
         }
-        let runs = matches!(&seen.state, ServiceState::Running(running) if **running == *spec);
+        let runs = matches!(&seen.state, ServiceState::Running { spec: running, .. } if **running == *spec);
         if !runs {
             steps.push(NginxStep::Run(Box::new(spec.clone())));
             steps.push(NginxStep::Await(fingerprint.clone()));

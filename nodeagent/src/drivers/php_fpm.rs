@@ -203,7 +203,7 @@ impl Driver for PhpFpm {
         if !seen.dirs {
             steps.push(PhpFpmStep::Dirs);
         }
-        let runs = matches!(&seen.state, ServiceState::Running(running) if **running == *spec);
+        let runs = matches!(&seen.state, ServiceState::Running { spec: running, .. } if **running == *spec);
         if !runs {
             steps.push(PhpFpmStep::Run(Box::new(spec.clone())));
             steps.push(PhpFpmStep::Await(fingerprint.clone()));

@@ -662,7 +662,8 @@ mod tests {
                         // Each life is made by whoever comes first and retired by everybody.
                         let data = webroot(incarnation);
                         if files.claim(&data).is_ok() {
-                            files.offer_dir(&data.home(), Access::site(0o755)).unwrap();
+                            // Fails when it is retired at this moment; the next pass would see that.
+                            let _ = files.offer_dir(&data.home(), Access::site(0o755));
                         }
                         let _ = files.discard(&data);
                     }

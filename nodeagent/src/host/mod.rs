@@ -151,7 +151,7 @@ impl Host for RealHost {
     async fn probe(&self, probe: &Probe, patience: Duration) -> Answer {
         match probe {
             Probe::Http { address, host, path, header, expect, .. } => {
-                let ask = probe::Http { address, host, path, header: (&header.0, &header.1) };
+                let ask = probe::Http { address, host, path, header: (&header.0, &header.1.0) };
                 // nginx always has time; somebody else on its port has not.
                 let late = Answer::Silent(format!("{address} takes connections and does not answer"));
                 probe::until(patience, late, || probe::http(&ask, expect)).await

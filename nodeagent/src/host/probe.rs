@@ -35,7 +35,9 @@ pub(super) async fn until<F: Future<Output = Answer>>(
 ) -> Answer {
     let began = Instant::now();
     loop {
-        let answer = timeout(ONCE, ask()).await.unwrap_or_else(|_| late.clone());
+        // Who waits for a change asks often rather than long.
+        let once = if patience.is_zero() { ONCE } else { patience.clamp(ONCE / 4, ONCE) };
+        let answer = timeout(once, ask()).await.unwrap_or_else(|_| late.clone());
         let done = answer == Answer::Expected || began.elapsed() >= patience;
         if done {
             return answer;

@@ -93,6 +93,7 @@ struct Control {
     running: Option<Arc<Running>>,
     started: Option<Instant>,
     restarts: u32,
+    last_end: Option<String>,
     reloads_done: u64,
     reload_result: Option<HostError>,
     reload_ended: Option<Instant>,
@@ -208,6 +209,14 @@ impl Supervisor {
         }
     }
 
+    fn show_running(&self, service: &Service, control: &mut Control, spec: &ServiceSpec) {
+        if control.started.is_some_and(|started| started.elapsed() >= RESTART_FORGET) {
+            control.last_end = None;
+        }
+        let (spec, last_end) = (Box::new(spec.clone()), control.last_end.clone());
+        self.show(service, ServiceState::Running { spec, last_end });
+    }
+
     /// Tests and writes the main configuration, then starts the service or makes it take that in.
     pub(super) async fn run(&self, spec: &ServiceSpec) -> Result<(), HostError> {
         let service = self.service(&spec.name);
@@ -248,7 +257,7 @@ impl Supervisor {
                 }
             }
         }
-        self.show(&service, ServiceState::Running(Box::new(spec.clone())));
+        self.show_running(&service, &mut control, spec);
         Ok(())
     }
 
@@ -355,6 +364,7 @@ impl Supervisor {
             let said = tail(&supervisor.output(&service.name));
             let why = format!("ended ({}): {said}", status.as_deref().unwrap_or("no status"));
             tracing::error!(service = service.name, why, "a service ended");
+            control.last_end = Some(why.clone());
             supervisor.show(&service, ServiceState::Down(why));
             drop(control);
             supervisor.restart(&service).await;
@@ -381,7 +391,7 @@ impl Supervisor {
             };
             match again {
                 Ok(()) => {
-                    self.show(service, ServiceState::Running(Box::new(spec)));
+                    self.show_running(service, &mut control, &spec);
                     return;
                 }
                 Err(error) => {
@@ -459,7 +469,7 @@ impl Supervisor {
     ) -> Result<(), HostError> {
         let spec = match self.find(name) {
             Some(service) => match &*lock(&service.shown) {
-                ServiceState::Running(spec) => Some((**spec).clone()),
+                ServiceState::Running { spec, .. } => Some((**spec).clone()),
                 ServiceState::Stopped | ServiceState::Down(_) => None,
             },
             None => None,

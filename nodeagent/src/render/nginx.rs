@@ -187,7 +187,7 @@ const FASTCGI: &[(&str, &str)] = &[
 /// A value that must not stand in the file.
 pub fn main(layout: &Layout) -> Result<Rendered, BadValue> {
     let node = word("node id", &layout.node_id, 128)?;
-    let token = word("probe token", &layout.probe_token, 128)?;
+    let token = word("probe token", &layout.probe_token.0, 128)?;
     let run = |name: &str| path("run folder", layout, &Place::new(Root::Run, ["nginx", name]));
     let log = |name: &str| path("log folder", layout, &Place::new(Root::Logs, ["nginx", name]));
 

@@ -63,6 +63,11 @@ fn word() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Mostly sound, so that one hostile value at a time gets far.
+fn mostly(sound: &'static str) -> impl Strategy<Value = String> {
+    prop_oneof![3 => Just(sound.to_owned()), 1 => word()]
+}
+
 #[test]
 fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
     if missing("what_is_not_refused_is_one_server_block_that_nginx_accepts") {
@@ -81,11 +86,11 @@ fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
 
     let accepted = std::cell::Cell::new(0);
     let strategy = (
-        word(),
-        word(),
-        prop::collection::vec(word(), 0..3),
-        word(),
-        prop::option::of(word()),
+        mostly("web_a"),
+        mostly("t_a"),
+        prop::collection::vec(mostly("public"), 0..3),
+        mostly("shard-1"),
+        prop::option::of(mostly("8.2")),
         any::<bool>(),
     );
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
@@ -115,7 +120,7 @@ fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
             Ok(())
         })
         .unwrap();
-    assert!(accepted.get() > 0, "the strategy never made a sound site");
+    assert!(accepted.get() > 50, "the strategy made {} sound sites", accepted.get());
 }
 
 #[test]
@@ -183,7 +188,7 @@ fn what_is_not_refused_is_one_pool_with_the_given_values() {
             Ok(())
         })
         .unwrap();
-    assert!(accepted.get() > 0, "the strategy never made a sound pool");
+    assert!(accepted.get() > 20, "the strategy made {} sound pools", accepted.get());
 }
 
 #[test]

@@ -94,10 +94,11 @@ pub(crate) fn layout(folder: &Path, name: &str) -> Layout {
         php: BTreeMap::from([("8.2".to_owned(), PathBuf::from("/usr/sbin/php-fpm8.2"))]),
         site_user: site_user(),
         sites_are_root: false,
-        probe_token: "a-secret-token".into(),
+        probe_token: hosting_agent_engine::Secret("a-secret-token".into()),
     }
 }
 
+type History = Arc<Mutex<Vec<(String, Phase)>>>;
 type Reports = Arc<Mutex<BTreeMap<String, Report>>>;
 
 /// One running agent.
@@ -107,7 +108,7 @@ pub(crate) struct Node {
     replica: Mutex<(NodeReplica, u64)>,
     reports: Reports,
     /// Every report ever made: key and phase.
-    pub(crate) history: Arc<Mutex<Vec<(String, Phase)>>>,
+    pub(crate) history: History,
     ready: Arc<Mutex<Result<(), String>>>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -126,7 +127,7 @@ impl Node {
         let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), services, at_death).unwrap();
         let host = RealHost::new(files, supervisor, layout.roots.clone());
         let replica = NodeReplica::new(layout.clone());
-        let (reports, history): (Reports, Arc<Mutex<Vec<(String, Phase)>>>) = Default::default();
+        let (reports, history) = (Reports::default(), History::default());
         let ready = Arc::new(Mutex::new(Err("not started".to_owned())));
         let (sink, told, readiness) = (reports.clone(), history.clone(), ready.clone());
         let agent = Agent {

@@ -1,0 +1,343 @@
+//! The wiring: ledger → publish → serve → connect.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use hosting_agent_engine::{Phase, Report, Secret};
+use hosting_intent::Key;
+use hosting_intent_sync::{
+    client::{Client, ClientMetrics, Options, Reporter},
+    identity::{Enrolment, Identity, TokenSource},
+    subscriber::{Brake, Config, Strict, Subscriber},
+};
+use hosting_ledger::{Ledger, LedgerError};
+use hosting_proto::feed::KeyReport;
+use hosting_scaffold::{
+    BUILD,
+    admin::{self, Readiness},
+    tasks::{OnEnd, Spawner, TaskGroup},
+    telemetry,
+};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
+
+use crate::{
+    agent::{Agent, ReadySink, ReportSink},
+    drivers::engine,
+    host::{
+        RealHost,
+        files::Files,
+        supervisor::{AtDeath, Supervisor},
+    },
+    layout::Roots,
+    metrics::Metrics,
+    settings::Settings,
+    view::{KINDS, NodeReplica, View},
+};
+
+/// How long a first start goes on asking a controller that cannot be reached.
+const ENROL_PATIENCE: Duration = Duration::from_secs(600);
+/// For everything but the services, when the process ends.
+const END_MARGIN: Duration = Duration::from_secs(5);
+
+const VIEW: &str = "view";
+const NGINX: &str = "nginx";
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// What stands in the way, with the remedy.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("nodeagent")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let outcome = runtime.block_on(wire(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn wire(settings: Settings) -> anyhow::Result<()> {
+    let _telemetry = telemetry::init("hosting-nodeagent", &settings.log, settings.log_format)?;
+    // Services inherit both.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+
+    let group = TaskGroup::new();
+    let registry = admin::Metrics::new();
+    let readiness = Readiness::new();
+    readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
+    readiness.not_ready(NGINX, "not started until there is a view");
+    let port = admin::bind(settings.admin_listen).await?;
+    group.spawn(
+        "admin port",
+        OnEnd::Fatal,
+        admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
+    );
+    // Before anything is asked of the controller: a join token is good for one start only.
+    settings.layout("unknown", Secret("unknown".to_owned()))?;
+    private_dir(&settings.data_dir())?;
+
+    let drain = Duration::from_millis(settings.drain_timeout_ms) + END_MARGIN;
+    let metrics = Metrics::new(&registry);
+    let feed_metrics = registry.register(ClientMetrics::register);
+    group.spawn("agent", OnEnd::Fatal, serve(settings, metrics, feed_metrics, readiness, group.spawner()));
+    group.run(drain).await
+}
+
+async fn serve(
+    settings: Settings,
+    metrics: Metrics,
+    feed_metrics: ClientMetrics,
+    readiness: Readiness,
+    spawner: Spawner,
+) -> anyhow::Result<()> {
+    let stop = spawner.stop();
+    let enrolment = Enrolment {
+        dir: settings.identity(),
+        token: TokenSource::from_path(settings.join_token_file.as_deref()),
+        controllers: settings.controller.clone(),
+        patience: ENROL_PATIENCE,
+    };
+    let identity = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        identity = Identity::load_or_enroll(&enrolment) => identity?,
+    };
+    let audience = audience(&identity)?;
+    tracing::info!(node = identity.node_id(), cell = identity.cell(), audience, "identity");
+
+    let layout = Arc::new(settings.layout(identity.node_id(), Secret(probe_token(&settings.data_dir())?))?);
+    tracing::warn!(
+        isolation = "none",
+        user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),
+        "isolation: none. All sites of this node run as the same user"
+    );
+    let files = Arc::new(Files::open(&layout.roots, layout.site_user.as_ref())?);
+    check_storage(&layout.roots, &settings.data_dir())?;
+    let at_death = if settings.keep_children { AtDeath::Keep } else { AtDeath::End };
+    let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), settings.services(), at_death)
+        .context("cannot look after services")?;
+    let host = RealHost::new(files, supervisor, layout.roots.clone());
+
+    let replica = NodeReplica::new(layout.clone());
+    let mut views = replica.views();
+    let client = Client::new(identity.clone(), Options::default(), feed_metrics);
+    let (reporter, reporting) = client.reporter();
+    let reports_stop = stop.clone();
+    spawner.spawn("reports", OnEnd::Fatal, async move {
+        reporting.run(reports_stop).await;
+        Ok::<(), anyhow::Error>(())
+    });
+    let state = readiness.clone();
+    let ready: ReadySink = Arc::new(move |outcome| match outcome {
+        Ok(()) => state.ready(NGINX),
+        Err(why) => state.not_ready(NGINX, why),
+    });
+    let agent = Agent {
+        engine: engine(&layout, settings.concurrency),
+        host,
+        views: views.clone(),
+        reports: report_to(reporter),
+        ready,
+        metrics,
+        drift_interval: Duration::from_millis(settings.drift_interval_ms),
+    };
+    let passes_stop = stop.clone();
+    spawner.spawn("passes", OnEnd::Fatal, async move {
+        agent.run(passes_stop).await;
+        Ok::<(), anyhow::Error>(())
+    });
+    spawner.spawn("first view", OnEnd::Log, {
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                known = views.wait_for(Option::is_some) => if known.is_ok() { readiness.ready(VIEW) },
+                () = stop.cancelled() => {}
+            }
+            stop.cancelled().await;
+            Ok::<(), anyhow::Error>(())
+        }
+    });
+
+    let config = Config { audience, build: BUILD.to_owned(), kinds: KINDS.to_vec(), brake: Brake::default() };
+    let replica = identity.watch_roots(replica);
+    // Reads the whole ledger and publishes it.
+    let opened = tokio::task::spawn_blocking(move || {
+        let ledger = open_ledger(&settings, &config.audience)?;
+        Subscriber::<_, _, Strict>::open(config, ledger, replica)
+    });
+    let subscriber = opened.await??;
+    client.run(subscriber, stop).await?;
+    Ok(())
+}
+
+fn audience(identity: &Identity) -> anyhow::Result<String> {
+    let wanted = format!("node/{}", identity.node_id());
+    let audiences = identity.audiences();
+    anyhow::ensure!(
+        audiences.contains(&wanted),
+        "node {} carries no sites: the controller gives it {audiences:?}; give it the role `web` and enrol again",
+        identity.node_id()
+    );
+    Ok(wanted)
+}
+
+fn report_to(reporter: Reporter) -> ReportSink {
+    Arc::new(move |view: &View, changed: Vec<(Key, Option<Report>)>| {
+        let mut gone = Vec::new();
+        let mut seen = Vec::new();
+        for (key, report) in changed {
+            match report {
+                Some(Report { phase, revision, message }) => seen.push(KeyReport {
+                    kind: key.kind,
+                    key: key.name,
+                    phase: Phase::into(phase),
+                    revision,
+                    message,
+                }),
+                None => gone.push((key.kind, key.name)),
+            }
+        }
+        if let Err(error) = reporter.report(&view.epoch, view.revision, seen, gone) {
+            tracing::error!(%error, "not everything is reported");
+        }
+    })
+}
+
+/// A damaged ledger was set aside by the first try; the second begins with nothing and waits for the controller.
+fn open_ledger(settings: &Settings, audience: &str) -> Result<Ledger, LedgerError> {
+    match Ledger::open(settings.ledger(), audience) {
+        Err(error @ LedgerError::Corrupt { .. }) => {
+            tracing::error!(%error, "beginning without a ledger");
+            Ledger::open(settings.ledger(), audience)
+        }
+        other => other,
+    }
+}
+
+fn private_dir(path: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("{}: choose another folder with --data-dir", path.display()))
+}
+
+/// What our probes show to nginx: made once, so that a restart does not change nginx's configuration.
+fn probe_token(data_dir: &Path) -> anyhow::Result<String> {
+    let path = data_dir.join("probe-token");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let text = text.trim();
+        if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(text.to_owned());
+        }
+    }
+    let token = format!("{:032x}", rand::random::<u128>());
+    let draft = path.with_extension("new");
+    let _ = fs::remove_file(&draft);
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
+        file.write_all(token.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)
+    };
+    write().with_context(|| path.display().to_string())?;
+    Ok(token)
+}
+
+/// A storage that is not mounted looks like an empty one: sites would be made anew beside their data. So the storage has an
+/// id, and a node that has seen it once serves from no other.
+fn check_storage(roots: &Roots, data_dir: &Path) -> anyhow::Result<()> {
+    let (known_path, id_path) = (data_dir.join("storage-id"), roots.storage.join(".hosting").join("id"));
+    let read = |path: &Path| match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    };
+    let known = read(&known_path)?;
+    let mut found = read(&id_path)?;
+    if let Some(known) = &known {
+        anyhow::ensure!(
+            found.as_ref() == Some(known),
+            "{} is not the storage that this node served from before ({}); mount that one, or, if this is meant to be another, \
+             remove {}",
+            roots.storage.display(),
+            if found.is_some() { "it has another id" } else { "it has no id: is it not mounted?" },
+            known_path.display()
+        );
+        return Ok(());
+    }
+    if found.is_none() {
+        private_dir(&roots.storage.join(".hosting"))?;
+        let fresh = format!("{:032x}", rand::random::<u128>());
+        // Another node may be doing the same: whoever links first wins.
+        let draft = roots.storage.join(".hosting").join(format!("id.{fresh}"));
+        let made = fs::OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&draft)
+            .and_then(|mut file| file.write_all(fresh.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| match fs::hard_link(&draft, &id_path) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+                Ok(()) | Err(_) => fs::remove_file(&draft),
+            });
+        made.with_context(|| id_path.display().to_string())?;
+        found = read(&id_path)?;
+    }
+    fs::write(&known_path, found.unwrap_or_default()).with_context(|| known_path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storage_that_is_not_the_known_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let roots =
+            Roots { storage: path("storage"), logs: path("logs"), config: path("config"), run: path("run") };
+        for name in ["storage", "data", "other"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        check_storage(&roots, &path("data")).unwrap();
+        check_storage(&roots, &path("data")).unwrap();
+        // A second node joins the same storage.
+        check_storage(&roots, &path("other")).unwrap();
+
+        // The mount point without its mount.
+        fs::rename(path("storage"), path("away")).unwrap();
+        fs::create_dir(path("storage")).unwrap();
+        let error = check_storage(&roots, &path("data")).unwrap_err().to_string();
+        assert!(error.contains("not mounted") && error.contains("storage-id"), "{error}");
+        assert!(!path("storage").join(".hosting").exists());
+        fs::remove_dir(path("storage")).unwrap();
+        fs::rename(path("away"), path("storage")).unwrap();
+        check_storage(&roots, &path("data")).unwrap();
+    }
+
+    #[test]
+    fn the_probe_token_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = probe_token(dir.path()).unwrap();
+        assert_eq!(probe_token(dir.path()).unwrap(), token);
+        fs::write(dir.path().join("probe-token"), "; evil").unwrap();
+        assert_ne!(probe_token(dir.path()).unwrap(), token);
+    }
+}

@@ -1,0 +1,562 @@
+//! What an operator can set: defaults < file < environment (`HOSTING_NODEAGENT_*`) < flags.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use hosting_agent_engine::Secret;
+use hosting_scaffold::{
+    config::{self, ConfigArgs, ConfigError},
+    telemetry::LogFormat,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host::files::can_enter,
+    layout::{Layout, Roots, SiteUser},
+    render,
+};
+
+/// Prefix of the environment variables.
+pub const ENV_PREFIX: &str = "HOSTING_NODEAGENT_";
+
+const DATA_DIR: &str = "/var/lib/hosting/nodeagent";
+const STORAGE_DIR: &str = "/var/www/storage";
+
+/// Everything that can be set. Times are in the unit that their name ends with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where the ledger, the identity and generated configuration live. One process at a time.
+    pub data_dir: PathBuf,
+    /// Customers' data; the nodes of a shard share it.
+    pub storage_dir: PathBuf,
+    /// Logs. Default: `/var/log/hosting`; with other folders than the default ones, `log/<name of data_dir>` beside
+    /// `storage_dir`.
+    pub log_dir: Option<PathBuf>,
+    /// Sockets. Default: a folder in `/run/hosting` for root, `run` in `data_dir` otherwise.
+    pub run_dir: Option<PathBuf>,
+    /// Where nginx listens for the edges.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses or networks of the edges: only they are believed when they name the visitor's host and address.
+    pub edge: Vec<String>,
+    /// Address of the admin port. Keep it off public networks.
+    pub admin_listen: SocketAddr,
+    /// Feed addresses of the controllers, `host:port`, tried in turn. Empty: those of the join token.
+    pub controller: Vec<String>,
+    /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
+    pub join_token_file: Option<PathBuf>,
+    /// The nginx program. Default: the one in the usual places.
+    pub nginx: Option<PathBuf>,
+    /// nginx worker processes.
+    pub workers: u32,
+    /// The user that sites run as. Default: `www-data` for root, the agent's own otherwise.
+    pub site_user: Option<String>,
+    /// Run sites as root where `site_user` cannot enter their folders. For trying things out only.
+    pub allow_root_sites: bool,
+    /// Leave nginx and php-fpm running when the agent is killed; the next one takes them over.
+    pub keep_children: bool,
+    /// Keys that are worked on at the same time.
+    pub concurrency: usize,
+    /// How often everything is looked at.
+    pub drift_interval_ms: u64,
+    /// Waiting for requests under way at the end.
+    pub drain_timeout_ms: u64,
+    /// Log filter, as `tracing` reads it.
+    pub log: String,
+    /// How logs look.
+    pub log_format: LogFormat,
+    /// php-fpm programs by version. Empty: those in the usual places.
+    pub php: BTreeMap<String, PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from(DATA_DIR),
+            storage_dir: PathBuf::from(STORAGE_DIR),
+            log_dir: None,
+            run_dir: None,
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
+            edge: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9103)),
+            controller: Vec::new(),
+            join_token_file: None,
+            nginx: None,
+            workers: 2,
+            site_user: None,
+            allow_root_sites: false,
+            keep_children: false,
+            concurrency: 32,
+            drift_interval_ms: 60_000,
+            drain_timeout_ms: 30_000,
+            log: "info".into(),
+            log_format: LogFormat::Auto,
+            php: BTreeMap::new(),
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Reading them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// One that makes no sense, or that this machine cannot follow.
+    #[error("{setting}: {problem}")]
+    Invalid {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
+fn invalid(setting: &'static str, problem: impl Into<String>) -> SettingsError {
+    SettingsError::Invalid { setting, problem: problem.into() }
+}
+
+impl Settings {
+    /// Merges the layers and checks the outcome.
+    ///
+    /// # Errors
+    /// The setting and what is wrong with it.
+    pub fn load(args: &Args) -> Result<Self, SettingsError> {
+        let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The setting and what is wrong with it.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        if self.listen.is_empty() {
+            return Err(invalid("listen", "there is no address to serve on; give --listen IP:PORT"));
+        }
+        for (at, address) in self.listen.iter().enumerate() {
+            if address.port() == 0 {
+                return Err(invalid(
+                    "listen",
+                    format!("{address}: edges must know the port; it cannot be 0"),
+                ));
+            }
+            if self.listen.iter().take(at).any(|earlier| earlier == address) {
+                return Err(invalid("listen", format!("{address} stands there twice")));
+            }
+        }
+        for edge in &self.edge {
+            render::nginx::network(edge).map_err(|bad| invalid("edge", bad.problem))?;
+        }
+        if !(1..=64).contains(&self.workers) {
+            return Err(invalid("workers", "must be 1 to 64"));
+        }
+        if !(1..=1024).contains(&self.concurrency) {
+            return Err(invalid("concurrency", "must be 1 to 1024"));
+        }
+        if self.drift_interval_ms < 1_000 {
+            return Err(invalid("drift_interval_ms", "must be at least 1000"));
+        }
+        let roots = self.roots();
+        for (setting, path) in [
+            ("storage_dir", &roots.storage),
+            ("log_dir", &roots.logs),
+            ("run_dir", &roots.run),
+            ("data_dir", &roots.config),
+        ] {
+            let text = path.to_str().ok_or_else(|| invalid(setting, "must be UTF-8"))?;
+            render::safe_path(setting, text).map_err(|bad| invalid(setting, bad.problem))?;
+        }
+        Ok(())
+    }
+
+    /// Last good state.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.data_dir().join("ledger.redb")
+    }
+
+    /// The node's certificate and key for the feed.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.data_dir().join("identity")
+    }
+
+    /// Process records of the services.
+    #[must_use]
+    pub fn services(&self) -> PathBuf {
+        self.data_dir().join("services")
+    }
+
+    /// `data_dir` without a dependence on where the agent was started: services work from `/`.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        absolute(&self.data_dir)
+    }
+
+    /// Where things lie.
+    #[must_use]
+    pub fn roots(&self) -> Roots {
+        let (data, storage) = (self.data_dir(), absolute(&self.storage_dir));
+        let name = data.file_name().map_or_else(|| PathBuf::from("nodeagent"), PathBuf::from);
+        let usual = data == Path::new(DATA_DIR) && storage == Path::new(STORAGE_DIR);
+        let logs = match &self.log_dir {
+            Some(given) => absolute(given),
+            None if usual => PathBuf::from("/var/log/hosting"),
+            // Sites write there, so it must not lie in the agent's own private folder.
+            None => storage.parent().unwrap_or(Path::new("/")).join("log").join(name),
+        };
+        let run = match &self.run_dir {
+            Some(given) => absolute(given),
+            None if !is_root() => data.join("run"),
+            None if usual => PathBuf::from("/run/hosting/nodeagent"),
+            None => {
+                // Short, whatever the data folder is called: a socket's path has 107 bytes at most.
+                let hash = blake3::hash(data.as_os_str().as_encoded_bytes()).to_hex();
+                PathBuf::from(format!("/run/hosting/nodeagent-{}", hash.get(..8).unwrap_or_default()))
+            }
+        };
+        Roots { storage, logs, config: data.join("config"), run }
+    }
+
+    /// The node's set-up, as far as this machine allows it.
+    ///
+    /// # Errors
+    /// What is missing, with the remedy.
+    pub fn layout(&self, node_id: &str, probe_token: Secret) -> Result<Layout, SettingsError> {
+        let roots = self.roots();
+        let site_user = self.site_user(&roots)?;
+        Ok(Layout {
+            node_id: node_id.to_owned(),
+            sites_are_root: site_user.as_ref().is_some_and(|user| user.uid == 0),
+            site_user,
+            roots,
+            listen: self.listen.clone(),
+            edges: self.edge.clone(),
+            nginx: self.nginx_program()?,
+            workers: self.workers,
+            php: self.php_programs()?,
+            probe_token,
+        })
+    }
+
+    fn nginx_program(&self) -> Result<PathBuf, SettingsError> {
+        if let Some(given) = &self.nginx {
+            return if given.is_file() {
+                Ok(absolute(given))
+            } else {
+                Err(invalid("nginx", format!("{}: no such file", given.display())))
+            };
+        }
+        FOLDERS.iter().map(|folder| Path::new(folder).join("nginx")).find(|path| path.is_file()).ok_or_else(
+            || invalid("nginx", "is not installed; install it (apt-get install nginx) or give --nginx PATH"),
+        )
+    }
+
+    fn php_programs(&self) -> Result<BTreeMap<String, PathBuf>, SettingsError> {
+        if !self.php.is_empty() {
+            return match self.php.iter().find(|(_, path)| !path.is_file()) {
+                Some((version, path)) => {
+                    Err(invalid("php", format!("{version}: {}: no such file", path.display())))
+                }
+                None => {
+                    Ok(self.php.iter().map(|(version, path)| (version.clone(), absolute(path))).collect())
+                }
+            };
+        }
+        let mut found = BTreeMap::new();
+        for folder in FOLDERS {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let Some(version) = name.to_str().and_then(|name| name.strip_prefix("php-fpm")) else {
+                    continue;
+                };
+                let is_version = version.split_once('.').is_some_and(|(major, minor)| {
+                    [major, minor]
+                        .iter()
+                        .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+                });
+                if is_version {
+                    found.entry(version.to_owned()).or_insert_with(|| entry.path());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Who sites run as. Without privileges there is no choice.
+    fn site_user(&self, roots: &Roots) -> Result<Option<SiteUser>, SettingsError> {
+        if !is_root() {
+            return match &self.site_user {
+                Some(name) if user(name).is_none_or(|user| user.uid != nix::unistd::geteuid().as_raw()) => {
+                    Err(invalid("site_user", format!("only root can run sites as {name}; leave it out")))
+                }
+                Some(_) | None => Ok(None),
+            };
+        }
+        let name = self.site_user.as_deref().unwrap_or("www-data");
+        let chosen = user(name).ok_or_else(|| {
+            invalid("site_user", format!("there is no user {name:?}; create it or give another"))
+        })?;
+        let blocked = [&roots.storage, &roots.run, &roots.logs]
+            .into_iter()
+            .find_map(|path| can_enter(path, &chosen).err());
+        match blocked {
+            None => Ok(Some(chosen)),
+            Some(why) if self.allow_root_sites => {
+                let root =
+                    user("root").ok_or_else(|| invalid("allow_root_sites", "there is no user root"))?;
+                tracing::warn!(
+                    why,
+                    "sites run as root, because --allow-root-sites says so: for trying things out only"
+                );
+                Ok(Some(root))
+            }
+            Some(why) => Err(invalid(
+                "storage_dir",
+                format!(
+                    "{why}; open that folder (chmod o+x), choose others with --storage-dir, --log-dir and --run-dir, or, \
+                     for trying things out only, give --allow-root-sites"
+                ),
+            )),
+        }
+    }
+
+    /// What `--dump-config` prints: the settings, and as comments what follows from them on this machine.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold.
+    pub fn dump(&self) -> Result<String, anyhow::Error> {
+        let roots = self.roots();
+        let mut text = config::dump(self)?;
+        for (what, path) in [
+            ("ledger", &self.ledger()),
+            ("identity", &self.identity()),
+            ("generated configuration", &roots.config),
+            ("logs", &roots.logs),
+            ("sockets", &roots.run),
+        ] {
+            text.push_str(&format!("# {what}: {}\n", path.display()));
+        }
+        for (version, path) in self.php_programs().unwrap_or_default() {
+            text.push_str(&format!("# php-fpm {version}: {}\n", path.display()));
+        }
+        Ok(text)
+    }
+}
+
+const FOLDERS: &[&str] = &["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn user(name: &str) -> Option<SiteUser> {
+    let user = nix::unistd::User::from_name(name).ok()??;
+    let group = nix::unistd::Group::from_gid(user.gid).ok()??;
+    Some(SiteUser { name: user.name, group: group.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+}
+
+/// The node agent: keeps nginx, php-fpm and customers' folders on this node as the controller wants them
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "hosting-nodeagent", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Layers below the flags.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Flags.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+const EXAMPLES: &str = "Examples:
+  First start of a new node, with the token that `hostctl node join-token web-1` printed into a file:
+    hosting-nodeagent --controller controller.internal:7443 --join-token-file /etc/hosting/join-token --edge 10.0.0.0/24
+  On loopback, for trying it out:
+    hosting-nodeagent --data-dir var/web-1 --storage-dir var/storage --controller 127.0.0.1:7443 \\
+      --listen 127.0.0.1:8081 --admin-listen 127.0.0.1:9103
+  What is in force, and is it sound:
+    hosting-nodeagent --config /etc/hosting/nodeagent.toml --dump-config
+    hosting-nodeagent --config /etc/hosting/nodeagent.toml --check-config
+
+Sites are not isolated from each other yet: all of them run as one user.
+Every setting of --dump-config can stand in the file of --config, or in the environment as HOSTING_NODEAGENT_<SETTING>.";
+
+/// The settings that are worth a flag.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+pub struct Flags {
+    /// Folder for the ledger, the identity and generated configuration
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Folder for customers' data, shared by the nodes of a shard
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_dir: Option<PathBuf>,
+    /// Folder for logs
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
+    /// Folder for sockets; its path must be short
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_dir: Option<PathBuf>,
+    /// Address where nginx listens for the edges; repeat it for several
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<SocketAddr>,
+    /// Address or network of edges, whose word on the visitor is believed; repeat it for several
+    #[arg(long, value_name = "IP[/BITS]")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub edge: Vec<String>,
+    /// Address for /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Where a controller's feed is; repeat it for several
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controller: Vec<String>,
+    /// File with the join token (first start only; it says which node this is)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_token_file: Option<PathBuf>,
+    /// The nginx program
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nginx: Option<PathBuf>,
+    /// A php-fpm program with its version; repeat it for several
+    #[arg(long, value_name = "VERSION=FILE", value_parser = php_program)]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub php: Vec<(String, PathBuf)>,
+    /// User that sites run as (root only)
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site_user: Option<String>,
+    /// Run sites as root where the site user cannot enter their folders; for trying things out only
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_root_sites: bool,
+    /// Leave nginx and php-fpm running when the agent is killed; the next one takes them over
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_children: bool,
+    /// Log filter, for example `info,hosting_nodeagent=debug`
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// How logs look
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}
+
+fn php_program(text: &str) -> Result<(String, PathBuf), String> {
+    let (version, path) =
+        text.split_once('=').ok_or("write it as VERSION=FILE, for example 8.2=/usr/sbin/php-fpm8.2")?;
+    Ok((version.to_owned(), PathBuf::from(path)))
+}
+
+fn as_map<S: serde::Serializer>(pairs: &[(String, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(version, path)| (version, path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn load(arguments: &[&str]) -> Result<Settings, SettingsError> {
+        Settings::load(&Args::parse_from(["hosting-nodeagent"].iter().chain(arguments)))
+    }
+
+    #[test]
+    fn flags_stand_above_the_file_and_a_dump_reads_back() {
+        Args::command().debug_assert();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nodeagent.toml");
+        std::fs::write(&file, "workers = 7\nconcurrency = 3\n").unwrap();
+        let settings = load(&[
+            "--config",
+            file.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:1",
+            "--php",
+            "8.2=/usr/sbin/php-fpm8.2",
+            "--edge",
+            "10.0.0.0/24",
+            "--keep-children",
+        ])
+        .unwrap();
+        assert_eq!((settings.workers, settings.concurrency, settings.listen.len()), (7, 3, 1));
+        assert_eq!(settings.php.keys().collect::<Vec<_>>(), ["8.2"]);
+        assert!(settings.keep_children && !settings.allow_root_sites);
+        assert_eq!(toml::from_str::<Settings>(&settings.dump().unwrap()).unwrap(), settings);
+        assert_eq!(load(&[]).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn the_usual_folders_and_others() {
+        let usual = Settings::default().roots();
+        assert_eq!(usual.logs, Path::new("/var/log/hosting"));
+        assert_eq!(usual.storage, Path::new("/var/www/storage"));
+        let other = load(&["--data-dir", "/x/var/web-1", "--storage-dir", "/x/var/storage"]).unwrap().roots();
+        assert_eq!(other.logs, Path::new("/x/var/log/web-1"));
+        assert_eq!(other.config, Path::new("/x/var/web-1/config"));
+        if is_root() {
+            let text = other.run.to_str().unwrap();
+            assert!(text.starts_with("/run/hosting/nodeagent-") && text.len() < 40, "{text}");
+        }
+        let given = load(&["--log-dir", "/l", "--run-dir", "/r"]).unwrap().roots();
+        assert_eq!((given.logs, given.run), (PathBuf::from("/l"), PathBuf::from("/r")));
+    }
+
+    #[test]
+    fn what_cannot_work_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nodeagent.toml");
+        for (text, setting) in [
+            ("listen = []", "listen"),
+            ("listen = [\"127.0.0.1:0\"]", "listen"),
+            ("listen = [\"127.0.0.1:80\", \"127.0.0.1:80\"]", "listen"),
+            ("edge = [\"10.0.0.0/33\"]", "edge"),
+            ("edge = [\"10.0.0.1; evil\"]", "edge"),
+            ("workers = 0", "workers"),
+            ("concurrency = 0", "concurrency"),
+            ("drift_interval_ms = 1", "drift_interval_ms"),
+            ("storage_dir = \"/srv/a;b\"", "storage_dir"),
+            ("run_dir = \"/srv/$run\"", "run_dir"),
+            ("data_dir = \"/srv/a*b\"", "log_dir"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+            assert!(error.starts_with(setting), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_sites_cannot_enter_is_named_with_the_remedies() {
+        if !is_root() || user("www-data").is_none() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let closed = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+        std::fs::set_permissions(dir.path(), closed).unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (data, storage) = (path("data"), path("storage"));
+        let settings = load(&["--data-dir", &data, "--storage-dir", &storage, "--nginx", "/bin/sh"]).unwrap();
+        let error = settings.layout("web-1", Secret("t".into())).unwrap_err().to_string();
+        assert!(error.contains("www-data") && error.contains("--allow-root-sites"), "{error}");
+        let settings = Settings { allow_root_sites: true, ..settings };
+        assert!(settings.layout("web-1", Secret("t".into())).unwrap().sites_are_root);
+    }
+}
