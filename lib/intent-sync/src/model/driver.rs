@@ -471,7 +471,10 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         self.history.retain(|(audience, epoch, _), _| {
             saved.heads.get(audience.as_str()).is_none_or(|(current, _)| current != epoch)
         });
-        self.history.extend(saved.history.iter().map(|(at, view)| (at.clone(), Arc::clone(view))));
+        // Of the other epochs a branch that was left may be in the copy; subscribers still there are judged by the one they know.
+        for (at, view) in &saved.history {
+            self.history.entry(at.clone()).or_insert_with(|| Arc::clone(view));
+        }
         self.note_heads().await
     }
 

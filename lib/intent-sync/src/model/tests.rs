@@ -44,6 +44,15 @@ async fn the_protocol_holds() {
     }
 }
 
+/// Only a long run leaves a branch of an epoch, begins another epoch, and comes back to either by copies of both.
+#[tokio::test]
+async fn long_runs_hold() {
+    for seed in 0..50 {
+        let store = MemoryStore::new(Flaws::default());
+        run::<_, Strict>(&store, seed, 400).await.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 /// Runs until the model notices, and that for the right reason.
 async fn found<P: Policy>(flaws: Flaws, expected: &str) {
     for seed in SEEDS {
