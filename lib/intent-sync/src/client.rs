@@ -108,7 +108,10 @@ pub struct Client {
 /// To the core's thread.
 enum Input {
     /// A session begins: answer with Hello, then talk to `words`.
-    Begin { hello: oneshot::Sender<Up>, words: mpsc::Sender<Word> },
+    Begin {
+        hello: oneshot::Sender<Up>,
+        words: mpsc::Sender<Word>,
+    },
     Frame(Down),
     Heartbeat,
     /// The session is over.
@@ -204,12 +207,22 @@ impl Client {
                     failures += 1;
                     next += 1;
                     let wait = full_jitter(failures, base, cap);
-                    tracing::warn!(address, reason, ?wait, failures, "no session with the controller; serving what is known");
+                    tracing::warn!(
+                        address,
+                        reason,
+                        ?wait,
+                        failures,
+                        "no session with the controller; serving what is known"
+                    );
                     wait
                 }
                 Ended::Refused(reason) => {
                     failures += 1;
-                    tracing::error!(address, reason, "the controller refuses this node; serving what is known");
+                    tracing::error!(
+                        address,
+                        reason,
+                        "the controller refuses this node; serving what is known"
+                    );
                     full_jitter(failures, cap, cap * 2)
                 }
                 Ended::Certificate(Ok(())) => Duration::ZERO,
@@ -275,11 +288,11 @@ impl Client {
         let hello = hello.await.map_err(|_| gone(()))?;
         let (says, up) = mpsc::channel(WORDS_AHEAD);
         says.send(hello).await.map_err(|_| gone(()))?;
-        let mut client =
-            IntentFeedClient::new(channel.clone()).max_decoding_message_size(MAX_DOWN_BYTES);
-        let answer = tokio::time::timeout(self.options.welcome_timeout, client.subscribe(ReceiverStream::new(up)))
-            .await
-            .map_err(|_| Ended::Failed("the controller does not answer".into()))?;
+        let mut client = IntentFeedClient::new(channel.clone()).max_decoding_message_size(MAX_DOWN_BYTES);
+        let answer =
+            tokio::time::timeout(self.options.welcome_timeout, client.subscribe(ReceiverStream::new(up)))
+                .await
+                .map_err(|_| Ended::Failed("the controller does not answer".into()))?;
         let frames = answer.map_err(|status| self.refused(&status))?.into_inner();
         Ok((channel, frames, words, says))
     }
@@ -413,7 +426,8 @@ where
     let (inputs, receiver) = mpsc::channel(FRAMES_AHEAD);
     let (done, ended) = oneshot::channel();
     // Of its own, so that waiting with a time limit works on this thread. The core is called outside of it: a role may block.
-    let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(ClientError::Thread)?;
+    let timer =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(ClientError::Thread)?;
     thread::Builder::new()
         .name("subscriber".into())
         .spawn(move || {

@@ -58,7 +58,8 @@ pub trait FeedSource: Send + Sync {
     async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError>;
 
     /// Current items in key order (kind, name) after `after`, at most `limit`. Each call is its own read.
-    async fn page(&self, audience: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Item>, SourceError>;
+    async fn page(&self, audience: &str, after: Option<&Key>, limit: usize)
+    -> Result<Vec<Item>, SourceError>;
 
     /// Starts a new epoch, because a subscriber of epoch `seen` showed a cursor beyond the head: the store went back.
     /// Does nothing if the epoch is no longer `seen`.
