@@ -17,6 +17,7 @@ use hosting_resource::Kind;
 use hosting_store::{Commit, ListQuery, PageError, ReadTx, ReportRow, Store, StoreError};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::registry::record;
 
@@ -150,16 +151,18 @@ impl FleetView {
         self.reported.subscribe()
     }
 
-    /// Passes the feed's own changes on, so that waiters have one thing to watch, and reads the registry anew when a
-    /// commit changed it.
+    /// Until `stop`: passes the feed's own changes on, so that waiters have one thing to watch, and reads the registry anew
+    /// when a commit changed it.
     pub(crate) async fn follow(
         self: Arc<Self>,
         store: Store,
         mut commits: broadcast::Receiver<Arc<Commit>>,
+        stop: CancellationToken,
     ) -> Result<(), StoreError> {
         let mut changes = self.fleet.changes();
         loop {
             let stale = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
                 moved = changes.changed() => {
                     // The sender lives in `self`.
                     let _ = moved;

@@ -75,7 +75,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         anyhow::anyhow!("API address {}: {error}; choose another with --listen", settings.listen)
     })?;
 
-    group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits));
+    group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits, group.stop()));
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
     group.spawn("gatekeeper", OnEnd::Fatal, Gatekeeper::new(store.clone(), view).run(group.stop()));
     let (revisions, days) = (settings.log_revisions, settings.audit_retention_days);
