@@ -218,6 +218,8 @@ pub fn desired(view: &View) -> Desired {
                 }
                 let spec = SiteSpec { incarnation: webroot.incarnation, site };
                 desired.want::<Site>(key.name.clone(), spec, origin);
+                // A tenant that is suspended, or no longer, is not done before its sites show it.
+                desired.settles::<Site>(&key.name, Key::new(Kind::Tenant, webroot.tenant_id.clone()));
             }
             Intent::Retire(retire) => {
                 let (kind, tenant) = match retire.kind() {

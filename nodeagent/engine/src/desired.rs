@@ -9,6 +9,8 @@ use crate::driver::{AnySpec, Driver, Key};
 pub struct Wanted {
     pub(crate) spec: AnySpec,
     pub(crate) origin: Option<(hosting_intent::Key, u64)>,
+    /// Intents that are not settled before this is, however it ends.
+    pub(crate) also: Vec<hosting_intent::Key>,
 }
 
 /// Everything wanted, at one revision of the feed.
@@ -32,7 +34,15 @@ impl Desired {
         spec: D::Spec,
         origin: Option<(hosting_intent::Key, u64)>,
     ) {
-        self.wants.insert(Key::new(D::KIND, name), Wanted { spec: Arc::new(spec), origin });
+        self.wants.insert(Key::new(D::KIND, name), Wanted { spec: Arc::new(spec), origin, also: Vec::new() });
+    }
+
+    /// Lets another intent that shapes a wanted thing wait for it: the intent is reported as converging until the work on
+    /// the thing has ended, well or not.
+    pub fn settles<D: Driver>(&mut self, name: &str, intent: hosting_intent::Key) {
+        if let Some(wanted) = self.wants.get_mut(&Key::new(D::KIND, name)) {
+            wanted.also.push(intent);
+        }
     }
 
     /// Number of things wanted.

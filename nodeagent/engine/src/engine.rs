@@ -405,6 +405,9 @@ impl Pass<'_> {
         if let Some(origin) = self.origin(engine, key) {
             self.reports.set(&origin, key, outcome, self.sink);
         }
+        for intent in self.desired.wants.get(key).map(|wanted| wanted.also.as_slice()).unwrap_or_default() {
+            self.reports.ended(intent, key, self.sink);
+        }
     }
 
     fn finish(&mut self, engine: &mut Engine, key: &Key, outcome: Outcome) {

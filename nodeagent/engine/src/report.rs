@@ -27,6 +27,8 @@ pub(crate) const MESSAGE_BYTES: usize = 1000;
 struct Entry {
     revision: u64,
     parts: BTreeMap<Key, Option<Outcome>>,
+    /// Others' parts, and whether the work on them has ended.
+    waits_for: BTreeMap<Key, bool>,
     last: Option<Report>,
 }
 
@@ -51,12 +53,20 @@ impl Reports {
         for entry in self.entries.values_mut() {
             entry.revision = 0;
             entry.parts.retain(|key, _| orphan(key) && !desired.wants.contains_key(key));
+            entry.waits_for.clear();
         }
         for (key, wanted) in &desired.wants {
             if let Some((origin, revision)) = &wanted.origin {
                 let entry = self.entries.entry(origin.clone()).or_default();
                 entry.revision = entry.revision.max(*revision);
                 entry.parts.insert(key.clone(), settled(key));
+            }
+        }
+        for (key, wanted) in &desired.wants {
+            for intent in &wanted.also {
+                if let Some(entry) = self.entries.get_mut(intent) {
+                    entry.waits_for.insert(key.clone(), settled(key).is_some());
+                }
             }
         }
         let keys: Vec<_> = self.entries.keys().cloned().collect();
@@ -82,6 +92,14 @@ impl Reports {
         self.publish(origin, sink);
     }
 
+    /// The work on a key that `intent` waits for ended.
+    pub(crate) fn ended(&mut self, intent: &hosting_intent::Key, key: &Key, sink: &Sink<'_>) {
+        if let Some(ended) = self.entries.get_mut(intent).and_then(|entry| entry.waits_for.get_mut(key)) {
+            *ended = true;
+            self.publish(intent, sink);
+        }
+    }
+
     fn publish(&mut self, origin: &hosting_intent::Key, sink: &Sink<'_>) {
         let Some(entry) = self.entries.get_mut(origin) else { return };
         let report = entry.report();
@@ -102,7 +120,8 @@ impl Entry {
             .values()
             .map(|outcome| said(outcome.as_ref()))
             .max_by_key(|(phase, message)| (rank(*phase), !message.is_empty()))?;
-        let (phase, message) = worst;
+        let waits = worst.0 == Phase::Ready && self.waits_for.values().any(|ended| !ended);
+        let (phase, message) = if waits { (Phase::Converging, "") } else { worst };
         let revision = if phase == Phase::Orphan { 0 } else { self.revision };
         Some(Report { phase, revision, message: shorten(message) })
     }

@@ -438,3 +438,30 @@ fn a_failure_of_what_no_intent_asked_for_is_reported_by_those_who_need_it() {
     let (phase, why) = world.engine.status(&Key::new("thing", "base")).unwrap();
     assert!(phase == Phase::Failed && why.contains("broken for good"));
 }
+
+#[test]
+fn an_intent_waits_for_what_it_shapes_and_does_not_share_its_failure() {
+    let mut world = World::new();
+    let history: Mutex<Vec<(String, Phase)>> = Mutex::default();
+    let sink = |key: &IntentKey, report: Option<&Report>| {
+        history.lock().unwrap().push((key.name.clone(), report.unwrap().phase));
+    };
+    for (round, site) in
+        [spec("open"), spec("closed"), Spec { fails: true, ..spec("open") }].into_iter().enumerate()
+    {
+        let mut desired = Desired::new();
+        let revision = round as u64 + 1;
+        desired.want::<Thing>("owner", spec("o"), Some((intent("owner"), revision)));
+        desired.want::<Thing>("site", Spec { needs: vec!["owner"], ..site }, Some((intent("site"), 1)));
+        desired.settles::<Thing>("site", intent("owner"));
+        history.lock().unwrap().clear();
+        block_on(world.engine.pass(&desired, Scope::Changes, 0, &world.host, &sink));
+        let history: Vec<(String, Phase)> = history.lock().unwrap().clone();
+        let at = |name: &str, phase| history.iter().position(|seen| *seen == (name.to_owned(), phase));
+        let ready = at("owner", Phase::Ready).expect("the owner is ready in the end");
+        let ended = if round == 2 { Phase::Failed } else { Phase::Ready };
+        assert!(at("site", ended).unwrap() < ready, "{history:?}");
+        assert!(at("owner", Phase::Converging).unwrap() < ready, "{history:?}");
+        assert_eq!(at("owner", Phase::Failed), None);
+    }
+}

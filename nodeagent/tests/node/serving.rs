@@ -295,14 +295,11 @@ async fn a_suspended_tenant_s_sites_answer_503_and_come_back() {
     assert_eq!(node.get("web_a", "/").await.body, "alive");
     assert!(node.host.supervisor().pids().contains_key("php-fpm8.2"));
 
-    node.apply(vec![tenant("t_a", true)], vec![]);
-    let report = loop {
-        let report = node.report(&site).unwrap();
-        if report.phase == Phase::Ready && report.message == "suspended" {
-            break report;
-        }
-        sleep(Duration::from_millis(5)).await;
-    };
+    let owner = key(Kind::Tenant, "t_a");
+    let suspended = node.apply(vec![tenant("t_a", true)], vec![]);
+    node.until(&owner, Phase::Ready, suspended).await;
+    let report = node.report(&site).unwrap();
+    assert_eq!((report.phase, report.message.as_str()), (Phase::Ready, "suspended"));
     // The webroot's own intent did not change.
     assert_eq!(report.revision, revision);
     let answer = node.get("web_a", "/index.php").await;
@@ -314,11 +311,8 @@ async fn a_suspended_tenant_s_sites_answer_503_and_come_back() {
     }
     assert!(node.document_root("t_a", "web_a").join("index.php").exists());
 
-    node.apply(vec![tenant("t_a", false)], vec![]);
-    while !node.report(&site).is_some_and(|report| report.phase == Phase::Ready && report.message.is_empty())
-    {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let back = node.apply(vec![tenant("t_a", false)], vec![]);
+    node.until(&owner, Phase::Ready, back).await;
     assert_eq!(node.get("web_a", "/").await.body, "alive");
     node.stop().await;
 }
