@@ -12,9 +12,10 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use hosting_intent::{Key, Kind as IntentKind};
 use hosting_planner::gates::{Fleet, Gate, Inputs, Verdict, differs, evaluate, units_of};
-use hosting_planner::{PlanError, World};
+use hosting_planner::{PlanError, World, trace_of};
 use hosting_proto::feed::key_report::Phase;
 use hosting_resource::{Kind, Resource, Status};
+use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::{
     Commit, Cursor, ListQuery, Order, Origin, PageError, ReadTx, Sort, Store, StoreError, WriteError,
 };
@@ -23,8 +24,10 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::fleet::FleetView;
+use crate::metrics::{GatekeeperMetrics, Turn};
 
 /// What comes within this time is looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(2);
@@ -66,6 +69,7 @@ pub(crate) struct Gatekeeper {
     /// How far the sweep over failed resources is, by kind.
     failed: BTreeMap<Kind, Cursor>,
     next_sweep: Instant,
+    metrics: GatekeeperMetrics,
 }
 
 /// A registered node that can be in and out of service.
@@ -98,10 +102,59 @@ impl Action {
     }
 }
 
+/// What is to be done, in the trace of the user's change that it comes from; empty when that is not known.
+#[derive(Debug)]
+struct Due {
+    action: Action,
+    trace: String,
+}
+
+impl Due {
+    fn span(&self) -> Span {
+        let id = self.action.id();
+        let span = match &self.action {
+            Action::Continue(_) => tracing::info_span!("deletion.continue", id),
+            Action::Remove { .. } => tracing::info_span!("deletion.finish", id),
+            Action::Open { gates, .. } => tracing::info_span!("gates.open", id, ?gates),
+            // Of no interest by itself.
+            Action::Record { .. } if self.trace.is_empty() => Span::none(),
+            Action::Record { verdict, .. } => {
+                tracing::info_span!("status.write", id, status = verdict.status.as_str())
+            }
+        };
+        set_remote_parent(&span, &self.trace);
+        span
+    }
+}
+
+/// What goes into one mutation.
+#[derive(Debug)]
+struct Job {
+    dues: Vec<Due>,
+    /// One for each trace, all of the same length.
+    spans: Vec<Span>,
+    gates: u64,
+    statuses: u64,
+}
+
+impl Job {
+    fn new(dues: Vec<Due>) -> Self {
+        let count = |of: fn(&Action) -> usize| {
+            u64::try_from(dues.iter().map(|due| of(&due.action)).sum::<usize>()).unwrap_or(u64::MAX)
+        };
+        Self {
+            gates: count(|action| if let Action::Open { gates, .. } = action { gates.len() } else { 0 }),
+            statuses: count(|action| usize::from(matches!(action, Action::Record { .. }))),
+            spans: dues.iter().map(Due::span).collect(),
+            dues,
+        }
+    }
+}
+
 impl Gatekeeper {
-    pub(crate) fn new(store: Store, view: Arc<FleetView>) -> Self {
+    pub(crate) fn new(store: Store, view: Arc<FleetView>, metrics: GatekeeperMetrics) -> Self {
         let changes = view.changes();
-        Self::with(store, view, changes, GRACE)
+        Self::with(store, view, changes, GRACE, metrics)
     }
 
     fn with(
@@ -109,6 +162,7 @@ impl Gatekeeper {
         fleet: Arc<dyn Fleet + Send + Sync>,
         changes: watch::Receiver<u64>,
         grace: Duration,
+        metrics: GatekeeperMetrics,
     ) -> Self {
         let born = store.now();
         Self {
@@ -122,6 +176,7 @@ impl Gatekeeper {
             refused: BTreeMap::new(),
             failed: BTreeMap::new(),
             next_sweep: Instant::now(),
+            metrics,
         }
     }
 
@@ -145,6 +200,7 @@ impl Gatekeeper {
             };
             let more = match round {
                 Ok(more) => {
+                    self.metrics.round(began.elapsed());
                     registry_is_stale = false;
                     more
                 }
@@ -188,6 +244,7 @@ impl Gatekeeper {
             self.next_sweep = Instant::now() + SWEEP;
             let now = Instant::now();
             self.refused.retain(|_, until| *until > now);
+            self.metrics.queued(self.store.read().await?.replan_count().await?);
             self.look_at_failed().await?;
             self.close_late_retirements().await?;
         }
@@ -232,17 +289,22 @@ impl Gatekeeper {
         for some in turns.chunks(TOGETHER) {
             let some = some.to_vec();
             let turned = some.clone();
-            self.mutate("nodes", move |tx| {
-                Box::pin(async move {
-                    for (node, in_service) in &some {
-                        hosting_planner::set_in_service(tx, node, *in_service).await?;
-                    }
-                    Ok(())
+            let span = tracing::info_span!("service.turn", nodes = some.len());
+            let done = self
+                .mutate("nodes", span, "", move |tx| {
+                    Box::pin(async move {
+                        for (node, in_service) in &some {
+                            hosting_planner::set_in_service(tx, node, *in_service).await?;
+                        }
+                        Ok(())
+                    })
                 })
-            })
-            .await?;
+                .await?;
             for (node, in_service) in turned {
-                tracing::info!(node, in_service, "a node's service turned");
+                if done {
+                    tracing::info!(node, in_service, "a node's service turned");
+                    self.metrics.turned(if in_service { Turn::In } else { Turn::Out });
+                }
                 if let Some(known) = self.nodes.iter_mut().find(|known| known.id == node) {
                     known.out = !in_service;
                 }
@@ -254,19 +316,23 @@ impl Gatekeeper {
     /// Looks at all open resources, a page at a time.
     async fn look(&mut self) -> Result<(), StoreError> {
         let mut after = String::new();
+        let mut seen = 0;
         loop {
             let mut tx = self.store.read().await?;
             let open = tx.open_resources(&after, PAGE).await?;
             let last_page = open.len() < PAGE as usize;
-            let Some(last) = open.last() else { return Ok(()) };
+            seen += open.len();
+            let Some(last) = open.last() else { break };
             after.clone_from(&last.id);
-            let actions = self.decide_all(&mut tx, &open).await?;
+            let dues = self.decide_all(&mut tx, &open).await?;
             drop(tx);
-            self.act(actions).await?;
+            self.act(dues).await?;
             if last_page {
-                return Ok(());
+                break;
             }
         }
+        self.metrics.open(seen);
+        Ok(())
     }
 
     /// A site may come up after all, an edge take what it rejected: what failed is looked at now and then, a page of each
@@ -283,25 +349,26 @@ impl Gatekeeper {
                 ..ListQuery::new(kind)
             };
             let page = tx.page(&query).await.map_err(page_failed)?;
-            let actions = self.decide_all(&mut tx, &page.items).await?;
+            let dues = self.decide_all(&mut tx, &page.items).await?;
             drop(tx);
             if let Some(next) = page.next {
                 self.failed.insert(kind, next);
             }
-            self.act(actions).await?;
+            self.act(dues).await?;
         }
         Ok(())
     }
 
-    async fn decide_all(&self, tx: &mut ReadTx, resources: &[Resource]) -> Result<Vec<Action>, StoreError> {
+    async fn decide_all(&self, tx: &mut ReadTx, resources: &[Resource]) -> Result<Vec<Due>, StoreError> {
         let now = Instant::now();
-        let mut actions = Vec::new();
+        let mut dues = Vec::new();
         for resource in resources {
             if self.refused.get(&resource.id).is_none_or(|until| *until <= now) {
-                actions.extend(self.decide(tx, resource).await?);
+                let action = self.decide(tx, resource).await?;
+                dues.extend(action.map(|action| Due { action, trace: trace_of(resource).to_owned() }));
             }
         }
-        Ok(actions)
+        Ok(dues)
     }
 
     async fn decide(&self, tx: &mut ReadTx, resource: &Resource) -> Result<Option<Action>, StoreError> {
@@ -329,29 +396,37 @@ impl Gatekeeper {
     }
 
     /// Mutations of their own, so that one that is refused leaves the others alone; statuses go together.
-    async fn act(&mut self, actions: Vec<Action>) -> Result<(), StoreError> {
+    async fn act(&mut self, dues: Vec<Due>) -> Result<(), StoreError> {
         let (statuses, others): (Vec<_>, Vec<_>) =
-            actions.into_iter().partition(|action| matches!(action, Action::Record { .. }));
-        let mut jobs: Vec<Vec<Action>> = others.into_iter().map(|action| vec![action]).collect();
+            dues.into_iter().partition(|due| matches!(due.action, Action::Record { .. }));
+        let mut jobs: Vec<Vec<Due>> = others.into_iter().map(|due| vec![due]).collect();
         let mut statuses = statuses.into_iter().peekable();
         while statuses.peek().is_some() {
             jobs.push(statuses.by_ref().take(TOGETHER).collect());
         }
         let this = &*self;
         let done: Vec<_> = stream::iter(jobs)
-            .map(|job| async move {
-                let ids: Vec<String> = job.iter().map(|action| action.id().to_owned()).collect();
-                let what = ids.first().cloned().unwrap_or_default();
+            .map(|dues| async move {
+                let ids: Vec<String> = dues.iter().map(|due| due.action.id().to_owned()).collect();
+                let what = ids.first().map(String::as_str).unwrap_or_default();
+                let Job { dues, spans, gates, statuses } = Job::new(dues);
+                let span = spans.first().cloned().unwrap_or_else(Span::none);
+                let trace = dues.first().map(|due| due.trace.clone()).unwrap_or_default();
                 let done = this
-                    .mutate(&what, move |tx| {
+                    .mutate(what, span, &trace, move |tx| {
                         Box::pin(async move {
-                            for action in job {
-                                carry_out(tx, action).await?;
+                            for due in dues {
+                                carry_out(tx, due.action).await?;
                             }
                             Ok(())
                         })
                     })
                     .await;
+                drop(spans);
+                if matches!(done, Ok(true)) {
+                    this.metrics.opened(gates);
+                    this.metrics.wrote(statuses);
+                }
                 (ids, done)
             })
             .buffer_unordered(AT_ONCE)
@@ -370,13 +445,18 @@ impl Gatekeeper {
     async fn drain(&mut self) -> Result<bool, StoreError> {
         for _ in 0..DRAINS {
             let queue = self.store.read().await?.replan_batch(1).await?;
-            let Some(first) = queue.into_iter().next() else { return Ok(false) };
+            let Some(first) = queue.into_iter().next() else {
+                self.metrics.queued(0);
+                return Ok(false);
+            };
             if self.refused.get(&first.owner()).is_some_and(|until| *until > Instant::now()) {
                 return Ok(false);
             }
+            let span = tracing::info_span!("replan.drain");
             let answer = self
                 .store
-                .write(Origin::default(), |tx| Box::pin(async move { hosting_planner::drain(tx).await }))
+                .write(origin(&span, ""), |tx| Box::pin(async move { hosting_planner::drain(tx).await }))
+                .instrument(span)
                 .await;
             match answer {
                 Ok(committed) => {
@@ -390,6 +470,7 @@ impl Gatekeeper {
                 }
                 Err(WriteError::Store(error)) => return Err(error),
                 Err(error) => {
+                    self.metrics.refused();
                     tracing::error!(%error, unit = first.owner(), "the replan queue stands still; trying again");
                     self.refused.insert(first.owner(), Instant::now() + REFUSED);
                     return Ok(false);
@@ -418,7 +499,8 @@ impl Gatekeeper {
         drop(tx);
         for some in late.chunks(TOGETHER) {
             let some = some.to_vec();
-            self.mutate("late retirements", move |tx| {
+            let span = tracing::info_span!("retirements.close", nodes = some.len());
+            self.mutate("late retirements", span, "", move |tx| {
                 Box::pin(async move {
                     for (node, id) in &some {
                         hosting_planner::retired(tx, node, id).await?;
@@ -431,8 +513,9 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// False when the mutation was refused, which is logged. Only the store's own failures are errors.
-    async fn mutate<F>(&self, what: &str, mutation: F) -> Result<bool, StoreError>
+    /// Runs a mutation in `span`, which continues `trace`. False when it was refused, which is logged. Only the store's own
+    /// failures are errors.
+    async fn mutate<F>(&self, what: &str, span: Span, trace: &str, mutation: F) -> Result<bool, StoreError>
     where
         F: for<'t> FnOnce(
                 &'t mut hosting_store::WriteTx,
@@ -440,15 +523,27 @@ impl Gatekeeper {
             + Send
             + 'static,
     {
-        match self.store.write(Origin::default(), mutation).await {
-            Ok(_) => Ok(true),
-            Err(WriteError::Store(error)) => Err(error),
-            Err(error) => {
-                tracing::error!(%error, what, "cannot be brought forward; trying again later");
-                Ok(false)
+        let origin = origin(&span, trace);
+        async {
+            match self.store.write(origin, mutation).await {
+                Ok(_) => Ok(true),
+                Err(WriteError::Store(error)) => Err(error),
+                Err(error) => {
+                    self.metrics.refused();
+                    tracing::error!(%error, what, "cannot be brought forward; trying again later");
+                    Ok(false)
+                }
             }
         }
+        .instrument(span)
+        .await
     }
+}
+
+/// A log filter may leave the span out: then what comes of the change is in the trace all the same.
+fn origin(span: &Span, trace: &str) -> Origin {
+    let own = span.in_scope(current_traceparent);
+    Origin { traceparent: if own.is_empty() { trace.to_owned() } else { own }, actor: None }
 }
 
 async fn carry_out(tx: &mut hosting_store::WriteTx, action: Action) -> Result<(), PlanError> {
@@ -523,9 +618,11 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Mutex;
 
+    use hosting_intent_sync::FeedSource;
     use hosting_planner::gates::{Exception, Phase as Seen, Report, Subscriber};
     use hosting_planner::{Deleted, create, delete};
     use hosting_store::{Kek, StoreConfig};
+    use prometheus_client::registry::Registry;
     use serde_json::json;
     use tokio::task::JoinHandle;
 
@@ -582,7 +679,12 @@ mod tests {
         shard: String,
         cluster: String,
         region: String,
+        registry: Registry,
         _dir: tempfile::TempDir,
+    }
+
+    fn metrics() -> GatekeeperMetrics {
+        GatekeeperMetrics::register(&mut Registry::default())
     }
 
     impl Lab {
@@ -593,8 +695,15 @@ mod tests {
             let puppets = Arc::new(Puppets::default());
             let changes = watch::Sender::new(0);
             let stop = CancellationToken::new();
-            let keeper =
-                Gatekeeper::with(store.clone(), puppets.clone(), changes.subscribe(), Duration::ZERO);
+            let mut registry = Registry::default();
+            let metrics = GatekeeperMetrics::register(&mut registry);
+            let keeper = Gatekeeper::with(
+                store.clone(),
+                puppets.clone(),
+                changes.subscribe(),
+                Duration::ZERO,
+                metrics,
+            );
             let task = tokio::spawn(keeper.run(stop.clone()));
             let empty = String::new;
             let mut lab = Self {
@@ -607,6 +716,7 @@ mod tests {
                 shard: empty(),
                 cluster: empty(),
                 region: empty(),
+                registry,
                 _dir: dir,
             };
             lab.region = lab.post(Kind::Region, None, json!({"name": "eu"})).await;
@@ -652,6 +762,10 @@ mod tests {
         }
 
         async fn post(&self, kind: Kind, parent: Option<&str>, body: Value) -> String {
+            self.post_by("", kind, parent, body).await
+        }
+
+        async fn post_by(&self, trace: &str, kind: Kind, parent: Option<&str>, body: Value) -> String {
             let parent = match parent {
                 Some(id) => self.get(id).await,
                 None => None,
@@ -660,9 +774,10 @@ mod tests {
                 .def()
                 .create(parent.as_ref(), body.as_object().unwrap(), &mut |bytes: &mut [u8]| rand::fill(bytes))
                 .unwrap();
+            let origin = Origin { traceparent: trace.to_owned(), actor: None };
             let made = self
                 .store
-                .write(Origin::default(), move |tx| Box::pin(async move { create(tx, creation).await }))
+                .write(origin, move |tx| Box::pin(async move { create(tx, creation).await }))
                 .await
                 .unwrap();
             made.value.first().unwrap().id.clone()
@@ -849,6 +964,72 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn what_waited_is_in_the_trace_of_its_request() {
+        let trace = |n: u8| format!("00-{}-00000000000000{n:02x}-01", format!("{n:02x}").repeat(16));
+        let lab = Lab::start().await;
+        lab.change(|puppets| puppets.stuck.lock().unwrap().extend(["web1".into(), "web2".into()]));
+        let body = json!({"subscription_id": "sub", "runtime": "static", "runtime_version": "1",
+            "service_hostname_enabled": false});
+        let webroot = lab.post_by(&trace(1), Kind::Webroot, Some(&lab.tenant), body).await;
+        let mut names = Vec::new();
+        for n in 2..12 {
+            let name = format!("n{n}.example.com");
+            let body = json!({"fqdn": name, "webroot_id": webroot});
+            names.push((lab.post_by(&trace(n), Kind::Fqdn, Some(&lab.tenant), body).await, name, trace(n)));
+        }
+        let edge = format!("edge/{}", lab.cluster);
+        assert!(!lab.row(&edge, IntentKind::Route, "n2.example.com").await, "it waits for the site");
+        lab.change(|puppets| puppets.stuck.lock().unwrap().clear());
+        let logged = async |audience: &str, kind: IntentKind, name: &str| -> Vec<String> {
+            let window = lab.store.window(audience, 0, 10_000).await.unwrap();
+            let items = window.entries.into_iter().flat_map(|entry| entry.upserts);
+            items.filter(|item| item.key == Key::new(kind, name)).map(|item| item.traceparent).collect()
+        };
+        for (id, name, trace) in &names {
+            lab.until(id, Some(Status::Active)).await;
+            assert_eq!(logged(&edge, IntentKind::Route, name).await, [trace.as_str()]);
+            let records = format!("example.com/{name}/A");
+            assert_eq!(logged("dns/default", IntentKind::RrSet, &records).await, [trace.as_str()]);
+            assert_eq!(trace_of(&lab.get(id).await.unwrap()), "", "it has arrived");
+        }
+        lab.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_done_is_counted() {
+        let lab = Lab::start().await;
+        let webroot = lab.webroot().await;
+        let fqdn = lab.fqdn("www.example.com", &webroot).await;
+        lab.until(&fqdn, Some(Status::Active)).await;
+        lab.change(|puppets| {
+            puppets.out.lock().unwrap().insert("web1".into());
+        });
+        let count = |name: &str| -> f64 {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &lab.registry).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+        };
+        let began = Instant::now();
+        while count("hosting_controller_node_turns_total{to=\"Out\"}") < 1.0
+            || count("hosting_controller_open_resources") > 0.0
+        {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // The site's, the name's.
+        assert!(count("hosting_controller_gates_opened_total") >= 2.0);
+        assert!(count("hosting_controller_statuses_written_total") >= 2.0);
+        let rounds = count("hosting_controller_rounds_total");
+        assert!(rounds >= 3.0 && count("hosting_controller_round_seconds_sum") > 0.0);
+        assert!(count("hosting_controller_round_seconds_count") >= rounds);
+        assert_eq!(count("hosting_controller_node_turns_total{to=\"In\"}"), 0.0);
+        assert_eq!(count("hosting_controller_replan_queue"), 0.0);
+        assert_eq!(count("hosting_controller_gatekeeper_refusals_total"), 0.0);
+        lab.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_gatekeeper_that_starts_late_finds_everything() {
         let lab = Lab::start().await;
         lab.stop.cancel();
@@ -859,8 +1040,13 @@ mod tests {
         let fqdn = lab.fqdn("www.example.com", &webroot).await;
         lab.post(Kind::LbAddress, Some(&lab.cluster.clone()), json!({"address": "2001:db8::1"})).await;
         assert_eq!(lab.get(&fqdn).await.unwrap().status, Status::Pending);
-        let keeper =
-            Gatekeeper::with(lab.store.clone(), lab.puppets.clone(), lab.changes.subscribe(), Duration::ZERO);
+        let keeper = Gatekeeper::with(
+            lab.store.clone(),
+            lab.puppets.clone(),
+            lab.changes.subscribe(),
+            Duration::ZERO,
+            metrics(),
+        );
         let lab = Lab { task: tokio::spawn(keeper.run(stop)), ..lab };
         lab.until(&fqdn, Some(Status::Active)).await;
         let began = Instant::now();

@@ -7,6 +7,7 @@ mod bootstrap;
 mod fleet;
 mod gatekeeper;
 mod housekeeping;
+mod metrics;
 mod registry;
 mod run;
 mod settings;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetView, Running};
 use crate::gatekeeper::Gatekeeper;
+use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Commits, Registry};
 use crate::settings::Settings;
 use crate::{bootstrap, housekeeping};
@@ -77,7 +78,8 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
 
     group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits, group.stop()));
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
-    group.spawn("gatekeeper", OnEnd::Fatal, Gatekeeper::new(store.clone(), view).run(group.stop()));
+    let gatekeeper = Gatekeeper::new(store.clone(), view, metrics.register(GatekeeperMetrics::register));
+    group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
     let (revisions, days) = (settings.log_revisions, settings.audit_retention_days);
     group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), revisions, days, group.stop()));
     group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, group.stop()));

@@ -18,6 +18,8 @@ pub struct Logged {
     pub revision: u64,
     /// What.
     pub change: IntentChange,
+    /// Of the request behind it; empty when there was none.
+    pub traceparent: String,
 }
 
 /// A store in memory. Between mutations call [`Fake::commit`]; a mutation that failed is taken back by
@@ -36,6 +38,8 @@ pub struct Fake {
     pub queue: Vec<Unit>,
     /// Certificate authorities.
     pub roots: Vec<Bytes>,
+    /// Of the request behind the open mutation; empty when there is none.
+    pub traceparent: String,
     /// The newest revision that is committed.
     pub head: u64,
     /// Milliseconds since the Unix epoch.
@@ -135,7 +139,7 @@ impl Fake {
         }
     }
 
-    fn intend(&mut self, change: IntentChange) -> Result<(), ApplyError> {
+    fn intend(&mut self, change: IntentChange, traceparent: &str) -> Result<(), ApplyError> {
         let at = (change.audience.clone(), change.key.clone());
         match (self.intents.get_mut(&at), &change.value) {
             (None, None) => return Ok(()),
@@ -163,7 +167,7 @@ impl Fake {
                 self.intents.remove(&at);
             }
         }
-        self.log.push(Logged { revision, change });
+        self.log.push(Logged { revision, change, traceparent: traceparent.to_owned() });
         Ok(())
     }
 
@@ -313,6 +317,10 @@ impl Draft for Fake {
         self.time
     }
 
+    fn traceparent(&self) -> &str {
+        &self.traceparent
+    }
+
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {
         self.begin();
         for id in change.remove {
@@ -321,8 +329,9 @@ impl Draft for Fake {
         for resource in change.put {
             self.put(resource)?;
         }
+        let traceparent = change.traceparent.unwrap_or_else(|| self.traceparent.clone());
         for intent in change.intents {
-            self.intend(intent)?;
+            self.intend(intent, &traceparent)?;
         }
         self.counters.extend(change.counters);
         let done: BTreeSet<Unit> = change.replanned.into_iter().collect();

@@ -54,6 +54,8 @@ pub(crate) mod state {
     pub(crate) const SOURCE: &str = "source";
     /// A deletion's place in what lies in the resource: `{kind, after}`.
     pub(crate) const CASCADE: &str = "cascade";
+    /// W3C traceparent of the user's last change, while that waits for anything.
+    pub(crate) const TRACEPARENT: &str = "traceparent";
     /// API key: when it was revoked, in milliseconds since the Unix epoch.
     pub(crate) const REVOKED_AT: &str = "revoked_at";
 }

@@ -8,7 +8,7 @@ use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value, json};
 
 use crate::fields::{auto_records, given, is_auto, is_deleting, state, texts, withdrawn};
-use crate::{IntentRow, Unit};
+use crate::{IntentRow, Unit, trace};
 
 /// One subscriber of an audience, registered there, connected or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -586,6 +586,7 @@ pub fn record(resource: &mut Resource, verdict: &Verdict) {
     resource.status = verdict.status;
     resource.status_message.clone_from(&verdict.message);
     resource.state.insert(CONDITIONS.to_owned(), dates(verdict));
+    trace::end(resource);
 }
 
 fn dates(verdict: &Verdict) -> Value {

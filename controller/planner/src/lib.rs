@@ -12,6 +12,7 @@
 //! | `auto_records` | the automatic records of host names and sites |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates` | where a resource stands |
+//! | `trace` | the request that a waiting resource is on its way from |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod auto_records;
@@ -28,6 +29,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod touched;
+mod trace;
 mod walk;
 mod world;
 
@@ -41,4 +43,5 @@ pub use mutate::{
     set_in_service, suspend, unsuspend, update, wants_continuing,
 };
 pub use touched::touched;
+pub use trace::trace_of;
 pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, Walk, World, WorldError};

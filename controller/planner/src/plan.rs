@@ -6,7 +6,7 @@ use hosting_intent::{Cause, Intent};
 use hosting_resource::{Kind, Resource};
 
 use crate::fields::{is_deleting, state, state_number};
-use crate::{ApplyError, Change, Draft, IntentChange, PlanError, Unit, Walk, derive, read, walk};
+use crate::{ApplyError, Change, Draft, IntentChange, PlanError, Unit, Walk, derive, read, trace_of, walk};
 
 /// Rows after which a mutation begins nothing new: cascades and walks go on in the next one.
 const ENOUGH: usize = 500;
@@ -29,6 +29,8 @@ pub(crate) struct Plan<'d> {
     walks: BTreeSet<Unit>,
     /// Units that would give unsound intents are left as they are and noted here, instead of failing the whole plan.
     lenient: Option<Vec<PlanError>>,
+    /// Nobody's request: what waited for it carries the trace of the request that it has waited from.
+    later: bool,
 }
 
 /// Steps of walks that a mutation takes itself, so that what is small is done in one revision.
@@ -44,12 +46,18 @@ impl<'d> Plan<'d> {
             zones: BTreeSet::new(),
             walks: BTreeSet::new(),
             lenient: None,
+            later: false,
         }
+    }
+
+    /// A plan of what has waited: for a gate, or in the replan queue.
+    pub(crate) fn later(draft: &'d mut dyn Draft, cause: Cause) -> Self {
+        Self { later: true, ..Self::new(draft, cause) }
     }
 
     /// A plan that one unsound unit does not stop: for the replan queue, where nobody waits who could mend it.
     pub(crate) fn lenient(draft: &'d mut dyn Draft, cause: Cause) -> Self {
-        Self { lenient: Some(Vec::new()), ..Self::new(draft, cause) }
+        Self { lenient: Some(Vec::new()), ..Self::later(draft, cause) }
     }
 
     /// Whether nothing new is to be begun in this transaction.
@@ -248,8 +256,23 @@ impl<'d> Plan<'d> {
             | Unit::Retire(_)
             | Unit::Walk { .. } => {}
         }
-        self.draft.apply(Change { intents: changes, ..Change::default() }).await?;
+        let traceparent = if self.later { self.trace(unit).await? } else { None };
+        self.draft.apply(Change { intents: changes, traceparent, ..Change::default() }).await?;
         Ok(())
+    }
+
+    /// Of the request that a unit's own resource still waits from.
+    async fn trace(&mut self, unit: &Unit) -> Result<Option<String>, PlanError> {
+        let id = match unit {
+            Unit::Tenant(id) | Unit::Webroot(id) | Unit::Fqdn(id) | Unit::Zone(id) | Unit::Retire(id) => id,
+            Unit::Audience(_)
+            | Unit::Cluster(_)
+            | Unit::Shard(_)
+            | Unit::RrSet { .. }
+            | Unit::Walk { .. } => return Ok(None),
+        };
+        let resource = self.draft.resource(id).await?;
+        Ok(resource.as_ref().map(trace_of).filter(|trace| !trace.is_empty()).map(str::to_owned))
     }
 
     /// Audiences that this plan changed anything for, since the last call.

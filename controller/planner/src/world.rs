@@ -144,6 +144,11 @@ pub trait Draft: World {
     /// Milliseconds since the Unix epoch, the same for the whole draft.
     fn now(&self) -> i64;
 
+    /// W3C traceparent of the request behind the draft; empty when there is none.
+    fn traceparent(&self) -> &str {
+        ""
+    }
+
     /// Writes a part of the change. May be called several times; all of it carries one revision.
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError>;
 }
@@ -360,4 +365,6 @@ pub struct Change {
     pub replan: Vec<Unit>,
     /// Units to take off the replan queue, before `replan` is put on it.
     pub replanned: Vec<Unit>,
+    /// W3C traceparent that `intents` carry instead of the mutation's own.
+    pub traceparent: Option<String>,
 }

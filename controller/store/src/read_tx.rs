@@ -183,6 +183,15 @@ impl ReadTx {
         self.resources(query).await
     }
 
+    /// How long the replan queue is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn replan_count(&mut self) -> Result<u64, StoreError> {
+        let row = self.optional(sqlx::query("SELECT COUNT(*) FROM replan")).await?;
+        row.map_or(Ok(0), |row| from_sql("replan", row.try_get(0)?))
+    }
+
     /// The oldest units of the replan queue.
     ///
     /// # Errors

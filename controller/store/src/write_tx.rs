@@ -12,7 +12,7 @@ use sqlx::{Row, SqliteConnection};
 use crate::error::to_sql;
 use crate::open::IndexFn;
 use crate::read_tx::cause_number;
-use crate::writer::Origin;
+use crate::writer::{Origin, harmless_traceparent};
 use crate::{AuditEntry, MAX_ROWS, ReadTx, StoreError};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
@@ -239,8 +239,10 @@ impl WriteTx {
             return Err(ApplyError::TooLarge(self.mutation.replanned));
         }
         self.write_resources(change.put, change.remove).await?;
+        let traceparent =
+            change.traceparent.map_or_else(|| self.mutation.origin.traceparent.clone(), harmless_traceparent);
         for intent in change.intents {
-            self.write_intent(intent).await?;
+            self.write_intent(intent, &traceparent).await?;
         }
         for (name, value) in change.counters {
             let query = sqlx::query(
@@ -499,7 +501,7 @@ impl WriteTx {
         Err(ApplyError::InUse { id: id.to_owned(), kind, by })
     }
 
-    async fn write_intent(&mut self, change: IntentChange) -> Result<(), ApplyError> {
+    async fn write_intent(&mut self, change: IntentChange, traceparent: &str) -> Result<(), ApplyError> {
         check_intent(&change)?;
         let IntentChange { audience, key, owner, value, cause } = change;
         let current = self.read.get_intent(&audience, &key).await?;
@@ -526,7 +528,6 @@ impl WriteTx {
             .await?;
 
         let revision = to_sql("revision", self.revision())?;
-        let traceparent = self.mutation.origin.traceparent.clone();
         let cause = cause_number(cause);
         let current = match &value {
             Some(value) => sqlx::query(
@@ -542,7 +543,7 @@ impl WriteTx {
             .bind(&owner)
             .bind(value.as_ref())
             .bind(cause)
-            .bind(&traceparent),
+            .bind(traceparent),
             None => sqlx::query("DELETE FROM intent_current WHERE audience = ? AND kind = ? AND key = ?")
                 .bind(&audience)
                 .bind(key.kind)
@@ -563,7 +564,7 @@ impl WriteTx {
         .bind(value.as_deref())
         .bind(cause)
         .bind(&owner)
-        .bind(&traceparent);
+        .bind(traceparent);
         self.read.execute(log).await?;
         Ok(())
     }
@@ -718,6 +719,10 @@ impl Draft for WriteTx {
 
     fn now(&self) -> i64 {
         self.mutation.now
+    }
+
+    fn traceparent(&self) -> &str {
+        &self.mutation.origin.traceparent
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {

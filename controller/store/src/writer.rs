@@ -36,10 +36,19 @@ const TRACEPARENT_BYTES: usize = 128;
 /// Where a mutation comes from.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// W3C traceparent of the request; empty when there is none. Anything longer than 128 bytes is dropped.
+    /// W3C traceparent of the request; empty when there is none. One that is longer than 128 bytes, or has anything but letters,
+    /// digits and dashes, is dropped.
     pub traceparent: String,
     /// Who asked, e.g. the API key's id; `None` for the controller itself.
     pub actor: Option<String>,
+}
+
+/// It comes from a header and goes into the log, to every subscriber and into resources: nothing that is wrong with one may be
+/// more than a lost trace.
+pub(crate) fn harmless_traceparent(text: String) -> String {
+    let harmless =
+        text.len() <= TRACEPARENT_BYTES && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if harmless { text } else { String::new() }
 }
 
 /// A mutation that is on disk.
@@ -412,8 +421,7 @@ impl Writer {
     async fn member(&mut self, job: Job) -> Result<Member, StoreError> {
         let Job { origin, span, run, .. } = job;
         sqlx::query("SAVEPOINT mutation").execute(self.tx.raw()).await?;
-        let traceparent =
-            if origin.traceparent.len() > TRACEPARENT_BYTES { String::new() } else { origin.traceparent };
+        let traceparent = harmless_traceparent(origin.traceparent);
         self.tx.start_mutation(Origin { traceparent, actor: origin.actor });
         let ran = run(&mut self.tx).instrument(span).await;
         if ran.keep {
@@ -480,7 +488,8 @@ impl Writer {
         }
         let head = self.tx.group_head().0;
         if moved || new_epoch {
-            let commit = Commit { revision: head, audiences: audiences.into_iter().collect(), kinds, new_epoch };
+            let commit =
+                Commit { revision: head, audiences: audiences.into_iter().collect(), kinds, new_epoch };
             // No receiver: nobody is interested yet.
             let _ = self.commits.send(Arc::new(commit));
             self.ring.send_replace(head);

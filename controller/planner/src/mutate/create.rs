@@ -9,7 +9,7 @@ use super::check::{check, give_places, live};
 use crate::fields::{FIRST_TENANT_UID, SERIAL_OFFSET, TENANT_UID, is_deleting, state};
 use crate::plan::{Plan, bump_serial};
 use crate::touched::touched;
-use crate::{Draft, PlanError, Unit, Walk, auto_records, read};
+use crate::{Draft, PlanError, Unit, Walk, auto_records, read, trace};
 
 /// Writes what one POST body means: the resource and what is nested in it, as they are then stored, in the order of
 /// `creation`.
@@ -63,6 +63,7 @@ async fn write(plan: &mut Plan<'_>, new: NewResource) -> Result<Resource, PlanEr
     };
     let revision = plan.draft.revision();
     let mut resource = new.into_resource(owner.as_ref(), revision, plan.draft.now());
+    trace::note(plan.draft, &mut resource);
     check(plan.draft, &resource, None).await?;
     match resource.kind {
         Kind::Tenant => {

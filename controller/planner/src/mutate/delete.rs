@@ -11,7 +11,7 @@ use crate::fields::{is_deleting, state, withdrawn};
 use crate::gates::{CONDITIONS, record_unit};
 use crate::plan::Plan;
 use crate::touched::touched;
-use crate::{Change, Draft, IntentChange, PlanError, Unit, World, WorldError, auto_records, read};
+use crate::{Change, Draft, IntentChange, PlanError, Unit, World, WorldError, auto_records, read, trace};
 
 /// Children that one read of a cascade takes.
 const STEP: u32 = 50;
@@ -82,6 +82,7 @@ async fn begin(plan: &mut Plan<'_>, resource: Resource) -> Result<(), PlanError>
     after.status_message = None;
     after.generation += 1;
     after.state.remove(CONDITIONS);
+    trace::note(plan.draft, &mut after);
     if after.kind == Kind::Webroot {
         note_retirement(plan, &mut after, Unit::Webroot(before.id.clone())).await?;
     }

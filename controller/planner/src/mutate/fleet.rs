@@ -87,7 +87,7 @@ pub async fn open_gates(draft: &mut dyn Draft, id: &str, open: &[Gate]) -> Resul
     if after == before {
         return Ok(());
     }
-    let mut plan = Plan::new(draft, Cause::Planner);
+    let mut plan = Plan::later(draft, Cause::Planner);
     plan.put(vec![after.clone()]).await?;
     plan.replan(touched(Some(&before), Some(&after), Cause::Planner)).await?;
     plan.finish().await?;

@@ -9,7 +9,7 @@ use crate::fields::{is_deleting, state};
 use crate::gates::units_of;
 use crate::plan::Plan;
 use crate::touched::touched;
-use crate::{Change, Draft, IntentChange, PlanError, Unit, Walk, auto_records, read};
+use crate::{Change, Draft, IntentChange, PlanError, Unit, Walk, auto_records, read, trace};
 
 /// Writes a checked PUT. `current` was read from the same draft.
 ///
@@ -32,6 +32,9 @@ pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) ->
         move_zone(draft, &current, &mut after).await?;
     }
     check(draft, &after, Some(&current)).await?;
+    if trace::waits(after.status) {
+        trace::note(draft, &mut after);
+    }
     if after.kind == Kind::Node && after.spec.get("shard_ids") != current.spec.get("shard_ids") {
         give_places(draft, &mut after).await?;
     }
@@ -51,6 +54,7 @@ pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) ->
         if after.status != Status::Failed {
             after.status_message = None;
         }
+        trace::note(plan.draft, &mut after);
         plan.put(vec![after.clone()]).await?;
     }
     plan.finish().await?;
@@ -138,7 +142,8 @@ pub async fn unsuspend(draft: &mut dyn Draft, tenant: &str) -> Result<Resource, 
     put_and_plan(draft, resource).await
 }
 
-async fn put_and_plan(draft: &mut dyn Draft, resource: Resource) -> Result<Resource, PlanError> {
+async fn put_and_plan(draft: &mut dyn Draft, mut resource: Resource) -> Result<Resource, PlanError> {
+    trace::note(draft, &mut resource);
     let mut plan = Plan::new(draft, Cause::Person);
     plan.put(vec![resource.clone()]).await?;
     plan.replan(units_of(&resource)).await?;
@@ -159,6 +164,7 @@ pub async fn retry(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Resour
     resource.status = if is_gated(kind) { Status::Provisioning } else { Status::Active };
     resource.status_message = None;
     resource.state.remove(crate::gates::CONDITIONS);
+    trace::note(draft, &mut resource);
     let mut plan = Plan::new(draft, Cause::Person);
     plan.put(vec![resource.clone()]).await?;
     let units = units_of(&resource);

@@ -5,6 +5,7 @@ mod gates;
 mod names;
 mod planning;
 mod sequences;
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use crate::fake::Fake;
 use crate::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, Verdict, evaluate, units_of};
 use crate::{
     Deleted, PlanError, Unit, World, continue_delete, create, delete, derive, drain, finish_delete,
-    has_children, open_gates, record_status, update, wants_continuing,
+    has_children, open_gates, record_status, trace_of, update, wants_continuing,
 };
 
 /// A store with a platform in it, and ways to act on it.
@@ -284,6 +285,8 @@ impl Lab {
 
     pub(super) async fn settle_with(&mut self, fleet: &dyn Fleet) {
         for _ in 0..1_000 {
+            // As the gatekeeper does: its mutations are in the trace of the resource that they concern.
+            self.store.traceparent.clear();
             let mut busy = self.drain().await;
             let ids: Vec<String> = self
                 .store
@@ -294,6 +297,7 @@ impl Lab {
                 .collect();
             for id in ids {
                 let Some(resource) = self.get(&id).cloned() else { continue };
+                self.store.traceparent = trace_of(&resource).to_owned();
                 let has_children = has_children(&mut self.store, &resource).await.unwrap();
                 if wants_continuing(&resource, has_children) {
                     busy = true;
@@ -317,6 +321,7 @@ impl Lab {
                 self.end(written).unwrap();
             }
             if !busy {
+                self.store.traceparent.clear();
                 return;
             }
         }

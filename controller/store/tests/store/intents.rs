@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use hosting_intent::Digest;
 use hosting_intent_sync::FeedSource;
-use hosting_planner::World;
+use hosting_planner::{ApplyError, Change, Draft, World};
+use hosting_store::Origin;
 use proptest::prelude::*;
 
 use crate::harness::{Bench, applied, apply, intents, route, set, withdraw};
@@ -149,5 +150,36 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_are_harmless_and_may_be_a_change_s_own() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let long = "0".repeat(129);
+    let hostile = ["00-a\r\nx: y", "00-\u{202e}", "'; DROP TABLE head; --", long.as_str(), "00 a", "\0"];
+    for (n, given) in hostile.into_iter().chain(["00-trace", ""]).enumerate() {
+        let origin = Origin { traceparent: given.to_owned(), actor: None };
+        // One of the mutation, one of its own, one that is hostile itself.
+        let change = |name: &str, traceparent: Option<&str>| Change {
+            traceparent: traceparent.map(str::to_owned),
+            ..intents([set("edge/a", &format!("{name}{n}"), "u", b"1")])
+        };
+        let (plain, own, bad) = (change("a", None), change("b", Some("00-own")), change("c", Some(given)));
+        let seen = store.write(origin, move |tx| {
+            Box::pin(async move {
+                for change in [plain, own, bad] {
+                    tx.apply(change).await?;
+                }
+                Ok::<_, ApplyError>(tx.traceparent().to_owned())
+            })
+        });
+        let committed = seen.await.unwrap();
+        let kept = if given == "00-trace" { given } else { "" };
+        assert_eq!(committed.value, kept);
+        let window = store.window("edge/a", committed.revision - 1, 1).await.unwrap();
+        let logged: Vec<_> = window.entries[0].upserts.iter().map(|item| item.traceparent.as_str()).collect();
+        assert_eq!(logged, [kept, "00-own", kept], "{given:?}");
     }
 }
