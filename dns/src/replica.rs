@@ -3,7 +3,7 @@
 use hosting_dns_zone::{Writer, Zones};
 use hosting_intent::{Intent, Key, Kind, Rejection};
 use hosting_intent_sync::{Batch, Replica};
-use hosting_scaffold::telemetry::set_remote_parent;
+use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
@@ -48,22 +48,17 @@ impl Replica for DnsReplica {
     }
 
     fn publish(&mut self, batch: Batch) {
-        let span = tracing::info_span!(
-            "apply",
-            epoch = batch.epoch,
-            revision = batch.revision,
-            upserts = batch.upserts.len(),
-            removals = batch.removals.len(),
-        );
-        // A batch of one change, the usual one, continues the trace of the request behind it.
         let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
-        let mut parents = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
-        if let Some(first) = parents.next()
-            && parents.all(|parent| parent == first)
-        {
-            set_remote_parent(&span, first);
-        }
-        let _entered = span.enter();
+        let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
+        let spans = spans_of(traces, || {
+            tracing::info_span!(
+                "dns.apply",
+                revision = batch.revision,
+                upserts = batch.upserts.len(),
+                removals = batch.removals.len(),
+            )
+        });
+        let _entered = spans.first().map(tracing::Span::enter);
         let applied = self.writer.apply(
             batch.upserts.iter().map(|(item, intent)| (&item.key, intent)),
             batch.removals.iter().map(|removal| &removal.key),

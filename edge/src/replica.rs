@@ -5,14 +5,11 @@ use std::sync::Arc;
 use hosting_edge_map::{Writer, check};
 use hosting_intent::{Intent, Key, Kind, Rejection};
 use hosting_intent_sync::{Batch, Replica};
-use hosting_scaffold::telemetry::set_remote_parent;
+use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
 
 use crate::certs::CertStore;
 use crate::metrics::{Metrics, gauge};
-
-/// Spans of one batch; a snapshot has one per item otherwise.
-const MAX_SPANS: usize = 64;
 
 /// Puts batches into effect. The only writer of the table.
 #[derive(Debug)]
@@ -38,34 +35,16 @@ impl Replica for EdgeReplica {
     }
 
     fn publish(&mut self, batch: Batch) {
-        let mut parents: Vec<&str> = Vec::new();
-        let traces = batch
-            .upserts
-            .iter()
-            .map(|(item, _)| item.traceparent.as_str())
-            .chain(batch.removals.iter().map(|r| r.traceparent.as_str()));
-        for parent in traces {
-            if parents.len() == MAX_SPANS {
-                break;
-            }
-            if !parent.is_empty() && !parents.contains(&parent) {
-                parents.push(parent);
-            }
-        }
-        // One per request behind the batch, all of the same length: each trace shows when its change took effect.
-        let spans: Vec<tracing::Span> = parents
-            .iter()
-            .map(|parent| {
-                let span = tracing::info_span!(
-                    "edge.apply",
-                    revision = batch.revision,
-                    upserts = batch.upserts.len(),
-                    removals = batch.removals.len()
-                );
-                set_remote_parent(&span, parent);
-                span
-            })
-            .collect();
+        let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
+        let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
+        let spans = spans_of(traces, || {
+            tracing::info_span!(
+                "edge.apply",
+                revision = batch.revision,
+                upserts = batch.upserts.len(),
+                removals = batch.removals.len()
+            )
+        });
         let _entered = spans.first().map(tracing::Span::enter);
 
         let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, Intent::Route(_)));

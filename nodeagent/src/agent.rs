@@ -8,10 +8,10 @@ use std::{
 
 use hosting_agent_engine::{Engine, Phase, Report, Scope};
 use hosting_intent::Key;
-use hosting_scaffold::telemetry::set_remote_parent;
+use hosting_scaffold::telemetry::spans_of;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     drivers::nginx_key,
@@ -67,6 +67,7 @@ impl Agent {
         let mut next_drift = Instant::now();
         let mut next_event = Instant::now();
         let mut held = Some(Instant::now() + FIRST_REPORTS);
+        let mut traced = 0;
         loop {
             let view = self.views.borrow_and_update().clone();
             let mut retry = None;
@@ -77,7 +78,7 @@ impl Agent {
                     events.mark_unchanged();
                 }
                 tokio::select! {
-                    at = self.pass(&view, this, began, &mut held) => retry = at,
+                    at = self.pass(&view, this, began, &mut held, &mut traced) => retry = at,
                     () = stop.cancelled() => break,
                 }
             }
@@ -115,9 +116,14 @@ impl Agent {
         scope: Scope,
         began: Instant,
         held: &mut Option<Instant>,
+        traced: &mut u64,
     ) -> Option<u64> {
-        let span = tracing::info_span!("pass", revision = view.revision, ?scope);
-        set_remote_parent(&span, &view.traceparent);
+        // What came since the last pass takes effect with this one; passes by the clock are of no trace.
+        let traces = view.traces.iter().filter(|(batch, _)| *batch > *traced).map(|(_, trace)| &**trace);
+        let spans =
+            spans_of(traces, || tracing::info_span!("nodeagent.pass", revision = view.revision, ?scope));
+        *traced = view.batches;
+        let span = spans.first().cloned().unwrap_or_else(Span::none);
         let started = Instant::now();
         let wanted = desired(view);
         let buffer: Mutex<BTreeMap<Key, Option<Report>>> = Mutex::default();
@@ -146,7 +152,7 @@ impl Agent {
                 }
             }
         };
-        drop(work);
+        drop((work, spans));
         // An empty one too: the pass is over, and what it worked from is news.
         tell(&reports, view, take());
         *held = None;

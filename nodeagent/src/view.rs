@@ -1,14 +1,14 @@
 //! The feed's view as things wanted on this node.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use hosting_agent_engine::{DataId, DataKind, Desired};
 use hosting_intent::{Intent, Key, Kind, Rejection, message as m};
 use hosting_intent_sync::{Batch, Replica};
-use hosting_scaffold::telemetry::set_remote_parent;
+use hosting_scaffold::telemetry::{MAX_SPANS, spans_of};
 use tokio::sync::watch;
 
 use crate::{
@@ -35,8 +35,11 @@ pub struct View {
     pub revision: u64,
     /// Each with the revision at which it last changed.
     pub items: BTreeMap<Key, (u64, Arc<Intent>)>,
-    /// W3C traceparent of the change that led here, if it was one.
-    pub traceparent: String,
+    /// Batches that led here, since the start of the process.
+    pub batches: u64,
+    /// W3C traceparents of the newest changes among them, each with the batch that brought it, oldest first. Several views may
+    /// come between two passes.
+    pub traces: VecDeque<(u64, Arc<str>)>,
 }
 
 /// Keeps the view. Lives on the feed's thread.
@@ -67,15 +70,23 @@ impl Replica for NodeReplica {
     }
 
     fn publish(&mut self, batch: Batch) {
-        let span = tracing::info_span!("publish", epoch = batch.epoch, revision = batch.revision);
         let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
-        let mut parents = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
-        self.view.traceparent = match parents.next() {
-            Some(first) if parents.all(|parent| parent == first) => first.to_owned(),
-            Some(_) | None => String::new(),
-        };
-        set_remote_parent(&span, &self.view.traceparent);
-        let _entered = span.enter();
+        let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
+        let spans = spans_of(traces.clone(), || {
+            tracing::info_span!(
+                "nodeagent.publish",
+                revision = batch.revision,
+                upserts = batch.upserts.len(),
+                removals = batch.removals.len()
+            )
+        });
+        let _entered = spans.first().map(tracing::Span::enter);
+        self.view.batches += 1;
+        let mut seen = BTreeSet::new();
+        let distinct = traces.filter(|trace| !trace.is_empty() && seen.insert(*trace)).take(MAX_SPANS);
+        self.view.traces.extend(distinct.map(|trace| (self.view.batches, Arc::from(trace))));
+        let surplus = self.view.traces.len().saturating_sub(MAX_SPANS);
+        self.view.traces.drain(..surplus);
         tracing::debug!(upserts = batch.upserts.len(), removals = batch.removals.len(), "a new view");
         for removal in &batch.removals {
             self.view.items.remove(&removal.key);

@@ -2,7 +2,11 @@
 //!
 //! Spans get ids even when nothing collects them: the intent log carries their traceparent (W3C Trace Context).
 
-use std::{collections::HashMap, env, io::IsTerminal};
+use std::{
+    collections::{BTreeSet, HashMap},
+    env,
+    io::IsTerminal,
+};
 
 use opentelemetry::{
     Context,
@@ -137,6 +141,31 @@ pub fn set_remote_parent(span: &Span, traceparent: &str) {
     }
 }
 
+/// Most spans of one piece of work, however many requests are behind it.
+pub const MAX_SPANS: usize = 64;
+
+/// Spans of one piece of work that many requests may be behind: one in each of their traces, at most [`MAX_SPANS`], so that each
+/// shows when its change took effect and a whole snapshot costs no more than a few changes. One without a parent when nobody's
+/// request is known. Enter the first; all end when they are dropped.
+pub fn spans_of<'a>(traceparents: impl IntoIterator<Item = &'a str>, span: impl Fn() -> Span) -> Vec<Span> {
+    let first = span();
+    if first.is_disabled() {
+        return vec![first];
+    }
+    let mut seen = BTreeSet::new();
+    let mut parents = traceparents.into_iter().filter(|parent| !parent.is_empty() && seen.insert(*parent));
+    if let Some(parent) = parents.next() {
+        set_remote_parent(&first, parent);
+    }
+    let mut spans = vec![first];
+    for parent in parents.take(MAX_SPANS - 1) {
+        let span = span();
+        set_remote_parent(&span, parent);
+        spans.push(span);
+    }
+    spans
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,5 +185,43 @@ mod tests {
             let odd = tracing::info_span!("apply");
             set_remote_parent(&odd, "garbage");
         });
+    }
+
+    #[test]
+    fn a_batch_has_a_span_in_each_trace_and_few_in_all() {
+        let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn).build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let made = std::cell::Cell::new(0);
+        let span = || {
+            made.set(made.get() + 1);
+            tracing::info_span!("apply")
+        };
+        let parent = |n: usize| format!("00-{:032x}-00000000000000ff-01", n + 1);
+        let of = |all: &[String]| -> Vec<String> {
+            let spans = spans_of(all.iter().map(String::as_str), span);
+            spans.iter().map(|span| span.in_scope(current_traceparent)[3..35].to_owned()).collect()
+        };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let (a, b) = (parent(0), parent(1));
+            let none = String::new;
+            let traces = of(&[none(), b.clone(), none(), a.clone(), b.clone()]);
+            assert_eq!(traces, [&b[3..35], &a[3..35]]);
+            assert_eq!(of(&[none(), none()]).len(), 1, "the work has a span, whoever asked for it");
+            made.set(0);
+            let many: Vec<String> = (0..100_000).map(parent).collect();
+            let traces = of(&many);
+            assert_eq!((traces.len(), made.get()), (MAX_SPANS, MAX_SPANS));
+            assert_eq!(traces[63], many[63][3..35]);
+        });
+        // Filtered away.
+        made.set(0);
+        assert!(
+            spans_of(["a", "b"], || {
+                made.set(made.get() + 1);
+                Span::none()
+            })[0]
+                .is_disabled()
+        );
+        assert_eq!(made.get(), 1);
     }
 }
