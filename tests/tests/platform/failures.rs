@@ -38,8 +38,8 @@ async fn sites_and_dns_go_on_without_the_controller() {
     assert!(platform.is_live(fqdn).await);
     for role in ["edge", "dns"] {
         let resumed = async |kind: &str| platform.metric(role, "intent_resumes_total", &[kind]).await;
-        assert!(resumed("delta").await >= 1.0, "{role} resumed by delta");
-        assert_eq!(resumed("snapshot").await, 0.0, "{role} needed no snapshot");
+        assert!(resumed("Delta").await >= 1.0, "{role} resumed by delta");
+        assert_eq!(resumed("Snapshot").await, 0.0, "{role} needed no snapshot");
     }
 }
 

@@ -98,7 +98,9 @@ impl Platform {
             if let Some(status) = self.up.as_mut().unwrap().try_wait().unwrap() {
                 panic!("`up` ended ({status}):\n{}", self.log("../up"));
             }
-            serde_json::from_slice::<Value>(&fs::read(&file).ok()?).ok()
+            // One that an earlier `up` left when it was killed says nothing.
+            let summary = serde_json::from_slice::<Value>(&fs::read(&file).ok()?).ok()?;
+            (summary["pids"]["up"] == self.up.as_ref().unwrap().id()).then_some(summary)
         });
         self.summary = summary.await;
     }
@@ -157,8 +159,10 @@ impl Platform {
         if let Some(mut child) = self.own.remove(role) {
             child.wait().unwrap();
         }
-        eventually(&format!("{role} is gone"), Duration::from_secs(10), async || (!runs(pid)).then_some(()))
-            .await;
+        // Gone, not a zombie: its last thread may hold locks.
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let gone = async || (!process.exists()).then_some(());
+        eventually(&format!("{role} is gone"), Duration::from_secs(10), gone).await;
     }
 
     /// Starts a killed child again with the command line that `up` used, and waits until it is ready.
