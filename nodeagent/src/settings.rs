@@ -58,7 +58,7 @@ pub struct Settings {
     pub allow_root_sites: bool,
     /// Leave nginx and php-fpm running when the agent is killed; the next one takes them over.
     pub keep_children: bool,
-    /// Keys that are worked on at the same time.
+    /// Keys that are worked on at the same time. Most of them wait for a reload that they share.
     pub concurrency: usize,
     /// How often everything is looked at.
     pub drift_interval_ms: u64,
@@ -89,7 +89,7 @@ impl Default for Settings {
             site_user: None,
             allow_root_sites: false,
             keep_children: false,
-            concurrency: 32,
+            concurrency: 256,
             drift_interval_ms: 60_000,
             drain_timeout_ms: 30_000,
             log: "info".into(),

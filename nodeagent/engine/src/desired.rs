@@ -37,8 +37,8 @@ impl Desired {
         self.wants.insert(Key::new(D::KIND, name), Wanted { spec: Arc::new(spec), origin, also: Vec::new() });
     }
 
-    /// Lets another intent that shapes a wanted thing wait for it: the intent is reported as converging until the work on
-    /// the thing has ended, well or not.
+    /// Lets another intent that shapes a wanted thing wait for it: each revision of the intent is reported as converging
+    /// until the work on the thing has ended, well or not.
     pub fn settles<D: Driver>(&mut self, name: &str, intent: hosting_intent::Key) {
         if let Some(wanted) = self.wants.get_mut(&Key::new(D::KIND, name)) {
             wanted.also.push(intent);

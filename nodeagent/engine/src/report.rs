@@ -120,7 +120,12 @@ impl Entry {
             .values()
             .map(|outcome| said(outcome.as_ref()))
             .max_by_key(|(phase, message)| (rank(*phase), !message.is_empty()))?;
-        let waits = worst.0 == Phase::Ready && self.waits_for.values().any(|ended| !ended);
+        // Said once, it stays said until the intent itself changes: its parts' own changes are their own news.
+        let was_ready = self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.phase == Phase::Ready && last.revision == self.revision);
+        let waits = worst.0 == Phase::Ready && !was_ready && self.waits_for.values().any(|ended| !ended);
         let (phase, message) = if waits { (Phase::Converging, "") } else { worst };
         let revision = if phase == Phase::Orphan { 0 } else { self.revision };
         Some(Report { phase, revision, message: shorten(message) })

@@ -464,4 +464,13 @@ fn an_intent_waits_for_what_it_shapes_and_does_not_share_its_failure() {
         assert!(at("owner", Phase::Converging).unwrap() < ready, "{history:?}");
         assert_eq!(at("owner", Phase::Failed), None);
     }
+
+    // A change of the thing alone is no news of the intent.
+    let mut desired = Desired::new();
+    desired.want::<Thing>("owner", spec("o"), Some((intent("owner"), 3)));
+    desired.want::<Thing>("site", Spec { needs: vec!["owner"], ..spec("later") }, Some((intent("site"), 4)));
+    desired.settles::<Thing>("site", intent("owner"));
+    history.lock().unwrap().clear();
+    block_on(world.engine.pass(&desired, Scope::Changes, 0, &world.host, &sink));
+    assert!(history.lock().unwrap().iter().all(|(name, _)| name == "site"), "{history:?}");
 }

@@ -10,6 +10,7 @@ use std::{
     io::{Read, Write},
     os::fd::OwnedFd,
     path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,9 @@ use crate::layout::{Roots, SiteUser};
 /// Largest file that is read, in bytes.
 const READ_MOST: u64 = 1 << 20;
 
+/// Groups of tenants.
+const LOCKS: usize = 256;
+
 /// How long another node of the shard may hold the lock of a tenant's data.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,6 +38,14 @@ pub struct Files {
     agent: u32,
     site: Option<(u32, u32)>,
     is_root: bool,
+    /// Before the locks on disk: our own threads wait in line, and only other nodes are asked again and again.
+    locks: Vec<Mutex<()>>,
+}
+
+/// Held while data changes hands.
+struct Lock<'a> {
+    _ours: MutexGuard<'a, ()>,
+    _shared: File,
 }
 
 /// The roots cannot be used.
@@ -81,6 +93,7 @@ impl Files {
             agent: rustix::process::geteuid().as_raw(),
             site: site.map(|user| (user.uid, user.gid)),
             is_root: rustix::process::geteuid().is_root(),
+            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
         })
     }
 
@@ -265,7 +278,7 @@ impl Files {
     }
 
     /// One lock for each of 256 groups of tenants, across all nodes that share the storage.
-    fn lock(&self, data: &DataId) -> Result<File, HostError> {
+    fn lock(&self, data: &DataId) -> Result<Lock<'_>, HostError> {
         let group = blake3::hash(data.tenant.as_bytes()).as_bytes().first().copied().unwrap_or_default();
         let at = Place::new(Root::Storage, [".hosting", "locks"]).child(format!("{group:02x}"));
         let failed = |error: Errno| HostError::file("lock", &at, error);
@@ -273,12 +286,14 @@ impl Files {
         let (dir, name) = self.parent(&at, true).map_err(failed)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+        let ours = self.locks.get(usize::from(group)).ok_or_else(|| failed(Errno::INVAL))?;
+        let ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         loop {
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(File::from(fd)),
+                Ok(()) => return Ok(Lock { _ours: ours, _shared: File::from(fd) }),
                 Err(Errno::AGAIN | Errno::INTR) if began.elapsed() < LOCK_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(Errno::AGAIN) => {
                     let why = format!("another node has held it for {} s", LOCK_PATIENCE.as_secs());

@@ -131,7 +131,7 @@ impl Node {
         let ready = Arc::new(Mutex::new(Err("not started".to_owned())));
         let (sink, told, readiness) = (reports.clone(), history.clone(), ready.clone());
         let agent = Agent {
-            engine: engine(&layout, 16),
+            engine: engine(&layout, 256),
             host: host.clone(),
             views: replica.views(),
             reports: Arc::new(move |_, changed| {
