@@ -546,6 +546,7 @@ mod tests {
     #[test]
     fn a_folder_that_sites_cannot_enter_is_named_with_the_remedies() {
         if !is_root() || user("www-data").is_none() {
+            eprintln!("SKIPPED nodeagent::a_folder_that_sites_cannot_enter: needs root and a user www-data");
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -42,13 +42,18 @@ pub(crate) fn missing(test: &str) -> bool {
     if lacks.is_empty() {
         return false;
     }
-    let line = format!("nodeagent::{test}: needs {}\n", lacks.join(" and "));
+    skipped(test, &lacks.join(" and "));
+    true
+}
+
+/// Says loudly that a test did not run.
+pub(crate) fn skipped(test: &str, needs: &str) {
+    let line = format!("nodeagent::{test}: needs {needs}\n");
     eprint!("SKIPPED {line}");
     if let Some(file) = std::env::var_os("HOSTING_SKIPPED") {
         let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
         file.write_all(line.as_bytes()).unwrap();
     }
-    true
 }
 
 pub(crate) fn is_root() -> bool {
