@@ -68,6 +68,48 @@ const fn sort_of(column: Column) -> Sort {
     }
 }
 
+/// Kinds whose active resources show as suspended while their tenant is: suspending a tenant writes the tenant alone.
+const fn goes_with_its_tenant(kind: Kind) -> bool {
+    match kind {
+        Kind::Webroot | Kind::Zone => true,
+        Kind::Brand
+        | Kind::Region
+        | Kind::Cluster
+        | Kind::LbAddress
+        | Kind::Shard
+        | Kind::Node
+        | Kind::Tenant
+        | Kind::Subscription
+        | Kind::Fqdn
+        | Kind::ZoneRecord
+        | Kind::ApiKey => false,
+    }
+}
+
+/// Which tenants are suspended and why, each read once.
+#[derive(Default)]
+struct Suspensions(BTreeMap<String, Option<String>>);
+
+impl Suspensions {
+    /// Why a resource shows as suspended although its own status is another; `None` when it does not.
+    async fn over(&mut self, tx: &mut ReadTx, resource: &Resource) -> Result<Option<String>, ApiError> {
+        if !goes_with_its_tenant(resource.kind) || resource.status != Status::Active {
+            return Ok(None);
+        }
+        let Some(id) = &resource.tenant else { return Ok(None) };
+        if let Some(known) = self.0.get(id) {
+            return Ok(known.clone());
+        }
+        let reason = tx
+            .resource(id)
+            .await?
+            .filter(|tenant| tenant.status == Status::Suspended)
+            .map(|tenant| tenant.view().get("suspend_reason").and_then(Value::as_str).unwrap_or_default().to_owned());
+        self.0.insert(id.clone(), reason.clone());
+        Ok(reason)
+    }
+}
+
 impl Api {
     pub(crate) async fn list(&self, call: &Call, kind: Kind, by: Option<ListBy>) -> Result<Reply, ApiError> {
         let mut tx = self.store().read().await?;
@@ -98,6 +140,22 @@ impl Api {
             let status = Status::from_name(status)
                 .ok_or_else(|| ApiError::invalid("status", format!("{status:?} is no status")))?;
             list.status = Some(status);
+            if goes_with_its_tenant(kind) {
+                match status {
+                    Status::Active => list.tenant_suspended = Some(false),
+                    Status::Suspended => {
+                        list.status = Some(Status::Active);
+                        list.tenant_suspended = Some(true);
+                    }
+                    Status::Pending
+                    | Status::Provisioning
+                    | Status::Converging
+                    | Status::Failed
+                    | Status::Deleting
+                    | Status::Degraded
+                    | Status::AutoDisabled => {}
+                }
+            }
         }
         if info.search.is_some() {
             list.search = given(&call.query, "search").map(str::to_owned);
@@ -133,8 +191,13 @@ impl Api {
     ) -> Result<Vec<Map<String, Value>>, ApiError> {
         let mut views = Vec::with_capacity(resources.len());
         let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut suspensions = Suspensions::default();
         for resource in resources {
             let mut view = resource.view();
+            if let Some(reason) = suspensions.over(tx, resource).await? {
+                view.insert("status".to_owned(), Status::Suspended.as_str().into());
+                view.insert("suspend_reason".to_owned(), reason.into());
+            }
             for (field, id_field) in resource.kind.info().joins {
                 let Some(id) = view.get(*id_field).and_then(Value::as_str).map(str::to_owned) else {
                     continue;
@@ -204,6 +267,7 @@ impl Api {
         let tenant = call.subject(&mut tx, Kind::Tenant).await?;
         let mut summary =
             Summary { kinds: BTreeMap::new(), total: 0, pending: 0, provisioning: 0, failed: 0 };
+        let mut suspensions = Suspensions::default();
         for name in NOT_SERVED {
             summary.kinds.insert(name, BTreeMap::new());
         }
@@ -220,7 +284,9 @@ impl Api {
             loop {
                 let page = tx.page(&list).await?;
                 for resource in &page.items {
-                    *counts.entry(resource.status.as_str()).or_default() += 1;
+                    let covered = suspensions.over(&mut tx, resource).await?.is_some();
+                    let status = if covered { Status::Suspended } else { resource.status };
+                    *counts.entry(status.as_str()).or_default() += 1;
                 }
                 match page.next {
                     Some(next) => list.after = Some(next),
@@ -370,19 +436,23 @@ impl Api {
 
     pub(crate) async fn search(&self, call: &Call) -> Result<Reply, ApiError> {
         let mut results = Vec::new();
+        let mut suspensions = Suspensions::default();
         if let Some(text) = given(&call.query, "q") {
             let mut tx = self.store().read().await?;
             for kind in Kind::ALL.iter().copied().filter(|kind| kind.info().global_search) {
                 let mut list = ListQuery::new(kind);
                 list.search = Some(text.to_owned());
                 list.limit = limit(&call.query, 5, 20);
-                results.extend(tx.page(&list).await?.items.into_iter().map(|found| Found {
-                    kind: kind.name(),
-                    label: found.label,
-                    tenant_id: found.tenant.filter(|tenant| *tenant != found.id),
-                    id: found.id,
-                    status: found.status.as_str(),
-                }));
+                for found in tx.page(&list).await?.items {
+                    let covered = suspensions.over(&mut tx, &found).await?.is_some();
+                    results.push(Found {
+                        kind: kind.name(),
+                        label: found.label,
+                        tenant_id: found.tenant.filter(|tenant| *tenant != found.id),
+                        id: found.id,
+                        status: if covered { Status::Suspended } else { found.status }.as_str(),
+                    });
+                }
             }
         }
         Ok(Reply::json(200, to_json(&SearchResults { results })?))

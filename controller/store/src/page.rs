@@ -120,6 +120,8 @@ pub struct ListQuery {
     pub brands: Option<Vec<String>>,
     /// Standing here.
     pub status: Option<Status>,
+    /// Only what belongs to a suspended tenant, or only what does not. For kinds that a tenant's suspension covers.
+    pub tenant_suspended: Option<bool>,
     /// Label or id contains this text, letter case of ASCII aside.
     pub search: Option<String>,
     /// Having all of these facet values: (field, value).
@@ -144,6 +146,7 @@ impl ListQuery {
             tenant: None,
             brands: None,
             status: None,
+            tenant_suspended: None,
             search: None,
             facets: Vec::new(),
             sort: Sort::default(),
@@ -241,6 +244,12 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
     }
     if let Some(status) = list.status {
         sql.push(" AND r.status = ").push_bind(status.as_str());
+    }
+    if let Some(suspended) = list.tenant_suspended {
+        sql.push(if suspended { " AND r.tenant IN " } else { " AND (r.tenant IS NULL OR r.tenant NOT IN " });
+        sql.push("(SELECT id FROM resources WHERE kind = ").push_bind(Kind::Tenant.name());
+        sql.push(" AND status = ").push_bind(Status::Suspended.as_str());
+        sql.push(if suspended { ")" } else { "))" });
     }
     if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
         let pattern = like_pattern(search);

@@ -202,6 +202,12 @@ pub(crate) fn between<N: PartialOrd + std::fmt::Display>(field: &str, value: N, 
     }
 }
 
+/// Each value once, in the order in which they were given: clients compare lists with what they sent.
+pub(crate) fn distinct(list: &mut Vec<String>) {
+    let mut seen = std::collections::BTreeSet::new();
+    list.retain(|value| seen.insert(value.clone()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -490,10 +490,14 @@ fn is_read_only<D: Definition>(path: &str) -> bool {
     ];
     META.contains(&path)
         || D::INFO.joins.iter().any(|(field, _)| *field == path)
-        || generator_schema::<D::Extra>(&mut SchemaGenerator::default())
-            .get("properties")
-            .and_then(Value::as_object)
-            .is_some_and(|fields| fields.contains_key(path))
+        || (has_field::<D::Extra>(path) && !has_field::<D::Spec>(path))
+}
+
+fn has_field<T: JsonSchema>(name: &str) -> bool {
+    generator_schema::<T>(&mut SchemaGenerator::default())
+        .get("properties")
+        .and_then(Value::as_object)
+        .is_some_and(|fields| fields.contains_key(name))
 }
 
 fn generator_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {

@@ -181,10 +181,8 @@ fn normalise(name: &str, scopes: &mut Vec<String>, brands: &mut Vec<String>) -> 
             check::reference(&format!("brands[{n}]"), brand)?;
         }
     }
-    scopes.sort();
-    scopes.dedup();
-    brands.sort();
-    brands.dedup();
+    check::distinct(scopes);
+    check::distinct(brands);
     Ok(())
 }
 

@@ -115,8 +115,7 @@ pub fn set_clusters(brand: &Resource, body: &Map<String, Value>) -> Result<Updat
     for (n, id) in clusters.iter().enumerate() {
         check::reference(&format!("cluster_ids[{n}]"), id)?;
     }
-    clusters.sort();
-    clusters.dedup();
+    check::distinct(&mut clusters);
     let mut spec: BrandSpec =
         brand.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
     spec.cluster_ids = clusters;

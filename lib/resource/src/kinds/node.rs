@@ -128,10 +128,8 @@ fn normalise(spec: &mut NodeSpec) -> Result<(), SpecError> {
     for (n, role) in spec.roles.iter().enumerate() {
         check::one_of(&format!("roles[{n}]"), role, super::ROLES)?;
     }
-    spec.roles.sort_by_key(|role| super::ROLES.iter().position(|known| known == role));
-    spec.roles.dedup();
-    let mut seen = std::collections::BTreeSet::new();
-    spec.shard_ids.retain(|id| seen.insert(id.clone()));
+    check::distinct(&mut spec.roles);
+    check::distinct(&mut spec.shard_ids);
     for (n, id) in spec.shard_ids.iter().enumerate() {
         check::reference(&format!("shard_ids[{n}]"), id)?;
     }

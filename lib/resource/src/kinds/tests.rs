@@ -264,7 +264,7 @@ fn brands() {
         ("New", Some("ns1.acme.example"))
     );
     let clusters = brand::set_clusters(&brand, &object(json!({"cluster_ids": ["c2", "c1", "c2"]}))).unwrap();
-    assert_eq!(clusters.spec["cluster_ids"], json!(["c1", "c2"]));
+    assert_eq!(clusters.spec["cluster_ids"], json!(["c2", "c1"]));
     let mut brand = brand;
     clusters.apply(&mut brand, None, 1);
     assert_eq!(brand.index().refs.len(), 2);
@@ -321,7 +321,7 @@ fn nodes() {
     assert!(index.facets.contains(&Facet { field: "shard", value: "s9".into() }));
     assert!(index.facets.contains(&Facet { field: "role", value: "web".into() }));
     let change = update(&node, json!({"shard_ids": ["s2"], "roles": ["dns", "web", "dns"]})).unwrap();
-    assert_eq!((&change.spec["shard_ids"], &change.spec["roles"]), (&json!(["s2"]), &json!(["web", "dns"])));
+    assert_eq!((&change.spec["shard_ids"], &change.spec["roles"]), (&json!(["s2"]), &json!(["dns", "web"])));
     assert_eq!(update(&node, json!({"ip6_address": null})).unwrap().spec["ip6_address"], Value::Null);
     let mut node = node;
     node.state.insert("shards".into(), json!([{"shard_id": "s9", "shard_role": "web", "shard_index": 2}]));
@@ -622,6 +622,9 @@ fn record_rules() {
     assert!(facets.contains(&Facet { field: "owner", value: "parent-1/customer-1.example".into() }));
     assert!(facets.contains(&Facet { field: "rr_set", value: "parent-1/customer-1.example/MX".into() }));
     assert_eq!(mx.view()["managed_by"], json!("custom"));
+    // Shown as it was written, kept absolute.
+    assert_eq!((mx.text("name"), mx.view()["name"].clone()), ("customer-1.example", json!("@")));
+    assert!(!update(&mx, json!({"name": "@", "ttl": mx.spec["ttl"]})).unwrap().changed);
     assert_eq!(update(&mx, json!({"content": "mx2.example"})).unwrap().spec["priority"], json!(10));
     assert!(update(&mx, json!({"ttl": 1})).is_err());
     assert!(update(&mx, json!({"name": "other"})).is_err());
@@ -661,6 +664,11 @@ fn api_keys() {
     assert!(problem(Kind::ApiKey, json!({"scopes": ["tenants:fly"]})).contains("scopes[0]: "));
     assert!(problem(Kind::ApiKey, json!({"brands": []})).contains("brands: "));
     assert!(problem(Kind::ApiKey, json!({"name": ""})).contains("name: is required"));
+
+    let given = json!({"scopes": ["zones:read", "brands:read", "zones:read"], "brands": ["b", "a", "b"]});
+    let kept = created(Kind::ApiKey, with(Kind::ApiKey, given));
+    assert_eq!(kept.view()["scopes"], json!(["zones:read", "brands:read"]), "in the order given");
+    assert_eq!(kept.view()["brands"], json!(["b", "a"]));
 
     let mut stored = created(Kind::ApiKey, Kind::ApiKey.def().example());
     assert!(!stored.view().contains_key("revoked_at"));

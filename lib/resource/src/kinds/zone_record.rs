@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::definition::{Build, Definition, Nothing, to_map};
+use crate::definition::{Build, Definition, to_map};
 use crate::{
     Codes, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent, Resource,
     SpecError, Status, Tier, check,
@@ -44,6 +44,9 @@ pub struct ZoneRecordSpec {
     pub record_type: String,
     /// Absolute owner name: lower case, no trailing dot; `*.` in front for wildcards.
     pub name: String,
+    /// The name as the user wrote it, which the API shows; empty: as `name`.
+    #[serde(default)]
+    pub written_name: String,
     /// RDATA as the user wrote it, without the priority; see [`rdata`].
     pub content: String,
     /// Seconds.
@@ -92,6 +95,13 @@ pub(crate) struct ZoneRecordUpdate {
     #[serde(default)]
     #[schemars(range(min = 0, max = 65535))]
     priority: Option<i64>,
+}
+
+/// What is shown in the place of the spec's.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ZoneRecordExtra {
+    /// As it was written: clients look for their records by the names that they gave them.
+    name: String,
 }
 
 /// The absolute owner name that a user's name means in a zone.
@@ -321,6 +331,7 @@ pub fn automatic(
     let spec = ZoneRecordSpec {
         record_type: record_type.to_owned(),
         name: name.to_owned(),
+        written_name: String::new(),
         content: content.to_owned(),
         ttl: AUTO_TTL,
         priority: None,
@@ -345,7 +356,7 @@ impl Definition for ZoneRecord {
     type Spec = ZoneRecordSpec;
     type Create = ZoneRecordCreate;
     type Update = ZoneRecordUpdate;
-    type Extra = Nothing;
+    type Extra = ZoneRecordExtra;
 
     const INFO: KindInfo = KindInfo {
         kind: Kind::ZoneRecord,
@@ -366,7 +377,7 @@ impl Definition for ZoneRecord {
         search: None,
         filters: &["type", "managed_by"],
         global_search: false,
-        hidden: &[],
+        hidden: &["written_name"],
         nullable: &[],
         joins: &[],
     };
@@ -392,6 +403,7 @@ impl Definition for ZoneRecord {
         }
         let spec = ZoneRecordSpec {
             record_type,
+            written_name: if input.name == name { String::new() } else { input.name },
             name,
             content: input.content,
             ttl: input.ttl.map_or(Ok(DEFAULT_TTL), ttl)?,
@@ -452,8 +464,9 @@ impl Definition for ZoneRecord {
         }
     }
 
-    fn extra(_: &Resource) -> Nothing {
-        Nothing {}
+    fn extra(resource: &Resource) -> ZoneRecordExtra {
+        let name = Some(resource.text("written_name")).filter(|name| !name.is_empty());
+        ZoneRecordExtra { name: name.unwrap_or_else(|| resource.text("name")).to_owned() }
     }
 
     fn deletable(resource: &Resource) -> Result<(), SpecError> {
