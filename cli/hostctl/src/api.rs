@@ -6,7 +6,7 @@ use anyhow::Context;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::args::Connection;
+use crate::{args::Connection, environment};
 
 /// An answer that is no success.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ impl Api {
         let base = connection
             .api
             .clone()
-            .or_else(|| file_url.map(str::to_owned))
+            .or_else(|| file_url.filter(|url| !url.is_empty()).map(str::to_owned))
             .or_else(|| up.as_ref().map(|up| up.api.clone()))
             .with_context(|| {
                 format!(
@@ -74,12 +74,18 @@ impl Api {
                     connection.data_dir().display()
                 )
             })?;
-        let key = match (&connection.key_file, std::env::var("HOSTING_API_KEY"), file_key, &up) {
-            (Some(file), ..) => read_key(file)?,
-            (None, Ok(key), ..) => key,
-            (None, Err(_), Some(key), _) => key.to_owned(),
-            (None, Err(_), None, Some(up)) => read_key(&up.admin_key_file)?,
-            (None, Err(_), None, None) => anyhow::bail!("no API key: give --key-file or HOSTING_API_KEY"),
+        let given = connection.api_key.as_ref().map(|key| key.0.clone());
+        let key = match (given, &connection.key_file) {
+            (Some(key), _) => key,
+            (None, Some(file)) => read_key(file)?,
+            (None, None) => {
+                let file_key = file_key.filter(|key| !key.is_empty()).map(str::to_owned);
+                match (environment::variable("HOSTING_API_KEY").or(file_key), &up) {
+                    (Some(key), _) => key,
+                    (None, Some(up)) => read_key(&up.admin_key_file)?,
+                    (None, None) => anyhow::bail!("no API key: give --key-file or HOSTING_API_KEY"),
+                }
+            }
         };
         Self::new(&base, &key)
     }

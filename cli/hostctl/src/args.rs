@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -38,6 +38,9 @@ pub(crate) struct Connection {
     /// File with the API key
     #[arg(long, global = true, env = "HOSTING_API_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// The API key itself. Others on this machine can read it in the list of processes: --key-file is better
+    #[arg(long, global = true, value_name = "KEY", hide = true, conflicts_with = "key_file")]
+    pub api_key: Option<Secret>,
     /// Data folder of `hostctl up`
     #[arg(long, global = true, env = "HOSTING_DATA", default_value = "var", value_name = "DIR")]
     pub data: PathBuf,
@@ -47,6 +50,33 @@ impl Connection {
     pub(crate) fn data_dir(&self) -> &std::path::Path {
         &self.data
     }
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub(crate) struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// The command line with `-timeout`, `-api` and `-api-key` as they are spelt here: scripts write long flags with one dash.
+pub(crate) fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    const ONE_DASH: &[&str] = &["timeout", "api", "api-key"];
+    args.map(|arg| match arg.to_str().and_then(|text| text.strip_prefix('-')) {
+        Some(flag) if ONE_DASH.contains(&flag.split('=').next().unwrap_or_default()) => {
+            OsString::from(format!("--{flag}"))
+        }
+        Some(_) | None => arg,
+    })
 }
 
 #[derive(Debug, Subcommand)]
@@ -309,6 +339,18 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn long_flags_with_one_dash() {
+        let given =
+            ["hostctl", "cluster", "apply", "-f", "a.yaml", "-timeout", "10m", "-api=http://x", "-tim"];
+        let read: Vec<OsString> = with_two_dashes(given.into_iter().map(OsString::from)).collect();
+        let wanted =
+            ["hostctl", "cluster", "apply", "-f", "a.yaml", "--timeout", "10m", "--api=http://x", "-tim"];
+        assert_eq!(read, wanted);
+        let key = Cli::try_parse_from(["hostctl", "--api-key", "hst_canary", "status"]).unwrap();
+        assert!(!format!("{key:?}").contains("hst_canary"));
     }
 
     #[test]

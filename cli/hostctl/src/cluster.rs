@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::{Api, encode},
-    args::{ClusterApplyArgs, ClusterCommand},
+    args::{ClusterApplyArgs, ClusterCommand, Connection},
     output,
 };
 
@@ -93,15 +93,16 @@ pub(crate) struct Applied {
     pub created: Vec<String>,
 }
 
-pub(crate) async fn run(command: ClusterCommand, api: &Api, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: ClusterCommand,
+    connection: &Connection,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let ClusterCommand::Apply(args) = command;
     let manifest = read(&args)?;
-    let api = match &manifest.api_url {
-        Some(url) => &Api::new(url, manifest.api_key.as_deref().unwrap_or_default())?,
-        None => api,
-    };
-    wait_for_api(api, args.timeout).await?;
-    let applied = apply(api, &manifest).await?;
+    let api = Api::connect_with(connection, manifest.api_url.as_deref(), manifest.api_key.as_deref())?;
+    wait_for_api(&api, args.timeout).await?;
+    let applied = apply(&api, &manifest).await?;
     for (name, id) in &applied.shard_ids {
         api.post(&format!("/shards/{}/converge", encode(id)), &json!({}))
             .await
@@ -201,11 +202,21 @@ pub(crate) async fn apply(api: &Api, manifest: &Manifest) -> anyhow::Result<Appl
         }
         make.find_or_create("node", &nodes, "id", &node.id, body).await?;
     }
-    let runtimes = format!("/clusters/{}/runtimes", encode(&cluster_id));
-    for runtime in &manifest.cluster_runtimes {
+    let cluster_path = format!("/clusters/{}", encode(&cluster_id));
+    if api.get(&cluster_path).await?["status"] != "active" {
+        api.put(&cluster_path, &json!({"status": "active"})).await.context("cluster status")?;
+    }
+    let runtimes = format!("{cluster_path}/runtimes");
+    let present = api.get(&runtimes).await?;
+    let is_there = |wanted: &Runtime| {
+        let is_it = |one: &Value| one["runtime"] == *wanted.runtime && one["version"] == *wanted.version;
+        present["items"].as_array().is_some_and(|items| items.iter().any(is_it))
+    };
+    for runtime in manifest.cluster_runtimes.iter().filter(|runtime| !is_there(runtime)) {
         api.post(&runtimes, &json!({"runtime": runtime.runtime, "version": runtime.version}))
             .await
             .with_context(|| format!("runtime {} {}", runtime.runtime, runtime.version))?;
+        created.push(format!("runtime {} {}", runtime.runtime, runtime.version));
     }
     Ok(Applied { region_id, cluster_id, shard_ids, created })
 }

@@ -5,6 +5,7 @@
 mod api;
 mod args;
 mod cluster;
+mod environment;
 mod explain;
 mod output;
 mod resources;
@@ -18,7 +19,7 @@ use clap::{CommandFactory, Parser};
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args::with_two_dashes(std::env::args_os()));
     let json = cli.json;
     // One provider for every TLS connection; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -38,7 +39,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(up) => up::run(up, connection.data_dir()).await?,
         Command::Down(down) => up::down(&down, connection.data_dir()).await?,
         Command::Status => up::status(connection.data_dir(), cli.json)?,
-        Command::Cluster(command) => cluster::run(command, &api::Api::connect(connection)?, cli.json).await?,
+        Command::Cluster(command) => cluster::run(command, connection, cli.json).await?,
         Command::ConvergeShard(shard) => {
             resources::converge_shard(&api::Api::connect(connection)?, &shard.id, cli.json).await?;
         }

@@ -10,6 +10,11 @@ use crate::api::ApiError;
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
 
+/// What was typed cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub String);
+
 /// Prints a line. A closed pipe is the reader's choice, not an error.
 pub(crate) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
@@ -56,7 +61,8 @@ pub(crate) fn cell(value: &Value) -> String {
 /// Prints the error, says what to do next where that is known, and gives the exit code.
 pub(crate) fn fail(as_json: bool, error: &anyhow::Error) -> ExitCode {
     let api = error.chain().find_map(|cause| cause.downcast_ref::<ApiError>());
-    let code = api.map_or(1, ApiError::exit_code);
+    let misused = error.chain().any(|cause| cause.is::<UsageError>());
+    let code = if misused { 2 } else { api.map_or(1, ApiError::exit_code) };
     if as_json {
         let body = serde_json::json!({"error": format!("{error:#}"), "exit_code": code});
         json(&body);

@@ -2,7 +2,7 @@
 
 use std::{io::Read, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use hosting_resource::{Kind, KindInfo};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
@@ -42,10 +42,14 @@ pub(crate) fn kind(name: &str) -> anyhow::Result<&'static KindInfo> {
         .iter()
         .map(|kind| kind.info())
         .find(|info| plain(info.plural()) == wanted || plain(&info.dashed()) == wanted)
-        .with_context(|| {
+        .ok_or_else(|| {
             let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.info().plural()).collect();
-            format!("there is no kind {name:?}; there are {}", known.join(", "))
+            usage(format!("there is no kind {name:?}; there are {}", known.join(", ")))
         })
+}
+
+fn usage(text: impl Into<String>) -> anyhow::Error {
+    output::UsageError(text.into()).into()
 }
 
 /// The collection's path, with the parent's id in it.
@@ -53,8 +57,8 @@ fn collection(info: &KindInfo, parent: Option<&str>) -> anyhow::Result<String> {
     let Some(owner) = info.parent.filter(|owner| info.collection.contains(owner.param)) else {
         return Ok(info.collection.to_owned());
     };
-    let id = parent.with_context(|| {
-        format!("{} lie in a {}: name it with --in ID", info.plural(), owner.kind.info().dashed())
+    let id = parent.ok_or_else(|| {
+        usage(format!("{} lie in a {}: name it with --in ID", info.plural(), owner.kind.info().dashed()))
     })?;
     Ok(info.collection.replace(&format!("{{{}}}", owner.param), &encode(id)))
 }
@@ -145,12 +149,13 @@ pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyho
         None => Map::new(),
     };
     for pair in &args.set {
-        let (name, value) = pair.split_once('=').with_context(|| format!("{pair:?}: write NAME=VALUE"))?;
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| usage(format!("{pair:?}: write NAME=VALUE")))?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
         body.insert(name.to_owned(), value);
     }
     if body.is_empty() {
-        bail!("give the fields with -s NAME=VALUE or -f FILE");
+        return Err(usage("give the fields with -s NAME=VALUE or -f FILE"));
     }
     let path = collection(info, args.parent.as_deref())? + &wait_query(&args.wait);
     let (status, answer) = api.send(Method::POST, &path, Some(&Value::Object(body))).await?;
@@ -160,7 +165,12 @@ pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyho
 pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
     let info = kind(&args.kind)?;
     let path = item(info, &args.id) + &wait_query(&args.wait);
-    let (status, answer) = api.send(Method::DELETE, &path, None).await?;
+    let (status, mut answer) = api.send(Method::DELETE, &path, None).await?;
+    if !answer.is_object() {
+        // The API says it with its code alone.
+        let word = if status == StatusCode::ACCEPTED { "deleting" } else { "deleted" };
+        answer = json!({"id": args.id, "status": word});
+    }
     Ok(outcome(info, status, &answer, args.wait.wait, as_json))
 }
 

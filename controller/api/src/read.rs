@@ -100,11 +100,10 @@ impl Suspensions {
         if let Some(known) = self.0.get(id) {
             return Ok(known.clone());
         }
-        let reason = tx
-            .resource(id)
-            .await?
-            .filter(|tenant| tenant.status == Status::Suspended)
-            .map(|tenant| tenant.view().get("suspend_reason").and_then(Value::as_str).unwrap_or_default().to_owned());
+        let reason =
+            tx.resource(id).await?.filter(|tenant| tenant.status == Status::Suspended).map(|tenant| {
+                tenant.view().get("suspend_reason").and_then(Value::as_str).unwrap_or_default().to_owned()
+            });
         self.0.insert(id.clone(), reason.clone());
         Ok(reason)
     }

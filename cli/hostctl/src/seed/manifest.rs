@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::environment;
+
 /// The whole file. Unknown fields are an error: a misspelt one must not be lost.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -117,7 +119,7 @@ impl Manifest {
     pub(super) fn read(file: &Path, vars: &BTreeMap<String, String>) -> anyhow::Result<Self> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let text = substitute(&text, |name| vars.get(name).cloned().or_else(|| std::env::var(name).ok()))
+        let text = substitute(&text, |name| vars.get(name).cloned().or_else(|| environment::variable(name)))
             .with_context(|| file.display().to_string())?;
         serde_saphyr::from_str(&text).with_context(|| format!("{} is no seed file", file.display()))
     }

@@ -69,16 +69,18 @@ pub(crate) async fn apply(
     // Zones before sites, so that names get their records at once; a tenant's zone needs the tenant first.
     let mut tenants = BTreeMap::new();
     for tenant in &manifest.tenants {
-        let brand = brands.get(&tenant.brand).with_context(|| {
-            format!("tenant {}: there is no brand {:?} in the file", tenant.name, tenant.brand)
-        })?;
-        let found = seeder.tenant(tenant, brand).await?;
+        let brand = seeder
+            .brand_named(&mut brands, &tenant.brand)
+            .await
+            .with_context(|| format!("tenant {}", tenant.name))?;
+        let found = seeder.tenant(tenant, &brand).await?;
         tenants.insert(tenant.name.clone(), found);
     }
     for zone in &manifest.zones {
-        let brand = brands
-            .get(&zone.brand)
-            .with_context(|| format!("zone {}: there is no brand {:?} in the file", zone.name, zone.brand))?;
+        let brand = seeder
+            .brand_named(&mut brands, &zone.brand)
+            .await
+            .with_context(|| format!("zone {}", zone.name))?;
         let tenant =
             match &zone.tenant {
                 Some(name) => Some(tenants.get(name).with_context(|| {
@@ -86,7 +88,7 @@ pub(crate) async fn apply(
                 })?),
                 None => None,
             };
-        seeder.zone(zone, brand, tenant).await?;
+        seeder.zone(zone, &brand, tenant).await?;
     }
     for tenant in &manifest.tenants {
         if let Some(found) = tenants.get(&tenant.name) {
@@ -158,6 +160,25 @@ struct Seeder<'a> {
 impl Seeder<'_> {
     fn maker(&mut self) -> Maker<'_> {
         Maker { api: self.api, created: &mut self.seeded.created }
+    }
+
+    /// The id of a brand of the file, or of one that was there before.
+    async fn brand_named(
+        &self,
+        known: &mut BTreeMap<String, String>,
+        name: &str,
+    ) -> anyhow::Result<String> {
+        if let Some(id) = known.get(name) {
+            return Ok(id.clone());
+        }
+        let found = self.api.list(&format!("/brands?search={}", encode(name))).await?;
+        let one = found
+            .iter()
+            .find(|one| one["name"] == name)
+            .with_context(|| format!("there is no brand {name:?}, neither in the file nor in the API"))?;
+        let id = text(one, "id");
+        known.insert(name.to_owned(), id.clone());
+        Ok(id)
     }
 
     async fn brand(&mut self, brand: &manifest::Brand) -> anyhow::Result<String> {
