@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::{args::Connection, environment};
 
+/// How long an answer may take that waits for nothing. A stopped controller still accepts connections.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// An answer that is no success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -30,11 +33,14 @@ impl ApiError {
 
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Unreachable { .. } => {
-                Some("start the platform with `hostctl up`, or name the API with --api")
-            }
+            Self::Unreachable { .. } => Some(
+                "is the platform up? `hostctl status` says; start it with `hostctl up`, or name the API with --api",
+            ),
             Self::Answer { status: 401, .. } => {
                 Some("give the API key with --key-file or HOSTING_API_KEY_FILE")
+            }
+            Self::Answer { status: 403, .. } => {
+                Some("the key lacks a scope or a brand for this; use another with --key-file")
             }
             Self::Answer { status: 501, .. } => Some("leave that field out; a later release will serve it"),
             Self::Answer { .. } => None,
@@ -91,11 +97,7 @@ impl Api {
     }
 
     pub(crate) fn new(base: &str, key: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(330))
-            .build()?;
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build()?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), key: key.trim().to_owned(), http })
     }
 
@@ -143,17 +145,34 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Value), ApiError> {
+        self.send_within(method, path, body, PATIENCE).await
+    }
+
+    /// As [`Api::send`], for an answer that may take its time.
+    pub(crate) async fn send_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<(StatusCode, Value), ApiError> {
         let url = if path.starts_with('/') && !path.starts_with("/docs") {
             format!("{}/api/v1{path}", self.base)
         } else {
             format!("{}{path}", self.base)
         };
-        let mut request = self.http.request(method, &url).bearer_auth(&self.key);
+        let mut request = self.http.request(method, &url).bearer_auth(&self.key).timeout(limit);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable =
-            |error: reqwest::Error| ApiError::Unreachable { url: self.base.clone(), why: root_cause(&error) };
+        let unreachable = |error: reqwest::Error| ApiError::Unreachable {
+            url: self.base.clone(),
+            why: if error.is_timeout() && !error.is_connect() {
+                format!("no answer within {} s", limit.as_secs())
+            } else {
+                root_cause(&error)
+            },
+        };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let bytes = answer.bytes().await.map_err(unreachable)?;

@@ -10,11 +10,12 @@ use clap::{Args, Parser, Subcommand};
     name = "hostctl",
     version,
     after_help = "Examples:
-  hostctl up                                  start the whole platform on this machine
-  hostctl get tenants                         list tenants
-  hostctl get fqdns --in t_ab12cd34ef         list a tenant's host names
-  hostctl explain www.example.com             where does this name lead, and what is broken
-  hostctl create fqdn --in t_ab12cd34ef -s fqdn=www.example.com -s webroot_id=web_... --wait
+  hostctl up                              start the whole platform on this machine
+  hostctl get tenants                     list tenants
+  hostctl get fqdns --in t_ab12cd34ef     list a tenant's host names
+  hostctl fleet                           who has applied what, and what is not applied
+  hostctl explain bakery.test             where does this name lead, and what is broken
+  hostctl create fqdn --in t_ab12cd34ef -s fqdn=www.example.com -s webroot_id=web_ab12cd34ef --wait
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not ready within the time limit · 4 not found ·
 5 not allowed · 6 conflict or rejected · 7 the API cannot be reached"
@@ -44,6 +45,13 @@ pub(crate) struct Connection {
     /// Data folder of `hostctl up`
     #[arg(long, global = true, env = "HOSTING_DATA", default_value = "var", value_name = "DIR")]
     pub data: PathBuf,
+}
+
+impl WaitArgs {
+    /// How long the answer may take: the wait itself, and what the API needs besides.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_secs(30 + if self.wait { u64::from(self.wait_timeout) } else { 0 })
+    }
 }
 
 impl Connection {
@@ -104,6 +112,10 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
+    /// Who has applied what: every edge, name server and node, with what it does not apply
+    Fleet,
+    /// Let a node apply what its brake holds
+    Release(ReleaseArgs),
     /// Node life: join tokens, forgetting dead ones
     #[command(subcommand)]
     Node(NodeCommand),
@@ -112,6 +124,13 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl up
+  hostctl up --auto-ports                     when the usual ports are taken
+  hostctl --data /tmp/second up --auto-ports  a second platform beside the first
+
+Ctrl-C ends everything; what is stored is kept, and the next `up` goes on from it.
+Isolation: none. Every site runs as one user: for development and first looks.")]
 pub(crate) struct UpArgs {
     /// What to seed once everything runs
     #[arg(long, value_name = "FILE", default_value = "infra/demo.yaml")]
@@ -174,6 +193,20 @@ pub(crate) enum ClusterCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl cluster apply -f cluster.yaml
+
+  # cluster.yaml
+  region: {name: eu}
+  cluster:
+    name: eu-1
+    lb_addresses: [{address: 192.0.2.10, label: public}]
+    spec:
+      shards: [{name: lb-1, role: lb}, {name: dns-1, role: dns}, {name: web-1, role: web}]
+    nodes:
+      - {id: edge-1, hostname: edge-1.example.net, shard_name: lb-1, ip_address: 192.0.2.10}
+      - {id: dns-1, hostname: dns-1.example.net, shard_name: dns-1, ip_address: 192.0.2.53}
+      - {id: web-1, hostname: web-1.example.net, shard_name: web-1, ip_address: 10.0.0.11}")]
 pub(crate) struct ClusterApplyArgs {
     /// YAML file; several are merged, the later wins
     #[arg(short, long = "file", required = true, value_name = "FILE")]
@@ -190,6 +223,8 @@ pub(crate) struct ShardArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  PHP_VERSION=8.2 hostctl seed -f infra/demo.yaml")]
 pub(crate) struct SeedArgs {
     /// YAML file
     #[arg(short, long = "file", value_name = "FILE")]
@@ -207,14 +242,16 @@ pub(crate) struct SeedArgs {
   hostctl get tenants --status failed
   hostctl get fqdns --in t_ab12cd34ef
   hostctl get tenant t_ab12cd34ef
-  hostctl get zone-records --in 7d0c... --json")]
+  hostctl get nodes
+  hostctl get zone-records --in 4ac6050a-722b-433b-863a-289e5b40cfc1 --json")]
 pub(crate) struct GetArgs {
     /// Kind: brands, regions, clusters, lb-addresses, shards, nodes, tenants, subscriptions, webroots, fqdns, zones,
     /// zone-records, api-keys (singular works too)
     pub kind: String,
     /// Ids; without any: the whole list
     pub ids: Vec<String>,
-    /// Id of the parent, for kinds that are listed below one
+    /// Id of the parent: region (clusters), cluster (lb-addresses, shards, nodes), tenant (subscriptions, webroots, fqdns) or
+    /// zone (zone-records); may be left out for the first two
     #[arg(long = "in", value_name = "ID")]
     pub parent: Option<String>,
     /// Only with this status
@@ -229,6 +266,9 @@ pub(crate) struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl describe tenant t_ab12cd34ef
+  hostctl describe node web-1")]
 pub(crate) struct OneArgs {
     /// Kind, e.g. fqdn
     pub kind: String,
@@ -258,6 +298,8 @@ pub(crate) struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl delete fqdn 6de461bb-fa24-44f6-bb59-630119d098f7 --wait")]
 pub(crate) struct DeleteArgs {
     /// Kind, e.g. fqdn
     pub kind: String,
@@ -278,6 +320,11 @@ pub(crate) struct WaitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl explain bakery.test
+  hostctl explain https://www.example.com/ --edge 192.0.2.10:80 --dns 192.0.2.53:53
+
+DNS and the edge are asked even when the API cannot be reached. Exit code 0: every link that could be asked is sound.")]
 pub(crate) struct ExplainArgs {
     /// Host name, with or without http(s):// before it
     pub fqdn: String,
@@ -298,6 +345,8 @@ pub(crate) enum NodeCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl node token web-1 -o web-1.token")]
 pub(crate) struct NodeTokenArgs {
     /// Node id
     pub id: String,
@@ -307,12 +356,30 @@ pub(crate) struct NodeTokenArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl node forget web-2
+
+The node stays registered: delete it with `hostctl delete node web-2` if it will not come back.")]
 pub(crate) struct ForgetArgs {
     /// Node id
     pub id: String,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl release edge-1
+
+A brake holds removals that nobody asked for, once they are many. See what is held with `hostctl fleet` first:
+after the release it is gone from that node.")]
+pub(crate) struct ReleaseArgs {
+    /// Node id
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl completion bash > /etc/bash_completion.d/hostctl")]
 pub(crate) struct CompletionArgs {
     /// bash, zsh, fish, elvish or powershell
     pub shell: clap_complete::Shell,

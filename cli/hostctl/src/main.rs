@@ -7,6 +7,7 @@ mod args;
 mod cluster;
 mod environment;
 mod explain;
+mod fleet;
 mod output;
 mod resources;
 mod seed;
@@ -36,9 +37,9 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let connection = &cli.connection;
     match cli.command {
-        Command::Up(up) => up::run(up, connection.data_dir()).await?,
+        Command::Up(up) => return up::run(up, connection.data_dir()).await,
         Command::Down(down) => up::down(&down, connection.data_dir()).await?,
-        Command::Status => up::status(connection.data_dir(), cli.json)?,
+        Command::Status => return up::status(connection.data_dir(), cli.json).await,
         Command::Cluster(command) => cluster::run(command, connection, cli.json).await?,
         Command::ConvergeShard(shard) => {
             resources::converge_shard(&api::Api::connect(connection)?, &shard.id, cli.json).await?;
@@ -55,6 +56,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return resources::delete(&api::Api::connect(connection)?, &one, cli.json).await;
         }
         Command::Explain(explain) => return explain::run(&explain, connection, cli.json).await,
+        Command::Fleet => fleet::show(&api::Api::connect(connection)?, cli.json).await?,
+        Command::Release(args) => {
+            return fleet::release(&api::Api::connect(connection)?, &args, cli.json).await;
+        }
         Command::Node(command) => {
             resources::node(&api::Api::connect(connection)?, &command, cli.json).await?;
         }

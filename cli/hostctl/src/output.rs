@@ -1,14 +1,27 @@
 //! Tables, JSON, errors and exit codes.
+//!
+//! Colours and fitting to the width are for terminals only: what goes into a pipe or a file is whole and plain.
 
 use std::{io::Write, process::ExitCode};
 
+use console::{Style, Term, measure_text_width, truncate_str};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tabled::{builder::Builder, settings::Style};
+use tabled::{
+    Table,
+    builder::Builder,
+    settings::{Padding, Style as Lines, Width, peaker::Priority},
+};
 
 use crate::api::ApiError;
 
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
+
+/// No column is made narrower than this, so that something of it can be read.
+const LEAST_COLUMN: usize = 8;
+/// Blanks between columns.
+const GAP: usize = 2;
 
 /// What was typed cannot be meant.
 #[derive(Debug, thiserror::Error)]
@@ -30,19 +43,91 @@ pub(crate) fn json(value: &Value) {
     line(serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
-/// Prints a table with a head line.
-pub(crate) fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
-    line(render_table(columns, rows));
+/// Good news, for standard output.
+pub(crate) fn good(text: &str) -> String {
+    Style::new().green().apply_to(text).to_string()
 }
 
-pub(crate) fn render_table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+/// Bad news, for standard output.
+pub(crate) fn bad(text: &str) -> String {
+    Style::new().red().bold().apply_to(text).to_string()
+}
+
+/// Neither, for standard output.
+pub(crate) fn doubtful(text: &str) -> String {
+    Style::new().yellow().apply_to(text).to_string()
+}
+
+/// Width of the terminal that standard output is; `None` for a pipe or a file.
+fn terminal_width() -> Option<usize> {
+    Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)).filter(|width| *width > 0)
+}
+
+/// Prints a table with a head line; on a terminal long texts are broken into lines between words.
+pub(crate) fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    line(render_table(columns, rows, terminal_width()));
+}
+
+fn render_table(
+    columns: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    width: Option<usize>,
+) -> String {
+    let mut table = build(columns, rows);
+    if let Some(width) = width {
+        // The padding of the last column is cut off again at the end.
+        table.with(Width::wrap(width + GAP).keep_words(true).priority(Priority::max(true)));
+    }
+    trimmed(&table)
+}
+
+/// Prints a table with one line for each row; on a terminal the widest columns but `whole` are shortened.
+pub(crate) fn list(columns: &[&str], mut rows: Vec<Vec<String>>, whole: &[&str]) {
+    if let Some(width) = terminal_width() {
+        shorten(columns, &mut rows, whole, width);
+    }
+    line(trimmed(&build(columns, rows)));
+}
+
+fn build(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut builder = Builder::default();
-    builder.push_record(columns.iter().map(|column| column.to_uppercase()));
+    builder.push_record(columns.iter().map(|column| column.to_uppercase().replace('_', " ")));
     for row in rows {
         builder.push_record(row);
     }
-    let text = builder.build().with(Style::blank()).to_string();
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    let mut table = builder.build();
+    table.with(Lines::empty()).with(Padding::new(0, GAP, 0, 0));
+    table
+}
+
+fn trimmed(table: &Table) -> String {
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn shorten(columns: &[&str], rows: &mut [Vec<String>], whole: &[&str], limit: usize) {
+    let mut widths: Vec<usize> = columns.iter().map(|column| column.len()).collect();
+    for row in rows.iter() {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(measure_text_width(cell));
+        }
+    }
+    let gaps = GAP * columns.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > limit {
+        let widest = widths
+            .iter_mut()
+            .zip(columns)
+            .filter(|(width, column)| !whole.contains(column) && **width > LEAST_COLUMN.max(column.len()))
+            .max_by_key(|(width, _)| **width);
+        let Some((width, _)) = widest else { break };
+        *width -= 1;
+    }
+    for row in rows {
+        for (width, cell) in widths.iter().zip(row) {
+            if measure_text_width(cell) > *width {
+                *cell = truncate_str(cell, *width, "…").into_owned();
+            }
+        }
+    }
 }
 
 /// A value as a table cell.
@@ -51,10 +136,34 @@ pub(crate) fn cell(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Value::Bool(yes) => yes_no(*yes).to_owned(),
         Value::Number(number) => number.to_string(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         Value::Object(_) => value.to_string(),
+    }
+}
+
+pub(crate) fn yes_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+/// How long ago an RFC 3339 time was, in its largest unit: `12s`, `5m`, `3h`, `40d`. What is no time stays as it is.
+pub(crate) fn age(value: &Value, now: Timestamp) -> String {
+    match value.as_str().and_then(|text| text.parse::<Timestamp>().ok()) {
+        Some(then) => span(now.duration_since(then)),
+        None => cell(value),
+    }
+}
+
+/// A length of time in its largest unit. A negative one, by clocks that differ, is none.
+pub(crate) fn span(length: SignedDuration) -> String {
+    let seconds = length.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
     }
 }
 
@@ -67,10 +176,60 @@ pub(crate) fn fail(as_json: bool, error: &anyhow::Error) -> ExitCode {
         let body = serde_json::json!({"error": format!("{error:#}"), "exit_code": code});
         json(&body);
     } else {
-        note(format!("error: {error:#}"));
+        let word = |style: Style, text| style.for_stderr().apply_to(text);
+        note(format!("{} {error:#}", word(Style::new().red().bold(), "error:")));
         if let Some(hint) = api.and_then(ApiError::hint) {
-            note(format!("hint: {hint}"));
+            note(format!("{} {hint}", word(Style::new().cyan(), "hint:")));
         }
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(cells: &[&str]) -> Vec<String> {
+        cells.iter().map(|cell| (*cell).to_owned()).collect()
+    }
+
+    #[test]
+    fn columns_stand_below_each_other_whatever_the_script() {
+        let text = render_table(&["name", "brand_id"], [row(&["a", "x"]), row(&["日本語", "y"])], None);
+        assert_eq!(text, "NAME    BRAND ID\na       x\n日本語  y");
+    }
+
+    #[test]
+    fn a_narrow_terminal_breaks_between_words_and_a_pipe_does_not() {
+        let rows = || [row(&["dns", "one two three four five"])];
+        let narrow = render_table(&["link", "detail"], rows(), Some(20));
+        assert_eq!(narrow, "LINK  DETAIL\ndns   one two three\n      four five");
+        assert!(render_table(&["link", "detail"], rows(), None).ends_with("one two three four five"));
+    }
+
+    #[test]
+    fn the_widest_column_is_shortened_and_an_id_never() {
+        let mut rows = vec![row(&["0123456789abcdef", "a-very-long-host-name.example.com", "active"])];
+        shorten(&["id", "fqdn", "status"], &mut rows, &["id"], 40);
+        assert_eq!(rows[0], ["0123456789abcdef", "a-very-long-h…", "active"]);
+        shorten(&["id", "fqdn", "status"], &mut rows, &["id"], 5);
+        assert_eq!(rows[0], ["0123456789abcdef", "a-very-…", "active"]);
+    }
+
+    #[test]
+    fn ages() {
+        let now: Timestamp = "2026-01-03T00:00:00Z".parse().unwrap();
+        for (then, wanted) in [
+            ("2026-01-02T23:59:48.5Z", "11s"),
+            ("2026-01-02T23:10:00Z", "50m"),
+            ("2026-01-02T00:00:00Z", "24h"),
+            ("2025-12-03T00:00:00Z", "31d"),
+            ("2026-01-03T00:00:09Z", "0s"),
+        ] {
+            assert_eq!(age(&json!(then), now), wanted);
+        }
+        assert_eq!(age(&Value::Null, now), "-");
+    }
 }

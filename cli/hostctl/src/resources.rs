@@ -13,7 +13,7 @@ use crate::{
     output,
 };
 
-/// Columns that say most, in this order, where a kind has them.
+/// Columns that say most, in this order, where a kind has them. `created_at` is shown as an age.
 const COLUMNS: &[&str] = &[
     "id",
     "name",
@@ -33,6 +33,9 @@ const COLUMNS: &[&str] = &[
     "status",
     "created_at",
 ];
+
+/// Columns that are never shortened: people copy from them.
+const WHOLE: &[&str] = &["id", "webroot_id", "brand_id", "status"];
 
 /// By name as people write it: `zone-records`, `zone_record`, `zonerecord`.
 pub(crate) fn kind(name: &str) -> anyhow::Result<&'static KindInfo> {
@@ -71,15 +74,17 @@ pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Res
     let info = kind(&args.kind)?;
     let mut items = Vec::new();
     if args.ids.is_empty() {
-        let mut path = collection(info, args.parent.as_deref())?;
-        let mut join = '?';
-        for (name, value) in [("status", &args.status), ("search", &args.search)] {
-            if let Some(value) = value {
-                path.push_str(&format!("{join}{name}={}", encode(value)));
-                join = '&';
+        let most = args.limit.unwrap_or(usize::MAX);
+        for mut path in collections(api, info, args.parent.as_deref()).await? {
+            let mut join = '?';
+            for (name, value) in [("status", &args.status), ("search", &args.search)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("{join}{name}={}", encode(value)));
+                    join = '&';
+                }
             }
+            items.extend(api.list_up_to(&path, most - items.len()).await?);
         }
-        items = api.list_up_to(&path, args.limit.unwrap_or(usize::MAX)).await?;
     } else {
         for id in &args.ids {
             items.push(api.get(&item(info, id)).await?);
@@ -98,11 +103,39 @@ pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Res
         .copied()
         .filter(|column| items.iter().any(|item| item.get(column).is_some()))
         .collect();
-    let rows = items
-        .iter()
-        .map(|item| columns.iter().map(|column| output::cell(&item[*column])).collect::<Vec<_>>());
-    output::table(&columns, rows);
+    let now = jiff::Timestamp::now();
+    let show = |item: &Value, column: &str| match column {
+        "created_at" => output::age(&item[column], now),
+        _ => output::cell(&item[column]),
+    };
+    let rows = items.iter().map(|item| columns.iter().map(|column| show(item, column)).collect()).collect();
+    let heads: Vec<&str> =
+        columns.iter().map(|column| if *column == "created_at" { "age" } else { column }).collect();
+    output::list(&heads, rows, WHOLE);
     Ok(())
+}
+
+/// The collections to list: the one below `parent`, or without one those below every region or cluster. A platform has few of
+/// these, but a million tenants, so what lies in a tenant or a zone is listed below one only.
+async fn collections(api: &Api, info: &KindInfo, parent: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let owner = info.parent.filter(|owner| info.collection.contains(owner.param)).map(|owner| owner.kind);
+    let (None, Some(owner @ (Kind::Region | Kind::Cluster))) = (parent, owner) else {
+        return Ok(vec![collection(info, parent)?]);
+    };
+    let mut ids = ids_of(api, Kind::Region.info().collection).await?;
+    if owner == Kind::Cluster {
+        let mut clusters = Vec::new();
+        for region in &ids {
+            clusters.extend(ids_of(api, &collection(Kind::Cluster.info(), Some(region))?).await?);
+        }
+        ids = clusters;
+    }
+    ids.iter().map(|id| collection(info, Some(id))).collect()
+}
+
+async fn ids_of(api: &Api, path: &str) -> anyhow::Result<Vec<String>> {
+    let items = api.list(path).await?;
+    Ok(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect())
 }
 
 pub(crate) async fn describe(api: &Api, args: &OneArgs, as_json: bool) -> anyhow::Result<()> {
@@ -158,7 +191,8 @@ pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyho
         return Err(usage("give the fields with -s NAME=VALUE or -f FILE"));
     }
     let path = collection(info, args.parent.as_deref())? + &wait_query(&args.wait);
-    let (status, answer) = api.send(Method::POST, &path, Some(&Value::Object(body))).await?;
+    let answer = api.send_within(Method::POST, &path, Some(&Value::Object(body)), args.wait.limit()).await;
+    let (status, answer) = answer?;
     Ok(outcome(info, status, &answer, args.wait.wait, as_json))
 }
 

@@ -14,6 +14,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -168,7 +169,7 @@ struct Platform {
     php: String,
 }
 
-pub(crate) async fn run(args: UpArgs, data: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(args: UpArgs, data: &Path) -> anyhow::Result<ExitCode> {
     let data = DataFolder::open(data)?;
     Summary::remove(&data.path)?;
     output::note(format!("Starting the platform in {}", data.path.display()));
@@ -191,7 +192,7 @@ pub(crate) async fn run(args: UpArgs, data: &Path) -> anyhow::Result<()> {
         progress.failed();
     }
     platform.end().await;
-    outcome
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 impl Platform {
@@ -674,12 +675,12 @@ pub(crate) async fn down(args: &DownArgs, data: &Path) -> anyhow::Result<()> {
 }
 
 /// `hostctl status`.
-pub(crate) fn status(data: &Path, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn status(data: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     let summary = Summary::read(data)
         .with_context(|| format!("nothing is up in {}; start it with `hostctl up`", data.display()))?;
     if as_json {
         output::json(&serde_json::to_value(&summary)?);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let rows = summary.pids.iter().map(|(role, pid)| {
         let runs = Path::new(&format!("/proc/{pid}")).exists();
@@ -687,5 +688,5 @@ pub(crate) fn status(data: &Path, as_json: bool) -> anyhow::Result<()> {
         vec![role.clone(), pid.to_string(), if runs { "yes" } else { "no" }.to_owned(), admin]
     });
     output::table(&["process", "pid", "runs", "admin"], rows);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
