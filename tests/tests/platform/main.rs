@@ -7,3 +7,4 @@ mod failures;
 mod first_light;
 mod harness;
 mod hostile;
+mod traces;
