@@ -521,7 +521,12 @@ impl Look<'_> {
             .map(|condition| format!("{}: {}", condition.name, condition.message))
             .collect();
         let settled = self.conditions.iter().all(|condition| condition.status == Truth::True);
-        let status = next_status(self.resource.status, settled, !failed.is_empty());
+        // What waits for nothing is in effect at once; after that it stands where it is put by hand.
+        let status = if self.conditions.is_empty() && self.resource.status != Status::Pending {
+            self.resource.status
+        } else {
+            next_status(self.resource.status, settled, !failed.is_empty())
+        };
         let message = if status == Status::Failed {
             // Still failed for a reason that nobody repeats: keep what was said.
             if failed.is_empty() { self.resource.status_message.clone() } else { Some(failed.join("; ")) }
