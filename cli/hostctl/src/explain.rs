@@ -1,17 +1,21 @@
 //! `hostctl explain`: what the API knows of a host name, then what a visitor really gets; the first broken link is named.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
-use anyhow::Context;
-use hickory_proto::rr::RecordType;
+use anyhow::{Context, bail};
+use hickory_proto::{op::ResponseCode, rr::RecordType};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Api, encode},
+    api::{Api, ApiError, encode},
     args::{Connection, ExplainArgs},
     output,
     up::{Summary, probe},
 };
+
+/// How long the API may take. Shorter than elsewhere: it may be what is broken, and the other links are still to be asked.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One step on the way from the API to the site.
 struct Link {
@@ -36,6 +40,14 @@ impl State {
             Self::Unknown => "unknown",
         }
     }
+
+    fn coloured(self) -> String {
+        match self {
+            Self::Ok => output::good(self.as_str()),
+            Self::Broken => output::bad(self.as_str()),
+            Self::Unknown => output::doubtful(self.as_str()),
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -44,9 +56,11 @@ pub(crate) async fn run(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let fqdn = host_of(&args.fqdn);
+    if fqdn.is_empty() {
+        bail!("{:?} holds no host name", args.fqdn);
+    }
     let api = Api::connect(connection)?;
-    let known = api.get(&format!("/explain/{}", encode(&fqdn))).await?;
-    let mut links: Vec<Link> = known["links"].as_array().into_iter().flatten().map(from_api).collect();
+    let mut links = ask_api(&api, &fqdn).await?;
 
     let up = Summary::read(connection.data_dir());
     let address = |given: &Option<String>, default: Option<&String>| -> anyhow::Result<Option<SocketAddr>> {
@@ -56,7 +70,12 @@ pub(crate) async fn run(
     let dns = address(&args.dns, up.as_ref().map(|up| &up.dns))?;
     links.push(ask_dns(&fqdn, dns).await);
     let edge = address(&args.edge, up.as_ref().map(|up| &up.edge_http))?;
-    links.push(ask_edge(&fqdn, edge).await);
+    links.push(ask_edge(&fqdn, edge, None).await);
+    // Only `up` says which CA signs; elsewhere a browser's trust is needed to judge a certificate.
+    if let Some(up) = up.as_ref().filter(|_| args.edge.is_none()) {
+        let https = address(&None, Some(&up.edge_https))?;
+        links.push(ask_edge(&fqdn, https, Some(&up.edge_ca_file)).await);
+    }
 
     let broken = links.iter().find(|link| link.state == State::Broken);
     if as_json {
@@ -69,17 +88,31 @@ pub(crate) async fn run(
         output::line(format!("{fqdn}\n"));
         output::table(
             &["link", "state", "detail"],
-            links
-                .iter()
-                .map(|link| vec![link.name.clone(), link.state.as_str().to_owned(), link.detail.clone()]),
+            links.iter().map(|link| vec![link.name.clone(), link.state.coloured(), link.detail.clone()]),
         );
         output::line("");
         match broken {
-            Some(link) => output::line(format!("Broken at {}: {}", link.name, link.detail)),
+            Some(link) => {
+                output::line(format!("{} at {}: {}", output::bad("Broken"), link.name, link.detail))
+            }
             None => output::line("Every link that could be asked is sound."),
         }
     }
     Ok(if broken.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the API knows. One that cannot be reached is a broken link like any other: visitors do not depend on it.
+async fn ask_api(api: &Api, fqdn: &str) -> anyhow::Result<Vec<Link>> {
+    let path = format!("/explain/{}", encode(fqdn));
+    match api.send_within(Method::GET, &path, None, PATIENCE).await {
+        Ok((_, known)) => Ok(known["links"].as_array().into_iter().flatten().map(from_api).collect()),
+        Err(error @ ApiError::Unreachable { .. }) => Ok(vec![Link {
+            name: "API".to_owned(),
+            state: State::Broken,
+            detail: format!("{error}; what visitors get does not depend on it, see below"),
+        }]),
+        Err(error @ ApiError::Answer { .. }) => Err(error.into()),
+    }
 }
 
 fn from_api(link: &Value) -> Link {
@@ -92,40 +125,50 @@ fn from_api(link: &Value) -> Link {
 }
 
 async fn ask_dns(fqdn: &str, server: Option<SocketAddr>) -> Link {
-    let name = "DNS answer".to_owned();
+    let link = |state, detail| Link { name: "DNS answer".to_owned(), state, detail };
     let Some(server) = server else {
-        return Link {
-            name,
-            state: State::Unknown,
-            detail: "no server known; give --dns IP:PORT".to_owned(),
-        };
+        return link(State::Unknown, "no server known; give --dns IP:PORT".to_owned());
     };
-    match probe::dns(server, fqdn, RecordType::A).await {
-        Ok(answer) => {
-            let data: Vec<String> = answer.data.iter().map(ToString::to_string).collect();
-            let sound = answer.authoritative && !data.is_empty();
-            let detail = format!("{} from {server}: {}", answer.code, data.join(", "));
-            Link { name, state: if sound { State::Ok } else { State::Broken }, detail }
+    let mut data = Vec::new();
+    let mut said = String::new();
+    for record_type in [RecordType::A, RecordType::AAAA] {
+        match probe::dns(server, fqdn, record_type).await {
+            Ok(answer) => {
+                said = match (answer.code, answer.authoritative) {
+                    (ResponseCode::NoError, true) => "no address".to_owned(),
+                    (ResponseCode::NXDomain, true) => "no such name".to_owned(),
+                    (code, true) => code.to_string(),
+                    (code, false) => {
+                        format!("{code}, not authoritative: no zone of this server holds the name")
+                    }
+                };
+                if answer.authoritative {
+                    data.extend(answer.data.iter().map(ToString::to_string));
+                }
+            }
+            Err(error) => return link(State::Broken, format!("{error:#}")),
         }
-        Err(error) => Link { name, state: State::Broken, detail: format!("{error:#}") },
+    }
+    if data.is_empty() {
+        link(State::Broken, format!("{said} from {server}"))
+    } else {
+        link(State::Ok, format!("{} from {server}", data.join(", ")))
     }
 }
 
-async fn ask_edge(fqdn: &str, edge: Option<SocketAddr>) -> Link {
-    let name = "HTTP answer".to_owned();
+async fn ask_edge(fqdn: &str, edge: Option<SocketAddr>, ca_file: Option<&Path>) -> Link {
+    let name = if ca_file.is_some() { "HTTPS answer" } else { "HTTP answer" }.to_owned();
     let Some(edge) = edge else {
         return Link { name, state: State::Unknown, detail: "no edge known; give --edge IP:PORT".to_owned() };
     };
-    match probe::http(fqdn, edge, None).await {
+    match probe::http(fqdn, edge, ca_file).await {
         Ok((code, headers)) => {
-            let headers: Vec<String> =
-                headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-            let detail = format!("{code} from {edge} {}", headers.join(", "));
-            Link {
-                name,
-                state: if code < 500 && code != 404 && code != 421 { State::Ok } else { State::Broken },
-                detail,
-            }
+            // The edge names the node on what it passes through; its own pages have no such header.
+            let by = if headers.is_empty() { ", a page of the edge itself" } else { "" };
+            let headers: String = headers.iter().map(|(name, value)| format!(", {name}: {value}")).collect();
+            let sound = code < 500 && (code < 400 || by.is_empty());
+            let state = if sound { State::Ok } else { State::Broken };
+            Link { name, state, detail: format!("{code} from {edge}{by}{headers}") }
         }
         Err(error) => Link { name, state: State::Broken, detail: format!("{error:#}") },
     }

@@ -17,6 +17,8 @@ use crate::api::ApiError;
 
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
+/// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// No column is made narrower than this, so that something of it can be read.
 const LEAST_COLUMN: usize = 8;

@@ -47,6 +47,11 @@ pub(crate) async fn run(args: SeedArgs, connection: &Connection, as_json: bool) 
     Ok(())
 }
 
+/// Whether the file can be used: it is there, holds what a seed file may hold, and nothing that is not served.
+pub(crate) fn check(file: &Path, vars: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    Manifest::read(file, vars)?.refuse_what_is_not_served(file)
+}
+
 /// Applies the file. `vars` replace `${NAME}` in it, before the environment does.
 pub(crate) async fn apply(
     api: &Api,
@@ -163,11 +168,7 @@ impl Seeder<'_> {
     }
 
     /// The id of a brand of the file, or of one that was there before.
-    async fn brand_named(
-        &self,
-        known: &mut BTreeMap<String, String>,
-        name: &str,
-    ) -> anyhow::Result<String> {
+    async fn brand_named(&self, known: &mut BTreeMap<String, String>, name: &str) -> anyhow::Result<String> {
         if let Some(id) = known.get(name) {
             return Ok(id.clone());
         }
@@ -319,7 +320,8 @@ impl Seeder<'_> {
             }
             None => self.create_webroot(&path, webroot, &subscription, &what()).await?,
         };
-        self.until_active(&format!("/webroots/{}", encode(&id)), &what()).await?;
+        let suspended =
+            self.until_active(&format!("/webroots/{}", encode(&id)), &what()).await? == "suspended";
         if let Some(fixture) = &webroot.fixture {
             let storage = self.args.storage.as_ref().with_context(|| {
                 format!("{}: a fixture needs --storage, the nodes' storage folder", what())
@@ -337,6 +339,7 @@ impl Seeder<'_> {
                 fqdn: name.fqdn.clone(),
                 brand: tenant.brand.clone(),
                 runtime: format!("{} {}", webroot.runtime, webroot.runtime_version).trim().to_owned(),
+                suspended,
             });
         }
         Ok(())
@@ -354,12 +357,13 @@ impl Seeder<'_> {
         Ok(text(&made, "id"))
     }
 
-    async fn until_active(&self, path: &str, what: &str) -> anyhow::Result<()> {
+    /// Waits until it is active or suspended; says which.
+    async fn until_active(&self, path: &str, what: &str) -> anyhow::Result<String> {
         let until = Instant::now() + self.args.timeout;
         loop {
             let one = self.api.get(path).await.with_context(|| what.to_owned())?;
             match one["status"].as_str().unwrap_or_default() {
-                "active" | "suspended" => return Ok(()),
+                status @ ("active" | "suspended") => return Ok(status.to_owned()),
                 "failed" => bail!("{what} failed: {}", text(&one, "status_message")),
                 status if Instant::now() > until => {
                     bail!(

@@ -1,6 +1,7 @@
 //! One child process: started, watched, ended; found again after hostctl itself was killed.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -24,6 +25,8 @@ pub(crate) struct Child {
     log: PathBuf,
     record: PathBuf,
     process: Option<Process>,
+    /// Where the log of this run begins: what an earlier run wrote must not pass for its words.
+    log_from: u64,
 }
 
 /// Tells a process from a later one with the same pid.
@@ -44,6 +47,7 @@ impl Child {
             log: data.join("log").join(format!("{role}.log")),
             record: data.join("run").join(format!("{role}.json")),
             process: None,
+            log_from: 0,
         }
     }
 
@@ -62,6 +66,7 @@ impl Child {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("cannot write {}", self.log.display()))?;
+        self.log_from = log.metadata().map_or(0, |metadata| metadata.len());
         let (program, arguments) = self.command.split_first().context("no program")?;
         let process = Command::new(program)
             .args(arguments)
@@ -89,9 +94,9 @@ impl Child {
         Some(status.to_string())
     }
 
-    /// SIGTERM, then SIGKILL after `patience`.
+    /// SIGTERM, then SIGKILL after `patience`. May be cancelled and called again.
     pub(crate) async fn end(&mut self, patience: Duration) {
-        if let Some(mut process) = self.process.take() {
+        if let Some(process) = &mut self.process {
             if let Some(pid) = process.id() {
                 // Fails only if it is gone already.
                 let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
@@ -99,24 +104,55 @@ impl Child {
             if tokio::time::timeout(patience, process.wait()).await.is_err() {
                 let _ = process.kill().await;
             }
+            self.process = None;
         }
         let _ = fs::remove_file(&self.record);
     }
 
-    /// The log's last lines, for an error message.
+    /// The last lines that this run wrote to its log, for an error message.
     pub(crate) fn last_lines(&self, count: usize) -> String {
         let read = || -> std::io::Result<String> {
             let mut file = File::open(&self.log)?;
             let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(8192)))?;
+            file.seek(SeekFrom::Start(length.saturating_sub(8192).max(self.log_from)))?;
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let text = read().unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<String> = text.lines().map(readable).collect();
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
+}
+
+/// A line of a JSON log as people read it: level, message, then the fields.
+fn readable(line: &str) -> String {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(line) else { return line.to_owned() };
+    let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let mut words = vec![text("level").to_owned(), text("message").to_owned()];
+    let rest = fields.iter().filter(|(name, _)| {
+        !["timestamp", "level", "message", "target", "span", "spans"].contains(&name.as_str())
+    });
+    words.extend(rest.map(|(name, value)| match value.as_str() {
+        Some(text) => format!("{name}={text}"),
+        None => format!("{name}={value}"),
+    }));
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
+}
+
+/// The children that run now, by role, whether or not the `up` that started them does.
+pub(crate) fn running(data: &Path) -> BTreeMap<String, i32> {
+    let Ok(entries) = fs::read_dir(data.join("run")) else { return BTreeMap::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.path();
+            let record: Record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+            let role = path.file_stem()?.to_str()?.to_owned();
+            (start_time(record.pid) == Some(record.started)).then_some((role, record.pid))
+        })
+        .collect()
 }
 
 /// Ends the children that a hostctl before this one left behind; returns their roles.
@@ -180,11 +216,13 @@ mod tests {
         let mut process = child.process.take().unwrap();
         let pid = process.id().unwrap() as i32;
 
+        assert_eq!(running(data.path()).get("sleeper"), Some(&pid));
         let record = data.path().join("run/stranger.json");
         fs::write(&record, serde_json::to_vec(&Record { pid: 1, started: 1 }).unwrap()).unwrap();
         let reaper = tokio::spawn(async move { process.wait().await });
         let ended = end_leftovers(data.path(), Duration::from_secs(5)).await.unwrap();
         assert_eq!(ended, ["sleeper"]);
+        assert!(running(data.path()).is_empty());
         assert_eq!(start_time(pid), None);
         assert!(start_time(1).is_some());
         assert!(!record.exists());
@@ -207,6 +245,17 @@ mod tests {
         };
         assert!(how.contains('3'), "{how}");
         assert_eq!(child.last_lines(1), "two");
+        child.command = vec!["/bin/sh".into(), "-c".into(), "sleep 60".into()];
+        child.start().unwrap();
+        assert_eq!(child.last_lines(5), "", "the run before it wrote these");
+        child.end(Duration::from_secs(5)).await;
+    }
+
+    #[test]
+    fn a_log_line_is_readable() {
+        let line = r#"{"timestamp":"t","level":"ERROR","message":"no","path":"/x","n":3,"target":"a"}"#;
+        assert_eq!(readable(line), "ERROR no n=3 path=/x");
+        assert_eq!(readable("thread panicked"), "thread panicked");
     }
 
     #[tokio::test]
@@ -219,6 +268,9 @@ mod tests {
         while child.last_lines(1) != "armed" {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        // Cut short and called again: it is not lost on the way.
+        let cut = tokio::time::timeout(Duration::from_millis(50), child.end(Duration::from_secs(60))).await;
+        assert!(cut.is_err() && start_time(pid).is_some());
         child.end(Duration::from_millis(200)).await;
         assert_eq!(start_time(pid), None);
     }

@@ -3,34 +3,41 @@
 //! Isolation: none. Children and sites run as the user that started `up`; for development and first looks.
 
 mod child;
+mod folder;
 mod needs;
+mod ports;
 pub(crate) mod probe;
+mod progress;
+mod status;
 mod summary;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{IsTerminal, Read, Seek, Write},
+    fs,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use fs4::{FileExt, TryLockError};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::child::Child;
+pub(crate) use self::folder::write_private;
 pub(crate) use self::probe::Site;
+pub(crate) use self::status::{down, status};
 pub(crate) use self::summary::Summary;
+use self::{
+    child::Child,
+    folder::{DataFolder, private_folder},
+    ports::Ports,
+    probe::Silent,
+    progress::Progress,
+};
 use crate::{
     api::Api,
-    args::{DownArgs, SeedArgs, UpArgs},
+    args::{SeedArgs, UpArgs},
     cluster::{Applied, Cluster, LbAddress, Manifest, Node, Region, Runtime, Shard, Spec},
     output, seed,
 };
@@ -38,167 +45,235 @@ use crate::{
 /// How long a process may take until it is ready, and a child until it has drained.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(15);
+/// Pauses before a child is started again: the first, and the longest after repeated ends.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A child that ran this long was sound: its next pause is the first again.
+const SOUND_AFTER: Duration = Duration::from_secs(60);
+/// Lines of its log that are shown of a child that ended.
+const LAST_WORDS: usize = 8;
+/// Where data goes unless it is said.
+const DEFAULT_DATA: &str = "var";
 
-/// Every port that is listened on; kept in the data folder so that a second start finds the same addresses.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-struct Ports {
-    api: u16,
-    feed: u16,
-    http: u16,
-    https: u16,
-    dns: u16,
-    /// One for each web node.
-    sites: Vec<u16>,
-    /// Controller's is the API's own; edge, dns, then one for each web node.
-    admin: Vec<u16>,
+/// What asks `up` to end.
+struct Ends {
+    int: Signal,
+    term: Signal,
+    hup: Signal,
 }
 
-/// The data folder, locked: two `up` on one folder would fight for its stores.
-struct DataFolder {
-    path: PathBuf,
-    lock: File,
-}
-
-impl DataFolder {
-    fn open(path: &Path) -> anyhow::Result<Self> {
-        let cannot = || format!("cannot use the data folder {}; choose another with --data", path.display());
-        fs::DirBuilder::new().recursive(true).mode(0o711).create(path).with_context(cannot)?;
-        let path = path.canonicalize().with_context(cannot)?;
-        let mut lock = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path.join("lock"))
-            .with_context(cannot)?;
-        match FileExt::try_lock(&lock) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
-                bail!(
-                    "the data folder {} is in use by another `up` (pid {}): end it with `hostctl down`, or choose \
-                     another folder with --data",
-                    path.display(),
-                    holder.trim()
-                );
-            }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
-        }
-        lock.set_len(0).with_context(cannot)?;
-        lock.rewind().with_context(cannot)?;
-        writeln!(lock, "{}", std::process::id()).with_context(|| {
-            format!(
-                "cannot write to {}: is the disk full? free some, or choose another with --data",
-                path.display()
-            )
-        })?;
-        for folder in ["run", "log"] {
-            fs::create_dir_all(path.join(folder)).with_context(cannot)?;
-        }
-        for folder in ["controller", "edge", "dns"] {
-            private_folder(&path.join(folder)).with_context(cannot)?;
-        }
-        Ok(Self { path, lock })
+impl Ends {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+            // The terminal is gone: without this, children would outlive it.
+            hup: signal(SignalKind::hangup())?,
+        })
     }
 
-    fn join(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-}
-
-fn private_folder(path: &Path) -> std::io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-}
-
-/// Prints what happens: a spinner for people, a line a step for logs.
-struct Progress {
-    bar: Option<ProgressBar>,
-    begun: Instant,
-    text: String,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { bar: None, begun: Instant::now(), text: String::new() }
-    }
-
-    fn step(&mut self, text: impl Into<String>) {
-        self.done();
-        self.text = text.into();
-        self.begun = Instant::now();
-        if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new_spinner().with_message(self.text.clone());
-            if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            self.bar = Some(bar);
-        }
-    }
-
-    fn done(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        if !self.text.is_empty() {
-            output::note(format!("  ok {} ({:.1} s)", self.text, self.begun.elapsed().as_secs_f64()));
-            self.text.clear();
-        }
-    }
-
-    fn failed(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        if !self.text.is_empty() {
-            output::note(format!("  failed: {}", self.text));
-            self.text.clear();
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.int.recv() => "Ctrl-C",
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.hup.recv() => "SIGHUP",
         }
     }
 }
 
-/// The platform's processes.
-struct Platform {
-    data: DataFolder,
-    args: UpArgs,
-    ports: Ports,
-    children: Vec<Child>,
-    programs: PathBuf,
-    php: String,
-}
-
+/// `hostctl up`.
 pub(crate) async fn run(args: UpArgs, data: &Path) -> anyhow::Result<ExitCode> {
+    let mut ends = Ends::new()?;
+    let mut progress = Progress::new();
     let data = DataFolder::open(data)?;
-    Summary::remove(&data.path)?;
-    output::note(format!("Starting the platform in {}", data.path.display()));
+    Summary::remove(data.path())?;
+    output::note(format!("Starting the platform in {}", data.path().display()));
     output::note("  isolation: none (every site runs as this user; do not host strangers with `up`)");
 
-    let mut progress = Progress::new();
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    let mut platform = tokio::select! {
-        platform = Platform::prepare(data, args, &mut progress) => platform?,
-        _ = int.recv() => bail!("interrupted"),
-        _ = term.recv() => bail!("ended by SIGTERM"),
+    let plan = tokio::select! {
+        plan = Plan::prepare(data, args, &mut progress) => plan.inspect_err(|_| progress.failed())?,
+        why = ends.next() => {
+            progress.clear();
+            output::note(format!("{why}: nothing was started"));
+            return Ok(ExitCode::from(output::INTERRUPTED));
+        }
     };
+    let mut platform = Platform { plan, children: Vec::new(), is_up: false };
     let outcome = tokio::select! {
         outcome = platform.start_and_watch(&mut progress) => outcome,
-        _ = int.recv() => { output::note("\nCtrl-C: ending everything"); Ok(()) }
-        _ = term.recv() => { output::note("SIGTERM: ending everything"); Ok(()) }
+        why = ends.next() => {
+            progress.clear();
+            output::note(format!("\n{why}: ending everything (once more: at once)"));
+            Ok(())
+        }
     };
     if outcome.is_err() {
         progress.failed();
     }
-    platform.end().await;
-    outcome.map(|()| ExitCode::SUCCESS)
+    let is_up = platform.is_up;
+    platform.end(&mut ends).await;
+    outcome?;
+    Ok(if is_up { ExitCode::SUCCESS } else { ExitCode::from(output::INTERRUPTED) })
+}
+
+/// The platform's processes.
+struct Platform {
+    plan: Plan,
+    children: Vec<Child>,
+    /// Everything was started and seeded.
+    is_up: bool,
 }
 
 impl Platform {
+    /// Returns only when something went wrong.
+    async fn start_and_watch(&mut self, progress: &mut Progress) -> anyhow::Result<()> {
+        let Self { plan, children, is_up } = self;
+        let api = plan.start_controller(children, progress).await?;
+        progress.step("region, cluster, shards and nodes");
+        let manifest = plan.manifest();
+        let applied = while_all_live(children, async {
+            let applied = crate::cluster::apply(&api, &manifest).await?;
+            plan.align_nodes(&api, &manifest).await?;
+            Ok(applied)
+        })
+        .await?;
+        plan.start_roles(&api, children, progress).await?;
+
+        let (mut sites, mut silent) = (Vec::new(), Vec::new());
+        if !plan.args.no_seed {
+            progress.step(format!("seeding {}", plan.args.seed.display()));
+            sites = while_all_live(children, plan.seed(&api, &applied)).await?;
+            progress.step("waiting for every site to answer");
+            let targets = plan.targets();
+            let waiting = |what: &str| progress.waits_for(what);
+            silent = while_all_live(children, async {
+                Ok(probe::until_all_answer(&sites, &targets, START_LIMIT, waiting).await)
+            })
+            .await?;
+        }
+        if silent.is_empty() {
+            progress.done();
+        } else {
+            progress.failed();
+        }
+        let summary = plan.summary(&sites, children);
+        summary.write(plan.data.path()).context("cannot write up.json")?;
+        plan.print(&sites, &silent);
+        *is_up = true;
+        plan.watch(children).await
+    }
+
+    /// Ends children in the reverse order of their start; at once when asked again.
+    async fn end(mut self, ends: &mut Ends) {
+        let _ = Summary::remove(self.plan.data.path());
+        let children = &mut self.children;
+        tokio::select! {
+            () = async { for child in children.iter_mut().rev() { child.end(END_LIMIT).await; } } => {}
+            why = ends.next() => {
+                output::note(format!("{why} again: killing what has not ended"));
+                for child in self.children.iter_mut().rev() {
+                    child.end(Duration::ZERO).await;
+                }
+            }
+        }
+        self.plan.data.leave();
+        output::note("Ended. Everything stored is kept; `up` goes on from it.");
+    }
+}
+
+/// Does `work` unless a child ends: then that is the error, with the child's last words.
+async fn while_all_live<T>(
+    children: &mut [Child],
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let death = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if let Some(error) = dead(children) {
+                return error;
+            }
+        }
+    };
+    let error = tokio::select! {
+        done = work => match done {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        },
+        error = death => return Err(error),
+    };
+    // What failed may have failed because of a child that is just ending.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Err(dead(children).unwrap_or(error))
+}
+
+/// The first child that has ended, as an error.
+fn dead(children: &mut [Child]) -> Option<anyhow::Error> {
+    children.iter_mut().find_map(|child| {
+        let how = child.ended()?;
+        Some(anyhow::anyhow!("{} ended ({how}). {}", child.role, last_words(child)))
+    })
+}
+
+fn last_words(child: &Child) -> String {
+    let lines = child.last_lines(LAST_WORDS);
+    let log = child.log().display();
+    if lines.is_empty() {
+        return format!("It wrote nothing to {log}");
+    }
+    let lines = lines.replace('\n', "\n    ");
+    format!(
+        "Its last words, in {log}:\n    {lines}\nMend what they name, then start again: everything stored is kept"
+    )
+}
+
+/// Starts a child and waits until it says that it is ready.
+async fn start(
+    children: &mut Vec<Child>,
+    mut child: Child,
+    admin: SocketAddr,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    child.start()?;
+    children.push(child);
+    let until = Instant::now() + START_LIMIT;
+    loop {
+        if let Some(error) = dead(children) {
+            return Err(error);
+        }
+        match (probe::readiness(admin).await, children.last()) {
+            (Err(why), Some(child)) if Instant::now() > until => bail!(
+                "{} is not ready after {} s: {}. {}",
+                child.role,
+                START_LIMIT.as_secs(),
+                why.trim(),
+                last_words(child)
+            ),
+            (Err(why), Some(_)) => {
+                progress.waits_for(why.trim());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (Ok(()), _) | (Err(_), None) => return Ok(()),
+        }
+    }
+}
+
+/// What runs, where and how.
+struct Plan {
+    data: DataFolder,
+    args: UpArgs,
+    ports: Ports,
+    programs: PathBuf,
+    php: String,
+}
+
+impl Plan {
+    /// Looks for everything that could be in the way, before anything is started.
     async fn prepare(data: DataFolder, args: UpArgs, progress: &mut Progress) -> anyhow::Result<Self> {
         progress.step("looking at the machine");
-        needs::disk(&data.path)?;
+        if args.address.is_unspecified() {
+            bail!("--address {}: name an address that visitors can reach, not all of them", args.address);
+        }
+        needs::disk(data.path())?;
         needs::nginx()?;
         let (_, php) = needs::php_fpm()?;
         let programs = match &args.bin_dir {
@@ -207,16 +282,24 @@ impl Platform {
         };
         for name in ["hosting-controller", "hosting-edge", "hosting-dns", "hosting-nodeagent"] {
             if !programs.join(name).is_file() {
-                bail!("{} is missing in {}: run `cargo build --release`", name, programs.display());
+                bail!(
+                    "{name} is missing in {}: build it with `cargo build --release --workspace --bins` and run \
+                     `target/release/hostctl up`, or name another folder with --bin-dir",
+                    programs.display()
+                );
             }
         }
-        let leftovers = child::end_leftovers(&data.path, END_LIMIT).await?;
+        if !args.no_seed {
+            seed::check(&args.seed, &seed_vars(&php))
+                .context("nothing to seed; give another file with --seed FILE, or --no-seed")?;
+        }
+        let leftovers = child::end_leftovers(data.path(), END_LIMIT).await?;
         if !leftovers.is_empty() {
+            progress.clear();
             output::note(format!("  ended what an earlier `up` left behind: {}", leftovers.join(", ")));
         }
-        let ports = choose_ports(&data, &args)?;
-        check_ports(&args, &ports)?;
-        Ok(Self { data, args, ports, children: Vec::new(), programs, php })
+        let ports = Ports::choose(&data, &args)?;
+        Ok(Self { data, args, ports, programs, php })
     }
 
     fn at(&self, port: u16) -> SocketAddr {
@@ -239,27 +322,15 @@ impl Platform {
             && TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
     }
 
-    async fn start_and_watch(&mut self, progress: &mut Progress) -> anyhow::Result<()> {
-        let api = self.start_controller(progress).await?;
-        progress.step("region, cluster, shards and nodes");
-        let applied = crate::cluster::apply(&api, &self.manifest()).await?;
-        self.start_roles(&api, progress).await?;
-
-        let mut sites = Vec::new();
-        if !self.args.no_seed {
-            progress.step(format!("seeding {}", self.args.seed.display()));
-            let seeded = self.seed(&api, &applied).await?;
-            sites = seeded;
-            progress.step("waiting for every site to answer");
-            probe::until_all_answer(&sites, &self.targets(), START_LIMIT).await?;
-        }
-        progress.done();
-        self.summary(&sites).write(&self.data.path).context("cannot write up.json")?;
-        self.print(&sites);
-        self.watch().await
+    fn child(&self, role: &str, program: &str, arguments: Vec<String>) -> Child {
+        Child::new(self.data.path(), role, &self.programs.join(program), arguments)
     }
 
-    async fn start_controller(&mut self, progress: &mut Progress) -> anyhow::Result<Api> {
+    async fn start_controller(
+        &self,
+        children: &mut Vec<Child>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<Api> {
         progress.step("controller");
         let folder = self.data.join("controller");
         let key_file = self.admin_key_file();
@@ -269,36 +340,65 @@ impl Platform {
             flag("--feed-listen", self.at(self.ports.feed)),
             flag("--bootstrap-key-file", key_file.display()),
         ];
-        self.start("controller", "hosting-controller", arguments, self.at(self.ports.api)).await?;
+        let child = self.child("controller", "hosting-controller", arguments);
+        start(children, child, self.at(self.ports.api), progress).await?;
         let key = fs::read_to_string(&key_file)
             .with_context(|| format!("the controller wrote no admin key to {}", key_file.display()))?;
         Api::new(&format!("http://{}", self.at(self.ports.api)), &key)
     }
 
-    async fn start_roles(&mut self, api: &Api, progress: &mut Progress) -> anyhow::Result<()> {
-        let feed = self.at(self.ports.feed);
+    /// Tells the API of ports and addresses that are others than at the last start.
+    async fn align_nodes(&self, api: &Api, manifest: &Manifest) -> anyhow::Result<()> {
+        for node in manifest.cluster.iter().flat_map(|cluster| &cluster.nodes) {
+            let path = format!("/nodes/{}", node.id);
+            let present = api.get(&path).await?;
+            let mut change = serde_json::Map::new();
+            if let Some(port) = node.web_port.filter(|port| present["web_port"] != *port) {
+                change.insert("web_port".to_owned(), json!(port));
+            }
+            if let Some(address) =
+                node.ip_address.as_ref().filter(|one| present["ip_address"] != one.as_str())
+            {
+                change.insert("ip_address".to_owned(), json!(address));
+            }
+            if !change.is_empty() {
+                api.put(&path, &change.into()).await.with_context(|| format!("node {}", node.id))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_roles(
+        &self,
+        api: &Api,
+        children: &mut Vec<Child>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let admin = |index: usize| self.ports.admin.get(index).copied().context("too few admin ports");
         progress.step("edge");
-        let mut arguments = self.role_arguments(api, "edge", "edge-1", feed, self.ports.admin[0]).await?;
+        let mut arguments = self.role_arguments(api, "edge", "edge-1", admin(0)?).await?;
         arguments.extend(self.public(self.ports.http).iter().map(|a| flag("--http-listen", a)));
         arguments.extend(self.public(self.ports.https).iter().map(|a| flag("--https-listen", a)));
-        self.start("edge", "hosting-edge", arguments, self.at(self.ports.admin[0])).await?;
+        let child = self.child("edge", "hosting-edge", arguments);
+        start(children, child, self.at(admin(0)?), progress).await?;
 
         progress.step("dns");
-        let mut arguments = self.role_arguments(api, "dns", "dns-1", feed, self.ports.admin[1]).await?;
+        let mut arguments = self.role_arguments(api, "dns", "dns-1", admin(1)?).await?;
         arguments.extend(self.public(self.ports.dns).iter().map(|a| flag("--listen", a)));
-        self.start("dns", "hosting-dns", arguments, self.at(self.ports.admin[1])).await?;
+        let child = self.child("dns", "hosting-dns", arguments);
+        start(children, child, self.at(admin(1)?), progress).await?;
 
-        for index in 0..self.ports.sites.len() {
+        for (index, port) in self.ports.sites.iter().enumerate() {
             let role = node_role(index);
             progress.step(role.clone());
-            let admin = self.ports.admin[2 + index];
-            let mut arguments =
-                self.role_arguments(api, &role, &format!("web-{}", index + 1), feed, admin).await?;
+            let admin = admin(2 + index)?;
+            let mut arguments = self.role_arguments(api, &role, &format!("web-{}", index + 1), admin).await?;
             arguments.push(flag("--storage-dir", self.storage().display()));
-            arguments.push(flag("--listen", self.at(self.ports.sites[index])));
+            arguments.push(flag("--listen", self.at(*port)));
             // A clone below /root is nothing that www-data may enter, and `up` promises no isolation.
             arguments.push("--allow-root-sites".to_owned());
-            self.start(&role, "hosting-nodeagent", arguments, self.at(admin)).await?;
+            let child = self.child(&role, "hosting-nodeagent", arguments);
+            start(children, child, self.at(admin), progress).await?;
         }
         Ok(())
     }
@@ -309,7 +409,6 @@ impl Platform {
         api: &Api,
         role: &str,
         node: &str,
-        feed: SocketAddr,
         admin: u16,
     ) -> anyhow::Result<Vec<String>> {
         let folder = self.data.join(role);
@@ -322,47 +421,10 @@ impl Platform {
         }
         Ok(vec![
             flag("--data-dir", folder.display()),
-            flag("--controller", feed),
+            flag("--controller", self.at(self.ports.feed)),
             flag("--join-token-file", token_file.display()),
             flag("--admin-listen", self.at(admin)),
         ])
-    }
-
-    /// Starts a child and waits until it says that it is ready.
-    async fn start(
-        &mut self,
-        role: &str,
-        program: &str,
-        arguments: Vec<String>,
-        admin: SocketAddr,
-    ) -> anyhow::Result<()> {
-        let mut child = Child::new(&self.data.path, role, &self.programs.join(program), arguments);
-        child.start()?;
-        self.children.push(child);
-        let Some(child) = self.children.last_mut() else { return Ok(()) };
-        let until = Instant::now() + START_LIMIT;
-        loop {
-            if let Some(how) = child.ended() {
-                bail!(
-                    "{role} ended ({how}); its last words in {}:\n{}",
-                    child.log().display(),
-                    child.last_lines(8)
-                );
-            }
-            let state = probe::readiness(admin).await;
-            match state {
-                Ok(()) => return Ok(()),
-                Err(why) if Instant::now() > until => {
-                    bail!(
-                        "{role} is not ready after {} s: {why}; its last words in {}:\n{}",
-                        START_LIMIT.as_secs(),
-                        child.log().display(),
-                        child.last_lines(8)
-                    )
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
     }
 
     async fn seed(&self, api: &Api, applied: &Applied) -> anyhow::Result<Vec<Site>> {
@@ -371,50 +433,50 @@ impl Platform {
             storage: Some(self.storage()),
             timeout: Duration::from_secs(60),
         };
-        let vars = BTreeMap::from([("PHP_VERSION".to_owned(), self.php.clone())]);
-        let seeded = seed::apply(api, &args, &vars, Some(&applied.cluster_id)).await?;
+        let seeded = seed::apply(api, &args, &seed_vars(&self.php), Some(&applied.cluster_id)).await?;
         Ok(seeded.sites)
     }
 
-    async fn watch(&mut self) -> anyhow::Result<()> {
-        let mut pauses: BTreeMap<String, Duration> = BTreeMap::new();
+    /// Starts again what ends, after pauses that grow. Never returns without an error.
+    async fn watch(&self, children: &mut [Child]) -> anyhow::Result<()> {
+        let mut lives: Vec<Life> = children.iter().map(|_| Life::new()).collect();
         loop {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let mut changed = false;
-            for child in &mut self.children {
-                let Some(how) = child.ended() else { continue };
-                if self.args.no_restart {
-                    output::note(format!("{} ended ({how})", child.role));
+            for (child, life) in children.iter_mut().zip(&mut lives) {
+                if let Some(how) = child.ended() {
                     changed = true;
-                    continue;
+                    let words = child.last_lines(1);
+                    let log = child.log().display();
+                    if self.args.no_restart {
+                        output::note(format!("{} ended ({how}): {words}; log {log}", child.role));
+                    } else {
+                        let pause = life.ended();
+                        output::note(format!(
+                            "{} ended ({how}): {words}; starting it again in {:.1} s, log {log}",
+                            child.role,
+                            pause.as_secs_f64(),
+                        ));
+                    }
                 }
-                let pause = pauses.entry(child.role.clone()).or_insert(Duration::from_millis(500));
-                output::note(format!(
-                    "{} ended ({how}); starting it again in {:.1} s, log {}",
-                    child.role,
-                    pause.as_secs_f64(),
-                    child.log().display()
-                ));
-                tokio::time::sleep(*pause).await;
-                *pause = (*pause * 2).min(Duration::from_secs(30));
-                child.start()?;
-                changed = true;
+                if life.is_due() {
+                    changed = true;
+                    match child.start() {
+                        Ok(()) => life.started(),
+                        Err(error) => {
+                            let pause = life.ended();
+                            output::note(format!("{error:#}; trying again in {:.1} s", pause.as_secs_f64()));
+                        }
+                    }
+                }
             }
-            if changed && let Some(mut summary) = Summary::read(&self.data.path) {
-                summary.pids = self.pids();
-                summary.write(&self.data.path)?;
+            if changed && let Some(mut summary) = Summary::read(self.data.path()) {
+                summary.pids = pids(children);
+                if let Err(error) = summary.write(self.data.path()) {
+                    output::note(format!("cannot write up.json: {error}; is the disk full?"));
+                }
             }
         }
-    }
-
-    /// Ends children in the reverse order of their start.
-    async fn end(mut self) {
-        let _ = Summary::remove(&self.data.path);
-        for child in self.children.iter_mut().rev() {
-            child.end(END_LIMIT).await;
-        }
-        let _ = self.data.lock.set_len(0);
-        output::note("Ended. Everything stored is kept; `up` goes on from it.");
     }
 
     fn admin_key_file(&self) -> PathBuf {
@@ -445,13 +507,6 @@ impl Platform {
             addresses.push(Ipv6Addr::LOCALHOST.into());
         }
         addresses
-    }
-
-    fn pids(&self) -> BTreeMap<String, u32> {
-        let mut pids: BTreeMap<String, u32> =
-            self.children.iter().filter_map(|child| Some((child.role.clone(), child.pid()?))).collect();
-        pids.insert("up".to_owned(), std::process::id());
-        pids
     }
 
     fn manifest(&self) -> Manifest {
@@ -491,16 +546,13 @@ impl Platform {
         }
     }
 
-    fn summary(&self, sites: &[Site]) -> Summary {
+    fn summary(&self, sites: &[Site], children: &[Child]) -> Summary {
         let admin = |port: u16| self.at(port).to_string();
-        let mut admins = BTreeMap::from([
-            ("controller".to_owned(), admin(self.ports.api)),
-            ("edge".to_owned(), admin(self.ports.admin[0])),
-            ("dns".to_owned(), admin(self.ports.admin[1])),
-        ]);
-        for index in 0..self.ports.sites.len() {
-            admins.insert(node_role(index), admin(self.ports.admin[2 + index]));
-        }
+        let roles = ["edge".to_owned(), "dns".to_owned()];
+        let roles = roles.into_iter().chain((0..self.ports.sites.len()).map(node_role));
+        let mut admins: BTreeMap<String, String> =
+            roles.zip(&self.ports.admin).map(|(role, port)| (role, admin(*port))).collect();
+        admins.insert("controller".to_owned(), admin(self.ports.api));
         Summary {
             api: format!("http://{}", self.at(self.ports.api)),
             edge_http: self.at(self.ports.http).to_string(),
@@ -510,51 +562,117 @@ impl Platform {
             edge_ca_file: self.edge_ca_file(),
             storage: self.storage(),
             demo_fqdns: sites.iter().map(|site| site.fqdn.clone()).collect(),
-            pids: self.pids(),
+            pids: pids(children),
             admin: admins,
-            commands: self.children.iter().map(|child| (child.role.clone(), child.command.clone())).collect(),
+            commands: children.iter().map(|child| (child.role.clone(), child.command.clone())).collect(),
         }
     }
 
-    fn print(&self, sites: &[Site]) {
+    fn print(&self, sites: &[Site], silent: &[Silent]) {
         let (http, https, dns) = (self.ports.http, self.ports.https, self.at(self.ports.dns));
         output::line("");
-        output::table(
-            &["site", "brand", "runtime", "http", "https"],
-            sites.iter().map(|site| {
-                vec![
-                    site.fqdn.clone(),
-                    site.brand.clone(),
-                    site.runtime.clone(),
-                    format!("http://{}:{http}/", site.fqdn),
-                    format!("https://{}:{https}/", site.fqdn),
+        if !sites.is_empty() {
+            let rows = sites.iter().flat_map(|site| {
+                let state = if site.suspended { " (suspended)" } else { "" };
+                let name = &site.fqdn;
+                [
+                    vec![
+                        name.clone(),
+                        site.brand.clone(),
+                        format!("{}{state}", site.runtime),
+                        format!("http://{name}:{http}/"),
+                    ],
+                    vec![String::new(), String::new(), String::new(), format!("https://{name}:{https}/")],
                 ]
-            }),
-        );
-        output::line("");
+            });
+            output::list(&["site", "brand", "runtime", "url"], rows.collect(), &["site", "url"]);
+            output::line("");
+        }
+        for site in silent {
+            output::line(format!(
+                "{} {} does not answer as it should: {}",
+                output::bad("broken"),
+                site.fqdn,
+                site.why
+            ));
+        }
+        if let Some(site) = silent.first() {
+            output::line(format!("  see {} explain {}\n", self.hostctl(), site.fqdn));
+        }
         if let Some(site) = sites.first() {
             let (name, ip) = (&site.fqdn, self.args.address);
             output::line("Try:");
             output::line(format!("  curl --noproxy '*' --resolve {name}:{http}:{ip} http://{name}:{http}/"));
             output::line(format!(
                 "  curl --noproxy '*' --cacert {} --resolve {name}:{https}:{ip} https://{name}:{https}/",
-                self.edge_ca_file().display()
+                shell_word(&self.edge_ca_file().display().to_string())
             ));
             output::line(format!("  dig @{} -p {} {name} A +short", dns.ip(), dns.port()));
-            output::line(format!(
-                "  {} --data {} explain {name}",
-                self.programs.join("hostctl").display(),
-                self.data.path.display()
-            ));
+            output::line(format!("  {} explain {name}", self.hostctl()));
             output::line("");
         }
-        output::line(format!("API        http://{}  (reference: /docs)", self.at(self.ports.api)));
+        output::line(format!("API        http://{0}  (reference: http://{0}/docs)", self.at(self.ports.api)));
         output::line(format!("Admin key  {}", self.admin_key_file().display()));
         output::line(format!("Summary    {}", self.data.join("up.json").display()));
         output::line(format!("Logs       {}", self.data.join("log").display()));
         output::line("Isolation  none");
         output::line("Ctrl-C ends everything; what is stored is kept.");
     }
+
+    /// hostctl for this platform, as it is typed in the folder that `up` was started in.
+    fn hostctl(&self) -> String {
+        let here = std::env::current_dir().unwrap_or_default();
+        let program = self.programs.join("hostctl");
+        let program = program.strip_prefix(&here).unwrap_or(&program).display().to_string();
+        if self.data.path() == here.join(DEFAULT_DATA) {
+            return shell_word(&program);
+        }
+        format!("{} --data {}", shell_word(&program), shell_word(&self.data.path().display().to_string()))
+    }
+}
+
+/// When a child is started again.
+struct Life {
+    started: Instant,
+    pause: Duration,
+    due: Option<Instant>,
+}
+
+impl Life {
+    fn new() -> Self {
+        Self { started: Instant::now(), pause: FIRST_PAUSE, due: None }
+    }
+
+    /// Returns how long the pause is.
+    fn ended(&mut self) -> Duration {
+        if self.started.elapsed() > SOUND_AFTER {
+            self.pause = FIRST_PAUSE;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.due = Some(Instant::now() + pause);
+        pause
+    }
+
+    fn is_due(&self) -> bool {
+        self.due.is_some_and(|due| due <= Instant::now())
+    }
+
+    fn started(&mut self) {
+        self.due = None;
+        self.started = Instant::now();
+    }
+}
+
+fn pids(children: &[Child]) -> BTreeMap<String, u32> {
+    let mut pids: BTreeMap<String, u32> =
+        children.iter().filter_map(|child| Some((child.role.clone(), child.pid()?))).collect();
+    pids.insert("up".to_owned(), std::process::id());
+    pids
+}
+
+fn seed_vars(php: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("PHP_VERSION".to_owned(), php.to_owned())])
 }
 
 fn node_role(index: usize) -> String {
@@ -565,128 +683,63 @@ fn flag(name: &str, value: impl std::fmt::Display) -> String {
     format!("{name}={value}")
 }
 
-pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
-    let mut file = File::options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(cannot)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).with_context(cannot)?;
-    writeln!(file, "{text}").with_context(cannot)
+/// As one word of a POSIX shell.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-fn choose_ports(data: &DataFolder, args: &UpArgs) -> anyhow::Result<Ports> {
-    let nodes = args.web_nodes;
-    if !args.auto_ports {
-        return Ok(Ports {
-            api: args.api_port,
-            feed: args.feed_port,
-            http: args.http_port,
-            https: args.https_port,
-            dns: args.dns_port,
-            sites: (0..nodes).map(|index| args.sites_port + index).collect(),
-            admin: (0..nodes + 2).map(|index| args.admin_port + index).collect(),
-        });
-    }
-    let file = data.join("ports.json");
-    let stored = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Ports>(&bytes).ok());
-    if let Some(ports) = stored
-        && ports.sites.len() == usize::from(nodes)
-    {
-        return Ok(ports);
-    }
-    // Held until all are chosen, so that no port is chosen twice.
-    let mut held = Vec::new();
-    let mut next = || -> anyhow::Result<u16> {
-        loop {
-            let listener = TcpListener::bind((args.address, 0)).context("no free port")?;
-            let port = listener.local_addr()?.port();
-            held.push(listener);
-            if std::net::UdpSocket::bind((args.address, port)).is_ok() {
-                return Ok(port);
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_shell() {
+        for text in ["plain/path-1.x", "two words", "it's", "", "$(reboot)"] {
+            let output = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(format!("printf %s {}", shell_word(text)))
+                .output();
+            assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), text);
         }
-    };
-    let ports = Ports {
-        api: next()?,
-        feed: next()?,
-        http: next()?,
-        https: next()?,
-        dns: next()?,
-        sites: (0..nodes).map(|_| next()).collect::<Result<_, _>>()?,
-        admin: (0..nodes + 2).map(|_| next()).collect::<Result<_, _>>()?,
-    };
-    fs::write(&file, serde_json::to_vec(&ports)?).context("cannot write ports.json")?;
-    Ok(ports)
-}
-
-fn check_ports(args: &UpArgs, ports: &Ports) -> anyhow::Result<()> {
-    let at = |port: u16| SocketAddr::new(args.address, port);
-    needs::port(at(ports.api), false, "API", "--api-port")?;
-    needs::port(at(ports.feed), false, "feed", "--feed-port")?;
-    needs::port(at(ports.http), false, "edge HTTP", "--http-port")?;
-    needs::port(at(ports.https), false, "edge HTTPS", "--https-port")?;
-    needs::port(at(ports.dns), true, "DNS", "--dns-port")?;
-    for port in &ports.sites {
-        needs::port(at(*port), false, "sites", "--sites-port")?;
     }
-    for port in &ports.admin {
-        needs::port(at(*port), false, "admin", "--admin-port")?;
-    }
-    Ok(())
-}
 
-/// `hostctl down`.
-pub(crate) async fn down(args: &DownArgs, data: &Path) -> anyhow::Result<()> {
-    let patience = Duration::from_secs(args.timeout);
-    let holder = fs::read_to_string(data.join("lock")).ok().and_then(|text| text.trim().parse::<i32>().ok());
-    let in_use = File::options()
-        .write(true)
-        .open(data.join("lock"))
-        .is_ok_and(|lock| matches!(FileExt::try_lock(&lock), Err(TryLockError::WouldBlock)));
-    if let (true, Some(pid)) = (in_use, holder) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
-            .with_context(|| format!("cannot end `up` (pid {pid})"))?;
-        let until = Instant::now() + patience + END_LIMIT * 4;
-        while Path::new(&format!("/proc/{pid}/stat")).exists() && Instant::now() < until {
-            if File::options()
-                .write(true)
-                .open(data.join("lock"))
-                .is_ok_and(|lock| FileExt::try_lock(&lock).is_ok())
-            {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    #[tokio::test]
+    async fn a_child_that_dies_is_the_error_whatever_failed_because_of_it() {
+        let data = tempfile::tempdir().unwrap();
+        fs::create_dir(data.path().join("run")).unwrap();
+        fs::create_dir(data.path().join("log")).unwrap();
+        let script = vec!["-c".into(), "echo disk is full; exit 3".into()];
+        for work_fails in [true, false] {
+            let mut children = vec![Child::new(data.path(), "edge", Path::new("/bin/sh"), script.clone())];
+            children[0].start().unwrap();
+            let work = async {
+                if !work_fails {
+                    std::future::pending::<()>().await;
+                }
+                anyhow::Result::<()>::Err(anyhow::anyhow!("cannot connect"))
+            };
+            let error = while_all_live(&mut children, work).await.unwrap_err().to_string();
+            assert!(error.contains("edge ended") && error.contains("disk is full"), "{error}");
         }
-        output::line("ended");
-        return Ok(());
+        let error = while_all_live(&mut [], async { anyhow::Result::<()>::Err(anyhow::anyhow!("other")) });
+        assert_eq!(error.await.unwrap_err().to_string(), "other");
     }
-    let ended = child::end_leftovers(data, patience).await?;
-    Summary::remove(data)?;
-    if ended.is_empty() {
-        output::line("nothing is running");
-    } else {
-        output::line(format!("ended {}", ended.join(", ")));
-    }
-    Ok(())
-}
 
-/// `hostctl status`.
-pub(crate) async fn status(data: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
-    let summary = Summary::read(data)
-        .with_context(|| format!("nothing is up in {}; start it with `hostctl up`", data.display()))?;
-    if as_json {
-        output::json(&serde_json::to_value(&summary)?);
-        return Ok(ExitCode::SUCCESS);
+    #[test]
+    fn pauses_grow() {
+        let mut life = Life::new();
+        assert!(!life.is_due());
+        let pauses: Vec<Duration> = (0..9).map(|_| life.ended()).collect();
+        assert_eq!(pauses[0], FIRST_PAUSE);
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert_eq!(pauses[8], LONGEST_PAUSE);
+        life.due = Some(Instant::now());
+        assert!(life.is_due());
+        life.started();
+        assert!(!life.is_due());
     }
-    let rows = summary.pids.iter().map(|(role, pid)| {
-        let runs = Path::new(&format!("/proc/{pid}")).exists();
-        let admin = summary.admin.get(role).cloned().unwrap_or_else(|| "-".to_owned());
-        vec![role.clone(), pid.to_string(), if runs { "yes" } else { "no" }.to_owned(), admin]
-    });
-    output::table(&["process", "pid", "runs", "admin"], rows);
-    Ok(ExitCode::SUCCESS)
 }

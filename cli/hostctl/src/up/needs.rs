@@ -1,7 +1,7 @@
 //! What must be true of the machine before anything is started, each with its remedy.
 
 use std::{
-    net::{SocketAddr, TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -19,14 +19,20 @@ pub(crate) fn find_program(names: &[&str]) -> Option<PathBuf> {
     names
         .iter()
         .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
-        .find(|file| file.is_file())
+        .find(|file| file.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0))
+}
+
+/// A daemon is missing; `package` brings it on Debian.
+fn missing(what: &str, package: &str) -> String {
+    format!(
+        "{what} is not installed; run `apt-get update && apt-get install --no-install-recommends {package}`, then \
+         again (`./up` in the repository does both)"
+    )
 }
 
 /// nginx.
 pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
-    find_program(&["nginx"]).context(
-        "nginx is not installed: run `apt-get install --no-install-recommends nginx-light`, then again",
-    )
+    find_program(&["nginx"]).with_context(|| missing("nginx", "nginx-light"))
 }
 
 /// The newest PHP-FPM with its version, e.g. `8.2`.
@@ -37,7 +43,7 @@ pub(crate) fn php_fpm() -> anyhow::Result<(PathBuf, String)> {
             return Ok((program, version));
         }
     }
-    bail!("PHP-FPM 8 is not installed: run `apt-get install --no-install-recommends php8.2-fpm`, then again")
+    bail!(missing("PHP-FPM 8", "php-fpm"))
 }
 
 /// Room to write.
@@ -47,26 +53,10 @@ pub(crate) fn disk(data: &Path) -> anyhow::Result<()> {
     let free_mib = stat.blocks_available() as u64 * stat.fragment_size() as u64 / (1 << 20);
     if free_mib < LEAST_FREE_MIB {
         bail!(
-            "the disk below {} is full: {free_mib} MiB free, {LEAST_FREE_MIB} MiB needed; free some, or choose \
-             another folder with --data",
+            "the disk below {} is nearly full: {free_mib} MiB free, {LEAST_FREE_MIB} MiB needed; free some, or choose \
+             another folder with --data DIR",
             data.display()
         );
-    }
-    Ok(())
-}
-
-/// The port is free for TCP, and for UDP if asked.
-pub(crate) fn port(address: SocketAddr, udp: bool, what: &str, flag: &str) -> anyhow::Result<()> {
-    let taken = |error: std::io::Error| {
-        anyhow::anyhow!(
-            "{what}: {address} cannot be used: {error}; end what listens there (`ss -lntup | grep :{}`), or choose \
-             another port with {flag}",
-            address.port()
-        )
-    };
-    TcpListener::bind(address).map_err(taken)?;
-    if udp {
-        UdpSocket::bind(address).map_err(taken)?;
     }
     Ok(())
 }
@@ -74,15 +64,6 @@ pub(crate) fn port(address: SocketAddr, udp: bool, what: &str, flag: &str) -> an
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_taken_port_names_the_flag() {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = port(held.local_addr().unwrap(), false, "API", "--api-port").unwrap_err().to_string();
-        assert!(error.contains("--api-port") && error.contains("API"), "{error}");
-        let held = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(port(held.local_addr().unwrap(), true, "DNS", "--dns-port").is_err());
-    }
 
     #[test]
     fn the_disk_has_room_and_a_missing_folder_is_named() {

@@ -19,6 +19,8 @@ pub(crate) struct Site {
     pub fqdn: String,
     pub brand: String,
     pub runtime: String,
+    /// Switched off on purpose: its page says so, with 503.
+    pub suspended: bool,
 }
 
 /// Where a visitor would arrive.
@@ -47,30 +49,35 @@ pub(crate) async fn readiness(admin: SocketAddr) -> Result<(), String> {
     Err(answer.text().await.unwrap_or_default())
 }
 
-/// Waits until every site answers 200 over HTTP and HTTPS and DNS gives an address of the platform.
+/// A site that does not answer as it should.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    pub fqdn: String,
+    pub why: String,
+}
+
+/// Waits until every site that is not suspended answers 200 over HTTP and HTTPS and DNS gives an address of the platform.
+/// Those that do not within the limit are returned. `waiting` hears what is missing.
 pub(crate) async fn until_all_answer(
     sites: &[Site],
     targets: &Targets,
     limit: Duration,
-) -> anyhow::Result<()> {
+    waiting: impl Fn(&str),
+) -> Vec<Silent> {
     let until = Instant::now() + limit;
-    for site in sites {
-        loop {
-            match probe(site, targets).await {
-                Ok(()) => break,
-                Err(error) if Instant::now() > until => {
-                    return Err(error.context(format!(
-                        "{} does not answer after {} s; see `hostctl explain {}`",
-                        site.fqdn,
-                        limit.as_secs(),
-                        site.fqdn
-                    )));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+    let mut silent = Vec::new();
+    for site in sites.iter().filter(|site| !site.suspended) {
+        while let Err(error) = probe(site, targets).await {
+            let why = format!("{error:#}");
+            if Instant::now() > until {
+                silent.push(Silent { fqdn: site.fqdn.clone(), why });
+                break;
             }
+            waiting(&format!("{}: {why}", site.fqdn));
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    Ok(())
+    silent
 }
 
 async fn probe(site: &Site, targets: &Targets) -> anyhow::Result<()> {
