@@ -167,11 +167,7 @@ impl Api {
         }
         let unreachable = |error: reqwest::Error| ApiError::Unreachable {
             url: self.base.clone(),
-            why: if error.is_timeout() && !error.is_connect() {
-                format!("no answer within {} s", limit.as_secs())
-            } else {
-                root_cause(&error)
-            },
+            why: root_cause(&error, limit),
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
@@ -208,7 +204,11 @@ fn read_key(file: &Path) -> anyhow::Result<String> {
     Ok(key.trim().to_owned())
 }
 
-fn root_cause(error: &reqwest::Error) -> String {
+/// Why a request that could take `limit` failed, without the layers between.
+pub(crate) fn root_cause(error: &reqwest::Error, limit: Duration) -> String {
+    if error.is_timeout() {
+        return format!("no answer within {} s", limit.as_secs());
+    }
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

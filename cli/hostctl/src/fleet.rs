@@ -11,6 +11,9 @@ use crate::{
     output::{self, bad, cell, doubtful, good},
 };
 
+/// Who is silent for longer is out of service.
+const LEASE_SECONDS: f64 = 15.0;
+
 /// Items of one reason that are listed below the table; all are in `--json`.
 const MOST_LISTED: usize = 10;
 
@@ -53,12 +56,11 @@ pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
 fn row(one: &Value) -> Vec<String> {
     let number = |field: &str| one[field].as_u64().unwrap_or_default();
     let position = format!("{}/{}", number("applied"), number("head"));
-    let service = match (one["in_service"] == true, one["connected"] == true) {
-        (true, _) => good("yes"),
-        (false, true) => doubtful("not yet"),
-        (false, false) => bad("no"),
+    let service = match Service::of(one) {
+        Service::In => good("yes"),
+        Service::CatchingUp => doubtful("not yet"),
+        Service::Silent | Service::Away => bad("no"),
     };
-    let silent = one["silent_for"].as_f64().unwrap_or_default();
     let mut cells = vec![
         cell(&one["node_id"]),
         cell(&one["audience"]),
@@ -69,14 +71,53 @@ fn row(one: &Value) -> Vec<String> {
         0 => "0".to_owned(),
         count => bad(&count.to_string()),
     }));
-    cells.push(output::span(SignedDuration::try_from_secs_f64(silent).unwrap_or(SignedDuration::MAX)));
+    cells.push(silence(one));
     cells
+}
+
+/// Whether a subscriber counts for gates and gets requests, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Service {
+    In,
+    CatchingUp,
+    /// Its connection stands, but nothing comes: the process hangs or is stopped.
+    Silent,
+    Away,
+}
+
+impl Service {
+    fn of(one: &Value) -> Self {
+        let silent = one["silent_for"].as_f64().unwrap_or_default() >= LEASE_SECONDS;
+        match (one["in_service"] == true, one["connected"] == true) {
+            (true, _) => Self::In,
+            (false, true) if silent => Self::Silent,
+            (false, true) => Self::CatchingUp,
+            (false, false) => Self::Away,
+        }
+    }
+}
+
+fn silence(one: &Value) -> String {
+    let silent = one["silent_for"].as_f64().unwrap_or_default();
+    output::span(SignedDuration::try_from_secs_f64(silent).unwrap_or(SignedDuration::MAX))
 }
 
 /// What an operator should look at, in words.
 fn remarks(one: &Value) -> Vec<String> {
     let node = cell(&one["node_id"]);
     let mut remarks = Vec::new();
+    match Service::of(one) {
+        Service::In => {}
+        Service::CatchingUp => remarks.push(format!("{node}: connected, and catching up")),
+        Service::Silent => remarks.push(format!(
+            "{node}: out of service, silent for {} on an open connection; its process hangs or is stopped",
+            silence(one)
+        )),
+        Service::Away => remarks.push(format!(
+            "{node}: out of service, last heard of {} ago; is its process running, and can it reach the feed?",
+            silence(one)
+        )),
+    }
     let (applied, durable) = (one["applied"].as_u64(), one["durable"].as_u64());
     if durable < applied {
         remarks.push(format!(
@@ -136,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_row_says_position_service_and_counts() {
-        assert_eq!(row(&subscriber()), ["edge-1", "edge/c1", "not yet", "7/9", "1", "0", "0", "0", "2m"]);
+        assert_eq!(row(&subscriber()), ["edge-1", "edge/c1", "no", "7/9", "1", "0", "0", "0", "2m"]);
     }
 
     #[test]
@@ -157,6 +198,19 @@ mod tests {
         one = subscriber();
         one["durable"] = json!(7);
         one["rejected"] = json!([]);
+        one["in_service"] = json!(true);
         assert!(remarks(&one).is_empty());
+    }
+
+    #[test]
+    fn who_is_out_of_service_is_told_from_who_comes() {
+        let mut one = subscriber();
+        one["silent_for"] = json!(1.0);
+        assert_eq!(Service::of(&one), Service::CatchingUp);
+        one["silent_for"] = json!(16.0);
+        assert_eq!(Service::of(&one), Service::Silent);
+        one["connected"] = json!(false);
+        assert_eq!(Service::of(&one), Service::Away);
+        assert!(remarks(&one)[0].contains("last heard of 16s ago"));
     }
 }

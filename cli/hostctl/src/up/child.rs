@@ -98,8 +98,7 @@ impl Child {
     pub(crate) async fn end(&mut self, patience: Duration) {
         if let Some(process) = &mut self.process {
             if let Some(pid) = process.id() {
-                // Fails only if it is gone already.
-                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+                ask_to_end(Pid::from_raw(pid as i32));
             }
             if tokio::time::timeout(patience, process.wait()).await.is_err() {
                 let _ = process.kill().await;
@@ -171,7 +170,7 @@ pub(crate) async fn end_leftovers(data: &Path, patience: Duration) -> anyhow::Re
             && start_time(record.pid) == Some(record.started)
         {
             let pid = Pid::from_raw(record.pid);
-            let _ = kill(pid, Signal::SIGTERM);
+            ask_to_end(pid);
             let until = Instant::now() + patience;
             while start_time(record.pid) == Some(record.started) {
                 if Instant::now() > until {
@@ -186,15 +185,28 @@ pub(crate) async fn end_leftovers(data: &Path, patience: Duration) -> anyhow::Re
     Ok(ended)
 }
 
+fn ask_to_end(pid: Pid) {
+    // Both fail only if it is gone already. A stopped process does not hear the first without the second.
+    let _ = kill(pid, Signal::SIGTERM);
+    let _ = kill(pid, Signal::SIGCONT);
+}
+
+/// Whether it was stopped by a signal or a debugger: it runs, but does nothing.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    state(pid).is_some_and(|(state, _)| state.eq_ignore_ascii_case("t"))
+}
+
 /// `None` for a process that does not run; a zombie does not.
 fn start_time(pid: i32) -> Option<u64> {
+    state(pid).filter(|(state, _)| state != "Z").map(|(_, started)| started)
+}
+
+/// State and start of a process: proc(5), fields 3 and 22 of stat.
+fn state(pid: i32) -> Option<(String, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in parentheses and may hold anything, so count from the last one.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    Some((fields.next()?.to_owned(), fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -217,6 +229,11 @@ mod tests {
         let pid = process.id().unwrap() as i32;
 
         assert_eq!(running(data.path()).get("sleeper"), Some(&pid));
+        assert!(!is_stopped(pid));
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        while !is_stopped(pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let record = data.path().join("run/stranger.json");
         fs::write(&record, serde_json::to_vec(&Record { pid: 1, started: 1 }).unwrap()).unwrap();
         let reaper = tokio::spawn(async move { process.wait().await });

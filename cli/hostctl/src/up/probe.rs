@@ -13,6 +13,11 @@ use hickory_proto::{
 };
 use tokio::net::UdpSocket;
 
+use crate::api::root_cause;
+
+/// How long a site may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A seeded site.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
@@ -124,10 +129,12 @@ pub(crate) async fn http(
         .redirect(reqwest::redirect::Policy::none())
         .build()?
         .get(format!("{scheme}://{fqdn}:{}/", address.port()))
-        .timeout(Duration::from_secs(5))
+        .timeout(PATIENCE)
         .send()
         .await
-        .with_context(|| format!("{scheme}://{fqdn} at {address}"))?;
+        .map_err(|error| {
+            anyhow::anyhow!("{scheme}://{fqdn} at {address}: {}", root_cause(&error, PATIENCE))
+        })?;
     let headers = ["x-shard", "x-served-by"]
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), answer.headers().get(*name)?.to_str().ok()?.to_owned())))

@@ -140,6 +140,9 @@ async fn look(summary: &Summary, running: &BTreeMap<String, i32>) -> Vec<Process
             let address = admin.as_deref().and_then(|text| text.parse::<SocketAddr>().ok());
             let ready = match (pid, address) {
                 (None, _) => Err("it does not run".to_owned()),
+                (Some(pid), _) if child::is_stopped(pid) => {
+                    Err(format!("stopped by a signal; `kill -CONT {pid}` lets it go on"))
+                }
                 (_, None) => Err("no admin address is known".to_owned()),
                 (_, Some(address)) => probe::readiness(address).await.map_err(|why| why.trim().to_owned()),
             };
