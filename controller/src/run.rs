@@ -9,6 +9,7 @@ use hosting_feed::fleet::{Fleet, LEASE};
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::{FeedConfig, FeedDeps, FeedServer};
 use hosting_scaffold::admin::{self, Metrics};
+use hosting_scaffold::http::{self, HttpLimits};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::telemetry;
 use hosting_store::{Kek, Store, StoreConfig};
@@ -82,7 +83,12 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
     let (revisions, days) = (settings.log_revisions, settings.audit_retention_days);
     group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), revisions, days, group.stop()));
-    group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, group.stop()));
+    let limits = HttpLimits {
+        connections: settings.api_connections,
+        per_network: settings.api_connections_per_network,
+        ..HttpLimits::default()
+    };
+    group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, limits, group.stop()));
     tracing::info!(api = %settings.listen, feed = %settings.feed_listen, cell = store.cell(), "controller running");
 
     let outcome = group.run(Duration::from_millis(settings.drain_timeout_ms)).await;
@@ -94,8 +100,9 @@ async fn serve(
     listener: TcpListener,
     api: Api,
     metrics: Metrics,
+    limits: HttpLimits,
     stop: CancellationToken,
 ) -> Result<(), std::io::Error> {
     let router = api.router().merge(admin::metrics_router(metrics));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    http::serve(listener, router, limits, stop).await
 }

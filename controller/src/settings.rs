@@ -34,6 +34,10 @@ pub struct Settings {
     pub log_revisions: u64,
     /// Audit rows are kept this long.
     pub audit_retention_days: u32,
+    /// Connections to the API at once.
+    pub api_connections: usize,
+    /// Of these from one IPv4 address or IPv6 /64.
+    pub api_connections_per_network: usize,
     /// Waiting for requests under way at the end.
     pub drain_timeout_ms: u64,
     /// Log filter, as `tracing` reads it.
@@ -55,6 +59,8 @@ impl Default for Settings {
             join_token_minutes: 15,
             log_revisions: 100_000,
             audit_retention_days: 90,
+            api_connections: 4_096,
+            api_connections_per_network: 2_048,
             drain_timeout_ms: 10_000,
             log: "info".into(),
             log_format: LogFormat::Auto,
@@ -97,6 +103,9 @@ impl Settings {
                 "log_revisions",
                 "must be at least 1000, or every short absence costs a snapshot",
             );
+        }
+        if settings.api_connections == 0 || settings.api_connections_per_network == 0 {
+            return invalid("api_connections, api_connections_per_network", "must be at least 1");
         }
         if settings.audit_retention_days == 0 {
             return invalid("audit_retention_days", "must be at least 1");

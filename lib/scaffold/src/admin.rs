@@ -11,6 +11,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::http::{self, HttpLimits};
+
 /// The process's metrics. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Registry>>);
@@ -114,7 +116,9 @@ pub async fn serve(
     readiness: Readiness,
     stop: CancellationToken,
 ) -> Result<(), std::io::Error> {
-    axum::serve(listener, router(metrics, readiness)).with_graceful_shutdown(stop.cancelled_owned()).await
+    // A scraper, an operator and a load balancer's probe: few, on a network of one's own.
+    let limits = HttpLimits { connections: 256, per_network: 192, ..HttpLimits::default() };
+    http::serve(listener, router(metrics, readiness), limits, stop).await
 }
 
 async fn metrics_text(State(metrics): State<Metrics>) -> impl IntoResponse {

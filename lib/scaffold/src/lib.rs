@@ -1,9 +1,10 @@
-//! What every process has: configuration, telemetry, tasks and drain, the admin port.
+//! What every process has: configuration, telemetry, tasks and drain, the admin port, HTTP servers.
 //!
 //! Owns how a process starts and ends, never what it does. Called by the binaries and their wiring only.
 
 pub mod admin;
 pub mod config;
+pub mod http;
 pub mod tasks;
 pub mod telemetry;
 
