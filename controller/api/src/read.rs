@@ -473,7 +473,7 @@ impl Api {
                 Err(error) => return Err(error),
             }
         }
-        let _place = self.waiting_place()?;
+        let _place = self.waiting_place(&call.principal)?;
         match self.until_ready(&[workflow.id.to_owned()], limit).await? {
             Waited::Ready(_) => Ok(Reply::json(200, to_json(&Completed { status: "completed" })?)),
             Waited::Rejected(_, reasons) => Err(ApiError::new(

@@ -20,7 +20,6 @@ use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::{AuditEntry, Origin, Store};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -30,6 +29,7 @@ use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::redact::redact;
 use crate::route::{Op, Route, Shape, table};
+use crate::wait::{Waiting, WaitingPlace};
 use crate::{ApiError, Platform};
 
 /// Longest id or name in a path, in bytes: nothing stored is longer.
@@ -40,11 +40,13 @@ const MAX_PARAM: usize = 1024;
 pub struct ApiConfig {
     /// Largest request body in bytes.
     pub body_limit: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
     /// `?wait=ready` without `wait_timeout`.
     pub default_wait: Duration,
     /// The longest `wait_timeout`.
     pub max_wait: Duration,
-    /// Requests that may wait at a time; more are told to come back.
+    /// Requests that may wait at a time, an eighth of them with one key; more are told to come back.
     pub max_waiting: usize,
     /// Cancelled when the process drains: waiting requests are answered with what is known then.
     pub stop: CancellationToken,
@@ -54,6 +56,7 @@ impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             body_limit: 1024 * 1024,
+            body_timeout: Duration::from_secs(30),
             default_wait: Duration::from_secs(30),
             max_wait: Duration::from_secs(300),
             max_waiting: 1024,
@@ -71,7 +74,7 @@ struct Inner {
     platform: Arc<dyn Platform>,
     config: ApiConfig,
     metrics: HttpMetrics,
-    waiting: Semaphore,
+    waiting: Arc<Waiting>,
     routes: Vec<Arc<Route>>,
     /// Resolved request schemas, for redaction.
     schemas: Map<String, Value>,
@@ -165,7 +168,7 @@ impl Api {
             store,
             platform,
             metrics: HttpMetrics::register(registry),
-            waiting: Semaphore::new(config.max_waiting),
+            waiting: Arc::new(Waiting::new(config.max_waiting)),
             routes: routes.into_iter().map(Arc::new).collect(),
             schemas: schemas.finish(),
             openapi,
@@ -191,10 +194,17 @@ impl Api {
     }
 
     /// A place among those that wait.
-    pub(crate) fn waiting_place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ApiError> {
-        self.0.waiting.try_acquire().map_err(|_| {
-            ApiError::unavailable("too many requests are waiting; retry, or ask without ?wait=ready and poll")
+    pub(crate) fn waiting_place(&self, principal: &Principal) -> Result<WaitingPlace, ApiError> {
+        self.0.waiting.enter(&principal.key_id).ok_or_else(|| {
+            ApiError::unavailable(
+                "too many requests are waiting, with this key or in all; retry, or ask without ?wait=ready and poll",
+            )
         })
+    }
+
+    /// How many requests wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.count()
     }
 
     /// All routes: those of the table, `/docs`, `/healthz` and `/readyz`. Anything else is 404, another method 405.
@@ -436,7 +446,12 @@ impl Api {
 
     async fn read_body(&self, body: Body) -> Result<Map<String, Value>, ApiError> {
         let limit = self.0.config.body_limit;
-        let bytes = axum::body::to_bytes(body, limit).await.map_err(|error| {
+        let whole = tokio::time::timeout(self.0.config.body_timeout, axum::body::to_bytes(body, limit));
+        let whole = whole.await.map_err(|_| {
+            let seconds = self.0.config.body_timeout.as_secs();
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {seconds} s"))
+        })?;
+        let bytes = whole.map_err(|error| {
             let over = std::error::Error::source(&error)
                 .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
             if over {
@@ -489,7 +504,7 @@ impl Api {
     /// A request body as audit rows keep it.
     fn redacted(&self, route: &Route, body: &Value) -> Value {
         let name = openapi::name_of(route.request).unwrap_or_default();
-        redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas)
+        within_bounds(redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas))
     }
 
     /// The audit row of a request that changed nothing. A store that cannot write it is in the log.
@@ -515,6 +530,15 @@ impl Api {
     }
 }
 
+/// Largest body that an audit row keeps, in bytes of JSON: callers could fill the disk with refused requests.
+const MAX_AUDITED: usize = 16 * 1024;
+
+/// The body, or how large it was.
+fn within_bounds(body: Value) -> Value {
+    let bytes = body.to_string().len();
+    if bytes <= MAX_AUDITED { body } else { json!({"not_kept": format!("{bytes} bytes of JSON")}) }
+}
+
 /// An audit row.
 pub(crate) fn audit_entry(
     route: &Route,
@@ -525,7 +549,7 @@ pub(crate) fn audit_entry(
 ) -> AuditEntry {
     AuditEntry {
         method: route.method.to_string(),
-        path: path.to_owned(),
+        path: path.chars().take(MAX_PARAM).collect(),
         resource_type: route.group().to_owned(),
         resource_id: id.filter(|id| !id.is_empty()).map(str::to_owned),
         status_code: status,

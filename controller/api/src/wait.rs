@@ -1,5 +1,7 @@
 //! Where resources stand, and waiting until they do.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hosting_planner::gates::{Inputs, Truth, Verdict, evaluate, units_of};
@@ -15,6 +17,62 @@ use crate::{Api, ApiError};
 const PAUSE: Duration = Duration::from_millis(5);
 /// And at most this far, whatever nobody rings for.
 const TICK: Duration = Duration::from_millis(200);
+
+/// What a look of each of those that wait may cost the others: with many of them each looks less often, so that a thousand
+/// that wait do not take the processor from those that write.
+const FAIR: Duration = Duration::from_micros(250);
+
+/// Places for requests that wait. Each key has a share, so that no caller can keep the others from waiting.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    most: usize,
+    share: usize,
+    by_key: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Waiting {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, share: (most / 8).max(1), by_key: Mutex::default() }
+    }
+
+    /// `None` when all places are taken, or the key's share is.
+    pub(crate) fn enter(self: &Arc<Self>, key: &str) -> Option<WaitingPlace> {
+        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_key.values().sum::<usize>() >= self.most {
+            return None;
+        }
+        let count = by_key.entry(key.to_owned()).or_default();
+        if *count >= self.share {
+            return None;
+        }
+        *count += 1;
+        drop(by_key);
+        Some(WaitingPlace { waiting: Arc::clone(self), key: key.to_owned() })
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+}
+
+/// A place among those that wait; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct WaitingPlace {
+    waiting: Arc<Waiting>,
+    key: String,
+}
+
+impl Drop for WaitingPlace {
+    fn drop(&mut self) {
+        let mut by_key = self.waiting.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_key.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                by_key.remove(&self.key);
+            }
+        }
+    }
+}
 
 /// A resource and where it stands.
 #[derive(Debug, Clone)]
@@ -142,6 +200,7 @@ impl Api {
                 return Ok(Waited::Ready(looks));
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            let pause = FAIR.saturating_mul(u32::try_from(self.waiting()).unwrap_or(u32::MAX)).max(PAUSE);
             if left.is_zero() || stop.is_cancelled() {
                 return Ok(Waited::Late(looks));
             }
@@ -150,9 +209,30 @@ impl Api {
                 Ok(()) = doorbell.changed() => {}
                 Ok(()) = changes.changed() => {}
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(TICK.min(left)) => {}
+                () = tokio::time::sleep(TICK.max(pause).min(left)) => {}
             }
-            tokio::time::sleep(PAUSE.min(left)).await;
+            tokio::time::sleep(pause.min(left)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_its_share_of_the_places_and_gives_them_back() {
+        let waiting = Arc::new(Waiting::new(16));
+        let held: Vec<_> = (0..2).filter_map(|_| waiting.enter("a")).collect();
+        assert_eq!(held.len(), 2);
+        assert!(waiting.enter("a").is_none(), "its share is an eighth");
+        let others: Vec<_> = (0..14).filter_map(|n| waiting.enter(&format!("b{n}"))).collect();
+        assert_eq!((others.len(), waiting.count()), (14, 16));
+        assert!(waiting.enter("c").is_none(), "all are taken");
+        drop(held);
+        assert!(waiting.enter("a").is_some());
+        drop(others);
+        assert_eq!(waiting.count(), 0);
+        assert!(waiting.by_key.lock().unwrap().is_empty());
     }
 }

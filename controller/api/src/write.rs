@@ -80,7 +80,7 @@ fn entropy(buffer: &mut [u8]) {
 impl Api {
     pub(crate) async fn change(&self, call: Call, path: &str, kept: Option<Value>) -> Result<Reply, Failure> {
         let place = match call.wait {
-            Some(_) => Some(self.waiting_place()?),
+            Some(_) => Some(self.waiting_place(&call.principal)?),
             None => None,
         };
         let call = Arc::new(call);

@@ -4,6 +4,7 @@
 mod authorization;
 mod changes;
 mod crud;
+mod exhaustion;
 mod harness;
 mod operators;
 mod protocol;
