@@ -133,12 +133,7 @@ async fn note_retirement(plan: &mut Plan<'_>, resource: &mut Resource, unit: Uni
 async fn cascade(plan: &mut Plan<'_>, resource: Resource) -> Result<(), PlanError> {
     match resource.kind {
         Kind::Webroot => begin_referrers(plan, Kind::Fqdn, "webroot_id", &resource.id).await.map(|_| ()),
-        Kind::Subscription => {
-            if begin_referrers(plan, Kind::Webroot, "subscription_id", &resource.id).await? {
-                begin_referrers(plan, Kind::Zone, "subscription_id", &resource.id).await?;
-            }
-            Ok(())
-        }
+        Kind::Subscription => subscription_cascade(plan, resource).await,
         Kind::Tenant => tenant_cascade(plan, resource).await,
         Kind::Zone => zone_cascade(plan, resource).await,
         Kind::Brand
@@ -172,6 +167,29 @@ async fn begin_referrers(
             begin(plan, resource).await?;
         }
     }
+}
+
+/// What is billed with it. It goes last, so that whoever waits for it has waited for all of it.
+async fn subscription_cascade(plan: &mut Plan<'_>, mut subscription: Resource) -> Result<(), PlanError> {
+    if is_all_begun(&subscription) {
+        return Ok(());
+    }
+    for kind in BILLED {
+        if !begin_referrers(plan, kind, "subscription_id", &subscription.id).await? {
+            return Ok(());
+        }
+    }
+    subscription.state.insert(state::CASCADE.to_owned(), json!({"after": ALL}));
+    plan.put(vec![subscription]).await
+}
+
+/// The kinds that refer to a subscription.
+const BILLED: [Kind; 2] = [Kind::Webroot, Kind::Zone];
+
+/// Whether everything that lies in it is gone or on its way out.
+fn is_all_begun(resource: &Resource) -> bool {
+    let place = resource.state.get(state::CASCADE).and_then(|place| place.get("after"));
+    place.and_then(Value::as_str) == Some(ALL)
 }
 
 /// Behind every id.
@@ -251,14 +269,24 @@ pub fn wants_continuing(resource: &Resource, has_children: bool) -> bool {
     if !is_deleting(resource) {
         return false;
     }
-    if resource.kind != Kind::Tenant {
-        return has_children;
-    }
     // Children that are on their way out are there for a while: only what is not begun yet is to be done.
-    let begun =
-        resource.state.get(state::CASCADE).and_then(|place| place.get("after")).and_then(Value::as_str);
-    let all_begun = begun == Some(ALL);
-    !resource.state.contains_key(state::RETIRE_ON) && (!all_begun || !has_children)
+    match resource.kind {
+        Kind::Tenant => {
+            !resource.state.contains_key(state::RETIRE_ON) && (!is_all_begun(resource) || !has_children)
+        }
+        Kind::Subscription => !is_all_begun(resource),
+        Kind::Brand
+        | Kind::Region
+        | Kind::Cluster
+        | Kind::LbAddress
+        | Kind::Shard
+        | Kind::Node
+        | Kind::Webroot
+        | Kind::Fqdn
+        | Kind::Zone
+        | Kind::ZoneRecord
+        | Kind::ApiKey => has_children,
+    }
 }
 
 /// Goes on with a deletion that did not fit one transaction. True while there is more to begin.
@@ -282,9 +310,14 @@ pub async fn has_children(world: &mut dyn World, resource: &Resource) -> Result<
     let id = resource.id.as_str();
     Ok(match resource.kind {
         Kind::Webroot => !world.referrers(Kind::Fqdn, "webroot_id", id, "", 1).await?.is_empty(),
+        // By facet: what is being deleted refers to nothing any more, and is still there.
         Kind::Subscription => {
-            !world.referrers(Kind::Webroot, "subscription_id", id, "", 1).await?.is_empty()
-                || !world.referrers(Kind::Zone, "subscription_id", id, "", 1).await?.is_empty()
+            for kind in BILLED {
+                if !world.with_facet(kind, "subscription_id", id, "", 1).await?.is_empty() {
+                    return Ok(true);
+                }
+            }
+            false
         }
         Kind::Zone => !world.children(Kind::ZoneRecord, id, "", 1).await?.is_empty(),
         Kind::Tenant => {

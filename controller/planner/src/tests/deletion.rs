@@ -221,6 +221,11 @@ async fn a_subscription_takes_its_sites_and_zones_along() {
     let body = json!({"subscription_id": "second", "runtime": "static", "runtime_version": "1"});
     let kept = lab.post(Kind::Webroot, Some(&tenant.id), body).await.unwrap();
     lab.delete("sub-c1").await.unwrap();
+    // It goes last: who waits for it has waited for its sites and zones.
+    assert_eq!(lab.status(&webroot.id), Some(Status::Deleting));
+    let fleet = Everybody::of(&lab.store);
+    let waiting = lab.look("sub-c1", &fleet).await;
+    assert!(!waiting.remove && waiting.conditions[0].name == "children", "{waiting:?}");
     lab.settle().await;
     assert_eq!((lab.get("sub-c1"), lab.get(&webroot.id)), (None, None));
     assert!(
