@@ -75,10 +75,15 @@ impl Api {
             .or_else(|| file_url.filter(|url| !url.is_empty()).map(str::to_owned))
             .or_else(|| up.as_ref().map(|up| up.api.clone()))
             .with_context(|| {
-                format!(
-                    "no API address: `hostctl up` has written nothing to {}; start it, or give --api",
-                    connection.data_dir().display()
-                )
+                let data = connection.data_dir();
+                match crate::up::starting(data) {
+                    Some(pid) => format!("`up` (pid {pid}) is not ready yet in {}; try again", data.display()),
+                    None => format!(
+                        "no API address: nothing is up in {}; start it with `hostctl up`, name its folder with --data \
+                         DIR, or another API with --api URL",
+                        data.display()
+                    ),
+                }
             })?;
         let given = connection.api_key.as_ref().map(|key| key.0.clone());
         let key = match (given, &connection.key_file) {

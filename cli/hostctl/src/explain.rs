@@ -139,7 +139,7 @@ async fn ask_dns(fqdn: &str, server: Option<SocketAddr>) -> Link {
                     (ResponseCode::NXDomain, true) => "no such name".to_owned(),
                     (code, true) => code.to_string(),
                     (code, false) => {
-                        format!("{code}, not authoritative: no zone of this server holds the name")
+                        format!("{code}; no zone of this server holds the name")
                     }
                 };
                 if answer.authoritative {
@@ -150,7 +150,7 @@ async fn ask_dns(fqdn: &str, server: Option<SocketAddr>) -> Link {
         }
     }
     if data.is_empty() {
-        link(State::Broken, format!("{said} from {server}"))
+        link(State::Broken, format!("{server}: {said}"))
     } else {
         link(State::Ok, format!("{} from {server}", data.join(", ")))
     }

@@ -152,6 +152,8 @@ fn pick(found: &[Value], kind: &str, name: Option<&str>) -> anyhow::Result<Strin
 struct Found {
     id: String,
     subscriptions: BTreeMap<String, String>,
+    /// Switched off, so that its sites answer with a page that says so.
+    suspended: bool,
 }
 
 struct Seeder<'a> {
@@ -238,6 +240,7 @@ impl Seeder<'_> {
         let customer = encode(&tenant.customer_id);
         let present = self.api.list(&format!("/tenants?customer_id={customer}")).await?;
         let found = present.iter().find(|one| one["brand_id"] == brand && one["status"] != "deleting");
+        let suspended = found.is_some_and(|one| one["status"] == "suspended");
         let id = match found {
             Some(one) => text(one, "id"),
             None => {
@@ -272,7 +275,7 @@ impl Seeder<'_> {
                 .with_context(what)?;
             subscriptions.insert(one.name.clone(), id);
         }
-        Ok(Found { id, subscriptions })
+        Ok(Found { id, subscriptions, suspended })
     }
 
     async fn zone(
@@ -320,8 +323,7 @@ impl Seeder<'_> {
             }
             None => self.create_webroot(&path, webroot, &subscription, &what()).await?,
         };
-        let suspended =
-            self.until_active(&format!("/webroots/{}", encode(&id)), &what()).await? == "suspended";
+        self.until_active(&format!("/webroots/{}", encode(&id)), &what()).await?;
         if let Some(fixture) = &webroot.fixture {
             let storage = self.args.storage.as_ref().with_context(|| {
                 format!("{}: a fixture needs --storage, the nodes' storage folder", what())
@@ -339,7 +341,7 @@ impl Seeder<'_> {
                 fqdn: name.fqdn.clone(),
                 brand: tenant.brand.clone(),
                 runtime: format!("{} {}", webroot.runtime, webroot.runtime_version).trim().to_owned(),
-                suspended,
+                suspended: found.suspended,
             });
         }
         Ok(())
@@ -357,13 +359,12 @@ impl Seeder<'_> {
         Ok(text(&made, "id"))
     }
 
-    /// Waits until it is active or suspended; says which.
-    async fn until_active(&self, path: &str, what: &str) -> anyhow::Result<String> {
+    async fn until_active(&self, path: &str, what: &str) -> anyhow::Result<()> {
         let until = Instant::now() + self.args.timeout;
         loop {
             let one = self.api.get(path).await.with_context(|| what.to_owned())?;
             match one["status"].as_str().unwrap_or_default() {
-                status @ ("active" | "suspended") => return Ok(status.to_owned()),
+                "active" | "suspended" => return Ok(()),
                 "failed" => bail!("{what} failed: {}", text(&one, "status_message")),
                 status if Instant::now() > until => {
                     bail!(

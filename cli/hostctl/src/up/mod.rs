@@ -116,6 +116,11 @@ pub(crate) async fn run(args: UpArgs, data: &Path) -> anyhow::Result<ExitCode> {
     Ok(if is_up { ExitCode::SUCCESS } else { ExitCode::from(output::INTERRUPTED) })
 }
 
+/// The pid of an `up` that holds the folder, for those who found no summary there.
+pub(crate) fn starting(data: &Path) -> Option<i32> {
+    DataFolder::holder(data)
+}
+
 /// The platform's processes.
 struct Platform {
     plan: Plan,
@@ -573,13 +578,12 @@ impl Plan {
         output::line("");
         if !sites.is_empty() {
             let rows = sites.iter().flat_map(|site| {
-                let state = if site.suspended { " (suspended)" } else { "" };
                 let name = &site.fqdn;
                 [
                     vec![
                         name.clone(),
                         site.brand.clone(),
-                        format!("{}{state}", site.runtime),
+                        site.runtime.clone(),
                         format!("http://{name}:{http}/"),
                     ],
                     vec![String::new(), String::new(), String::new(), format!("https://{name}:{https}/")],
@@ -587,6 +591,9 @@ impl Plan {
             });
             output::list(&["site", "brand", "runtime", "url"], rows.collect(), &["site", "url"]);
             output::line("");
+        }
+        for site in sites.iter().filter(|site| site.suspended) {
+            output::line(format!("{} is suspended: visitors get a page that says so", site.fqdn));
         }
         for site in silent {
             output::line(format!(
