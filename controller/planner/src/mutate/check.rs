@@ -4,7 +4,7 @@ use hosting_intent::name;
 use hosting_resource::{Kind, Resource};
 
 use crate::fields::Place;
-use crate::fields::{given, is_auto, is_deleting, is_service_name, places, set_places, texts};
+use crate::fields::{SUFFIX_FACET, given, is_auto, is_deleting, is_service_name, places, set_places, texts};
 use crate::{Draft, PlanError, World, read};
 
 /// Checks `resource` as it is to be written; `before` is what is stored.
@@ -17,6 +17,9 @@ pub(super) async fn check(
     match resource.kind {
         Kind::Region | Kind::Cluster | Kind::LbAddress | Kind::Shard | Kind::Node | Kind::ApiKey => Ok(()),
         Kind::Brand => {
+            if moved("base_hostname") {
+                base_hostname(draft, resource).await?;
+            }
             for cluster in texts(&resource.spec, "cluster_ids") {
                 live(draft, "cluster_ids", Kind::Cluster, &cluster).await?;
             }
@@ -116,6 +119,18 @@ async fn tenant(draft: &mut dyn Draft, tenant: &Resource) -> Result<(), PlanErro
     Ok(())
 }
 
+/// A brand's sites get names under its base name: that must not lie in what is another brand's.
+async fn base_hostname(draft: &mut dyn Draft, brand: &Resource) -> Result<(), PlanError> {
+    let base = brand.text("base_hostname");
+    match read::zone_over(draft, base).await? {
+        Some(zone) if zone.brand.as_deref() != Some(brand.id.as_str()) => Err(PlanError::Conflict(format!(
+            "{base} lies in the zone {}, which belongs to another brand",
+            zone.text("name")
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// A host name inside somebody else's zone is somebody else's (defect 14, as far as it can be told without asking DNS).
 async fn fqdn_name(draft: &mut dyn Draft, fqdn: &Resource) -> Result<(), PlanError> {
     let host = fqdn.text("fqdn");
@@ -168,6 +183,11 @@ async fn zone_name(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanErr
             return refuse(above.text("name"));
         }
     }
+    if let Some(name) = name_that_would_be_lost(draft, zone).await? {
+        let problem =
+            format!("{own} would take the host name {name}, which is another tenant's, out of its zone");
+        return Err(PlanError::Conflict(problem));
+    }
     // Under a brand's base name each tenant's label holds the service host names of that tenant's sites.
     let brand = read::of_kind(draft, Kind::Brand, zone.brand.as_deref().unwrap_or_default()).await?;
     if let (Some(brand), Some(tenant)) = (brand, &zone.tenant) {
@@ -188,21 +208,50 @@ async fn zone_name(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanErr
     Ok(())
 }
 
+/// A host name of another tenant that lies in a zone of the brand's now and would lie in this tenant's then: its records
+/// would be withdrawn.
+async fn name_that_would_be_lost(
+    draft: &mut dyn Draft,
+    zone: &Resource,
+) -> Result<Option<String>, PlanError> {
+    let own = zone.text("name");
+    let Some(shared) = read::zone_over(draft, own).await? else { return Ok(None) };
+    if zone.tenant.is_none() || shared.tenant.is_some() {
+        return Ok(None);
+    }
+    let mut after = String::new();
+    loop {
+        let page = draft.with_facet(Kind::Fqdn, SUFFIX_FACET, own, &after, read::PAGE).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        after = last.id.clone();
+        for fqdn in page {
+            let is_anothers = fqdn.tenant != zone.tenant && fqdn.brand == shared.brand && !is_deleting(&fqdn);
+            let name = fqdn.text("fqdn");
+            if is_anothers && read::zone_over(draft, name).await?.is_some_and(|over| over.id == shared.id) {
+                return Ok(Some(name.to_owned()));
+            }
+        }
+    }
+}
+
 /// An alias stands alone (RFC 1034 §3.6.2), and there is one of it.
 async fn record(
     draft: &mut dyn Draft,
     record: &Resource,
     before: Option<&Resource>,
 ) -> Result<(), PlanError> {
-    if is_auto(record) || before.is_some() {
+    if is_auto(record) {
         return Ok(());
     }
     let zone = record.parent.as_deref().unwrap_or_default();
     let is_alias = |record: &Resource| record.text("type") == "CNAME";
-    for other in read::records_at(draft, zone, record.text("name")).await? {
-        if is_auto(&other) || other.id == record.id {
-            continue;
-        }
+    let mut others = read::records_at(draft, zone, record.text("name")).await?;
+    others.retain(|other| !is_auto(other) && other.id != record.id);
+    there_is_room(record, &others)?;
+    if before.is_some() {
+        return Ok(());
+    }
+    for other in others {
         if is_alias(record) || is_alias(&other) {
             return Err(PlanError::Conflict(format!(
                 "{} has a {} record already; a CNAME cannot stand beside other records",
@@ -222,6 +271,44 @@ async fn record(
         }
     }
     Ok(())
+}
+
+/// The largest RRset that name servers take, in bytes of wire form: several fit into one message over TCP.
+const MAX_RR_SET_BYTES: usize = 16 * 1024;
+/// Most records of an RRset, and of one of name servers (a referral carries glue for all of them, RFC 9471).
+const MAX_RECORDS: usize = 512;
+const MAX_NS_RECORDS: usize = 32;
+
+/// What name servers would refuse is refused here, where somebody reads the reason.
+fn there_is_room(record: &Resource, others: &[Resource]) -> Result<(), PlanError> {
+    let record_type = record.text("type");
+    let set: Vec<_> =
+        others.iter().filter(|other| other.text("type") == record_type).chain([record]).collect();
+    let most = if record_type == "NS" { MAX_NS_RECORDS } else { MAX_RECORDS };
+    let bytes: usize = set.iter().map(|record| wire_bytes(record)).sum();
+    if set.len() <= most && bytes <= MAX_RR_SET_BYTES {
+        return Ok(());
+    }
+    let name = record.text("name");
+    Err(PlanError::Conflict(format!(
+        "{name} would have {} {record_type} records of {bytes} bytes; at most {most} records and {MAX_RR_SET_BYTES} bytes fit \
+         into one answer",
+        set.len()
+    )))
+}
+
+/// A record's size in wire form, or a little more.
+fn wire_bytes(record: &Resource) -> usize {
+    let content = record.text("content").len();
+    // Owner, type, class, TTL and length.
+    12 + match record.text("type") {
+        "A" => 4,
+        "AAAA" => 16,
+        // Each string has a length.
+        "TXT" => content + content / 255 + 1,
+        // Numbers, and a name that may be relative to the zone.
+        _ => 8 + content + record.text("name").len(),
+    }
 }
 
 /// Gives a node its places: in each of its shards one above the highest index there.

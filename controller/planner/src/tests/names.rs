@@ -294,3 +294,75 @@ async fn references_must_fit_together() {
     let again = json!({"id": "sub-c2", "name": "again"});
     assert!(matches!(lab.post(Kind::Subscription, Some(&two.id), again).await, Err(PlanError::Conflict(_))));
 }
+
+#[tokio::test]
+async fn a_zone_takes_no_name_of_another_tenant_out_of_the_brands_zone() {
+    let mut lab = Lab::new().await;
+    let (owner, other) = (lab.tenant("acme", "c1").await, lab.tenant("acme", "c2").await);
+    let region = lab.region.clone();
+    let shared = json!({"name": "acme.example", "region_id": region, "brand_id": "acme"});
+    let shared = lab.post(Kind::Zone, None, shared).await.unwrap();
+    let webroot = lab.webroot(&owner).await;
+    lab.fqdn(&owner, "www.shop.acme.example", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    const KEY: &str = "acme.example/www.shop.acme.example/A";
+    assert!(is_auto(lab.rr_set(KEY)));
+
+    for name in ["www.shop.acme.example", "shop.acme.example"] {
+        let taken = lab.zone(&other, name).await.unwrap_err();
+        assert!(taken.to_string().contains("www.shop.acme.example"), "{taken}");
+    }
+    let taken = lab.put(&shared.id, json!({"tenant_id": other.id})).await.unwrap_err();
+    assert!(matches!(taken, PlanError::Conflict(_)), "{taken}");
+    lab.settle().await;
+    assert!(is_auto(lab.rr_set(KEY)));
+
+    // Whose name it is may have the zone; so may the brand, whose zones are open to all of its tenants.
+    let inner = json!({"name": "shop.acme.example", "region_id": region, "brand_id": "acme"});
+    lab.post(Kind::Zone, None, inner).await.unwrap();
+    lab.zone(&owner, "www.shop.acme.example").await.unwrap();
+    // Neither stands in the way any more: the name has a zone of its owner's own.
+    lab.zone(&other, "club.acme.example").await.unwrap();
+    lab.settle().await;
+    assert!(is_auto(lab.rr_set("www.shop.acme.example/www.shop.acme.example/A")));
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn a_base_name_lies_in_no_other_brands_zone() {
+    let (mut lab, ..) = site().await;
+    lab.brand("bolt", "bolt.example").await;
+    for base in ["example.com", "sites.example.com"] {
+        let refused = lab.put("bolt", json!({"base_hostname": base})).await.unwrap_err();
+        assert!(matches!(refused, PlanError::Conflict(_)), "{refused}");
+    }
+    lab.put("acme", json!({"base_hostname": "sites.example.com"})).await.unwrap();
+    lab.put("bolt", json!({"base_hostname": "bolt.test"})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_set_of_records_that_fits_into_no_answer_is_refused() {
+    let (mut lab, _, zone, ..) = site().await;
+    let mut last = None;
+    for n in 0..8 {
+        match lab.record(&zone, "TXT", "big", &format!("{n}{}", "x".repeat(4_000))).await {
+            Ok(record) => last = Some((n, record)),
+            Err(refused) => {
+                assert!(matches!(&refused, PlanError::Conflict(why) if why.contains("16384")), "{refused}");
+                break;
+            }
+        }
+    }
+    let (count, last) = last.unwrap();
+    assert_eq!(count, 3, "four of them fit");
+    let (shorter, longer) = (json!({"content": "y".repeat(3_900)}), json!({"content": "y".repeat(4_096)}));
+    lab.put(&last.id, shorter).await.unwrap();
+    lab.put(&last.id, longer).await.unwrap();
+    lab.record(&zone, "A", "big", "192.0.2.1").await.unwrap();
+
+    for n in 0..32 {
+        lab.record(&zone, "NS", "sub", &format!("ns{n}.example.net.")).await.unwrap();
+    }
+    let refused = lab.record(&zone, "NS", "sub", "one.too.many.").await.unwrap_err();
+    assert!(refused.to_string().contains("at most 32 records"), "{refused}");
+}
