@@ -21,6 +21,8 @@ const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 200;
 /// Clusters and shards that the dashboard lists; a cell has far fewer.
 const MAX_ROWS: u32 = 1000;
+/// A status that clients may filter by and that nothing ever has: what is deleted has no row.
+const GONE: &str = "deleted";
 /// Kinds that a tenant's summary names and that the platform does not serve yet.
 const NOT_SERVED: &[&str] = &[
     "certificates",
@@ -125,17 +127,18 @@ impl Api {
             list.brands = call.principal.visible();
         }
         list.order = order(&call.query, if info.sort.is_empty() { Order::Asc } else { Order::Desc })?;
-        if let Some(wanted) = given(&call.query, "sort") {
+        // Lists without sort keys have one order, whatever a client asks of all its lists alike.
+        if let Some(wanted) = given(&call.query, "sort").filter(|_| !info.sort.is_empty()) {
             let keys: Vec<&str> = info.sort.iter().map(|(key, _)| *key).collect();
             list.sort = match info.sort.iter().find(|(key, _)| *key == wanted) {
                 Some((_, column)) => sort_of(*column),
-                None if keys.is_empty() => {
-                    return Err(ApiError::invalid("sort", "this list cannot be sorted"));
-                }
                 None => return Err(ApiError::invalid("sort", format!("must be one of {}", keys.join(", ")))),
             };
         }
         if let Some(status) = given(&call.query, "status") {
+            if status == GONE {
+                return Ok(Reply::json(200, json!({"items": [], "has_more": false})));
+            }
             let status = Status::from_name(status)
                 .ok_or_else(|| ApiError::invalid("status", format!("{status:?} is no status")))?;
             list.status = Some(status);
@@ -174,7 +177,12 @@ impl Api {
             list.after = Some(cursor);
         }
         let page = tx.page(&list).await?;
-        let items = self.views(&mut tx, &page.items).await?;
+        let mut items = self.views(&mut tx, &page.items).await?;
+        if kind == Kind::Node {
+            for (view, node) in items.iter_mut().zip(&page.items) {
+                self.add_health(view, &node.id);
+            }
+        }
         let mut body = json!({"items": items, "has_more": page.next.is_some()});
         if let Some(next) = page.next {
             body["next_cursor"] = next.encode().into();

@@ -25,6 +25,21 @@ const ROUNDS: u32 = 100;
 /// What a caller is told to wait before it asks again.
 const RETRY_AFTER: u32 = 5;
 
+/// Resources that one body may describe. More would not fit into a transaction; found out in there, that would cost everybody
+/// who waits for the store's one writer.
+const MAX_DESCRIBED: usize = 1_000;
+
+/// Objects in the lists of a body, at every depth.
+fn described(fields: &Map<String, Value>) -> usize {
+    fields
+        .values()
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(|nested| 1 + described(nested))
+        .sum()
+}
+
 /// What a mutation did.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -79,6 +94,14 @@ fn entropy(buffer: &mut [u8]) {
 
 impl Api {
     pub(crate) async fn change(&self, call: Call, path: &str, kept: Option<Value>) -> Result<Reply, Failure> {
+        let described = described(&call.body);
+        if described > MAX_DESCRIBED {
+            let message = format!(
+                "the body describes {described} resources, and at most {MAX_DESCRIBED} fit in one transaction: send it in \
+                 smaller parts"
+            );
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, message).into());
+        }
         let place = match call.wait {
             Some(_) => Some(self.waiting_place(&call.principal)?),
             None => None,

@@ -58,3 +58,15 @@ async fn one_key_cannot_take_every_place_to_wait() {
     assert_eq!(refused, 140 - 128, "{crowd:?}");
     assert_ne!(late, 503);
 }
+
+#[tokio::test]
+async fn a_body_with_too_much_in_it_does_not_reach_the_writer() {
+    let test = TestApi::with_fleet().await;
+    test.brand("first").await;
+    let site = |n: usize| json!({"fqdns": vec![json!({"fqdn": "a.b"}); n], "runtime": "static"});
+    let mut body = test.tenant_body("first");
+    body["webroots"] = json!([site(500), site(500)]);
+    let refused = test.post("/tenants", body).await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.error().contains("describes 1002 resources"), "{}", refused.error());
+}
