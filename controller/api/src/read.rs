@@ -15,7 +15,7 @@ use crate::bodies::{
 };
 use crate::service::{Call, Reply, find, to_json};
 use crate::wait::{Look, Waited};
-use crate::{Api, ApiError};
+use crate::{Api, ApiError, SubscriberView};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 200;
@@ -179,8 +179,9 @@ impl Api {
         let page = tx.page(&list).await?;
         let mut items = self.views(&mut tx, &page.items).await?;
         if kind == Kind::Node {
+            let fleet = self.platform().subscribers();
             for (view, node) in items.iter_mut().zip(&page.items) {
-                self.add_health(view, &node.id);
+                self.add_health(view, &node.id, &fleet);
             }
         }
         let mut body = json!({"items": items, "has_more": page.next.is_some()});
@@ -243,7 +244,7 @@ impl Api {
         let look = self.look(&mut tx, resource).await?;
         let mut view = self.view_of(&mut tx, &look).await?;
         if kind == Kind::Node {
-            self.add_health(&mut view, &call.id);
+            self.add_health(&mut view, &call.id, &self.platform().subscribers());
         }
         let mut reply = Reply::json(200, Value::Object(view));
         reply.generation = Some(generation);
@@ -251,9 +252,8 @@ impl Api {
     }
 
     /// When the node was last heard of, and whether it is in service.
-    fn add_health(&self, view: &mut Map<String, Value>, node: &str) {
-        let sessions: Vec<_> =
-            self.platform().subscribers().into_iter().filter(|s| s.node_id == node).collect();
+    fn add_health(&self, view: &mut Map<String, Value>, node: &str, fleet: &[SubscriberView]) {
+        let sessions: Vec<_> = fleet.iter().filter(|session| session.node_id == node).collect();
         let heard = sessions
             .iter()
             .filter(|session| !session.build.is_empty())

@@ -211,6 +211,9 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
     // What a facet finds is few of many. CROSS JOIN is how SQLite is told to begin there.
     if !list.facets.is_empty() {
         sql.push("facets f0 CROSS JOIN ");
+    } else if list.tenant_suspended == Some(true) {
+        // So are the suspended tenants.
+        sql.push("resources t CROSS JOIN ");
     }
     sql.push("resources r WHERE r.kind = ").push_bind(list.kind.name());
     for (place, (field, value)) in list.facets.iter().enumerate() {
@@ -246,10 +249,13 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
         sql.push(" AND r.status = ").push_bind(status.as_str());
     }
     if let Some(suspended) = list.tenant_suspended {
-        sql.push(if suspended { " AND r.tenant IN " } else { " AND (r.tenant IS NULL OR r.tenant NOT IN " });
-        sql.push("(SELECT id FROM resources WHERE kind = ").push_bind(Kind::Tenant.name());
-        sql.push(" AND status = ").push_bind(Status::Suspended.as_str());
-        sql.push(if suspended { ")" } else { "))" });
+        let (before, after) = match (suspended, list.facets.is_empty()) {
+            (true, true) => (" AND r.tenant = t.id AND ", ""),
+            (true, false) => (" AND EXISTS (SELECT 1 FROM resources t WHERE t.id = r.tenant AND ", ")"),
+            (false, _) => (" AND NOT EXISTS (SELECT 1 FROM resources t WHERE t.id = r.tenant AND ", ")"),
+        };
+        sql.push(before).push("t.kind = ").push_bind(Kind::Tenant.name());
+        sql.push(" AND t.status = ").push_bind(Status::Suspended.as_str()).push(after);
     }
     if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
         let pattern = like_pattern(search);
@@ -346,6 +352,24 @@ mod tests {
             (ListQuery { tenant: one(), ..base.clone() }, "resources_of_tenant", false),
             (ListQuery { brands: Some(vec!["x".into()]), ..base.clone() }, "resources_of_brand", false),
             (ListQuery { status: Some(Status::Failed), ..base.clone() }, "resources_in_status", false),
+            (
+                ListQuery {
+                    status: Some(Status::Active),
+                    tenant_suspended: Some(false),
+                    ..ListQuery::new(Kind::Zone)
+                },
+                "resources_in_status",
+                false,
+            ),
+            (
+                ListQuery {
+                    status: Some(Status::Active),
+                    tenant_suspended: Some(true),
+                    ..ListQuery::new(Kind::Zone)
+                },
+                "resources_of_tenant",
+                true,
+            ),
             (
                 ListQuery {
                     facets: vec![("customer_id".into(), "c".into())],

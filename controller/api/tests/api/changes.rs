@@ -84,6 +84,10 @@ async fn a_rejection_is_a_conflict_with_its_reason() {
     let workflow = test.get(&format!("/workflows/create-fqdn-{}/await", rejected.id())).await;
     assert_eq!(workflow.status, 500);
 
+    // Tried again while nothing is better, it fails again.
+    let again = test.post(&format!("{path}/retry"), json!({})).await;
+    assert_eq!((again.status, again.body), (202, json!("")));
+    test.until(&path, |answer| answer.body["status"] == "failed").await;
     test.fleet.set(|fleet| fleet.exceptions.clear());
     let all = test.post(&format!("/tenants/{}/retry-failed?wait=ready", ids.tenant), json!({})).await;
     assert_eq!(
