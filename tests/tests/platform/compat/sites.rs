@@ -43,6 +43,16 @@ async fn until_web(platform: &Platform, name: &str, code: u16, text: &str) {
     panic!("{name}: {last:?}, not {code} with {text:?}");
 }
 
+/// A GET of `path` with this Host: code, headers of ours, body.
+async fn visit(platform: &Platform, host: &str, path: &str) -> (u16, Vec<String>, String) {
+    let edge = platform.summary["edge_http"].as_str().unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = client.get(format!("http://{edge}{path}")).header("host", host).send().await.unwrap();
+    let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let headers = ["x-served-by", "x-shard"].into_iter().filter_map(header).collect();
+    (answer.status().as_u16(), headers, answer.text().await.unwrap())
+}
+
 fn php_version() -> String {
     let mut found: Vec<String> = fs::read_dir("/usr/sbin")
         .unwrap()
@@ -146,6 +156,17 @@ async fn one_request_makes_a_tenant(admin: &Client<'_>) -> String {
     for name in ["www.shop.example", "shop.acme.test"] {
         until_web(admin.platform, name, 200, "the first shop").await;
         assert_eq!(ask(admin.platform, name, RecordType::A).await.data(), ["127.0.0.1"]);
+    }
+    // Whatever the case and the dot; and it says who answered.
+    for host in ["WWW.Shop.Example", "www.shop.example.", "www.shop.example:80"] {
+        let (code, headers, body) = visit(admin.platform, host, "/index.html").await;
+        assert_eq!((code, body.as_str()), (200, "the first shop"), "{host}");
+        assert_eq!(headers, ["web-1", "web-1"], "{host}");
+    }
+    write(admin.platform, &tenant, &webroot, ".htpasswd", "secret");
+    for path in ["/missing", "/.htpasswd"] {
+        let (code, _, body) = visit(admin.platform, "www.shop.example", path).await;
+        assert!((code == 404 || code == 403) && !body.contains("secret"), "{path}: {code}");
     }
     // Bound to nothing: known, served by nobody, and active all the same.
     assert_eq!(admin.platform.web("later.shop.example").await.unwrap().0, 404);
@@ -314,6 +335,9 @@ async fn php_is_configured(admin: &Client<'_>, tenant: &str) {
     until_web(platform, "one.acme.test", 200, "77M 7M").await;
     // One tenant, one version, two sites: each has its own pool and its own settings.
     until_web(platform, "two.acme.test", 200, "55M 7M").await;
+    // What is no file is the application's.
+    let (code, _, body) = visit(platform, "one.acme.test", "/deep/path?x=1").await;
+    assert!(code == 200 && body.starts_with("77M 7M"), "{code} {body}");
     let process = async |name: &str| {
         let (_, body) = platform.web(name).await.unwrap();
         body.rsplit(' ').next().unwrap().to_owned()
