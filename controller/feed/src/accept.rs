@@ -29,6 +29,8 @@ use crate::metrics::{FeedMetrics, Refusal};
 pub(crate) struct AcceptLimits {
     /// Connections with a valid certificate.
     pub(crate) connections: usize,
+    /// Of these with the certificate of one node: a node alone cannot keep the others out.
+    pub(crate) of_one_node: usize,
     /// Connections without one, or with an expired one: they enrol or renew, and are cut after `anonymous_life`.
     pub(crate) anonymous: usize,
     pub(crate) anonymous_life: Duration,
@@ -36,38 +38,44 @@ pub(crate) struct AcceptLimits {
     pub(crate) handshake_timeout: Duration,
 }
 
-/// Handshakes under way, by network: nobody alone can keep the others out.
-#[derive(Debug, Default)]
-struct Shaking(Mutex<BTreeMap<IpAddr, usize>>);
+/// How many places each party has taken: handshakes under way by network, connections by node. Nobody alone can keep the
+/// others out.
+#[derive(Debug)]
+struct Taken<K: Ord>(Mutex<BTreeMap<K, usize>>);
 
-impl Shaking {
-    fn enter(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Place> {
-        let net = network(address);
+impl<K: Ord> Default for Taken<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord + Clone> Taken<K> {
+    fn enter(self: &Arc<Self>, party: K, limit: usize) -> Option<Place<K>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(net).or_default();
+        let count = counts.entry(party.clone()).or_default();
         if *count >= limit {
             return None;
         }
         *count += 1;
         drop(counts);
-        Some(Place { shaking: Arc::clone(self), net })
+        Some(Place { taken: Arc::clone(self), party })
     }
 }
 
-/// A place among the handshakes of a network.
+/// One of a party's places; given back when dropped.
 #[derive(Debug)]
-struct Place {
-    shaking: Arc<Shaking>,
-    net: IpAddr,
+struct Place<K: Ord> {
+    taken: Arc<Taken<K>>,
+    party: K,
 }
 
-impl Drop for Place {
+impl<K: Ord> Drop for Place<K> {
     fn drop(&mut self) {
-        let mut counts = self.shaking.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.net) {
+        let mut counts = self.taken.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.party) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.net);
+                counts.remove(&self.party);
             }
         }
     }
@@ -98,6 +106,7 @@ pub(crate) struct Connection {
     end: Option<Pin<Box<Sleep>>>,
     metrics: FeedMetrics,
     _permit: OwnedSemaphorePermit,
+    _place: Option<Place<String>>,
 }
 
 impl Drop for Connection {
@@ -158,7 +167,8 @@ pub(crate) async fn accept(
     let known = Arc::new(Semaphore::new(limits.connections));
     let anonymous = Arc::new(Semaphore::new(limits.anonymous));
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-    let shaking = Arc::new(Shaking::default());
+    let shaking = Arc::new(Taken::default());
+    let by_node = Arc::new(Taken::default());
     let tasks = TaskTracker::new();
     loop {
         // Whoever comes while too many shake hands waits in the kernel's backlog.
@@ -179,12 +189,12 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Some(place) = shaking.enter(address.ip(), limits.handshakes / 4) else {
+        let Some(place) = shaking.enter(network(address.ip()), limits.handshakes / 4) else {
             metrics.refuse(Refusal::Busy);
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.load_full());
-        let (known, anonymous) = (Arc::clone(&known), Arc::clone(&anonymous));
+        let (known, anonymous, by_node) = (Arc::clone(&known), Arc::clone(&anonymous), Arc::clone(&by_node));
         let (metrics, out) = (metrics.clone(), out.clone());
         tasks.spawn(async move {
             let _held = (permit, place);
@@ -212,9 +222,19 @@ pub(crate) async fn accept(
                 tracing::warn!(%address, valid, "too many connections");
                 return metrics.refuse(Refusal::Busy);
             };
+            let node =
+                certificate.as_ref().filter(|_| valid).map(|certificate| certificate.name.node_id.clone());
+            let place = match node.map(|node| by_node.enter(node.clone(), limits.of_one_node).ok_or(node)) {
+                None => None,
+                Some(Ok(place)) => Some(place),
+                Some(Err(node)) => {
+                    tracing::warn!(%address, node, "too many connections of one node");
+                    return metrics.refuse(Refusal::Busy);
+                }
+            };
             metrics.connections.inc();
             let peer = Peer { address, certificate };
-            let connection = Connection { stream, peer, end, metrics, _permit: permit };
+            let connection = Connection { stream, peer, end, metrics, _permit: permit, _place: place };
             // An error means that the server has ended.
             let _ = out.send(Ok(connection)).await;
         });
@@ -228,12 +248,12 @@ mod tests {
 
     #[test]
     fn one_network_cannot_take_every_handshake() {
-        let shaking = Arc::new(Shaking::default());
-        let here: IpAddr = "2001:db8::1".parse().unwrap();
+        let shaking = Arc::new(Taken::default());
+        let here: IpAddr = network("2001:db8::1".parse().unwrap());
         let held: Vec<_> = (0..2).filter_map(|_| shaking.enter(here, 2)).collect();
         assert_eq!(held.len(), 2);
-        assert!(shaking.enter("2001:db8::2".parse().unwrap(), 2).is_none(), "the same network");
-        assert!(shaking.enter("192.0.2.1".parse().unwrap(), 2).is_some());
+        assert!(shaking.enter(network("2001:db8::2".parse().unwrap()), 2).is_none(), "the same network");
+        assert!(shaking.enter(network("192.0.2.1".parse().unwrap()), 2).is_some());
         drop(held);
         assert!(shaking.enter(here, 2).is_some());
         assert!(shaking.0.lock().unwrap().is_empty());

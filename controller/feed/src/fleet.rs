@@ -21,6 +21,14 @@ pub const LEASE: Duration = Duration::from_secs(15);
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Orders to a session that is not taking them pile up no further than this.
 const ORDERS: usize = 4;
+/// Most exceptions that are kept of one subscriber. One that has more lists the first thousand itself.
+const MAX_EXCEPTIONS: usize = 2_000;
+/// Longest reason that is kept, in bytes.
+const MAX_REASON: usize = 1_024;
+/// A long list of exceptions is saved no more often than this: each time the whole of it is written.
+const LIST_EVERY: Duration = Duration::from_secs(5);
+/// What is not long.
+const SHORT_LIST: usize = 50;
 
 /// A subscriber as gates and operators see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +100,8 @@ struct Entry {
     /// A deadline for it is set.
     armed: bool,
     exceptions_dirty: bool,
+    /// When a list of exceptions was handed out to be saved.
+    listed: Option<Instant>,
 }
 
 /// The state, with time as an argument.
@@ -103,6 +113,8 @@ struct Core {
     deadlines: BTreeSet<(Instant, Who)>,
     /// Not saved yet.
     dirty: BTreeSet<Who>,
+    /// Long lists of exceptions whose time to be saved has not come.
+    put_off: BTreeSet<Who>,
     next_session: u64,
 }
 
@@ -113,6 +125,7 @@ impl Core {
             entries: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             next_session: 0,
         }
     }
@@ -134,6 +147,7 @@ impl Core {
             in_service: false,
             armed: false,
             exceptions_dirty: false,
+            listed: None,
         });
         // One that comes back within its lease never left; any other has to catch up first.
         let stays = entry.in_service && now.duration_since(entry.last_frame) < lease;
@@ -159,7 +173,8 @@ impl Core {
         session
     }
 
-    fn ack(&mut self, who: &Who, session: u64, ack: Ack, now: Instant) -> Option<bool> {
+    fn ack(&mut self, who: &Who, session: u64, mut ack: Ack, now: Instant) -> Option<bool> {
+        bound(&mut ack.exceptions);
         if !self.touch(who, session, now) {
             return None;
         }
@@ -245,6 +260,17 @@ impl Core {
     }
 }
 
+fn bound(exceptions: &mut Vec<Exception>) {
+    exceptions.truncate(MAX_EXCEPTIONS);
+    exceptions.shrink_to_fit();
+    for one in exceptions {
+        if one.reason.len() > MAX_REASON {
+            one.reason.truncate(one.reason.floor_char_boundary(MAX_REASON));
+            one.reason.shrink_to_fit();
+        }
+    }
+}
+
 /// What a session says when it joins.
 #[derive(Debug, Clone)]
 pub(crate) struct Joining {
@@ -312,6 +338,7 @@ impl Fleet {
                     in_service: true,
                     armed: true,
                     exceptions_dirty: false,
+                    listed: None,
                 },
             );
         }
@@ -464,9 +491,11 @@ impl Fleet {
                     None => std::future::pending().await,
                 }
             };
+            let puts_off = !self.core().put_off.is_empty();
             tokio::select! {
                 () = self.shared.work.notified() => {}
                 () = lease_ends => {}
+                () = tokio::time::sleep(LIST_EVERY), if puts_off => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -474,7 +503,7 @@ impl Fleet {
     }
 
     async fn save(&self, sink: &dyn StatusSink) {
-        let marks = self.take_dirty();
+        let marks = self.take_dirty(Instant::now());
         if marks.is_empty() {
             return;
         }
@@ -484,20 +513,32 @@ impl Fleet {
         }
     }
 
-    fn take_dirty(&self) -> Vec<Watermark> {
+    fn take_dirty(&self, now: Instant) -> Vec<Watermark> {
         let mut core = self.core();
-        let dirty = std::mem::take(&mut core.dirty);
+        let mut dirty = std::mem::take(&mut core.dirty);
+        dirty.append(&mut core.put_off);
         let mut marks = Vec::with_capacity(dirty.len());
         for who in dirty {
             let Some(entry) = core.entries.get_mut(&who) else { continue };
+            let soon = entry.exceptions.len() <= SHORT_LIST
+                || entry.listed.is_none_or(|at| now.saturating_duration_since(at) >= LIST_EVERY);
+            let list = entry.exceptions_dirty && soon;
+            if list {
+                entry.exceptions_dirty = false;
+                entry.listed = Some(now);
+            }
+            let put_off = entry.exceptions_dirty;
             marks.push(Watermark {
                 epoch: entry.epoch.clone(),
                 applied: entry.applied,
                 durable: entry.durable,
-                exceptions: std::mem::take(&mut entry.exceptions_dirty).then(|| entry.exceptions.clone()),
-                node_id: who.node_id,
-                audience: who.audience,
+                exceptions: list.then(|| entry.exceptions.clone()),
+                node_id: who.node_id.clone(),
+                audience: who.audience.clone(),
             });
+            if put_off {
+                core.put_off.insert(who);
+            }
         }
         marks
     }
@@ -696,6 +737,42 @@ mod tests {
         assert_eq!(fleet.in_service("edge/c1").len(), 2, "a broken connection alone proves nothing");
         fleet.forget("a");
         assert_eq!(fleet.subscribers("edge/c1").len(), 2);
+    }
+
+    #[test]
+    fn exceptions_are_bounded_and_long_lists_saved_now_and_then() {
+        let fleet = Fleet::new(LEASE);
+        let member = fleet.join("edge/c1", "a", joining(0, None));
+        let list = |count: usize, revision| {
+            (0..count)
+                .map(|n| Exception {
+                    key: n.to_string(),
+                    revision,
+                    reason: "x".repeat(9_000),
+                    ..Exception::default()
+                })
+                .collect()
+        };
+        let say = |count, revision| {
+            member.ack(Ack { exceptions: list(count, revision), has_exceptions: true, ..at(0) });
+        };
+        let saved =
+            |marks: Vec<Watermark>| marks.into_iter().find_map(|mark| mark.exceptions).map(|list| list.len());
+        let start = Instant::now();
+        say(MAX_EXCEPTIONS + 10, 1);
+        assert_eq!(saved(fleet.take_dirty(start)), Some(MAX_EXCEPTIONS));
+        assert_eq!(fleet.subscribers("edge/c1")[0].exceptions[0].reason.len(), MAX_REASON);
+        for beat in 1..20 {
+            say(MAX_EXCEPTIONS, 1 + beat);
+            assert_eq!(saved(fleet.take_dirty(start + Duration::from_millis(200 * beat))), None);
+        }
+        assert_eq!(saved(fleet.take_dirty(start + LIST_EVERY)), Some(MAX_EXCEPTIONS), "without another word");
+        assert_eq!(saved(fleet.take_dirty(start + LIST_EVERY * 2)), None);
+        // What is short is saved at once.
+        say(1, 50);
+        assert_eq!(saved(fleet.take_dirty(start + LIST_EVERY * 2)), Some(1));
+        say(0, 51);
+        assert_eq!(saved(fleet.take_dirty(start + LIST_EVERY * 2)), Some(0));
     }
 
     #[derive(Default)]

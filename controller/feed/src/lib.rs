@@ -8,6 +8,7 @@
 
 mod accept;
 mod enrol;
+mod epochs;
 pub mod fleet;
 pub mod metrics;
 pub mod pki;

@@ -38,6 +38,8 @@ pub enum Refusal {
     Handshake,
     /// The subscriber broke the protocol.
     Protocol,
+    /// It is ahead of the store, more often than a store can be put back.
+    Ahead,
 }
 
 /// Which certificate was issued.

@@ -1,8 +1,9 @@
 //! The listener and what its calls share.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::accept::{AcceptLimits, Peer, accept};
 use crate::enrol::{EnrolState, EnrollmentService};
+use crate::epochs::Epochs;
 use crate::fleet::{Fleet, HEARTBEAT, LEASE};
 use crate::metrics::{FeedMetrics, Refusal};
 use crate::pki::{Authorities, MAX_NODE_LIFE, MIN_NODE_LIFE, PkiError};
@@ -50,6 +52,8 @@ pub struct FeedConfig {
     pub lease: Duration,
     /// Connections of enrolled nodes.
     pub max_connections: usize,
+    /// Connections of one enrolled node.
+    pub max_node_connections: usize,
     /// Connections of others, each cut after half a minute.
     pub max_anonymous: usize,
     /// For TCP and TLS together.
@@ -74,6 +78,7 @@ impl FeedConfig {
             heartbeat: HEARTBEAT,
             lease: LEASE,
             max_connections: 10_000,
+            max_node_connections: 32,
             max_anonymous: 64,
             handshake_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
@@ -159,6 +164,9 @@ pub(crate) struct Shared {
     pub(crate) fleet: Fleet,
     pub(crate) metrics: FeedMetrics,
     pub(crate) enrol: EnrolState,
+    pub(crate) epochs: Epochs,
+    /// Nodes whose report is being taken in.
+    pub(crate) reporting: Mutex<BTreeSet<String>>,
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) sessions: TaskTracker,
     pub(crate) node_life: Duration,
@@ -274,6 +282,8 @@ impl FeedServer {
             fleet,
             metrics,
             enrol: EnrolState::default(),
+            epochs: Epochs::default(),
+            reporting: Mutex::default(),
             snapshots: Arc::new(Semaphore::new(config.max_snapshots)),
             sessions: TaskTracker::new(),
             node_life: config.node_life,
@@ -284,6 +294,7 @@ impl FeedServer {
         };
         let limits = AcceptLimits {
             connections: config.max_connections,
+            of_one_node: config.max_node_connections,
             anonymous: config.max_anonymous,
             anonymous_life: Duration::from_secs(30),
             handshakes: 1_024,

@@ -4,14 +4,14 @@
 //! itself only. It ends with GoAway wherever the subscriber should come back, with a status where it should not.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hosting_intent_sync::identity::{unix_now, utc};
 use hosting_intent_sync::publisher::{Heard, Limits, Session};
 use hosting_intent_sync::tls::NodeCertificate;
-use hosting_intent_sync::{go_away, release};
+use hosting_intent_sync::{FeedSource as _, go_away, release};
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::{Down, Hello, ReportRequest, ReportResponse, Up, up};
 use prost::Message as _;
@@ -136,6 +136,7 @@ async fn open(
         return Err(Status::permission_denied(message).into());
     }
     let attached = shared.hub.attach(&hello.audience);
+    let begins_epoch = believe(shared, node_id, &hello, &attached).await?;
     let limits = Limits {
         heartbeat_ms: millis(shared.heartbeat),
         lease_ms: millis(shared.lease),
@@ -143,7 +144,11 @@ async fn open(
         bookmark_every: shared.heartbeat.mul_f64(0.9),
         ..Limits::default()
     };
-    let (session, frames) = Session::open(&attached, &hello, limits).await.map_err(unavailable)?;
+    let opened = Session::open(&attached, &hello, limits).await;
+    if opened.is_err() && begins_epoch {
+        shared.epochs.did_not(node_id);
+    }
+    let (session, frames) = opened.map_err(unavailable)?;
     let kind = match (&hello.cursor, session.resumed()) {
         (_, true) => Resume::Delta,
         (Some(_), false) => Resume::Snapshot,
@@ -168,6 +173,31 @@ async fn open(
         must_poll: true,
         last_heard: Instant::now(),
     })
+}
+
+/// Whether a cursor is ahead of the store and may begin a new epoch. The subscriber is sent away if it is and may not.
+async fn believe(shared: &Shared, node_id: &str, hello: &Hello, attached: &Attached) -> Result<bool, End> {
+    let Some(cursor) = &hello.cursor else { return Ok(false) };
+    let head = attached.audience(&hello.audience).await.map_err(unavailable)?;
+    if cursor.epoch != head.epoch || cursor.revision <= head.revision {
+        return Ok(false);
+    }
+    let (audience, at) = (&hello.audience, cursor.revision);
+    match shared.epochs.may_begin(node_id, Instant::now()) {
+        Ok(()) => {
+            tracing::warn!(node = %node_id, %audience, at, head = head.revision, "a subscriber is ahead of the store");
+            Ok(true)
+        }
+        Err(wait) => {
+            shared.metrics.refuse(Refusal::Ahead);
+            let reason = format!(
+                "node {node_id} is at {at} of {audience} and the store at {}, and a new epoch was begun for it a short time \
+                 ago; if this goes on, look at the node: its ledger is damaged or it lies",
+                head.revision
+            );
+            Err(End::Away(reason, millis(wait)))
+        }
+    }
 }
 
 fn joining(hello: &Hello, epoch: &str, head: u64) -> Joining {
@@ -352,7 +382,32 @@ pub(crate) async fn report(
             "node {node_id} does not apply {audience}, so it cannot report"
         )));
     }
+    let Some(_turn) = Turn::take(shared, node_id) else {
+        shared.metrics.refuse(Refusal::Busy);
+        return Err(Status::resource_exhausted("another report of this node is being taken in; try again"));
+    };
     shared.status.report(node_id, request.get_ref()).await.map_err(unavailable)?;
     shared.metrics.reports.inc();
     Ok(Response::new(ReportResponse {}))
+}
+
+/// A node's turn to report: one call at a time, so that a node that never stops reporting does not fill the writer's queue.
+struct Turn<'a> {
+    shared: &'a Shared,
+    node_id: &'a str,
+}
+
+impl<'a> Turn<'a> {
+    fn take(shared: &'a Shared, node_id: &'a str) -> Option<Self> {
+        let is_free =
+            shared.reporting.lock().unwrap_or_else(PoisonError::into_inner).insert(node_id.to_owned());
+        // Lazily: a turn that is dropped gives the place back.
+        is_free.then(|| Self { shared, node_id })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.reporting.lock().unwrap_or_else(PoisonError::into_inner).remove(self.node_id);
+    }
 }

@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
 mod enrolment;
+mod hostile;
 mod raw;
 mod scale;
 mod sessions;

@@ -44,6 +44,7 @@ struct Rows {
     audiences: BTreeMap<String, Audience>,
     windows: u64,
     failing: bool,
+    epochs_fail: bool,
 }
 
 /// A store: log, current rows, doorbell.
@@ -54,8 +55,14 @@ pub struct Store {
 
 impl Store {
     pub fn new() -> Arc<Self> {
-        let rows =
-            Rows { epoch: "epoch-1".into(), head: 0, audiences: BTreeMap::new(), windows: 0, failing: false };
+        let rows = Rows {
+            epoch: "epoch-1".into(),
+            head: 0,
+            audiences: BTreeMap::new(),
+            windows: 0,
+            failing: false,
+            epochs_fail: false,
+        };
         Arc::new(Self { rows: Mutex::new(rows), head: watch::Sender::new(0) })
     }
 
@@ -116,6 +123,11 @@ impl Store {
 
     pub fn fail(&self, failing: bool) {
         self.rows.lock().unwrap().failing = failing;
+    }
+
+    /// No new epoch can be written.
+    pub fn fail_epochs(&self, failing: bool) {
+        self.rows.lock().unwrap().epochs_fail = failing;
     }
 
     pub fn names(&self, audience: &str) -> BTreeSet<String> {
@@ -182,6 +194,9 @@ impl FeedSource for Store {
 
     async fn begin_epoch(&self, seen: &str) -> Result<(), SourceError> {
         let mut rows = self.rows.lock().unwrap();
+        if rows.epochs_fail {
+            return Err(SourceError("the disk is full".into()));
+        }
         if rows.epoch == seen {
             rows.epoch = format!("{seen}+");
         }
@@ -215,6 +230,8 @@ pub struct Registered {
     tokens: Mutex<BTreeMap<[u8; 32], (String, i64, bool)>>,
     pub marks: Mutex<Vec<Watermark>>,
     pub reports: Mutex<Vec<(String, ReportRequest)>>,
+    /// Reports are not taken in while it is held.
+    pub hold_reports: tokio::sync::Mutex<()>,
 }
 
 impl Registered {
@@ -268,6 +285,7 @@ impl StatusSink for Registered {
     }
 
     async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<(), RegistryError> {
+        drop(self.hold_reports.lock().await);
         self.reports.lock().unwrap().push((node_id.to_owned(), report.clone()));
         Ok(())
     }
