@@ -279,7 +279,7 @@ pub(crate) struct OneArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hostctl create fqdn --in t_ab12cd34ef -s fqdn=www.example.com -s webroot_id=web_ab12cd34ef --wait
-  hostctl create zone-record --in 7d0c... -s type=A -s name=@ -s content=192.0.2.1 -s ttl=300
+  hostctl create zone-record --in 4ac6050a-722b-433b-863a-289e5b40cfc1 -s type=A -s name=@ -s content=192.0.2.1 -s ttl=300
   hostctl create brand -f brand.yaml")]
 pub(crate) struct CreateArgs {
     /// Kind, e.g. fqdn
@@ -290,7 +290,7 @@ pub(crate) struct CreateArgs {
     /// YAML or JSON file with the body; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// A field: NAME=VALUE; VALUE is JSON if it reads as JSON, else text
+    /// A field: NAME=VALUE; VALUE is text for a field that takes text, else JSON if it reads as JSON
     #[arg(short, long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
     #[command(flatten)]
@@ -339,6 +339,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Make a join token for a node, valid once and for a short time
+    #[command(visible_alias = "join-token")]
     Token(NodeTokenArgs),
     /// Close what a dead node left open; says what data stayed on it
     Forget(ForgetArgs),

@@ -208,6 +208,18 @@ pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyho
     Ok(outcome(info, status, &answer, args.wait.wait, as_json))
 }
 
+/// A field's value as typed: a text field takes it as it is (a customer id may be all digits), others as JSON if it reads as
+/// JSON.
+fn value_of(schema: &Value, field: &str, text: &str) -> Value {
+    let allowed = &schema["properties"][field]["type"];
+    let allows =
+        |name: &str| allowed == name || allowed.as_array().is_some_and(|list| list.contains(&json!(name)));
+    if allows("string") && !(allows("null") && text == "null") {
+        return json!(text);
+    }
+    serde_json::from_str(text).unwrap_or_else(|_| json!(text))
+}
+
 fn wait_query(wait: &WaitArgs) -> String {
     if wait.wait { format!("?wait=ready&wait_timeout={}", wait.wait_timeout) } else { String::new() }
 }
@@ -295,6 +307,20 @@ mod tests {
             assert_eq!(kind(name).unwrap().kind, Kind::ZoneRecord);
         }
         assert!(kind("zonk").unwrap_err().to_string().contains("fqdns"));
+    }
+
+    #[test]
+    fn typed_values_follow_the_kind() {
+        let value = |name: &str, field: &str, text: &str| {
+            let def = kind(name).unwrap().kind.def();
+            value_of(def.create_schema(&mut schemars::SchemaGenerator::default()).as_value(), field, text)
+        };
+        assert_eq!(value("tenant", "customer_id", "1001"), json!("1001"));
+        assert_eq!(value("zone-record", "ttl", "300"), json!(300));
+        assert_eq!(value("zone-record", "content", "true"), json!("true"));
+        assert_eq!(value("fqdn", "ssl_enabled", "true"), json!(true));
+        assert_eq!(value("node", "roles", "[\"web\"]"), json!(["web"]));
+        assert_eq!(value("tenant", "no_such_field", "x"), json!("x"));
     }
 
     #[test]
