@@ -34,9 +34,11 @@ use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
 mod metrics;
 mod report;
+mod subscription;
 
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
+pub use subscription::{Identified, Subscription, SubscriptionError, identity_dir, ledger_file};
 
 /// Frames between the stream and the core's thread.
 const FRAMES_AHEAD: usize = 16;

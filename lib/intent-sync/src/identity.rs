@@ -11,7 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -689,7 +689,7 @@ impl Identity {
     /// Wraps a role's replica, so that the trust roots of the feed take effect here too.
     #[must_use]
     pub fn watch_roots<R: Replica>(&self, replica: R) -> RootsWatch<R> {
-        RootsWatch { identity: self.clone(), replica }
+        RootsWatch::new(replica, Some(self.clone()))
     }
 
     fn read<T>(&self, with: impl FnOnce(&State) -> T) -> T {
@@ -704,17 +704,33 @@ impl Identity {
 /// A replica that also listens for trust roots.
 #[derive(Debug)]
 pub struct RootsWatch<R> {
-    identity: Identity,
+    /// Empty while a process serves from its ledger and has yet to enrol. Roots published before are not taken over: those that
+    /// come with the credential are newer.
+    identity: Arc<OnceLock<Identity>>,
     replica: R,
+}
+
+impl<R> RootsWatch<R> {
+    pub(crate) fn new(replica: R, identity: Option<Identity>) -> Self {
+        let identity = Arc::new(identity.map_or_else(OnceLock::new, OnceLock::from));
+        Self { identity, replica }
+    }
+
+    /// Where an identity that comes later is put.
+    pub(crate) fn identity(&self) -> Arc<OnceLock<Identity>> {
+        Arc::clone(&self.identity)
+    }
 }
 
 impl<R: Replica> Replica for RootsWatch<R> {
     fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
         if let Intent::TrustRoots(roots) = intent {
             let roots: Vec<Vec<u8>> = roots.ca_der.iter().map(|root| root.to_vec()).collect();
-            self.identity
-                .check_roots(&roots)
-                .map_err(|problem| Rejection::Invalid { field: "ca_der", problem })?;
+            match self.identity.get() {
+                Some(identity) => identity.check_roots(&roots),
+                None => tls::root_store(roots.iter().map(Vec::as_slice)).map(drop).map_err(|e| e.to_string()),
+            }
+            .map_err(|problem| Rejection::Invalid { field: "ca_der", problem })?;
         }
         self.replica.check(key, intent)
     }
@@ -724,9 +740,9 @@ impl<R: Replica> Replica for RootsWatch<R> {
             (Some(Kind::TrustRoots), Intent::TrustRoots(roots)) => Some((item.revision, roots)),
             _ => None,
         });
-        if let Some((revision, roots)) = roots {
+        if let (Some(identity), Some((revision, roots))) = (self.identity.get(), roots) {
             let roots: Vec<Vec<u8>> = roots.ca_der.iter().map(|root| root.to_vec()).collect();
-            if let Err(error) = self.identity.set_roots(&roots, &batch.epoch, revision) {
+            if let Err(error) = identity.set_roots(&roots, &batch.epoch, revision) {
                 tracing::error!(%error, "the new trust roots did not take effect; those before stay");
             }
         }
