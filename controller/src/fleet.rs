@@ -12,7 +12,7 @@ use hosting_api::{ExceptionView, JoinTokenError, NewJoinToken, Platform, Subscri
 use hosting_feed::{FeedHandle, fleet::Fleet};
 use hosting_intent::Key;
 use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
-use hosting_proto::feed::{self as wire, ReportRequest, exception, key_report};
+use hosting_proto::feed::{self as wire, exception, key_report};
 use hosting_resource::Kind;
 use hosting_store::{Commit, ListQuery, PageError, ReadTx, ReportRow, Store, StoreError};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -126,10 +126,10 @@ impl FleetView {
     }
 
     /// Takes a node's report, which the store has.
-    pub(crate) fn reported(&self, node: &str, request: &ReportRequest) {
+    pub(crate) fn reported(&self, node: &str, full: bool, all: &[wire::KeyReport]) {
         let mut reports = write(&self.reports);
-        if request.full {
-            let kept: BTreeSet<Key> = request.reports.iter().map(key_of).collect();
+        if full {
+            let kept: BTreeSet<Key> = all.iter().map(key_of).collect();
             reports.retain(|key, by_node| {
                 if !kept.contains(key) {
                     by_node.remove(node);
@@ -137,7 +137,7 @@ impl FleetView {
                 !by_node.is_empty()
             });
         }
-        for one in &request.reports {
+        for one in all {
             let report =
                 Report { phase: phase(one.phase()), revision: one.revision, message: one.message.clone() };
             reports.entry(key_of(one)).or_default().insert(node.to_owned(), report);

@@ -96,12 +96,18 @@ impl StatusSink for Registry {
     }
 
     async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<(), RegistryError> {
-        self.store
-            .save_reports(node_id, report.revision, report.full, &report.reports)
-            .await
-            .map_err(failed)?;
+        let mut tx = self.store.read().await.map_err(failed)?;
+        if report.epoch != tx.epoch() {
+            // Of before the store was put back, or begun anew. The node reports everything again once it is in this epoch.
+            tracing::debug!(node = node_id, epoch = report.epoch, "a report of another epoch");
+            return Ok(());
+        }
+        let reports =
+            tx.believable(node_id, &report.epoch, report.full, &report.reports).await.map_err(failed)?;
+        drop(tx);
+        self.store.save_reports(node_id, report.revision, report.full, &reports).await.map_err(failed)?;
         // After the store: what a gate was opened by must outlast this process.
-        self.view.reported(node_id, report);
+        self.view.reported(node_id, report.full, &reports);
         Ok(())
     }
 }

@@ -19,6 +19,8 @@ const MAX_EXCEPTIONS: usize = 10_000;
 const MAX_TEXT: usize = 1_024;
 /// Longest key that a node may report, in bytes.
 const MAX_KEY: usize = 1_024;
+/// Most keys of one node that it reports without having been told of them: data that lies there and nobody wants.
+const MAX_STRAYS: usize = 10_000;
 
 /// How far a subscriber is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,6 +369,73 @@ impl ReadTx {
         .bind(key.kind)
         .bind(&key.name);
         self.optional(query).await?.as_ref().map(report).transpose()
+    }
+
+    /// What of a node's report is to be kept: what it was told of by the store as it is now, and a bounded number of other
+    /// keys, which it found on its disks. Nothing of a report about another epoch, whose revisions cannot be compared.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn believable(
+        &mut self,
+        node: &str,
+        epoch: &str,
+        full: bool,
+        reports: &[KeyReport],
+    ) -> Result<Vec<KeyReport>, StoreError> {
+        if epoch != self.epoch() {
+            return Ok(Vec::new());
+        }
+        let (audience, head) = (format!("node/{node}"), self.head());
+        let mut room = None;
+        let mut kept = Vec::with_capacity(reports.len());
+        let mut left_out = 0_usize;
+        for report in reports.iter().filter(|one| one.key.len() <= MAX_KEY && one.revision <= head) {
+            let told =
+                sqlx::query("SELECT 1 FROM intent_current WHERE audience = ? AND kind = ? AND key = ?")
+                    .bind(&audience)
+                    .bind(report.kind)
+                    .bind(&report.key);
+            if self.optional(told).await?.is_none() {
+                let room = match &mut room {
+                    Some(room) => room,
+                    None => room.insert(self.room_for_strays(node, &audience, full).await?),
+                };
+                let known = !full
+                    && self
+                        .report(node, &Key { kind: report.kind, name: report.key.clone() })
+                        .await?
+                        .is_some();
+                if !known && *room == 0 {
+                    left_out += 1;
+                    continue;
+                }
+                if !known {
+                    *room -= 1;
+                }
+            }
+            kept.push(report.clone());
+        }
+        if left_out > 0 {
+            tracing::warn!(node, left_out, "a node reports more keys that it was not told of than are kept");
+        }
+        Ok(kept)
+    }
+
+    async fn room_for_strays(&mut self, node: &str, audience: &str, full: bool) -> Result<usize, StoreError> {
+        // A full report replaces them all.
+        if full {
+            return Ok(MAX_STRAYS);
+        }
+        let query = sqlx::query(
+            "SELECT count(*) FROM reports WHERE node = ? AND NOT EXISTS (SELECT 1 FROM intent_current AS wanted \
+             WHERE wanted.audience = ? AND wanted.kind = reports.kind AND wanted.key = reports.key)",
+        )
+        .bind(node)
+        .bind(audience);
+        let row = self.optional(query).await?.ok_or_else(|| StoreError::row("reports"))?;
+        let there: i64 = row.try_get(0)?;
+        Ok(MAX_STRAYS.saturating_sub(usize::try_from(there).unwrap_or_default()))
     }
 
     /// All that a node reports, in key order after `after`.

@@ -8,7 +8,7 @@ use hosting_proto::feed::{Exception, KeyReport};
 use hosting_store::{AuditEntry, AuditQuery, AuditSort, Forgotten, Order, Origin, Watermark};
 use serde_json::json;
 
-use crate::harness::{Bench, applied, put, route, tenant, write};
+use crate::harness::{Bench, applied, intents, put, route, set, tenant, write};
 
 fn mark(node: &str, audience: &str, applied: u64) -> Watermark {
     Watermark {
@@ -109,6 +109,56 @@ async fn reports_merge_and_a_full_one_sweeps() {
         write(store, |tx| Box::pin(async move { Ok(tx.forget_node("n1").await?) })).await.unwrap();
     assert_eq!(forgotten.value, Forgotten { audiences: 1, exceptions: 0, reports: 2 });
     assert_eq!(store.read().await.unwrap().reports_about(&key).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_cannot_fill_the_store_with_keys_of_its_own() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    for n in 0..5 {
+        applied(store, intents([set("node/n1", &format!("told_{n}"), "unit", b"x")])).await;
+    }
+    let about = |key: String, revision| KeyReport {
+        kind: route("").kind,
+        key,
+        phase: 2,
+        revision,
+        message: String::new(),
+    };
+    let told: Vec<_> = (0..5).map(|n| about(format!("told_{n}"), 3)).collect();
+    let strays = |from: u32, count: u32| {
+        (from..from + count).map(|n| about(format!("stray_{n}"), 0)).collect::<Vec<_>>()
+    };
+    let epoch = store.read().await.unwrap().epoch().to_owned();
+    // As the feed does it: what is believed is saved.
+    let send = async |full: bool, reports: Vec<KeyReport>| {
+        let kept = store.read().await.unwrap().believable("n1", &epoch, full, &reports).await.unwrap();
+        store.save_reports("n1", 1, full, &kept).await.unwrap();
+        kept.len()
+    };
+    assert_eq!(send(true, [told.clone(), strays(0, 9_000)].concat()).await, 9_005);
+    assert_eq!(send(false, strays(9_000, 3_000)).await, 1_000);
+    assert_eq!(
+        send(false, [told.clone(), strays(20_000, 10)].concat()).await,
+        5,
+        "what it was told of has room always"
+    );
+    assert_eq!(send(false, strays(0, 10)).await, 10, "and so has what is there already");
+    assert_eq!(store.read().await.unwrap().reports_of("n1", None, 20_000).await.unwrap().len(), 10_005);
+    assert_eq!(send(true, strays(50_000, 12_000)).await, 10_000, "a full report replaces all");
+    assert_eq!(store.read().await.unwrap().reports_of("n1", None, 20_000).await.unwrap().len(), 10_000);
+
+    let mut tx = store.read().await.unwrap();
+    assert!(tx.believable("n1", "another", false, &told).await.unwrap().is_empty());
+    assert!(
+        tx.believable("n1", &epoch, false, &[about("told_1".into(), 6)]).await.unwrap().is_empty(),
+        "of the future"
+    );
+    assert_eq!(
+        tx.believable("n2", &epoch, false, &told).await.unwrap().len(),
+        5,
+        "told of nothing: they are strays"
+    );
 }
 
 fn entry(method: &str, kind: &str, status: u16) -> AuditEntry {
