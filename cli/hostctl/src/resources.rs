@@ -181,11 +181,11 @@ pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyho
         }
         None => Map::new(),
     };
+    let schema = info.kind.def().create_schema(&mut schemars::SchemaGenerator::default());
     for pair in &args.set {
-        let (name, value) =
+        let (name, text) =
             pair.split_once('=').ok_or_else(|| usage(format!("{pair:?}: write NAME=VALUE")))?;
-        let value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
-        body.insert(name.to_owned(), value);
+        body.insert(name.to_owned(), value_of(schema.as_value(), name, text));
     }
     if body.is_empty() {
         return Err(usage("give the fields with -s NAME=VALUE or -f FILE"));
