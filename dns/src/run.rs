@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hosting_dns_zone::{Writer, Zones};
-use hosting_intent_sync::client::{Client, ClientMetrics, Options};
-use hosting_intent_sync::identity::{Enrolment, Identity, TokenSource};
-use hosting_intent_sync::subscriber::{Brake, Config, Strict, Subscriber};
-use hosting_ledger::{Ledger, LedgerError};
+use hosting_intent_sync::client::{ClientMetrics, Subscription};
 use hosting_scaffold::admin::{self, Readiness};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::{BUILD, telemetry};
@@ -21,8 +18,6 @@ use crate::replica::{Applied, DnsReplica, KINDS};
 use crate::server::{Server, check_addresses};
 use crate::settings::{Settings, ms};
 
-/// How long a first start goes on asking a controller that cannot be reached.
-const ENROL_PATIENCE: Duration = Duration::from_secs(600);
 /// For everything but the connections, when the process ends.
 const END_MARGIN: Duration = Duration::from_secs(5);
 /// How often the packet threads are looked after.
@@ -81,7 +76,17 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
     let drain = ms(settings.drain_timeout_ms) + END_MARGIN;
     let serve = serve(settings.clone(), zones, metrics, applied, readiness, streams, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
-    group.spawn("feed", OnEnd::Fatal, subscribe(settings, replica, feed_metrics, group.stop()));
+    let subscription = Subscription {
+        data_dir: settings.data_dir,
+        controllers: settings.controller,
+        token_file: settings.join_token_file,
+        audience_prefix: "dns/",
+        role: "dns",
+        kinds: KINDS,
+        build: BUILD,
+        metrics: feed_metrics,
+    };
+    group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     group.run(drain).await
 }
 
@@ -120,63 +125,6 @@ async fn serve(
     readiness.not_ready(LISTENERS, "draining");
     server.drain(ms(settings.drain_timeout_ms)).await;
     Ok(())
-}
-
-async fn subscribe(
-    settings: Settings,
-    replica: DnsReplica,
-    metrics: ClientMetrics,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let enrolment = Enrolment {
-        dir: settings.identity(),
-        token: TokenSource::from_path(settings.join_token_file.as_deref()),
-        controllers: settings.controller.clone(),
-        patience: ENROL_PATIENCE,
-    };
-    let identity = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        identity = Identity::load_or_enroll(&enrolment) => identity?,
-    };
-    let audience = audience(&identity)?;
-    tracing::info!(node = identity.node_id(), cell = identity.cell(), audience, "identity");
-    let config = Config { audience, build: BUILD.to_owned(), kinds: KINDS.to_vec(), brake: Brake::default() };
-    let replica = identity.watch_roots(replica);
-    // Reads the whole ledger and publishes it.
-    let opened = tokio::task::spawn_blocking(move || {
-        let ledger = open_ledger(&settings, &config.audience)?;
-        Subscriber::<_, _, Strict>::open(config, ledger, replica)
-    });
-    let subscriber = opened.await??;
-    Client::new(identity, Options::default(), metrics).run(subscriber, stop).await?;
-    Ok(())
-}
-
-fn audience(identity: &Identity) -> anyhow::Result<String> {
-    let audiences = identity.audiences();
-    let mut groups = audiences.iter().filter(|audience| audience.starts_with("dns/"));
-    match (groups.next(), groups.next()) {
-        (Some(audience), None) => Ok(audience.clone()),
-        (None, _) => anyhow::bail!(
-            "node {} is no DNS server: the controller gives it {audiences:?}; give it the role `dns` and enrol again",
-            identity.node_id()
-        ),
-        (Some(_), Some(_)) => anyhow::bail!(
-            "node {} belongs to several DNS groups ({audiences:?}); a server serves one",
-            identity.node_id()
-        ),
-    }
-}
-
-/// A damaged ledger was set aside by the first try; the second begins with nothing and waits for the controller.
-fn open_ledger(settings: &Settings, audience: &str) -> Result<Ledger, LedgerError> {
-    match Ledger::open(settings.ledger(), audience) {
-        Err(error @ LedgerError::Corrupt { .. }) => {
-            tracing::error!(%error, "beginning without a ledger");
-            Ledger::open(settings.ledger(), audience)
-        }
-        other => other,
-    }
 }
 
 /// Every connection takes a file handle; threads and files a few more.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hosting_intent_sync::client::{identity_dir, ledger_file};
 use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
 use hosting_scaffold::telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
@@ -143,13 +144,13 @@ impl Settings {
     /// Last good state.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        self.data_dir.join("ledger.redb")
+        ledger_file(&self.data_dir)
     }
 
     /// The node's certificate and key for the feed.
     #[must_use]
     pub fn identity(&self) -> PathBuf {
-        self.data_dir.join("identity")
+        identity_dir(&self.data_dir)
     }
 
     /// UDP threads for each address.

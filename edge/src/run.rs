@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hosting_edge_map::{EDGE_KINDS, Routing};
-use hosting_intent_sync::client::{Client, ClientMetrics, Options};
-use hosting_intent_sync::identity::{Enrolment, Identity, TokenSource};
-use hosting_intent_sync::subscriber::{Brake, Config, Strict, Subscriber};
-use hosting_ledger::{Ledger, LedgerError};
+use hosting_intent_sync::client::{ClientMetrics, Subscription};
 use hosting_scaffold::admin::{self, Readiness};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::{BUILD, telemetry};
@@ -25,8 +22,6 @@ use crate::replica::EdgeReplica;
 use crate::server::{Bound, Server, threads};
 use crate::settings::{Settings, ms};
 
-/// How long a first start goes on asking a controller that cannot be reached.
-const ENROL_PATIENCE: Duration = Duration::from_secs(600);
 /// For everything but the connections, when the process ends.
 const END_MARGIN: Duration = Duration::from_secs(5);
 
@@ -89,7 +84,17 @@ async fn wire(settings: Settings, user: Handle) -> anyhow::Result<()> {
     );
     let serve = serve(server, bound, loaded, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
-    group.spawn("feed", OnEnd::Fatal, subscribe(settings, replica, feed_metrics, group.stop()));
+    let subscription = Subscription {
+        data_dir: settings.data_dir,
+        controllers: settings.controller,
+        token_file: settings.join_token_file,
+        audience_prefix: "edge/",
+        role: "lb",
+        kinds: EDGE_KINDS,
+        build: BUILD,
+        metrics: feed_metrics,
+    };
+    group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     group.run(drain).await
 }
 
@@ -121,64 +126,6 @@ async fn serve(
         Ok::<(), std::io::Error>(())
     });
     task.await?.context("cannot listen")
-}
-
-async fn subscribe(
-    settings: Settings,
-    replica: EdgeReplica,
-    metrics: ClientMetrics,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let enrolment = Enrolment {
-        dir: settings.identity(),
-        token: TokenSource::from_path(settings.join_token_file.as_deref()),
-        controllers: settings.controller.clone(),
-        patience: ENROL_PATIENCE,
-    };
-    let identity = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        identity = Identity::load_or_enroll(&enrolment) => identity?,
-    };
-    let audience = audience(&identity)?;
-    tracing::info!(node = identity.node_id(), cell = identity.cell(), audience, "identity");
-    let config =
-        Config { audience, build: BUILD.to_owned(), kinds: EDGE_KINDS.to_vec(), brake: Brake::default() };
-    let replica = identity.watch_roots(replica);
-    // Reads the whole ledger and publishes it.
-    let opened = tokio::task::spawn_blocking(move || {
-        let ledger = open_ledger(&settings, &config.audience)?;
-        Subscriber::<_, _, Strict>::open(config, ledger, replica)
-    });
-    let subscriber = opened.await??;
-    Client::new(identity, Options::default(), metrics).run(subscriber, stop).await?;
-    Ok(())
-}
-
-fn audience(identity: &Identity) -> anyhow::Result<String> {
-    let audiences = identity.audiences();
-    let mut edges = audiences.iter().filter(|audience| audience.starts_with("edge/"));
-    match (edges.next(), edges.next()) {
-        (Some(audience), None) => Ok(audience.clone()),
-        (None, _) => anyhow::bail!(
-            "node {} is no edge: the controller gives it {audiences:?}; give it the role `lb` and enrol again",
-            identity.node_id()
-        ),
-        (Some(_), Some(_)) => anyhow::bail!(
-            "node {} belongs to several clusters ({audiences:?}); an edge serves one",
-            identity.node_id()
-        ),
-    }
-}
-
-/// A damaged ledger was set aside by the first try; the second begins with nothing and waits for the controller.
-fn open_ledger(settings: &Settings, audience: &str) -> Result<Ledger, LedgerError> {
-    match Ledger::open(settings.ledger(), audience) {
-        Err(error @ LedgerError::Corrupt { .. }) => {
-            tracing::error!(%error, "beginning without a ledger");
-            Ledger::open(settings.ledger(), audience)
-        }
-        other => other,
-    }
 }
 
 /// Every connection takes a file handle here and one towards a node.

@@ -12,12 +12,7 @@ use std::{
 use anyhow::Context;
 use hosting_agent_engine::{Phase, Report, Secret};
 use hosting_intent::Key;
-use hosting_intent_sync::{
-    client::{Client, ClientMetrics, Options, Reporter},
-    identity::{Enrolment, Identity, TokenSource},
-    subscriber::{Brake, Config, Strict, Subscriber},
-};
-use hosting_ledger::{Ledger, LedgerError};
+use hosting_intent_sync::client::{ClientMetrics, Reporter, Subscription};
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
@@ -44,8 +39,6 @@ use crate::{
     view::{KINDS, NodeReplica, View},
 };
 
-/// How long a first start goes on asking a controller that cannot be reached.
-const ENROL_PATIENCE: Duration = Duration::from_secs(600);
 /// For everything but the services, when the process ends.
 const END_MARGIN: Duration = Duration::from_secs(5);
 
@@ -108,20 +101,26 @@ async fn serve(
     spawner: Spawner,
 ) -> anyhow::Result<()> {
     let stop = spawner.stop();
-    let enrolment = Enrolment {
-        dir: settings.identity(),
-        token: TokenSource::from_path(settings.join_token_file.as_deref()),
+    let subscription = Subscription {
+        data_dir: settings.data_dir(),
         controllers: settings.controller.clone(),
-        patience: ENROL_PATIENCE,
+        token_file: settings.join_token_file.clone(),
+        audience_prefix: "node/",
+        role: "web",
+        kinds: KINDS,
+        build: BUILD,
+        metrics: feed_metrics,
     };
-    let identity = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        identity = Identity::load_or_enroll(&enrolment) => identity?,
-    };
-    let audience = audience(&identity)?;
-    tracing::info!(node = identity.node_id(), cell = identity.cell(), audience, "identity");
+    let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
+    let node = subscription.audience_id();
+    if let Some(certified) = subscription.node_id() {
+        anyhow::ensure!(
+            node == certified,
+            "node {certified} is given the sites of node {node:?}; enrol again with a token of its own"
+        );
+    }
 
-    let layout = Arc::new(settings.layout(identity.node_id(), Secret(probe_token(&settings.data_dir())?))?);
+    let layout = Arc::new(settings.layout(node, Secret(probe_token(&settings.data_dir())?))?);
     tracing::warn!(
         isolation = "none",
         user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),
@@ -136,8 +135,7 @@ async fn serve(
 
     let replica = NodeReplica::new(layout.clone());
     let mut views = replica.views();
-    let client = Client::new(identity.clone(), Options::default(), feed_metrics);
-    let (reporter, reporting) = client.reporter();
+    let (reporter, reporting) = subscription.reporter();
     let reports_stop = stop.clone();
     spawner.spawn("reports", OnEnd::Fatal, async move {
         reporting.run(reports_stop).await;
@@ -174,27 +172,8 @@ async fn serve(
         }
     });
 
-    let config = Config { audience, build: BUILD.to_owned(), kinds: KINDS.to_vec(), brake: Brake::default() };
-    let replica = identity.watch_roots(replica);
-    // Reads the whole ledger and publishes it.
-    let opened = tokio::task::spawn_blocking(move || {
-        let ledger = open_ledger(&settings, &config.audience)?;
-        Subscriber::<_, _, Strict>::open(config, ledger, replica)
-    });
-    let subscriber = opened.await??;
-    client.run(subscriber, stop).await?;
+    subscription.run(replica, stop).await?;
     Ok(())
-}
-
-fn audience(identity: &Identity) -> anyhow::Result<String> {
-    let wanted = format!("node/{}", identity.node_id());
-    let audiences = identity.audiences();
-    anyhow::ensure!(
-        audiences.contains(&wanted),
-        "node {} carries no sites: the controller gives it {audiences:?}; give it the role `web` and enrol again",
-        identity.node_id()
-    );
-    Ok(wanted)
 }
 
 fn report_to(reporter: Reporter) -> ReportSink {
@@ -217,17 +196,6 @@ fn report_to(reporter: Reporter) -> ReportSink {
             tracing::error!(%error, "not everything is reported");
         }
     })
-}
-
-/// A damaged ledger was set aside by the first try; the second begins with nothing and waits for the controller.
-fn open_ledger(settings: &Settings, audience: &str) -> Result<Ledger, LedgerError> {
-    match Ledger::open(settings.ledger(), audience) {
-        Err(error @ LedgerError::Corrupt { .. }) => {
-            tracing::error!(%error, "beginning without a ledger");
-            Ledger::open(settings.ledger(), audience)
-        }
-        other => other,
-    }
 }
 
 fn private_dir(path: &Path) -> anyhow::Result<()> {

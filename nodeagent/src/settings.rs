@@ -7,6 +7,7 @@ use std::{
 };
 
 use hosting_agent_engine::Secret;
+use hosting_intent_sync::client::{identity_dir, ledger_file};
 use hosting_scaffold::{
     config::{self, ConfigArgs, ConfigError},
     telemetry::LogFormat,
@@ -177,13 +178,13 @@ impl Settings {
     /// Last good state.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        self.data_dir().join("ledger.redb")
+        ledger_file(&self.data_dir())
     }
 
     /// The node's certificate and key for the feed.
     #[must_use]
     pub fn identity(&self) -> PathBuf {
-        self.data_dir().join("identity")
+        identity_dir(&self.data_dir())
     }
 
     /// Process records of the services.

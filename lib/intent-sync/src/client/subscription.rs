@@ -195,6 +195,12 @@ impl Identified {
         self.audience.strip_prefix(self.subscription.audience_prefix).unwrap_or_default()
     }
 
+    /// Whom the certificate names; `None` while the ledger is all there is.
+    #[must_use]
+    pub fn node_id(&self) -> Option<&str> {
+        self.identity.as_ref().map(Identity::node_id)
+    }
+
     /// As [`Client::reporter`].
     #[must_use]
     pub fn reporter(&self) -> (Reporter, ReporterTask) {
@@ -357,7 +363,7 @@ mod tests {
             let stop = CancellationToken::new();
             let (told, hears) = mpsc::sync_channel(8);
             let identified = subscription(dir.path()).identify(&stop).await.unwrap().unwrap();
-            assert_eq!(identified.audience_id(), "c1");
+            assert_eq!((identified.audience_id(), identified.node_id()), ("c1", None));
             let running = tokio::spawn(identified.run(Told(told), stop.clone()));
             let heard = tokio::task::spawn_blocking(move || hears.recv_timeout(Duration::from_secs(20)));
             assert_eq!(heard.await.unwrap(), Ok(7));
