@@ -1,6 +1,5 @@
 //! The node agent: see `--help`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,26 +14,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // One provider for the connection to the feed; a second install can only say that the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match start(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // With stderr closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "hosting-nodeagent: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    hosting_scaffold::exit("hosting-nodeagent", start(&Args::parse()))
 }
 
 fn start(args: &Args) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
-    if args.config.dump_config {
-        std::io::stdout().write_all(settings.dump()?.as_bytes())?;
-    } else if args.config.check_config {
-        // What the machine lacks counts as well.
-        settings.layout("unknown", Secret("unknown".to_owned()))?;
-        writeln!(std::io::stdout(), "the configuration is sound")?;
-    } else {
-        run(settings)?;
+    // What the machine lacks counts as well.
+    let check = || Ok(settings.layout("unknown", Secret("unknown".to_owned())).map(drop)?);
+    if args.config.answer(|| settings.dump(), check)? {
+        return Ok(());
     }
-    Ok(())
+    run(settings)
 }

@@ -1,5 +1,6 @@
 //! Configuration: defaults < file < environment < flags.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use figment::{
@@ -20,6 +21,37 @@ pub struct ConfigArgs {
     /// Print the configuration in force as TOML and exit
     #[arg(long)]
     pub dump_config: bool,
+}
+
+impl ConfigArgs {
+    /// Answers `--dump-config` or `--check-config` on standard output; false: neither was asked for, so the process is to run.
+    ///
+    /// `check` looks at what loading the settings cannot see, for example whether a program is installed.
+    ///
+    /// # Errors
+    /// Those of `dump` and `check`, and a standard output that cannot be written.
+    pub fn answer(
+        &self,
+        dump: impl FnOnce() -> anyhow::Result<String>,
+        check: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        self.answer_to(&mut io::stdout(), dump, check)
+    }
+
+    fn answer_to(
+        &self,
+        out: &mut impl Write,
+        dump: impl FnOnce() -> anyhow::Result<String>,
+        check: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        if self.dump_config {
+            out.write_all(dump()?.as_bytes())?;
+        } else if self.check_config {
+            check()?;
+            writeln!(out, "the configuration is sound")?;
+        }
+        Ok(self.dump_config || self.check_config)
+    }
 }
 
 /// The configuration cannot be used; the message names the setting and where it came from.
@@ -91,6 +123,22 @@ mod tests {
     struct Flags {
         #[serde(skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
+    }
+
+    #[test]
+    fn a_dump_or_a_check_is_answered_instead_of_running() {
+        let answer = |dump_config, check_config, sound: bool| {
+            let mut out = Vec::new();
+            let args = ConfigArgs { config: None, check_config, dump_config };
+            let dump = || Ok("limit = 1\n".to_owned());
+            let check = || if sound { Ok(()) } else { Err(anyhow::anyhow!("no nginx")) };
+            let answered = args.answer_to(&mut out, dump, check).map_err(|error| error.to_string());
+            (answered, String::from_utf8(out).unwrap())
+        };
+        assert_eq!(answer(false, false, false), (Ok(false), String::new()));
+        assert_eq!(answer(false, true, true), (Ok(true), "the configuration is sound\n".to_owned()));
+        assert_eq!(answer(false, true, false), (Err("no nginx".to_owned()), String::new()));
+        assert_eq!(answer(true, true, false), (Ok(true), "limit = 1\n".to_owned()));
     }
 
     #[test]

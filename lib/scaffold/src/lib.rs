@@ -10,5 +10,21 @@ pub mod telemetry;
 
 pub use prometheus_client;
 
+use std::io::Write;
+use std::process::ExitCode;
+
 /// What `--version` prints and the feed's Hello carries.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// How `main` ends: an error goes to stderr with its causes, after the program's name.
+#[must_use]
+pub fn exit(program: &str, outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{program}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
