@@ -39,7 +39,8 @@ pub struct Processes {
     pub max_requests: u32,
 }
 
-/// Settings that hold a site inside its own folders or would load code past them. No site sets them.
+/// Settings that hold a site inside its own folders, would load code past them, or write where they say. No site sets them.
+/// The API refuses the same (`lib/resource/src/kinds/webroot.rs`).
 const FORBIDDEN: &[&str] = &[
     "open_basedir",
     "error_log",
@@ -55,10 +56,17 @@ const FORBIDDEN: &[&str] = &[
     "sys_temp_dir",
     "upload_tmp_dir",
     "mail.log",
+    "soap.wsdl_cache_dir",
 ];
 
-/// Families of settings that no site sets.
-const FORBIDDEN_PREFIXES: &[&str] = &["ffi.", "opcache.preload", "opcache.file_cache"];
+/// Families of settings that no site sets. The script cache is shared by all sites of a PHP version.
+const FORBIDDEN_PREFIXES: &[&str] = &["ffi.", "opcache.", "xdebug."];
+
+/// What a site may say of the script cache all the same.
+const OPCACHE: &[&str] =
+    &["opcache.enable", "opcache.revalidate_freq", "opcache.validate_timestamps", "opcache.save_comments"];
+
+const SESSION_PATH: &str = "session.save_path";
 
 impl Processes {
     /// From an intent, where 0 means that nothing was said (`max_requests` excepted).
@@ -123,9 +131,8 @@ fn setting<'a>(what: &str, name: &'a str) -> Result<&'a str, BadValue> {
         return Err(BadValue::new(what, format!("{name:?} is no PHP setting")));
     }
     let lower = name.to_ascii_lowercase();
-    if FORBIDDEN.contains(&lower.as_str())
-        || FORBIDDEN_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
-    {
+    let in_family = FORBIDDEN_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
+    if FORBIDDEN.contains(&lower.as_str()) || in_family && !OPCACHE.contains(&lower.as_str()) {
         return Err(BadValue::new(format!("{what}.{name}"), "is set by the platform and cannot be changed"));
     }
     Ok(name)
@@ -133,6 +140,12 @@ fn setting<'a>(what: &str, name: &'a str) -> Result<&'a str, BadValue> {
 
 /// `error_reporting` is an expression over constants (`E_ALL & ~E_NOTICE`), which quotes would make a text of.
 fn value(what: &str, name: &str, given: &str) -> Result<String, BadValue> {
+    // PHP holds no folder that the configuration names to `open_basedir`: it could be another site's.
+    if name.eq_ignore_ascii_case(SESSION_PATH)
+        && !["tcp://", "tls://"].iter().any(|scheme| given.starts_with(scheme))
+    {
+        return Err(BadValue::new(format!("{what}.{name}"), "must begin with tcp:// or tls://"));
+    }
     let is_expression = name.eq_ignore_ascii_case("error_reporting")
         && !given.is_empty()
         && given.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b"_ &|~^()".contains(&b));
@@ -239,7 +252,8 @@ php_admin_value[error_log] = {error_log}
 php_admin_value[open_basedir] = {open_basedir}
 php_admin_value[sys_temp_dir] = {tmp}
 php_admin_value[upload_tmp_dir] = {tmp}
-php_value[session.save_path] = {tmp}
+php_admin_value[opcache.restrict_api] = /nowhere
+php_admin_value[opcache.validate_permission] = 1
 php_value[session.gc_probability] = 1
 ",
         slowlog = path("log folder", layout, &tenant_logs(tenant).child("php-slow.log"))?,
@@ -247,6 +261,11 @@ php_value[session.gc_probability] = 1
         // The final slash keeps `/storage/t_a` from allowing `/storage/t_ab`.
         open_basedir = quote("storage", &format!("{home}/"))?,
     );
+    // php-fpm takes the first of two lines, so this one stands only where the site has none.
+    let is_theirs = |name: &String| name.eq_ignore_ascii_case(SESSION_PATH);
+    if !pool.values.keys().chain(pool.admin_values.keys()).any(is_theirs) {
+        let _ = writeln!(text, "php_value[{SESSION_PATH}] = {tmp}");
+    }
     for (name, given) in &pool.values {
         let name = setting("php.values", name)?;
         let _ = writeln!(text, "php_value[{name}] = {}", value("php.values", name, given)?);

@@ -206,6 +206,9 @@ fn forbidden_settings_are_refused_by_name() {
         "zend_extension",
         "ffi.enable",
         "opcache.preload",
+        "opcache.error_log",
+        "OPcache.restrict_api",
+        "xdebug.log",
         "enable_dl",
     ] {
         for admin in [true, false] {
@@ -223,6 +226,47 @@ fn forbidden_settings_are_refused_by_name() {
             let error = php::pool(&layout, &pool).unwrap_err();
             assert!(error.what.contains(name), "{error}");
         }
+    }
+}
+
+/// PHP holds no folder that the configuration names to `open_basedir`, and the script cache is one for all sites.
+#[test]
+fn sessions_and_the_script_cache_stay_the_sites_own() {
+    let folder = folder();
+    let layout = layout(folder.path(), "web-1");
+    let render = |values: &[(&str, &str)], admin_values: &[(&str, &str)]| {
+        let map = |of: &[(&str, &str)]| of.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        php::pool(
+            &layout,
+            &php::Pool {
+                id: "web_a".into(),
+                tenant: "t_a".into(),
+                version: "8.2".into(),
+                processes: php::Processes::from_intent(None).unwrap(),
+                values: map(values),
+                admin_values: map(admin_values),
+            },
+        )
+    };
+    let plain = render(&[], &[]).unwrap().text;
+    let own =
+        format!("php_value[session.save_path] = \"{}\"\n", layout.roots.storage.join("t_a/tmp").display());
+    assert!(plain.contains(&own), "{plain}");
+    assert!(plain.contains("php_admin_value[opcache.restrict_api] = /nowhere\n"), "{plain}");
+    assert!(plain.contains("php_admin_value[opcache.validate_permission] = 1\n"), "{plain}");
+    for name in ["session.save_path", "Session.Save_Path"] {
+        for path in ["/storage/t_b/tmp", "2;/storage/t_b/tmp", "../../t_b/tmp", "", "file://x"] {
+            for error in [render(&[(name, path)], &[]), render(&[], &[(name, path)])] {
+                assert!(error.unwrap_err().what.contains(name), "{path}");
+            }
+        }
+    }
+    let server = "tcp://10.0.0.1:6379?database=2";
+    for text in [
+        render(&[("session.save_path", server)], &[]).unwrap().text,
+        render(&[], &[("session.save_path", server)]).unwrap().text,
+    ] {
+        assert_eq!((text.matches("save_path").count(), text.matches(server).count()), (1, 1), "{text}");
     }
 }
 

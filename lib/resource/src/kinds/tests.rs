@@ -463,6 +463,25 @@ fn php_pools() {
         );
         assert!(pool(json!({"php_values": {key: "/"}})).is_err(), "{key}");
     }
+    for key in
+        ["extension", "mail.log", "opcache.error_log", "OPcache.restrict_api", "ffi.enable", "xdebug.log"]
+    {
+        assert!(
+            pool(json!({"php_values": {key: "1"}})).unwrap_err().contains("set by the platform"),
+            "{key}"
+        );
+    }
+    pool(json!({"php_values": {"opcache.revalidate_freq": 60, "opcache.enable": false}})).unwrap();
+    for path in ["/storage/t_other/tmp", "5;/storage/t_other/tmp", "../t_other/tmp", "redis", "TCP://x", ""] {
+        assert!(pool(json!({"php_admin_values": {"session.save_path": path}})).is_err(), "{path}");
+    }
+    pool(json!({"php_values": {"session.save_path": "tcp://10.0.0.1:6379?database=2"}})).unwrap();
+    for text in ["1G\"; user = root", "${PATH}", "a\\"] {
+        assert!(
+            pool(json!({"php_values": {"memory_limit": text}})).unwrap_err().contains("must not contain"),
+            "{text}"
+        );
+    }
     for bad in [json!({"a]b": "x"}), json!({"a": "x\ny"}), json!({"a": ["x"]}), json!({"": "x"})] {
         assert!(pool(json!({"php_values": bad.clone()})).is_err(), "{bad}");
     }

@@ -90,8 +90,38 @@ pub struct PhpPool {
     pub admin_values: BTreeMap<String, String>,
 }
 
-/// Settings that keep a site inside its own folders; no site sets them.
-const FORBIDDEN: &[&str] = &["open_basedir", "error_log", "slowlog", "disable_functions", "doc_root"];
+/// Settings that keep a site inside its own folders, load code past them, or write where they say; no site sets them. Nodes
+/// refuse the same (`nodeagent/src/render/php.rs`).
+const FORBIDDEN: &[&str] = &[
+    "open_basedir",
+    "error_log",
+    "slowlog",
+    "disable_functions",
+    "disable_classes",
+    "doc_root",
+    "user_dir",
+    "extension",
+    "extension_dir",
+    "zend_extension",
+    "enable_dl",
+    "sys_temp_dir",
+    "upload_tmp_dir",
+    "mail.log",
+    "soap.wsdl_cache_dir",
+];
+
+/// Families of settings that no site sets. The script cache is shared by all sites of a PHP version.
+const FORBIDDEN_FAMILIES: &[&str] = &["ffi.", "opcache.", "xdebug."];
+
+/// What a site may say of the script cache all the same.
+const OPCACHE: &[&str] =
+    &["opcache.enable", "opcache.revalidate_freq", "opcache.validate_timestamps", "opcache.save_comments"];
+
+/// `session.save_path` leads to a server or stays where the platform put it: PHP does not hold a folder that the
+/// configuration names to `open_basedir`, so it could be another site's.
+fn is_session_server(path: &str) -> bool {
+    ["tcp://", "tls://"].iter().any(|scheme| path.starts_with(scheme))
+}
 
 const RUNTIMES: &[&str] = &["php", "node", "python", "ruby", "static"];
 
@@ -161,7 +191,9 @@ fn settings(field: &str, given: &BTreeMap<String, Value>) -> Result<BTreeMap<Str
             if !sound {
                 return Err(SpecError::invalid(field, format!("{name:?} is no PHP setting")));
             }
-            if FORBIDDEN.contains(&name.to_ascii_lowercase().as_str()) {
+            let lower = name.to_ascii_lowercase();
+            let in_family = FORBIDDEN_FAMILIES.iter().any(|family| lower.starts_with(family));
+            if FORBIDDEN.contains(&lower.as_str()) || in_family && !OPCACHE.contains(&lower.as_str()) {
                 return Err(SpecError::invalid(at, "is set by the platform and cannot be changed"));
             }
             let text = match value {
@@ -174,6 +206,15 @@ fn settings(field: &str, given: &BTreeMap<String, Value>) -> Result<BTreeMap<Str
                 }
             };
             check::optional_text(&at, &text, 1024)?;
+            if let Some(odd) = text.chars().find(|c| "\"\\$".contains(*c)) {
+                return Err(SpecError::invalid(at, format!("must not contain {odd:?}")));
+            }
+            if lower == "session.save_path" && !is_session_server(&text) {
+                return Err(SpecError::invalid(
+                    at,
+                    "must begin with tcp:// or tls://; files stay where they are",
+                ));
+            }
             Ok((name.clone(), text))
         })
         .collect()
