@@ -34,7 +34,7 @@ impl ApiError {
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { .. } => Some(
-                "is the platform up? `hostctl status` says; start it with `hostctl up`, or name the API with --api",
+                "is the controller running there? For `hostctl up` see `hostctl status`; name another API with --api",
             ),
             Self::Answer { status: 401, .. } => {
                 Some("give the API key with --key-file or HOSTING_API_KEY_FILE")

@@ -339,7 +339,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Make a join token for a node, valid once and for a short time
-    #[command(visible_alias = "join-token")]
+    #[command(name = "join-token", visible_alias = "token")]
     Token(NodeTokenArgs),
     /// Close what a dead node left open; says what data stayed on it
     Forget(ForgetArgs),
@@ -347,7 +347,7 @@ pub(crate) enum NodeCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  hostctl node token web-1 -o web-1.token")]
+  hostctl node join-token web-1 -o web-1.token")]
 pub(crate) struct NodeTokenArgs {
     /// Node id
     pub id: String,

@@ -15,7 +15,7 @@ use crate::{
 const LEASE_SECONDS: f64 = 15.0;
 
 /// Items of one reason that are listed below the table; all are in `--json`.
-const MOST_LISTED: usize = 10;
+const MOST_LISTED: usize = 5;
 
 /// Items that are not as they should be: the field of `GET /subscribers`, and how it is called here.
 const EXCEPTIONS: [(&str, &str); 4] =
@@ -30,7 +30,7 @@ pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
     }
     let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
     if items.is_empty() {
-        output::note("nobody has joined yet; `hostctl node token NODE` makes a join token");
+        output::note("nobody has joined yet; `hostctl node join-token NODE` makes a join token");
         return Ok(());
     }
     let columns = [
@@ -190,7 +190,7 @@ mod tests {
         for part in [
             "only 5 is on its disk",
             "rejected route/bad.test: label too long",
-            "2 more held",
+            "7 more held",
             "`hostctl release edge-1`",
         ] {
             assert!(text.contains(part), "{part}: {text}");
