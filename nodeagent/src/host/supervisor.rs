@@ -225,8 +225,11 @@ impl Supervisor {
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(HostError::service(&spec.name, "the agent is stopping"));
         }
-        self.check_or_heal(spec).await?;
-        self.write_main(spec).await?;
+        let runs = control.running.is_some() || lock(&self.inner.inherited).contains_key(&spec.name);
+        match self.check_or_heal(spec).await {
+            Ok(()) => self.write_main(spec).await?,
+            Err(error) => self.go_on_untested(spec, error, runs).await?,
+        }
 
         let inherited = lock(&self.inner.inherited).remove(&spec.name);
         if let Some((record, running)) = inherited {
@@ -261,9 +264,19 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn write_main(&self, spec: &ServiceSpec) -> Result<(), HostError> {
+    fn main_text(&self, spec: &ServiceSpec) -> String {
         let parts = format!("{}/*{}", self.inner.roots.text(&spec.config.parts), spec.config.suffix);
-        let text = spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{parts}\""));
+        spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{parts}\""))
+    }
+
+    /// Whether the main configuration on disk is this one.
+    async fn is_in_place(&self, spec: &ServiceSpec) -> Result<bool, HostError> {
+        let (text, files, main) = (self.main_text(spec), self.inner.files.clone(), spec.config.main.clone());
+        blocking(move || Ok(files.read(&main)?.is_some_and(|there| there == text.as_bytes()))).await
+    }
+
+    async fn write_main(&self, spec: &ServiceSpec) -> Result<(), HostError> {
+        let text = self.main_text(spec);
         let (files, main, parts) =
             (self.inner.files.clone(), spec.config.main.clone(), spec.config.parts.clone());
         blocking(move || {
@@ -324,9 +337,10 @@ impl Supervisor {
             let _ = child.wait().await;
             return Err(failed(format!("ended at once: {}", tail(&output))));
         };
-        record
-            .save(&self.record(&spec.name))
-            .map_err(|error| failed(format!("cannot write down its process: {error}")))?;
+        if let Err(error) = record.save(&self.record(&spec.name)) {
+            // Better a service that an agent after this one does not find again than none.
+            tracing::error!(service = spec.name, pid = running.pid, %error, "cannot write down its process");
+        }
         // Most mistakes show within a moment.
         if timeout(Duration::from_millis(60), running.ended()).await.is_ok() {
             let _ = child.wait().await;
@@ -385,7 +399,11 @@ impl Supervisor {
             if self.inner.stopping.load(Ordering::Acquire) {
                 return;
             }
-            let again = match self.check_or_heal(&spec).await {
+            let tested = match self.check_or_heal(&spec).await {
+                Ok(()) => Ok(()),
+                Err(error) => self.go_on_untested(&spec, error, false).await,
+            };
+            let again = match tested {
                 Ok(()) => self.start(service, &mut control, &spec).await,
                 Err(error) => Err(error),
             };
@@ -402,23 +420,47 @@ impl Supervisor {
         }
     }
 
+    /// Whether a service may start although its configuration could not be tested (a full disk holds no draft): from what
+    /// is on disk already, which passed the test when it was put there. What serves is left alone.
+    async fn go_on_untested(
+        &self,
+        spec: &ServiceSpec,
+        error: HostError,
+        runs: bool,
+    ) -> Result<(), HostError> {
+        let is_verdict = matches!(error, HostError::Refused { .. });
+        if is_verdict || runs || !self.is_in_place(spec).await? {
+            return Err(error);
+        }
+        tracing::error!(service = spec.name, %error, "started as it was last: its configuration cannot be tested");
+        Ok(())
+    }
+
     /// Tests the main configuration with all pieces. A piece that is not accepted by itself is put aside, so that one of
-    /// them (changed by hand, or by an upgrade of the service) does not keep the others down.
+    /// them (changed by hand, or by an upgrade of the service) does not keep the others down. Nothing is put aside unless
+    /// the service accepts the same configuration without any piece: else it is not the pieces that are wrong.
     async fn check_or_heal(&self, spec: &ServiceSpec) -> Result<(), HostError> {
-        let parts = format!("{}/*{}", self.inner.roots.text(&spec.config.parts), spec.config.suffix);
+        let folder = self.inner.roots.text(&spec.config.parts);
+        let parts = format!("{folder}/*{}", spec.config.suffix);
         let Err(first) = self.check(spec, &parts).await else { return Ok(()) };
+        let alone = format!("{folder}/.none/*{}", spec.config.suffix);
+        if !matches!(first, HostError::Refused { .. }) || self.check(spec, &alone).await.is_err() {
+            return Err(first);
+        }
         let (files, folder) = (self.inner.files.clone(), spec.config.parts.clone());
         let names = blocking(move || files.names(&folder)).await?;
         let mut put_aside = 0_usize;
         for name in names.iter().filter(|name| !name.starts_with('.') && name.ends_with(&spec.config.suffix))
         {
             let path = self.inner.roots.text(&spec.config.parts.child(name.clone()));
-            if let Err(error) = self.check(spec, &path).await {
-                tracing::error!(service = spec.name, piece = path, %error, "put aside: not accepted by itself");
-                let aside = self.inner.roots.text(&spec.config.parts.child(format!(".{name}.bad")));
-                fs::rename(&path, aside).map_err(|error| HostError::service(&spec.name, error))?;
-                put_aside += 1;
+            let Err(error) = self.check(spec, &path).await else { continue };
+            if !matches!(error, HostError::Refused { .. }) {
+                return Err(error);
             }
+            tracing::error!(service = spec.name, piece = path, %error, "put aside: not accepted by itself");
+            let aside = self.inner.roots.text(&spec.config.parts.child(format!(".{name}.bad")));
+            fs::rename(&path, aside).map_err(|error| HostError::service(&spec.name, error))?;
+            put_aside += 1;
         }
         if put_aside == 0 {
             return Err(first);

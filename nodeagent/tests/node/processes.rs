@@ -194,6 +194,60 @@ async fn a_piece_that_was_broken_by_hand_is_put_aside_and_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_tested_is_not_put_aside_and_serves_as_before() {
+    if missing("what_cannot_be_tested_is_not_put_aside_and_serves_as_before") {
+        return;
+    }
+    let folder = folder();
+    let node = node_with_sites("web-1", folder.path(), AtDeath::End).await;
+    let config = &node.layout.roots.config;
+    let pieces = ["nginx/sites/web_s.conf", "nginx/sites/web_p.conf", "php8.2/pools/web_p.conf"];
+    let all_there = || pieces.iter().all(|piece| config.join(piece).is_file());
+    let kill_both = || {
+        let pids = node.host.supervisor().pids();
+        for service in ["nginx", "php-fpm8.2"] {
+            kill(Pid::from_raw(pids[service]), Signal::SIGKILL).unwrap();
+        }
+        pids
+    };
+    let both_are_new = async |before: &std::collections::BTreeMap<String, i32>| {
+        eventually("new masters", || {
+            let now = node.host.supervisor().pids();
+            before.iter().all(|(service, old)| now.get(service).is_some_and(|pid| pid != old && alive(*pid)))
+        })
+        .await;
+    };
+    // No draft can be written, as on a full disk.
+    let drafts = config.join(".check");
+    std::fs::remove_dir_all(&drafts).unwrap();
+    std::fs::write(&drafts, "").unwrap();
+    let before = kill_both();
+    both_are_new(&before).await;
+    serves(&node, "web_s", "static").await;
+    serves(&node, "web_p", "dynamic").await;
+    assert!(all_there());
+    std::fs::remove_file(&drafts).unwrap();
+    std::fs::create_dir(&drafts).unwrap();
+
+    // Every test fails, whichever piece it is made with: what is wrong is not a piece.
+    let logs = node.layout.roots.logs.join("nginx");
+    let away = node.layout.roots.logs.join("nginx-away");
+    std::fs::rename(&logs, &away).unwrap();
+    std::fs::write(&logs, "").unwrap();
+    let before = kill_both();
+    eventually("it is down", || node.ready().is_err()).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(all_there());
+    std::fs::remove_file(&logs).unwrap();
+    std::fs::rename(&away, &logs).unwrap();
+    both_are_new(&before).await;
+    serves(&node, "web_s", "static").await;
+    serves(&node, "web_p", "dynamic").await;
+    assert!(all_there());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_the_service_refuses_is_never_in_place() {
     if missing("a_configuration_that_the_service_refuses_is_never_in_place") {
         return;
