@@ -61,7 +61,12 @@ fn collection(info: &KindInfo, parent: Option<&str>) -> anyhow::Result<String> {
         return Ok(info.collection.to_owned());
     };
     let id = parent.ok_or_else(|| {
-        usage(format!("{} lie in a {}: name it with --in ID", info.plural(), owner.kind.info().dashed()))
+        let (plural, owner) = (info.plural(), owner.kind.info());
+        usage(format!(
+            "{plural} lie in a {}: name it with --in ID (`hostctl get {}` lists them)",
+            owner.dashed(),
+            owner.plural()
+        ))
     })?;
     Ok(info.collection.replace(&format!("{{{}}}", owner.param), &encode(id)))
 }
