@@ -336,7 +336,7 @@ async fn every_kind_has_its_verbs(admin: &Client<'_>) {
     let webroot = create(
         "webroot",
         &tenant,
-        &fields(&["subscription_id=typed-sub", "runtime=static", "runtime_version=\"1\""]),
+        &fields(&["subscription_id=typed-sub", "runtime=static", "runtime_version=1"]),
         true,
     );
     has(&webroot, json!({"status": "active", "runtime_version": "1"}));
