@@ -1,4 +1,5 @@
 //! `hostctl up` as a person at a terminal meets it when something goes wrong, with stand-ins for the platform's binaries.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are not recognised as tests")]
 
 use std::{
     fs::{self, File},
