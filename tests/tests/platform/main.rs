@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
 
 mod changes;
+mod chaos;
 mod compat;
 mod failures;
 mod first_light;
