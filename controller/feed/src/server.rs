@@ -149,7 +149,8 @@ pub enum MintError {
 /// Authorities and what follows from them; exchanged as one.
 pub(crate) struct Trust {
     pub(crate) authorities: Authorities,
-    /// When the listener's certificate should be replaced.
+    /// When the listener's certificate was made, and when it should be replaced.
+    made_at: i64,
     renew_at: i64,
 }
 
@@ -190,7 +191,7 @@ impl Shared {
         let (config, not_after) = server_config(&authorities, now)?;
         let renew_at = renewal(now, not_after);
         self.tls.store(Arc::new(config));
-        self.trust.store(Arc::new(Trust { authorities, renew_at }));
+        self.trust.store(Arc::new(Trust { authorities, made_at: now, renew_at }));
         Ok(())
     }
 }
@@ -217,8 +218,8 @@ pub(crate) fn caller<T>(
     if may_be_expired || certificate.is_valid_at(unix_now()) {
         Ok(certificate)
     } else {
-        let at = utc(certificate.not_after);
-        Err(refuse(format!("the certificate is not valid now (it ends at {at}); renew it")))
+        let (from, to) = (utc(certificate.not_before), utc(certificate.not_after));
+        Err(refuse(format!("the certificate is not valid now (it is from {from} to {to}); renew it")))
     }
 }
 
@@ -273,7 +274,11 @@ impl FeedServer {
         let address = listener.local_addr().map_err(listen)?;
         let advertise = if advertise.is_empty() { vec![address.to_string()] } else { advertise };
         let shared = Shared {
-            trust: ArcSwap::from_pointee(Trust { authorities, renew_at: renewal(now, not_after) }),
+            trust: ArcSwap::from_pointee(Trust {
+                authorities,
+                made_at: now,
+                renew_at: renewal(now, not_after),
+            }),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             hub: Arc::new(Hub::new(deps.source, config.ring, metrics.clone())),
             nodes: deps.nodes,
@@ -387,14 +392,18 @@ async fn keep_certificate(shared: &Shared, stop: CancellationToken) {
         }
         let trust = shared.trust.load_full();
         let now = unix_now();
-        if now < trust.renew_at {
+        // A clock that was put back makes one that is valid later only.
+        if (trust.made_at..trust.renew_at).contains(&now) {
             continue;
         }
         match server_config(&trust.authorities, now) {
             Ok((config, not_after)) => {
                 shared.tls.store(Arc::new(config));
-                let renewed =
-                    Trust { authorities: trust.authorities.clone(), renew_at: renewal(now, not_after) };
+                let renewed = Trust {
+                    authorities: trust.authorities.clone(),
+                    made_at: now,
+                    renew_at: renewal(now, not_after),
+                };
                 // Unless somebody exchanged the authorities meanwhile, which made a new certificate as well.
                 let before = shared.trust.compare_and_swap(&trust, Arc::new(renewed));
                 if Arc::ptr_eq(&before, &trust) {

@@ -74,10 +74,15 @@ impl ClientCertVerifier for NodeVerifier {
         if certificate.name.cell != self.cell {
             return Err(rustls::Error::General(format!("a node of cell {}", certificate.name.cell)));
         }
-        let end = u64::try_from(certificate.not_after).unwrap_or_default();
-        let late = now.as_secs().saturating_sub(end);
-        let at = if late > 0 && late <= RENEW_GRACE.as_secs() {
+        let seconds = |at: i64| u64::try_from(at).unwrap_or_default();
+        let (begin, end) = (seconds(certificate.not_before), seconds(certificate.not_after));
+        let (late, early) = (now.as_secs().saturating_sub(end), begin.saturating_sub(now.as_secs()));
+        let grace = 1..=RENEW_GRACE.as_secs();
+        // Early: it was issued while a clock was wrong. Both may renew and nothing else.
+        let at = if grace.contains(&late) {
             UnixTime::since_unix_epoch(std::time::Duration::from_secs(end))
+        } else if grace.contains(&early) {
+            UnixTime::since_unix_epoch(std::time::Duration::from_secs(begin))
         } else {
             now
         };

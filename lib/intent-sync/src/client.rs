@@ -260,8 +260,9 @@ impl Client {
                 .connect(address, self.options.keepalive)
                 .await
                 .map_err(|error| Ended::Failed(chain_text(&error)))?;
-            if unix_now() > self.identity.not_after() {
-                tracing::warn!(at = %utc(self.identity.not_after()), "the certificate has ended; renewing it first");
+            if !(self.identity.not_before()..=self.identity.not_after()).contains(&unix_now()) {
+                let (from, to) = (utc(self.identity.not_before()), utc(self.identity.not_after()));
+                tracing::warn!(%from, %to, "the certificate is not valid now; renewing it first");
                 return Err(Ended::Certificate(self.identity.renew(channel).await));
             }
             self.begin(channel, inputs).await

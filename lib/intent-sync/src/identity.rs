@@ -577,6 +577,12 @@ impl Identity {
         self.read(|state| state.certificate.not_after)
     }
 
+    /// When the certificate begins to be valid, seconds since the Unix epoch.
+    #[must_use]
+    pub fn not_before(&self) -> i64 {
+        self.read(|state| state.certificate.not_before)
+    }
+
     /// When to renew, seconds since the Unix epoch: at two thirds of the certificate's life.
     #[must_use]
     pub fn renew_at(&self) -> i64 {

@@ -276,6 +276,34 @@ async fn a_node_that_was_off_for_weeks_renews_and_goes_on() {
     assert!(kept.not_after() > unix_now() + 6 * DAY, "on disk as well");
 }
 
+/// Clocks were ahead when the certificate was made, and are right again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_the_future_may_renew_and_nothing_else() {
+    let (feed, dir) = (feed().await, tempfile::tempdir().unwrap());
+    let (authorities, now) = (feed.handle.authorities(), unix_now());
+    let early =
+        channel(feed.address, &authorities, Some(("edge-1", now + 10 * DAY, now + 17 * DAY))).await.unwrap();
+    let status = Raw::open(early.clone(), EDGE, None).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let status = IntentFeedClient::new(early).report(ReportRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let request = || RenewRequest { csr_der: csr(&KeyPair::generate().unwrap()).into() };
+    let far = channel(feed.address, &authorities, Some(("edge-1", now + 31 * DAY, now + 38 * DAY))).await;
+    if let Ok(channel) = far {
+        assert!(EnrollmentClient::new(channel).renew(request()).await.is_err());
+    }
+
+    let enrolment = feed.enrolment("edge-1", dir.path()).await;
+    drop(Identity::load_or_enroll(&enrolment).await.unwrap());
+    age(&authorities, &enrolment.dir, now + 10 * DAY, now + 17 * DAY);
+    let identity = Identity::load_or_enroll(&enrolment).await.unwrap();
+    let revision = feed.store.route("a.example");
+    let node = Node::start(&identity, EDGE, dir.path());
+    feed.applied("edge-1", EDGE, revision).await;
+    assert!(identity.not_before() < unix_now());
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn at_two_thirds_of_its_life_a_certificate_is_renewed_in_passing() {
     let (feed, dir) = (feed().await, tempfile::tempdir().unwrap());
