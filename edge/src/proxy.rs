@@ -139,6 +139,14 @@ impl Edge {
     }
 }
 
+/// Whether a body's length is said more than once. RFC 9112 §6.3 would let equal ones pass as one; nodes must not be given the
+/// choice which of them to believe.
+fn has_several_lengths(request: &RequestHeader) -> bool {
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    lengths.next().is_some() || first.is_some_and(|length| memchr::memchr(b',', length.as_bytes()).is_some())
+}
+
 /// What the client calls the host: `:authority`, an absolute target's, or the Host field. Pingora has made sure before that
 /// they agree and that there is no user information in them.
 fn authority(request: &RequestHeader) -> &[u8] {
@@ -198,6 +206,11 @@ impl ProxyHttp for Edge {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if has_several_lengths(session.req_header()) {
+            session.set_keepalive(None);
+            self.page(session, ctx, Page::BadRequest).await;
+            return Ok(true);
+        }
         match self.decide(session.req_header()) {
             Ok(serving) => ctx.target = Some(serving),
             Err(page) => {

@@ -102,6 +102,11 @@ async fn absurd_requests_get_a_clean_answer_and_harm_nobody() {
             "GET / HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
             "400",
         ),
+        (
+            "GET / HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+            "400",
+        ),
+        ("GET / HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 2, 2\r\n\r\nab", "400"),
         ("GET / HTTP/1.1\r\nHost: www.example.com\r\nConnection: x-hosting-host, host\r\n\r\n", "400"),
         ("nonsense\r\n\r\n", "400"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01", "400"),
