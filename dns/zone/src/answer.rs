@@ -154,8 +154,18 @@ impl Zones {
         {
             return reply;
         }
-        self.read(name, name.labels(), |zone| self.answer_in(zone, query, writer))
-            .unwrap_or_else(|| Ok(Reply::error(rcode::REFUSED)))
+        let look = |writer: &mut Writer<'_>| {
+            self.read(name, name.labels(), |zone| self.answer_in(zone, query, writer))
+                .unwrap_or_else(|| Ok(Reply::error(rcode::REFUSED)))
+        };
+        let reply = look(writer)?;
+        if reply.code != rcode::NXDOMAIN {
+            return Ok(reply);
+        }
+        // A name that moves between a zone and one below it may have left the one after it was chosen: by the second look
+        // it stands in the other.
+        writer.reset();
+        look(writer)
     }
 
     fn has_cut(&self, zone: &Zone, name: &NameBuf) -> bool {
