@@ -29,6 +29,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LEAF_DAYS: u32 = 820;
 const CA_DAYS: u32 = 3_650;
 
+/// The name in the default certificate: no host can have it (RFC 2606 §2).
+const DEFAULT_NAME: &str = "default.invalid";
+
 /// Up to this many are signed before a batch counts as applied (about 50 µs each); more are left to the background.
 const EAGER: usize = 512;
 
@@ -190,6 +193,7 @@ enum Wish {
 pub struct CertStore {
     certs: SwapMap<Arc<str>, Arc<CertifiedKey>>,
     ca: DevCa,
+    default_certificate: Arc<CertifiedKey>,
     routing: Arc<Routing>,
     capacity: usize,
     wishes: mpsc::Sender<Wish>,
@@ -218,9 +222,11 @@ impl CertStore {
     ) -> io::Result<Arc<Self>> {
         let (wishes, inbox) = mpsc::channel(QUEUE);
         let certs = SwapMap::with_buckets(capacity / 32);
+        let default_certificate = ca.sign(DEFAULT_NAME).map_err(io::Error::other)?;
         let store = Arc::new(Self {
             certs,
             ca,
+            default_certificate,
             routing,
             capacity: capacity.max(1),
             wishes,
@@ -236,6 +242,11 @@ impl CertStore {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         self.certs.get(name)
+    }
+
+    /// The certificate for clients that name no host, or none that is routed. It is valid for no host.
+    pub(crate) fn default_certificate(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.default_certificate)
     }
 
     /// Waits until the background thread has signed the name. For a handshake whose certificate is not at hand.

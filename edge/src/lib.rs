@@ -1,12 +1,15 @@
 //! The edge proxy: takes requests for every site and passes them to the nodes that serve it.
 //!
 //! Owns the sockets towards clients and nodes, TLS, the pages for what cannot be served, and the feed's replica. Where a
-//! request goes is decided in `hosting-edge-map`; HTTP itself is Pingora's. It never asks the controller anything on a
+//! request goes is decided in `hosting-edge-map`, what HTTP/1.1 means in `hosting-edge-http1`; HTTP/2 connections are Pingora's. It never asks the controller anything on a
 //! request's way, and what comes from there cannot stop it.
 #![warn(clippy::indexing_slicing)]
 
 mod certs;
 mod conn;
+mod exchange;
+mod h1;
+mod h2;
 mod metrics;
 mod pages;
 mod proxy;
@@ -15,7 +18,7 @@ mod run;
 mod server;
 mod settings;
 mod tls;
-mod upgrade;
+mod upstream;
 
 pub use certs::{CaError, CertStore, DevCa};
 pub use metrics::{Latency, Metrics};

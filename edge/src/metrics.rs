@@ -80,6 +80,8 @@ pub struct Metrics {
     pub handshakes_failed: Counter,
     /// Connections that had to be refused by the kernel: no file handles left.
     pub accept_errors: Counter,
+    /// Connections that were closed because their network had its share.
+    pub over_share: Counter,
     /// Connections now.
     pub connections: Gauge,
     /// FQDNs.
@@ -114,6 +116,7 @@ impl Metrics {
             handshakes_unknown: handshake("unknown_name"),
             handshakes_failed: handshake("failed"),
             accept_errors: Counter::default(),
+            over_share: Counter::default(),
             connections: Gauge::default(),
             routes: Gauge::default(),
             tenants: Gauge::default(),
@@ -144,6 +147,11 @@ impl Metrics {
                 "hosting_edge_accept_errors",
                 "Connections that could not be accepted",
                 metrics.accept_errors.clone(),
+            );
+            registry.register(
+                "hosting_edge_connections_over_share",
+                "Connections closed because their network had its share",
+                metrics.over_share.clone(),
             );
             registry.register(
                 "hosting_edge_connections",

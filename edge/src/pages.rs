@@ -1,13 +1,12 @@
 //! The pages that the edge answers with itself. Small, the same for every host, and without a word of what is behind it.
 
-use std::time::Duration;
+use hosting_edge_http1::{AnswerHead, HeadError, RequestError};
+use http::StatusCode;
+use http::header::HeaderValue;
+use pingora_core::protocols::http::date::get_cached_date;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{Method, StatusCode};
-use pingora_error::Result;
-use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
+/// Methods that reach a site, for `Allow`.
+const METHODS: &[u8] = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +15,20 @@ pub(crate) enum Page {
     BadHost,
     /// The request is none.
     BadRequest,
+    /// The request's head is too large.
+    HeaderTooLarge,
+    /// A method that no site gets.
+    Method,
+    /// A transfer coding that nobody knows.
+    Coding,
+    /// An expectation that nobody can meet.
+    Expectation,
+    /// Not HTTP/1.
+    Version,
+    /// The TLS connection is for another host.
+    Misdirected,
+    /// `OPTIONS *`: asked of the edge as a whole. No page, but an answer.
+    Options,
     /// No such host.
     Unknown,
     /// A host without a site.
@@ -30,8 +43,6 @@ pub(crate) enum Page {
     GatewayTimeout,
     /// A client that does not finish its request.
     RequestTimeout,
-    /// Our fault.
-    Internal,
 }
 
 impl Page {
@@ -39,6 +50,33 @@ impl Page {
         match self {
             Self::BadHost => (StatusCode::BAD_REQUEST, "bad_host", "The request names no valid host."),
             Self::BadRequest => (StatusCode::BAD_REQUEST, "bad_request", "The request is not valid HTTP."),
+            Self::HeaderTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "header_too_large",
+                "The request's header is too large. Deleting this site's cookies may help.",
+            ),
+            Self::Method => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not served here.")
+            }
+            Self::Coding => {
+                (StatusCode::NOT_IMPLEMENTED, "unknown_coding", "The request's transfer coding is not known.")
+            }
+            Self::Expectation => (
+                StatusCode::EXPECTATION_FAILED,
+                "unknown_expectation",
+                "The request's expectation is not known.",
+            ),
+            Self::Version => (
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "version",
+                "This version of HTTP is not spoken here.",
+            ),
+            Self::Misdirected => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected",
+                "This connection is for another host. Please use a connection of its own.",
+            ),
+            Self::Options => (StatusCode::NO_CONTENT, "", ""),
             Self::Unknown => (StatusCode::NOT_FOUND, "unknown_host", "There is no site at this address."),
             Self::Unbound => (StatusCode::NOT_FOUND, "no_site", "There is no site at this address yet."),
             Self::Suspended => {
@@ -58,27 +96,28 @@ impl Page {
             Self::RequestTimeout => {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request did not arrive in time.")
             }
-            Self::Internal => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Something went wrong. Please try again soon.",
-            ),
         }
     }
 
-    /// When it is worth to come back.
-    fn retry_after(self) -> Option<Duration> {
+    /// Seconds after which it is worth to come back.
+    fn retry_after(self) -> Option<&'static [u8]> {
         match self {
-            Self::Suspended => Some(Duration::from_secs(3_600)),
-            Self::NoNode => Some(Duration::from_secs(10)),
+            Self::Suspended => Some(b"3600"),
+            Self::NoNode => Some(b"10"),
             Self::BadHost
             | Self::BadRequest
+            | Self::HeaderTooLarge
+            | Self::Method
+            | Self::Coding
+            | Self::Expectation
+            | Self::Version
+            | Self::Misdirected
+            | Self::Options
             | Self::Unknown
             | Self::Unbound
             | Self::BadGateway
             | Self::GatewayTimeout
-            | Self::RequestTimeout
-            | Self::Internal => None,
+            | Self::RequestTimeout => None,
         }
     }
 
@@ -103,31 +142,69 @@ impl Page {
         format!("{{\"error\":\"{code}\",\"status\":{},\"message\":\"{text}\"}}\n", status.as_u16())
     }
 
-    /// Sends the page. The connection goes on unless the request has a body that nobody will read.
-    pub(crate) async fn send(self, session: &mut Session) -> Result<()> {
-        let request = session.req_header();
-        let head = request.method == Method::HEAD;
-        let (kind, body) = if wants_json(request.headers.get(ACCEPT).map(http::HeaderValue::as_bytes)) {
-            ("application/json", self.json())
+    /// The page for a client that accepts `accept`.
+    pub(crate) fn answer(self, accept: Option<&[u8]>) -> Answer {
+        let (kind, body): (&[u8], _) = if self == Self::Options {
+            (b"", String::new())
+        } else if wants_json(accept) {
+            (b"application/json", self.json())
         } else {
-            ("text/html; charset=utf-8", self.html())
+            (b"text/html; charset=utf-8", self.html())
         };
-        let mut header = ResponseHeader::build(self.parts().0, Some(6))?;
-        header.insert_header(CONTENT_TYPE, kind)?;
-        header.insert_header(CONTENT_LENGTH, body.len())?;
-        header.insert_header(CACHE_CONTROL, "no-store")?;
-        header.insert_header("x-content-type-options", "nosniff")?;
-        if let Some(after) = self.retry_after() {
-            header.insert_header(RETRY_AFTER, after.as_secs())?;
+        Answer { page: self, kind, body, date: get_cached_date() }
+    }
+}
+
+/// A page in the form that the client gets.
+pub(crate) struct Answer {
+    page: Page,
+    kind: &'static [u8],
+    date: HeaderValue,
+    /// The text.
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn head(&self, is_head: bool) -> AnswerHead<'_> {
+        let (status, _, _) = self.page.parts();
+        let mut fields: Vec<(&[u8], &[u8])> = vec![(b"date", self.date.as_bytes())];
+        if !self.body.is_empty() {
+            fields.push((b"content-type", self.kind));
+            fields.push((b"cache-control", b"no-store"));
+            fields.push((b"x-content-type-options", b"nosniff"));
         }
-        if !session.as_downstream_mut().is_body_empty() {
-            session.set_keepalive(None);
+        if let Some(after) = self.page.retry_after() {
+            fields.push((b"retry-after", after));
         }
-        session.write_response_header(Box::new(header), head).await?;
-        if !head {
-            session.write_response_body(Some(Bytes::from(body)), true).await?;
+        if matches!(self.page, Page::Options | Page::Method) {
+            fields.push((b"allow", METHODS));
         }
-        Ok(())
+        AnswerHead {
+            status: status.as_u16(),
+            reason: status.canonical_reason().unwrap_or_default().as_bytes(),
+            fields,
+            length: (!self.body.is_empty()).then_some(self.body.len() as u64),
+            has_body: !is_head && !self.body.is_empty(),
+        }
+    }
+}
+
+impl From<RequestError> for Page {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Head(HeadError::Version) => Self::Version,
+            RequestError::Head(HeadError::TooMany) => Self::HeaderTooLarge,
+            RequestError::Head(
+                HeadError::StartLine | HeadError::FieldName | HeadError::FieldValue | HeadError::Folded,
+            )
+            | RequestError::Target
+            | RequestError::Length
+            | RequestError::Connection => Self::BadRequest,
+            RequestError::Host => Self::BadHost,
+            RequestError::Coding => Self::Coding,
+            RequestError::Method => Self::Method,
+            RequestError::Expectation => Self::Expectation,
+        }
     }
 }
 

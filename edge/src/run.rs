@@ -51,9 +51,9 @@ fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
         .context("cannot start threads")
 }
 
-async fn wire(settings: Settings, user: Handle) -> anyhow::Result<()> {
+async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let _telemetry = telemetry::init("hosting-edge", &settings.log, settings.log_format)?;
-    raise_file_limit(&settings);
+    raise_file_limit(&mut settings);
     DirBuilder::new()
         .recursive(true)
         .mode(0o755) // the authority's certificate is for everybody, each secret in here has a mode of its own
@@ -128,18 +128,22 @@ async fn serve(
     task.await?.context("cannot listen")
 }
 
-/// Every connection takes a file handle here and one towards a node.
-fn raise_file_limit(settings: &Settings) {
-    let wanted =
-        u64::try_from(settings.max_connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_000);
+/// Every connection takes a file handle here and one towards a node. Takes no more connections than there are handles for:
+/// without one no client could be told anything.
+fn raise_file_limit(settings: &mut Settings) {
+    const OTHERS: u64 = 1_000;
+    let wanted = u64::try_from(settings.max_connections).unwrap_or(u64::MAX).saturating_mul(2) + OTHERS;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let soft =
         if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     if soft < wanted {
+        let connections = usize::try_from(soft.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX).max(1);
         tracing::warn!(
             limit = soft,
             wanted,
-            "few file handles for max_connections; raise LimitNOFILE of the service, or lower max_connections"
+            connections,
+            "few file handles: fewer connections are taken than max_connections; raise LimitNOFILE of the service"
         );
+        settings.max_connections = settings.max_connections.min(connections);
     }
 }

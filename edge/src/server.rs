@@ -1,22 +1,15 @@
-//! The listeners in front of Pingora: accept, handshake, read the request's header against the clock, hand over, drain.
+//! The listeners: accept, handshake, hand over to the version of HTTP that was negotiated, drain.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use hosting_edge_map::Routing;
-use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ServerApp};
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::default_h2_options;
-use pingora_core::protocols::{Shutdown, Stream};
+use hosting_scaffold::networks::{NetworkPlace, Networks};
 use pingora_core::server::ShutdownWatch;
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::HttpProxy;
 use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,8 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::certs::CertStore;
 use crate::conn::Conn;
+use crate::h1::{self, H1Limits};
+use crate::h2::{self, H2Limits, Windows};
 use crate::metrics::Metrics;
-use crate::proxy::Edge;
+use crate::proxy::{Edge, Visitor};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
 
@@ -132,29 +127,27 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// How often idle connections to nodes are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// The data plane, ready to serve.
 pub struct Server {
-    proxy: Arc<HttpProxy<Edge>>,
+    edge: Arc<Edge>,
     front: Front,
-    limits: Limits,
+    h1: H1Limits,
+    h2: H2Limits,
+    windows: Windows,
     permits: Arc<Semaphore>,
+    networks: Arc<Networks>,
+    per_network: usize,
     metrics: Metrics,
     drain: Duration,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Server").field("h1", &self.h1).field("h2", &self.h2).finish_non_exhaustive()
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    header: Duration,
-    header_bytes: usize,
-    idle: Duration,
-    body: Duration,
-    write: Duration,
 }
 
 impl Server {
@@ -168,36 +161,28 @@ impl Server {
     ) -> Result<Self, rustls::Error> {
         // Pingora takes ring unless a provider is there; a second install only says that the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let conf = ServerConf {
-            threads: threads(settings),
-            upstream_keepalive_pool_size: settings.upstream_pool,
-            max_retries: 2 * hosting_edge_map::MAX_TRIES,
-            ..ServerConf::default()
-        };
         let edge = Edge::new(Arc::clone(&routing), metrics.clone(), settings);
-        let mut proxy = HttpProxy::new(edge, Arc::new(conf));
-        proxy.handle_init_modules();
-        let mut h2 = default_h2_options();
-        h2.max_concurrent_streams(settings.h2_max_streams.max(1));
-        h2.max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
-        proxy.h2_options = Some(h2);
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(ms(settings.idle_timeout_ms));
-        proxy.server_options = Some(options);
-        let limits = Limits {
+        let h1 = H1Limits {
             header: ms(settings.header_timeout_ms),
             header_bytes: settings.max_header_bytes,
             idle: ms(settings.idle_timeout_ms),
             body: ms(settings.body_timeout_ms),
-            write: ms(settings.write_timeout_ms),
         };
-        let front =
-            Front::new(certs, routing, ms(settings.handshake_timeout_ms), limits.header, metrics.clone())?;
+        let h2 = H2Limits {
+            streams: settings.h2_max_streams,
+            header_bytes: settings.max_header_bytes,
+            idle: ms(settings.idle_timeout_ms),
+        };
+        let front = Front::new(certs, routing, settings, metrics.clone())?;
         Ok(Self {
-            proxy: Arc::new(proxy),
+            edge: Arc::new(edge),
             front,
-            limits,
+            h1,
+            h2,
+            windows: Windows::new(settings.h2_window_memory),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+            networks: Arc::default(),
+            per_network: settings.per_network(),
             metrics,
             drain: ms(settings.drain_timeout_ms),
         })
@@ -223,11 +208,19 @@ impl Server {
             accepting.spawn(accept.run(listener));
         }
         accepting.close();
-        accepting.wait().await;
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                server.edge.sweep();
+            }
+        };
+        tokio::select! {
+            () = accepting.wait() => {}
+            () = sweeping => {}
+        }
 
         // A send fails only when no connection listens any more.
         let _ = draining.send(true);
-        server.proxy.http_cleanup().await;
         connections.close();
         if tokio::time::timeout(server.drain, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), "drain deadline passed, cutting what is left");
@@ -268,8 +261,18 @@ impl Accept {
             };
             match accepted {
                 Ok((permit, tcp, peer)) => {
-                    let serve =
-                        serve(Arc::clone(&self.server), self.tls, tcp, peer, self.shutdown.clone(), permit);
+                    let Some(place) = self.server.networks.enter(peer.ip(), self.server.per_network) else {
+                        self.server.metrics.over_share.inc();
+                        continue;
+                    };
+                    let serve = serve(
+                        Arc::clone(&self.server),
+                        self.tls,
+                        tcp,
+                        peer,
+                        self.shutdown.clone(),
+                        (permit, place),
+                    );
                     self.connections.spawn(serve);
                 }
                 Err(error) => {
@@ -291,19 +294,22 @@ async fn serve(
     tcp: TcpStream,
     peer: SocketAddr,
     shutdown: ShutdownWatch,
-    _permit: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, NetworkPlace),
 ) {
     let _counted = Counted::new(&server.metrics);
     // Fails only on a connection that is gone.
     let _ = tcp.set_nodelay(true);
-    let conn = if tls { server.front.accept(tcp, peer).await } else { Some(Conn::tcp(tcp, peer)) };
-    if let Some(conn) = conn {
-        if conn.is_h2() {
-            // Boxed by Pingora's trait; it never hands an HTTP/2 connection back.
-            server.proxy.process_new(Box::new(conn), &shutdown).await;
-        } else {
-            serve_h1(&server, conn, shutdown).await;
-        }
+    let (conn, name) = if tls {
+        let Some(accepted) = server.front.accept(tcp, peer).await else { return };
+        accepted
+    } else {
+        (Conn::tcp(tcp, peer), None)
+    };
+    let visitor = Visitor::new(peer.ip(), tls, name);
+    if conn.is_h2() {
+        h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, &shutdown).await;
+    } else {
+        h1::serve(&server.edge, conn, &visitor, server.h1, shutdown).await;
     }
 }
 
@@ -323,137 +329,9 @@ impl Drop for Counted {
     }
 }
 
-async fn serve_h1(server: &Server, conn: Conn, mut shutdown: ShutdownWatch) {
-    let limits = &server.limits;
-    let mut stream: Stream = Box::new(conn);
-    let mut first_wait = limits.header;
-    let mut settings = None;
-    loop {
-        let head = match read_head(&mut stream, first_wait, limits, &mut shutdown).await {
-            Head::Ready(head) => head,
-            Head::Gone => return,
-            Head::Refuse(answer) => {
-                // The client may not be listening; then it does not matter.
-                if stream.write_all(answer).await.is_ok() && stream.flush().await.is_ok() {
-                    Shutdown::shutdown(stream.as_mut()).await;
-                }
-                server.metrics.request(400);
-                return;
-            }
-        };
-        let mut session = ServerSession::new_http1(stream);
-        if let Some(settings) = settings.take() {
-            HttpPersistentSettings::apply_to_session(settings, &mut session);
-        }
-        session.set_keepalive(Some(limits.idle.as_secs().max(1)));
-        session.set_read_timeout(Some(limits.body));
-        session.set_write_timeout(Some(limits.write));
-        session.set_pipelined_prefix(head);
-        match server.proxy.process_new_http(session, &shutdown).await {
-            Some(reused) => (stream, settings) = reused.consume(),
-            None => return,
-        }
-        first_wait = limits.idle;
-    }
-}
-
-enum Head {
-    /// A whole request header, and whatever came with it.
-    Ready(BytesMut),
-    /// The client is gone, said nothing in time, or we are draining.
-    Gone,
-    /// Answer this and close.
-    Refuse(&'static [u8]),
-}
-
-const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-
-/// Reads up to the end of a request's header. Pingora would do it too, but with a limit per read: a client that sends a byte
-/// a minute would hold its connection for ever.
-async fn read_head(
-    stream: &mut Stream,
-    wait: Duration,
-    limits: &Limits,
-    shutdown: &mut ShutdownWatch,
-) -> Head {
-    let mut buffer = BytesMut::with_capacity(4 * 1024);
-    let first = tokio::select! {
-        biased;
-        read = pingora_timeout::timeout(wait, stream.read_buf(&mut buffer)) => read,
-        _ = shutdown.wait_for(|draining| *draining) => return Head::Gone,
-    };
-    if !matches!(first, Ok(Ok(1..))) {
-        return Head::Gone;
-    }
-    let mut seen = 0;
-    if complete(&mut buffer, &mut seen) {
-        return Head::Ready(buffer);
-    }
-    let rest = async {
-        loop {
-            if buffer.len() > limits.header_bytes {
-                return Some(Head::Refuse(TOO_LARGE));
-            }
-            match stream.read_buf(&mut buffer).await {
-                Ok(1..) if complete(&mut buffer, &mut seen) => return None,
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return Some(Head::Gone),
-            }
-        }
-    };
-    match pingora_timeout::timeout(limits.header, rest).await {
-        Ok(None) if buffer.len() > limits.header_bytes + 64 * 1024 => Head::Refuse(TOO_LARGE),
-        Ok(None) => Head::Ready(buffer),
-        Ok(Some(end)) => end,
-        Err(_) => Head::Refuse(TIMEOUT),
-    }
-}
-
-/// Whether a request's header is complete; `seen` is where to look on from. What cannot be one counts as complete: Pingora's
-/// parser refuses it better than we.
-fn complete(buffer: &mut BytesMut, seen: &mut usize) -> bool {
-    // Empty lines before a request are allowed (RFC 9112 §2.2); with them in front the search would end too early.
-    while matches!(buffer.first(), Some(b'\r' | b'\n')) {
-        buffer.advance(1);
-        *seen = 0;
-    }
-    if buffer.first().is_some_and(|first| !first.is_ascii_alphabetic()) {
-        return true;
-    }
-    let new = buffer.get(*seen..).unwrap_or_default();
-    let found = memchr::memmem::find(new, b"\n\r\n").or_else(|| memchr::memmem::find(new, b"\n\n")).is_some();
-    *seen = buffer.len().saturating_sub(2);
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_end_of_a_header_is_found_wherever_the_pieces_break() {
-        for whole in [
-            "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-            "\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
-            "GET / HTTP/1.1\nhost: a\n\n",
-        ] {
-            let (mut buffer, mut seen, mut ended) = (BytesMut::new(), 0, None);
-            for (at, byte) in whole.bytes().enumerate() {
-                buffer.extend_from_slice(&[byte]);
-                if complete(&mut buffer, &mut seen) {
-                    ended = Some(at + 1);
-                    break;
-                }
-            }
-            assert_eq!(ended, Some(whole.len()), "{whole:?}");
-        }
-        assert!(
-            complete(&mut BytesMut::from(&b"\x16\x03\x01"[..]), &mut 0),
-            "TLS on the wrong port is for the parser"
-        );
-    }
 
     #[test]
     fn a_port_that_is_taken_says_so() {

@@ -34,6 +34,9 @@ pub struct Settings {
     pub map_buckets: usize,
     /// Client connections at once; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Of these for one network (an IPv4 address, an IPv6 /64; four times as many for the /24 or /48 around it): more are
+    /// closed at once. 0: a sixteenth of `max_connections`.
+    pub max_connections_per_network: usize,
     /// Client connections that the kernel queues.
     pub backlog: i32,
     /// From the connection to the end of the TLS handshake.
@@ -52,6 +55,12 @@ pub struct Settings {
     pub upgrade_idle_timeout_ms: u64,
     /// HTTP/2 streams at once on a connection.
     pub h2_max_streams: u32,
+    /// Bytes that the large windows of all HTTP/2 connections may promise together; a connection that finds none left gets the
+    /// protocol's default of 64 KiB, with which uploads over long ways are slow.
+    pub h2_window_memory: usize,
+    /// Serve a certificate to clients that send no name, or one in no route, in the TLS handshake; their Host field decides then.
+    /// Off: they get an alert.
+    pub default_certificate: bool,
     /// Connecting to a node.
     pub connect_timeout_ms: u64,
     /// A node that sends nothing.
@@ -84,6 +93,7 @@ impl Default for Settings {
             threads: 0,
             map_buckets: 16_384,
             max_connections: 50_000,
+            max_connections_per_network: 0,
             backlog: 4_096,
             handshake_timeout_ms: 10_000,
             header_timeout_ms: 10_000,
@@ -93,14 +103,16 @@ impl Default for Settings {
             write_timeout_ms: 60_000,
             upgrade_idle_timeout_ms: 3_600_000,
             h2_max_streams: 100,
+            h2_window_memory: 256 * 1024 * 1024,
+            default_certificate: true,
             connect_timeout_ms: 1_000,
             upstream_timeout_ms: 300_000,
             upstream_idle_timeout_ms: 45_000,
-            upstream_pool: 512,
+            upstream_pool: 1_024,
             eject_ms: 3_000,
             certificate_cache: 100_000,
             drain_timeout_ms: 30_000,
-            log: "info,pingora_core=error,pingora_proxy=off".into(),
+            log: "info,pingora_core=error".into(),
             log_format: LogFormat::Auto,
         }
     }
@@ -159,6 +171,15 @@ impl Settings {
             );
         }
         Ok(())
+    }
+
+    /// Connections that one network may have.
+    #[must_use]
+    pub fn per_network(&self) -> usize {
+        match self.max_connections_per_network {
+            0 => self.max_connections.div_ceil(16),
+            given => given,
+        }
     }
 
     /// The development authority's certificate, which clients may be told to trust.

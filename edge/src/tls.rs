@@ -16,6 +16,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use crate::certs::CertStore;
 use crate::conn::Conn;
 use crate::metrics::Metrics;
+use crate::settings::{Settings, ms};
 
 /// Alerts that rustls does not send for us (RFC 8446 §6.2).
 const INTERNAL_ERROR: u8 = 80;
@@ -30,15 +31,20 @@ pub(crate) struct Front {
     routing: Arc<Routing>,
     limit: Duration,
     h2_limit: Duration,
+    default_certificate: bool,
     metrics: Metrics,
 }
 
 #[derive(Debug)]
-struct Resolver(Arc<CertStore>);
+struct Resolver {
+    certs: Arc<CertStore>,
+    default_certificate: bool,
+}
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        with_name(&hello, |name| self.0.get(name)).flatten()
+        let named = with_name(&hello, |name| self.certs.get(name)).flatten();
+        named.or_else(|| self.default_certificate.then(|| self.certs.default_certificate()))
     }
 }
 
@@ -56,24 +62,35 @@ impl Front {
     pub(crate) fn new(
         certs: Arc<CertStore>,
         routing: Arc<Routing>,
-        limit: Duration,
-        h2_limit: Duration,
+        settings: &Settings,
         metrics: Metrics,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Resolver(Arc::clone(&certs))));
+            .with_cert_resolver(Arc::new(Resolver {
+                certs: Arc::clone(&certs),
+                default_certificate: settings.default_certificate,
+            }));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Resumption without state: one rotating key for all connections, where the default cache holds 256 sessions.
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), certs, routing, limit, h2_limit, metrics })
+        Ok(Self {
+            config: Arc::new(config),
+            certs,
+            routing,
+            limit: ms(settings.handshake_timeout_ms),
+            h2_limit: ms(settings.header_timeout_ms),
+            default_certificate: settings.default_certificate,
+            metrics,
+        })
     }
 
-    /// The whole handshake, within the limit. `None`: the client got its alert, or was not worth one.
-    pub(crate) async fn accept(&self, tcp: TcpStream, peer: SocketAddr) -> Option<Conn> {
+    /// The whole handshake, within the limit. With the connection comes the name that it was made for, unless the default
+    /// certificate was served. `None`: the client got its alert, or was not worth one.
+    pub(crate) async fn accept(&self, tcp: TcpStream, peer: SocketAddr) -> Option<(Conn, Option<Arc<str>>)> {
         match tokio::time::timeout(self.limit, self.handshake(tcp, peer)).await {
             Ok(Ok(conn)) => {
                 self.metrics.handshakes.inc();
@@ -96,22 +113,24 @@ impl Front {
         }
     }
 
-    async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Conn, End> {
+    async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Result<(Conn, Option<Arc<str>>), End> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(End::Failed)?;
         let hello = start.client_hello();
-        if hello.server_name().is_none() {
-            return Err(refuse(start.io, MISSING_EXTENSION).await);
-        }
+        let sent = hello.server_name().is_some();
         let name =
             with_name(&hello, |name| self.routing.knows(name).then(|| Arc::<str>::from(name))).flatten();
-        let Some(name) = name else {
-            return Err(refuse(start.io, UNRECOGNIZED_NAME).await);
-        };
-        if self.certs.get(&name).is_none() && !self.certs.obtain(&name).await {
-            return Err(refuse(start.io, INTERNAL_ERROR).await);
+        match &name {
+            Some(name) => {
+                if self.certs.get(name).is_none() && !self.certs.obtain(name).await {
+                    return Err(refuse(start.io, INTERNAL_ERROR).await);
+                }
+            }
+            None if self.default_certificate => {}
+            None if sent => return Err(refuse(start.io, UNRECOGNIZED_NAME).await),
+            None => return Err(refuse(start.io, MISSING_EXTENSION).await),
         }
         let stream = start.into_stream(Arc::clone(&self.config)).await.map_err(End::Failed)?;
-        Ok(Conn::tls(stream, peer, self.h2_limit))
+        Ok((Conn::tls(stream, peer, self.h2_limit), name))
     }
 }
 

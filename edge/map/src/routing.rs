@@ -41,6 +41,8 @@ pub struct Target {
     pub webroot: Arc<str>,
     /// The nodes to try.
     pub candidates: Candidates,
+    /// The site may change the protocol of a connection.
+    pub may_upgrade: bool,
 }
 
 /// How much there is, for metrics.
@@ -74,6 +76,7 @@ struct Route {
 struct Site {
     webroot: Arc<str>,
     pool: PoolCell,
+    may_upgrade: bool,
 }
 
 /// The reader's side.
@@ -110,7 +113,11 @@ impl Routing {
                     Some(pool) => {
                         let point = pool.point(host);
                         let candidates = Candidates::new(pool, point);
-                        Decision::Serve(Target { webroot: Arc::clone(&site.webroot), candidates })
+                        Decision::Serve(Target {
+                            webroot: Arc::clone(&site.webroot),
+                            candidates,
+                            may_upgrade: site.may_upgrade,
+                        })
                     }
                     None => Decision::NoNode,
                 }
@@ -244,6 +251,7 @@ impl Writer {
                 let site = (!route.webroot_id.is_empty()).then(|| Site {
                     webroot: self.webroot(&route.webroot_id),
                     pool: self.pool(&route.shard_id, false),
+                    may_upgrade: route.may_upgrade,
                 });
                 routes.push((Arc::from(item.key.name.as_str()), Some(Route { tenant, site })));
             }
@@ -339,7 +347,12 @@ mod tests {
     }
 
     fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, Intent) {
-        let route = Route { tenant_id: tenant.into(), webroot_id: webroot.into(), shard_id: shard.into() };
+        let route = Route {
+            tenant_id: tenant.into(),
+            webroot_id: webroot.into(),
+            shard_id: shard.into(),
+            ..Route::default()
+        };
         upsert(Kind::Route, fqdn, Intent::Route(route))
     }
 

@@ -22,7 +22,12 @@ fn item(key: Key, value: Vec<u8>) -> Item {
 }
 
 fn route(fqdn: &str, webroot: &str) -> Item {
-    let route = Route { tenant_id: "t_a".into(), webroot_id: webroot.into(), shard_id: "s1".into() };
+    let route = Route {
+        tenant_id: "t_a".into(),
+        webroot_id: webroot.into(),
+        shard_id: "s1".into(),
+        may_upgrade: true,
+    };
     item(Key::new(Kind::Route, fqdn), route.encode_to_vec())
 }
 

@@ -265,7 +265,12 @@ fn upsert(kind: Kind, name: &str, intent: Intent) -> (Item, Intent) {
 }
 
 pub(crate) fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, Intent) {
-    let route = Route { tenant_id: tenant.into(), webroot_id: webroot.into(), shard_id: shard.into() };
+    let route = Route {
+        tenant_id: tenant.into(),
+        webroot_id: webroot.into(),
+        shard_id: shard.into(),
+        may_upgrade: true,
+    };
     upsert(Kind::Route, fqdn, Intent::Route(route))
 }
 

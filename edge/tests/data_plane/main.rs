@@ -6,4 +6,5 @@ mod harness;
 mod pages;
 mod proxying;
 mod resilience;
+mod rules;
 mod tls;

@@ -7,12 +7,12 @@ use hosting_edge::Settings;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{Edge, gone, one_site, route, settings};
+use crate::harness::{Edge, Node, gone, one_site, pool, read_all, route, settings};
 
 fn config(edge: &Edge, alpn: &[&[u8]]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
@@ -67,8 +67,16 @@ async fn both_versions_of_http_with_a_trusted_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_in_no_route_get_the_right_alert() {
-    let (mut edge, _node) = one_site().await;
+async fn without_a_default_certificate_names_in_no_route_get_the_right_alert() {
+    let node = Node::start("node-1").await;
+    let mut edge = Edge::with(Settings { default_certificate: false, ..settings() }).await;
+    edge.publish(
+        vec![
+            pool("s1", &[("n1", node.address, true)]),
+            route("www.example.com", "t_a", "web_ab12cd34ef", "s1"),
+        ],
+        Vec::new(),
+    );
     for name in ["other.example.com", "example.com", "xwww.example.com"] {
         let error = connect(&edge, name, &[b"h2"]).await.unwrap_err().to_string();
         assert!(error.contains("UnrecognisedName"), "{name}: {error}");
@@ -85,6 +93,73 @@ async fn names_in_no_route_get_the_right_alert() {
     edge.publish(vec![route("other.example.com", "t_a", "", "")], vec![gone("www.example.com")]);
     assert!(connect(&edge, "OTHER.example.com", &[]).await.is_ok());
     assert!(connect(&edge, "www.example.com", &[]).await.is_err());
+}
+
+/// A client that takes any certificate, as old monitors do.
+async fn connect_blindly(edge: &Edge, name: &str) -> TlsStream<TcpStream> {
+    let mut config = config(edge, &[b"http/1.1"]);
+    config.dangerous().set_certificate_verifier(Arc::new(Blind));
+    handshake(edge, name, config).await.unwrap()
+}
+
+#[derive(Debug)]
+struct Blind;
+
+impl rustls::client::danger::ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_field_decides_when_the_handshake_names_no_site_and_only_then() {
+    let (mut edge, _node) = one_site().await;
+    edge.publish(vec![route("other.example.com", "t_b", "web_b", "s1")], Vec::new());
+    // An address sends no name.
+    for (name, host, code) in [
+        ("127.0.0.1", "www.example.com", "200"),
+        ("nobody.example.com", "www.example.com", "200"),
+        ("127.0.0.1", "nobody.example.com", "404"),
+        ("www.example.com", "www.example.com", "200"),
+        ("WWW.example.com", "www.EXAMPLE.com:443", "200"),
+        ("www.example.com", "other.example.com", "421"),
+        ("www.example.com", "nobody.example.com", "421"),
+    ] {
+        let mut stream = connect_blindly(&edge, name).await;
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_all(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{name} {host}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +206,7 @@ async fn garbage_on_the_tls_port_harms_nobody() {
         let mut stream = TcpStream::connect(edge.https).await.unwrap();
         stream.write_all(garbage).await.unwrap();
         stream.shutdown().await.unwrap();
-        crate::harness::read_all(&mut stream).await;
+        read_all(&mut stream).await;
     }
     assert!(connect(&edge, "www.example.com", &[b"h2"]).await.is_ok());
 }

@@ -297,7 +297,12 @@ mod tests {
 
     #[test]
     fn a_route_needs_a_sound_name_and_ids() {
-        let route = m::Route { tenant_id: "t_a".into(), webroot_id: "web_a".into(), shard_id: "s".into() };
+        let route = m::Route {
+            tenant_id: "t_a".into(),
+            webroot_id: "web_a".into(),
+            shard_id: "s".into(),
+            ..m::Route::default()
+        };
         let value = route.encode_to_vec();
         assert_eq!(
             Intent::parse(&Key::new(Kind::Route, "www.example.com"), &value),

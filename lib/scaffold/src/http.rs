@@ -2,13 +2,7 @@
 //!
 //! Owns accept, limits and drain; never looks into a request. The admin port and the controller's API are served by it.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -20,6 +14,8 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::networks::Networks;
 
 /// What the server takes on.
 #[derive(Debug, Clone)]
@@ -46,50 +42,6 @@ impl Default for HttpLimits {
             header_bytes: 64 * 1024,
             unacknowledged: Duration::from_secs(60),
         }
-    }
-}
-
-/// Connections by network.
-#[derive(Debug, Default)]
-struct Networks(Mutex<BTreeMap<IpAddr, usize>>);
-
-impl Networks {
-    fn enter(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Place> {
-        let net = network(address);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(net).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        Some(Place { networks: Arc::clone(self), net })
-    }
-}
-
-/// A place among a network's connections.
-struct Place {
-    networks: Arc<Networks>,
-    net: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.networks.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.net) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.net);
-            }
-        }
-    }
-}
-
-/// What counts as one party.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }
 

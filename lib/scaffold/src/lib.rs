@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod config;
 pub mod http;
+pub mod networks;
 pub mod tasks;
 pub mod telemetry;
 

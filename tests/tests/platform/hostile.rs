@@ -57,6 +57,7 @@ async fn poisoned_intents_are_rejected_one_by_one() {
             tenant_id: tenant.clone(),
             webroot_id: webroot.clone(),
             shard_id: "shard".to_owned(),
+            may_upgrade: false,
         };
         poison(&edge, Key::new(Kind::Route, name), clusters.encode_to_vec())
     };

@@ -214,6 +214,7 @@ pub fn padded_route(name: &str, size: usize) -> (Key, Bytes) {
         tenant_id: "t_abcdefghij".into(),
         webroot_id: "web_abcdefghij".into(),
         shard_id: "shard-1".into(),
+        may_upgrade: false,
     };
     let mut value = route.encode_to_vec();
     // Field 15, length-delimited: of a newer controller.

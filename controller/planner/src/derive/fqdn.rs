@@ -24,6 +24,8 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
             tenant_id: tenant.id.clone(),
             webroot_id: webroot.to_owned(),
             shard_id: shard.to_owned(),
+            // PHP and static sites have no process of their own that could speak another protocol.
+            may_upgrade: false,
         };
         DesiredIntent::new(audience.clone(), IntentKind::Route, name, &message)
     };

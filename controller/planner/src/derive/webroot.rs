@@ -44,8 +44,12 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
     if webroot.flag(state::SITE_READY)
         && let Some(cluster) = given(&tenant, "cluster_id")
     {
-        let route =
-            m::Route { tenant_id: tenant.id.clone(), webroot_id: id.to_owned(), shard_id: shard.id.clone() };
+        let route = m::Route {
+            tenant_id: tenant.id.clone(),
+            webroot_id: id.to_owned(),
+            shard_id: shard.id.clone(),
+            ..m::Route::default()
+        };
         for name in service_names_of(&webroot, &tenant, world).await? {
             wanted.push(DesiredIntent::new(edge_audience(cluster), IntentKind::Route, name, &route));
         }
