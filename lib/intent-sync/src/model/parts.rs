@@ -120,6 +120,7 @@ pub(super) fn value(key: &Key, class: Class, mark: u64) -> Bytes {
                 tenant_id: REFUSED.to_owned(),
                 webroot_id: format!("web_{mark}"),
                 shard_id: "s".to_owned(),
+                may_upgrade: false,
             }
             .encode_to_vec()
             .into(),
