@@ -1,8 +1,8 @@
 //! What a new store needs before anybody can use it: certificate authority and first API key.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -11,6 +11,7 @@ use hosting_intent::Cause;
 use hosting_planner::{PlanError, Unit, World};
 use hosting_resource::kinds::api_key;
 use hosting_resource::{Creation, Kind};
+use hosting_scaffold::file::write_private;
 use hosting_store::{Origin, Store, WriteError};
 
 /// Where the authorities are sealed.
@@ -70,7 +71,7 @@ pub(crate) async fn first_key(store: &Store, file: &Path) -> anyhow::Result<()> 
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = api_key::key_from(&rand::random());
-            write_key(file, &key)
+            write_private(file, format!("{key}\n").as_bytes())
                 .with_context(|| format!("cannot write the API key to {}", file.display()))?;
             key
         }
@@ -103,13 +104,4 @@ pub(crate) async fn first_key(store: &Store, file: &Path) -> anyhow::Result<()> 
         Err(WriteError::Refused(error)) => bail!("the API key in {path} cannot be used: {error}"),
         Err(error) => Err(error).context("cannot store the first API key"),
     }
-}
-
-/// Written whole or not at all, readable by its owner only.
-fn write_key(file: &Path, key: &str) -> std::io::Result<()> {
-    let part = file.with_extension("part");
-    let mut out = File::options().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
-    writeln!(out, "{key}")?;
-    out.sync_all()?;
-    fs::rename(part, file)
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hosting_feed::registry::{
-    Doorbell, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched, Watermark,
+    Doorbell, EdgeKeys, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched,
+    Watermark,
 };
+use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_planner::World;
 use hosting_proto::feed::ReportRequest;
 use hosting_resource::{Kind, Resource, Status};
@@ -50,6 +52,12 @@ impl Nodes for Registry {
     async fn node(&self, node_id: &str) -> Result<Option<NodeRecord>, RegistryError> {
         let node = self.store.read().await.map_err(failed)?.resource(node_id).await.map_err(failed)?;
         Ok(node.as_ref().and_then(record))
+    }
+}
+
+impl EdgeKeys for Registry {
+    fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
+        self.store.kek().cluster_edge_key(cluster_id)
     }
 }
 

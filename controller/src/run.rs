@@ -57,7 +57,8 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         doorbell: Box::new(Commits(store.commits())),
         nodes: registry.clone(),
         tokens: registry.clone(),
-        status: registry,
+        status: registry.clone(),
+        edge_keys: registry,
     };
     let mut feed_config = FeedConfig::new(settings.feed_listen);
     feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);

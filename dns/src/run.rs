@@ -85,6 +85,7 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         kinds: KINDS,
         build: BUILD,
         metrics: feed_metrics,
+        edge_key: None,
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     group.run(drain).await

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hosting_edge_map::{EDGE_KINDS, Routing};
-use hosting_intent_sync::client::{ClientMetrics, Subscription};
+use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Subscription};
 use hosting_scaffold::admin::{self, Readiness};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::{BUILD, telemetry};
@@ -84,6 +84,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     );
     let serve = serve(server, bound, loaded, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
+    let edge_key = EdgeKeyStore::load(&settings.data_dir);
     let subscription = Subscription {
         data_dir: settings.data_dir,
         controllers: settings.controller,
@@ -93,6 +94,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         kinds: EDGE_KINDS,
         build: BUILD,
         metrics: feed_metrics,
+        edge_key: Some(edge_key),
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     group.run(drain).await

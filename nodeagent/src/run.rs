@@ -12,11 +12,12 @@ use std::{
 use anyhow::Context;
 use hosting_agent_engine::{Phase, Report, Secret};
 use hosting_intent::Key;
-use hosting_intent_sync::client::{ClientMetrics, Reporter, Subscription};
+use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Reporter, Subscription};
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
     admin::{self, Readiness},
+    file::write_private,
     tasks::{OnEnd, Spawner, TaskGroup},
     telemetry,
 };
@@ -101,6 +102,7 @@ async fn serve(
     spawner: Spawner,
 ) -> anyhow::Result<()> {
     let stop = spawner.stop();
+    let edge_key = EdgeKeyStore::load(&settings.data_dir());
     let subscription = Subscription {
         data_dir: settings.data_dir(),
         controllers: settings.controller.clone(),
@@ -110,6 +112,7 @@ async fn serve(
         kinds: KINDS,
         build: BUILD,
         metrics: feed_metrics,
+        edge_key: Some(edge_key),
     };
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
     let node = subscription.audience_id();
@@ -216,15 +219,7 @@ fn probe_token(data_dir: &Path) -> anyhow::Result<String> {
         }
     }
     let token = format!("{:032x}", rand::random::<u128>());
-    let draft = path.with_extension("new");
-    let _ = fs::remove_file(&draft);
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
-        file.write_all(token.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, &path)
-    };
-    write().with_context(|| path.display().to_string())?;
+    write_private(&path, token.as_bytes()).with_context(|| path.display().to_string())?;
     Ok(token)
 }
 

@@ -12,6 +12,7 @@ const FLOORS: &[&str] = &["words", "meaning", "mechanism", "core", "shell", "bin
 /// Crates of one floor that may depend on each other: the higher one first.
 const SAME_FLOOR: &[(&str, &str)] = &[
     ("hosting-intent-sync", "hosting-ledger"),
+    ("hosting-intent-sync", "hosting-scaffold"),
     ("hosting-api", "hosting-store"),
     ("hosting-api", "hosting-feed"),
 ];

@@ -1,6 +1,7 @@
 //! What the feed needs from the rest of the controller, as narrow traits that the binary joins to the store.
 
 use async_trait::async_trait;
+use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_proto::feed::{Exception, ReportRequest};
 use tokio::sync::watch;
 
@@ -46,6 +47,12 @@ impl NodeRecord {
 pub trait Nodes: Send + Sync {
     /// `None`: there is no such node, or no longer.
     async fn node(&self, node_id: &str) -> Result<Option<NodeRecord>, RegistryError>;
+}
+
+/// The keys that edges show to nodes.
+pub trait EdgeKeys: Send + Sync {
+    /// The key of a cluster's edges. The same whenever it is asked for.
+    fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey;
 }
 
 /// What became of a join token.

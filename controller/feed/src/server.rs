@@ -27,7 +27,7 @@ use crate::epochs::Epochs;
 use crate::fleet::{Fleet, HEARTBEAT, LEASE};
 use crate::metrics::{FeedMetrics, Refusal};
 use crate::pki::{Authorities, MAX_NODE_LIFE, MIN_NODE_LIFE, PkiError};
-use crate::registry::{Doorbell, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink};
+use crate::registry::{Doorbell, EdgeKeys, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink};
 use crate::ring::{Hub, RingLimits};
 use crate::service::IntentFeedService;
 use crate::trust::{TrustError, server_config};
@@ -101,6 +101,8 @@ pub struct FeedDeps {
     pub tokens: Arc<dyn JoinTokens>,
     /// Where positions and reports go.
     pub status: Arc<dyn StatusSink>,
+    /// What edges and nodes are given in Welcome.
+    pub edge_keys: Arc<dyn EdgeKeys>,
 }
 
 /// The feed cannot start or go on.
@@ -162,6 +164,7 @@ pub(crate) struct Shared {
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) tokens: Arc<dyn JoinTokens>,
     pub(crate) status: Arc<dyn StatusSink>,
+    pub(crate) edge_keys: Arc<dyn EdgeKeys>,
     pub(crate) fleet: Fleet,
     pub(crate) metrics: FeedMetrics,
     pub(crate) enrol: EnrolState,
@@ -284,6 +287,7 @@ impl FeedServer {
             nodes: deps.nodes,
             tokens: deps.tokens,
             status: deps.status,
+            edge_keys: deps.edge_keys,
             fleet,
             metrics,
             enrol: EnrolState::default(),

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Joining, Membership, Order};
 use crate::metrics::{FeedMetrics, Refusal, Resume};
+use crate::registry::NodeRecord;
 use crate::ring::{Attached, Next};
 use crate::server::{Shared, caller, unavailable};
 
@@ -128,7 +129,8 @@ async fn open(
         }
         None => return Err(End::Gone),
     };
-    let audiences = shared.record_of(node_id).await?.audiences(node_id);
+    let record = shared.record_of(node_id).await?;
+    let audiences = record.audiences(node_id);
     if !audiences.contains(&hello.audience) {
         shared.metrics.refuse(Refusal::Audience);
         let message =
@@ -148,18 +150,21 @@ async fn open(
     if opened.is_err() && begins_epoch {
         shared.epochs.did_not(node_id);
     }
-    let (session, frames) = opened.map_err(unavailable)?;
+    let (session, mut frames) = opened.map_err(unavailable)?;
     let kind = match (&hello.cursor, session.resumed()) {
         (_, true) => Resume::Delta,
         (Some(_), false) => Resume::Snapshot,
         (None, false) => Resume::New,
     };
     shared.metrics.resume(kind);
-    let head = frames.iter().find_map(|frame| match &frame.frame {
-        Some(Frame::Welcome(welcome)) => Some(welcome.head),
-        _ => None,
-    });
-    let joining = joining(&hello, session.epoch(), head.unwrap_or_default());
+    let mut head = 0;
+    for frame in &mut frames {
+        if let Some(Frame::Welcome(welcome)) = &mut frame.frame {
+            welcome.edge_key = edge_key(shared, &record, node_id, &hello.audience);
+            head = welcome.head;
+        }
+    }
+    let joining = joining(&hello, session.epoch(), head);
     let membership = shared.fleet.join(&hello.audience, node_id, joining);
     tracing::info!(node = %node_id, audience = %hello.audience, build = %hello.build, resume = ?kind, "subscribed");
     Ok(Running {
@@ -197,6 +202,16 @@ async fn believe(shared: &Shared, node_id: &str, hello: &Hello, attached: &Attac
             );
             Err(End::Away(reason, millis(wait)))
         }
+    }
+}
+
+/// What Welcome tells a subscriber of `audience`, which the record gives it.
+fn edge_key(shared: &Shared, record: &NodeRecord, node_id: &str, audience: &str) -> Bytes {
+    let cluster = || shared.edge_keys.cluster_edge_key(&record.cluster_id);
+    match audience.split_once('/') {
+        Some(("edge", _)) => Bytes::copy_from_slice(cluster().as_bytes()),
+        Some(("node", _)) => Bytes::copy_from_slice(cluster().for_node(node_id).as_bytes()),
+        _ => Bytes::new(),
     }
 }
 

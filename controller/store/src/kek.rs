@@ -10,6 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::fill;
+use hosting_intent::edge_key::ClusterEdgeKey;
 use zeroize::Zeroizing;
 
 const KEY_BYTES: usize = 32;
@@ -44,6 +45,8 @@ impl fmt::Debug for Secret {
 pub struct Kek {
     id: Arc<str>,
     key: Arc<LessSafeKey>,
+    /// For what is derived from it.
+    bytes: Arc<Zeroizing<[u8; KEY_BYTES]>>,
 }
 
 impl fmt::Debug for Kek {
@@ -139,19 +142,27 @@ impl Kek {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, KekError> {
-        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| KekError::Crypto("take the key"))?;
+        let refused = || KekError::Crypto("take the key");
+        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| refused())?;
+        let kept = Arc::new(Zeroizing::new(bytes.try_into().map_err(|_| refused())?));
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(b"hosting kek id\0");
         hash.update(bytes);
         // A name, not a check: 8 bytes tell keys apart and give none of it away.
         let id: String = hex::encode(hash.finish()).chars().take(16).collect();
-        Ok(Self { id: id.into(), key: Arc::new(LessSafeKey::new(key)) })
+        Ok(Self { id: id.into(), key: Arc::new(LessSafeKey::new(key)), bytes: kept })
     }
 
     /// Names the key in rows and messages.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// What the edges of a cluster share, derived from this key.
+    #[must_use]
+    pub fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
+        ClusterEdgeKey::derive(self.bytes.as_slice(), cluster_id)
     }
 
     /// Seals bytes for one name: they open under that name only.

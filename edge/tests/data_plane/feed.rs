@@ -49,7 +49,13 @@ fn subscriber(folder: &Path, replica: EdgeReplica) -> Subscriber<Ledger, EdgeRep
 
 fn snapshot(items: &[Item]) -> Vec<Down> {
     [
-        Frame::Welcome(wire::Welcome { epoch: "e1".into(), head: 7, heartbeat_ms: 1_000, lease_ms: 15_000 }),
+        Frame::Welcome(wire::Welcome {
+            epoch: "e1".into(),
+            head: 7,
+            heartbeat_ms: 1_000,
+            lease_ms: 15_000,
+            ..wire::Welcome::default()
+        }),
         Frame::SnapshotBegin(wire::SnapshotBegin { epoch: "e1".into(), base: 7 }),
         Frame::SnapshotItems(wire::SnapshotItems { items: items.iter().map(item_to_wire).collect() }),
         Frame::SnapshotEnd(wire::SnapshotEnd {

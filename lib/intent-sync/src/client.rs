@@ -32,10 +32,12 @@ use crate::Replica;
 use crate::identity::{Identity, IdentityError, unix_now, utc};
 use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
+mod edge_key;
 mod metrics;
 mod report;
 mod subscription;
 
+pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
 pub use subscription::{Identified, Subscription, SubscriptionError, identity_dir, ledger_file};
@@ -105,6 +107,7 @@ pub struct Client {
     metrics: ClientMetrics,
     link: watch::Sender<Option<Link>>,
     status: watch::Sender<Option<Status>>,
+    edge_key: Option<EdgeKeyStore>,
 }
 
 /// To the core's thread.
@@ -145,7 +148,20 @@ impl Client {
     /// A client for `identity`. Nothing is connected yet.
     #[must_use]
     pub fn new(identity: Identity, options: Options, metrics: ClientMetrics) -> Self {
-        Self { identity, options, metrics, link: watch::Sender::new(None), status: watch::Sender::new(None) }
+        Self {
+            identity,
+            options,
+            metrics,
+            link: watch::Sender::new(None),
+            status: watch::Sender::new(None),
+            edge_key: None,
+        }
+    }
+
+    /// Keeps the edge key that the controller gives in `store`. Without one it is not looked at.
+    #[must_use]
+    pub fn with_edge_key(self, store: EdgeKeyStore) -> Self {
+        Self { edge_key: Some(store), ..self }
     }
 
     /// The core's state, several times a second. A position means that a view is loaded: the role is ready.
@@ -174,7 +190,8 @@ impl Client {
         R: Replica,
         P: Policy,
     {
-        let (inputs, mut core) = start_core(subscriber, self.status.clone(), self.metrics.clone())?;
+        let (inputs, mut core) =
+            start_core(subscriber, self.status.clone(), self.metrics.clone(), self.edge_key.clone())?;
         let mut failures: u32 = 0;
         let mut number = 0;
         let mut next = 0;
@@ -420,6 +437,7 @@ fn start_core<J, R, P>(
     subscriber: Subscriber<J, R, P>,
     status: watch::Sender<Option<Status>>,
     metrics: ClientMetrics,
+    edge_key: Option<EdgeKeyStore>,
 ) -> Result<(mpsc::Sender<Input>, oneshot::Receiver<()>), ClientError>
 where
     J: Journal,
@@ -434,7 +452,7 @@ where
     thread::Builder::new()
         .name("subscriber".into())
         .spawn(move || {
-            let mut core = Core { subscriber, status, metrics, words: None, shown: None };
+            let mut core = Core { subscriber, status, metrics, edge_key, words: None, shown: None };
             core.run(&timer, receiver);
             // The ledger's lock goes with it, before anybody is told that it is over.
             drop(core);
@@ -449,6 +467,7 @@ struct Core<J, R, P> {
     subscriber: Subscriber<J, R, P>,
     status: watch::Sender<Option<Status>>,
     metrics: ClientMetrics,
+    edge_key: Option<EdgeKeyStore>,
     /// To the session, while there is one.
     words: Option<mpsc::Sender<Word>>,
     /// When the status was last shown.
@@ -507,6 +526,10 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
             Input::Frame(frame) => {
                 if self.words.is_none() {
                     return;
+                }
+                // Before what it opens the door to.
+                if let (Some(store), Some(Frame::Welcome(welcome))) = (&self.edge_key, &frame.frame) {
+                    store.take(&welcome.edge_key);
                 }
                 match self.subscriber.on_frame(frame, Instant::now()) {
                     Ok(ups) => ups.into_iter().for_each(|up| self.say(Word::Say(up))),

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -19,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hosting_intent::{Intent, Key, Rejection, message::Kind};
 use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
+use hosting_scaffold::file::{read_private, write_private};
 use prost::Message;
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
@@ -910,27 +911,10 @@ fn prepare_dir(dir: &Path) -> Result<File, IdentityError> {
     }
 }
 
-fn read_file(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error(path, error)),
-    };
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(|source| io_error(path, source))?;
-    Ok(Some(bytes))
-}
-
 fn load(dir: &Path) -> Result<Option<State>, IdentityError> {
     let path = dir.join(CREDENTIAL);
-    let Some(pem) = read_file(&path)? else { return Ok(None) };
+    let Some(pem) = read(&path)? else { return Ok(None) };
     let corrupt = |what: String| IdentityError::Corrupt { path: path.clone(), what };
-    let mode = fs::metadata(&path).map_err(|source| io_error(&path, source))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "a private key that others could read; now 0600");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-            .map_err(|source| io_error(&path, source))?;
-    }
     let key = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| corrupt(format!("private key: {e}")))?;
     let chain = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
@@ -944,7 +928,7 @@ fn load(dir: &Path) -> Result<Option<State>, IdentityError> {
     }
     let path = dir.join(TRUST);
     let corrupt = |what: String| IdentityError::Corrupt { path: path.clone(), what };
-    let json = read_file(&path)?.ok_or_else(|| corrupt("the file is missing".into()))?;
+    let json = read(&path)?.ok_or_else(|| corrupt("the file is missing".into()))?;
     let trust: Trust = serde_json::from_slice(&json).map_err(|e| corrupt(e.to_string()))?;
     tls::root_store(trust.roots_der().iter().map(Vec::as_slice)).map_err(|e| corrupt(e.to_string()))?;
     Ok(Some(State { key: Zeroizing::new(key.secret_pkcs8_der().to_vec()), chain, certificate, trust }))
@@ -953,7 +937,7 @@ fn load(dir: &Path) -> Result<Option<State>, IdentityError> {
 /// The key of this enrolment: the one of an attempt whose answer was lost, or a new one.
 fn pending_key(dir: &Path) -> Result<rcgen::KeyPair, IdentityError> {
     let path = dir.join(PENDING_KEY);
-    if let Some(pem) = read_file(&path)? {
+    if let Some(pem) = read(&path)? {
         let found = PrivatePkcs8KeyDer::from_pem_slice(&pem).ok().and_then(|der| {
             rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256).ok()
         });
@@ -962,13 +946,13 @@ fn pending_key(dir: &Path) -> Result<rcgen::KeyPair, IdentityError> {
         }
     }
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(crypto)?;
-    write_atomic(dir, PENDING_KEY, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+    write(&path, Zeroizing::new(key.serialize_pem()).as_bytes())?;
     Ok(key)
 }
 
 fn save_trust(dir: &Path, trust: &Trust) -> Result<(), IdentityError> {
     let json = serde_json::to_vec_pretty(trust).map_err(crypto)?;
-    write_atomic(dir, TRUST, &json)
+    write(&dir.join(TRUST), &json)
 }
 
 fn save_credential(dir: &Path, state: &State) -> Result<(), IdentityError> {
@@ -977,7 +961,7 @@ fn save_credential(dir: &Path, state: &State) -> Result<(), IdentityError> {
     for certificate in &state.chain {
         pem_block(&mut pem, "CERTIFICATE", certificate);
     }
-    write_atomic(dir, CREDENTIAL, pem.as_bytes())
+    write(&dir.join(CREDENTIAL), pem.as_bytes())
 }
 
 /// RFC 7468, lines of 64 characters.
@@ -991,23 +975,13 @@ fn pem_block(out: &mut String, label: &str, der: &[u8]) {
     out.push_str(&format!("-----END {label}-----\n"));
 }
 
-/// All of it or what was there before, whatever happens in between.
-fn write_atomic(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
-    let path = dir.join(name);
-    let temporary = dir.join(format!(".{name}.new"));
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&temporary) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(|source| io_error(&path, source))
+fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    write_private(path, bytes).map_err(|source| io_error(path, source))
+}
+
+fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
+    let bytes = read_private(path, MAX_FILE_BYTES).map_err(|source| io_error(path, source))?;
+    Ok(bytes.map(Zeroizing::new))
 }
 
 #[cfg(test)]
@@ -1061,17 +1035,6 @@ mod tests {
         assert_eq!(secret_hash(&token.secret_text()), Some(token.secret_hash()));
         assert_eq!(secret_hash("short"), None);
         assert_eq!(secret_hash(&"A".repeat(4000)), None);
-    }
-
-    #[test]
-    fn files_are_private_and_replaced_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        write_atomic(dir.path(), "x", b"one").unwrap();
-        write_atomic(dir.path(), "x", b"two").unwrap();
-        let path = dir.path().join("x");
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use hosting_intent::{Item, Key};
+use hosting_intent::{Bytes, Item, Key};
 use hosting_proto::feed as wire;
 use prost::Message;
 use wire::down::Frame;
@@ -148,6 +148,8 @@ impl Session {
             head: head.revision,
             heartbeat_ms: limits.heartbeat_ms,
             lease_ms: limits.lease_ms,
+            // The caller knows who is at the other end.
+            edge_key: Bytes::new(),
         };
         let session = Self {
             audience: hello.audience.clone(),
@@ -413,8 +415,8 @@ fn field_size(length: usize) -> usize {
     1 + prost::length_delimiter_len(length) + length
 }
 
-fn digest_bytes(head: &AudienceHead) -> hosting_intent::Bytes {
-    hosting_intent::Bytes::copy_from_slice(&head.digest.to_bytes())
+fn digest_bytes(head: &AudienceHead) -> Bytes {
+    Bytes::copy_from_slice(&head.digest.to_bytes())
 }
 
 /// Whether `entries` lead from `at` on without a gap, and to nothing else than the head if there are none.

@@ -1,9 +1,11 @@
-//! What every process has: configuration, telemetry, tasks and drain, the admin port, HTTP servers.
+//! What every process has: configuration, telemetry, tasks and drain, the admin port, HTTP servers, private files.
 //!
-//! Owns how a process starts and ends, never what it does. Called by the binaries and their wiring only.
+//! Owns how a process starts and ends, never what it does. Called by the binaries and their wiring, and by
+//! `hosting-intent-sync` for what it keeps on disk.
 
 pub mod admin;
 pub mod config;
+pub mod file;
 pub mod http;
 pub mod networks;
 pub mod tasks;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent::{Bytes, Cause, Key, Kind, message};
 use hosting_planner::{Change, Draft, IntentChange};
 use hosting_store::{Kek, Origin, Store, StoreConfig};
@@ -197,7 +198,20 @@ async fn canary_secrets_stay_where_they_belong() {
         }
     }
     assert!(canaries.len() >= 6, "the nodes' keys are among the canaries");
+    // Raw bytes; what edges show to nodes is their hexadecimal form.
     let kek = fs::read(platform.data().join("controller/kek")).unwrap();
+    let edge_keys = ["edge", "nodeagent"].map(|role| {
+        let file = platform.data().join(role).join("edge.key");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        fs::read(file).unwrap()
+    });
+    let clusters = platform.items("/clusters").await;
+    let cluster = ClusterEdgeKey::derive(&kek, clusters[0]["id"].as_str().unwrap());
+    let node = cluster.for_node("web-1");
+    assert_eq!(edge_keys, [cluster.as_bytes(), node.as_bytes()]);
+    assert!(!platform.data().join("dns/edge.key").exists());
+    canaries.push(("node's edge key", node.header_value()));
+    let raw = [("KEK", kek), ("edge key", edge_keys[0].clone()), ("node's edge key", edge_keys[1].clone())];
 
     // Every way a key can arrive: good, wrong scope, wrong place.
     let api = platform.summary["api"].as_str().unwrap().to_owned();
@@ -224,7 +238,7 @@ async fn canary_secrets_stay_where_they_belong() {
     let may_hold = |file: &Path| {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let inside = file.components().any(|part| part.as_os_str() == "identity");
-        inside || ["admin.key", "join-token", "kek", "dev-ca.key"].contains(&name.as_str())
+        inside || ["admin.key", "join-token", "kek", "dev-ca.key", "edge.key"].contains(&name.as_str())
     };
     let mut all = Vec::new();
     files(platform.folder(), &mut all);
@@ -243,7 +257,13 @@ async fn canary_secrets_stay_where_they_belong() {
         for (what, canary) in &canaries {
             assert!(!contains(&bytes, canary), "{} holds the {what}", file.display());
         }
-        assert!(!bytes.windows(kek.len()).any(|window| window == kek), "{} holds the KEK", file.display());
+        for (what, secret) in &raw {
+            assert!(
+                !bytes.windows(secret.len()).any(|window| window == secret),
+                "{} holds the {what}",
+                file.display()
+            );
+        }
     }
     // Nothing in argv or the environment of any process of the platform.
     let pids = ["up", "controller", "edge", "dns", "nodeagent"].map(|role| platform.pid(role));

@@ -11,11 +11,12 @@ use hosting_feed::fleet::Fleet;
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::pki::Authorities;
 use hosting_feed::registry::{
-    HeadDoorbell, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Watermark,
+    EdgeKeys, HeadDoorbell, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Watermark,
 };
 use hosting_feed::{FeedConfig, FeedDeps, FeedHandle, FeedServer};
+use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent::{Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, message};
-use hosting_intent_sync::client::{Client, ClientMetrics, Options, Reporter, ReporterTask};
+use hosting_intent_sync::client::{Client, ClientMetrics, EdgeKeyStore, Options, Reporter, ReporterTask};
 use hosting_intent_sync::identity::{Enrolment, Identity, IdentityError, TokenSource, unix_now};
 use hosting_intent_sync::subscriber::{Brake, Config, Status, Strict, Subscriber};
 use hosting_intent_sync::{AudienceHead, Batch, FeedSource, LogEntry, Replica, SourceError, Window};
@@ -257,6 +258,14 @@ impl Nodes for Registered {
     }
 }
 
+pub const KEK: [u8; 32] = [9; 32];
+
+impl EdgeKeys for Registered {
+    fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
+        ClusterEdgeKey::derive(&KEK, cluster_id)
+    }
+}
+
 #[async_trait]
 impl JoinTokens for Registered {
     async fn put(&self, hash: [u8; 32], node_id: &str, expires_at: i64) -> Result<(), RegistryError> {
@@ -343,6 +352,7 @@ impl Feed {
             nodes: Arc::clone(&registry) as _,
             tokens: Arc::clone(&registry) as _,
             status: Arc::clone(&registry) as _,
+            edge_keys: Arc::clone(&registry) as _,
         };
         let counters = FeedMetrics::register(&mut metrics);
         let runtime =
@@ -469,7 +479,8 @@ impl Node {
         let replica = identity.watch_roots(memory.clone());
         let subscriber: Subscriber<_, _, Strict> = Subscriber::open(config, ledger, replica).unwrap();
         let mut metrics = Registry::default();
-        let client = Client::new(identity.clone(), options(), ClientMetrics::register(&mut metrics));
+        let client = Client::new(identity.clone(), options(), ClientMetrics::register(&mut metrics))
+            .with_edge_key(EdgeKeyStore::load(dir));
         let status = client.status();
         let (reporter, reports): (Reporter, ReporterTask) = client.reporter();
         let stop = CancellationToken::new();

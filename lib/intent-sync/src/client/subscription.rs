@@ -14,7 +14,9 @@ use hosting_ledger::{Ledger, LedgerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Client, ClientError, ClientMetrics, Link, Options, Reporter, ReporterTask, report};
+use super::{
+    Client, ClientError, ClientMetrics, EdgeKeyStore, Link, Options, Reporter, ReporterTask, report,
+};
 use crate::Replica;
 use crate::identity::{Enrolment, Identity, IdentityError, RootsWatch, TokenSource};
 use crate::subscriber::{Brake, Config, Strict, Subscriber};
@@ -55,6 +57,8 @@ pub struct Subscription {
     pub build: &'static str,
     /// Registered by the process.
     pub metrics: ClientMetrics,
+    /// Where the role keeps its edge key; `None`: it has none.
+    pub edge_key: Option<EdgeKeyStore>,
 }
 
 /// Why a role cannot subscribe.
@@ -246,7 +250,8 @@ impl Identified {
                 late.get_or_init(|| identity).clone()
             }
         };
-        let client = Client { link, ..Client::new(identity, options, subscription.metrics) };
+        let edge_key = subscription.edge_key;
+        let client = Client { link, edge_key, ..Client::new(identity, options, subscription.metrics) };
         Ok(client.run(subscriber, stop).await?)
     }
 }
@@ -333,6 +338,7 @@ mod tests {
             kinds: &[],
             build: "test",
             metrics: ClientMetrics::default(),
+            edge_key: None,
         }
     }
 
