@@ -24,6 +24,7 @@ mod info;
 mod input;
 mod kind;
 pub mod kinds;
+mod record_data;
 
 pub use definition::{Creation, KindDef, NewResource, Update, timestamp};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
@@ -31,3 +32,4 @@ pub use error::{ShapeError, SpecError};
 pub use ids::{Entropy, IdPolicy, prefixed, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Parent, Tier};
 pub use kind::Kind;
+pub use record_data::RecordData;

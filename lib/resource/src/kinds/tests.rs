@@ -563,8 +563,24 @@ fn record_names_become_absolute() {
     ] {
         assert_eq!(name(given).as_deref(), Ok(wanted), "{given}");
     }
+    for (given, shown) in [
+        ("@", "@"),
+        ("WWW", "www"),
+        ("w\\119W", "www"),
+        ("Bücher", "xn--bcher-kva"),
+        ("*.Shop", "*.shop"),
+        ("\\042.Shop", "*.shop"),
+        ("WWW.Customer-1.Example.", "www.customer-1.example"),
+        ("www.customer-1.example", "www.customer-1.example"),
+    ] {
+        let body = json!({"name": given, "type": "A", "content": "192.0.2.1", "priority": null});
+        let view = created(Kind::ZoneRecord, with(Kind::ZoneRecord, body)).view();
+        assert_eq!(view["name"], json!(shown), "{given}");
+    }
+    let wildcard = json!({"name": "*.w", "type": "NS", "content": "ns.example.net", "priority": null});
+    assert!(problem(Kind::ZoneRecord, wildcard).contains("name: a wildcard delegates nothing"));
     let long = "a".repeat(64);
-    for bad in ["", "other.example.", "a..b", "-a", "a.*", "**", "a b", &long, &["abcdefghi"; 25].join(".")] {
+    for bad in ["a\\.b", "a\\", "\\@", "", "other.example.", "a..b", "-a", "a.*", "**", "a b", &long, &["abcdefghi"; 25].join(".")] {
         assert!(name(bad).is_err(), "{bad:?}");
     }
 }
@@ -593,6 +609,8 @@ fn record_content_follows_the_type() {
         ("TXT", long.as_str(), None, long_txt.as_str()),
         ("SRV", "5 5060 sip.example.org", Some(1), "1 5 5060 sip.example.org."),
         ("SRV", "0 0 .", Some(0), "0 0 0 ."),
+        ("MX", ".", Some(0), "0 ."),
+        ("CAA", "0 policy x", None, "0 policy \"x\""),
         ("CAA", "0 issue letsencrypt.org", None, "0 issue \"letsencrypt.org\""),
         ("CAA", "128 iodef \"mailto:a@b.example\"", None, "128 iodef \"mailto:a@b.example\""),
         ("CAA", "0 issue ;", None, "0 issue \";\""),
@@ -612,7 +630,8 @@ fn record_content_follows_the_type() {
         ("SRV", "5 70000 sip.example.org", Some(1)),
         ("SRV", "5 5060 sip.example.org x", Some(1)),
         ("CAA", "256 issue x", None),
-        ("CAA", "0 policy x", None),
+        ("CAA", "0 pol-icy x", None),
+        ("MX", ".", Some(10)),
         ("CAA", "0 issue", None),
         ("SOA", "x", None),
         ("BOGUS", "x", None),

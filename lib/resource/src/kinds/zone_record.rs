@@ -1,15 +1,14 @@
 //! A record of a zone.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::definition::{Build, Definition, to_map};
+use crate::record_data::unescaped_name;
 use crate::{
-    Codes, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent, Resource,
-    SpecError, Status, Tier, check,
+    Codes, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent, RecordData,
+    Resource, SpecError, Status, Tier, check,
 };
 
 /// Types that are served.
@@ -44,10 +43,10 @@ pub struct ZoneRecordSpec {
     pub record_type: String,
     /// Absolute owner name: lower case, no trailing dot; `*.` in front for wildcards.
     pub name: String,
-    /// The name as the user wrote it, which the API shows; empty: as `name`.
+    /// The name relative to the zone, `@` for the zone itself, which the API shows when it was written so; empty: as `name`.
     #[serde(default)]
     pub written_name: String,
-    /// RDATA as the user wrote it, without the priority; see [`rdata`].
+    /// RDATA without the priority, in its normal form ([`RecordData::content`]).
     pub content: String,
     /// Seconds.
     pub ttl: u32,
@@ -73,7 +72,8 @@ pub(crate) struct ZoneRecordCreate {
     record_type: String,
     /// `@`, a name relative to the zone, or an absolute one inside it; `*` and `*.x` for wildcards.
     name: String,
-    /// A, AAAA: an address. CNAME, NS, MX: a host name. TXT: the text. SRV: `weight port target`. CAA: `flag tag value`.
+    /// A, AAAA: an address. CNAME, NS, MX: a host name; without a dot it is relative to the zone; MX `.`: no mail is taken.
+    /// TXT: the text, or its strings in quotes as in a zone file. SRV: `weight port target`. CAA: `flag tag value`.
     content: String,
     #[serde(default)]
     #[schemars(range(min = 60, max = 86400))]
@@ -100,8 +100,11 @@ pub(crate) struct ZoneRecordUpdate {
 /// What is shown in the place of the spec's.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ZoneRecordExtra {
-    /// As it was written: clients look for their records by the names that they gave them.
+    /// In its normal form, relative to the zone if it was written so: clients look for their records by the names that they
+    /// gave them.
     name: String,
+    /// In its normal form: a host name is absolute and has no trailing dot.
+    content: String,
 }
 
 /// The absolute owner name that a user's name means in a zone.
@@ -114,10 +117,11 @@ fn absolute(field: &str, name: &str, zone: &str) -> Result<String, SpecError> {
     if name == "@" {
         return Ok(zone.to_owned());
     }
+    let name = unescaped_name(field, name)?;
     let (star, rest) = match name.strip_prefix("*.") {
         Some(rest) => (true, rest),
         None if name == "*" => (true, ""),
-        None => (false, name),
+        None => (false, name.as_str()),
     };
     let under = |name: &str| name == zone || name.strip_suffix(zone).is_some_and(|left| left.ends_with('.'));
     let base = if rest.is_empty() {
@@ -139,17 +143,16 @@ fn absolute(field: &str, name: &str, zone: &str) -> Result<String, SpecError> {
     Ok(owner)
 }
 
-/// A host name in RDATA: absolute with a trailing dot. A single label is relative to the zone, `@` is the zone.
-fn target(field: &str, name: &str, zone: &str) -> Result<String, SpecError> {
-    if name == "@" {
-        return Ok(format!("{zone}."));
+/// The name as the API shows it: relative to the zone if it was written so, else as it is kept.
+fn written(given: &str, name: &str, zone: &str) -> String {
+    let is_apex = given == "@";
+    match name.strip_suffix(zone).and_then(|rest| rest.strip_suffix('.')) {
+        Some(relative) if !given.ends_with('.') && relative.split('.').count() == given.split('.').count() => {
+            relative.to_owned()
+        }
+        Some(_) | None if is_apex => given.to_owned(),
+        Some(_) | None => String::new(),
     }
-    let host = check::host(field, name)?;
-    let host = if host.contains('.') || name.ends_with('.') { host } else { format!("{host}.{zone}") };
-    if host.len() > 253 {
-        return Err(SpecError::invalid(field, "a name has at most 253 bytes, the zone's included"));
-    }
-    Ok(format!("{host}."))
 }
 
 /// The record's RDATA in presentation form (RFC 1035 §5.1), names absolute: what the RRset of the zone `zone` holds.
@@ -157,138 +160,70 @@ fn target(field: &str, name: &str, zone: &str) -> Result<String, SpecError> {
 /// # Errors
 /// Content that its type does not allow.
 pub fn rdata(spec: &ZoneRecordSpec, zone: &str) -> Result<String, SpecError> {
-    let field = "content";
-    let content = spec.content.trim();
-    if content.is_empty() {
-        return Err(SpecError::invalid(field, "is required"));
-    }
+    data(spec, zone).map(|data| data.presentation(spec.priority))
+}
+
+/// The record's parsed data, as it is stored in the zone `zone`.
+///
+/// # Errors
+/// Content that its type does not allow.
+pub fn data(spec: &ZoneRecordSpec, zone: &str) -> Result<RecordData, SpecError> {
+    RecordData::read(&spec.record_type, &spec.content, zone)
+}
+
+/// Checks what a user wrote into a record of the zone `zone`, and brings its content to the form that is kept.
+///
+/// # Errors
+/// Content or priority that the type does not allow, or that cannot work.
+pub fn normalise(spec: &mut ZoneRecordSpec, zone: &str) -> Result<(), SpecError> {
     let wants_priority = matches!(spec.record_type.as_str(), "MX" | "SRV");
-    let priority = match (wants_priority, spec.priority) {
-        (true, Some(priority)) => priority,
+    match (wants_priority, spec.priority) {
         (true, None) => {
             return Err(SpecError::invalid("priority", format!("is required for {}", spec.record_type)));
         }
         (false, Some(_)) => {
             return Err(SpecError::invalid("priority", format!("is not allowed for {}", spec.record_type)));
         }
-        (false, None) => 0,
-    };
-    match spec.record_type.as_str() {
-        "A" => content
-            .parse::<Ipv4Addr>()
-            .map(|address| address.to_string())
-            .map_err(|_| SpecError::invalid(field, format!("{content:?} is no IPv4 address"))),
-        "AAAA" => content
-            .parse::<Ipv6Addr>()
-            .map(|address| address.to_string())
-            .map_err(|_| SpecError::invalid(field, format!("{content:?} is no IPv6 address"))),
-        "CNAME" | "NS" => target(field, content, zone),
-        "MX" => Ok(format!("{priority} {}", target(field, content, zone)?)),
-        "TXT" => txt(field, &spec.content),
-        "SRV" => {
-            let wrong = || SpecError::invalid(field, "must be: weight port target");
-            let mut parts = content.split_ascii_whitespace();
-            let mut next = || parts.next().ok_or_else(wrong);
-            let weight: u16 = next()?.parse().map_err(|_| wrong())?;
-            let port: u16 = next()?.parse().map_err(|_| wrong())?;
-            let host = next()?;
-            if parts.next().is_some() {
-                return Err(wrong());
-            }
-            let host = if host == "." { ".".to_owned() } else { target(field, host, zone)? };
-            Ok(format!("{priority} {weight} {port} {host}"))
-        }
-        "CAA" => caa(field, content),
-        other => Err(SpecError::invalid("type", format!("{other:?} is no record type that is served"))),
+        (true, Some(_)) | (false, None) => {}
     }
+    let data = RecordData::accept(&spec.record_type, &spec.content, zone)?;
+    if is_null_mx(spec, &data) && spec.priority != Some(0) {
+        let problem = "must be 0 when the content is \".\", which says that the name takes no mail (RFC 7505 §3)";
+        return Err(SpecError::invalid("priority", problem));
+    }
+    spec.content = data.content();
+    Ok(())
 }
 
-/// `flag tag value` as `flag tag "value"` (RFC 8659 §4.1).
-fn caa(field: &str, content: &str) -> Result<String, SpecError> {
-    const TAGS: &[&str] = &["issue", "issuewild", "iodef", "contactemail", "contactphone"];
-    let wrong = |problem: &str| SpecError::invalid(field, problem);
-    let mut parts = content.splitn(3, |c: char| c.is_ascii_whitespace());
-    let (Some(flag), Some(tag), Some(value)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(wrong("must be: flag tag value"));
-    };
-    let flag: u8 = flag.parse().map_err(|_| wrong("the flag must be between 0 and 255"))?;
-    let tag = tag.to_ascii_lowercase();
-    check::one_of(field, &tag, TAGS)?;
-    let value = value.trim();
-    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-    if value.contains('"') || value.contains('\\') || !value.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-        return Err(wrong("the value must be printable ASCII without quotes and backslashes"));
-    }
-    if value.len() > 1024 {
-        return Err(wrong("the value has at most 1024 characters"));
-    }
-    Ok(format!("{flag} {tag} \"{value}\""))
+/// Whether a record says that its name takes no mail (RFC 7505).
+#[must_use]
+pub fn is_null_mx(spec: &ZoneRecordSpec, data: &RecordData) -> bool {
+    spec.record_type == "MX" && data.target().is_none()
 }
 
-/// A text as quoted character-strings of at most 255 bytes (RFC 1035 §3.3.14). Content that is already a sequence of quoted
-/// strings keeps its strings.
-fn txt(field: &str, content: &str) -> Result<String, SpecError> {
-    if !(1..=4096).contains(&content.len()) {
-        return Err(SpecError::invalid(field, "must have 1 to 4096 bytes"));
-    }
-    let strings = quoted(content).unwrap_or_else(|| vec![content.as_bytes().to_vec()]);
-    let chunks: Vec<_> = strings
-        .iter()
-        .flat_map(|bytes| {
-            if bytes.is_empty() { vec![String::new()] } else { bytes.chunks(255).map(escaped).collect() }
-        })
-        .map(|text| format!("\"{text}\""))
-        .collect();
-    Ok(chunks.join(" "))
+/// [`normalise`] for a record as it is stored.
+///
+/// # Errors
+/// As [`normalise`]; [`SpecError::Malformed`] when the stored spec is unreadable.
+pub fn settle(record: &mut Resource, zone: &str) -> Result<(), SpecError> {
+    let mut spec: ZoneRecordSpec =
+        record.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
+    normalise(&mut spec, zone)?;
+    record.spec.insert("content".to_owned(), spec.content.into());
+    Ok(())
 }
 
-/// The strings of `"a" "b"`, escapes resolved; `None` when the content is anything else.
-fn quoted(content: &str) -> Option<Vec<Vec<u8>>> {
-    let mut strings = Vec::new();
-    let mut bytes = content.trim().bytes().peekable();
-    while let Some(open) = bytes.next() {
-        if open != b'"' {
-            return None;
-        }
-        let mut text = Vec::new();
-        loop {
-            match bytes.next()? {
-                b'"' => break,
-                b'\\' => match bytes.next()? {
-                    hundreds @ b'0'..=b'9' => {
-                        let mut value = u32::from(hundreds - b'0');
-                        for _ in 0..2 {
-                            let digit = bytes.next().filter(u8::is_ascii_digit)?;
-                            value = value * 10 + u32::from(digit - b'0');
-                        }
-                        text.push(u8::try_from(value).ok()?);
-                    }
-                    other => text.push(other),
-                },
-                other => text.push(other),
-            }
-        }
-        strings.push(text);
-        while bytes.next_if(u8::is_ascii_whitespace).is_some() {}
+/// The content as it is shown. What an older build kept as it was written shows in its normal form too, as far as that can be
+/// told without the zone's name.
+fn shown_content(resource: &Resource) -> String {
+    let stored = resource.text("content");
+    let record_type = resource.text("type");
+    let host = stored.trim().rsplit([' ', '\t']).next().unwrap_or_default();
+    let has_target = matches!(record_type, "CNAME" | "NS" | "MX" | "SRV");
+    if resource.text("managed_by") == "auto" || (has_target && !host.contains('.')) {
+        return stored.to_owned();
     }
-    (!strings.is_empty()).then_some(strings)
-}
-
-fn escaped(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(bytes.len() + 8);
-    for byte in bytes {
-        match byte {
-            b'"' | b'\\' => {
-                out.push('\\');
-                out.push(char::from(*byte));
-            }
-            0x20..=0x7e => out.push(char::from(*byte)),
-            // Writing to a String does not fail.
-            other => drop(write!(out, "\\{other:03}")),
-        }
-    }
-    out
+    RecordData::read(record_type, stored, "").map_or_else(|_| stored.to_owned(), |data| data.content())
 }
 
 fn ttl(given: i64) -> Result<u32, SpecError> {
@@ -401,9 +336,15 @@ impl Definition for ZoneRecord {
         if name == zone && record_type == "NS" {
             return Err(SpecError::invalid("type", "the zone's own name servers are those of its brand"));
         }
-        let spec = ZoneRecordSpec {
+        if name.starts_with("*.") && record_type == "NS" {
+            return Err(SpecError::invalid(
+                "name",
+                "a wildcard delegates nothing (RFC 4592 §4.2): make NS records at each name that others serve",
+            ));
+        }
+        let mut spec = ZoneRecordSpec {
             record_type,
-            written_name: if input.name == name { String::new() } else { input.name },
+            written_name: written(&input.name, &name, zone),
             name,
             content: input.content,
             ttl: input.ttl.map_or(Ok(DEFAULT_TTL), ttl)?,
@@ -412,7 +353,7 @@ impl Definition for ZoneRecord {
             source_type: String::new(),
             source_fqdn_id: None,
         };
-        rdata(&spec, zone)?;
+        normalise(&mut spec, zone)?;
         let id = build.id(Self::INFO.id, None)?;
         build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
     }
@@ -427,17 +368,21 @@ impl Definition for ZoneRecord {
                 "auto-managed records cannot be edited; create a custom record to override",
             ));
         }
-        if let Some(content) = input.content {
-            spec.content = content;
-        }
         if let Some(given) = input.ttl {
             spec.ttl = ttl(given)?;
+        }
+        if input.content.is_none() && input.priority.is_none() {
+            return Ok(None);
+        }
+        if let Some(content) = input.content {
+            spec.content = content;
         }
         if let Some(given) = input.priority {
             spec.priority = Some(priority(given)?);
         }
-        // The zone's name matters only for the length of relative targets; the record's own name is at least as long.
-        rdata(spec, &spec.name)?;
+        // Only the planner knows the zone, and brings the content to its normal form ([`settle`]). Here the zone's name
+        // matters only for the length of relative targets, and the record's own name is at least as long.
+        normalise(&mut spec.clone(), &spec.name)?;
         Ok(None)
     }
 
@@ -466,7 +411,8 @@ impl Definition for ZoneRecord {
 
     fn extra(resource: &Resource) -> ZoneRecordExtra {
         let name = Some(resource.text("written_name")).filter(|name| !name.is_empty());
-        ZoneRecordExtra { name: name.unwrap_or_else(|| resource.text("name")).to_owned() }
+        let name = name.unwrap_or_else(|| resource.text("name")).trim_end_matches('.').to_ascii_lowercase();
+        ZoneRecordExtra { name, content: shown_content(resource) }
     }
 
     fn deletable(resource: &Resource) -> Result<(), SpecError> {
