@@ -543,7 +543,7 @@ impl Gatekeeper {
 /// A log filter may leave the span out: then what comes of the change is in the trace all the same.
 fn origin(span: &Span, trace: &str) -> Origin {
     let own = span.in_scope(current_traceparent);
-    Origin { traceparent: if own.is_empty() { trace.to_owned() } else { own }, actor: None }
+    Origin { traceparent: if own.is_empty() { trace.to_owned() } else { own }, actor: None, admin: false }
 }
 
 async fn carry_out(tx: &mut hosting_store::WriteTx, action: Action) -> Result<(), PlanError> {
@@ -774,7 +774,7 @@ mod tests {
                 .def()
                 .create(parent.as_ref(), body.as_object().unwrap(), &mut |bytes: &mut [u8]| rand::fill(bytes))
                 .unwrap();
-            let origin = Origin { traceparent: trace.to_owned(), actor: None };
+            let origin = Origin { traceparent: trace.to_owned(), actor: None, admin: false };
             let made = self
                 .store
                 .write(origin, move |tx| Box::pin(async move { create(tx, creation).await }))

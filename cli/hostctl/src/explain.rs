@@ -28,6 +28,8 @@ struct Link {
 enum State {
     Ok,
     Broken,
+    /// Works as far as it can be seen from here, but may not for everybody.
+    Warning,
     /// Nobody could be asked.
     Unknown,
 }
@@ -37,6 +39,7 @@ impl State {
         match self {
             Self::Ok => "ok",
             Self::Broken => "broken",
+            Self::Warning => "warning",
             Self::Unknown => "unknown",
         }
     }
@@ -45,7 +48,7 @@ impl State {
         match self {
             Self::Ok => output::good(self.as_str()),
             Self::Broken => output::bad(self.as_str()),
-            Self::Unknown => output::doubtful(self.as_str()),
+            Self::Warning | Self::Unknown => output::doubtful(self.as_str()),
         }
     }
 }
@@ -95,6 +98,9 @@ pub(crate) async fn run(
             Some(link) => {
                 output::line(format!("{} at {}: {}", output::bad("Broken"), link.name, link.detail))
             }
+            None if links.iter().any(|link| link.state == State::Warning) => {
+                output::line("No link is broken; see the warnings.");
+            }
             None => output::line("Every link that could be asked is sound."),
         }
     }
@@ -119,6 +125,7 @@ fn from_api(link: &Value) -> Link {
     let state = match link["state"].as_str() {
         Some("ok") => State::Ok,
         Some("broken") => State::Broken,
+        Some("warning") => State::Warning,
         _ => State::Unknown,
     };
     Link { name: output::cell(&link["name"]), state, detail: output::cell(&link["detail"]) }

@@ -151,7 +151,7 @@ pub(crate) async fn describe(api: &Api, args: &OneArgs, as_json: bool) -> anyhow
     }
     let fields = one.as_object().cloned().unwrap_or_default();
     let width = fields.keys().map(String::len).max().unwrap_or_default();
-    for (name, value) in fields.iter().filter(|(name, _)| *name != "conditions") {
+    for (name, value) in fields.iter().filter(|(name, _)| !["conditions", "warnings"].contains(&name.as_str())) {
         output::line(format!("{name:width$}  {}", output::cell(value)));
     }
     if let Some(conditions) =
@@ -160,7 +160,15 @@ pub(crate) async fn describe(api: &Api, args: &OneArgs, as_json: bool) -> anyhow
         output::line("");
         print_conditions(conditions);
     }
+    print_warnings(&one);
     Ok(())
+}
+
+fn print_warnings(answer: &Value) {
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        let [message, remedy] = ["message", "remedy"].map(|field| output::cell(&warning[field]));
+        output::note(format!("warning: {message}; {remedy}"));
+    }
 }
 
 fn print_conditions(conditions: &[Value]) {
@@ -235,9 +243,7 @@ fn outcome(info: &KindInfo, status: StatusCode, answer: &Value, waited: bool, as
     if as_json {
         output::json(answer);
     } else {
-        for warning in answer["warnings"].as_array().into_iter().flatten() {
-            output::note(format!("warning: {}", output::cell(warning)));
-        }
+        print_warnings(answer);
         match answer["id"].as_str() {
             Some(id) => output::line(format!("{} {id} {}", info.dashed(), output::cell(&answer["status"]))),
             None => output::line("done"),

@@ -252,7 +252,7 @@ pub(crate) struct Released {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Link {
     pub(crate) name: String,
-    /// `ok`, `broken` or `unknown`.
+    /// `ok`, `broken`, `warning` (it works from here, but may not for everybody) or `unknown`.
     pub(crate) state: &'static str,
     pub(crate) detail: String,
 }

@@ -1,7 +1,7 @@
 //! The way of a name: API resource, tenant, site, intent, edges, name servers, nodes. What is seen from here; `hostctl` adds
 //! what a visitor gets.
 
-use hosting_planner::World;
+use hosting_planner::{World, lint};
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
 use hosting_resource::{Kind, Status};
 use hosting_store::ReadTx;
@@ -34,6 +34,25 @@ fn standing(status: Status) -> &'static str {
         | Status::Deleting
         | Status::AutoDisabled => "broken",
     }
+}
+
+/// What is wrong with the zone that holds a name, as far as it concerns the name.
+async fn zone_links(tx: &mut ReadTx, name: &str) -> Result<Vec<Link>, ApiError> {
+    let mut rest = name;
+    let zone = loop {
+        if let Some(zone) = tx.holder(Kind::Zone, "", rest).await? {
+            break zone;
+        }
+        match rest.split_once('.') {
+            Some((_, shorter)) => rest = shorter,
+            None => return Ok(Vec::new()),
+        }
+    };
+    let warnings = lint::of_name(tx, &zone, name).await?;
+    Ok(warnings
+        .into_iter()
+        .map(|warning| link("zone", "warning", format!("{}: {}", warning.message, warning.remedy)))
+        .collect())
 }
 
 impl Api {
@@ -98,6 +117,7 @@ impl Api {
         if !links.iter().any(|link| link.name == "dns") {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
         }
+        links.extend(zone_links(&mut tx, &name).await?);
         Ok(finish(name, links))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
-use hosting_planner::World;
+use hosting_planner::{World, lint};
 use hosting_resource::kinds::brand::BrandSpec;
 use hosting_resource::{Column, Kind, ListBy, Resource, Status, Tier, timestamp};
 use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx, Sort};
@@ -245,6 +245,12 @@ impl Api {
         let mut view = self.view_of(&mut tx, &look).await?;
         if kind == Kind::Node {
             self.add_health(&mut view, &call.id, &self.platform().subscribers());
+        }
+        if kind == Kind::Zone {
+            let warnings = lint::of_zone(&mut tx, &look.resource).await?;
+            if !warnings.is_empty() {
+                view.insert("warnings".to_owned(), to_json(&warnings)?);
+            }
         }
         let mut reply = Reply::json(200, Value::Object(view));
         reply.generation = Some(generation);

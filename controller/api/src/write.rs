@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use hosting_planner::{Change, Deleted, Draft, World};
+use hosting_planner::{Change, Deleted, Draft, World, lint};
 use hosting_resource::kinds::brand;
-use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier};
+use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier, Warning};
 use hosting_store::{ListQuery, Origin, WriteTx};
 use serde_json::{Map, Value, json};
 
@@ -48,7 +48,7 @@ pub(crate) struct Done {
     wait: Vec<String>,
     /// For the audit row.
     subject: Option<String>,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 #[derive(Debug)]
@@ -109,7 +109,11 @@ impl Api {
         let call = Arc::new(call);
         let entry = audit_entry(&call.route, path, Some(&call.id), kept, call.route.success);
         let origin =
-            Origin { traceparent: call.traceparent.clone(), actor: Some(call.principal.key_id.clone()) };
+            Origin {
+                traceparent: call.traceparent.clone(),
+                actor: Some(call.principal.key_id.clone()),
+                admin: call.principal.is_admin(),
+            };
         // Nothing is planned: the row is written for itself.
         let op = call.route.op;
         let alone = if op == Op::JoinToken {
@@ -150,9 +154,14 @@ impl Api {
             self.platform().forget(&call.id);
         }
         if call.callback {
-            done.warnings
-                .push("X-Callback-URL: callbacks are not delivered yet; use ?wait=ready or poll".to_owned());
+            done.warnings.push(Warning::of_field(
+                "not_served",
+                "X-Callback-URL",
+                "callbacks are not delivered yet",
+                "use ?wait=ready, or poll",
+            ));
         }
+        done.warnings.extend(self.zone_warnings(&done.body).await.map_err(audited)?);
         let reply = match call.wait {
             Some(limit) => self.answer_when_ready(&call, done, committed.revision, limit).await,
             None => self.answer_now(&call, done, committed.revision).await,
@@ -187,6 +196,18 @@ impl Api {
         Ok(())
     }
 
+    /// What a written zone or record has to do with that will not work. Read once the change is on disk, so that nobody waits for it who
+    /// writes.
+    async fn zone_warnings(&self, body: &Body) -> Result<Vec<Warning>, ApiError> {
+        match body {
+            Body::View(resource, _) if matches!(resource.kind, Kind::Zone | Kind::ZoneRecord) => {
+                let mut tx = self.store().read().await?;
+                Ok(lint::of_change(&mut tx, resource).await?)
+            }
+            Body::View(..) | Body::None | Body::Json(_) => Ok(Vec::new()),
+        }
+    }
+
     async fn answer_now(&self, call: &Call, done: Done, revision: u64) -> Result<Reply, ApiError> {
         let status = StatusCode::from_u16(call.route.success).unwrap_or(StatusCode::OK);
         let mut reply =
@@ -201,7 +222,7 @@ impl Api {
                 view.extend(secrets);
                 view.insert("revision".to_owned(), revision.into());
                 if !done.warnings.is_empty() {
-                    view.insert("warnings".to_owned(), done.warnings.into());
+                    view.insert("warnings".to_owned(), to_json(&done.warnings)?);
                 }
                 let bare = matches!(call.route.response, Shape::Named("BrandClusters"));
                 if bare {
@@ -249,7 +270,7 @@ impl Api {
         body.insert("lagging".to_owned(), lagging(&looks).into());
         body.insert("revision".to_owned(), revision.into());
         if !done.warnings.is_empty() {
-            body.insert("warnings".to_owned(), done.warnings.into());
+            body.insert("warnings".to_owned(), to_json(&done.warnings)?);
         }
         if status == StatusCode::CONFLICT {
             body.insert("error".to_owned(), format!("the fleet rejected it: {}", reasons.join("; ")).into());

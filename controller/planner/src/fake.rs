@@ -40,6 +40,8 @@ pub struct Fake {
     pub roots: Vec<Bytes>,
     /// Of the request behind the open mutation; empty when there is none.
     pub traceparent: String,
+    /// Whether a platform admin asks.
+    pub admin: bool,
     /// The newest revision that is committed.
     pub head: u64,
     /// Milliseconds since the Unix epoch.
@@ -319,6 +321,10 @@ impl Draft for Fake {
 
     fn traceparent(&self) -> &str {
         &self.traceparent
+    }
+
+    fn by_admin(&self) -> bool {
+        self.admin
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {

@@ -19,6 +19,8 @@ pub(crate) const OWNER_FACET: &str = "owner";
 pub(crate) const SUFFIX_FACET: &str = "suffix";
 /// The counter behind SerialOffset.
 pub(crate) const SERIAL_OFFSET: &str = "dns_serial_offset";
+/// The counter of the latest serial that a deleted zone had.
+pub(crate) const ZONE_SERIAL: &str = "dns_zone_serial";
 /// The counter behind tenants' uids: the last one given.
 pub(crate) const TENANT_UID: &str = "tenant_uid";
 /// The first tenant's uid.

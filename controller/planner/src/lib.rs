@@ -12,6 +12,7 @@
 //! | `auto_records` | the automatic records of host names and sites |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates` | where a resource stands |
+//! | `lint/` | what is wrong with a zone as a whole |
 //! | `trace` | the request that a waiting resource is on its way from |
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -23,6 +24,7 @@ mod error;
 pub mod fake;
 mod fields;
 pub mod gates;
+pub mod lint;
 mod mutate;
 mod plan;
 mod read;

@@ -313,3 +313,22 @@ pub(crate) fn bump_serial(zone: &mut Resource, revision: u64) {
     zone.state.insert(state::SERIAL.to_owned(), next.into());
     zone.state.insert(state::SERIAL_REVISION.to_owned(), revision.into());
 }
+
+/// Whether serial `a` is later than `b` (RFC 1982 §3.2); 0 is earlier than every other.
+pub(crate) fn is_later(a: u64, b: u64) -> bool {
+    let (Ok(a), Ok(b)) = (u32::try_from(a), u32::try_from(b)) else { return false };
+    a != b && a != 0 && (b == 0 || a.wrapping_sub(b) < 1 << 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_are_compared_around_the_end_of_their_numbers() {
+        for (later, earlier) in [(1, 0), (2, 1), (1, u64::from(u32::MAX)), (u64::from(u32::MAX), 0)] {
+            assert!(is_later(later, earlier) && !is_later(earlier, later), "{later} {earlier}");
+        }
+        assert!(!is_later(7, 7));
+    }
+}

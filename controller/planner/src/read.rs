@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use hosting_resource::{Kind, Resource};
+use hosting_resource::kinds::zone_record::{self, ZoneRecordSpec};
+use hosting_resource::{Kind, RecordData, Resource};
 
 use crate::fields::{dns_group, given, is_deleting};
 use crate::{World, WorldError};
@@ -100,6 +101,42 @@ pub(crate) async fn records_at(
     let owner = format!("{zone}/{name}");
     let records = all_pages!(after => world.with_facet(Kind::ZoneRecord, crate::fields::OWNER_FACET, &owner, after, PAGE));
     Ok(records.into_iter().filter(|record| !is_deleting(record)).collect())
+}
+
+/// What a record says, to be compared: whatever the spelling, the same data is equal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Data {
+    /// With its priority, for MX and SRV.
+    Read(Option<u16>, RecordData),
+    /// Stored by another build, and unreadable to this one.
+    Text(String),
+}
+
+impl Data {
+    /// The name that it points at, the root empty; `None` for data that points at none.
+    pub(crate) fn target(&self) -> Option<&str> {
+        match self {
+            Self::Read(_, RecordData::Name(target) | RecordData::Service { target, .. }) => Some(target),
+            Self::Read(..) | Self::Text(_) => None,
+        }
+    }
+
+    /// Size of its RDATA.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        match self {
+            Self::Read(_, data) => data.wire_bytes(),
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
+/// The data of a custom record of the zone `zone`.
+pub(crate) fn data_of(record: &Resource, zone: &str) -> Data {
+    let read = record.typed::<ZoneRecordSpec>().ok().and_then(|spec| {
+        let data = zone_record::data(&spec, zone).ok()?;
+        Some(Data::Read(spec.priority, data))
+    });
+    read.unwrap_or_else(|| Data::Text(record.text("content").to_owned()))
 }
 
 /// The closest zone at or above a name.

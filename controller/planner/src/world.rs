@@ -149,6 +149,11 @@ pub trait Draft: World {
         ""
     }
 
+    /// Whether a platform admin's key asked for it, and may have what other keys may not.
+    fn by_admin(&self) -> bool {
+        false
+    }
+
     /// Writes a part of the change. May be called several times; all of it carries one revision.
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError>;
 }

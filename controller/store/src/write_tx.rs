@@ -725,6 +725,10 @@ impl Draft for WriteTx {
         &self.mutation.origin.traceparent
     }
 
+    fn by_admin(&self) -> bool {
+        self.mutation.origin.admin
+    }
+
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {
         let applied = self.apply_change(change).await;
         self.mutation.refused |= applied.is_err();

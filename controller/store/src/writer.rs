@@ -41,6 +41,8 @@ pub struct Origin {
     pub traceparent: String,
     /// Who asked, e.g. the API key's id; `None` for the controller itself.
     pub actor: Option<String>,
+    /// Whether that is a platform admin, who may have what others may not.
+    pub admin: bool,
 }
 
 /// It comes from a header and goes into the log, to every subscriber and into resources: nothing that is wrong with one may be
@@ -422,7 +424,7 @@ impl Writer {
         let Job { origin, span, run, .. } = job;
         sqlx::query("SAVEPOINT mutation").execute(self.tx.raw()).await?;
         let traceparent = harmless_traceparent(origin.traceparent);
-        self.tx.start_mutation(Origin { traceparent, actor: origin.actor });
+        self.tx.start_mutation(Origin { traceparent, ..origin });
         let ran = run(&mut self.tx).instrument(span).await;
         if ran.keep {
             match self.tx.finish_mutation().await {

@@ -120,6 +120,46 @@ impl NewResource {
     }
 }
 
+/// What is not wrong enough to be refused, and will not work as it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct Warning {
+    /// For programs: one word for each kind of trouble, e.g. `unknown_field`.
+    pub code: &'static str,
+    /// The field of the body or the header that it is about; empty when it is about none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    /// The record that it is about, by name and type; empty when it is about none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub record: String,
+    /// What is the matter.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Warning {
+    /// A warning about a field of a request.
+    #[must_use]
+    pub fn of_field(code: &'static str, field: &str, message: &str, remedy: &str) -> Self {
+        Self {
+            code,
+            field: field.to_owned(),
+            record: String::new(),
+            message: format!("{field}: {message}"),
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    pub(crate) fn unknown_field(path: &str) -> Self {
+        Self::of_field(
+            "unknown_field",
+            path,
+            "unknown field, ignored",
+            "the API reference lists the fields; leave it out if it is not meant for this platform",
+        )
+    }
+}
+
 /// What one POST body means.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Creation {
@@ -127,8 +167,8 @@ pub struct Creation {
     pub resources: Vec<NewResource>,
     /// Fields to show in the answer of this one request and never again, e.g. an API key.
     pub secrets: Map<String, Value>,
-    /// What was ignored, as sentences.
-    pub warnings: Vec<String>,
+    /// What was ignored.
+    pub warnings: Vec<Warning>,
 }
 
 /// What one PUT body means.
@@ -144,8 +184,8 @@ pub struct Update {
     pub owner: Option<OwnerRef>,
     /// Whether anything differs from what is stored.
     pub changed: bool,
-    /// What was ignored, as sentences.
-    pub warnings: Vec<String>,
+    /// What was ignored.
+    pub warnings: Vec<Warning>,
 }
 
 impl Update {
@@ -234,8 +274,8 @@ impl Build<'_> {
     }
 
     /// Says that something was ignored or will not work.
-    pub(crate) fn warn(&mut self, warning: impl Into<String>) {
-        self.creation.warnings.push(warning.into());
+    pub(crate) fn warn(&mut self, warning: Warning) {
+        self.creation.warnings.push(warning);
     }
 }
 
@@ -313,7 +353,7 @@ impl<D: Definition> KindDef for Erased<D> {
         let mut build = Build { entropy, creation: Creation::default() };
         for path in &parsed.unknown {
             if !is_read_only::<D>(path) {
-                build.warn(unknown_field(path));
+                build.warn(Warning::unknown_field(path));
             }
         }
         D::create(parsed.value, parent, &mut build)?;
@@ -332,7 +372,7 @@ impl<D: Definition> KindDef for Erased<D> {
                 (Some(given), Some(shown)) if given == shown || is_read_only::<D>(&path) => {}
                 (Some(_), Some(_)) => return Err(SpecError::invalid(path, "cannot be changed")),
                 _ if is_read_only::<D>(&path) => {}
-                _ => warnings.push(unknown_field(&path)),
+                _ => warnings.push(Warning::unknown_field(&path)),
             }
         }
         let owner_before = D::owner(&spec);
@@ -502,10 +542,6 @@ fn has_field<T: JsonSchema>(name: &str) -> bool {
 
 fn generator_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
-}
-
-fn unknown_field(path: &str) -> String {
-    format!("{path}: unknown field, ignored")
 }
 
 /// A serialisable value as an object.

@@ -26,7 +26,7 @@ mod kind;
 pub mod kinds;
 mod record_data;
 
-pub use definition::{Creation, KindDef, NewResource, Update, timestamp};
+pub use definition::{Creation, KindDef, NewResource, Update, Warning, timestamp};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
 pub use ids::{Entropy, IdPolicy, prefixed, uuid};

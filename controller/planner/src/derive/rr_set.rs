@@ -41,7 +41,7 @@ async fn rr_set(
         let mut lines: Vec<String> = custom.iter().map(|record| data_of(record, zone)).collect();
         lines.sort();
         lines.dedup();
-        // One RRset has one TTL (RFC 2181 §5.2): the shortest that anybody asked for.
+        // One RRset has one TTL (RFC 2181 §5.2): the shortest that anybody asked for. Whoever asks for another is told.
         let ttl = custom.iter().filter_map(|record| number(record, "ttl")).min();
         let ttl = ttl.and_then(|ttl| u32::try_from(ttl).ok()).unwrap_or(DEFAULT_TTL);
         return Ok(Some(m::RrSet { ttl, data: Some(m::rr_set::Data::Records(m::Records { rdata: lines })) }));

@@ -1,10 +1,11 @@
 //! What must hold between a resource and the others. What a document alone can show was checked before.
 
-use hosting_intent::name;
 use hosting_resource::{Kind, Resource};
 
-use crate::fields::Place;
-use crate::fields::{SUFFIX_FACET, given, is_auto, is_deleting, is_service_name, places, set_places, texts};
+use super::names;
+use crate::fields::{
+    DEFAULT_DNS_GROUP, Place, given, is_auto, is_deleting, places, set_places, texts,
+};
 use crate::{Draft, PlanError, World, read};
 
 /// Checks `resource` as it is to be written; `before` is what is stored.
@@ -17,8 +18,17 @@ pub(super) async fn check(
     match resource.kind {
         Kind::Region | Kind::Cluster | Kind::LbAddress | Kind::Shard | Kind::Node | Kind::ApiKey => Ok(()),
         Kind::Brand => {
+            // What decides where a brand's zones and sites may lie is the platform's to say.
+            let group = given(resource, "dns_group").unwrap_or(DEFAULT_DNS_GROUP);
+            let group_before = before.and_then(|before| given(before, "dns_group")).unwrap_or(DEFAULT_DNS_GROUP);
+            let clusters_moved = before.is_some() && moved("cluster_ids");
+            if !draft.by_admin() && (group != group_before || clusters_moved) {
+                return Err(PlanError::Forbidden(
+                    "a brand's dns_group and clusters are set with a platform admin's key",
+                ));
+            }
             if moved("base_hostname") {
-                base_hostname(draft, resource).await?;
+                names::base_hostname(draft, resource).await?;
             }
             for cluster in texts(&resource.spec, "cluster_ids") {
                 live(draft, "cluster_ids", Kind::Cluster, &cluster).await?;
@@ -47,7 +57,7 @@ pub(super) async fn check(
                 same_tenant("webroot_id", &webroot, resource)?;
             }
             if moved("fqdn") {
-                fqdn_name(draft, resource).await?;
+                names::fqdn(draft, resource).await?;
             }
             Ok(())
         }
@@ -59,7 +69,7 @@ pub(super) async fn check(
                 zone_subscription(draft, resource).await?;
             }
             if moved("name") || moved("tenant_id") {
-                zone_name(draft, resource).await?;
+                names::zone(draft, resource).await?;
             }
             Ok(())
         }
@@ -119,36 +129,6 @@ async fn tenant(draft: &mut dyn Draft, tenant: &Resource) -> Result<(), PlanErro
     Ok(())
 }
 
-/// A brand's sites get names under its base name: that must not lie in what is another brand's.
-async fn base_hostname(draft: &mut dyn Draft, brand: &Resource) -> Result<(), PlanError> {
-    let base = brand.text("base_hostname");
-    match read::zone_over(draft, base).await? {
-        Some(zone) if zone.brand.as_deref() != Some(brand.id.as_str()) => Err(PlanError::Conflict(format!(
-            "{base} lies in the zone {}, which belongs to another brand",
-            zone.text("name")
-        ))),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// A host name inside somebody else's zone is somebody else's (defect 14, as far as it can be told without asking DNS).
-async fn fqdn_name(draft: &mut dyn Draft, fqdn: &Resource) -> Result<(), PlanError> {
-    let host = fqdn.text("fqdn");
-    if is_service_name(host) {
-        let problem = format!("{host}: names of this form are kept for sites' service host names");
-        return Err(PlanError::Conflict(problem));
-    }
-    let Some(zone) = read::zone_over(draft, host).await? else { return Ok(()) };
-    let tenant = live(draft, "tenant_id", Kind::Tenant, fqdn.parent.as_deref().unwrap_or_default()).await?;
-    if read::zone_is_open_to(&zone, &tenant) {
-        return Ok(());
-    }
-    Err(PlanError::Conflict(format!(
-        "{host} lies in the zone {}, which belongs to somebody else",
-        zone.text("name")
-    )))
-}
-
 async fn zone_subscription(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
     // A brand's own zone is billed to nobody.
     if zone.tenant.is_none() && given(zone, "subscription_id").is_none() {
@@ -166,109 +146,43 @@ async fn zone_subscription(draft: &mut dyn Draft, zone: &Resource) -> Result<(),
     Err(PlanError::invalid("subscription_id", problem))
 }
 
-/// A zone under somebody else's zone would take names away from it.
-async fn zone_name(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
-    let own = zone.text("name");
-    let refuse = |above: &str| {
-        Err(PlanError::Conflict(format!("{own} lies under the zone {above}, which belongs to somebody else")))
-    };
-    if let Some((_, parent)) = own.split_once('.')
-        && let Some(above) = read::zone_over(draft, parent).await?
-    {
-        let allowed = match &above.tenant {
-            Some(tenant) => zone.tenant.as_ref() == Some(tenant),
-            None => zone.brand == above.brand,
-        };
-        if !allowed {
-            return refuse(above.text("name"));
-        }
-    }
-    if let Some(name) = name_that_would_be_lost(draft, zone).await? {
-        let problem =
-            format!("{own} would take the host name {name}, which is another tenant's, out of its zone");
-        return Err(PlanError::Conflict(problem));
-    }
-    // Under a brand's base name each tenant's label holds the service host names of that tenant's sites.
-    let brand = read::of_kind(draft, Kind::Brand, zone.brand.as_deref().unwrap_or_default()).await?;
-    if let (Some(brand), Some(tenant)) = (brand, &zone.tenant) {
-        let base = brand.text("base_hostname");
-        if own == base {
-            return refuse(base);
-        }
-        if !base.is_empty() && name::is_in_zone(own, base) {
-            let label = own.strip_suffix(base).unwrap_or_default().trim_end_matches('.').rsplit('.').next();
-            let holder = label.unwrap_or_default();
-            for id in [holder.to_owned(), holder.replacen('-', "_", 1)] {
-                if id != *tenant && read::of_kind(draft, Kind::Tenant, &id).await?.is_some() {
-                    return refuse(base);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A host name of another tenant that lies in a zone of the brand's now and would lie in this tenant's then: its records
-/// would be withdrawn.
-async fn name_that_would_be_lost(
-    draft: &mut dyn Draft,
-    zone: &Resource,
-) -> Result<Option<String>, PlanError> {
-    let own = zone.text("name");
-    let Some(shared) = read::zone_over(draft, own).await? else { return Ok(None) };
-    if zone.tenant.is_none() || shared.tenant.is_some() {
-        return Ok(None);
-    }
-    let mut after = String::new();
-    loop {
-        let page = draft.with_facet(Kind::Fqdn, SUFFIX_FACET, own, &after, read::PAGE).await?;
-        let Some(last) = page.last() else { return Ok(None) };
-        after = last.id.clone();
-        for fqdn in page {
-            let is_anothers = fqdn.tenant != zone.tenant && fqdn.brand == shared.brand && !is_deleting(&fqdn);
-            let name = fqdn.text("fqdn");
-            if is_anothers && read::zone_over(draft, name).await?.is_some_and(|over| over.id == shared.id) {
-                return Ok(Some(name.to_owned()));
-            }
-        }
-    }
-}
-
-/// An alias stands alone (RFC 1034 §3.6.2), and there is one of it.
+/// An alias stands alone (RFC 1034 §3.6.2), so does a null MX (RFC 7505 §3), and there is one of each record, however it was
+/// written (RFC 2181 §5).
 async fn record(
     draft: &mut dyn Draft,
     record: &Resource,
     before: Option<&Resource>,
 ) -> Result<(), PlanError> {
-    if is_auto(record) {
+    let same = |field: &str| before.is_some_and(|before| before.spec.get(field) == record.spec.get(field));
+    if is_auto(record) || (same("content") && same("priority")) {
         return Ok(());
     }
     let zone = record.parent.as_deref().unwrap_or_default();
-    let is_alias = |record: &Resource| record.text("type") == "CNAME";
+    let zone_name = read::of_kind(draft, Kind::Zone, zone).await?.map(|zone| zone.label).unwrap_or_default();
     let mut others = read::records_at(draft, zone, record.text("name")).await?;
     others.retain(|other| !is_auto(other) && other.id != record.id);
-    there_is_room(record, &others)?;
-    if before.is_some() {
-        return Ok(());
+    let (name, record_type) = (record.text("name"), record.text("type"));
+    let is_alias = |record: &Resource| record.text("type") == "CNAME";
+    if before.is_none()
+        && let Some(other) = others.iter().find(|other| is_alias(record) || is_alias(other))
+    {
+        return Err(PlanError::Conflict(format!(
+            "{name} has a {} record already; a CNAME cannot stand beside other records",
+            other.text("type")
+        )));
     }
-    for other in others {
-        if is_alias(record) || is_alias(&other) {
-            return Err(PlanError::Conflict(format!(
-                "{} has a {} record already; a CNAME cannot stand beside other records",
-                record.text("name"),
-                other.text("type")
-            )));
-        }
-        if other.text("type") == record.text("type")
-            && other.text("content") == record.text("content")
-            && other.spec.get("priority") == record.spec.get("priority")
-        {
-            return Err(PlanError::Conflict(format!(
-                "{} has this {} record already",
-                record.text("name"),
-                record.text("type")
-            )));
-        }
+    others.retain(|other| other.text("type") == record_type);
+    let set: Vec<_> = others.iter().chain([record]).map(|record| read::data_of(record, &zone_name)).collect();
+    let Some((own, rest)) = set.split_last() else { return Ok(()) };
+    there_is_room(name, record_type, &set)?;
+    if rest.contains(own) {
+        return Err(PlanError::Conflict(format!("{name} has this {record_type} record already")));
+    }
+    let takes_no_mail = |data: &read::Data| record_type == "MX" && data.target() == Some("");
+    if !rest.is_empty() && set.iter().any(takes_no_mail) {
+        return Err(PlanError::Conflict(format!(
+            "{name}: the MX record \".\" says that no mail is taken, and stands alone (RFC 7505 §3): delete it, or the others"
+        )));
     }
     Ok(())
 }
@@ -278,37 +192,21 @@ const MAX_RR_SET_BYTES: usize = 16 * 1024;
 /// Most records of an RRset, and of one of name servers (a referral carries glue for all of them, RFC 9471).
 const MAX_RECORDS: usize = 512;
 const MAX_NS_RECORDS: usize = 32;
+/// Owner, type, class, TTL and length of a record.
+const RECORD_HEADER: usize = 12;
 
 /// What name servers would refuse is refused here, where somebody reads the reason.
-fn there_is_room(record: &Resource, others: &[Resource]) -> Result<(), PlanError> {
-    let record_type = record.text("type");
-    let set: Vec<_> =
-        others.iter().filter(|other| other.text("type") == record_type).chain([record]).collect();
+fn there_is_room(name: &str, record_type: &str, set: &[read::Data]) -> Result<(), PlanError> {
     let most = if record_type == "NS" { MAX_NS_RECORDS } else { MAX_RECORDS };
-    let bytes: usize = set.iter().map(|record| wire_bytes(record)).sum();
+    let bytes: usize = set.iter().map(|data| RECORD_HEADER + data.wire_bytes()).sum();
     if set.len() <= most && bytes <= MAX_RR_SET_BYTES {
         return Ok(());
     }
-    let name = record.text("name");
     Err(PlanError::Conflict(format!(
         "{name} would have {} {record_type} records of {bytes} bytes; at most {most} records and {MAX_RR_SET_BYTES} bytes fit \
          into one answer",
         set.len()
     )))
-}
-
-/// A record's size in wire form, or a little more.
-fn wire_bytes(record: &Resource) -> usize {
-    let content = record.text("content").len();
-    // Owner, type, class, TTL and length.
-    12 + match record.text("type") {
-        "A" => 4,
-        "AAAA" => 16,
-        // Each string has a length.
-        "TXT" => content + content / 255 + 1,
-        // Numbers, and a name that may be relative to the zone.
-        _ => 8 + content + record.text("name").len(),
-    }
 }
 
 /// Gives a node its places: in each of its shards one above the highest index there.

@@ -6,7 +6,7 @@ use hosting_intent::Cause;
 use hosting_resource::{Creation, Kind, NewResource, Resource};
 
 use super::check::{check, give_places, live};
-use crate::fields::{FIRST_TENANT_UID, SERIAL_OFFSET, TENANT_UID, is_deleting, state};
+use crate::fields::{FIRST_TENANT_UID, SERIAL_OFFSET, TENANT_UID, ZONE_SERIAL, is_deleting, state};
 use crate::plan::{Plan, bump_serial};
 use crate::touched::touched;
 use crate::{Draft, PlanError, Unit, Walk, auto_records, read, trace};
@@ -72,7 +72,11 @@ async fn write(plan: &mut Plan<'_>, new: NewResource) -> Result<Resource, PlanEr
             resource.state.insert(state::UID.to_owned(), uid.into());
         }
         Kind::Node => give_places(plan.draft, &mut resource).await?,
-        Kind::Zone => bump_serial(&mut resource, revision),
+        Kind::Zone => {
+            let latest = plan.draft.counter(ZONE_SERIAL).await?;
+            resource.state.insert(state::SERIAL.to_owned(), latest.into());
+            bump_serial(&mut resource, revision);
+        }
         Kind::LbAddress => addresses_changed(plan, &resource).await?,
         Kind::Brand
         | Kind::Region

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use hosting_intent::Cause;
-use hosting_resource::{Kind, Resource, SpecError, Status};
+use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value, json};
 
 use super::create::addresses_changed;
-use crate::fields::{is_deleting, state, withdrawn};
+use super::update::refused;
+use crate::fields::{ZONE_SERIAL, is_deleting, state, state_number, withdrawn};
 use crate::gates::{CONDITIONS, record_unit};
-use crate::plan::Plan;
+use crate::plan::{Plan, is_later};
 use crate::touched::touched;
 use crate::{Change, Draft, IntentChange, PlanError, Unit, World, WorldError, auto_records, read, trace};
 
@@ -33,12 +34,7 @@ pub async fn delete(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Delet
     let Some(resource) = read::of_kind(draft, kind, id).await? else {
         return Err(PlanError::NotFound { kind, id: id.to_owned() });
     };
-    kind.def().deletable(&resource).map_err(|error| match error {
-        SpecError::Forbidden(reason) => PlanError::Forbidden(reason),
-        SpecError::Malformed { problem } => PlanError::Conflict(problem),
-        SpecError::Invalid { field, problem } => PlanError::invalid(field, problem),
-        SpecError::NotServed { field, detail } => PlanError::invalid(field, detail),
-    })?;
+    kind.def().deletable(&resource).map_err(refused)?;
     let mut plan = Plan::new(draft, Cause::Person);
     match kind {
         Kind::Brand | Kind::Region | Kind::Cluster | Kind::LbAddress | Kind::Shard | Kind::Node => {
@@ -86,6 +82,9 @@ async fn begin(plan: &mut Plan<'_>, resource: Resource) -> Result<(), PlanError>
     if after.kind == Kind::Webroot {
         note_retirement(plan, &mut after, Unit::Webroot(before.id.clone())).await?;
     }
+    if after.kind == Kind::Zone {
+        note_serial(plan, &after).await?;
+    }
     plan.put(vec![after.clone()]).await?;
     let outer = plan.take_changed();
     if matches!(after.kind, Kind::Fqdn | Kind::Webroot) {
@@ -96,6 +95,13 @@ async fn begin(plan: &mut Plan<'_>, resource: Resource) -> Result<(), PlanError>
     plan.restore_changed(outer);
     plan.put(vec![after.clone()]).await?;
     Box::pin(cascade(plan, after)).await
+}
+
+/// Keeps the latest serial of any deleted zone (RFC 1982 §3.2): one made anew under the same name begins after it.
+async fn note_serial(plan: &mut Plan<'_>, zone: &Resource) -> Result<(), PlanError> {
+    let latest = plan.draft.counter(ZONE_SERIAL).await?;
+    let serial = state_number(zone, state::SERIAL);
+    if is_later(serial, latest) { plan.set_counter(ZONE_SERIAL, serial).await } else { Ok(()) }
 }
 
 /// Who has to let go, and up to which revision.

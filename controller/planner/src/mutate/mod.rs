@@ -4,6 +4,7 @@ mod check;
 mod create;
 mod delete;
 mod fleet;
+mod names;
 mod update;
 
 pub use create::create;

@@ -1,7 +1,8 @@
 //! PUT and the actions on one resource.
 
 use hosting_intent::Cause;
-use hosting_resource::{Kind, Resource, Status, Update};
+use hosting_resource::kinds::zone_record;
+use hosting_resource::{Kind, Resource, SpecError, Status, Update};
 use serde_json::Value;
 
 use super::check::{check, give_places, live};
@@ -28,6 +29,15 @@ pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) ->
         None => None,
     };
     update.apply(&mut after, owner.as_ref(), draft.now());
+    if after.kind == Kind::ZoneRecord && after.spec.get("content") != current.spec.get("content") {
+        let zone = read::of_kind(draft, Kind::Zone, after.parent.as_deref().unwrap_or_default()).await?;
+        let zone = zone.map(|zone| zone.label).unwrap_or_default();
+        zone_record::settle(&mut after, &zone).map_err(refused)?;
+        // The same data in another spelling is no change.
+        if after.spec == current.spec {
+            return Ok(current);
+        }
+    }
     if after.kind == Kind::Zone && after.tenant != current.tenant {
         move_zone(draft, &current, &mut after).await?;
     }
@@ -59,6 +69,16 @@ pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) ->
     }
     plan.finish().await?;
     stored(draft, after).await
+}
+
+/// What a document alone breaks, found once the zone is known.
+pub(super) fn refused(error: SpecError) -> PlanError {
+    match error {
+        SpecError::Forbidden(reason) => PlanError::Forbidden(reason),
+        SpecError::Malformed { problem } => PlanError::Conflict(problem),
+        SpecError::Invalid { field, problem } => PlanError::invalid(field, problem),
+        SpecError::NotServed { field, detail } => PlanError::invalid(field, detail),
+    }
 }
 
 /// Kinds whose status follows from what the fleet reports.

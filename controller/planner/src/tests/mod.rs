@@ -6,6 +6,7 @@ mod names;
 mod planning;
 mod sequences;
 mod traces;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -278,6 +278,7 @@ async fn references_must_fit_together() {
     )
     .unwrap();
     let bolt = lab.store.resources["bolt"].clone();
+    lab.store.admin = true;
     let updated = update(&mut lab.store, bolt, clusters).await;
     lab.end(updated).unwrap();
     let body = tenant(&lab.shard.clone(), "bolt", &lab);

@@ -291,6 +291,7 @@ async fn a_brand_moves_its_zones() {
         panic!()
     };
     assert_eq!(apex.nameservers, ["ns1.acme.example", "ns9.acme.example"]);
+    lab.store.admin = true;
     lab.put("acme", json!({"dns_group": "other"})).await.unwrap();
     lab.drain().await;
     assert_eq!(lab.intent("dns/default", IntentKind::Zone, "example.com"), None);

@@ -176,7 +176,7 @@ fn entry(method: &str, kind: &str, status: u16) -> AuditEntry {
 async fn audit_rows_stand_and_fall_with_their_mutation() {
     let bench = Bench::new().await;
     let store = &bench.store;
-    let origin = || Origin { traceparent: "00-abc".into(), actor: Some("key_1".into()) };
+    let origin = || Origin { traceparent: "00-abc".into(), actor: Some("key_1".into()), admin: false };
     let ok: Result<_, hosting_store::WriteError<hosting_planner::ApplyError>> = store
         .write(origin(), |tx| {
             Box::pin(async move {

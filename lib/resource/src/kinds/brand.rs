@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::definition::{Build, Definition, Nothing, to_map};
 use crate::{
     Codes, Column, IdPolicy, Index, Kind, KindInfo, Ref, Resource, SpecError, Status, Tier, Unique, Update,
-    check,
+    Warning, check,
 };
 
 /// What is stored of a brand.
@@ -127,7 +127,7 @@ pub fn set_clusters(brand: &Resource, body: &Map<String, Value>) -> Result<Updat
         label: brand.label.clone(),
         status: None,
         owner: None,
-        warnings: parsed.unknown.into_iter().map(|path| format!("{path}: unknown field, ignored")).collect(),
+        warnings: parsed.unknown.iter().map(|path| Warning::unknown_field(path)).collect(),
     })
 }
 

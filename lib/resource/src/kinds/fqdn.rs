@@ -137,14 +137,7 @@ impl Definition for Fqdn {
         index.uniques.push(Unique { scope: String::new(), key: spec.fqdn.clone(), field: "fqdn" });
         index.facets.push(Facet { field: "fqdn", value: spec.fqdn.clone() });
         // A new zone finds the names under it by its own name.
-        let mut rest = spec.fqdn.as_str();
-        loop {
-            index.facets.push(Facet { field: "suffix", value: rest.to_owned() });
-            match rest.split_once('.') {
-                Some((_, shorter)) => rest = shorter,
-                None => break,
-            }
-        }
+        index.suffixes(&spec.fqdn);
         if let Some(webroot) = &spec.webroot_id {
             index.refs.push(Ref { relation: "webroot_id", kind: Kind::Webroot, to: webroot.clone() });
             index.facets.push(Facet { field: "webroot_id", value: webroot.clone() });

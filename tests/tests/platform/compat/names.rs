@@ -106,15 +106,15 @@ async fn every_type_is_answered(admin: &Client<'_>, zone: &str) {
     let quoted = "v=spf1 include:\"x\" -all";
     let cases = [
         ("A", "@", "192.0.2.1", None, "names.example", "192.0.2.1"),
-        ("AAAA", "@", "2001:DB8:0::1", None, "names.example", "2001:db8::1"),
+        ("AAAA", "@", "2001:db8::1", None, "names.example", "2001:db8::1"),
         ("A", "relative", "192.0.2.2", None, "relative.names.example", "192.0.2.2"),
         ("A", "two.labels", "192.0.2.3", None, "two.labels.names.example", "192.0.2.3"),
         ("A", "absolute.names.example", "192.0.2.4", None, "absolute.names.example", "192.0.2.4"),
-        ("A", "dotted.names.example.", "192.0.2.5", None, "dotted.names.example", "192.0.2.5"),
+        ("A", "dotted.names.example", "192.0.2.5", None, "dotted.names.example", "192.0.2.5"),
         ("A", "*.wild", "192.0.2.6", None, "any.thing.wild.names.example", "192.0.2.6"),
         ("CNAME", "alias", "relative.names.example", None, "alias.names.example", "relative.names.example."),
         ("MX", "@", "mail.example.org", Some(10), "names.example", "10 mail.example.org."),
-        ("MX", "zero", "mail.example.org.", Some(0), "zero.names.example", "0 mail.example.org."),
+        ("MX", "zero", "mail.example.org", Some(0), "zero.names.example", "0 mail.example.org."),
         (
             "SRV",
             "_sip._tcp",
@@ -124,7 +124,7 @@ async fn every_type_is_answered(admin: &Client<'_>, zone: &str) {
             "20 5 5060 sip.example.org.",
         ),
         ("SRV", "_none._tcp", "0 0 .", Some(0), "_none._tcp.names.example", "0 0 0 ."),
-        ("CAA", "@", "0 issue ca.example", None, "names.example", "0 issue \"ca.example\""),
+        ("CAA", "@", "0 issue \"ca.example\"", None, "names.example", "0 issue \"ca.example\""),
         ("NS", "child", "ns.example.org", None, "child.names.example", "ns.example.org."),
         ("TXT", "short", quoted, None, "short.names.example", quoted),
         ("TXT", "_long", &long, None, "_long.names.example", &long),
@@ -166,6 +166,14 @@ async fn every_type_is_answered(admin: &Client<'_>, zone: &str) {
             assert!(answer.answers.iter().all(|record| record.ttl == 3600), "{asked} {kind}");
         }
     }
+    // However it is spelt, it is shown in one form, and is there once.
+    let other = json!({"type": "AAAA", "name": "Names.Example.", "content": "2001:DB8:0::1"});
+    admin.refused(409, "POST", &records, other).await;
+    let other = json!({"type": "A", "name": "Spelt.Names.Example.", "content": " 192.0.2.7 "});
+    has(
+        &admin.ok(202, "POST", &records, other).await,
+        json!({"name": "spelt.names.example", "content": "192.0.2.7"}),
+    );
     // The alias is followed, a wildcard does not cover what is there.
     let alias = ask(platform, "alias.names.example", RecordType::A).await;
     assert_eq!(alias.data(), ["192.0.2.2", "relative.names.example."]);

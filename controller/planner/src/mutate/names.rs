@@ -1,0 +1,245 @@
+//! Who may have a name: zones, host names, and the base host names of brands.
+//!
+//! Names go to whoever comes first, but never what is everybody's (public suffixes) or what another brand's names hang on. A
+//! platform admin's key may give such a name away, and answers for it.
+
+use hosting_intent::name::is_in_zone;
+use hosting_resource::{Kind, Resource};
+
+use super::check::live;
+use crate::fields::{SUFFIX_FACET, is_deleting, is_service_name};
+use crate::{Draft, PlanError, read};
+
+/// Pages of names below another that are looked through for those of other brands.
+const MAX_PAGES: usize = 4;
+
+/// A brand's sites get names under its base name: that must not lie in what is another brand's, nor hold it.
+pub(super) async fn base_hostname(draft: &mut dyn Draft, brand: &Resource) -> Result<(), PlanError> {
+    let base = brand.text("base_hostname");
+    if let Some(zone) = read::zone_over(draft, base).await?
+        && zone.brand.as_deref() != Some(brand.id.as_str())
+    {
+        let zone = zone.text("name");
+        return Err(PlanError::Conflict(format!("{base} lies in the zone {zone}, which belongs to another brand")));
+    }
+    let related = related_base(draft, &brand.id, base, true).await?;
+    if related.as_deref() == Some(base) {
+        return Err(PlanError::Conflict(format!("{base} is the base host name of another brand")));
+    }
+    if draft.by_admin() {
+        return Ok(());
+    }
+    if is_public_suffix(base) {
+        return Err(PlanError::invalid("base_hostname", public_suffix(base)));
+    }
+    if let Some(other) = related {
+        return Err(PlanError::Conflict(format!(
+            "{base} and {other}, the base host name of another brand, lie in each other; take another name, or ask the platform"
+        )));
+    }
+    for kind in [Kind::Zone, Kind::Fqdn] {
+        others_below(draft, kind, &brand.id, base).await?;
+    }
+    Ok(())
+}
+
+/// A host name inside somebody else's zone is somebody else's, as far as it can be told without asking DNS.
+pub(super) async fn fqdn(draft: &mut dyn Draft, fqdn: &Resource) -> Result<(), PlanError> {
+    let host = fqdn.text("fqdn");
+    if is_service_name(host) {
+        let problem = format!("{host}: names of this form are kept for sites' service host names");
+        return Err(PlanError::Conflict(problem));
+    }
+    let Some(zone) = read::zone_over(draft, host).await? else {
+        let brand = fqdn.brand.clone().unwrap_or_default();
+        return match related_base(draft, &brand, host, false).await? {
+            Some(base) if !draft.by_admin() => Err(PlanError::Conflict(format!(
+                "{host} lies under {base}, the base host name of another brand"
+            ))),
+            Some(_) | None => Ok(()),
+        };
+    };
+    let tenant = live(draft, "tenant_id", Kind::Tenant, fqdn.parent.as_deref().unwrap_or_default()).await?;
+    if read::zone_is_open_to(&zone, &tenant) {
+        return Ok(());
+    }
+    Err(PlanError::Conflict(format!(
+        "{host} lies in the zone {}, which belongs to somebody else",
+        zone.text("name")
+    )))
+}
+
+/// A zone takes all names below it from whoever had none of them yet.
+pub(super) async fn zone(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
+    let own = zone.text("name");
+    if is_public_suffix(own) && (zone.tenant.is_some() || !draft.by_admin()) {
+        return Err(PlanError::invalid("name", public_suffix(own)));
+    }
+    let brand = zone.brand.clone().unwrap_or_default();
+    let above = match own.split_once('.') {
+        Some((_, parent)) => read::zone_over(draft, parent).await?,
+        None => None,
+    };
+    match above {
+        Some(above) => {
+            let allowed = match &above.tenant {
+                Some(tenant) => zone.tenant.as_ref() == Some(tenant),
+                None => zone.brand == above.brand,
+            };
+            if !allowed {
+                return Err(PlanError::Conflict(format!(
+                    "{own} lies under the zone {}, which belongs to somebody else",
+                    above.text("name")
+                )));
+            }
+        }
+        None if draft.by_admin() => {}
+        None => {
+            if let Some(base) = related_base(draft, &brand, own, true).await? {
+                let problem = format!("{own} holds, or lies under, {base}, the base host name of another brand");
+                return Err(PlanError::Conflict(problem));
+            }
+            others_below(draft, Kind::Zone, &brand, own).await?;
+        }
+    }
+    if let Some(name) = name_that_would_be_lost(draft, zone).await? {
+        let problem =
+            format!("{own} would take the host name {name}, which is another tenant's, out of its zone");
+        return Err(PlanError::Conflict(problem));
+    }
+    service_names_stay(draft, zone).await
+}
+
+/// Under a brand's base name each tenant's label holds the service host names of that tenant's sites.
+async fn service_names_stay(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
+    let own = zone.text("name");
+    let brand = read::of_kind(draft, Kind::Brand, zone.brand.as_deref().unwrap_or_default()).await?;
+    let (Some(brand), Some(tenant)) = (brand, &zone.tenant) else { return Ok(()) };
+    let base = brand.text("base_hostname");
+    if base.is_empty() {
+        return Ok(());
+    }
+    if is_in_zone(base, own) && !draft.by_admin() {
+        return Err(PlanError::Conflict(format!(
+            "{own} holds {base}, the base host name of the brand {}, with the service host names of all its sites: leave \
+             tenant_id out to make it the brand's own zone; a platform admin's key may give it to a tenant",
+            brand.id
+        )));
+    }
+    if is_in_zone(own, base) {
+        let label = own.strip_suffix(base).unwrap_or_default().trim_end_matches('.').rsplit('.').next();
+        let holder = label.unwrap_or_default();
+        for id in [holder.to_owned(), holder.replacen('-', "_", 1)] {
+            if id != *tenant && read::of_kind(draft, Kind::Tenant, &id).await?.is_some() {
+                return Err(PlanError::Conflict(format!(
+                    "{own} holds the service host names of the sites of tenant {id}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether everybody registers names below this one: it is in the public suffix list, in either of its parts, or whatever is
+/// below it is.
+fn is_public_suffix(name: &str) -> bool {
+    let listed = |name: &str| {
+        psl::suffix(name.as_bytes()).is_some_and(|found| found.is_known() && found.as_bytes() == name.as_bytes())
+    };
+    listed(name) || listed(&format!("any.{name}"))
+}
+
+fn public_suffix(name: &str) -> String {
+    format!(
+        "{name} is a public suffix, below which everybody registers names: give the whole name, e.g. example.{name}; a platform \
+         admin's key may make it a brand's own zone or base host name"
+    )
+}
+
+/// The base host name of another brand at or above `name`, or below it too. A cell has few brands.
+async fn related_base(
+    draft: &mut dyn Draft,
+    brand: &str,
+    name: &str,
+    below_too: bool,
+) -> Result<Option<String>, PlanError> {
+    let brands = read::all_pages!(after => draft.list(Kind::Brand, after, read::PAGE));
+    let mut related = brands
+        .iter()
+        .filter(|other| other.id != brand && !is_deleting(other))
+        .map(|other| other.text("base_hostname"))
+        .filter(|base| !base.is_empty())
+        .filter(|base| is_in_zone(name, base) || (below_too && is_in_zone(base, name)));
+    // The same name says more than one around it.
+    Ok(related.clone().find(|base| *base == name).or_else(|| related.next()).map(str::to_owned))
+}
+
+/// Refuses a name that would hold zones or host names of another brand.
+async fn others_below(
+    draft: &mut dyn Draft,
+    kind: Kind,
+    brand: &str,
+    name: &str,
+) -> Result<(), PlanError> {
+    let mut after = String::new();
+    for _ in 0..MAX_PAGES {
+        let page = draft.with_facet(kind, SUFFIX_FACET, name, &after, read::PAGE).await?;
+        let others = |other: &&Resource| other.brand.as_deref() != Some(brand) && !is_deleting(other);
+        if let Some(other) = page.iter().find(others) {
+            return Err(PlanError::Conflict(format!(
+                "{name} would hold the {kind} {}, which belongs to another brand; take a name below it, or ask the platform",
+                other.label
+            )));
+        }
+        match page.last() {
+            Some(last) if page.len() == read::PAGE as usize => after.clone_from(&last.id),
+            Some(_) | None => return Ok(()),
+        }
+    }
+    Err(PlanError::Conflict(format!(
+        "{name} holds more names than are looked through here; only a platform admin's key may take it"
+    )))
+}
+
+/// A host name of another tenant that lies in a zone of the brand's now and would lie in this tenant's then: its records
+/// would be withdrawn.
+async fn name_that_would_be_lost(
+    draft: &mut dyn Draft,
+    zone: &Resource,
+) -> Result<Option<String>, PlanError> {
+    let own = zone.text("name");
+    let Some(shared) = read::zone_over(draft, own).await? else { return Ok(None) };
+    if zone.tenant.is_none() || shared.tenant.is_some() {
+        return Ok(None);
+    }
+    let mut after = String::new();
+    loop {
+        let page = draft.with_facet(Kind::Fqdn, SUFFIX_FACET, own, &after, read::PAGE).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        after = last.id.clone();
+        for fqdn in page {
+            let is_anothers = fqdn.tenant != zone.tenant && fqdn.brand == shared.brand && !is_deleting(&fqdn);
+            let name = fqdn.text("fqdn");
+            if is_anothers && read::zone_over(draft, name).await?.is_some_and(|over| over.id == shared.id) {
+                return Ok(Some(name.to_owned()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_suffixes_of_either_part_are_known() {
+        for suffix in ["co.uk", "com", "github.io", "kawasaki.jp", "xn--55qx5d.cn", "in-addr.arpa"] {
+            assert!(is_public_suffix(suffix), "{suffix}");
+        }
+        // A rule for everything below (*.ck), its exception, and what is no suffix.
+        assert!(is_public_suffix("anything.ck"));
+        for name in ["www.ck", "city.kawasaki.jp", "example.co.uk", "acme.example", "test", "x.test", "2.0.192.in-addr.arpa"] {
+            assert!(!is_public_suffix(name), "{name}");
+        }
+    }
+}
