@@ -11,6 +11,7 @@ mod exchange;
 mod h1;
 mod h2;
 mod metrics;
+mod node_keys;
 mod pages;
 mod proxy;
 mod replica;
@@ -22,6 +23,7 @@ mod upstream;
 
 pub use certs::{CaError, CertStore, DevCa};
 pub use metrics::{Latency, Metrics};
+pub use node_keys::{EDGE_KEY, NodeKeys};
 pub use proxy::{ORIGINAL_HOST, SHARD};
 pub use replica::EdgeReplica;
 pub use run::run;

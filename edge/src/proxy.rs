@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::exchange::{Client, ClientError, Exchange, Failure, Times, send_all};
 use crate::h1::finish;
 use crate::metrics::Metrics;
+use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
 use crate::settings::{Settings, ms};
 use crate::upstream::{IdleConnections, connect};
@@ -54,6 +55,7 @@ pub(crate) struct Edge {
     start: Instant,
     limits: Limits,
     idle: IdleConnections,
+    keys: Arc<NodeKeys>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +77,12 @@ struct Serving {
 }
 
 impl Edge {
-    pub(crate) fn new(routing: Arc<Routing>, metrics: Metrics, settings: &Settings) -> Self {
+    pub(crate) fn new(
+        routing: Arc<Routing>,
+        keys: Arc<NodeKeys>,
+        metrics: Metrics,
+        settings: &Settings,
+    ) -> Self {
         let limits = Limits {
             connect: ms(settings.connect_timeout_ms),
             times: Times {
@@ -88,7 +95,7 @@ impl Edge {
         };
         let capacity = settings.upstream_pool.saturating_mul(crate::server::threads(settings));
         let idle = IdleConnections::new(capacity, ms(settings.upstream_idle_timeout_ms));
-        Self { routing, metrics, start: Instant::now(), limits, idle }
+        Self { routing, metrics, start: Instant::now(), limits, idle, keys }
     }
 
     /// Closes idle connections to nodes whose time is over.
@@ -221,7 +228,7 @@ impl Edge {
                 },
             };
             sent += usize::from(!reused);
-            let head = self.upstream_head(request, visitor, serving, upgrade.is_some());
+            let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some());
             let mut exchange = Exchange::new(client, request, tcp, head, self.limits.times);
             let response = match exchange.ask().await {
                 Ok(response) => response,
@@ -266,17 +273,21 @@ impl Edge {
         request: &Request,
         visitor: &Visitor,
         serving: &Serving,
+        candidate: Candidate,
         upgrade: bool,
     ) -> BytesMut {
-        let ours: [(&[u8], &[u8]); 5] = [
+        let key = serving.candidates.node(candidate).and_then(|node| self.keys.value(&node.id));
+        let ours: [(&[u8], &[u8]); 6] = [
+            (EDGE_KEY.as_bytes(), key.as_deref().unwrap_or_default().as_bytes()),
             (ORIGINAL_HOST.as_bytes(), &serving.original_host),
             (b"x-forwarded-host", &serving.original_host),
             (b"x-forwarded-proto", if visitor.tls { b"https" } else { b"http" }),
             (b"x-forwarded-for", visitor.address.as_bytes()),
             (b"x-real-ip", visitor.address.as_bytes()),
         ];
+        let known = if key.is_some() { &ours[..] } else { ours.get(1..).unwrap_or_default() };
         let mut head = BytesMut::with_capacity(2 * 1_024);
-        push_upstream_head(&mut head, request, serving.webroot.as_bytes(), &ours, upgrade);
+        push_upstream_head(&mut head, request, serving.webroot.as_bytes(), known, upgrade);
         head
     }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::certs::{CertStore, DevCa};
 use crate::metrics::Metrics;
+use crate::node_keys::NodeKeys;
 use crate::replica::EdgeReplica;
 use crate::server::{Bound, Server, threads};
 use crate::settings::{Settings, ms};
@@ -73,7 +74,9 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let (routing, writer) = Routing::new(settings.map_buckets);
     let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key())?;
     let certs = CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone())?;
-    let server = Server::new(&settings, routing, Arc::clone(&certs), metrics.clone())?;
+    let edge_key = EdgeKeyStore::load(&settings.data_dir);
+    let keys = Arc::new(NodeKeys::default());
+    let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
     let (replica, loaded) = EdgeReplica::new(writer, certs, metrics);
 
     let drain = ms(settings.drain_timeout_ms) + END_MARGIN;
@@ -84,7 +87,13 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     );
     let serve = serve(server, bound, loaded, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
-    let edge_key = EdgeKeyStore::load(&settings.data_dir);
+    let told = edge_key.subscribe();
+    let stop = group.stop();
+    group.spawn("edge key", OnEnd::Fatal, async move {
+        // Ends only with the process: the subscription holds the sender.
+        stop.run_until_cancelled(keys.follow(told)).await;
+        Ok::<(), std::io::Error>(())
+    });
     let subscription = Subscription {
         data_dir: settings.data_dir,
         controllers: settings.controller,

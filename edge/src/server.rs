@@ -20,6 +20,7 @@ use crate::conn::Conn;
 use crate::h1::{self, H1Limits};
 use crate::h2::{self, H2Limits, Windows};
 use crate::metrics::Metrics;
+use crate::node_keys::NodeKeys;
 use crate::proxy::{Edge, Visitor};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
@@ -157,11 +158,12 @@ impl Server {
         settings: &Settings,
         routing: Arc<Routing>,
         certs: Arc<CertStore>,
+        keys: Arc<NodeKeys>,
         metrics: Metrics,
     ) -> Result<Self, rustls::Error> {
         // Pingora takes ring unless a provider is there; a second install only says that the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let edge = Edge::new(Arc::clone(&routing), metrics.clone(), settings);
+        let edge = Edge::new(Arc::clone(&routing), keys, metrics.clone(), settings);
         let h1 = H1Limits {
             header: ms(settings.header_timeout_ms),
             header_bytes: settings.max_header_bytes,

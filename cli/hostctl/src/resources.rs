@@ -151,7 +151,9 @@ pub(crate) async fn describe(api: &Api, args: &OneArgs, as_json: bool) -> anyhow
     }
     let fields = one.as_object().cloned().unwrap_or_default();
     let width = fields.keys().map(String::len).max().unwrap_or_default();
-    for (name, value) in fields.iter().filter(|(name, _)| !["conditions", "warnings"].contains(&name.as_str())) {
+    for (name, value) in
+        fields.iter().filter(|(name, _)| !["conditions", "warnings"].contains(&name.as_str()))
+    {
         output::line(format!("{name:width$}  {}", output::cell(value)));
     }
     if let Some(conditions) =

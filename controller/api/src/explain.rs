@@ -1,8 +1,8 @@
 //! The way of a name: API resource, tenant, site, intent, edges, name servers, nodes. What is seen from here; `hostctl` adds
 //! what a visitor gets.
 
-use hosting_planner::{World, lint};
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
+use hosting_planner::{World, lint};
 use hosting_resource::{Kind, Status};
 use hosting_store::ReadTx;
 

@@ -523,7 +523,11 @@ impl Api {
             return;
         }
         let entry = audit_entry(route, path, Some(id), body, status.as_u16());
-        let origin = Origin { traceparent: traceparent.to_owned(), actor: Some(principal.key_id.clone()), admin: principal.is_admin() };
+        let origin = Origin {
+            traceparent: traceparent.to_owned(),
+            actor: Some(principal.key_id.clone()),
+            admin: principal.is_admin(),
+        };
         if let Err(error) = self.store().audit(origin, entry).await {
             tracing::error!(%error, %path, "an audit row could not be written");
         }

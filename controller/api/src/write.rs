@@ -108,12 +108,11 @@ impl Api {
         };
         let call = Arc::new(call);
         let entry = audit_entry(&call.route, path, Some(&call.id), kept, call.route.success);
-        let origin =
-            Origin {
-                traceparent: call.traceparent.clone(),
-                actor: Some(call.principal.key_id.clone()),
-                admin: call.principal.is_admin(),
-            };
+        let origin = Origin {
+            traceparent: call.traceparent.clone(),
+            actor: Some(call.principal.key_id.clone()),
+            admin: call.principal.is_admin(),
+        };
         // Nothing is planned: the row is written for itself.
         let op = call.route.op;
         let alone = if op == Op::JoinToken {

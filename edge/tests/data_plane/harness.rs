@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hosting_edge::{Bound, CertStore, DevCa, EdgeReplica, Metrics, Server, Settings};
+use hosting_edge::{Bound, CertStore, DevCa, EdgeReplica, Metrics, NodeKeys, Server, Settings};
 use hosting_edge_map::Routing;
 use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
 use hosting_intent::{Cause, Intent, Item, Key, Kind, Removal};
@@ -151,7 +151,14 @@ impl Edge {
         let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key()).unwrap();
         let certs =
             CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();
-        let server = Server::new(&settings, routing, Arc::clone(&certs), metrics.clone()).unwrap();
+        let server = Server::new(
+            &settings,
+            routing,
+            Arc::clone(&certs),
+            Arc::new(NodeKeys::default()),
+            metrics.clone(),
+        )
+        .unwrap();
         let (replica, mut loaded) = EdgeReplica::new(writer, certs, metrics);
         let bound = Bound::bind(&settings).unwrap();
         let (http, https) = (bound.http(), bound.https());

@@ -7,4 +7,5 @@ mod pages;
 mod proxying;
 mod resilience;
 mod rules;
+mod soak;
 mod tls;

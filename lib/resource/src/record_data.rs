@@ -107,9 +107,7 @@ impl RecordData {
             "CAA" => authorization(trimmed),
             // Older builds took any text that is no sequence of strings as it was.
             "TXT" => Ok(Self::Text(text(content).unwrap_or_else(|_| strings_of(content.as_bytes())))),
-            other => {
-                Err(SpecError::invalid("type", format!("{other:?} is no record type that is served")))
-            }
+            other => Err(SpecError::invalid("type", format!("{other:?} is no record type that is served"))),
         }
     }
 
@@ -217,8 +215,9 @@ pub(crate) fn unescaped_name(field: &str, name: &str) -> Result<String, SpecErro
     while let Some(byte) = bytes.next() {
         let byte = match byte {
             b'\\' => {
-                let byte = escaped(&mut bytes)
-                    .ok_or_else(|| SpecError::invalid(field, format!("{name:?} holds an unfinished escape")))?;
+                let byte = escaped(&mut bytes).ok_or_else(|| {
+                    SpecError::invalid(field, format!("{name:?} holds an unfinished escape"))
+                })?;
                 if !(byte.is_ascii_alphanumeric() || b"-_*".contains(&byte)) {
                     let problem = format!("{name:?}: a label consists of letters, digits, '-' and '_'");
                     return Err(SpecError::invalid(field, problem));
@@ -283,7 +282,9 @@ fn authorization(content: &str) -> Result<RecordData, SpecError> {
     // The list of tags is open (RFC 8659 §4.1): certification authorities agree on new ones.
     let sound = (1..=MAX_STRING).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric());
     if !sound {
-        return Err(wrong(format!("the tag {tag:?} must have 1 to {MAX_STRING} letters and digits, e.g. issue")));
+        return Err(wrong(format!(
+            "the tag {tag:?} must have 1 to {MAX_STRING} letters and digits, e.g. issue"
+        )));
     }
     let value = value.trim();
     let value = if value.starts_with('"') {
@@ -342,7 +343,9 @@ fn literal(content: &str) -> Result<(), SpecError> {
     let mut inner: Vec<&str> = between_quotes.collect();
     inner.pop();
     if inner.iter().any(|part| !part.is_empty() && part.trim().is_empty()) {
-        return Err(wrong("holds the end of one string and the begin of another: put the whole text into quotes"));
+        return Err(wrong(
+            "holds the end of one string and the begin of another: put the whole text into quotes",
+        ));
     }
     let words: Vec<&str> = content.split_ascii_whitespace().collect();
     let line = words.windows(3).any(|words| {
@@ -411,9 +414,8 @@ fn strings_of(bytes: &[u8]) -> Vec<Vec<u8>> {
 /// The text without quotes, if it gives these strings when it is read again.
 fn plain(strings: &[Vec<u8>]) -> Option<String> {
     let content = String::from_utf8(strings.concat()).ok()?;
-    let same = !content.is_empty()
-        && content.trim() == content
-        && text(&content).is_ok_and(|read| read == strings);
+    let same =
+        !content.is_empty() && content.trim() == content && text(&content).is_ok_and(|read| read == strings);
     same.then_some(content)
 }
 
@@ -472,10 +474,18 @@ mod tests {
             ("MX", ".", &["."]),
             ("SRV", "0 443 a.example.com", &["0 443 a.example.com", "00 443   A.example.com."]),
             ("SRV", "0 0 .", &["0 0 ."]),
-            ("CAA", "0 issue \"x.example\"", &["0 issue \"x.example\"", "0 ISSUE x.example", "000 issue  x.example"]),
+            (
+                "CAA",
+                "0 issue \"x.example\"",
+                &["0 issue \"x.example\"", "0 ISSUE x.example", "000 issue  x.example"],
+            ),
             ("CAA", "128 issuemail \";\"", &["128 issuemail ;", "128 IssueMail \"\\;\""]),
             ("CAA", "0 tbs2 \"\\\"\"", &["0 tbs2 \"\\034\""]),
-            ("TXT", "abc", &["abc", "\"abc\"", "\"a\\098c\"", "( \"abc\" )", " abc\r\n", "\"abc\" ; key of x"]),
+            (
+                "TXT",
+                "abc",
+                &["abc", "\"abc\"", "\"a\\098c\"", "( \"abc\" )", " abc\r\n", "\"abc\" ; key of x"],
+            ),
             ("TXT", "\"a\" \"b\"", &["\"a\" \"b\"", "( \"a\"\n\t\"b\" ) ; note", "\"a\"\"b\""]),
             ("TXT", "\" a \"", &["\" a \""]),
             ("TXT", "\"\"", &["\"\""]),

@@ -66,16 +66,14 @@ pub async fn of_zone(world: &mut dyn World, zone: &Resource) -> Result<Vec<Warni
 ///
 /// # Errors
 /// When a read fails.
-pub async fn of_name(
-    world: &mut dyn World,
-    zone: &Resource,
-    name: &str,
-) -> Result<Vec<Warning>, WorldError> {
+pub async fn of_name(world: &mut dyn World, zone: &Resource, name: &str) -> Result<Vec<Warning>, WorldError> {
     let apex = zone.text("name");
     let names = [name.to_owned(), apex.to_owned()];
     let view = ZoneView::around(world, zone, &names).await?;
     let findings = view.findings();
-    Ok(bounded(findings.into_iter().filter(|finding| finding.about.iter().any(|about| is_in_zone(name, about)))))
+    Ok(bounded(
+        findings.into_iter().filter(|finding| finding.about.iter().any(|about| is_in_zone(name, about))),
+    ))
 }
 
 /// What a change of `resource` has to do with: a record in its zone; a new zone, and the records that it hides in the zone
@@ -144,7 +142,8 @@ impl ZoneView {
                 None => findings.extend(ttl_findings(owner, entries)),
             }
             let shown = |entry: &&Entry| entry.record_type == "NS" || self.cover(owner).is_none();
-            findings.extend(entries.iter().filter(shown).filter_map(|entry| self.target_finding(owner, entry)));
+            findings
+                .extend(entries.iter().filter(shown).filter_map(|entry| self.target_finding(owner, entry)));
         }
         findings
     }
@@ -194,7 +193,8 @@ impl ZoneView {
             Cover::Cut(cut) if *cut == owner && record_type == "NS" => None,
             Cover::Cut(cut) => {
                 let servers = self.at(cut).iter().filter_map(|entry| entry.data.target());
-                let is_glue = matches!(record_type, "A" | "AAAA") && servers.into_iter().any(|server| server == owner);
+                let is_glue =
+                    matches!(record_type, "A" | "AAAA") && servers.into_iter().any(|server| server == owner);
                 (!is_glue).then(|| {
                     finding(
                         "hidden_by_delegation",
@@ -215,7 +215,8 @@ impl ZoneView {
         let target = entry.data.target().filter(|target| !entry.auto && !target.is_empty())?;
         let at = (owner, record_type);
         if target.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
-            let message = format!("{owner} {record_type} points at {target}, which is an address and no host name");
+            let message =
+                format!("{owner} {record_type} points at {target}, which is an address and no host name");
             let remedy = "make an A or AAAA record of the address, and point at its name";
             return Some(finding("target_is_address", at, message, remedy, &[target]));
         }

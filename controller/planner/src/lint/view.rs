@@ -119,8 +119,11 @@ impl ZoneView {
     async fn look_at_servers(&mut self, world: &mut dyn World, zone: &Resource) -> Result<(), WorldError> {
         let brand = read::of_kind(world, Kind::Brand, zone.brand.as_deref().unwrap_or_default()).await?;
         let Some(brand) = brand else { return Ok(()) };
-        let servers: BTreeSet<String> =
-            ["primary_ns", "secondary_ns"].iter().filter_map(|field| given(&brand, field)).map(str::to_owned).collect();
+        let servers: BTreeSet<String> = ["primary_ns", "secondary_ns"]
+            .iter()
+            .filter_map(|field| given(&brand, field))
+            .map(str::to_owned)
+            .collect();
         for server in servers {
             let holder = read::zone_over(world, &server).await?;
             let elsewhere = match holder.filter(|holder| holder.id != zone.id) {
@@ -146,8 +149,7 @@ impl ZoneView {
             return;
         }
         let auto = is_auto(record);
-        let data =
-            if auto { Data::Text(String::new()) } else { read::data_of(record, &self.name) };
+        let data = if auto { Data::Text(String::new()) } else { read::data_of(record, &self.name) };
         self.names.entry(record.text("name").to_owned()).or_default().push(Entry {
             record_type: record.text("type").to_owned(),
             ttl: number(record, "ttl").unwrap_or_default(),

@@ -3,9 +3,7 @@
 use hosting_resource::{Kind, Resource};
 
 use super::names;
-use crate::fields::{
-    DEFAULT_DNS_GROUP, Place, given, is_auto, is_deleting, places, set_places, texts,
-};
+use crate::fields::{DEFAULT_DNS_GROUP, Place, given, is_auto, is_deleting, places, set_places, texts};
 use crate::{Draft, PlanError, World, read};
 
 /// Checks `resource` as it is to be written; `before` is what is stored.
@@ -20,7 +18,8 @@ pub(super) async fn check(
         Kind::Brand => {
             // What decides where a brand's zones and sites may lie is the platform's to say.
             let group = given(resource, "dns_group").unwrap_or(DEFAULT_DNS_GROUP);
-            let group_before = before.and_then(|before| given(before, "dns_group")).unwrap_or(DEFAULT_DNS_GROUP);
+            let group_before =
+                before.and_then(|before| given(before, "dns_group")).unwrap_or(DEFAULT_DNS_GROUP);
             let clusters_moved = before.is_some() && moved("cluster_ids");
             if !draft.by_admin() && (group != group_before || clusters_moved) {
                 return Err(PlanError::Forbidden(

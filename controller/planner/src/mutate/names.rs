@@ -20,7 +20,9 @@ pub(super) async fn base_hostname(draft: &mut dyn Draft, brand: &Resource) -> Re
         && zone.brand.as_deref() != Some(brand.id.as_str())
     {
         let zone = zone.text("name");
-        return Err(PlanError::Conflict(format!("{base} lies in the zone {zone}, which belongs to another brand")));
+        return Err(PlanError::Conflict(format!(
+            "{base} lies in the zone {zone}, which belongs to another brand"
+        )));
     }
     let related = related_base(draft, &brand.id, base, true).await?;
     if related.as_deref() == Some(base) {
@@ -96,7 +98,8 @@ pub(super) async fn zone(draft: &mut dyn Draft, zone: &Resource) -> Result<(), P
         None if draft.by_admin() => {}
         None => {
             if let Some(base) = related_base(draft, &brand, own, true).await? {
-                let problem = format!("{own} holds, or lies under, {base}, the base host name of another brand");
+                let problem =
+                    format!("{own} holds, or lies under, {base}, the base host name of another brand");
                 return Err(PlanError::Conflict(problem));
             }
             others_below(draft, Kind::Zone, &brand, own).await?;
@@ -144,7 +147,8 @@ async fn service_names_stay(draft: &mut dyn Draft, zone: &Resource) -> Result<()
 /// below it is.
 fn is_public_suffix(name: &str) -> bool {
     let listed = |name: &str| {
-        psl::suffix(name.as_bytes()).is_some_and(|found| found.is_known() && found.as_bytes() == name.as_bytes())
+        psl::suffix(name.as_bytes())
+            .is_some_and(|found| found.is_known() && found.as_bytes() == name.as_bytes())
     };
     listed(name) || listed(&format!("any.{name}"))
 }
@@ -175,12 +179,7 @@ async fn related_base(
 }
 
 /// Refuses a name that would hold zones or host names of another brand.
-async fn others_below(
-    draft: &mut dyn Draft,
-    kind: Kind,
-    brand: &str,
-    name: &str,
-) -> Result<(), PlanError> {
+async fn others_below(draft: &mut dyn Draft, kind: Kind, brand: &str, name: &str) -> Result<(), PlanError> {
     let mut after = String::new();
     for _ in 0..MAX_PAGES {
         let page = draft.with_facet(kind, SUFFIX_FACET, name, &after, read::PAGE).await?;
@@ -238,7 +237,15 @@ mod tests {
         }
         // A rule for everything below (*.ck), its exception, and what is no suffix.
         assert!(is_public_suffix("anything.ck"));
-        for name in ["www.ck", "city.kawasaki.jp", "example.co.uk", "acme.example", "test", "x.test", "2.0.192.in-addr.arpa"] {
+        for name in [
+            "www.ck",
+            "city.kawasaki.jp",
+            "example.co.uk",
+            "acme.example",
+            "test",
+            "x.test",
+            "2.0.192.in-addr.arpa",
+        ] {
             assert!(!is_public_suffix(name), "{name}");
         }
     }

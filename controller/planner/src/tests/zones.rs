@@ -54,7 +54,8 @@ async fn one_record_in_two_spellings_is_one_record() {
     assert!(matches!(lab.put(&two.id, json!({"content": "192.0.2.1"})).await, Err(PlanError::Conflict(_))));
     lab.put(&two.id, json!({"ttl": 60})).await.unwrap();
     lab.delete(&one.id).await.unwrap();
-    let Some(m::rr_set::Data::Records(records)) = lab.rr_set("example.com/pair.example.com/A").unwrap().data else {
+    let Some(m::rr_set::Data::Records(records)) = lab.rr_set("example.com/pair.example.com/A").unwrap().data
+    else {
         panic!()
     };
     assert_eq!(records.rdata, ["192.0.2.2"]);
@@ -71,7 +72,8 @@ async fn what_an_older_build_stored_is_served_and_compared() {
     assert!(matches!(lab.record(&zone, "AAAA", "old", "2001:db8::1").await, Err(PlanError::Conflict(_))));
     assert_eq!(legacy.view()["content"], json!("2001:db8::1"));
     lab.put(&legacy.id, json!({"ttl": 60})).await.unwrap();
-    let Some(m::rr_set::Data::Records(records)) = lab.rr_set("example.com/old.example.com/AAAA").unwrap().data
+    let Some(m::rr_set::Data::Records(records)) =
+        lab.rr_set("example.com/old.example.com/AAAA").unwrap().data
     else {
         panic!()
     };
@@ -83,7 +85,8 @@ async fn a_null_mx_stands_alone() {
     let (mut lab, _, zone) = zone().await;
     let mx = |content: &str, priority: u16| json!({"type": "MX", "name": "@", "content": content, "priority": priority});
     let null = lab.post(Kind::ZoneRecord, Some(&zone.id), mx(".", 0)).await.unwrap();
-    let Some(m::rr_set::Data::Records(records)) = lab.rr_set("example.com/example.com/MX").unwrap().data else {
+    let Some(m::rr_set::Data::Records(records)) = lab.rr_set("example.com/example.com/MX").unwrap().data
+    else {
         panic!()
     };
     assert_eq!(records.rdata, ["0 ."]);
@@ -157,7 +160,9 @@ async fn a_brands_base_host_name_is_its_own() {
         let taken = lab.put("bolt", json!({"base_hostname": base})).await;
         assert!(reason(taken).contains("another brand"), "{base}");
     }
-    assert!(reason(lab.put("acme", json!({"base_hostname": "bolt.example"})).await).contains("another brand"));
+    assert!(
+        reason(lab.put("acme", json!({"base_hostname": "bolt.example"})).await).contains("another brand")
+    );
     lab.put("bolt", json!({"base_hostname": "hosting.example"})).await.unwrap();
     // Its own tenants have it only from the platform; everybody else's names stay free.
     let own = lab.zone(&tenant, "acme.example").await;
@@ -166,7 +171,9 @@ async fn a_brands_base_host_name_is_its_own() {
     lab.zone(&foreign, "bolt.example").await.unwrap();
     lab.store.admin = true;
     lab.zone(&tenant, "acme.example").await.unwrap();
-    assert!(reason(lab.put("bolt", json!({"base_hostname": "acme.example"})).await).contains("another brand"));
+    assert!(
+        reason(lab.put("bolt", json!({"base_hostname": "acme.example"})).await).contains("another brand")
+    );
 }
 
 #[tokio::test]
@@ -177,7 +184,9 @@ async fn a_zone_over_another_brands_is_refused() {
     let foreign = lab.tenant("bolt", "c2").await;
     lab.zone(&tenant, "shop.x3.example").await.unwrap();
     assert!(reason(lab.zone(&foreign, "x3.example").await).contains("shop.x3.example"));
-    assert!(reason(lab.put("bolt", json!({"base_hostname": "x3.example"})).await).contains("shop.x3.example"));
+    assert!(
+        reason(lab.put("bolt", json!({"base_hostname": "x3.example"})).await).contains("shop.x3.example")
+    );
     lab.fqdn(&tenant, "www.x4.example", None).await.unwrap();
     assert!(reason(lab.put("bolt", json!({"base_hostname": "x4.example"})).await).contains("www.x4.example"));
     lab.zone(&tenant, "x3.example").await.unwrap();
@@ -190,15 +199,13 @@ async fn only_the_platform_moves_a_brand() {
     assert!(matches!(refused, Err(PlanError::Forbidden(_))), "{refused:?}");
     let body = json!({"cluster_ids": [lab.cluster]});
     let current = lab.store.resources["acme"].clone();
-    let change =
-        hosting_resource::kinds::brand::set_clusters(&current, body.as_object().unwrap()).unwrap();
+    let change = hosting_resource::kinds::brand::set_clusters(&current, body.as_object().unwrap()).unwrap();
     let set = update(&mut lab.store, current.clone(), change.clone()).await;
     assert!(matches!(lab.end(set), Err(PlanError::Forbidden(_))));
     lab.put("acme", json!({"name": "Acme", "dns_group": "default"})).await.unwrap();
     lab.store.admin = true;
     let current = lab.store.resources["acme"].clone();
-    let change =
-        hosting_resource::kinds::brand::set_clusters(&current, body.as_object().unwrap()).unwrap();
+    let change = hosting_resource::kinds::brand::set_clusters(&current, body.as_object().unwrap()).unwrap();
     let set = update(&mut lab.store, current, change).await;
     lab.end(set).unwrap();
     lab.put("acme", json!({"dns_group": "other"})).await.unwrap();
@@ -245,12 +252,18 @@ async fn targets_that_cannot_work_are_told() {
         (mx("words"), "target_without_address"),
         (json!({"type": "NS", "name": "sub", "content": "alias"}), "target_is_alias"),
         (json!({"type": "NS", "name": "sub2", "content": "ns.sub2.example.com."}), "target_missing"),
-        (json!({"type": "SRV", "name": "_s._tcp", "content": "0 443 nowhere", "priority": 0}), "target_missing"),
+        (
+            json!({"type": "SRV", "name": "_s._tcp", "content": "0 443 nowhere", "priority": 0}),
+            "target_missing",
+        ),
         (json!({"type": "CNAME", "name": "dangling", "content": "nowhere"}), "target_missing"),
     ] {
         let made = lab.post(Kind::ZoneRecord, Some(&zone.id), body.clone()).await.unwrap();
         let told = codes(&mut lab, &made).await;
-        assert!(told.iter().any(|(told, record)| *told == code && record.starts_with(made.text("name"))), "{body} {told:?}");
+        assert!(
+            told.iter().any(|(told, record)| *told == code && record.starts_with(made.text("name"))),
+            "{body} {told:?}"
+        );
         lab.delete(&made.id).await.unwrap();
         lab.settle().await;
     }
@@ -291,7 +304,8 @@ async fn own_name_servers_without_addresses_are_told() {
 #[tokio::test]
 async fn ttls_of_a_set_are_told_and_work_is_bounded() {
     let (mut lab, _, zone) = zone().await;
-    let body = |content: String, ttl: u32| json!({"type": "A", "name": "many", "content": content, "ttl": ttl});
+    let body =
+        |content: String, ttl: u32| json!({"type": "A", "name": "many", "content": content, "ttl": ttl});
     let first = lab.post(Kind::ZoneRecord, Some(&zone.id), body("192.0.2.1".into(), 3600)).await.unwrap();
     assert_eq!(codes(&mut lab, &first).await, []);
     let second = lab.post(Kind::ZoneRecord, Some(&zone.id), body("192.0.2.2".into(), 60)).await.unwrap();

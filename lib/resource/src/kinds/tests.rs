@@ -580,7 +580,20 @@ fn record_names_become_absolute() {
     let wildcard = json!({"name": "*.w", "type": "NS", "content": "ns.example.net", "priority": null});
     assert!(problem(Kind::ZoneRecord, wildcard).contains("name: a wildcard delegates nothing"));
     let long = "a".repeat(64);
-    for bad in ["a\\.b", "a\\", "\\@", "", "other.example.", "a..b", "-a", "a.*", "**", "a b", &long, &["abcdefghi"; 25].join(".")] {
+    for bad in [
+        "a\\.b",
+        "a\\",
+        "\\@",
+        "",
+        "other.example.",
+        "a..b",
+        "-a",
+        "a.*",
+        "**",
+        "a b",
+        &long,
+        &["abcdefghi"; 25].join("."),
+    ] {
         assert!(name(bad).is_err(), "{bad:?}");
     }
 }

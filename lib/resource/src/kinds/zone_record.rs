@@ -147,7 +147,9 @@ fn absolute(field: &str, name: &str, zone: &str) -> Result<String, SpecError> {
 fn written(given: &str, name: &str, zone: &str) -> String {
     let is_apex = given == "@";
     match name.strip_suffix(zone).and_then(|rest| rest.strip_suffix('.')) {
-        Some(relative) if !given.ends_with('.') && relative.split('.').count() == given.split('.').count() => {
+        Some(relative)
+            if !given.ends_with('.') && relative.split('.').count() == given.split('.').count() =>
+        {
             relative.to_owned()
         }
         Some(_) | None if is_apex => given.to_owned(),
@@ -188,7 +190,8 @@ pub fn normalise(spec: &mut ZoneRecordSpec, zone: &str) -> Result<(), SpecError>
     }
     let data = RecordData::accept(&spec.record_type, &spec.content, zone)?;
     if is_null_mx(spec, &data) && spec.priority != Some(0) {
-        let problem = "must be 0 when the content is \".\", which says that the name takes no mail (RFC 7505 §3)";
+        let problem =
+            "must be 0 when the content is \".\", which says that the name takes no mail (RFC 7505 §3)";
         return Err(SpecError::invalid("priority", problem));
     }
     spec.content = data.content();
