@@ -252,3 +252,17 @@ impl Client for H2Client {
 
     async fn tunnel(&mut self, _node: TcpStream, _first: BytesMut, _idle: Duration) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_windows_are_given_while_there_is_memory_for_them() {
+        let windows = Windows::new(2 * LARGE_WINDOW as usize + 1);
+        let (first, second) = (windows.take(), windows.take());
+        assert!(first.is_some() && second.is_some() && windows.take().is_none());
+        drop(first);
+        assert!(windows.take().is_some());
+    }
+}

@@ -1,6 +1,7 @@
 //! Benchmarks: they report figures, they never pass or fail. Each prints a table and ends with one line of JSON.
 
 mod change;
+mod edge;
 mod figures;
 
 use clap::{Parser, Subcommand};
@@ -9,7 +10,9 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:
   loadtest change                    200 host names added and deleted, against what `./up` runs
-  loadtest change --count 1000 --data /var/tmp/platform")]
+  loadtest change --count 1000 --data /var/tmp/platform
+  cargo build --profile dist -p hosting-edge && loadtest edge
+  loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,6 +22,8 @@ struct Cli {
 enum Command {
     /// From the API's answer to the effect on edge and DNS, for host names added and deleted one by one
     Change(change::Args),
+    /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
+    Edge(edge::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -27,5 +32,6 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Cli::parse().command {
         Command::Change(args) => runtime.block_on(change::run(&args)),
+        Command::Edge(args) => runtime.block_on(edge::run(&args)),
     }
 }

@@ -240,6 +240,30 @@ async fn slow_clients_are_cut_off() {
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     drip.abort();
 
+    // Whatever the first byte is, and however much of a body comes at a time.
+    let unhurried = [
+        ("1", "1"),
+        ("!", "a"),
+        ("_GET / HTTP/1.1\r\nX: ", "a"),
+        ("POST /echo HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 100000\r\n\r\n", "a"),
+        ("POST /echo HTTP/1.1\r\nHost: www.example.com\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n"),
+    ];
+    for (first, next) in unhurried {
+        let mut stream = TcpStream::connect(edge.http).await.unwrap();
+        let start = Instant::now();
+        stream.write_all(first.as_bytes()).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let drip = tokio::spawn(async move {
+            while write.write_all(next.as_bytes()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let answer = read_all(&mut read).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{first:?}: {answer}");
+        assert!(start.elapsed() < Duration::from_millis(1_500), "{first:?}: {:?}", start.elapsed());
+        drip.abort();
+    }
+
     // A body that stops.
     let answer =
         edge.raw(b"POST /echo HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 100\r\n\r\nabc").await;
@@ -279,6 +303,43 @@ async fn connections_over_the_limit_wait_for_a_place() {
     drop(held);
     let answer = edge.raw(b"GET / HTTP/1.1\r\nHost: www.example.com\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_network_does_not_take_every_place() {
+    let node = Node::start("node-1").await;
+    let mut edge = Edge::with(Settings { max_connections_per_network: 3, ..settings() }).await;
+    edge.publish(
+        vec![pool("s1", &[("n1", node.address, true)]), route("www.example.com", "t_a", "web_a", "s1")],
+        Vec::new(),
+    );
+    let until = Instant::now() + Duration::from_secs(5);
+    while edge.metric("hosting_edge_connections") > 0 {
+        assert!(Instant::now() < until, "the connections that waited for the start stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(TcpStream::connect(edge.http).await.unwrap());
+    }
+    // Those over the share are closed at once.
+    let mut closed = 0;
+    for stream in &mut held {
+        let mut byte = [0];
+        closed += usize::from(matches!(
+            tokio::time::timeout(Duration::from_millis(200), stream.read(&mut byte)).await,
+            Ok(Ok(0) | Err(_))
+        ));
+    }
+    assert_eq!(closed, 5);
+    assert_eq!(edge.metric("hosting_edge_connections_over_share_total"), 5);
+    // A visitor from another network has its place.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.9.9.9:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(edge.http).await.unwrap();
+    other.write_all(b"GET / HTTP/1.1\r\nHost: www.example.com\r\nConnection: close\r\n\r\n").await.unwrap();
+    let answer = read_all(&mut other).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("x-real-ip: 127.9.9.9\n"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
