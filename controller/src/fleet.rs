@@ -70,6 +70,7 @@ impl FleetView {
         }
         view.fleet.restore(saved);
         let nodes = view.read_registry(&mut tx).await?;
+        view.drop_strangers();
         for node in nodes {
             let mut after: Option<Key> = None;
             loop {
@@ -92,9 +93,7 @@ impl FleetView {
         let mut tx = store.read().await?;
         let nodes = self.read_registry(&mut tx).await?;
         drop(tx);
-        for gone in self.fleet.all().into_iter().filter(|one| !nodes.contains(&one.node_id)) {
-            self.fleet.forget(&gone.node_id);
-        }
+        self.drop_strangers();
         write(&self.reports).retain(|_, by_node| {
             by_node.retain(|node, _| nodes.contains(node));
             !by_node.is_empty()
@@ -123,6 +122,12 @@ impl FleetView {
         *write(&self.members) = members;
         *write(&self.epoch) = tx.epoch().to_owned();
         Ok(nodes)
+    }
+
+    /// Ends the subscriptions that the registry no longer gives: the node is gone, or plays that role no more.
+    fn drop_strangers(&self) {
+        let members = read(&self.members).clone();
+        self.fleet.retain(|audience, node| members.get(audience).is_some_and(|nodes| nodes.contains(node)));
     }
 
     /// Takes a node's report, which the store has.

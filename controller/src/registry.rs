@@ -1,5 +1,6 @@
 //! What the feed asks of the store: who is a node, which tokens are good, where positions go, what a commit touched.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,10 +9,11 @@ use hosting_feed::registry::{
     Watermark,
 };
 use hosting_intent::edge_key::ClusterEdgeKey;
+use hosting_intent_sync::tls;
 use hosting_planner::World;
 use hosting_proto::feed::ReportRequest;
 use hosting_resource::{Kind, Resource, Status};
-use hosting_store::{Commit, Store};
+use hosting_store::{Commit, Enrolled, Store};
 use serde_json::Value;
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -30,6 +32,14 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// When a node was made (milliseconds since the Unix epoch), and by which revision; zeros if there is none.
+    async fn born(&self, node_id: &str) -> Result<(i64, u64), RegistryError> {
+        let node = self.store.read().await.map_err(failed)?.resource(node_id).await.map_err(failed)?;
+        Ok(node.map_or((0, 0), |node| (node.created_at, node.created_revision)))
+    }
+}
+
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RegistryError {
     RegistryError::from(Box::<dyn std::error::Error + Send + Sync>::from(error))
 }
@@ -44,14 +54,38 @@ pub(crate) fn record(node: &Resource) -> Option<NodeRecord> {
         roles: roles.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
         cluster_id: node.parent.clone().unwrap_or_default(),
         dns_group: Some(node.text("dns_group").to_owned()).filter(|group| !group.is_empty()),
+        good_since: BTreeMap::from([(String::new(), node.created_at)]),
     })
 }
 
 #[async_trait]
 impl Nodes for Registry {
     async fn node(&self, node_id: &str) -> Result<Option<NodeRecord>, RegistryError> {
-        let node = self.store.read().await.map_err(failed)?.resource(node_id).await.map_err(failed)?;
-        Ok(node.as_ref().and_then(record))
+        let mut tx = self.store.read().await.map_err(failed)?;
+        let Some(node) = tx.resource(node_id).await.map_err(failed)? else { return Ok(None) };
+        let Some(mut record) = record(&node) else { return Ok(None) };
+        for enrolled in tx.enrolments(node_id).await.map_err(failed)? {
+            // Of a node of the same id that was deleted: none of its certificates is good, whatever the clock said.
+            let is_former = enrolled.incarnation != node.created_revision;
+            let since = enrolled.at.saturating_add(i64::from(is_former));
+            let known = record.good_since.entry(enrolled.role).or_insert(since);
+            *known = since.max(*known);
+        }
+        Ok(Some(record))
+    }
+
+    async fn enrol(&self, node_id: &str, role: &str) -> Result<i64, RegistryError> {
+        let (created_at, incarnation) = self.born(node_id).await?;
+        let at = self.store.now().max(created_at);
+        let enrolled = Enrolled { role: role.to_owned(), at, incarnation };
+        self.store.enrol(node_id, enrolled).await.map_err(failed)
+    }
+
+    async fn learn(&self, node_id: &str, enrolled: &tls::Enrolled) -> Result<(), RegistryError> {
+        let (_, incarnation) = self.born(node_id).await?;
+        let enrolled = Enrolled { role: enrolled.role.clone(), at: enrolled.at, incarnation };
+        tracing::info!(node = node_id, role = enrolled.role, "an enrolment that the store did not know");
+        self.store.learn_enrolment(node_id, enrolled).await.map_err(failed)
     }
 }
 
@@ -135,5 +169,135 @@ impl Doorbell for Commits {
             // Nothing will ever be written again; sessions live on heartbeats until the process ends.
             Err(RecvError::Closed) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use hosting_feed::fleet::{Fleet, LEASE};
+    use hosting_planner::{Change, Draft};
+    use hosting_store::{Kek, Origin, StoreConfig};
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    async fn open(folder: &Path, fleet: Fleet) -> Registry {
+        let kek = Kek::load_or_create(&folder.join("kek")).unwrap();
+        let store = Store::open(&StoreConfig::new(folder.join("store.db")), kek).await.unwrap();
+        let view = FleetView::load(&store, fleet).await.unwrap();
+        Registry::new(store, view)
+    }
+
+    fn web_1(roles: &[&str], created_revision: u64, created_at: i64) -> Resource {
+        let Value::Object(spec) = json!({"hostname": "web-1", "roles": roles}) else { panic!("no object") };
+        Resource {
+            id: "web-1".into(),
+            kind: Kind::Node,
+            parent: None,
+            tenant: None,
+            brand: None,
+            label: "web-1".into(),
+            status: Status::Active,
+            status_message: None,
+            shape: 1,
+            generation: 1,
+            created_revision,
+            created_at,
+            updated_at: created_at,
+            spec,
+            state: Map::new(),
+        }
+    }
+
+    async fn apply(store: &Store, change: Change) {
+        store
+            .write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await }))
+            .await
+            .unwrap();
+    }
+
+    async fn put(store: &Store, node: Resource) {
+        apply(store, Change { put: vec![node], ..Change::default() }).await;
+    }
+
+    fn of(role: &str, at: i64) -> tls::Enrolled {
+        tls::Enrolled { role: role.to_owned(), at }
+    }
+
+    #[tokio::test]
+    async fn certificates_of_a_former_life_are_not_good_again_whatever_the_clock_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = open(folder.path(), Fleet::new(LEASE)).await;
+        let store = &registry.store;
+        let record = async || registry.node("web-1").await.unwrap().unwrap();
+        put(store, web_1(&["web"], 1, 5_000)).await;
+        // Of before enrolments were kept: good unless the node is younger.
+        assert!(record().await.admits(&of("", 5_000), "web").is_ok());
+        assert!(record().await.admits(&of("", 4_999), "web").is_err());
+        let first = registry.enrol("web-1", "web").await.unwrap();
+        let second = registry.enrol("web-1", "web").await.unwrap();
+        assert!(first < second && first >= 5_000);
+        assert!(record().await.admits(&of("web", first), "web").is_err());
+        assert!(record().await.admits(&of("web", second), "web").is_ok());
+
+        let gone = Change { remove: vec!["web-1".into()], ..Change::default() };
+        apply(store, gone).await;
+        assert_eq!(registry.node("web-1").await.unwrap(), None);
+        // The clock was ahead in its former life.
+        put(store, web_1(&["web"], 3, 6_000)).await;
+        assert!(record().await.admits(&of("web", second), "web").is_err());
+        let third = registry.enrol("web-1", "web").await.unwrap();
+        assert!(third > second && record().await.admits(&of("web", third), "web").is_ok());
+
+        // The store was put back and knows less than a certificate says.
+        registry.learn("web-1", &of("web", third + 10)).await.unwrap();
+        assert!(record().await.admits(&of("web", third), "web").is_err());
+        assert!(record().await.admits(&of("web", third + 10), "web").is_ok());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_join_token_of_a_former_life_is_worth_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = open(folder.path(), Fleet::new(LEASE)).await;
+        let now = registry.store.now() / 1000;
+        put(&registry.store, web_1(&["web"], 1, (now - 60) * 1000)).await;
+        for secret in [[1; 32], [2; 32]] {
+            JoinTokens::put(&registry, secret, "web-1", now + 900).await.unwrap();
+        }
+        assert_eq!(registry.consume([1; 32], "web-1", now).await.unwrap(), TokenUse::Granted);
+        put(&registry.store, web_1(&["web"], 2, (now + 60) * 1000)).await;
+        assert_eq!(registry.consume([2; 32], "web-1", now).await.unwrap(), TokenUse::Expired);
+        registry.store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_subscription_ends_when_the_registry_no_longer_gives_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let fleet = Fleet::new(LEASE);
+        let registry = open(folder.path(), fleet.clone()).await;
+        let (store, view) = (&registry.store, &registry.view);
+        let known = || fleet.all().into_iter().map(|one| one.audience).collect::<Vec<_>>();
+        let saved = |audience: &str| Watermark {
+            node_id: "web-1".into(),
+            audience: audience.to_owned(),
+            epoch: "e".into(),
+            applied: 1,
+            durable: 1,
+            exceptions: None,
+        };
+        put(store, web_1(&["web", "dns"], 1, 1)).await;
+        fleet.restore(["node/web-1", "dns/default"].map(saved));
+        view.refresh(store).await.unwrap();
+        assert_eq!(known(), ["dns/default", "node/web-1"]);
+        put(store, web_1(&["dns", "database"], 1, 1)).await;
+        view.refresh(store).await.unwrap();
+        assert_eq!(known(), ["dns/default"]);
+        apply(store, Change { remove: vec!["web-1".into()], ..Change::default() }).await;
+        view.refresh(store).await.unwrap();
+        assert!(known().is_empty());
+        store.close().await;
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::slice;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hosting_intent_sync::identity::{secret_hash, unix_now};
-use hosting_intent_sync::tls::NodeCertificate;
+use hosting_intent_sync::tls::{Enrolled, NodeCertificate};
 use hosting_proto::feed::enrollment_server::Enrollment;
 use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
 use tonic::{Request, Response, Status};
@@ -14,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::accept::network;
 use crate::metrics::{Issued, Refusal};
 use crate::pki::{self, PkiError};
-use crate::registry::{NodeRecord, TokenUse};
+use crate::registry::{NodeRecord, TokenUse, role_of};
 use crate::server::{Shared, caller, unavailable};
 
 /// Failed enrolments that one address may have at once; one is forgotten every [`FORGIVE`].
@@ -61,21 +62,31 @@ impl Throttle {
 
 /// Tokens that were used a moment ago, and by which key.
 #[derive(Debug, Default)]
-pub(crate) struct Grants(BTreeMap<[u8; 32], ([u8; 32], Instant)>);
+pub(crate) struct Grants(BTreeMap<[u8; 32], Grant>);
+
+#[derive(Debug)]
+struct Grant {
+    /// SHA-256 of the public key that was certified.
+    key: [u8; 32],
+    at: Instant,
+    enrolled: Enrolled,
+}
 
 impl Grants {
-    fn put(&mut self, token: [u8; 32], key: [u8; 32], now: Instant) {
-        self.0.retain(|_, (_, at)| now.saturating_duration_since(*at) < GRANT_LIFE);
+    fn put(&mut self, token: [u8; 32], grant: Grant) {
+        let now = grant.at;
+        self.0.retain(|_, one| now.saturating_duration_since(one.at) < GRANT_LIFE);
         // Full of live ones: then a lost answer costs a new token, no more.
         if self.0.len() < GRANTS {
-            self.0.insert(token, (key, now));
+            self.0.insert(token, grant);
         }
     }
 
-    fn is_same(&self, token: &[u8; 32], key: &[u8; 32], now: Instant) -> bool {
-        self.0
-            .get(token)
-            .is_some_and(|(granted, at)| granted == key && now.saturating_duration_since(*at) < GRANT_LIFE)
+    /// The enrolment that `key` was given for this token.
+    fn given(&self, token: &[u8; 32], key: &[u8; 32], now: Instant) -> Option<Enrolled> {
+        let grant = self.0.get(token)?;
+        let is_same = grant.key == *key && now.saturating_duration_since(grant.at) < GRANT_LIFE;
+        is_same.then(|| grant.enrolled.clone())
     }
 }
 
@@ -102,35 +113,61 @@ impl EnrollmentService {
         status
     }
 
-    async fn check_token(&self, request: &EnrollRequest, address: IpAddr) -> Result<(), Status> {
+    /// Uses the token up for an enrolment.
+    async fn check_token(&self, request: &EnrollRequest, address: IpAddr) -> Result<Enrolled, Status> {
         let token = secret_hash(&request.secret)
             .ok_or_else(|| self.fail(address, Status::unauthenticated("the secret is malformed")))?;
         // Looked at before the token is used up: a broken request must not cost one.
         let key =
             pki::request_key(&request.csr_der).map_err(|error| self.fail(address, bad_request(&error)))?;
+        if !Enrolled::is_role(&request.role) {
+            return Err(self.fail(address, Status::invalid_argument("role: not a role")));
+        }
         let consumed =
             self.shared.tokens.consume(token, &request.node_id, unix_now()).await.map_err(unavailable)?;
-        let mut grants = self.shared.enrol.grants.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = match consumed {
             TokenUse::Granted => {
-                grants.put(token, key, Instant::now());
-                return Ok(());
+                let (node_id, role) = (&request.node_id, request.role.clone());
+                let at = self.shared.nodes.enrol(node_id, &role).await.map_err(unavailable)?;
+                let enrolled = Enrolled { role, at };
+                self.grants().put(token, Grant { key, at: Instant::now(), enrolled: enrolled.clone() });
+                self.send_former_away(node_id, &enrolled.role);
+                return Ok(enrolled);
             }
-            // The answer was lost on the way; only who holds the same private key can ask for it again.
-            TokenUse::Used if grants.is_same(&token, &key, Instant::now()) => return Ok(()),
-            TokenUse::Used => Status::already_exists("the join token has been used"),
+            TokenUse::Used => match self.grants().given(&token, &key, Instant::now()) {
+                // The answer was lost on the way; only who holds the same private key can ask for it again.
+                Some(enrolled) => return Ok(enrolled),
+                None => Status::already_exists("the join token has been used"),
+            },
             TokenUse::Unknown => Status::unauthenticated("no such join token for this node"),
             TokenUse::Expired => Status::failed_precondition("the join token has expired"),
         };
-        drop(grants);
         Err(self.fail(address, refused))
     }
 
-    fn credential(&self, node_id: &str, csr: &[u8], record: &NodeRecord) -> Result<Credential, Status> {
+    fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.shared.enrol.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the sessions of certificates that an enrolment made worthless.
+    fn send_former_away(&self, node_id: &str, role: &str) {
+        let reason = format!("node {node_id} was joined anew; another machine may have taken its place");
+        self.shared.fleet.send_away(&reason, |audience, node| {
+            node == node_id && (role.is_empty() || role_of(audience) == Some(role))
+        });
+    }
+
+    fn credential(
+        &self,
+        node_id: &str,
+        enrolled: &Enrolled,
+        csr: &[u8],
+        record: &NodeRecord,
+    ) -> Result<Credential, Status> {
         let trust = self.shared.trust.load();
         let certificate = trust
             .authorities
-            .issue_node(node_id, csr, self.shared.node_life, unix_now())
+            .issue_node(node_id, enrolled, csr, self.shared.node_life, unix_now())
             .map_err(|error| bad_request(&error))?;
         Ok(Credential {
             chain_der: vec![certificate.to_vec().into()],
@@ -155,13 +192,13 @@ impl Enrollment for EnrollmentService {
             ));
         }
         let request = request.into_inner();
-        self.check_token(&request, address).await?;
+        let enrolled = self.check_token(&request, address).await?;
         let record = self.shared.nodes.node(&request.node_id).await.map_err(unavailable)?;
         let record = record.ok_or_else(|| {
             self.shared.metrics.refuse(Refusal::Revoked);
             Status::not_found(format!("there is no node {}", request.node_id))
         })?;
-        let credential = self.credential(&request.node_id, &request.csr_der, &record)?;
+        let credential = self.credential(&request.node_id, &enrolled, &request.csr_der, &record)?;
         self.shared.metrics.issue(Issued::Enrolled);
         tracing::info!(node = %request.node_id, %address, "node enrolled");
         Ok(Response::new(credential))
@@ -169,9 +206,16 @@ impl Enrollment for EnrollmentService {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Credential>, Status> {
         // Within the grace period; the handshake let nothing older through.
-        let NodeCertificate { name, .. } = caller(&request, &self.shared, true)?;
+        let NodeCertificate { name, enrolled, .. } = caller(&request, &self.shared, true)?;
         let record = self.shared.record_of(&name.node_id).await?;
-        let credential = self.credential(&name.node_id, &request.get_ref().csr_der, &record)?;
+        // One that may play any role is good while it is good for one of them.
+        let roles =
+            if enrolled.role.is_empty() { record.roles.as_slice() } else { slice::from_ref(&enrolled.role) };
+        let admitted: Vec<_> = roles.iter().map(|role| record.admits(&enrolled, role)).collect();
+        if let (Some(Err(why)), false) = (admitted.first(), admitted.iter().any(Result::is_ok)) {
+            return Err(self.shared.replaced(&name.node_id, why));
+        }
+        let credential = self.credential(&name.node_id, &enrolled, &request.get_ref().csr_der, &record)?;
         self.shared.metrics.issue(Issued::Renewed);
         tracing::info!(node = %name.node_id, "certificate renewed");
         Ok(Response::new(credential))
@@ -227,10 +271,11 @@ mod tests {
     #[test]
     fn a_grant_is_repeated_to_the_same_key_only() {
         let (mut grants, now) = (Grants::default(), Instant::now());
-        grants.put([1; 32], [2; 32], now);
-        assert!(grants.is_same(&[1; 32], &[2; 32], now));
-        assert!(!grants.is_same(&[1; 32], &[3; 32], now));
-        assert!(!grants.is_same(&[4; 32], &[2; 32], now));
-        assert!(!grants.is_same(&[1; 32], &[2; 32], now + GRANT_LIFE));
+        let enrolled = Enrolled { role: "web".into(), at: 7 };
+        grants.put([1; 32], Grant { key: [2; 32], at: now, enrolled: enrolled.clone() });
+        assert_eq!(grants.given(&[1; 32], &[2; 32], now), Some(enrolled));
+        assert_eq!(grants.given(&[1; 32], &[3; 32], now), None);
+        assert_eq!(grants.given(&[4; 32], &[2; 32], now), None);
+        assert_eq!(grants.given(&[1; 32], &[2; 32], now + GRANT_LIFE), None);
     }
 }

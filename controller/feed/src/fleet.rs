@@ -104,6 +104,15 @@ struct Entry {
     listed: Option<Instant>,
 }
 
+impl Entry {
+    /// Ends the session. One that takes no orders now finds that nobody gives it any.
+    fn send_away(&mut self, reason: &str) {
+        if let Some(orders) = self.orders.take() {
+            let _ = orders.try_send(Order::Leave { reason: reason.to_owned(), retry_after: HEARTBEAT });
+        }
+    }
+}
+
 /// The state, with time as an argument.
 #[derive(Debug)]
 struct Core {
@@ -436,19 +445,29 @@ impl Fleet {
 
     /// Ends a node's sessions and forgets it: it was removed from the registry.
     pub fn forget(&self, node_id: &str) {
-        let mut core = self.core();
-        core.entries.retain(|who, entry| {
-            if who.node_id != node_id {
-                return true;
+        self.retain(|_, node| node != node_id);
+    }
+
+    /// Ends and forgets the subscriptions (audience, node id) that the registry no longer gives.
+    pub fn retain(&self, gives: impl Fn(&str, &str) -> bool) {
+        self.core().entries.retain(|who, entry| {
+            let stays = gives(&who.audience, &who.node_id);
+            if !stays {
+                entry.send_away("the registry no longer gives this audience to the node");
             }
-            if let Some(orders) = &entry.orders {
-                let reason = "the node was removed from the registry".to_owned();
-                let _ = orders.try_send(Order::Leave { reason, retry_after: Duration::from_secs(60) });
-            }
-            false
+            stays
         });
-        drop(core);
         self.changed();
+    }
+
+    /// Ends the sessions of those subscriptions (audience, node id). Where they stand is remembered: what is said to be
+    /// applied is still being served.
+    pub(crate) fn send_away(&self, reason: &str, whom: impl Fn(&str, &str) -> bool) {
+        for (who, entry) in &mut self.core().entries {
+            if whom(&who.audience, &who.node_id) {
+                entry.send_away(reason);
+            }
+        }
     }
 
     /// Tells every session to come back later, each at its own moment.

@@ -26,6 +26,8 @@ pub enum Refusal {
     Unauthenticated,
     /// The registry does not know the node.
     Revoked,
+    /// The certificate is of an enrolment that another one has replaced.
+    Replaced,
     /// Not an audience of the node.
     Audience,
     /// A bad, used or expired token.

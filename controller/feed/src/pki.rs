@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hosting_intent_sync::tls::{self, Fingerprint, NameError, NodeName};
+use hosting_intent_sync::tls::{self, BACKDATED_SECONDS, Enrolled, Fingerprint, NameError, NodeName};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -28,8 +28,7 @@ pub const RENEW_GRACE: Duration =
     Duration::from_secs(hosting_intent_sync::identity::RENEW_GRACE_SECONDS.unsigned_abs());
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Certificates begin this much earlier, for clocks that are behind.
-const SKEW: Duration = Duration::from_secs(5 * 60);
+const SKEW: Duration = Duration::from_secs(BACKDATED_SECONDS.unsigned_abs());
 /// More than two are a rotation on top of a rotation; more than this is a mistake.
 const MAX_AUTHORITIES: usize = 4;
 
@@ -310,7 +309,7 @@ impl Authorities {
         Ok(())
     }
 
-    /// Certifies that whoever holds the key of `csr_der` is `node_id`. Nothing else of the request counts.
+    /// Certifies that whoever holds the key of `csr_der` is `node_id`, by that enrolment. Nothing else of the request counts.
     ///
     /// # Errors
     /// [`PkiError::Request`] if the request is no proof of possession or its key is too weak, [`PkiError::Life`],
@@ -318,6 +317,7 @@ impl Authorities {
     pub fn issue_node(
         &self,
         node_id: &str,
+        enrolled: &Enrolled,
         csr_der: &[u8],
         life: Duration,
         now: i64,
@@ -326,16 +326,19 @@ impl Authorities {
             return Err(PkiError::Life(life));
         }
         let not_before = now.saturating_sub(seconds(SKEW));
-        self.issue_node_between(node_id, csr_der, not_before, now.saturating_add(seconds(life)))
+        let not_after = now.saturating_add(seconds(life));
+        self.issue_node_between(node_id, Some(enrolled), csr_der, not_before, not_after)
     }
 
-    /// [`Authorities::issue_node`] with a life of the caller's choice: for tests of expiry.
+    /// [`Authorities::issue_node`] with a life of the caller's choice, and perhaps without a word of the enrolment, as older
+    /// builds made them: for tests.
     ///
     /// # Errors
     /// As [`Authorities::issue_node`].
     pub fn issue_node_between(
         &self,
         node_id: &str,
+        enrolled: Option<&Enrolled>,
         csr_der: &[u8],
         not_before: i64,
         not_after: i64,
@@ -343,6 +346,13 @@ impl Authorities {
         let name = NodeName::new(self.cell.as_str(), node_id)?;
         let request = parse_csr(csr_der)?;
         let mut params = leaf_params(node_id, not_before, not_after);
+        if let Some(Enrolled { role, at }) = enrolled {
+            if !role.is_empty() {
+                params.distinguished_name.push(DnType::OrganizationalUnitName, role.as_str());
+            }
+            // `serialNumber` (X.520 §6.2.9).
+            params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), at.to_string());
+        }
         params.subject_alt_names = vec![SanType::URI(name.uri().try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let issuer = self.issuer_member()?.issuer()?;
@@ -486,6 +496,10 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
+    fn enrolled(role: &str) -> Enrolled {
+        Enrolled { role: role.to_owned(), at: NOW * 1000 + 7 }
+    }
+
     fn csr(key: &KeyPair) -> Vec<u8> {
         CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
     }
@@ -498,14 +512,28 @@ mod tests {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let greedy = params.serialize_request(&key).unwrap().der().to_vec();
-        let der = authorities.issue_node("node-1", &greedy, MIN_NODE_LIFE, NOW).unwrap();
+        let der = authorities.issue_node("node-1", &enrolled("web"), &greedy, MIN_NODE_LIFE, NOW).unwrap();
         let certificate = NodeCertificate::parse(&der).unwrap();
         assert_eq!(certificate.name, NodeName::new("cell-1", "node-1").unwrap());
+        assert_eq!(certificate.enrolled, enrolled("web"));
         assert_eq!(certificate.not_after - NOW, 24 * 3600);
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
         assert!(!parsed.is_ca());
         let eku = parsed.extended_key_usage().unwrap().unwrap();
         assert!(eku.value.client_auth && !eku.value.server_auth);
+    }
+
+    #[test]
+    fn a_certificate_without_an_enrolment_is_as_old_as_itself_and_of_the_whole_node() {
+        let authorities = Authorities::create("cell-1", NOW).unwrap();
+        let request = csr(&KeyPair::generate().unwrap());
+        let (from, to) = (NOW - seconds(SKEW), NOW + 86_400);
+        let old = authorities.issue_node_between("n", None, &request, from, to).unwrap();
+        let enrolled = Enrolled { role: String::new(), at: NOW * 1000 };
+        assert_eq!(NodeCertificate::parse(&old).unwrap().enrolled, enrolled);
+        let whole = Enrolled { at: 5, ..enrolled };
+        let der = authorities.issue_node("n", &whole, &request, MIN_NODE_LIFE, NOW).unwrap();
+        assert_eq!(NodeCertificate::parse(&der).unwrap().enrolled, whole);
     }
 
     #[test]
@@ -518,14 +546,20 @@ mod tests {
         let mut forged = csr(&own);
         let at = forged.windows(65).position(|w| w == own.public_key_raw()).unwrap();
         forged[at..at + 65].copy_from_slice(other.public_key_raw());
-        let issue = |csr: &[u8]| authorities.issue_node("n", csr, MIN_NODE_LIFE, NOW);
+        let issue = |csr: &[u8]| authorities.issue_node("n", &enrolled(""), csr, MIN_NODE_LIFE, NOW);
         assert!(issue(&good).is_ok());
         assert!(matches!(issue(&forged), Err(PkiError::Request(_))));
         assert!(matches!(issue(b""), Err(PkiError::Request(_))));
         assert!(matches!(issue(&good[..good.len() - 1]), Err(PkiError::Request(_))));
-        assert!(matches!(authorities.issue_node("../n", &good, MIN_NODE_LIFE, NOW), Err(PkiError::Name(_))));
+        assert!(matches!(
+            authorities.issue_node("../n", &enrolled(""), &good, MIN_NODE_LIFE, NOW),
+            Err(PkiError::Name(_))
+        ));
         let short = Duration::from_secs(60);
-        assert!(matches!(authorities.issue_node("n", &good, short, NOW), Err(PkiError::Life(_))));
+        assert!(matches!(
+            authorities.issue_node("n", &enrolled(""), &good, short, NOW),
+            Err(PkiError::Life(_))
+        ));
         assert_ne!(request_key(&good).unwrap(), request_key(&csr(&other)).unwrap());
     }
 
@@ -584,8 +618,8 @@ mod tests {
         assert!(tls::trusts_controller(store(), "cell-1", &server.chain, now));
         assert!(!tls::trusts_controller(store(), "cell-2", &server.chain, now));
         // A node's certificate does not make a controller.
-        let node =
-            authorities.issue_node("n", &csr(&KeyPair::generate().unwrap()), MIN_NODE_LIFE, NOW).unwrap();
+        let request = csr(&KeyPair::generate().unwrap());
+        let node = authorities.issue_node("n", &enrolled(""), &request, MIN_NODE_LIFE, NOW).unwrap();
         assert!(!tls::trusts_controller(store(), "cell-1", &[node], now));
         let other = Authorities::create("cell-1", NOW).unwrap();
         let foreign = tls::root_store([other.roots_der()[0].as_slice()]).unwrap();

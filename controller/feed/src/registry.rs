@@ -1,7 +1,11 @@
 //! What the feed needs from the rest of the controller, as narrow traits that the binary joins to the store.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use hosting_intent::edge_key::ClusterEdgeKey;
+use hosting_intent_sync::identity::utc;
+use hosting_intent_sync::tls::Enrolled;
 use hosting_proto::feed::{Exception, ReportRequest};
 use tokio::sync::watch;
 
@@ -19,6 +23,21 @@ pub struct NodeRecord {
     pub cluster_id: String,
     /// Which brands' zones a `dns` node serves; `None`: `default`.
     pub dns_group: Option<String>,
+    /// By role, the oldest enrolment whose certificates are good ([`Enrolled::at`]); under `""`, that of every role. Older
+    /// ones belong to a machine that was replaced, or to a node of the same id that was deleted.
+    pub good_since: BTreeMap<String, i64>,
+}
+
+/// What an audience's subscriber is, e.g. `lb` for `edge/<cluster id>`; the inverse of [`NodeRecord::audiences`].
+#[must_use]
+pub fn role_of(audience: &str) -> Option<&'static str> {
+    Some(match audience.split_once('/')?.0 {
+        "edge" => "lb",
+        "dns" => "dns",
+        "gateway" => "gateway",
+        "node" => "web",
+        _ => return None,
+    })
 }
 
 impl NodeRecord {
@@ -40,13 +59,45 @@ impl NodeRecord {
         audiences.dedup();
         audiences
     }
+
+    /// Whether certificates of this enrolment are good for `role`.
+    ///
+    /// # Errors
+    /// Why they are not, with the next step.
+    pub fn admits(&self, enrolled: &Enrolled, role: &str) -> Result<(), String> {
+        if !enrolled.role.is_empty() && enrolled.role != role {
+            return Err(format!(
+                "the certificate was given to the node's {:?}, not to its {role:?}; join this process with a token of its own",
+                enrolled.role
+            ));
+        }
+        let since = |role: &str| self.good_since.get(role).copied().unwrap_or_default();
+        let since = since("").max(since(role));
+        if enrolled.at >= since {
+            return Ok(());
+        }
+        Err(format!(
+            "the certificate goes back to an enrolment of {}, and the node was made or joined anew at {}; if this machine is to \
+             be the node, join it with a new token",
+            utc(enrolled.at / 1000),
+            utc(since / 1000)
+        ))
+    }
 }
 
-/// The node resources. Asked at every connect, enrolment, renewal and report: that is revocation.
+/// The node resources and their enrolments. Asked at every connect, enrolment, renewal and report: that is revocation.
 #[async_trait]
 pub trait Nodes: Send + Sync {
     /// `None`: there is no such node, or no longer.
     async fn node(&self, node_id: &str) -> Result<Option<NodeRecord>, RegistryError>;
+
+    /// Records that a process of the node enrols now: certificates of earlier enrolments in the same role, or in any role if
+    /// `role` is empty, are no longer good. Answers the new enrolment's [`Enrolled::at`].
+    async fn enrol(&self, node_id: &str, role: &str) -> Result<i64, RegistryError>;
+
+    /// A certificate of an enrolment in a role was shown that is newer than the registry knows: the registry was put back to
+    /// an older copy since. From now on it is the oldest good one.
+    async fn learn(&self, node_id: &str, enrolled: &Enrolled) -> Result<(), RegistryError>;
 }
 
 /// The keys that edges show to nodes.
@@ -146,11 +197,34 @@ mod tests {
         let node = NodeRecord {
             roles: vec!["web".into(), "lb".into(), "database".into(), "dns".into(), "lb".into()],
             cluster_id: "c1".into(),
-            dns_group: None,
+            ..NodeRecord::default()
         };
+        assert!(
+            node.audiences("n1").iter().all(|one| node.roles.iter().any(|role| role_of(one) == Some(role)))
+        );
         assert_eq!(node.audiences("n1"), ["dns/default", "edge/c1", "node/n1"]);
         let node = NodeRecord { roles: vec!["dns".into()], dns_group: Some("eu".into()), ..node };
         assert_eq!(node.audiences("n1"), ["dns/eu"]);
         assert!(NodeRecord::default().audiences("n1").is_empty());
+    }
+
+    #[test]
+    fn a_newer_enrolment_ends_the_older_ones_of_its_role_or_of_all() {
+        let good_since = |all: i64, web: i64| NodeRecord {
+            good_since: BTreeMap::from([(String::new(), all), ("web".to_owned(), web)]),
+            ..NodeRecord::default()
+        };
+        let of = |role: &str, at: i64| Enrolled { role: role.to_owned(), at };
+        let record = good_since(10, 20);
+        assert!(record.admits(&of("web", 20), "web").is_ok());
+        assert!(record.admits(&of("web", 21), "web").is_ok(), "the registry was put back");
+        assert!(record.admits(&of("web", 19), "web").unwrap_err().contains("new token"));
+        assert!(record.admits(&of("web", 20), "dns").unwrap_err().contains("\"web\""));
+        assert!(record.admits(&of("dns", 10), "dns").is_ok());
+        assert!(record.admits(&of("dns", 9), "dns").is_err());
+        // Of the whole node: each role has its own limit.
+        assert!(record.admits(&of("", 19), "web").is_err());
+        assert!(record.admits(&of("", 19), "dns").is_ok());
+        assert!(good_since(30, 20).admits(&of("web", 29), "web").is_err());
     }
 }

@@ -27,7 +27,9 @@ use crate::epochs::Epochs;
 use crate::fleet::{Fleet, HEARTBEAT, LEASE};
 use crate::metrics::{FeedMetrics, Refusal};
 use crate::pki::{Authorities, MAX_NODE_LIFE, MIN_NODE_LIFE, PkiError};
-use crate::registry::{Doorbell, EdgeKeys, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink};
+use crate::registry::{
+    Doorbell, EdgeKeys, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, role_of,
+};
 use crate::ring::{Hub, RingLimits};
 use crate::service::IntentFeedService;
 use crate::trust::{TrustError, server_config};
@@ -187,6 +189,36 @@ impl Shared {
             self.metrics.refuse(Refusal::Revoked);
             Status::permission_denied(format!("node {node_id} is not, or no longer, in the registry"))
         })
+    }
+
+    /// What the registry says of a node that may subscribe to `audience` with this certificate.
+    pub(crate) async fn admit(
+        &self,
+        certificate: &NodeCertificate,
+        audience: &str,
+    ) -> Result<NodeRecord, Status> {
+        let node_id = &certificate.name.node_id;
+        let record = self.record_of(node_id).await?;
+        let audiences = record.audiences(node_id);
+        let role = role_of(audience).filter(|_| audiences.iter().any(|one| one == audience));
+        let Some(role) = role else {
+            self.metrics.refuse(Refusal::Audience);
+            return Err(Status::permission_denied(format!(
+                "node {node_id} may not subscribe to {audience:?}, only to {audiences:?}"
+            )));
+        };
+        let enrolled = &certificate.enrolled;
+        record.admits(enrolled, role).map_err(|why| self.replaced(node_id, &why))?;
+        if enrolled.role == role && record.good_since.get(role).is_none_or(|since| *since < enrolled.at) {
+            self.nodes.learn(node_id, enrolled).await.map_err(unavailable)?;
+        }
+        Ok(record)
+    }
+
+    /// Turns a certificate of an earlier enrolment away.
+    pub(crate) fn replaced(&self, node_id: &str, why: &str) -> Status {
+        self.metrics.refuse(Refusal::Replaced);
+        Status::failed_precondition(format!("node {node_id}: {why}"))
     }
 
     fn use_authorities(&self, authorities: Authorities) -> Result<(), TrustError> {

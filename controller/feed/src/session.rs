@@ -129,14 +129,7 @@ async fn open(
         }
         None => return Err(End::Gone),
     };
-    let record = shared.record_of(node_id).await?;
-    let audiences = record.audiences(node_id);
-    if !audiences.contains(&hello.audience) {
-        shared.metrics.refuse(Refusal::Audience);
-        let message =
-            format!("node {node_id} may not subscribe to {:?}, only to {audiences:?}", hello.audience);
-        return Err(Status::permission_denied(message).into());
-    }
+    let record = shared.admit(certificate, &hello.audience).await?;
     let attached = shared.hub.attach(&hello.audience);
     let begins_epoch = believe(shared, node_id, &hello, &attached).await?;
     let limits = Limits {
@@ -166,6 +159,8 @@ async fn open(
     }
     let joining = joining(&hello, session.epoch(), head);
     let membership = shared.fleet.join(&hello.audience, node_id, joining);
+    // Whoever changes the registry sends the sessions away that are in the fleet by then. This one may not have been.
+    shared.admit(certificate, &hello.audience).await?;
     tracing::info!(node = %node_id, audience = %hello.audience, build = %hello.build, resume = ?kind, "subscribed");
     Ok(Running {
         session,
@@ -390,13 +385,7 @@ pub(crate) async fn report(
 ) -> Result<Response<ReportResponse>, Status> {
     let certificate = caller(&request, shared, false)?;
     let node_id = &certificate.name.node_id;
-    let audience = format!("node/{node_id}");
-    if !shared.record_of(node_id).await?.audiences(node_id).contains(&audience) {
-        shared.metrics.refuse(Refusal::Audience);
-        return Err(Status::permission_denied(format!(
-            "node {node_id} does not apply {audience}, so it cannot report"
-        )));
-    }
+    shared.admit(&certificate, &format!("node/{node_id}")).await?;
     let Some(_turn) = Turn::take(shared, node_id) else {
         shared.metrics.refuse(Refusal::Busy);
         return Err(Status::resource_exhausted("another report of this node is being taken in; try again"));

@@ -16,7 +16,7 @@ pub enum TokenUse {
     Unknown,
     /// Used before.
     Used,
-    /// Its time is over.
+    /// Its time is over, or that of the node that it was made for.
     Expired,
 }
 
@@ -50,7 +50,8 @@ impl Store {
     }
 
     /// Spends a token: of any number of callers with the right secret one gets [`TokenUse::Granted`]. The secret is looked
-    /// up by its hash, so the time it takes tells nothing of it.
+    /// up by its hash, so the time it takes tells nothing of it. A token that is older than the node, because a node of the
+    /// same id was deleted meanwhile, counts as expired.
     ///
     /// # Errors
     /// When the store fails; the token may be spent then.
@@ -82,7 +83,8 @@ impl Store {
 
 async fn consume(tx: &mut WriteTx, hash: [u8; 32], node: &str, now: i64) -> Result<TokenUse, StoreError> {
     let query = sqlx::query(
-        "UPDATE join_tokens SET used_at = ?1 WHERE hash = ?2 AND node = ?3 AND used_at IS NULL AND expires_at > ?1",
+        "UPDATE join_tokens SET used_at = ?1 WHERE hash = ?2 AND node = ?3 AND used_at IS NULL AND expires_at > ?1 \
+         AND created_at >= coalesce((SELECT created_at / 1000 FROM resources WHERE id = ?3), 0)",
     );
     if tx.execute(query.bind(now).bind(hash.as_slice()).bind(node)).await? == 1 {
         return Ok(TokenUse::Granted);

@@ -15,13 +15,15 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
-//! | `kek`, `secrets`, `join_token` | sealed blobs, trust roots, single-use tokens |
+//! | `kek`, `secrets` | sealed blobs, trust roots |
+//! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod audit;
 mod backup;
 mod compaction;
+mod enrolment;
 mod error;
 mod feed_source;
 mod join_token;
@@ -44,6 +46,7 @@ use tokio::sync::{broadcast, watch};
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
 pub use compaction::Compacted;
+pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};

@@ -5,8 +5,11 @@ use sqlx::{Connection, SqliteConnection};
 use crate::StoreError;
 
 /// In the order in which they are applied; never edited once released, only added to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_zone_suffixes.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_zone_suffixes.sql"),
+    include_str!("../migrations/0003_enrolments.sql"),
+];
 
 /// `PRAGMA application_id` of our files: "hstr".
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"hstr");

@@ -320,7 +320,7 @@ impl Client {
     fn refused(&self, status: &tonic::Status) -> Ended {
         let text = format!("{} ({:?})", chain_text(status), status.code());
         match status.code() {
-            Code::PermissionDenied | Code::NotFound => Ended::Refused(text),
+            Code::PermissionDenied | Code::NotFound | Code::FailedPrecondition => Ended::Refused(text),
             Code::Unauthenticated if unix_now() > self.identity.renew_at() => Ended::Failed(text),
             Code::Unauthenticated => Ended::Refused(text),
             _ => Ended::Failed(text),

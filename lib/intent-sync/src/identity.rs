@@ -431,6 +431,8 @@ pub struct Enrolment {
     pub controllers: Vec<String>,
     /// How long to go on asking while no controller can be reached.
     pub patience: Duration,
+    /// The role of the process, e.g. `lb`. Another process of the same node has an enrolment of its own. Empty: every role.
+    pub role: String,
 }
 
 /// What is trusted, and where to connect. No secrets.
@@ -519,7 +521,7 @@ impl Identity {
             return Err(IdentityError::Token(TokenError::Field("list of controllers")));
         }
         let key = pending_key(dir)?;
-        let state = enroll(&token, &key, &controllers, enrolment.patience).await?;
+        let state = enroll(&token, &key, &controllers, enrolment).await?;
         save_trust(dir, &state.trust)?;
         save_credential(dir, &state)?;
         let pending = dir.join(PENDING_KEY);
@@ -775,15 +777,15 @@ async fn enroll(
     token: &JoinToken,
     key: &rcgen::KeyPair,
     controllers: &[String],
-    patience: Duration,
+    enrolment: &Enrolment,
 ) -> Result<State, IdentityError> {
     let csr = csr(key)?;
-    let deadline = tokio::time::Instant::now() + patience;
+    let deadline = tokio::time::Instant::now() + enrolment.patience;
     let mut failures = 0;
     loop {
         let mut last = None;
         for address in controllers {
-            match enroll_at(token, key, &csr, address, controllers).await {
+            match enroll_at(token, key, &csr, &enrolment.role, address, controllers).await {
                 Ok(state) => return Ok(state),
                 Err(error) if error.is_transient() => {
                     tracing::debug!(address, %error, "enrolment");
@@ -805,6 +807,7 @@ async fn enroll_at(
     token: &JoinToken,
     key: &rcgen::KeyPair,
     csr: &[u8],
+    role: &str,
     address: &str,
     controllers: &[String],
 ) -> Result<State, IdentityError> {
@@ -836,6 +839,7 @@ async fn enroll_at(
         node_id: token.node_id.clone(),
         secret: token.secret_text().to_string(),
         csr_der: csr.to_vec().into(),
+        role: role.to_owned(),
     });
     request.set_timeout(CALL_TIMEOUT);
     let answer = EnrollmentClient::new(channel).enroll(request).await.map_err(|status| {
@@ -1055,6 +1059,7 @@ mod tests {
             token: TokenSource::None,
             controllers: Vec::new(),
             patience: Duration::ZERO,
+            role: String::new(),
         };
         let error = Identity::load_or_enroll(&enrolment).await.unwrap_err();
         assert!(matches!(error, IdentityError::NotEnrolled { .. }));

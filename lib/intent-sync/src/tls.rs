@@ -1,8 +1,9 @@
 //! Names in certificates, and how each end of the feed checks the other's.
 //!
 //! A node's certificate proves one thing, its node id, by the URI SAN `spiffe://<cell>.hosting.internal/node/<id>`; the
-//! controller's carries the DNS name `controller.<cell>.hosting.internal`, whatever address it is reached at. Roles are
-//! never in a certificate. Both ends use it; nothing here does I/O.
+//! controller's carries the DNS name `controller.<cell>.hosting.internal`, whatever address it is reached at. What a node
+//! may do is never in a certificate. Its subject says which enrolment it goes back to, so that those of a machine that was
+//! replaced can be told apart. Both ends use it; nothing here does I/O.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -14,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 
 const DOMAIN: &str = "hosting.internal";
 
@@ -135,11 +137,38 @@ fn cell_of_controller(name: &str) -> Option<&str> {
     check_cell(cell).ok().map(|()| cell)
 }
 
+/// Certificates begin this many seconds before they are made, for clocks that are behind.
+pub const BACKDATED_SECONDS: i64 = 5 * 60;
+
+/// The longest role that an enrolment can be for, in bytes.
+pub const MAX_ROLE: usize = 32;
+
+/// The enrolment that a certificate goes back to; renewals keep it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Enrolled {
+    /// The role of the process that enrolled (RFC 5280 §4.1.2.6: `OU` of the subject); `""`: it may play any of the node's.
+    pub role: String,
+    /// Orders a node's enrolments: milliseconds since the Unix epoch (`serialNumber` of the subject). A certificate that does
+    /// not say it is its own enrolment, as old as itself.
+    pub at: i64,
+}
+
+impl Enrolled {
+    /// Whether `role` can stand in a certificate: at most [`MAX_ROLE`] of a-z, 0-9 and `-`.
+    #[must_use]
+    pub fn is_role(role: &str) -> bool {
+        role.len() <= MAX_ROLE
+            && role.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    }
+}
+
 /// What a node's certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeCertificate {
     /// Whose it is.
     pub name: NodeName,
+    /// How its holder came by it.
+    pub enrolled: Enrolled,
     /// Seconds since the Unix epoch.
     pub not_before: i64,
     /// Seconds since the Unix epoch.
@@ -161,11 +190,18 @@ impl NodeCertificate {
         };
         let name = NodeName::parse(uri).ok_or(NameError::NoNode)?;
         let validity = certificate.validity();
-        Ok(Self {
-            name,
-            not_before: validity.not_before.timestamp(),
-            not_after: validity.not_after.timestamp(),
-        })
+        let not_before = validity.not_before.timestamp();
+        let made_at = not_before.saturating_add(BACKDATED_SECONDS).saturating_mul(1000);
+        let text = |attribute: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            attribute.and_then(|one| one.as_str().ok()).map(str::to_owned)
+        };
+        let subject = certificate.subject();
+        let number = text(subject.iter_by_oid(&OID_X509_SERIALNUMBER).next());
+        let enrolled = Enrolled {
+            role: text(subject.iter_organizational_unit().next()).unwrap_or_default(),
+            at: number.and_then(|number| number.parse().ok()).unwrap_or(made_at),
+        };
+        Ok(Self { name, enrolled, not_before, not_after: validity.not_after.timestamp() })
     }
 
     /// Whether it is in its life at `now` (seconds since the Unix epoch).
@@ -366,7 +402,8 @@ mod tests {
     #[test]
     fn renewal_is_due_at_two_thirds_of_the_life() {
         let name = NodeName::new("c", "n").unwrap();
-        let certificate = NodeCertificate { name, not_before: 1_000, not_after: 4_000 };
+        let enrolled = Enrolled { role: String::new(), at: 0 };
+        let certificate = NodeCertificate { name, enrolled, not_before: 1_000, not_after: 4_000 };
         assert_eq!(certificate.renew_at(), 3_000);
         assert!(certificate.is_valid_at(4_000));
         assert!(!certificate.is_valid_at(4_001));

@@ -9,12 +9,14 @@ use hosting_feed::MintError;
 use hosting_feed::pki::Authorities;
 use hosting_intent::{Kind, message};
 use hosting_intent_sync::identity::{Enrolment, Identity, IdentityError, JoinToken, TokenSource, unix_now};
-use hosting_intent_sync::tls::Fingerprint;
+use hosting_intent_sync::tls::{Fingerprint, NodeCertificate};
 use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
 use hosting_proto::feed::{EnrollRequest, RenewRequest, ReportRequest};
 use prost::Message as _;
 use rcgen::KeyPair;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tonic::Code;
 
 use crate::raw::{Raw, channel, channel_of, csr};
@@ -96,7 +98,8 @@ async fn a_nodes_certificate_does_not_pass_for_a_controllers() {
     let (feed, dir) = (feed().await, tempfile::tempdir().unwrap());
     let authorities = feed.handle.authorities();
     let key = KeyPair::generate().unwrap();
-    let leaf = authorities.issue_node("edge-1", &csr(&key), Duration::from_secs(86_400), unix_now()).unwrap();
+    let leaf =
+        authorities.issue_node_between("edge-1", None, &csr(&key), unix_now(), unix_now() + 86_400).unwrap();
     let mut chain = vec![leaf];
     chain.extend(authorities.roots_der().into_iter().map(Into::into));
     let mut tls = rustls::ServerConfig::builder_with_provider(hosting_intent_sync::tls::provider())
@@ -204,7 +207,8 @@ async fn guessing_is_slowed_down_and_a_bad_request_costs_no_token() {
         let guess = JoinToken::new([n; 32], token.ca, "edge-1".into(), vec![], vec![], 0).encode();
         let secret = format!("{}{n:02}", &guess[5..46]);
         let csr_der = if n == 0 { b"rubbish".to_vec() } else { csr(&KeyPair::generate().unwrap()) };
-        let request = EnrollRequest { node_id: "edge-1".into(), secret, csr_der: csr_der.into() };
+        let request =
+            EnrollRequest { node_id: "edge-1".into(), secret, csr_der: csr_der.into(), role: String::new() };
         codes.push(client.enroll(request).await.unwrap_err().code());
     }
     assert!(
@@ -330,7 +334,9 @@ fn age(authorities: &Authorities, dir: &Path, from: i64, to: i64) {
     let pem = fs::read_to_string(&path).unwrap();
     let key_pem = &pem[..pem.find("-----BEGIN CERTIFICATE").unwrap()];
     let key = KeyPair::from_pem(key_pem).unwrap();
-    let der = authorities.issue_node_between("edge-1", &csr(&key), from, to).unwrap();
+    let before = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let enrolled = NodeCertificate::parse(&before).unwrap().enrolled;
+    let der = authorities.issue_node_between("edge-1", Some(&enrolled), &csr(&key), from, to).unwrap();
     use base64::Engine as _;
     let body = base64::engine::general_purpose::STANDARD.encode(der);
     fs::write(&path, format!("{key_pem}-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))

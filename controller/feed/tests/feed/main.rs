@@ -4,6 +4,7 @@
 mod edge_keys;
 mod enrolment;
 mod hostile;
+mod lifecycle;
 mod raw;
 mod scale;
 mod sessions;

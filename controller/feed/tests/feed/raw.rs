@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hosting_feed::pki::Authorities;
+use hosting_intent_sync::identity::Identity;
 use hosting_intent_sync::tls;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
 use hosting_proto::feed::{Ack, Cursor, Down, Hello, Up, down, up};
@@ -31,6 +32,11 @@ pub async fn channel(
     channel_of(address, authorities, authorities, node).await
 }
 
+/// A channel of an enrolled node, as it is now.
+pub async fn channel_as(address: SocketAddr, identity: &Identity) -> Channel {
+    connect(address, identity.client_config().unwrap(), identity.cell()).await.unwrap()
+}
+
 /// One that trusts `authorities` and shows a certificate of `issuer`.
 pub async fn channel_of(
     address: SocketAddr,
@@ -48,14 +54,22 @@ pub async fn channel_of(
         None => builder.with_no_client_auth(),
         Some((node, from, to)) => {
             let key = KeyPair::generate().unwrap();
-            let der = issuer.issue_node_between(node, &csr(&key), from, to).unwrap();
+            let der = issuer.issue_node_between(node, None, &csr(&key), from, to).unwrap();
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
             builder.with_client_auth_cert(vec![CertificateDer::from(der.to_vec())], key).unwrap()
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
+    connect(address, config, authorities.cell()).await
+}
+
+async fn connect(
+    address: SocketAddr,
+    config: ClientConfig,
+    cell: &str,
+) -> Result<Channel, tonic::transport::Error> {
     let config = Arc::new(config);
-    let name = ServerName::try_from(tls::controller_name(authorities.cell())).unwrap();
+    let name = ServerName::try_from(tls::controller_name(cell)).unwrap();
     let connector = tower::service_fn(move |_| {
         let (config, name) = (Arc::clone(&config), name.clone());
         async move {

@@ -518,3 +518,26 @@ async fn reports_are_levels_and_begin_with_everything() {
     assert_eq!(first.reports, [seen("web_a", 2)]);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_at_once_when_the_registry_takes_its_audience_away() {
+    let feed = feed().await;
+    let mut raw = Raw::open(as_node(&feed, "edge-1").await, EDGE, None).await.unwrap();
+    settle(&mut raw).await;
+    let mut other = Raw::open(as_node(&feed, "edge-2").await, EDGE, None).await.unwrap();
+    settle(&mut other).await;
+    feed.registry.add("edge-1", &["database"]);
+    feed.fleet.retain(|audience, node| audience != EDGE || node != "edge-1");
+    let away = async {
+        loop {
+            if let Frame::GoAway(away) = raw.next().await.unwrap().expect("no word") {
+                return away;
+            }
+        }
+    };
+    let away = tokio::time::timeout(Duration::from_secs(1), away).await.expect("the session goes on");
+    assert!(away.reason.contains("registry") && away.retry_after_ms > 0, "{away:?}");
+    assert_eq!(feed.fleet.subscribers(EDGE).len(), 1, "the others stay");
+    let mut again = Raw::open(as_node(&feed, "edge-1").await, EDGE, None).await.unwrap();
+    assert_eq!(again.next().await.unwrap_err().code(), Code::PermissionDenied);
+}

@@ -19,6 +19,7 @@ use hosting_intent::{Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, R
 use hosting_intent_sync::client::{Client, ClientMetrics, EdgeKeyStore, Options, Reporter, ReporterTask};
 use hosting_intent_sync::identity::{Enrolment, Identity, IdentityError, TokenSource, unix_now};
 use hosting_intent_sync::subscriber::{Brake, Config, Status, Strict, Subscriber};
+use hosting_intent_sync::tls::Enrolled;
 use hosting_intent_sync::{AudienceHead, Batch, FeedSource, LogEntry, Replica, SourceError, Window};
 use hosting_ledger::Ledger;
 use hosting_proto::feed::ReportRequest;
@@ -238,10 +239,16 @@ pub struct Registered {
 
 impl Registered {
     pub fn add(&self, node: &str, roles: &[&str]) {
+        self.add_at(node, roles, 0);
+    }
+
+    /// Made at that time, milliseconds since the Unix epoch.
+    pub fn add_at(&self, node: &str, roles: &[&str], created_at: i64) {
         let record = NodeRecord {
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             cluster_id: "c1".into(),
-            dns_group: None,
+            good_since: BTreeMap::from([(String::new(), created_at)]),
+            ..NodeRecord::default()
         };
         self.nodes.lock().unwrap().insert(node.to_owned(), record);
     }
@@ -255,6 +262,21 @@ impl Registered {
 impl Nodes for Registered {
     async fn node(&self, node_id: &str) -> Result<Option<NodeRecord>, RegistryError> {
         Ok(self.nodes.lock().unwrap().get(node_id).cloned())
+    }
+
+    async fn enrol(&self, node_id: &str, role: &str) -> Result<i64, RegistryError> {
+        let mut nodes = self.nodes.lock().unwrap();
+        let Some(node) = nodes.get_mut(node_id) else { return Ok(0) };
+        let last = node.good_since.values().max().copied().unwrap_or_default();
+        let at = (unix_now() * 1000).max(last + 1);
+        node.good_since.insert(role.to_owned(), at);
+        Ok(at)
+    }
+
+    async fn learn(&self, node_id: &str, enrolled: &Enrolled) -> Result<(), RegistryError> {
+        let mut nodes = self.nodes.lock().unwrap();
+        nodes.get_mut(node_id).unwrap().good_since.insert(enrolled.role.clone(), enrolled.at);
+        Ok(())
     }
 }
 
@@ -390,6 +412,7 @@ impl Feed {
             token: TokenSource::File(file),
             controllers: Vec::new(),
             patience: Duration::from_secs(2),
+            role: String::new(),
         }
     }
 

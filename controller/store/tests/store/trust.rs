@@ -1,7 +1,7 @@
 //! Secrets, trust roots, join tokens.
 
 use hosting_planner::World;
-use hosting_store::{OpenError, Store, StoreError, TokenUse};
+use hosting_store::{Enrolled, OpenError, Store, StoreError, TokenUse};
 
 use crate::harness::{Bench, config, kek, open, write};
 
@@ -88,4 +88,26 @@ async fn a_join_token_is_good_once_for_one_node_in_time() {
     // Long after, a token leaves no row.
     store.put_join_token(other, "n1", 10_000_000, 10_000_001).await.unwrap();
     assert_eq!(store.consume_join_token(token, "n1", 110).await.unwrap(), TokenUse::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enrolments_are_in_order_whatever_the_clock_says() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let of = |role: &str, at, incarnation| Enrolled { role: role.to_owned(), at, incarnation };
+    let known = async || store.read().await.unwrap().enrolments("n1").await.unwrap();
+    assert_eq!(known().await, []);
+    assert_eq!(store.enrol("n1", of("web", 1_000, 3)).await.unwrap(), 1_000);
+    // The clock was put back, or two came in the same millisecond; of another role or node of the same id.
+    assert_eq!(store.enrol("n1", of("web", 1_000, 3)).await.unwrap(), 1_001);
+    assert_eq!(store.enrol("n1", of("dns", 500, 4)).await.unwrap(), 1_002);
+    assert_eq!(store.enrol("n2", of("web", 500, 5)).await.unwrap(), 500);
+    assert_eq!(known().await, [of("dns", 1_002, 4), of("web", 1_001, 3)]);
+    // Learnt from a certificate: only forwards.
+    store.learn_enrolment("n1", of("web", 900, 3)).await.unwrap();
+    store.learn_enrolment("n1", of("dns", 2_000, 4)).await.unwrap();
+    assert_eq!(known().await, [of("dns", 2_000, 4), of("web", 1_001, 3)]);
+    store.close().await;
+    let again = open(&bench.path()).await;
+    assert_eq!(again.read().await.unwrap().enrolments("n1").await.unwrap().len(), 2);
 }

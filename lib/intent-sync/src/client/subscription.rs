@@ -156,6 +156,7 @@ impl Subscription {
             token: TokenSource::from_path(self.token_file.as_deref()),
             controllers: self.controllers.clone(),
             patience: ENROL_PATIENCE,
+            role: self.role.to_owned(),
         }
     }
 
