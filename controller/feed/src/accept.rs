@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -15,7 +15,6 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use crate::metrics::{FeedMetrics, Refusal};
+use crate::seats::{Party, Seat, Seats};
 
 /// How much the listener takes on.
 #[derive(Debug, Clone, Copy)]
@@ -31,61 +31,48 @@ pub(crate) struct AcceptLimits {
     pub(crate) connections: usize,
     /// Of these with the certificate of one node: a node alone cannot keep the others out.
     pub(crate) of_one_node: usize,
-    /// Connections without one, or with an expired one: they enrol or renew, and are cut after `anonymous_life`.
+    /// Connections without one, or with an expired one: they enrol or renew, and are cut after `anonymous_life`, those that
+    /// do not say what they want after `anonymous_silence`.
     pub(crate) anonymous: usize,
     pub(crate) anonymous_life: Duration,
+    pub(crate) anonymous_silence: Duration,
     pub(crate) handshakes: usize,
     pub(crate) handshake_timeout: Duration,
 }
 
-/// How many places each party has taken: handshakes under way by network, connections by node. Nobody alone can keep the
-/// others out.
-#[derive(Debug)]
-struct Taken<K: Ord>(Mutex<BTreeMap<K, usize>>);
+/// How many connections each node has.
+#[derive(Debug, Default)]
+struct Nodes(Mutex<BTreeMap<String, usize>>);
 
-impl<K: Ord> Default for Taken<K> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<K: Ord + Clone> Taken<K> {
-    fn enter(self: &Arc<Self>, party: K, limit: usize) -> Option<Place<K>> {
+impl Nodes {
+    fn enter(self: &Arc<Self>, node: &str, limit: usize) -> Option<Place> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(party.clone()).or_default();
+        let count = counts.entry(node.to_owned()).or_default();
         if *count >= limit {
             return None;
         }
         *count += 1;
         drop(counts);
-        Some(Place { taken: Arc::clone(self), party })
+        Some(Place { nodes: Arc::clone(self), node: node.to_owned() })
     }
 }
 
-/// One of a party's places; given back when dropped.
+/// One of a node's connections; given back when dropped.
 #[derive(Debug)]
-struct Place<K: Ord> {
-    taken: Arc<Taken<K>>,
-    party: K,
+struct Place {
+    nodes: Arc<Nodes>,
+    node: String,
 }
 
-impl<K: Ord> Drop for Place<K> {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.taken.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.party) {
+        let mut counts = self.nodes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.node) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.party);
+                counts.remove(&self.node);
             }
         }
-    }
-}
-
-/// What counts as one party: an IPv4 address, or an IPv6 /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }
 
@@ -95,18 +82,24 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Verified in the handshake, but for its end.
     pub(crate) certificate: Option<NodeCertificate>,
+    /// What a connection without a valid certificate keeps while it is at work.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// A connection past its handshake.
-#[derive(Debug)]
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     /// When it is cut.
-    end: Option<Pin<Box<Sleep>>>,
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     metrics: FeedMetrics,
-    _permit: OwnedSemaphorePermit,
-    _place: Option<Place<String>>,
+    _known: Option<(OwnedSemaphorePermit, Place)>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Connection {
@@ -134,7 +127,7 @@ impl AsyncRead for Connection {
         {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "connections that enrol are short",
+                "connections without a valid certificate are short",
             )));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
@@ -165,19 +158,13 @@ pub(crate) async fn accept(
     stop: CancellationToken,
 ) {
     let known = Arc::new(Semaphore::new(limits.connections));
-    let anonymous = Arc::new(Semaphore::new(limits.anonymous));
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-    let shaking = Arc::new(Taken::default());
-    let by_node = Arc::new(Taken::default());
+    let by_node = Arc::new(Nodes::default());
+    let anonymous = Seats::new(limits.anonymous, limits.anonymous / 4);
+    let handshakes = Seats::new(limits.handshakes, limits.handshakes / 4);
     let tasks = TaskTracker::new();
     loop {
-        // Whoever comes while too many shake hands waits in the kernel's backlog.
-        let next = async {
-            let permit = Arc::clone(&handshakes).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         let (tcp, address) = match accepted {
@@ -189,7 +176,7 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Some(place) = shaking.enter(network(address.ip()), limits.handshakes / 4) else {
+        let Some(shaking) = handshakes.take(Party::at(address.ip())) else {
             metrics.refuse(Refusal::Busy);
             continue;
         };
@@ -197,12 +184,15 @@ pub(crate) async fn accept(
         let (known, anonymous, by_node) = (Arc::clone(&known), Arc::clone(&anonymous), Arc::clone(&by_node));
         let (metrics, out) = (metrics.clone(), out.clone());
         tasks.spawn(async move {
-            let _held = (permit, place);
             let shaken = async {
                 tcp.set_nodelay(true)?;
                 acceptor.accept(tcp).await
             };
-            let stream = match tokio::time::timeout(limits.handshake_timeout, shaken).await {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(limits.handshake_timeout, shaken) => shaken,
+                () = shaking.given_up() => return metrics.refuse(Refusal::Busy),
+            };
+            let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(%address, %error, "handshake");
@@ -210,31 +200,34 @@ pub(crate) async fn accept(
                 }
                 Err(_) => return metrics.refuse(Refusal::Handshake),
             };
+            drop(shaking);
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let certificate = leaf.and_then(|der| NodeCertificate::parse(der).ok());
-            let valid = certificate.as_ref().is_some_and(|certificate| certificate.is_valid_at(unix_now()));
-            let (pool, end) = if valid {
-                (known, None)
-            } else {
-                (anonymous, Some(Box::pin(tokio::time::sleep(limits.anonymous_life))))
-            };
-            let Ok(permit) = pool.try_acquire_owned() else {
-                tracing::warn!(%address, valid, "too many connections");
-                return metrics.refuse(Refusal::Busy);
-            };
-            let node =
-                certificate.as_ref().filter(|_| valid).map(|certificate| certificate.name.node_id.clone());
-            let place = match node.map(|node| by_node.enter(node.clone(), limits.of_one_node).ok_or(node)) {
-                None => None,
-                Some(Ok(place)) => Some(place),
-                Some(Err(node)) => {
-                    tracing::warn!(%address, node, "too many connections of one node");
-                    return metrics.refuse(Refusal::Busy);
+            let node = certificate.as_ref().map(|certificate| certificate.name.node_id.clone());
+            let is_valid =
+                certificate.as_ref().is_some_and(|certificate| certificate.is_valid_at(unix_now()));
+            let mut peer = Peer { address, certificate, seat: None };
+            let connection = match node {
+                Some(node) if is_valid => {
+                    let places = known.try_acquire_owned().ok().zip(by_node.enter(&node, limits.of_one_node));
+                    let Some(places) = places else {
+                        tracing::warn!(%address, node, "too many connections, of this node or of all");
+                        return metrics.refuse(Refusal::Busy);
+                    };
+                    Connection { stream, peer, end: None, metrics, _known: Some(places) }
+                }
+                node => {
+                    let party = node.map_or_else(|| Party::at(address.ip()), Party::Node);
+                    let Some(seat) = anonymous.take(party) else {
+                        tracing::warn!(%address, "too many connections without a valid certificate");
+                        return metrics.refuse(Refusal::Busy);
+                    };
+                    peer.seat = Some(seat.clone());
+                    let end = Some(Box::pin(end_of(seat, limits)) as Pin<Box<_>>);
+                    Connection { stream, peer, end, metrics, _known: None }
                 }
             };
-            metrics.connections.inc();
-            let peer = Peer { address, certificate };
-            let connection = Connection { stream, peer, end, metrics, _permit: permit, _place: place };
+            connection.metrics.connections.inc();
             // An error means that the server has ended.
             let _ = out.send(Ok(connection)).await;
         });
@@ -242,20 +235,16 @@ pub(crate) async fn accept(
     tasks.close();
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_network_cannot_take_every_handshake() {
-        let shaking = Arc::new(Taken::default());
-        let here: IpAddr = network("2001:db8::1".parse().unwrap());
-        let held: Vec<_> = (0..2).filter_map(|_| shaking.enter(here, 2)).collect();
-        assert_eq!(held.len(), 2);
-        assert!(shaking.enter(network("2001:db8::2".parse().unwrap()), 2).is_none(), "the same network");
-        assert!(shaking.enter(network("192.0.2.1".parse().unwrap()), 2).is_some());
-        drop(held);
-        assert!(shaking.enter(here, 2).is_some());
-        assert!(shaking.0.lock().unwrap().is_empty());
+/// Waits until a connection without a valid certificate has to go.
+async fn end_of(seat: Seat, limits: AcceptLimits) {
+    let time_is_up = async {
+        tokio::time::sleep(limits.anonymous_silence).await;
+        if seat.has_called() {
+            tokio::time::sleep(limits.anonymous_life.saturating_sub(limits.anonymous_silence)).await;
+        }
+    };
+    tokio::select! {
+        () = time_is_up => {}
+        () = seat.given_up() => {}
     }
 }

@@ -12,10 +12,11 @@ use hosting_proto::feed::enrollment_server::Enrollment;
 use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
 use tonic::{Request, Response, Status};
 
-use crate::accept::network;
+use crate::accept::Peer;
 use crate::metrics::{Issued, Refusal};
 use crate::pki::{self, PkiError};
 use crate::registry::{NodeRecord, TokenUse, role_of};
+use crate::seats::{Call, Seat, network};
 use crate::server::{Shared, caller, unavailable};
 
 /// Failed enrolments that one address may have at once; one is forgotten every [`FORGIVE`].
@@ -181,6 +182,7 @@ impl EnrollmentService {
 impl Enrollment for EnrollmentService {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<Credential>, Status> {
         let address = peer_ip(&request)?;
+        let _call = begin(&request);
         let allowed = {
             let throttle = self.shared.enrol.throttle.lock().unwrap_or_else(PoisonError::into_inner);
             throttle.allows(address, Instant::now())
@@ -205,6 +207,7 @@ impl Enrollment for EnrollmentService {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Credential>, Status> {
+        let _call = begin(&request);
         // Within the grace period; the handshake let nothing older through.
         let NodeCertificate { name, enrolled, .. } = caller(&request, &self.shared, true)?;
         let record = self.shared.record_of(&name.node_id).await?;
@@ -238,10 +241,15 @@ fn bad_request(error: &PkiError) -> Status {
     }
 }
 
+/// While the answer lives the connection does not give way to another one.
+fn begin<T>(request: &Request<T>) -> Option<Call> {
+    request.extensions().get::<Peer>()?.seat.as_ref().map(Seat::call)
+}
+
 fn peer_ip<T>(request: &Request<T>) -> Result<IpAddr, Status> {
     request
         .extensions()
-        .get::<crate::accept::Peer>()
+        .get::<Peer>()
         .map(|peer| peer.address.ip())
         .ok_or_else(|| Status::internal("the connection has no address"))
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::{StatusSink, Watermark};
+use crate::words;
 
 /// What a subscriber is told it must stay under, in silence.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -23,8 +24,6 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 const ORDERS: usize = 4;
 /// Most exceptions that are kept of one subscriber. One that has more lists the first thousand itself.
 const MAX_EXCEPTIONS: usize = 2_000;
-/// Longest reason that is kept, in bytes.
-const MAX_REASON: usize = 1_024;
 /// A long list of exceptions is saved no more often than this: each time the whole of it is written.
 const LIST_EVERY: Duration = Duration::from_secs(5);
 /// What is not long.
@@ -183,7 +182,7 @@ impl Core {
     }
 
     fn ack(&mut self, who: &Who, session: u64, mut ack: Ack, now: Instant) -> Option<bool> {
-        bound(&mut ack.exceptions);
+        words::exceptions(&mut ack.exceptions, MAX_EXCEPTIONS);
         if !self.touch(who, session, now) {
             return None;
         }
@@ -266,17 +265,6 @@ impl Core {
     fn of<'a>(&'a self, audience: &'a str) -> impl Iterator<Item = (&'a Who, &'a Entry)> {
         let from = Who { audience: audience.to_owned(), node_id: String::new() };
         self.entries.range(from..).take_while(move |(who, _)| who.audience == audience)
-    }
-}
-
-fn bound(exceptions: &mut Vec<Exception>) {
-    exceptions.truncate(MAX_EXCEPTIONS);
-    exceptions.shrink_to_fit();
-    for one in exceptions {
-        if one.reason.len() > MAX_REASON {
-            one.reason.truncate(one.reason.floor_char_boundary(MAX_REASON));
-            one.reason.shrink_to_fit();
-        }
     }
 }
 
@@ -604,6 +592,11 @@ impl Membership {
         outcome.is_some()
     }
 
+    /// Whose it is.
+    pub(crate) fn node_id(&self) -> &str {
+        &self.who.node_id
+    }
+
     /// The subscriber is there, and says nothing about its position. False as for [`Membership::ack`].
     pub(crate) fn touch(&self) -> bool {
         self.fleet.core().touch(&self.who, self.session, Instant::now())
@@ -780,7 +773,7 @@ mod tests {
         let start = Instant::now();
         say(MAX_EXCEPTIONS + 10, 1);
         assert_eq!(saved(fleet.take_dirty(start)), Some(MAX_EXCEPTIONS));
-        assert_eq!(fleet.subscribers("edge/c1")[0].exceptions[0].reason.len(), MAX_REASON);
+        assert_eq!(fleet.subscribers("edge/c1")[0].exceptions[0].reason.len(), words::MAX_TEXT);
         for beat in 1..20 {
             say(MAX_EXCEPTIONS, 1 + beat);
             assert_eq!(saved(fleet.take_dirty(start + Duration::from_millis(200 * beat))), None);

@@ -14,10 +14,12 @@ pub mod metrics;
 pub mod pki;
 pub mod registry;
 mod ring;
+mod seats;
 mod server;
 mod service;
 mod session;
 mod trust;
+mod words;
 
 pub use ring::RingLimits;
 pub use server::{FeedConfig, FeedDeps, FeedError, FeedHandle, FeedServer, MintError};

@@ -33,6 +33,7 @@ use crate::registry::{
 use crate::ring::{Hub, RingLimits};
 use crate::service::IntentFeedService;
 use crate::trust::{TrustError, server_config};
+use crate::words;
 
 /// Calls of one connection at once: a subscription, a report, a renewal, and room.
 const STREAMS: u32 = 16;
@@ -56,8 +57,11 @@ pub struct FeedConfig {
     pub max_connections: usize,
     /// Connections of one enrolled node.
     pub max_node_connections: usize,
-    /// Connections of others, each cut after half a minute.
+    /// Connections of others, each cut after half a minute; beyond this the oldest idle one makes room. A quarter of it for
+    /// one network.
     pub max_anonymous: usize,
+    /// How long one of these may say nothing.
+    pub anonymous_silence: Duration,
     /// For TCP and TLS together.
     pub handshake_timeout: Duration,
     /// From the start of a subscription to its Hello.
@@ -82,6 +86,7 @@ impl FeedConfig {
             max_connections: 10_000,
             max_node_connections: 32,
             max_anonymous: 64,
+            anonymous_silence: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
             max_snapshots: 8,
@@ -204,7 +209,8 @@ impl Shared {
         let Some(role) = role else {
             self.metrics.refuse(Refusal::Audience);
             return Err(Status::permission_denied(format!(
-                "node {node_id} may not subscribe to {audience:?}, only to {audiences:?}"
+                "node {node_id} may not subscribe to {:?}, only to {audiences:?}",
+                words::name(audience)
             )));
         };
         let enrolled = &certificate.enrolled;
@@ -338,6 +344,7 @@ impl FeedServer {
             of_one_node: config.max_node_connections,
             anonymous: config.max_anonymous,
             anonymous_life: Duration::from_secs(30),
+            anonymous_silence: config.anonymous_silence,
             handshakes: 1_024,
             handshake_timeout: config.handshake_timeout,
         };

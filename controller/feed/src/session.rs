@@ -25,6 +25,7 @@ use crate::metrics::{FeedMetrics, Refusal, Resume};
 use crate::registry::NodeRecord;
 use crate::ring::{Attached, Next};
 use crate::server::{Shared, caller, unavailable};
+use crate::words;
 
 /// Frames between the session and the transport: references into the ring, mostly.
 const WINDOW: usize = 8;
@@ -161,7 +162,7 @@ async fn open(
     let membership = shared.fleet.join(&hello.audience, node_id, joining);
     // Whoever changes the registry sends the sessions away that are in the fleet by then. This one may not have been.
     shared.admit(certificate, &hello.audience).await?;
-    tracing::info!(node = %node_id, audience = %hello.audience, build = %hello.build, resume = ?kind, "subscribed");
+    tracing::info!(node = %node_id, audience = %hello.audience, build = %words::name(&hello.build), resume = ?kind, "subscribed");
     Ok(Running {
         session,
         attached,
@@ -212,7 +213,7 @@ fn edge_key(shared: &Shared, record: &NodeRecord, node_id: &str, audience: &str)
 
 fn joining(hello: &Hello, epoch: &str, head: u64) -> Joining {
     Joining {
-        build: hello.build.chars().take(64).collect(),
+        build: words::name(&hello.build),
         epoch: epoch.to_owned(),
         head,
         cursor: hello.cursor.as_ref().map(|cursor| (cursor.epoch.clone(), cursor.revision)),
@@ -355,7 +356,8 @@ impl Running {
             Ok(Heard::Ack(ack)) => self.membership.ack(ack),
             Ok(Heard::Heartbeat) => self.membership.touch(),
             Ok(Heard::WantSnapshot(reason)) => {
-                tracing::warn!(reason, "a subscriber wants a snapshot");
+                let node = self.membership.node_id();
+                tracing::warn!(node, reason = words::text(reason), "a subscriber wants a snapshot");
                 // What is under way is of no use to it.
                 self.outbox.clear();
                 self.membership.touch()
@@ -390,7 +392,9 @@ pub(crate) async fn report(
         shared.metrics.refuse(Refusal::Busy);
         return Err(Status::resource_exhausted("another report of this node is being taken in; try again"));
     };
-    shared.status.report(node_id, request.get_ref()).await.map_err(unavailable)?;
+    let mut report = request.into_inner();
+    words::reports(&mut report.reports);
+    shared.status.report(node_id, &report).await.map_err(unavailable)?;
     shared.metrics.reports.inc();
     Ok(Response::new(ReportResponse {}))
 }

@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tonic::Code;
 
 use crate::raw::{Raw, channel, channel_of, csr};
-use crate::support::{EDGE, Feed, Node, config};
+use crate::support::{EDGE, Feed, Node};
 
 const DAY: i64 = 24 * 3600;
 
@@ -449,31 +449,4 @@ async fn one_root_follows_another_without_anybody_losing_touch() {
 
 fn roots(identity: &Identity) -> Vec<Fingerprint> {
     identity.roots().iter().map(|der| Fingerprint::of(der)).collect()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn strangers_cannot_hold_every_connection() {
-    let mut limited = config();
-    limited.max_anonymous = 2;
-    let authorities = Authorities::create("cell-1", unix_now()).unwrap();
-    let feed =
-        Feed::with(crate::support::Store::new(), std::sync::Arc::default(), authorities, limited).await;
-    feed.registry.add("edge-1", &["lb"]);
-    let authorities = feed.handle.authorities();
-    let mut held = Vec::new();
-    for _ in 0..4 {
-        if let Ok(channel) = channel(feed.address, &authorities, None).await {
-            held.push(channel);
-        }
-    }
-    let known = channel(feed.address, &authorities, Some(("edge-1", unix_now() - 60, unix_now() + 60)))
-        .await
-        .unwrap();
-    assert!(Raw::open(known, EDGE, None).await.is_ok(), "nodes have room of their own");
-    let busy = async {
-        while feed.metric("feed_refused_total{reason=\"Busy\"}") < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), busy).await.unwrap();
 }

@@ -3,15 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hosting_feed::FeedConfig;
 use hosting_feed::pki::Authorities;
 use hosting_intent_sync::identity::unix_now;
-use hosting_proto::feed::ReportRequest;
+use hosting_intent_sync::tls;
 use hosting_proto::feed::down::Frame;
+use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
+use hosting_proto::feed::{RenewRequest, ReportRequest};
+use rcgen::KeyPair;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::raw::{Raw, channel};
+use crate::raw::{Raw, channel, csr};
 use crate::support::{EDGE, Feed, Store, config};
 
 async fn as_node(feed: &Feed, node: &str) -> Channel {
@@ -136,4 +146,81 @@ async fn a_node_reports_one_call_at_a_time() {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), free).await.expect("its turn is never given back");
+}
+
+/// A TLS connection without a certificate that never says a word.
+async fn silent(feed: &Feed) -> TlsStream<TcpStream> {
+    let roots = feed.handle.authorities().roots_der();
+    let mut config = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(tls::root_store(roots.iter().map(Vec::as_slice)).unwrap())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![tls::ALPN_H2.to_vec()];
+    let name = ServerName::try_from(tls::controller_name("cell-1")).unwrap();
+    let tcp = TcpStream::connect(feed.address).await.unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+/// Whether the other end closed it.
+async fn is_cut(stream: &mut TlsStream<TcpStream>) -> bool {
+    let mut buffer = [0; 1024];
+    loop {
+        match tokio::time::timeout(Duration::from_millis(1), stream.read(&mut buffer)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_only_hold_on_keep_nobody_out() {
+    let mut limited = config();
+    (limited.max_anonymous, limited.anonymous_silence) = (8, Duration::from_secs(3_600));
+    let authorities = Authorities::create("cell-1", unix_now()).unwrap();
+    let feed = Feed::with(Store::new(), Arc::default(), authorities, limited).await;
+    for node in ["edge-1", "edge-2"] {
+        feed.registry.add(node, &["lb"]);
+    }
+    let now = unix_now();
+    let expired = Some(("edge-2", now - 9 * 86_400, now - 2 * 86_400));
+    let expired = channel(feed.address, &feed.handle.authorities(), expired).await.unwrap();
+    let mut held = Vec::new();
+    let full = async {
+        // From the address that the nodes come from as well: the worst case.
+        while held.len() < 32 {
+            held.push(silent(&feed).await);
+        }
+        loop {
+            let mut cut = 0;
+            for stream in &mut held {
+                cut += usize::from(is_cut(stream).await);
+            }
+            if cut >= 30 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), full).await.expect("they keep more than their share");
+    let dir = tempfile::tempdir().unwrap();
+    feed.enrol("edge-1", dir.path()).await.unwrap();
+    // One whose certificate has ended was not displaced by them.
+    let request = RenewRequest { csr_der: csr(&KeyPair::generate().unwrap()).into() };
+    EnrollmentClient::new(expired).renew(request).await.unwrap();
+    assert!(greeting(&feed, "edge-1", None).await.is_ok(), "nodes have room of their own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_says_nothing_is_cut_soon() {
+    let limited = FeedConfig { anonymous_silence: Duration::from_millis(200), ..config() };
+    let authorities = Authorities::create("cell-1", unix_now()).unwrap();
+    let feed = Feed::with(Store::new(), Arc::default(), authorities, limited).await;
+    let mut stranger = silent(&feed).await;
+    let cut = async {
+        while !is_cut(&mut stranger).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), cut).await.expect("it is held for ever");
 }
