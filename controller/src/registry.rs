@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hosting_feed::registry::{
-    Doorbell, EdgeKeys, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched,
-    Watermark,
+    Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched, Watermark,
 };
 use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent_sync::tls;
@@ -16,6 +15,7 @@ use hosting_resource::{Kind, Resource, Status};
 use hosting_store::{Commit, Enrolled, Store};
 use serde_json::Value;
 use tokio::sync::broadcast::{self, error::RecvError};
+use zeroize::Zeroizing;
 
 use crate::fleet::FleetView;
 
@@ -89,9 +89,13 @@ impl Nodes for Registry {
     }
 }
 
-impl EdgeKeys for Registry {
+impl Keys for Registry {
     fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
         self.store.kek().cluster_edge_key(cluster_id)
+    }
+
+    fn witness_key(&self) -> Zeroizing<[u8; 32]> {
+        self.store.kek().derive("hosting store witness 1")
     }
 }
 

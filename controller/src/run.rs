@@ -58,7 +58,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         nodes: registry.clone(),
         tokens: registry.clone(),
         status: registry.clone(),
-        edge_keys: registry,
+        keys: registry,
     };
     let mut feed_config = FeedConfig::new(settings.feed_listen);
     feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);

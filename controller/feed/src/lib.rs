@@ -8,7 +8,6 @@
 
 mod accept;
 mod enrol;
-mod epochs;
 pub mod fleet;
 pub mod metrics;
 pub mod pki;
@@ -19,6 +18,7 @@ mod server;
 mod service;
 mod session;
 mod trust;
+mod witness;
 mod words;
 
 pub use ring::RingLimits;

@@ -17,6 +17,8 @@ pub enum Resume {
     Snapshot,
     /// From the start: it had nothing.
     New,
+    /// From the start and apart from the others: it says that it is ahead of the store and cannot prove it.
+    Apart,
 }
 
 /// Why somebody was turned away.
@@ -40,8 +42,6 @@ pub enum Refusal {
     Handshake,
     /// The subscriber broke the protocol.
     Protocol,
-    /// It is ahead of the store, more often than a store can be put back.
-    Ahead,
 }
 
 /// Which certificate was issued.

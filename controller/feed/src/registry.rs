@@ -8,6 +8,7 @@ use hosting_intent_sync::identity::utc;
 use hosting_intent_sync::tls::Enrolled;
 use hosting_proto::feed::{Exception, ReportRequest};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 /// The other side of a trait failed; the caller may try again.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +101,13 @@ pub trait Nodes: Send + Sync {
     async fn learn(&self, node_id: &str, enrolled: &Enrolled) -> Result<(), RegistryError>;
 }
 
-/// The keys that edges show to nodes.
-pub trait EdgeKeys: Send + Sync {
-    /// The key of a cluster's edges. The same whenever it is asked for.
+/// Keys that follow from the key-encryption key: the same whenever they are asked for.
+pub trait Keys: Send + Sync {
+    /// What the edges of a cluster share.
     fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey;
+
+    /// By which the controller knows its own word of how far the store was.
+    fn witness_key(&self) -> Zeroizing<[u8; 32]>;
 }
 
 /// What became of a join token.

@@ -23,16 +23,14 @@ use zeroize::Zeroizing;
 
 use crate::accept::{AcceptLimits, Peer, accept};
 use crate::enrol::{EnrolState, EnrollmentService};
-use crate::epochs::Epochs;
 use crate::fleet::{Fleet, HEARTBEAT, LEASE};
 use crate::metrics::{FeedMetrics, Refusal};
 use crate::pki::{Authorities, MAX_NODE_LIFE, MIN_NODE_LIFE, PkiError};
-use crate::registry::{
-    Doorbell, EdgeKeys, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, role_of,
-};
+use crate::registry::{Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, role_of};
 use crate::ring::{Hub, RingLimits};
 use crate::service::IntentFeedService;
 use crate::trust::{TrustError, server_config};
+use crate::witness::Witness;
 use crate::words;
 
 /// Calls of one connection at once: a subscription, a report, a renewal, and room.
@@ -108,8 +106,8 @@ pub struct FeedDeps {
     pub tokens: Arc<dyn JoinTokens>,
     /// Where positions and reports go.
     pub status: Arc<dyn StatusSink>,
-    /// What edges and nodes are given in Welcome.
-    pub edge_keys: Arc<dyn EdgeKeys>,
+    /// What edges and nodes are given in Welcome, and what the store's age is known by.
+    pub keys: Arc<dyn Keys>,
 }
 
 /// The feed cannot start or go on.
@@ -171,11 +169,11 @@ pub(crate) struct Shared {
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) tokens: Arc<dyn JoinTokens>,
     pub(crate) status: Arc<dyn StatusSink>,
-    pub(crate) edge_keys: Arc<dyn EdgeKeys>,
+    pub(crate) keys: Arc<dyn Keys>,
+    pub(crate) witness: Witness,
     pub(crate) fleet: Fleet,
     pub(crate) metrics: FeedMetrics,
     pub(crate) enrol: EnrolState,
-    pub(crate) epochs: Epochs,
     /// Nodes whose report is being taken in.
     pub(crate) reporting: Mutex<BTreeSet<String>>,
     pub(crate) snapshots: Arc<Semaphore>,
@@ -325,11 +323,11 @@ impl FeedServer {
             nodes: deps.nodes,
             tokens: deps.tokens,
             status: deps.status,
-            edge_keys: deps.edge_keys,
+            witness: Witness::new(deps.keys.witness_key()),
+            keys: deps.keys,
             fleet,
             metrics,
             enrol: EnrolState::default(),
-            epochs: Epochs::default(),
             reporting: Mutex::default(),
             snapshots: Arc::new(Semaphore::new(config.max_snapshots)),
             sessions: TaskTracker::new(),

@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use hosting_intent::{Item, Key};
 use hosting_intent_sync::identity::{unix_now, utc};
 use hosting_intent_sync::publisher::{Heard, Limits, Session};
 use hosting_intent_sync::tls::NodeCertificate;
-use hosting_intent_sync::{FeedSource as _, go_away, release};
+use hosting_intent_sync::{AudienceHead, FeedSource, SourceError, Window, go_away, release};
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::{Down, Hello, ReportRequest, ReportResponse, Up, up};
 use prost::Message as _;
@@ -102,6 +104,8 @@ async fn serve(
 struct Running {
     session: Session,
     attached: Attached,
+    /// Until the first snapshot is sent.
+    apart: Option<Apart>,
     membership: Membership,
     outbox: VecDeque<Bytes>,
     snapshot: Option<OwnedSemaphorePermit>,
@@ -132,7 +136,7 @@ async fn open(
     };
     let record = shared.admit(certificate, &hello.audience).await?;
     let attached = shared.hub.attach(&hello.audience);
-    let begins_epoch = believe(shared, node_id, &hello, &attached).await?;
+    let apart = place(shared, node_id, &hello, &attached).await?;
     let limits = Limits {
         heartbeat_ms: millis(shared.heartbeat),
         lease_ms: millis(shared.lease),
@@ -140,12 +144,13 @@ async fn open(
         bookmark_every: shared.heartbeat.mul_f64(0.9),
         ..Limits::default()
     };
-    let opened = Session::open(&attached, &hello, limits).await;
-    if opened.is_err() && begins_epoch {
-        shared.epochs.did_not(node_id);
-    }
+    let opened = match &apart {
+        Some(apart) => Session::open(&apart.of(&attached), &hello, limits).await,
+        None => Session::open(&attached, &hello, limits).await,
+    };
     let (session, mut frames) = opened.map_err(unavailable)?;
     let kind = match (&hello.cursor, session.resumed()) {
+        _ if apart.is_some() => Resume::Apart,
         (_, true) => Resume::Delta,
         (Some(_), false) => Resume::Snapshot,
         (None, false) => Resume::New,
@@ -158,7 +163,11 @@ async fn open(
             head = welcome.head;
         }
     }
-    let joining = joining(&hello, session.epoch(), head);
+    let joining = match &apart {
+        // Where it says it is counts for nothing.
+        Some(apart) => joining(&Hello { cursor: None, ..hello.clone() }, &apart.instead_of, head),
+        None => joining(&hello, session.epoch(), head),
+    };
     let membership = shared.fleet.join(&hello.audience, node_id, joining);
     // Whoever changes the registry sends the sessions away that are in the fleet by then. This one may not have been.
     shared.admit(certificate, &hello.audience).await?;
@@ -166,6 +175,7 @@ async fn open(
     Ok(Running {
         session,
         attached,
+        apart,
         membership,
         outbox: encode(&frames).collect(),
         snapshot: None,
@@ -176,34 +186,93 @@ async fn open(
     })
 }
 
-/// Whether a cursor is ahead of the store and may begin a new epoch. The subscriber is sent away if it is and may not.
-async fn believe(shared: &Shared, node_id: &str, hello: &Hello, attached: &Attached) -> Result<bool, End> {
-    let Some(cursor) = &hello.cursor else { return Ok(false) };
-    let head = attached.audience(&hello.audience).await.map_err(unavailable)?;
-    if cursor.epoch != head.epoch || cursor.revision <= head.revision {
-        return Ok(false);
+/// An epoch of one session's own, for a subscriber that says it is ahead of the store and cannot prove it: its positions and
+/// the store's cannot be compared. It is given a snapshot in this epoch, which it takes because the epoch is another one, and
+/// then one in the store's, like anybody who comes from elsewhere. Nobody else notices.
+struct Apart {
+    epoch: String,
+    instead_of: String,
+}
+
+impl Apart {
+    const fn of<'a>(&'a self, source: &'a Attached) -> ApartSource<'a> {
+        ApartSource { source, apart: self }
     }
-    let (audience, at) = (&hello.audience, cursor.revision);
-    match shared.epochs.may_begin(node_id, Instant::now()) {
-        Ok(()) => {
-            tracing::warn!(node = %node_id, %audience, at, head = head.revision, "a subscriber is ahead of the store");
-            Ok(true)
-        }
-        Err(wait) => {
-            shared.metrics.refuse(Refusal::Ahead);
-            let reason = format!(
-                "node {node_id} is at {at} of {audience} and the store at {}, and a new epoch was begun for it a short time \
-                 ago; if this goes on, look at the node: its ledger is damaged or it lies",
-                head.revision
-            );
-            Err(End::Away(reason, millis(wait)))
-        }
+}
+
+/// The log under another epoch's name.
+struct ApartSource<'a> {
+    source: &'a Attached,
+    apart: &'a Apart,
+}
+
+impl ApartSource<'_> {
+    fn rename(&self, head: AudienceHead) -> AudienceHead {
+        // A store that went back meanwhile is not what was read so far.
+        let is_same = head.epoch == self.apart.instead_of;
+        AudienceHead { epoch: if is_same { self.apart.epoch.clone() } else { head.epoch }, ..head }
     }
+}
+
+#[async_trait]
+impl FeedSource for ApartSource<'_> {
+    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+        Ok(self.rename(self.source.audience(audience).await?))
+    }
+
+    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+        let window = self.source.window(audience, after, limit).await?;
+        Ok(Window { head: self.rename(window.head), ..window })
+    }
+
+    async fn page(
+        &self,
+        audience: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Item>, SourceError> {
+        self.source.page(audience, after, limit).await
+    }
+
+    async fn begin_epoch(&self, _: &str) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+/// Where a subscriber stands that says it is ahead of the store. If it proves that the store went back, a new epoch begins for
+/// all; if it does not, it is served apart.
+async fn place(
+    shared: &Shared,
+    node_id: &str,
+    hello: &Hello,
+    attached: &Attached,
+) -> Result<Option<Apart>, End> {
+    let audience = &hello.audience;
+    let head = attached.audience(audience).await.map_err(unavailable)?;
+    if let Some(witnessed) = shared.witness.head(&hello.witness, &head.epoch)
+        && witnessed > head.head
+    {
+        tracing::warn!(
+            node = %node_id, witnessed, head = head.head,
+            "the store went back: a subscriber has the controller's word of a newer one"
+        );
+        attached.begin_epoch(&head.epoch).await.map_err(unavailable)?;
+        return Ok(None);
+    }
+    let ahead = hello.cursor.as_ref().filter(|at| at.epoch == head.epoch && at.revision > head.revision);
+    let Some(cursor) = ahead else { return Ok(None) };
+    tracing::warn!(
+        node = %node_id, %audience, at = cursor.revision, head = head.revision,
+        "a subscriber says that it is ahead of the store and cannot prove it: its ledger is damaged or it lies; \
+         it gets a snapshot of its own"
+    );
+    let epoch = format!("apart {:032x}", rand::random::<u128>());
+    Ok(Some(Apart { epoch, instead_of: head.epoch }))
 }
 
 /// What Welcome tells a subscriber of `audience`, which the record gives it.
 fn edge_key(shared: &Shared, record: &NodeRecord, node_id: &str, audience: &str) -> Bytes {
-    let cluster = || shared.edge_keys.cluster_edge_key(&record.cluster_id);
+    let cluster = || shared.keys.cluster_edge_key(&record.cluster_id);
     match audience.split_once('/') {
         Some(("edge", _)) => Bytes::copy_from_slice(cluster().as_bytes()),
         Some(("node", _)) => Bytes::copy_from_slice(cluster().for_node(node_id).as_bytes()),
@@ -296,6 +365,8 @@ impl Running {
     async fn fill(&mut self, shared: &Shared) -> Result<(), End> {
         if self.session.follows().is_some() {
             self.snapshot = None;
+            // What follows the snapshot is of the store's epoch, and so begins with another one.
+            self.must_poll |= self.apart.take().is_some();
         }
         let epoch = self.session.epoch().to_owned();
         for _ in 0..BURST {
@@ -320,7 +391,16 @@ impl Running {
         if !self.outbox.is_empty() || !self.may_snapshot(shared)? {
             return Ok(());
         }
-        let frames = self.session.poll(&self.attached, Instant::now()).await.map_err(unavailable)?;
+        let polled = match &self.apart {
+            Some(apart) => self.session.poll(&apart.of(&self.attached), Instant::now()).await,
+            None => self.session.poll(&self.attached, Instant::now()).await,
+        };
+        let mut frames = polled.map_err(unavailable)?;
+        for frame in &mut frames {
+            if let Some(Frame::Bookmark(bookmark)) = &mut frame.frame {
+                bookmark.witness = shared.witness.attest(self.session.epoch(), bookmark.head);
+            }
+        }
         self.outbox.extend(encode(&frames));
         // With nothing to say the doorbell or the next heartbeat makes us look again.
         Ok(())

@@ -165,6 +165,13 @@ impl Kek {
         ClusterEdgeKey::derive(self.bytes.as_slice(), cluster_id)
     }
 
+    /// A key of its own for one purpose, which `context` names (BLAKE3's key derivation mode): hard-coded, and never used for
+    /// anything else.
+    #[must_use]
+    pub fn derive(&self, context: &'static str) -> Zeroizing<[u8; KEY_BYTES]> {
+        Zeroizing::new(blake3::derive_key(context, self.bytes.as_slice()))
+    }
+
     /// Seals bytes for one name: they open under that name only.
     ///
     /// # Errors

@@ -522,7 +522,7 @@ impl Store {
             Box::pin(async move {
                 if tx.epoch() == seen {
                     let next = new_epoch(tx.cell());
-                    tracing::warn!(%seen, %next, "a subscriber is ahead of the store: a new epoch begins");
+                    tracing::warn!(%seen, %next, "the store went back: a new epoch begins");
                     tx.begin_epoch(next);
                 }
                 Ok(())

@@ -6,6 +6,7 @@
 //! [`Client::run`]. Called by every role.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use futures::future::OptionFuture;
 use hosting_ledger::Journal;
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
-use hosting_proto::feed::{Down, Up};
+use hosting_proto::feed::{Down, Up, up};
 use hyper_util::rt::TokioIo;
 use rand::RngExt as _;
 use rustls::ClientConfig;
@@ -32,10 +33,13 @@ use crate::Replica;
 use crate::identity::{Identity, IdentityError, unix_now, utc};
 use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
+use witness::Witness;
+
 mod edge_key;
 mod metrics;
 mod report;
 mod subscription;
+mod witness;
 
 pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use metrics::ClientMetrics;
@@ -108,6 +112,8 @@ pub struct Client {
     link: watch::Sender<Option<Link>>,
     status: watch::Sender<Option<Status>>,
     edge_key: Option<EdgeKeyStore>,
+    /// Where small things are kept; `None`: nowhere.
+    data_dir: Option<PathBuf>,
 }
 
 /// To the core's thread.
@@ -155,6 +161,7 @@ impl Client {
             link: watch::Sender::new(None),
             status: watch::Sender::new(None),
             edge_key: None,
+            data_dir: None,
         }
     }
 
@@ -190,8 +197,7 @@ impl Client {
         R: Replica,
         P: Policy,
     {
-        let (inputs, mut core) =
-            start_core(subscriber, self.status.clone(), self.metrics.clone(), self.edge_key.clone())?;
+        let (inputs, mut core) = self.start_core(subscriber)?;
         let mut failures: u32 = 0;
         let mut number = 0;
         let mut next = 0;
@@ -423,6 +429,45 @@ impl Client {
             }
         }
     }
+
+    /// Starts the core's thread. The receiver is answered when it has ended; it fails if the thread panicked.
+    fn start_core<J, R, P>(
+        &self,
+        subscriber: Subscriber<J, R, P>,
+    ) -> Result<(mpsc::Sender<Input>, oneshot::Receiver<()>), ClientError>
+    where
+        J: Journal,
+        R: Replica,
+        P: Policy,
+    {
+        let (inputs, receiver) = mpsc::channel(FRAMES_AHEAD);
+        let (done, ended) = oneshot::channel();
+        // Of its own, so that waiting with a time limit works on this thread. The core is called outside of it: a role may
+        // block.
+        let timer = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(ClientError::Thread)?;
+        let mut core = Core {
+            subscriber,
+            status: self.status.clone(),
+            metrics: self.metrics.clone(),
+            edge_key: self.edge_key.clone(),
+            witness: Witness::load(self.data_dir.as_deref()),
+            words: None,
+            shown: None,
+        };
+        thread::Builder::new()
+            .name("subscriber".into())
+            .spawn(move || {
+                core.run(&timer, receiver);
+                // The ledger's lock goes with it, before anybody is told that it is over.
+                drop(core);
+                let _ = done.send(());
+            })
+            .map_err(ClientError::Thread)?;
+        Ok((inputs, ended))
+    }
 }
 
 /// A controller cannot send a node away for longer.
@@ -432,42 +477,13 @@ fn finish(joined: Result<(), oneshot::error::RecvError>) -> Result<(), ClientErr
     joined.map_err(|_| ClientError::Panicked)
 }
 
-/// Starts the core's thread. The receiver is answered when it has ended; it fails if the thread panicked.
-fn start_core<J, R, P>(
-    subscriber: Subscriber<J, R, P>,
-    status: watch::Sender<Option<Status>>,
-    metrics: ClientMetrics,
-    edge_key: Option<EdgeKeyStore>,
-) -> Result<(mpsc::Sender<Input>, oneshot::Receiver<()>), ClientError>
-where
-    J: Journal,
-    R: Replica,
-    P: Policy,
-{
-    let (inputs, receiver) = mpsc::channel(FRAMES_AHEAD);
-    let (done, ended) = oneshot::channel();
-    // Of its own, so that waiting with a time limit works on this thread. The core is called outside of it: a role may block.
-    let timer =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(ClientError::Thread)?;
-    thread::Builder::new()
-        .name("subscriber".into())
-        .spawn(move || {
-            let mut core = Core { subscriber, status, metrics, edge_key, words: None, shown: None };
-            core.run(&timer, receiver);
-            // The ledger's lock goes with it, before anybody is told that it is over.
-            drop(core);
-            let _ = done.send(());
-        })
-        .map_err(ClientError::Thread)?;
-    Ok((inputs, ended))
-}
-
 /// What lives on the core's thread.
 struct Core<J, R, P> {
     subscriber: Subscriber<J, R, P>,
     status: watch::Sender<Option<Status>>,
     metrics: ClientMetrics,
     edge_key: Option<EdgeKeyStore>,
+    witness: Witness,
     /// To the session, while there is one.
     words: Option<mpsc::Sender<Word>>,
     /// When the status was last shown.
@@ -497,6 +513,7 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                 self.subscriber.flush(Instant::now());
                 self.say_changes();
             }
+            self.witness.save(Instant::now(), false);
             stale = self.shown.is_some_and(|shown| shown.elapsed() < STATUS_EVERY);
             if !stale {
                 self.show();
@@ -504,6 +521,7 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
         }
         self.subscriber.disconnected();
         self.subscriber.flush(Instant::now());
+        self.witness.save(Instant::now(), true);
         self.show();
     }
 
@@ -511,7 +529,11 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
         match input {
             Input::Begin { hello, words } => {
                 self.words = Some(words);
-                let _ = hello.send(self.subscriber.hello());
+                let mut up = self.subscriber.hello();
+                if let Some(up::Frame::Hello(hello)) = &mut up.frame {
+                    hello.witness = self.witness.newest();
+                }
+                let _ = hello.send(up);
             }
             Input::End => {
                 self.words = None;
@@ -527,9 +549,11 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                 if self.words.is_none() {
                     return;
                 }
-                // Before what it opens the door to.
-                if let (Some(store), Some(Frame::Welcome(welcome))) = (&self.edge_key, &frame.frame) {
-                    store.take(&welcome.edge_key);
+                match (&frame.frame, &self.edge_key) {
+                    // Before what it opens the door to.
+                    (Some(Frame::Welcome(welcome)), Some(store)) => store.take(&welcome.edge_key),
+                    (Some(Frame::Bookmark(bookmark)), _) => self.witness.take(&bookmark.witness),
+                    _ => {}
                 }
                 match self.subscriber.on_frame(frame, Instant::now()) {
                     Ok(ups) => ups.into_iter().for_each(|up| self.say(Word::Say(up))),

@@ -116,7 +116,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Answers a Hello that the caller has authorized. Gives the session with its first frame, Welcome.
+    /// Answers a Hello that the caller has authorized. Gives the session with its first frame, Welcome. A cursor beyond the
+    /// head begins a new epoch for all: the caller has made sure that the store went back.
     ///
     /// # Errors
     /// When the source cannot be read.
@@ -344,6 +345,8 @@ impl Session {
                 head: head.head,
                 count: head.count,
                 digest: digest_bytes(&head),
+                // The caller's to give.
+                witness: Bytes::new(),
             })));
             self.bookmarked = Some((at, now));
         }

@@ -61,7 +61,7 @@ pub trait FeedSource: Send + Sync {
     async fn page(&self, audience: &str, after: Option<&Key>, limit: usize)
     -> Result<Vec<Item>, SourceError>;
 
-    /// Starts a new epoch, because a subscriber of epoch `seen` showed a cursor beyond the head: the store went back.
+    /// Starts a new epoch if it is still `seen`: the store went back behind what it once sent.
     /// Does nothing if the epoch is no longer `seen`.
     async fn begin_epoch(&self, seen: &str) -> Result<(), SourceError>;
 }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use hosting_intent::{Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, kind_name};
+use hosting_intent::{Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, kind_name};
 use hosting_ledger::{Journal, LedgerBatch, LedgerError, Meta, Quarantined, Record, Stored, Why};
 use hosting_proto::feed as wire;
 use wire::down::Frame;
@@ -342,6 +342,8 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                 .position
                 .as_ref()
                 .map(|position| wire::Cursor { epoch: position.epoch.clone(), revision: position.revision }),
+            // The shell keeps it.
+            witness: Bytes::new(),
         }))
     }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use hosting_feed::FeedConfig;
 use hosting_feed::pki::Authorities;
+use hosting_intent::Bytes;
 use hosting_intent_sync::identity::unix_now;
-use hosting_intent_sync::tls;
+use hosting_intent_sync::{subscriber, tls};
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
@@ -18,11 +19,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::raw::{Raw, channel, csr};
-use crate::support::{EDGE, Feed, Store, config};
+use crate::support::{EDGE, Feed, Node, Store, config, route};
 
 async fn as_node(feed: &Feed, node: &str) -> Channel {
     let now = unix_now();
@@ -30,50 +31,142 @@ async fn as_node(feed: &Feed, node: &str) -> Channel {
 }
 
 /// The epoch of the welcome, or why there was none.
-async fn greeting(feed: &Feed, node: &str, cursor: Option<(&str, u64)>) -> Result<String, (String, u32)> {
-    let mut raw = Raw::open(as_node(feed, node).await, EDGE, cursor).await.unwrap();
-    match raw.next().await.unwrap().unwrap() {
-        Frame::Welcome(welcome) => Ok(welcome.epoch),
-        Frame::GoAway(away) => Err((away.reason, away.retry_after_ms)),
+async fn greeting(feed: &Feed, node: &str, cursor: Option<(&str, u64)>) -> Result<String, Status> {
+    welcome(feed, node, cursor, Bytes::new()).await.map(|(epoch, _)| epoch)
+}
+
+async fn welcome(
+    feed: &Feed,
+    node: &str,
+    cursor: Option<(&str, u64)>,
+    witness: Bytes,
+) -> Result<(String, Raw), Status> {
+    let mut raw = Raw::open_with(as_node(feed, node).await, EDGE, cursor, witness).await?;
+    match raw.next().await?.unwrap() {
+        Frame::Welcome(welcome) => Ok((welcome.epoch, raw)),
         other => panic!("{other:?}"),
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_node_cannot_begin_epoch_after_epoch() {
-    let feed = Feed::start().await;
-    for node in ["edge-1", "edge-2", "edge-3"] {
-        feed.registry.add(node, &["lb"]);
+/// Reads up to the next bookmark; answers its word of the store.
+async fn word(raw: &mut Raw) -> Bytes {
+    loop {
+        if let Frame::Bookmark(bookmark) = raw.next().await.unwrap().unwrap() {
+            return bookmark.witness;
+        }
     }
-    feed.store.route("a.example");
-    // Once it is believed: the store may have been put back.
-    let second = greeting(&feed, "edge-1", Some(("epoch-1", u64::MAX))).await.unwrap();
-    assert_eq!(second, "epoch-1+");
-    // The others, who are behind in the same old epoch, are none of this.
-    assert_eq!(greeting(&feed, "edge-2", Some(("epoch-1", 900))).await.unwrap(), second);
-    // It goes on with it.
-    for _ in 0..3 {
-        let (reason, retry_after) = greeting(&feed, "edge-1", Some((&second, u64::MAX))).await.unwrap_err();
-        assert!(reason.contains("edge-1") && reason.contains("epoch"), "{reason}");
-        assert!(retry_after >= 30_000, "{retry_after}");
-    }
-    // Another one so soon after is told to look again shortly.
-    let (_, retry_after) = greeting(&feed, "edge-3", Some((&second, 900))).await.unwrap_err();
-    assert!((1..=5_000).contains(&retry_after), "{retry_after}");
-    assert_eq!(greeting(&feed, "edge-3", None).await.unwrap(), second);
-    assert_eq!(feed.metric("feed_refused_total{reason=\"Ahead\"}"), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_epoch_that_could_not_begin_does_not_count() {
+async fn who_says_that_it_is_ahead_and_proves_nothing_is_served_apart() {
     let feed = Feed::start().await;
+    for node in ["edge-1", "edge-2"] {
+        feed.registry.add(node, &["lb"]);
+    }
+    let revision = feed.store.route("a.example");
+    let (epoch, mut raw) = welcome(&feed, "edge-2", None, Bytes::new()).await.unwrap();
+    assert_eq!(epoch, "epoch-1");
+    let mut honest = word(&mut raw).await.to_vec();
+    // A word that speaks of a later head, and everything else that is no word of ours.
+    honest[39] ^= 0x40;
+    for witness in [Bytes::new(), Bytes::from(honest), Bytes::from_static(&[7; 47]), vec![7; 100_000].into()]
+    {
+        let (epoch, mut raw) = welcome(&feed, "edge-1", Some(("epoch-1", u64::MAX)), witness).await.unwrap();
+        assert!(epoch != "epoch-1" && !epoch.is_empty(), "{epoch:?}");
+        // It still says where it believes to be, which counts for nothing.
+        raw.ack("epoch-1", u64::MAX).await;
+        let (mut begun, mut ended) = (Vec::new(), Vec::new());
+        while ended.len() < 2 {
+            match raw.next().await.unwrap().unwrap() {
+                Frame::SnapshotBegin(begin) => begun.push(begin.epoch),
+                Frame::SnapshotEnd(end) => ended.push(end.revision),
+                Frame::SnapshotItems(items) => assert_eq!(items.items.len(), 1),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((begun, ended), (vec![epoch, "epoch-1".to_owned()], vec![revision; 2]));
+        raw.ack("epoch-1", revision).await;
+        feed.applied("edge-1", EDGE, revision).await;
+        assert!(feed.fleet.is_in_service(EDGE, "edge-1"));
+    }
+    assert_eq!(greeting(&feed, "edge-2", Some(("epoch-1", revision))).await.unwrap(), "epoch-1");
+    assert_eq!(feed.metric("feed_resumes_total{kind=\"Apart\"}"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controllers_own_word_proves_that_the_store_went_back() {
+    let feed = Feed::start().await;
+    for node in ["edge-1", "edge-2"] {
+        feed.registry.add(node, &["lb"]);
+    }
+    feed.store.route("a.example");
+    let copy = feed.store.copy();
+    let after = feed.store.route("b.example");
+    let (_, mut raw) = welcome(&feed, "edge-1", None, Bytes::new()).await.unwrap();
+    let proof = word(&mut raw).await;
+    // While the store is where it was, or further, it proves nothing.
+    feed.store.commit("node/web-9", vec![route("c.example")], vec![]);
+    let same = welcome(&feed, "edge-1", Some(("epoch-1", after)), proof.clone()).await.unwrap();
+    assert_eq!(same.0, "epoch-1");
+
+    let (store, registry, authorities) = feed.kill();
+    store.put_back(&copy);
+    let feed = Feed::with(store, registry, authorities, config()).await;
+    feed.store.fail_epochs(true);
+    let failed = welcome(&feed, "edge-1", Some(("epoch-1", after)), proof.clone()).await;
+    assert_eq!(failed.err().unwrap().code(), Code::Unavailable);
+    feed.store.fail_epochs(false);
+    let (second, _) = welcome(&feed, "edge-1", Some(("epoch-1", after)), proof.clone()).await.unwrap();
+    assert_eq!(second, "epoch-1+");
+    // It proves it once: of the new epoch it says nothing.
+    assert_eq!(welcome(&feed, "edge-1", Some((&second, 1)), proof).await.unwrap().0, second);
+    assert_eq!(greeting(&feed, "edge-2", Some(("epoch-1", 900))).await.unwrap(), second);
+}
+
+/// A subscriber applies a change that the store then forgets; answers the epoch in which it ends up where the store is. A
+/// process that lives on has the controller's word of the change, one that is started anew kept none.
+async fn after_a_store_went_back(lives_on: bool) -> String {
+    let (feed, dir) = (Feed::start().await, tempfile::tempdir().unwrap());
     feed.registry.add("edge-1", &["lb"]);
     feed.store.route("a.example");
-    feed.store.fail_epochs(true);
-    let mut raw = Raw::open(as_node(&feed, "edge-1").await, EDGE, Some(("epoch-1", 900))).await.unwrap();
-    assert_eq!(raw.next().await.unwrap_err().code(), Code::Unavailable);
-    feed.store.fail_epochs(false);
-    assert_eq!(greeting(&feed, "edge-1", Some(("epoch-1", 900))).await.unwrap(), "epoch-1+");
+    let copy = feed.store.copy();
+    let after = feed.store.route("b.example");
+    let identity = feed.enrol("edge-1", dir.path()).await.unwrap();
+    let node = Node::start(&identity, EDGE, dir.path());
+    let is_settled = |status: &Option<subscriber::Status>| {
+        let durable = status.as_ref().and_then(|status| status.durable.as_ref());
+        status.as_ref().is_some_and(|status| status.caught_up)
+            && durable.is_some_and(|at| at.revision == after)
+    };
+    node.until("has the change on disk, and the word of it", is_settled).await;
+    let address = feed.address;
+    let node = if lives_on {
+        Some(node)
+    } else {
+        node.stop().await;
+        None
+    };
+    let (store, registry, authorities) = feed.stop().await;
+    store.put_back(&copy);
+    let feed = Feed::with(store, registry, authorities, FeedConfig { listen: address, ..config() }).await;
+    let node = node.unwrap_or_else(|| Node::start(&identity, EDGE, dir.path()));
+    let is_back = |status: &Option<subscriber::Status>| {
+        let position = status.as_ref().and_then(|status| status.position.as_ref());
+        status.as_ref().is_some_and(|status| status.caught_up)
+            && position.is_some_and(|at| at.revision < after)
+    };
+    node.until("is where the store is", is_back).await;
+    assert_eq!(node.names(), feed.store.names(EDGE));
+    let epoch = node.status.borrow().as_ref().unwrap().position.as_ref().unwrap().epoch.clone();
+    assert!(feed.fleet.lagging(EDGE, &epoch, after - 1).is_empty(), "it counts again");
+    node.stop().await;
+    epoch
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_with_the_controllers_word_begins_an_epoch_and_one_without_starts_over_alone() {
+    assert_eq!(after_a_store_went_back(true).await, "epoch-1+");
+    assert_eq!(after_a_store_went_back(false).await, "epoch-1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

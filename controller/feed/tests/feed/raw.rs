@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hosting_feed::pki::Authorities;
+use hosting_intent::Bytes;
 use hosting_intent_sync::identity::Identity;
 use hosting_intent_sync::tls;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
@@ -88,12 +89,23 @@ pub struct Raw {
 impl Raw {
     /// Says Hello; the refusal, if there is one, is the first thing to come back.
     pub async fn open(channel: Channel, audience: &str, cursor: Option<(&str, u64)>) -> Result<Self, Status> {
+        Self::open_with(channel, audience, cursor, Bytes::new()).await
+    }
+
+    /// With a word of the controller.
+    pub async fn open_with(
+        channel: Channel,
+        audience: &str,
+        cursor: Option<(&str, u64)>,
+        witness: Bytes,
+    ) -> Result<Self, Status> {
         let (up, ups) = mpsc::channel(64);
         let hello = Hello {
             build: "raw".into(),
             kinds: vec![3],
             audience: audience.to_owned(),
             cursor: cursor.map(|(epoch, revision)| Cursor { epoch: epoch.to_owned(), revision }),
+            witness,
         };
         up.send(Up { frame: Some(up::Frame::Hello(hello)) }).await.unwrap();
         let mut client = IntentFeedClient::new(channel).max_decoding_message_size(8 << 20);

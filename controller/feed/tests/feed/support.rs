@@ -11,7 +11,7 @@ use hosting_feed::fleet::Fleet;
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::pki::Authorities;
 use hosting_feed::registry::{
-    EdgeKeys, HeadDoorbell, JoinTokens, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Watermark,
+    HeadDoorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Watermark,
 };
 use hosting_feed::{FeedConfig, FeedDeps, FeedHandle, FeedServer};
 use hosting_intent::edge_key::ClusterEdgeKey;
@@ -28,10 +28,11 @@ use prost::Message as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 pub const EDGE: &str = "edge/c1";
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Audience {
     items: BTreeMap<Key, Item>,
     digest: Digest,
@@ -40,7 +41,8 @@ struct Audience {
     floor: u64,
 }
 
-struct Rows {
+#[derive(Clone)]
+pub struct Rows {
     epoch: String,
     head: u64,
     audiences: BTreeMap<String, Audience>,
@@ -104,6 +106,18 @@ impl Store {
         drop(rows);
         self.head.send_replace(revision);
         revision
+    }
+
+    /// What a backup holds: everything.
+    pub fn copy(&self) -> Rows {
+        self.rows.lock().unwrap().clone()
+    }
+
+    /// The store goes back to a copy. Nobody is told.
+    pub fn put_back(&self, copy: &Rows) {
+        let mut rows = self.rows.lock().unwrap();
+        let windows = rows.windows;
+        *rows = Rows { windows, ..copy.clone() };
     }
 
     pub fn route(&self, name: &str) -> u64 {
@@ -282,9 +296,13 @@ impl Nodes for Registered {
 
 pub const KEK: [u8; 32] = [9; 32];
 
-impl EdgeKeys for Registered {
+impl Keys for Registered {
     fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
         ClusterEdgeKey::derive(&KEK, cluster_id)
+    }
+
+    fn witness_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(KEK)
     }
 }
 
@@ -374,7 +392,7 @@ impl Feed {
             nodes: Arc::clone(&registry) as _,
             tokens: Arc::clone(&registry) as _,
             status: Arc::clone(&registry) as _,
-            edge_keys: Arc::clone(&registry) as _,
+            keys: Arc::clone(&registry) as _,
         };
         let counters = FeedMetrics::register(&mut metrics);
         let runtime =

@@ -251,8 +251,9 @@ impl Identified {
                 late.get_or_init(|| identity).clone()
             }
         };
-        let edge_key = subscription.edge_key;
-        let client = Client { link, edge_key, ..Client::new(identity, options, subscription.metrics) };
+        let Subscription { edge_key, metrics, data_dir, .. } = subscription;
+        let data_dir = Some(data_dir);
+        let client = Client { link, edge_key, data_dir, ..Client::new(identity, options, metrics) };
         Ok(client.run(subscriber, stop).await?)
     }
 }

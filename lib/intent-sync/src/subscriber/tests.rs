@@ -280,6 +280,7 @@ fn a_gap_a_lie_and_another_epoch_each_ask_for_a_snapshot() {
             head: 99,
             count: 1,
             digest: Bytes::copy_from_slice(&digest.to_bytes()),
+            ..wire::Bookmark::default()
         }))
     };
     for (what, wrong) in [
