@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::message::{Full, Owner, Section, Writer, rcode};
+use crate::message::{Full, OPT, Owner, Section, Writer, opt, rcode};
 use crate::name::{KeyBuf, NameBuf};
 use crate::query::{self, HEADER, Packet, Query};
 use crate::record::{RrSet, rtype};
@@ -145,11 +145,20 @@ impl Zones {
             _ => {}
         }
         let name = &query.name;
-        // A cut's DS set belongs to the zone above it (RFC 4035 §3.1.4.1), if that zone is here and has the cut.
+        // A cut's DS set belongs to the zone above it (RFC 4035 §3.1.4.1), if that zone is here. One that has no records of
+        // the cut has no DS set either, but does not say that there is no such name.
         if query.number == rtype::DS
             && let Some(above) = name.labels().checked_sub(1)
             && let Some(Some(reply)) = self.read(name, above, |zone| {
-                self.has_cut(zone, name).then(|| self.answer_in(zone, query, writer))
+                if self.has_cut(zone, name) {
+                    return Some(self.answer_in(zone, query, writer));
+                }
+                self.is_apex(name).then(|| {
+                    writer.authoritative();
+                    let offset = self.0.serial_offset.load(Ordering::Relaxed);
+                    writer.soa(Section::Authority, zone, offset, true)?;
+                    Ok(Reply::of(Outcome::NoData, subject(&*zone.apex)))
+                })
             })
         {
             return reply;
@@ -342,7 +351,7 @@ fn nothing() -> Answered {
     }
 }
 
-/// An answer to what has no readable question: the header alone, with nothing counted.
+/// An answer to what has no readable question: the header, and an OPT record if there was one (RFC 6891 §6.1.1).
 fn header_only(packet: &[u8], code: u16, out: &mut [u8]) -> Answered {
     let (Some([id0, id1, high, ..]), Some(header)) =
         (packet.first_chunk::<HEADER>(), out.first_chunk_mut::<HEADER>())
@@ -350,8 +359,18 @@ fn header_only(packet: &[u8], code: u16, out: &mut [u8]) -> Answered {
         return nothing();
     };
     *header = [*id0, *id1, 0x80 | (high & 0x79), (code & 0x0f) as u8, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut len = HEADER;
+    if let Some(edns) = query::edns_of(packet)
+        && let Some(place) = out.get_mut(HEADER..HEADER + OPT)
+    {
+        place.copy_from_slice(&opt(edns, code, 0));
+        len += OPT;
+        if let Some(additional) = out.get_mut(HEADER - 1) {
+            *additional = 1;
+        }
+    }
     Answered {
-        len: HEADER,
+        len,
         rcode: code,
         record_type: 0,
         outcome: Outcome::Error,

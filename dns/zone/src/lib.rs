@@ -19,6 +19,7 @@ mod answer;
 mod message;
 mod name;
 mod query;
+mod rdata;
 mod record;
 mod writer;
 mod zone;

@@ -54,11 +54,18 @@ pub(crate) enum Section {
 }
 
 /// Length of an OPT record without options.
-const OPT: usize = 11;
+pub(crate) const OPT: usize = 11;
 /// Length of an extended error option without text (RFC 8914).
 const EXTENDED_ERROR: usize = 6;
 /// The largest UDP payload that we offer to receive, RFC 9715.
 const OFFERED_PAYLOAD: u16 = 1232;
+
+/// The OPT record of an answer with `code`, up to its `length` bytes of options (RFC 6891 §6.1.2).
+pub(crate) fn opt(edns: Edns, code: u16, length: u8) -> [u8; OPT] {
+    let [p0, p1] = OFFERED_PAYLOAD.to_be_bytes();
+    let flags = if edns.dnssec_ok { 0x80 } else { 0 };
+    [0, 0, rtype::OPT as u8, p0, p1, (code >> 4) as u8, 0, flags, 0, 0, length]
+}
 
 /// Where a name begins that later names may point to, and how long it is written out.
 #[derive(Clone, Copy, Default)]
@@ -98,7 +105,8 @@ impl<'a> Writer<'a> {
         writer.put(packet.get(..query.end).ok_or(Full)?)?;
         writer.reset();
         if query.edns.is_some() {
-            writer.limit = writer.limit.saturating_sub(OPT + EXTENDED_ERROR);
+            // An extended error needs no room of its own: it goes with answers that have no records.
+            writer.limit = writer.limit.saturating_sub(OPT);
         }
         Ok(writer)
     }
@@ -145,11 +153,8 @@ impl<'a> Writer<'a> {
         self.flag(3, (code & 0x0f) as u8);
         if let Some(edns) = edns {
             self.limit = self.buf.len();
-            let [p0, p1] = OFFERED_PAYLOAD.to_be_bytes();
-            let flags = if edns.dnssec_ok { 0x80 } else { 0 };
             let length = if extended_error.is_some() { EXTENDED_ERROR as u8 } else { 0 };
-            let opt = [0, 0, rtype::OPT as u8, p0, p1, (code >> 4) as u8, 0, flags, 0, 0, length];
-            if self.put(&opt).is_ok() {
+            if self.put(&opt(edns, code, length)).is_ok() {
                 self.count(Section::Additional, 1);
             }
             if let Some(info) = extended_error {

@@ -37,6 +37,9 @@ pub(crate) enum Packet {
 /// Length of a message's header.
 pub(crate) const HEADER: usize = 12;
 
+/// The class of records that belong to the message alone.
+const ANY_CLASS: [u8; 2] = [0, 255];
+
 /// More records than this behind the question make no query.
 const MAX_RECORDS: u32 = 16;
 
@@ -105,6 +108,10 @@ fn records(packet: &[u8], mut at: usize, authorities: u32, additional: u32) -> O
         at += length;
         let kind = u16::from_be_bytes([t0, t1]);
         signed = kind == rtype::TSIG;
+        // RFC 8945 §5.2: a signature that is malformed makes the message malformed.
+        if signed && (number < authorities || [c0, c1] != ANY_CLASS || !is_signature(data)) {
+            return None;
+        }
         if kind == rtype::OPT {
             // RFC 6891 §6.1.1: one of them, owned by the root, in the additional section.
             if edns.is_some() || !root || number < authorities || !options_fit(data) {
@@ -115,6 +122,31 @@ fn records(packet: &[u8], mut at: usize, authorities: u32, additional: u32) -> O
         }
     }
     (at == packet.len()).then_some((edns, signed))
+}
+
+/// Whether a TSIG record's data is whole (RFC 8945 §4.2): algorithm, time, fudge, MAC, original id, error, other data.
+fn is_signature(data: &[u8]) -> bool {
+    let sized = |at: usize| {
+        let [high, low] = *data.get(at..)?.first_chunk::<2>()?;
+        Some(at + 2 + usize::from(u16::from_be_bytes([high, low])))
+    };
+    let end = skip_name(data, 0).and_then(|at| sized(at + 8)).and_then(|at| sized(at + 4));
+    end == Some(data.len())
+}
+
+/// The OPT record of a packet that is no query that could be answered; `None` when there is none, or no telling.
+pub(crate) fn edns_of(packet: &[u8]) -> Option<Edns> {
+    let [_, _, _, _, counts @ ..] = *packet.first_chunk::<HEADER>()?;
+    let [questions, answers, authorities, additional] =
+        [0, 2, 4, 6].map(|at| counts.get(at..at + 2).map_or(0, |pair| pair.iter().fold(0, |n, byte| n << 8 | u32::from(*byte))));
+    if questions > MAX_RECORDS {
+        return None;
+    }
+    let mut at = HEADER;
+    for _ in 0..questions {
+        at = skip_name(packet, at)? + 4;
+    }
+    records(packet, at, answers + authorities, additional)?.0
 }
 
 /// Whether the options fill an OPT record's data exactly.

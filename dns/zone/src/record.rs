@@ -1,15 +1,13 @@
-//! From record data as people write it to RRsets in wire form.
+//! RRsets in wire form, compiled from record data as people write it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use hickory_proto::rr::{RData, RecordType};
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
 use hosting_intent::Rejection;
 use hosting_intent::message::{AddressSet, Records};
 
-use crate::name::MAX_NAME;
+use crate::rdata;
 
 /// Record type numbers used here by name.
 pub(crate) mod rtype {
@@ -23,8 +21,16 @@ pub(crate) mod rtype {
     pub(crate) const TXT: u16 = 16;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const SRV: u16 = 33;
+    pub(crate) const NAPTR: u16 = 35;
+    pub(crate) const CERT: u16 = 37;
     pub(crate) const OPT: u16 = 41;
     pub(crate) const DS: u16 = 43;
+    pub(crate) const SSHFP: u16 = 44;
+    pub(crate) const TLSA: u16 = 52;
+    pub(crate) const SMIMEA: u16 = 53;
+    pub(crate) const OPENPGPKEY: u16 = 61;
+    pub(crate) const SVCB: u16 = 64;
+    pub(crate) const HTTPS: u16 = 65;
     pub(crate) const CAA: u16 = 257;
     pub(crate) const TKEY: u16 = 249;
     pub(crate) const TSIG: u16 = 250;
@@ -47,40 +53,27 @@ pub(crate) const RECORD_HEADER: usize = 12;
 /// Where a question's name lies in every message, as a compression pointer.
 pub(crate) const QUESTION_POINTER: u16 = 0xc00c;
 
-/// A type that RRsets may have: mnemonic, number, and how many fields its data has in presentation form.
-struct Served {
-    name: &'static str,
-    number: u16,
-    least: usize,
-    most: usize,
-}
-
-const fn served(name: &'static str, number: u16, least: usize, most: usize) -> Served {
-    Served { name, number, least, most }
-}
-
-const ANY_NUMBER: usize = usize::MAX;
-
-const SERVED: [Served; 19] = [
-    served("A", rtype::A, 1, 1),
-    served("AAAA", rtype::AAAA, 1, 1),
-    served("CAA", rtype::CAA, 3, 3),
-    served("CERT", 37, 4, ANY_NUMBER),
-    served("CNAME", rtype::CNAME, 1, 1),
-    served("DS", rtype::DS, 4, ANY_NUMBER),
-    served("HINFO", rtype::HINFO, 2, 2),
-    served("HTTPS", 65, 2, ANY_NUMBER),
-    served("MX", rtype::MX, 2, 2),
-    served("NAPTR", 35, 6, 6),
-    served("NS", rtype::NS, 1, 1),
-    served("OPENPGPKEY", 61, 1, ANY_NUMBER),
-    served("PTR", rtype::PTR, 1, 1),
-    served("SMIMEA", 53, 4, ANY_NUMBER),
-    served("SRV", rtype::SRV, 4, 4),
-    served("SSHFP", 44, 3, ANY_NUMBER),
-    served("SVCB", 64, 2, ANY_NUMBER),
-    served("TLSA", 52, 4, ANY_NUMBER),
-    served("TXT", rtype::TXT, 1, ANY_NUMBER),
+/// The types that RRsets may have.
+const SERVED: [(&str, u16); 19] = [
+    ("A", rtype::A),
+    ("AAAA", rtype::AAAA),
+    ("CAA", rtype::CAA),
+    ("CERT", rtype::CERT),
+    ("CNAME", rtype::CNAME),
+    ("DS", rtype::DS),
+    ("HINFO", rtype::HINFO),
+    ("HTTPS", rtype::HTTPS),
+    ("MX", rtype::MX),
+    ("NAPTR", rtype::NAPTR),
+    ("NS", rtype::NS),
+    ("OPENPGPKEY", rtype::OPENPGPKEY),
+    ("PTR", rtype::PTR),
+    ("SMIMEA", rtype::SMIMEA),
+    ("SRV", rtype::SRV),
+    ("SSHFP", rtype::SSHFP),
+    ("SVCB", rtype::SVCB),
+    ("TLSA", rtype::TLSA),
+    ("TXT", rtype::TXT),
 ];
 
 /// Mnemonic of a type in queries, for logs and metrics; `None` for one without a name here.
@@ -91,7 +84,7 @@ pub fn record_type_name(number: u16) -> Option<&'static str> {
         rtype::AXFR => Some("AXFR"),
         rtype::IXFR => Some("IXFR"),
         rtype::ANY => Some("ANY"),
-        _ => SERVED.iter().find(|served| served.number == number).map(|served| served.name),
+        _ => SERVED.iter().find(|(_, served)| *served == number).map(|(name, _)| *name),
     }
 }
 
@@ -112,8 +105,8 @@ pub(crate) fn compressible(number: u16) -> bool {
 
 /// The number of a type that RRsets may have.
 pub(crate) fn type_number(name: &str) -> Result<u16, Rejection> {
-    match SERVED.iter().find(|served| served.name == name) {
-        Some(served) => Ok(served.number),
+    match SERVED.iter().find(|(served, _)| *served == name) {
+        Some((_, number)) => Ok(*number),
         None if name == "SOA" => Err(invalid("key", "the SOA is made from the zone's own settings")),
         None => Err(invalid("key", format!("records of type {name} are not served"))),
     }
@@ -190,7 +183,7 @@ impl RrSet {
             return Err(invalid("records", format!("{} records; at most {most}", records.rdata.len())));
         }
         for text in &records.rdata {
-            let rdata = compile_rdata(number, text)
+            let rdata = rdata::compile(number, text)
                 .map_err(|problem| invalid("records", format!("{:?}: {problem}", excerpt(text))))?;
             // One record twice is one record (RFC 2181 §5).
             if !data.contains(&rdata) {
@@ -261,250 +254,9 @@ fn excerpt(text: &str) -> &str {
     text.char_indices().nth(80).map_or(text, |(end, _)| text.get(..end).unwrap_or_default())
 }
 
-/// One record's data in wire form, names lower case and not compressed.
-fn compile_rdata(number: u16, text: &str) -> Result<Box<[u8]>, String> {
-    let fields = fields(text)?;
-    let served = SERVED.iter().find(|served| served.number == number).ok_or("the type is not served")?;
-    if fields.len() < served.least || fields.len() > served.most {
-        let wanted = match (served.least, served.most) {
-            (least, most) if least == most => format!("{least}"),
-            (least, _) => format!("at least {least}"),
-        };
-        return Err(format!("{} data has {wanted} field(s), not {}", served.name, fields.len()));
-    }
-    match number {
-        // Character strings hold any octets: the codec's parser takes them for UTF-8.
-        rtype::TXT => {
-            let mut wire = Vec::with_capacity(text.len() + 1);
-            for field in &fields {
-                push_string(&mut wire, &field.bytes)?;
-            }
-            return Ok(wire.into());
-        }
-        rtype::CAA => return caa(&fields),
-        rtype::DS => return ds(&fields),
-        _ => {}
-    }
-    if !text.is_ascii() {
-        return Err("only ASCII is allowed".into());
-    }
-    let name_field = match number {
-        rtype::NS | rtype::CNAME | rtype::PTR => Some(0),
-        rtype::MX | 64 | 65 => Some(1),
-        rtype::SRV => Some(3),
-        35 => Some(5),
-        _ => None,
-    };
-    if let Some(name) = name_field.and_then(|at| fields.get(at)) {
-        if !name.absolute {
-            return Err("the name must be absolute: end it with a dot".into());
-        }
-        if number == rtype::NS && name.bytes == b"." {
-            return Err("the root is no name server".into());
-        }
-    }
-    let rdata = RData::try_from_str(RecordType::from(number), text).map_err(|error| error.to_string())?;
-    let mut wire = Vec::new();
-    let mut encoder = BinEncoder::new(&mut wire);
-    encoder.set_name_encoding(NameEncoding::UncompressedLowercase);
-    rdata.emit(&mut encoder).map_err(|error| error.to_string())?;
-    if let Some(at) = target_at(number) {
-        let name = wire.get(at..).unwrap_or_default();
-        if name.len() > MAX_NAME
-            || crate::name::NameBuf::read(name).is_none_or(|read| read.len() != name.len())
-        {
-            return Err("the name is too long or malformed".into());
-        }
-    }
-    Ok(wire.into())
-}
-
-/// CAA data (RFC 8659 §4.1): flags, tag, value.
-fn caa(fields: &[Field]) -> Result<Box<[u8]>, String> {
-    let [flags, tag, value] = fields else { return Err("CAA data is: flags tag \"value\"".into()) };
-    let flags = number_of::<u8>(flags, "flags")?;
-    if !(1..=15).contains(&tag.bytes.len()) || !tag.bytes.iter().all(u8::is_ascii_alphanumeric) {
-        return Err("the tag must have 1 to 15 ASCII letters or digits".into());
-    }
-    let mut wire = vec![flags];
-    push_string(&mut wire, &tag.bytes.to_ascii_lowercase())?;
-    wire.extend_from_slice(&value.bytes);
-    Ok(wire.into())
-}
-
-/// DS data (RFC 4034 §5.1): key tag, algorithm, digest type, digest in hexadecimal.
-fn ds(fields: &[Field]) -> Result<Box<[u8]>, String> {
-    let [tag, algorithm, digest_type, digest @ ..] = fields else {
-        return Err("DS data is: key-tag algorithm digest-type digest".into());
-    };
-    let mut wire = number_of::<u16>(tag, "key tag")?.to_be_bytes().to_vec();
-    wire.push(number_of::<u8>(algorithm, "algorithm")?);
-    wire.push(number_of::<u8>(digest_type, "digest type")?);
-    let digits: Vec<u8> = digest.iter().flat_map(|field| field.bytes.iter().copied()).collect();
-    let (pairs, []) = digits.as_chunks::<2>() else {
-        return Err("the digest must have an even number of digits".into());
-    };
-    for [high, low] in pairs {
-        let nibble = |digit: u8| char::from(digit).to_digit(16).ok_or("the digest must be hexadecimal");
-        wire.push(u8::try_from(nibble(*high)? << 4 | nibble(*low)?).unwrap_or_default());
-    }
-    let wanted = match wire.get(3) {
-        Some(1) => Some(20),
-        Some(2) => Some(32),
-        Some(4) => Some(48),
-        _ => None,
-    };
-    if wanted.is_some_and(|wanted| wire.len() != 4 + wanted) || wire.len() == 4 {
-        return Err("the digest does not have the length of its type".into());
-    }
-    Ok(wire.into())
-}
-
-fn number_of<T: std::str::FromStr>(field: &Field, what: &str) -> Result<T, String> {
-    std::str::from_utf8(&field.bytes)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| format!("the {what} is not a number in its range"))
-}
-
-fn push_string(wire: &mut Vec<u8>, string: &[u8]) -> Result<(), String> {
-    let length = u8::try_from(string.len())
-        .map_err(|_| format!("a string has {} bytes; at most 255 (write several strings)", string.len()))?;
-    wire.push(length);
-    wire.extend_from_slice(string);
-    Ok(())
-}
-
-/// One field of record data.
-struct Field {
-    bytes: Vec<u8>,
-    /// Ends with a dot that is not escaped, outside quotes.
-    absolute: bool,
-}
-
-/// Splits record data into its fields and resolves quotes and escapes (RFC 1035 §5.1). One record on one line:
-/// no comment, no parentheses, no control characters.
-fn fields(text: &str) -> Result<Vec<Field>, String> {
-    let mut fields = Vec::new();
-    let mut bytes = text.bytes().peekable();
-    while let Some(first) = bytes.next() {
-        if first == b' ' || first == b'\t' {
-            continue;
-        }
-        let quoted = first == b'"';
-        let mut field = Field { bytes: Vec::new(), absolute: false };
-        let mut next = if quoted { bytes.next() } else { Some(first) };
-        loop {
-            match next {
-                None if quoted => return Err("a quote is not closed".into()),
-                None => break,
-                Some(b'"') if quoted => {
-                    if bytes.peek().is_some_and(|byte| *byte != b' ' && *byte != b'\t') {
-                        return Err("a space must follow a closing quote".into());
-                    }
-                    break;
-                }
-                Some(b' ' | b'\t') if !quoted => break,
-                Some(b'\\') => {
-                    field.bytes.push(escaped(&mut bytes)?);
-                    field.absolute = false;
-                }
-                Some(byte @ (b';' | b'(' | b')' | b'"')) if !quoted => {
-                    return Err(format!("{:?} must stand in quotes", char::from(byte)));
-                }
-                Some(byte) if byte < 0x20 || byte == 0x7f => {
-                    return Err("control characters must be written as \\DDD".into());
-                }
-                Some(byte) => {
-                    field.bytes.push(byte);
-                    field.absolute = byte == b'.' && !quoted;
-                }
-            }
-            next = bytes.next();
-        }
-        fields.push(field);
-    }
-    Ok(fields)
-}
-
-/// What follows a backslash: three decimal digits, or one character that stands for itself.
-fn escaped(bytes: &mut impl Iterator<Item = u8>) -> Result<u8, String> {
-    let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(10));
-    match bytes.next() {
-        None => Err("a backslash ends the text".into()),
-        Some(byte) if byte.is_ascii_digit() => digit(Some(byte))
-            .zip(digit(bytes.next()))
-            .zip(digit(bytes.next()))
-            .and_then(|((a, b), c)| u8::try_from(a * 100 + b * 10 + c).ok())
-            .ok_or_else(|| "an escape is \\DDD with DDD from 000 to 255".into()),
-        Some(byte) => Ok(byte),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wire(name: &str, text: &str) -> Result<Vec<u8>, String> {
-        compile_rdata(type_number(name).unwrap(), text).map(Vec::from)
-    }
-
-    #[test]
-    fn data_of_every_type_is_compiled() {
-        assert_eq!(wire("A", "192.0.2.1").unwrap(), [192, 0, 2, 1]);
-        assert_eq!(wire("AAAA", "2001:db8::1").unwrap().len(), 16);
-        assert_eq!(wire("MX", "10 Mail.example.").unwrap(), b"\0\x0a\x04mail\x07example\0");
-        assert_eq!(wire("MX", "0 .").unwrap(), b"\0\0\0");
-        assert_eq!(wire("SRV", "1 2 443 a.example.").unwrap(), b"\0\x01\0\x02\x01\xbb\x01a\x07example\0");
-        assert_eq!(wire("CAA", "0 issue \"ca.example; a=b\"").unwrap(), b"\0\x05issueca.example; a=b");
-        assert_eq!(wire("TXT", "\"a b\" c").unwrap(), b"\x03a b\x01c");
-        assert_eq!(wire("TXT", "\"\\195\\169\" \"\\\"\"").unwrap(), b"\x02\xc3\xa9\x01\"");
-        assert_eq!(wire("TXT", "\"\"").unwrap(), b"\0");
-        assert_eq!(wire("PTR", "a.example.").unwrap(), b"\x01a\x07example\0");
-        assert_eq!(wire("DS", &format!("1 8 2 {}", "ab".repeat(32))).unwrap().len(), 36);
-        assert_eq!(wire("SSHFP", &format!("1 1 {}", "ab".repeat(20))).unwrap().len(), 22);
-        assert_eq!(wire("TLSA", &format!("3 1 1 {}", "ab".repeat(32))).unwrap().len(), 35);
-        assert_eq!(wire("HTTPS", "1 . alpn=h2").unwrap()[..3], [0, 1, 0]);
-        assert_eq!(wire("NAPTR", "1 2 \"u\" \"sip\" \"!a!b!\" .").unwrap()[..4], [0, 1, 0, 2]);
-        assert_eq!(wire("HINFO", "pc unix").unwrap(), b"\x02pc\x04unix");
-    }
-
-    #[test]
-    fn absurd_data_is_refused() {
-        for (name, text) in [
-            ("A", "300.1.1.1"),
-            ("A", "192.0.2.1 192.0.2.2"),
-            ("A", "192.0.2.1 ; hidden"),
-            ("A", "192.0.2.1\n192.0.2.2"),
-            ("A", ""),
-            ("AAAA", "192.0.2.1"),
-            ("CNAME", "relative"),
-            ("CNAME", "a.example\\."),
-            ("CNAME", "a b.example."),
-            ("CNAME", "bücher.example."),
-            ("MX", "mail.example."),
-            ("MX", "70000 mail.example."),
-            ("NS", "."),
-            ("NS", "a..example."),
-            ("PTR", &format!("{}.", "a".repeat(64))),
-            ("PTR", &format!("{}.", ["abcdefg"; 40].join("."))),
-            ("SRV", "0 0 70000 a.example."),
-            ("TXT", "\"open"),
-            ("TXT", "v=DKIM1; k=rsa"),
-            ("TXT", "\"\\300\""),
-            ("TXT", &"a".repeat(256)),
-            ("TXT", "\"a\"\"b\""),
-            ("CAA", "256 issue \"a\""),
-            ("CAA", "0 is-sue \"a\""),
-            ("DS", "1 8 2 abcd"),
-            ("DS", "1 8 9 xyz1"),
-            ("DS", "1 8 9 abc"),
-        ] {
-            assert!(wire(name, text).is_err(), "{name} {text:?}");
-        }
-        assert!(type_number("SOA").unwrap_err().to_string().contains("own settings"));
-        assert!(type_number("DNAME").unwrap_err().to_string().contains("not served"));
-    }
 
     #[test]
     fn sets_are_bounded_and_without_duplicates() {

@@ -285,6 +285,11 @@ impl Zones {
         None
     }
 
+    /// Whether a zone begins at `name`.
+    pub(crate) fn is_apex(&self, name: &NameBuf) -> bool {
+        self.0.map.contains_key(name.wire())
+    }
+
     /// Whether a zone with an apex of more than `labels` labels holds `name`.
     pub(crate) fn has_deeper(&self, name: &NameBuf, labels: usize) -> bool {
         let most = self.0.most_labels.load(Ordering::Acquire);

@@ -201,10 +201,12 @@ fn ds_is_answered_by_the_zone_above() {
     ]);
     assert_eq!(ask(&zones, "sub.example.com", "DS").answers.len(), 1);
     assert_eq!(ask(&zones, "sub.example.com", "SOA").answers.len(), 1);
-    // No cut above: the zone itself says that there is none.
+    // No cut there: the zone above says that there is no DS set (RFC 4035 §3.1.4.1), and not that there is no such name.
     let free = ask(&zones, "free.example.com", "DS");
-    assert_eq!(free.rcode, 0);
-    assert_eq!(free.authority.first().unwrap().0, "free.example.com.");
+    assert_eq!((free.rcode, free.aa), (0, true));
+    assert_eq!(free.authority.first().unwrap().0, "example.com.");
+    // The zone above is not here: nobody else can say it.
+    assert_eq!(ask(&zones, Z, "DS").authority.first().unwrap().0, "example.com.");
 }
 
 #[test]
@@ -414,9 +416,58 @@ fn edns() {
 fn signed_requests_are_told_that_the_key_is_not_known() {
     let (_writer, zones) = serving(&rich());
     let mut query = packet("web.example.com", 1, None);
-    query.extend([1, b'k', 0, 0, 250, 0, 255, 0, 0, 0, 0, 0, 0]);
     query[11] = 1;
-    assert_eq!(ask_raw(&zones, &query, Transport::Tcp).0.rcode, rcode::NOTAUTH);
+    let unsigned = query.clone();
+    // Algorithm, time, fudge, MAC, original id, error, other data.
+    let signature = [&[1, b'a', 0][..], &[0; 6], &[1, 44], &[0, 2, 7, 7], &[0x12, 0x34], &[0, 0], &[0, 0]].concat();
+    let signed = |class: u8, data: &[u8]| {
+        let mut query = unsigned.clone();
+        query.extend([1, b'k', 0, 0, 250, 0, class, 0, 0, 0, 0, 0, data.len() as u8]);
+        query.extend(data);
+        ask_raw(&zones, &query, Transport::Tcp).0.rcode
+    };
+    assert_eq!(signed(255, &signature), rcode::NOTAUTH);
+    // RFC 8945 §5.2: malformed ones are a malformed message.
+    for cut in 0..signature.len() {
+        assert_eq!(signed(255, &signature[..cut]), rcode::FORMERR, "{cut}");
+    }
+    assert_eq!(signed(1, &signature), rcode::FORMERR);
+    assert_eq!(signed(255, &[signature.as_slice(), &[0]].concat()), rcode::FORMERR);
+}
+
+#[test]
+fn whoever_speaks_edns_is_answered_in_it() {
+    let (_writer, zones) = serving(&rich());
+    let udp = Transport::Udp { max: 1232 };
+    let with_opt = packet("web.example.com", 1, Some(1232));
+    let mut no_question = with_opt[..12].to_vec();
+    no_question.extend(&with_opt[with_opt.len() - 11..]);
+    no_question[5] = 0;
+    let mut notify = with_opt.clone();
+    notify[2] |= 4 << 3;
+    for (query, code) in [(no_question, rcode::FORMERR), (notify.clone(), rcode::NOTIMP)] {
+        let (answered, bytes) = ask_raw(&zones, &query, udp);
+        assert_eq!((answered.rcode, bytes.len()), (code, 12 + 11));
+        assert_eq!((bytes[11], &bytes[12..15]), (1, [0, 0, 41].as_slice()));
+        assert_eq!(u16::from(bytes[3] & 0x0f), code);
+    }
+    // None asked for, or no telling: none.
+    for query in [packet("web.example.com", 1, None), notify[..notify.len() - 1].to_vec()] {
+        let mut query = query;
+        query[2] |= 4 << 3;
+        assert_eq!(ask_raw(&zones, &query, udp).1.len(), 12);
+    }
+}
+
+#[test]
+fn an_answer_that_fits_exactly_is_whole() {
+    // Header, question, 73 addresses and OPT: 1 232 bytes less 5.
+    let addresses: Vec<String> = (0..73).map(|n| format!("192.0.2.{n}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let name = "m2345678901234567890.example.com";
+    let (_writer, zones) = serving(&[zone(Z, 1), rrset(Z, name, "A", &addresses)]);
+    let (answered, bytes) = ask_raw(&zones, &packet(name, 1, Some(1232)), Transport::Udp { max: 1232 });
+    assert_eq!((answered.truncated, bytes.len()), (false, 12 + 34 + 4 + 73 * 16 + 11));
 }
 
 #[test]

@@ -85,9 +85,11 @@ impl World {
         if record_type == "DS"
             && zone == question
             && let Some(above) = self.zone_of(parent(question))
-            && self.cut_above(above, question).is_some()
         {
             zone = above;
+            if self.cut_above(above, question).is_none() {
+                return Expected { rcode: 0, aa: true, authority: Self::soa(above), ..refused };
+            }
         }
         let mut expected = Expected { rcode: 0, aa: true, ..refused };
         let mut name = question.to_owned();
