@@ -137,8 +137,9 @@ fn is_signature(data: &[u8]) -> bool {
 /// The OPT record of a packet that is no query that could be answered; `None` when there is none, or no telling.
 pub(crate) fn edns_of(packet: &[u8]) -> Option<Edns> {
     let [_, _, _, _, counts @ ..] = *packet.first_chunk::<HEADER>()?;
-    let [questions, answers, authorities, additional] =
-        [0, 2, 4, 6].map(|at| counts.get(at..at + 2).map_or(0, |pair| pair.iter().fold(0, |n, byte| n << 8 | u32::from(*byte))));
+    let [questions, answers, authorities, additional] = [0, 2, 4, 6].map(|at| {
+        counts.get(at..at + 2).map_or(0, |pair| pair.iter().fold(0, |n, byte| n << 8 | u32::from(*byte)))
+    });
     if questions > MAX_RECORDS {
         return None;
     }

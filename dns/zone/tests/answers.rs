@@ -419,7 +419,8 @@ fn signed_requests_are_told_that_the_key_is_not_known() {
     query[11] = 1;
     let unsigned = query.clone();
     // Algorithm, time, fudge, MAC, original id, error, other data.
-    let signature = [&[1, b'a', 0][..], &[0; 6], &[1, 44], &[0, 2, 7, 7], &[0x12, 0x34], &[0, 0], &[0, 0]].concat();
+    let signature =
+        [&[1, b'a', 0][..], &[0; 6], &[1, 44], &[0, 2, 7, 7], &[0x12, 0x34], &[0, 0], &[0, 0]].concat();
     let signed = |class: u8, data: &[u8]| {
         let mut query = unsigned.clone();
         query.extend([1, b'k', 0, 0, 250, 0, class, 0, 0, 0, 0, 0, data.len() as u8]);
