@@ -104,8 +104,13 @@ impl Store {
     /// When the store fails.
     pub async fn audit(&self, origin: Origin, entry: AuditEntry) -> Result<(), StoreError> {
         let at = self.now();
-        self.status_write(move |tx| Box::pin(async move { insert(tx, &entry, &origin, at, None).await }))
-            .await
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                let most = tx.audit_bytes();
+                insert(tx, &entry, &origin, at, None, most).await
+            })
+        })
+        .await
     }
 
     /// Deletes audit rows from before `before` (milliseconds since the Unix epoch), at most 1000; how many.
@@ -131,6 +136,7 @@ pub(crate) async fn insert(
     origin: &Origin,
     at: i64,
     revision: Option<u64>,
+    most: u64,
 ) -> Result<(), StoreError> {
     let path = entry.path.get(..entry.path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
     let body = entry.body.as_ref().map(Value::to_string).map(|body| {
@@ -153,6 +159,18 @@ pub(crate) async fn insert(
     .bind(revision.map(|revision| to_sql("revision", revision)).transpose()?)
     .bind(&origin.traceparent);
     tx.execute(query).await?;
+    make_room(tx, most).await
+}
+
+/// Deletes the oldest rows when the log has more than `most` bytes: more at once than the largest row takes.
+async fn make_room(tx: &mut ReadTx, most: u64) -> Result<(), StoreError> {
+    let row = tx.optional(sqlx::query("SELECT bytes FROM audit_size WHERE id = 1")).await?;
+    let bytes = row.map(|row| row.try_get::<i64, _>(0)).transpose()?.unwrap_or_default();
+    if u64::try_from(bytes).unwrap_or_default() > most {
+        let oldest = "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT 256)";
+        let rows = tx.execute(sqlx::query(oldest)).await?;
+        tracing::warn!(rows, most, "the audit log has its largest size: its oldest rows are dropped");
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `open` | configuration, files, lock, connections |
 //! | `schema`, `migrations/` | tables and their version |
-//! | `writer` | the queue, group commit |
+//! | `writer`, `lanes` | group commit; whose turn it is |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
 //! | `read_tx`, `page` | snapshots: `World`, lists, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
@@ -28,6 +28,7 @@ mod error;
 mod feed_source;
 mod join_token;
 mod kek;
+mod lanes;
 mod open;
 mod page;
 mod read_tx;
@@ -127,6 +128,24 @@ impl Store {
     /// When no reader comes free in time, or the file cannot be read.
     pub async fn read(&self) -> Result<ReadTx, StoreError> {
         ReadTx::snapshot(&self.0.readers).await
+    }
+
+    /// Writes and reads: an error when the store cannot do both now, e.g. on a full disk.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.status_write(|tx| {
+            Box::pin(async move {
+                let query = sqlx::query(
+                    "INSERT INTO counters (name, value) VALUES ('store_probe', 1) \
+                     ON CONFLICT (name) DO UPDATE SET value = value + 1",
+                );
+                tx.execute(query).await
+            })
+        })
+        .await?;
+        self.read().await.map(drop)
     }
 
     /// Waits until the writer has ended: after [`Store::close`], or because it failed. A controller without one is to end.

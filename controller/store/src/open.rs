@@ -1,7 +1,7 @@
 //! Opening: files and their modes, the lock against a second controller, connections, the head row.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub type IndexFn = fn(&Resource) -> Index;
 /// How to open a store.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The database file. Beside it lie `-wal`, `-shm` and `.lock`.
+    /// The database file. Beside it lie `-wal` and `-shm`.
     pub path: PathBuf,
     /// Index rows of a resource; tests give their own.
     pub index: IndexFn,
@@ -34,6 +34,8 @@ pub struct StoreConfig {
     pub busy_timeout: Duration,
     /// A mutation that takes longer is rolled back: all others wait behind it.
     pub mutation_timeout: Duration,
+    /// The audit log's largest size in bytes: beyond it the oldest rows go.
+    pub audit_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub clock: fn() -> i64,
 }
@@ -49,6 +51,7 @@ impl StoreConfig {
             readers: 8,
             busy_timeout: Duration::from_secs(5),
             mutation_timeout: Duration::from_secs(10),
+            audit_bytes: 1 << 30,
             clock: wall_clock,
         }
     }
@@ -146,7 +149,6 @@ impl Store {
         let path = config.path.as_path();
         make_folder(path)?;
         let lock = Lock::take(path)?;
-        make_file(path)?;
         let store = |error: StoreError| OpenError::Store { path: path.to_owned(), source: error };
 
         let options = connect_options(config);
@@ -192,6 +194,7 @@ impl Store {
             clock: config.clock,
             mutation_timeout: config.mutation_timeout,
             cell: head.cell.clone(),
+            audit_bytes: config.audit_bytes,
             ring,
             commits: commits.clone(),
             lock,
@@ -293,56 +296,54 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// SQLite gives `-wal` and `-shm` the mode of the file itself. Done before SQLite opens it: closing a second handle would
-/// drop SQLite's own locks.
-fn make_file(path: &Path) -> Result<(), OpenError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(file_error(path))?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file_error(path))
-}
-
-/// Held as long as anything may write.
+/// The database file itself, locked: nothing else that somebody might tidy away tells two controllers apart. Held as long as
+/// anything may write, and until SQLite has closed the file: closing a second handle drops SQLite's own locks.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as the handle")] File);
 
 impl Lock {
+    /// Makes the file if there is none. SQLite gives `-wal` and `-shm` its mode.
     pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let lock_path = PathBuf::from(name);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(file_error(&lock_path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Only for the message: a holder that did not say who it is still holds the lock.
-                let _ = file.take(16).read_to_string(&mut pid);
-                let pid = pid.trim().parse::<u32>().ok();
-                let holder = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-                return Err(OpenError::InUse { path: path.to_owned(), holder });
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+                .map_err(file_error(path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let holder = holder_of(&file).map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                    return Err(OpenError::InUse { path: path.to_owned(), holder });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(OpenError::File { path: path.to_owned(), source });
+                }
             }
-            Err(TryLockError::Error(source)) => return Err(OpenError::File { path: lock_path, source }),
+            let locked = file.metadata().map_err(file_error(path))?;
+            // A copy may have been put in its place meanwhile: then the lock is on what nobody opens any more.
+            if fs::metadata(path)
+                .is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
+            {
+                file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file_error(path))?;
+                return Ok(Self(file));
+            }
         }
-        let write = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        if let Err(error) = write {
-            // A full disk must not keep the controller from starting to read.
-            tracing::warn!(path = %lock_path.display(), %error, "cannot note the process id in the lock file");
-        }
-        Ok(Self(file))
     }
+}
+
+/// The process that holds the lock on a file, as the kernel lists it; only for the message.
+fn holder_of(file: &File) -> Option<u32> {
+    let inode = file.metadata().ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
+    locks.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let (kind, pid, at) = (words.next()?, words.nth(2)?, words.next()?);
+        let same = kind == "FLOCK" && at.rsplit(':').next() == Some(inode.as_str());
+        pid.parse().ok().filter(|_| same)
+    })
 }

@@ -28,6 +28,8 @@ pub struct WriteTx {
     index: IndexFn,
     clock: fn() -> i64,
     cell: String,
+    /// The audit log's largest size.
+    audit_bytes: u64,
     /// The group has changed the head row.
     head_moved: bool,
     mutation: Mutation,
@@ -94,12 +96,14 @@ impl WriteTx {
         index: IndexFn,
         clock: fn() -> i64,
         cell: String,
+        audit_bytes: u64,
     ) -> Self {
         Self {
             read: ReadTx::of_writer(connection),
             index,
             clock,
             cell,
+            audit_bytes,
             head_moved: false,
             mutation: Mutation::default(),
         }
@@ -153,7 +157,7 @@ impl WriteTx {
         let written = self.mutation.wrote.then_some(revision);
         for entry in std::mem::take(&mut self.mutation.audit) {
             let Mutation { origin, now, .. } = &self.mutation;
-            crate::audit::insert(&mut self.read, &entry, origin, *now, written).await?;
+            crate::audit::insert(&mut self.read, &entry, origin, *now, written, self.audit_bytes).await?;
         }
         Ok(Written {
             revision: written.unwrap_or_else(|| self.read.head()),
@@ -177,6 +181,10 @@ impl WriteTx {
     /// Revision, epoch, and whether the group changed either.
     pub(crate) fn group_head(&self) -> (u64, &str, bool) {
         (self.read.head(), self.read.epoch(), self.head_moved)
+    }
+
+    pub(crate) fn audit_bytes(&self) -> u64 {
+        self.audit_bytes
     }
 
     pub(crate) fn cell(&self) -> &str {

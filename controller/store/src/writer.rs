@@ -1,4 +1,4 @@
-//! The one writer: a bounded queue, group commit, one savepoint and one revision for each mutation.
+//! The one writer: a fair queue, group commit, one savepoint and one revision for each mutation.
 //!
 //! All writes go through here, the fleet's status too: SQLite has one write lock, and a queue is fair where its busy
 //! handler is not. Status jobs touch no revision.
@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -15,17 +15,16 @@ use futures::future::BoxFuture;
 use hosting_resource::Kind;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Notify as Bell, OwnedSemaphorePermit, broadcast, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::error::{from_sql, to_sql};
+use crate::lanes::{Caller, Lanes, Next};
 use crate::open::{IndexFn, Lock, new_epoch};
 use crate::write_tx::Written;
 use crate::{Store, StoreError, WriteTx};
 
-/// Mutations that may wait; beyond it callers wait for a place.
-const QUEUE: usize = 1024;
 /// Most mutations in one commit.
 const GROUP: usize = 128;
 /// A group takes no new member after this long: the first one waits for its commit.
@@ -158,10 +157,102 @@ pub(crate) struct Job {
     refuse: Arc<dyn Fn(StoreError) + Send + Sync>,
 }
 
+/// What waits, shared by callers and the writer.
+struct Waiting {
+    state: std::sync::Mutex<State>,
+    bell: Bell,
+    began: Instant,
+}
+
+struct State {
+    lanes: Lanes<(Job, OwnedSemaphorePermit)>,
+    closed: bool,
+}
+
+impl Waiting {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Microseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    async fn push(&self, job: Job) -> Result<(), StoreError> {
+        let caller = job.origin.actor.clone();
+        let places = self.state().lanes.places(&caller, self.now());
+        let place = places.acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let mut state = self.state();
+        if state.closed {
+            return Err(StoreError::Closed);
+        }
+        state.lanes.push(&caller, (job, place), self.now());
+        drop(state);
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// The next one; `None` once it is closed and empty.
+    async fn next(&self) -> Option<(Caller, Job)> {
+        loop {
+            let (next, closed) = {
+                let mut state = self.state();
+                let closed = state.closed;
+                // What is left at the end does not rest.
+                let now = if closed { u64::MAX } else { self.now() };
+                (state.lanes.next(now), closed)
+            };
+            match next {
+                Next::Now(caller, (job, _place)) => return Some((caller, job)),
+                Next::Nothing if closed => return None,
+                Next::Nothing => self.bell.notified().await,
+                Next::At(at) => {
+                    let rest = Duration::from_micros(at.saturating_sub(self.now()));
+                    // Somebody else may come before.
+                    let _ = tokio::time::timeout(rest, self.bell.notified()).await;
+                }
+            }
+        }
+    }
+
+    /// The next one, if it is there now and will likely fit into the time that is left.
+    fn another(&self, left: Duration) -> Option<(Caller, Job)> {
+        let now = self.now();
+        let mut state = self.state();
+        if u128::from(state.lanes.outlook(now)?) > left.as_micros() {
+            return None;
+        }
+        match state.lanes.next(now) {
+            Next::Now(caller, (job, _place)) => Some((caller, job)),
+            Next::At(_) | Next::Nothing => None,
+        }
+    }
+
+    fn charge(&self, caller: &Caller, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.state().lanes.charge(caller, took, self.now());
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.bell.notify_one();
+    }
+}
+
+/// However the writer ends, nobody waits for it then.
+struct Ending(Arc<Waiting>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.closed = true;
+        state.lanes.end();
+    }
+}
+
 pub(crate) struct Queue {
-    jobs: mpsc::WeakSender<Job>,
-    /// The only strong sender, so that closing is dropping it.
-    door: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
+    waiting: Arc<Waiting>,
     task: Mutex<Option<JoinHandle<()>>>,
     counts: Arc<Counts>,
     mutation_timeout: Duration,
@@ -169,7 +260,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn stats(&self) -> Stats {
-        let queued = self.jobs.upgrade().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity());
+        let queued = self.waiting.state().lanes.len();
         Stats {
             commits: self.counts.commits.load(Ordering::Relaxed),
             mutations: self.counts.mutations.load(Ordering::Relaxed),
@@ -180,14 +271,18 @@ impl Queue {
     }
 
     pub(crate) async fn close(&self) {
-        if let Ok(mut door) = self.door.lock() {
-            door.take();
-        }
+        self.waiting.close();
         if let Some(task) = self.task.lock().await.take()
             && let Err(error) = task.await
         {
             tracing::error!(%error, "the store's writer ended badly");
         }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.waiting.close();
     }
 }
 
@@ -198,27 +293,31 @@ pub(crate) struct Setup {
     pub(crate) clock: fn() -> i64,
     pub(crate) mutation_timeout: Duration,
     pub(crate) cell: String,
+    pub(crate) audit_bytes: u64,
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
     pub(crate) lock: Lock,
 }
 
 pub(crate) fn start(setup: Setup) -> Queue {
-    let (door, jobs) = mpsc::channel(QUEUE);
+    let waiting = Arc::new(Waiting {
+        state: std::sync::Mutex::new(State { lanes: Lanes::new(), closed: false }),
+        bell: Bell::new(),
+        began: Instant::now(),
+    });
     let counts = Arc::new(Counts::default());
     let writer = Writer {
-        tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell),
+        tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell, setup.audit_bytes),
         options: setup.options,
         broken: false,
-        jobs,
+        waiting: Arc::clone(&waiting),
         ring: setup.ring,
         commits: setup.commits,
         counts: Arc::clone(&counts),
         lock: setup.lock,
     };
     Queue {
-        jobs: door.downgrade(),
-        door: std::sync::Mutex::new(Some(door)),
+        waiting,
         task: Mutex::new(Some(tokio::spawn(writer.run()))),
         counts,
         mutation_timeout: setup.mutation_timeout,
@@ -312,8 +411,7 @@ impl Store {
     }
 
     async fn enqueue(&self, job: Job) -> Result<(), StoreError> {
-        let sender = self.0.writer.jobs.upgrade().ok_or(StoreError::Closed)?;
-        sender.send(job).await.map_err(|_| StoreError::Closed)
+        self.0.writer.waiting.push(job).await
     }
 }
 
@@ -330,7 +428,7 @@ struct Writer {
     options: SqliteConnectOptions,
     /// The connection's state is unknown: make a new one before the next group.
     broken: bool,
-    jobs: mpsc::Receiver<Job>,
+    waiting: Arc<Waiting>,
     ring: watch::Sender<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
     counts: Arc<Counts>,
@@ -345,8 +443,9 @@ struct Member {
 
 impl Writer {
     async fn run(mut self) {
-        while let Some(first) = self.jobs.recv().await {
-            self.group(first).await;
+        let _ending = Ending(Arc::clone(&self.waiting));
+        while let Some((caller, first)) = self.waiting.next().await {
+            self.group(caller, first).await;
         }
         if let Some(connection) = self.tx.into_reader().into_connection()
             && let Err(error) = connection.close().await
@@ -356,10 +455,10 @@ impl Writer {
         drop(self.lock);
     }
 
-    async fn group(&mut self, first: Job) {
+    async fn group(&mut self, caller: Caller, first: Job) {
         let mut members = Vec::new();
         let outcome = match self.begin().await {
-            Ok(()) => self.fill(first, &mut members).await,
+            Ok(()) => self.fill(caller, first, &mut members).await,
             Err(error) => {
                 (first.refuse)(error.clone());
                 Err(error)
@@ -399,13 +498,21 @@ impl Writer {
     }
 
     /// Runs what waits, until nothing does or the group has had its time. An error here is the whole group's.
-    async fn fill(&mut self, first: Job, members: &mut Vec<Member>) -> Result<(), StoreError> {
+    async fn fill(
+        &mut self,
+        caller: Caller,
+        first: Job,
+        members: &mut Vec<Member>,
+    ) -> Result<(), StoreError> {
         let started = Instant::now();
-        let mut next = Some(first);
-        while let Some(job) = next.take() {
+        let mut next = Some((caller, first));
+        while let Some((caller, job)) = next.take() {
             if !(job.abandoned)() {
                 let refuse = Arc::clone(&job.refuse);
-                match self.member(job).await {
+                let begun = Instant::now();
+                let ran = self.member(job).await;
+                self.waiting.charge(&caller, begun.elapsed());
+                match ran {
                     Ok(member) => members.push(member),
                     Err(error) => {
                         refuse(error.clone());
@@ -413,8 +520,10 @@ impl Writer {
                     }
                 }
             }
-            if members.len() < GROUP && started.elapsed() < GROUP_TIME {
-                next = self.jobs.try_recv().ok();
+            if members.len() < GROUP
+                && let Some(left) = GROUP_TIME.checked_sub(started.elapsed())
+            {
+                next = self.waiting.another(left);
             }
         }
         Ok(())

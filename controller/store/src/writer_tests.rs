@@ -141,6 +141,73 @@ async fn a_full_disk_is_named_and_survived() {
     apply(&store, "after", 30_000).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_written_says_so_when_it_is_probed() {
+    let (_folder, store) = store().await;
+    store.probe().await.unwrap();
+    let head = *store.doorbell().borrow();
+    store.status_write(|tx| Box::pin(sql(tx, "PRAGMA query_only = ON"))).await.unwrap();
+    store.read().await.unwrap();
+    assert!(store.probe().await.is_err());
+    // A write that fails may leave its connection in any state: the writer takes a new one, which may write.
+    let _ = store.probe().await;
+    store.status_write(|tx| Box::pin(sql(tx, "PRAGMA query_only = OFF"))).await.unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(*store.doorbell().borrow(), head, "a probe is no revision");
+}
+
+/// One caller's crowd does not keep another's mutation behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_one_caller_is_not_before_others() {
+    let (_folder, store) = store().await;
+    let by = |name: &str| Origin { actor: Some(name.to_owned()), ..Origin::default() };
+    let (go, wait) = oneshot::channel::<()>();
+    let blocked = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let write = store.write(Origin::default(), move |_| {
+                Box::pin(async move {
+                    wait.await.ok();
+                    Ok::<_, ApplyError>(())
+                })
+            });
+            write.await.map(|_| ())
+        })
+    };
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let run = |name: &'static str, origin: Origin| {
+        let (store, order) = (store.clone(), order.clone());
+        tokio::spawn(async move {
+            let write = store.write(origin, move |_| {
+                Box::pin(async move {
+                    order.lock().unwrap().push(name);
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    Ok::<_, ApplyError>(())
+                })
+            });
+            write.await.map(|_| ())
+        })
+    };
+    while store.stats().queued > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let mut tasks: Vec<_> = (0..50).map(|_| run("crowd", by("a"))).collect();
+    while store.stats().queued < 50 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    tasks.push(run("late", by("b")));
+    while store.stats().queued < 51 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    go.send(()).unwrap();
+    tasks.push(blocked);
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let place = order.lock().unwrap().iter().position(|name| *name == "late").unwrap();
+    assert!(place <= 1, "{place}");
+}
+
 /// A failed statement may have ended the transaction: whatever follows it would be committed on its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_runs_after_a_failed_statement() {

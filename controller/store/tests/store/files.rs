@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use hosting_intent_sync::FeedSource;
 use hosting_planner::World;
-use hosting_store::{OpenError, Store, StoreError};
+use hosting_store::{AuditEntry, AuditQuery, OpenError, Origin, Store, StoreError};
 
 use crate::harness::{Bench, applied, config, intents, kek, open, put, set, tenant};
 
@@ -29,7 +29,7 @@ async fn files_are_ours_alone() {
         names.push(file.file_name().into_string().unwrap());
     }
     names.sort();
-    assert_eq!(names, ["kek", "store.db", "store.db-shm", "store.db-wal", "store.db.lock"]);
+    assert_eq!(names, ["kek", "store.db", "store.db-shm", "store.db-wal"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,6 +42,14 @@ async fn two_controllers_on_one_file_are_refused() {
         text.contains(&format!("(process {})", std::process::id())) && text.contains("stop that one"),
         "{text}"
     );
+    // Nothing that lies beside the database is what keeps the second one out.
+    for name in ["store.db.lock", "store.db-shm"] {
+        let _ = std::fs::remove_file(bench.folder.path().join(name));
+    }
+    assert!(matches!(
+        Store::open(&config(&bench.path()), kek(&bench.path())).await,
+        Err(OpenError::InUse { .. })
+    ));
     // Dropping the last handle ends the writer, which lets go of the lock.
     let Bench { folder, store } = bench;
     drop(store);
@@ -53,6 +61,52 @@ async fn two_controllers_on_one_file_are_refused() {
         tries += 1;
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+/// The log of a store from before its size was kept is measured once; from then on the oldest rows make room.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_has_a_largest_size() {
+    let bench = Bench::new().await;
+    let entry = |n: usize| AuditEntry {
+        method: "POST".into(),
+        path: format!("/{n}"),
+        resource_type: "x".into(),
+        status_code: 400,
+        body: Some(serde_json::json!({"n": "x".repeat(1_000)})),
+        ..AuditEntry::default()
+    };
+    for n in 0..300 {
+        bench.store.audit(Origin::default(), entry(n)).await.unwrap();
+    }
+    bench.store.close().await;
+    edit(
+        &bench.path(),
+        "DROP TRIGGER audit_grows; DROP TRIGGER audit_shrinks; DROP TABLE audit_size; PRAGMA user_version = 1",
+    )
+    .await;
+    let mut small = config(&bench.path());
+    small.audit_bytes = 1 << 20;
+    let store = Store::open(&small, kek(&bench.path())).await.unwrap();
+    for n in 300..2_000 {
+        store.audit(Origin::default(), entry(n)).await.unwrap();
+    }
+    let mut rows = Vec::new();
+    let mut list = AuditQuery { limit: 1_000, ..AuditQuery::default() };
+    loop {
+        let page = store.read().await.unwrap().audit_page(&list).await.unwrap();
+        rows.extend(page.rows.into_iter().map(|row| row.entry.path));
+        match page.next {
+            Some(next) => list.after = Some(next),
+            None => break,
+        }
+    }
+    // Each row counts some 1 400 bytes, and the oldest 256 go at once.
+    assert!((450..=760).contains(&rows.len()), "{}", rows.len());
+    assert_eq!(rows[0], "/1999");
+    let expected: Vec<String> = (0..2_000).rev().take(rows.len()).map(|n| format!("/{n}")).collect();
+    assert_eq!(rows, expected, "the newest are kept, without a gap");
+    // Time goes on as it did.
+    assert_eq!(store.prune_audit(store.now() + 1).await.unwrap(), rows.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
