@@ -41,7 +41,9 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let group = TaskGroup::new();
 
     let kek = Kek::load_or_create(&settings.kek())?;
-    let store = Store::open(&StoreConfig::new(settings.store()), kek).await?;
+    let mut store_config = StoreConfig::new(settings.store());
+    store_config.audit_bytes = settings.audit_max_mib << 20;
+    let store = Store::open(&store_config, kek).await?;
     let authorities = bootstrap::authorities(&store).await?;
     if let Some(file) = &settings.bootstrap_key_file {
         bootstrap::first_key(&store, file).await?;
@@ -87,6 +89,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let limits = HttpLimits {
         connections: settings.api_connections,
         per_network: settings.api_connections_per_network,
+        trusted: settings.trusted()?,
         ..HttpLimits::default()
     };
     group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, limits, group.stop()));

@@ -1,10 +1,11 @@
 //! What an operator can set: defaults < file < environment (`HOSTING_CONTROLLER_*`) < flags.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
 use hosting_scaffold::telemetry::LogFormat;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Prefix of the environment variables.
@@ -34,10 +35,15 @@ pub struct Settings {
     pub log_revisions: u64,
     /// Audit rows are kept this long.
     pub audit_retention_days: u32,
+    /// And no more of them than this, in MiB; then the oldest go first.
+    pub audit_max_mib: u64,
     /// Connections to the API at once.
     pub api_connections: usize,
     /// Of these from one IPv4 address or IPv6 /64.
     pub api_connections_per_network: usize,
+    /// Networks of TLS proxies in front of the API, as `10.0.0.0/8` or one address. Only they are believed for whom they ask
+    /// (`X-Forwarded-For`, `Forwarded`); the share of a network is then counted by requests in work.
+    pub trusted_proxies: Vec<String>,
     /// Waiting for requests under way at the end.
     pub drain_timeout_ms: u64,
     /// Log filter, as `tracing` reads it.
@@ -59,8 +65,10 @@ impl Default for Settings {
             join_token_minutes: 15,
             log_revisions: 100_000,
             audit_retention_days: 90,
+            audit_max_mib: 1024,
             api_connections: 4_096,
             api_connections_per_network: 2_048,
+            trusted_proxies: Vec::new(),
             drain_timeout_ms: 10_000,
             log: "info".into(),
             log_format: LogFormat::Auto,
@@ -110,7 +118,32 @@ impl Settings {
         if settings.audit_retention_days == 0 {
             return invalid("audit_retention_days", "must be at least 1");
         }
+        if !(16..=1024 * 1024).contains(&settings.audit_max_mib) {
+            return invalid("audit_max_mib", "must be 16 to 1048576");
+        }
+        settings.trusted()?;
         Ok(settings)
+    }
+
+    /// The networks of `trusted_proxies`.
+    ///
+    /// # Errors
+    /// A text that is no network, or one that is everybody.
+    pub fn trusted(&self) -> Result<Vec<IpNet>, SettingsError> {
+        let wrong = |problem| SettingsError::Invalid { setting: "trusted_proxies", problem };
+        self.trusted_proxies
+            .iter()
+            .map(|text| {
+                let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+                match network {
+                    Ok(network) if network.prefix_len() > 0 => Ok(network.trunc()),
+                    Ok(_) => Err(wrong("a network of length 0 is everybody; name your proxies")),
+                    Err(_) => {
+                        Err(wrong("must be networks or addresses, e.g. [\"10.0.0.0/8\", \"192.0.2.7\"]"))
+                    }
+                }
+            })
+            .collect()
     }
 
     /// The database.
@@ -216,5 +249,15 @@ mod tests {
         std::fs::write(&file, "node_certificate_hours = 1\n").unwrap();
         let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
         assert!(error.starts_with("node_certificate_hours: "), "{error}");
+
+        std::fs::write(&file, "trusted_proxies = [\"10.1.2.3/8\", \"2001:db8::7\"]\n").unwrap();
+        let settings = load(&["--config", file.to_str().unwrap()]).unwrap();
+        let networks: Vec<String> = settings.trusted().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "2001:db8::7/128"]);
+        for wrong in ["0.0.0.0/0", "proxy.example", "10.0.0.0/33", ""] {
+            std::fs::write(&file, format!("trusted_proxies = [\"{wrong}\"]\n")).unwrap();
+            let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+            assert!(error.starts_with("trusted_proxies: "), "{wrong}: {error}");
+        }
     }
 }

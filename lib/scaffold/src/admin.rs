@@ -6,11 +6,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE, VARY},
+    },
+    response::IntoResponse,
+    routing::get,
+};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::exposition;
 use crate::http::{self, HttpLimits};
 
 /// The process's metrics. Cheap to clone.
@@ -121,8 +131,10 @@ pub async fn serve(
     http::serve(listener, router(metrics, readiness), limits, stop).await
 }
 
-async fn metrics_text(State(metrics): State<Metrics>) -> impl IntoResponse {
-    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
+async fn metrics_text(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (kind, text) = exposition::negotiate(accept, &metrics.encode());
+    ([(CONTENT_TYPE, kind), (VARY, "accept")], text)
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {

@@ -2,13 +2,22 @@
 //!
 //! Owns accept, limits and drain; never looks into a request. The admin port and the controller's API are served by it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -25,6 +34,9 @@ pub struct HttpLimits {
     /// Of these for one network (an IPv4 address, an IPv6 /64); more are closed at once, so that nobody alone can keep the
     /// others out.
     pub per_network: usize,
+    /// Networks of proxies in front: their connections are nobody's share, the requests in them are. From them alone it is believed
+    /// for whom they ask.
+    pub trusted: Vec<IpNet>,
     /// From the first moment that a request may come to the end of its header: also how long a connection may be idle.
     pub header: Duration,
     /// Largest request header in bytes, at least 8 192.
@@ -38,11 +50,76 @@ impl Default for HttpLimits {
         Self {
             connections: 4_096,
             per_network: 2_048,
+            trusted: Vec::new(),
             header: Duration::from_secs(30),
             header_bytes: 64 * 1024,
             unacknowledged: Duration::from_secs(60),
         }
     }
+}
+
+/// Whose request it is: the peer, or for whom a trusted proxy asks. In the extensions of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// For whom a trusted proxy asks: of the addresses that the proxies noted, the last one that is none of theirs. What they did not
+/// write themselves stands further to the front. Two headers that disagree are nobody's word: one of them is the client's own.
+fn client_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let last = |mut chain: Vec<Option<IpAddr>>| {
+        let mut client = peer;
+        while let Some(noted) = chain.pop() {
+            let Some(address) = noted else { break };
+            client = address;
+            if !is_trusted(trusted, address) {
+                break;
+            }
+        }
+        client
+    };
+    let values = |name: HeaderName| -> Vec<String> {
+        let texts = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
+        texts.flat_map(|text| text.split(',')).map(|part| part.trim().to_owned()).collect()
+    };
+    let plain: Vec<_> =
+        values(HeaderName::from_static("x-forwarded-for")).iter().map(|part| noted_address(part)).collect();
+    let standard: Vec<_> = values(header::FORWARDED).iter().map(|part| forwarded_for(part)).collect();
+    match (plain.is_empty(), standard.is_empty()) {
+        (true, true) => peer,
+        (false, true) => last(plain),
+        (true, false) => last(standard),
+        (false, false) => {
+            let (one, other) = (last(plain), last(standard));
+            if one == other { one } else { peer }
+        }
+    }
+}
+
+/// The `for` of an element of `Forwarded` (RFC 7239 §4).
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    noted_address(node.trim().trim_matches('"'))
+}
+
+/// An address, with or without a port.
+fn noted_address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse::<IpAddr>().ok();
+    address
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()))
+        .map(|ip| ip.to_canonical())
+}
+
+fn crowded() -> Response {
+    let body =
+        serde_json::json!({"error": "too many requests of this network at once; send fewer at a time"});
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// Serves until `stop`; requests under way are finished then, idle connections closed.
@@ -71,8 +148,16 @@ pub async fn serve(
         };
         match accepted {
             Ok((permit, tcp, peer)) => {
-                let Some(place) = networks.enter(peer.ip(), limits.per_network) else { continue };
-                let serve = connection(tcp, router.clone(), limits.clone(), stop.clone());
+                let peer = peer.ip().to_canonical();
+                let (place, shared) = if is_trusted(&limits.trusted, peer) {
+                    (None, Some(Arc::clone(&networks)))
+                } else {
+                    match networks.enter(peer, limits.per_network) {
+                        Some(place) => (Some(place), None),
+                        None => continue,
+                    }
+                };
+                let serve = connection(tcp, peer, shared, router.clone(), limits.clone(), stop.clone());
                 connections.spawn(async move {
                     serve.await;
                     drop((permit, place));
@@ -92,15 +177,46 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(tcp: TcpStream, router: Router, limits: HttpLimits, stop: CancellationToken) {
+/// `shared`: the connection is a trusted proxy's, and each request in it takes a place of its client's network.
+async fn connection(
+    tcp: TcpStream,
+    peer: IpAddr,
+    shared: Option<Arc<Networks>>,
+    router: Router,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) {
     // Both fail only on a connection that is gone.
     let _ = tcp.set_nodelay(true);
     let _ = socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(limits.unacknowledged));
+    let inner = TowerToHyperService::new(router);
+    let (trusted, per_network) = (limits.trusted, limits.per_network);
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        let inner = inner.clone();
+        let (client, place) = match &shared {
+            None => (peer, Some(None)),
+            Some(networks) => {
+                let client = client_of(request.headers(), peer, &trusted);
+                (client, networks.enter(client, per_network).map(Some))
+            }
+        };
+        request.extensions_mut().insert(ClientAddress(client));
+        async move {
+            match place {
+                None => Ok(crowded()),
+                Some(place) => {
+                    let response = hyper::service::Service::call(&inner, request).await;
+                    drop(place);
+                    response
+                }
+            }
+        }
+    });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(limits.header_bytes.max(8_192))
-        .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(tcp), service);
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -170,6 +286,58 @@ mod tests {
         for stream in [&mut silent, &mut slow, &mut idle] {
             assert!(closed_after(stream).await < Duration::from_secs(5));
         }
+    }
+
+    #[test]
+    fn the_last_address_that_is_no_proxys_is_the_clients() {
+        let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8:1::/48"].map(|net| net.parse().unwrap()).into();
+        let of = |headers: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            client_of(&map, "10.0.0.1".parse().unwrap(), &trusted).to_string()
+        };
+        let plain = "x-forwarded-for";
+        assert_eq!(of(&[]), "10.0.0.1");
+        assert_eq!(of(&[(plain, "192.0.2.1")]), "192.0.2.1");
+        assert_eq!(of(&[(plain, "203.0.113.9, 192.0.2.1")]), "192.0.2.1", "the client made up the first one");
+        assert_eq!(of(&[(plain, "203.0.113.9"), (plain, "192.0.2.1, 10.0.0.7")]), "192.0.2.1");
+        assert_eq!(of(&[(plain, "192.0.2.1:4711, 10.9.9.9")]), "192.0.2.1");
+        assert_eq!(of(&[(plain, "[2001:db8::5]:80, 2001:db8:1::2")]), "2001:db8::5");
+        assert_eq!(of(&[(plain, "10.2.2.2")]), "10.2.2.2", "a proxy that asks for itself");
+        assert_eq!(of(&[(plain, "192.0.2.1, unknown")]), "10.0.0.1");
+        assert_eq!(
+            of(&[("forwarded", "for=192.0.2.1;proto=https, For=\"[2001:db8::5]:99\"")]),
+            "2001:db8::5"
+        );
+        assert_eq!(of(&[("forwarded", "for=192.0.2.1"), (plain, "192.0.2.1")]), "192.0.2.1");
+        assert_eq!(of(&[("forwarded", "for=203.0.113.9"), (plain, "192.0.2.1")]), "10.0.0.1");
+        assert_eq!(of(&[(plain, "::ffff:192.0.2.1")]), "192.0.2.1");
+    }
+
+    #[tokio::test]
+    async fn behind_a_trusted_proxy_each_client_has_its_share() {
+        let limits = HttpLimits {
+            per_network: 1,
+            trusted: vec!["127.0.0.0/8".parse().unwrap()],
+            ..HttpLimits::default()
+        };
+        let (address, _stop, _server) = start(limits).await;
+        let ask_for = async |client: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET /slow HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut buffer = [0; 1024];
+            let length = stream.read(&mut buffer).await.unwrap();
+            String::from_utf8_lossy(&buffer[..length]).chars().skip(9).take(3).collect::<String>()
+        };
+        let (one, again, other) =
+            tokio::join!(ask_for("192.0.2.1"), ask_for("192.0.2.1"), ask_for("192.0.2.2"));
+        let mut same = [one.as_str(), again.as_str()];
+        same.sort_unstable();
+        assert_eq!((same, other.as_str()), (["200", "503"], "200"));
+        assert_eq!(ask_for("192.0.2.1").await, "200", "its place is given back");
     }
 
     #[tokio::test]

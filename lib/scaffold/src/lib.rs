@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod config;
+mod exposition;
 pub mod file;
 pub mod http;
 pub mod networks;
