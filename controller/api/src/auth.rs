@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 use hosting_planner::World;
-use hosting_resource::kinds::api_key::{ApiKeySpec, KEY_SCOPE, is_key, key_hash};
+use hosting_resource::kinds::api_key::{ApiKeySpec, KEY_SCOPE, is_key, key_hash, scope_holds};
 use hosting_resource::{Kind, Resource, Status};
 use subtle::ConstantTimeEq;
 
@@ -14,7 +14,7 @@ use crate::route::Scope;
 pub struct Principal {
     /// Id of the API key.
     pub key_id: String,
-    /// `resource:action` or `*:*`.
+    /// `resource:action`; `*` in either place stands for all.
     pub scopes: Vec<String>,
     /// Brand ids or `*`.
     pub brands: Vec<String>,
@@ -27,10 +27,10 @@ impl Principal {
         self.brands.iter().any(|brand| brand == "*")
     }
 
-    /// Whether the caller has a scope.
+    /// Whether the caller has a scope, or all that a scope with `*` stands for.
     #[must_use]
     pub fn has(&self, scope: &str) -> bool {
-        self.scopes.iter().any(|held| held == scope || held == "*:*")
+        self.scopes.iter().any(|held| scope_holds(held, scope))
     }
 
     pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
@@ -141,6 +141,13 @@ mod tests {
         assert!(admin.may_grant(&["*:*".into()]).is_ok());
         assert!(narrow.may_grant(&["tenants:read".into(), "tenants:write".into()]).is_err());
         assert!(narrow.may_grant(&["*:*".into()]).is_err());
+        let reader = key(&["*:read", "zones:*"], &["acme"]);
+        for scope in ["tenants:read", "zones:delete", "zones:*", "*:read"] {
+            assert!(reader.has(scope) && reader.may_grant(&[scope.into()]).is_ok(), "{scope}");
+        }
+        for scope in ["tenants:write", "*:*", "tenants:*", "*:write", "zone_records:write"] {
+            assert!(!reader.has(scope) && reader.may_grant(&[scope.into()]).is_err(), "{scope}");
+        }
     }
 
     #[test]

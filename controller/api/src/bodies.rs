@@ -10,7 +10,8 @@ use serde_json::Value;
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct Suspend {
     /// For operators; visitors never see it.
-    #[schemars(length(min = 1, max = 1024))]
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
     pub(crate) reason: String,
 }
 

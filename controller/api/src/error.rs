@@ -7,6 +7,9 @@ use hosting_resource::SpecError;
 use hosting_store::{PageError, StoreError, WriteError};
 use serde_json::{Map, Value};
 
+/// Longest message in bytes: what is quoted in it is the caller's, who knows it.
+const MAX_MESSAGE: usize = 1_500;
+
 /// A failed request. The body is always `{"error": message}`, sometimes with more fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
@@ -23,7 +26,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error with a body of one sentence.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), more: Map::new(), retry_after: None }
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            message.push('…');
+        }
+        Self { status, message, more: Map::new(), retry_after: None }
     }
 
     /// 400 in the words of every validation error.

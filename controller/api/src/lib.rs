@@ -7,32 +7,45 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | `route` | the table |
-//! | `service` | from HTTP to a checked call and back: ids, traces, keys, bodies, metrics, audit of refusals |
-//! | `read`, `write` | what reads and changes do |
+//! | `route`, `query`, `unserved` | the table; the parameters of each route; the routes that are not built yet |
+//! | `service`, `request` | from HTTP to a checked call and back: ids, traces, keys, preconditions, bodies, metrics |
+//! | `fallback` | readiness, wrong methods, routes that are not built yet |
+//! | `trace` | ids of requests, W3C Trace Context |
+//! | `audit`, `turns` | rows of requests, refused ones counted; a key's large requests one after another |
+//! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
 //! | `wait` | where resources stand; `?wait=ready`, workflows |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod audit;
 mod auth;
 mod bodies;
 mod error;
 mod explain;
+mod fallback;
 mod fleet;
 mod metrics;
 mod openapi;
 mod platform;
+mod prepare;
+mod query;
 mod read;
 mod redact;
+mod request;
 mod route;
 mod service;
+mod trace;
+mod turns;
+mod unserved;
 mod wait;
 mod write;
 
 pub use auth::Principal;
 pub use error::ApiError;
 pub use platform::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+pub use query::{Param, Takes};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
 pub use service::{Api, ApiConfig};
+pub use unserved::unserved;

@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::bodies;
+use crate::query::Takes;
 use crate::route::{BASE, Op, Route, Shape};
 
 /// All schemas that routes refer to, by name, and the name of each shape.
@@ -93,8 +94,19 @@ fn pascal(kind: Kind) -> String {
         .collect()
 }
 
-fn query(name: &str, kind: &str, about: &str) -> Value {
-    json!({"name": name, "in": "query", "required": false, "description": about, "schema": {"type": kind}})
+/// The schema of a parameter's values.
+fn takes(takes: &Takes) -> Value {
+    match takes {
+        Takes::Text => json!({"type": "string", "minLength": 1}),
+        Takes::AnyText => json!({"type": "string"}),
+        Takes::Word(words) => json!({"type": "string", "enum": words}),
+        Takes::Caseless(words) => json!({"type": "string", "enum": words}),
+        Takes::Count { default, .. } => json!({"type": "integer", "minimum": 1, "default": default}),
+        Takes::Seconds => json!({"type": "integer", "minimum": 1, "maximum": 300}),
+        Takes::Time => {
+            json!({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]})
+        }
+    }
 }
 
 fn parameters(route: &Route) -> Vec<Value> {
@@ -105,80 +117,29 @@ fn parameters(route: &Route) -> Vec<Value> {
         .filter_map(|part| part.split_once('}'))
         .map(|(name, _)| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
-    match route.op {
-        Op::List(kind) | Op::ListBy(kind, _) => {
-            let info = kind.info();
-            parameters.push(query("limit", "integer", "1 to 200, default 50."));
-            parameters.push(query("cursor", "string", "next_cursor of the page before."));
-            parameters.push(query("status", "string", "Only those in this status."));
-            if info.search.is_some() {
-                parameters.push(query("search", "string", "Only those whose id or name contains this."));
-            }
-            if !info.sort.is_empty() {
-                let keys: Vec<_> = info.sort.iter().map(|(key, _)| *key).collect();
-                parameters
-                    .push(json!({"name": "sort", "in": "query", "schema": {"type": "string", "enum": keys}}));
-                parameters.push(
-                    json!({"name": "order", "in": "query", "schema": {"type": "string", "enum": ["asc", "desc"], "default": "desc"}}),
-                );
-            }
-            for filter in info.filters {
-                parameters.push(query(filter, "string", "Only those with this value."));
-            }
+    parameters.extend(route.params.iter().map(|param| {
+        json!({
+            "name": param.name, "in": "query", "required": false, "description": param.about,
+            "schema": takes(&param.takes),
+        })
+    }));
+    let headers = [
+        (
+            "If-Match",
+            "Entity tags or generations that the change is meant for; another one is answered with 412.",
+        ),
+        ("If-None-Match", "Entity tags that the caller has: 304 when one of them is what would be shown."),
+    ];
+    let header = headers.into_iter().find_map(|(name, about)| match (route.is_mutating(), route.op) {
+        (true, _) if name == "If-Match" => Some((name, about)),
+        (false, Op::Get(_) | Op::BrandClusters | Op::Runtimes) if name == "If-None-Match" => {
+            Some((name, about))
         }
-        Op::AuditLogs => {
-            for (name, about) in [
-                ("search", "In resource type or method."),
-                ("resource_type", "e.g. webroots"),
-                ("resource_id", "An id."),
-                ("action", "HTTP method."),
-                ("date_from", "RFC 3339, included."),
-                ("date_to", "RFC 3339, excluded."),
-                ("sort", "created_at, method or resource_type."),
-                ("order", "asc or desc."),
-                ("cursor", "next_cursor of the page before."),
-            ] {
-                parameters.push(query(name, "string", about));
-            }
-            parameters.push(query("limit", "integer", "1 to 200, default 50."));
-        }
-        Op::Search => {
-            parameters.push(query("q", "string", "Part of an id or name."));
-            parameters.push(query("limit", "integer", "Per type: 1 to 20, default 5."));
-        }
-        Op::Await => parameters.push(query("wait_timeout", "integer", "Seconds, 1 to 300, default 300.")),
-        Op::Get(_)
-        | Op::Create(_)
-        | Op::Update(_)
-        | Op::Delete(_)
-        | Op::Retry(_)
-        | Op::Suspend
-        | Op::Unsuspend
-        | Op::RetryFailed
-        | Op::Summary
-        | Op::Converge
-        | Op::BrandClusters
-        | Op::SetBrandClusters
-        | Op::Runtimes
-        | Op::AddRuntime
-        | Op::RemoveRuntime
-        | Op::Stats
-        | Op::JoinToken
-        | Op::Forget
-        | Op::Subscribers
-        | Op::Release
-        | Op::Explain => {}
-    }
-    if route.is_mutating() {
-        parameters.push(json!({
-            "name": "wait", "in": "query", "schema": {"type": "string", "enum": ["ready"]},
-            "description": "Answer only when the whole fleet in service has it: 200 ready, 202 at the time limit, 409 rejected.",
-        }));
-        parameters.push(query("wait_timeout", "integer", "Seconds, 1 to 300, default 30."));
-        parameters.push(json!({
-            "name": "If-Match", "in": "header", "schema": {"type": "string"},
-            "description": "The generation that the change is meant for; another one is answered with 412.",
-        }));
+        _ => None,
+    });
+    if let Some((name, about)) = header {
+        parameters
+            .push(json!({"name": name, "in": "header", "schema": {"type": "string"}, "description": about}));
     }
     parameters
 }
@@ -197,9 +158,12 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     if route.path.contains('{') {
         codes.push((404, "There is no such resource"));
     }
+    if !route.is_mutating() {
+        codes.push((400, "A parameter that the path does not take, or a value that it cannot have"));
+    }
     if route.is_mutating() {
         codes.extend([
-            (400, "The body breaks a rule"),
+            (400, "The body or a parameter breaks a rule"),
             (409, "The state of things does not allow it, or the fleet rejected it"),
             (412, "If-Match names another generation"),
             (501, "A field or value that is not served yet"),
@@ -229,8 +193,7 @@ pub(crate) fn document(routes: &[Route]) -> Value {
             operation["x-scope"] = scope.to_string().into();
         }
         if let Some(schema) = schemas.refer(route.request) {
-            operation["requestBody"] =
-                json!({"required": true, "content": {"application/json": {"schema": schema}}});
+            operation["requestBody"] = json!({"required": !route.body_optional, "content": {"application/json": {"schema": schema}}});
         }
         let methods = paths.entry(route.full_path()).or_insert_with(|| json!({}));
         methods[route.method.as_str().to_ascii_lowercase()] = operation;

@@ -5,24 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use hosting_planner::{World, lint};
 use hosting_resource::kinds::brand::BrandSpec;
-use hosting_resource::{Column, Kind, ListBy, Resource, Status, Tier, timestamp};
-use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx, Sort};
+use hosting_resource::{FilterBy, Kind, ListBy, Resource, Status, Tier, timestamp};
+use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx};
 use serde_json::{Map, Value, json};
 
 use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, Runtime, RuntimeView, Runtimes, SearchResults,
     ShardTenants, Stats, StatusCount, Summary,
 };
-use crate::service::{Call, Reply, find, to_json};
+use crate::query::{GONE, Query, sort_keys, sort_of};
+use crate::service::{Call, Reply, find, named, to_json};
 use crate::wait::{Look, Waited};
 use crate::{Api, ApiError, SubscriberView};
 
-const DEFAULT_LIMIT: u32 = 50;
-const MAX_LIMIT: u32 = 200;
 /// Clusters and shards that the dashboard lists; a cell has far fewer.
 const MAX_ROWS: u32 = 1000;
-/// A status that clients may filter by and that nothing ever has: what is deleted has no row.
-const GONE: &str = "deleted";
 /// Kinds that a tenant's summary names and that the platform does not serve yet.
 const NOT_SERVED: &[&str] = &[
     "certificates",
@@ -39,34 +36,12 @@ const NOT_SERVED: &[&str] = &[
     "cron_jobs",
 ];
 
-/// `limit` of a list: what is no number or not above 0 counts as absent.
-fn limit(query: &BTreeMap<String, String>, default: u32, max: u32) -> u32 {
-    query
-        .get("limit")
-        .and_then(|text| text.parse::<u32>().ok())
-        .filter(|limit| *limit > 0)
-        .map_or(default, |l| l.min(max))
-}
-
-fn order(query: &BTreeMap<String, String>, default: Order) -> Result<Order, ApiError> {
-    match given(query, "order") {
-        None => Ok(default),
-        Some("asc") => Ok(Order::Asc),
-        Some("desc") => Ok(Order::Desc),
-        Some(_) => Err(ApiError::invalid("order", "must be asc or desc")),
-    }
-}
-
-fn given<'a>(query: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
-    query.get(name).map(String::as_str).filter(|value| !value.is_empty())
-}
-
-const fn sort_of(column: Column) -> Sort {
-    match column {
-        Column::Created => Sort::Created,
-        Column::Label => Sort::Label,
-        Column::Status => Sort::Status,
-        Column::Id => Sort::Id,
+/// The direction of a list.
+fn order(query: &Query, default: Order) -> Order {
+    match query.text("order") {
+        Some("asc") => Order::Asc,
+        Some("desc") => Order::Desc,
+        Some(_) | None => default,
     }
 }
 
@@ -115,32 +90,31 @@ impl Api {
     pub(crate) async fn list(&self, call: &Call, kind: Kind, by: Option<ListBy>) -> Result<Reply, ApiError> {
         let mut tx = self.store().read().await?;
         let info = kind.info();
+        let query = &call.query;
         let mut list = ListQuery::new(kind);
-        list.limit = limit(&call.query, DEFAULT_LIMIT, MAX_LIMIT);
+        list.limit = query.limit();
+        let mut parent = None;
         if let Some(by) = by {
             let of = call.subject(&mut tx, by.kind).await?;
             list.facets.push((by.relation.to_owned(), of.id));
-        } else if let Some(parent) = info.parent {
-            list.parent = Some(call.subject(&mut tx, parent.kind).await?.id);
+        } else if let Some(of) = info.parent {
+            let found = call.subject(&mut tx, of.kind).await?;
+            list.parent = Some(found.id.clone());
+            parent = Some(found);
         }
         if info.tier == Tier::Brand {
             list.brands = call.principal.visible();
         }
-        list.order = order(&call.query, if info.sort.is_empty() { Order::Asc } else { Order::Desc })?;
-        // Lists without sort keys have one order, whatever a client asks of all its lists alike.
-        if let Some(wanted) = given(&call.query, "sort").filter(|_| !info.sort.is_empty()) {
-            let keys: Vec<&str> = info.sort.iter().map(|(key, _)| *key).collect();
-            list.sort = match info.sort.iter().find(|(key, _)| *key == wanted) {
-                Some((_, column)) => sort_of(*column),
-                None => return Err(ApiError::invalid("sort", format!("must be one of {}", keys.join(", ")))),
-            };
+        list.order = order(query, if info.sort.is_empty() { Order::Asc } else { Order::Desc });
+        if let Some(wanted) = query.text("sort") {
+            let column = sort_keys(kind).iter().find(|(key, _)| *key == wanted);
+            list.sort = column.map_or(list.sort, |(_, column)| sort_of(*column));
         }
-        if let Some(status) = given(&call.query, "status") {
-            if status == GONE {
-                return Ok(Reply::json(200, json!({"items": [], "has_more": false})));
-            }
-            let status = Status::from_name(status)
-                .ok_or_else(|| ApiError::invalid("status", format!("{status:?} is no status")))?;
+        let status = query.text("status");
+        if status == Some(GONE) {
+            return Ok(Reply::json(200, json!({"items": [], "has_more": false})));
+        }
+        if let Some(status) = status.and_then(Status::from_name) {
             list.status = Some(status);
             if goes_with_its_tenant(kind) {
                 match status {
@@ -159,15 +133,16 @@ impl Api {
                 }
             }
         }
-        if info.search.is_some() {
-            list.search = given(&call.query, "search").map(str::to_owned);
-        }
+        list.search = query.text("search").map(|given| info.search_text(given));
         for filter in info.filters {
-            if let Some(value) = given(&call.query, filter) {
-                list.facets.push(((*filter).to_owned(), value.to_owned()));
+            let Some(given) = query.text(filter.name) else { continue };
+            let value = filter.value(given, parent.as_ref())?;
+            match filter.by {
+                FilterBy::Facet(field) => list.facets.push((field.to_owned(), value)),
+                FilterBy::Label => list.label = Some(value),
             }
         }
-        if let Some(text) = given(&call.query, "cursor") {
+        if let Some(text) = query.text("cursor") {
             let cursor = Cursor::decode(text).ok_or_else(|| {
                 ApiError::invalid(
                     "cursor",
@@ -241,6 +216,7 @@ impl Api {
         let mut tx = self.store().read().await?;
         let resource = call.subject(&mut tx, kind).await?;
         let generation = resource.generation;
+        call.conditions.check_read(&named(&resource), generation)?;
         let look = self.look(&mut tx, resource).await?;
         let mut view = self.view_of(&mut tx, &look).await?;
         if kind == Kind::Node {
@@ -320,7 +296,9 @@ impl Api {
         let mut tx = self.store().read().await?;
         let brand = call.subject(&mut tx, Kind::Brand).await?;
         let spec: BrandSpec = brand.typed().map_err(|error| ApiError::internal(&error))?;
-        Ok(Reply::json(200, json!({"cluster_ids": spec.cluster_ids})))
+        let mut reply = Reply::json(200, json!({"cluster_ids": spec.cluster_ids}));
+        reply.generation = Some(brand.generation);
+        Ok(reply)
     }
 
     pub(crate) async fn runtimes(&self, call: &Call) -> Result<Reply, ApiError> {
@@ -335,38 +313,36 @@ impl Api {
                 available: true,
             })
             .collect();
-        Ok(Reply::json(200, to_json(&Runtimes { items, has_more: false })?))
+        let mut reply = Reply::json(200, to_json(&Runtimes { items, has_more: false })?);
+        reply.generation = Some(cluster.generation);
+        Ok(reply)
     }
 
     pub(crate) async fn audit_logs(&self, call: &Call) -> Result<Reply, ApiError> {
         let query = &call.query;
-        let time = |name: &str| match given(query, name) {
-            None => Ok(None),
-            Some(text) => instant(text).map(Some).ok_or_else(|| {
-                ApiError::invalid(name, format!("{text:?} must be a date or a time as in RFC 3339"))
-            }),
-        };
+        let text = |name: &str| query.text(name).map(str::to_owned);
+        let after = text("cursor");
+        if after.as_ref().is_some_and(|cursor| uuid::Uuid::parse_str(cursor).is_err()) {
+            return Err(ApiError::invalid(
+                "cursor",
+                "is none of ours; use next_cursor of the page before, or start over without it",
+            ));
+        }
         let list = AuditQuery {
-            search: given(query, "search").map(str::to_owned),
-            resource_type: given(query, "resource_type").map(str::to_owned),
-            resource_id: given(query, "resource_id").map(str::to_owned),
-            method: given(query, "action").map(str::to_ascii_uppercase),
-            from: time("date_from")?,
-            until: time("date_to")?,
-            sort: match given(query, "sort") {
-                None | Some("created_at") => AuditSort::Written,
+            search: text("search"),
+            resource_type: text("resource_type"),
+            resource_id: text("resource_id"),
+            method: text("action"),
+            from: query.time("date_from"),
+            until: query.time("date_to"),
+            sort: match query.text("sort") {
                 Some("method") => AuditSort::Method,
                 Some("resource_type") => AuditSort::ResourceType,
-                Some(_) => {
-                    return Err(ApiError::invalid(
-                        "sort",
-                        "must be one of created_at, method, resource_type",
-                    ));
-                }
+                Some(_) | None => AuditSort::Written,
             },
-            order: order(query, Order::Desc)?,
-            after: given(query, "cursor").map(str::to_owned),
-            limit: limit(query, DEFAULT_LIMIT, MAX_LIMIT),
+            order: order(query, Order::Desc),
+            after,
+            limit: query.limit(),
         };
         let mut tx = self.store().read().await?;
         let page = tx.audit_page(&list).await?;
@@ -450,12 +426,12 @@ impl Api {
     pub(crate) async fn search(&self, call: &Call) -> Result<Reply, ApiError> {
         let mut results = Vec::new();
         let mut suspensions = Suspensions::default();
-        if let Some(text) = given(&call.query, "q") {
+        if let Some(text) = call.query.text("q").filter(|text| !text.is_empty()) {
             let mut tx = self.store().read().await?;
             for kind in Kind::ALL.iter().copied().filter(|kind| kind.info().global_search) {
                 let mut list = ListQuery::new(kind);
-                list.search = Some(text.to_owned());
-                list.limit = limit(&call.query, 5, 20);
+                list.search = Some(kind.info().search_text(text));
+                list.limit = call.query.limit();
                 for found in tx.page(&list).await?.items {
                     let covered = suspensions.over(&mut tx, &found).await?.is_some();
                     results.push(Found {
@@ -537,16 +513,6 @@ fn parse_workflow(text: &str) -> Option<Workflow<'_>> {
     None
 }
 
-/// A time or a date (its first moment, UTC), in milliseconds since the Unix epoch.
-fn instant(text: &str) -> Option<i64> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Some(time.as_millisecond());
-    }
-    let date: jiff::civil::Date = text.parse().ok()?;
-    let time = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-    Some(time.timestamp().as_millisecond())
-}
-
 /// What a cluster can run, from its state.
 pub(crate) fn runtimes_of(cluster: &Resource) -> BTreeSet<Runtime> {
     let stored = cluster.state.get("runtimes").cloned().unwrap_or_default();
@@ -568,14 +534,5 @@ mod tests {
         for none in ["", "create-", "tenant-", "create-database-db_x", "frob-tenant-t_x"] {
             assert_eq!(parse(none), None, "{none}");
         }
-    }
-
-    #[test]
-    fn limits_and_times() {
-        let with = |text: &str| limit(&[("limit".to_owned(), text.to_owned())].into(), 50, 200);
-        assert_eq!((with("0"), with("x"), with("-1"), with("7"), with("1000")), (50, 50, 50, 7, 200));
-        assert_eq!(instant("1970-01-02"), Some(86_400_000));
-        assert_eq!(instant("1970-01-01T00:00:01Z"), Some(1000));
-        assert_eq!(instant("yesterday"), None);
     }
 }

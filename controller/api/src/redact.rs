@@ -12,8 +12,32 @@ const TELLING: &[&str] =
     &["password", "passwd", "secret", "token", "key", "credential", "private", "auth", "pem", "cert", "dsn"];
 
 /// The body with secrets replaced. `definitions` are the schemas that `schema` refers to.
-pub(crate) fn redact(body: &Value, schema: &Value, definitions: &Map<String, Value>) -> Value {
-    known(body, schema, definitions, DEPTH)
+pub(crate) fn redact(body: &Map<String, Value>, schema: &Value, definitions: &Map<String, Value>) -> Value {
+    fields(body, schema, definitions, DEPTH)
+}
+
+fn fields(
+    body: &Map<String, Value>,
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    depth: usize,
+) -> Value {
+    let schema = resolve(schema, definitions);
+    if depth == 0 || schema.get("x-secret") == Some(&Value::Bool(true)) {
+        return REDACTED.into();
+    }
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return free_fields(body, depth);
+    };
+    let kept = body.iter().map(|(name, value)| {
+        let value = match properties.get(name) {
+            Some(schema) => known(value, schema, definitions, depth - 1),
+            // Nobody knows what it is: it may be a secret in the wrong place.
+            None => REDACTED.into(),
+        };
+        (name.clone(), value)
+    });
+    Value::Object(kept.collect())
 }
 
 fn known(value: &Value, schema: &Value, definitions: &Map<String, Value>, depth: usize) -> Value {
@@ -22,20 +46,7 @@ fn known(value: &Value, schema: &Value, definitions: &Map<String, Value>, depth:
         return REDACTED.into();
     }
     match value {
-        Value::Object(fields) => {
-            let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-                return free(value, depth);
-            };
-            let kept = fields.iter().map(|(name, value)| {
-                let value = match properties.get(name) {
-                    Some(schema) => known(value, schema, definitions, depth - 1),
-                    // Nobody knows what it is: it may be a secret in the wrong place.
-                    None => REDACTED.into(),
-                };
-                (name.clone(), value)
-            });
-            Value::Object(kept.collect())
-        }
+        Value::Object(nested) => fields(nested, schema, definitions, depth),
         Value::Array(items) => {
             let schema = schema.get("items").unwrap_or(&Value::Null);
             Value::Array(items.iter().map(|item| known(item, schema, definitions, depth - 1)).collect())
@@ -49,17 +60,19 @@ fn free(value: &Value, depth: usize) -> Value {
         return REDACTED.into();
     }
     match value {
-        Value::Object(fields) => {
-            let kept = fields.iter().map(|(name, value)| {
-                let lower = name.to_ascii_lowercase();
-                let secret = TELLING.iter().any(|word| lower.contains(word));
-                (name.clone(), if secret { REDACTED.into() } else { free(value, depth - 1) })
-            });
-            Value::Object(kept.collect())
-        }
+        Value::Object(fields) => free_fields(fields, depth),
         Value::Array(items) => Value::Array(items.iter().map(|item| free(item, depth - 1)).collect()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
+}
+
+fn free_fields(fields: &Map<String, Value>, depth: usize) -> Value {
+    let kept = fields.iter().map(|(name, value)| {
+        let lower = name.to_ascii_lowercase();
+        let secret = TELLING.iter().any(|word| lower.contains(word));
+        (name.clone(), if secret { REDACTED.into() } else { free(value, depth - 1) })
+    });
+    Value::Object(kept.collect())
 }
 
 /// Follows `$ref`s and picks the part of an optional value that is not null.
@@ -95,7 +108,7 @@ mod tests {
     fn of(kind: Kind, body: &Value) -> Value {
         let mut generator = schemars::SchemaGenerator::default();
         let schema = kind.def().create_schema(&mut generator).to_value();
-        redact(body, &schema, &generator.take_definitions(true))
+        redact(body.as_object().unwrap(), &schema, &generator.take_definitions(true))
     }
 
     #[test]

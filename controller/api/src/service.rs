@@ -1,7 +1,5 @@
 //! From an HTTP request to a checked call, and from its outcome to an answer.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +14,37 @@ use axum::routing::{MethodFilter, on};
 use futures::FutureExt;
 use hosting_planner::World;
 use hosting_resource::{Kind, Tier};
+use hosting_scaffold::http::ClientAddress;
 use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
-use hosting_store::{AuditEntry, Origin, Store};
+use hosting_store::Store;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate};
+use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
+use crate::query::Query;
 use crate::redact::redact;
-use crate::route::{Op, Route, Shape, table};
+use crate::request::{self, Preconditions, entity_tag};
+use crate::route::{BASE, Op, Route, Shape, table};
+use crate::trace::{child_of, is_traceparent, request_id};
+use crate::turns::{Turn, Turns};
+use crate::unserved::unserved;
 use crate::wait::{Waiting, WaitingPlace};
 use crate::{ApiError, Platform};
 
 /// Longest id or name in a path, in bytes: nothing stored is longer.
-const MAX_PARAM: usize = 1024;
+pub(crate) const MAX_PARAM: usize = 1024;
+/// A body of more bytes, or one that describes more resources, is worked on in the key's turn.
+const LARGE: (usize, usize) = (64 * 1024, 50);
+/// Large requests of a key that may be in line.
+const IN_LINE: usize = 64;
 
 /// How the API behaves.
 #[derive(Debug, Clone)]
@@ -48,6 +59,10 @@ pub struct ApiConfig {
     pub max_wait: Duration,
     /// Requests that may wait at a time, an eighth of them with one key; more are told to come back.
     pub max_waiting: usize,
+    /// Refused requests of a key that get audit rows of their own within `refusal_window`; more are counted in one row.
+    pub refusal_rows: u32,
+    /// See `refusal_rows`.
+    pub refusal_window: Duration,
     /// Cancelled when the process drains: waiting requests are answered with what is known then.
     pub stop: CancellationToken,
 }
@@ -60,6 +75,8 @@ impl Default for ApiConfig {
             default_wait: Duration::from_secs(30),
             max_wait: Duration::from_secs(300),
             max_waiting: 1024,
+            refusal_rows: 100,
+            refusal_window: Duration::from_secs(600),
             stop: CancellationToken::new(),
         }
     }
@@ -75,6 +92,9 @@ struct Inner {
     config: ApiConfig,
     metrics: HttpMetrics,
     waiting: Arc<Waiting>,
+    turns: Arc<Turns>,
+    refusals: Refusals,
+    ready: tokio::sync::Mutex<Option<Looked>>,
     routes: Vec<Arc<Route>>,
     /// Resolved request schemas, for redaction.
     schemas: Map<String, Value>,
@@ -94,15 +114,16 @@ pub(crate) struct Call {
     pub(crate) principal: Principal,
     /// The path's parameter; empty when it has none.
     pub(crate) id: String,
-    pub(crate) query: BTreeMap<String, String>,
+    pub(crate) query: Query,
     /// Empty when the route takes none.
     pub(crate) body: Map<String, Value>,
-    /// Of `If-Match`.
-    pub(crate) generation: Option<u64>,
+    pub(crate) conditions: Preconditions,
     /// How long to wait for the fleet.
     pub(crate) wait: Option<Duration>,
     pub(crate) traceparent: String,
     pub(crate) callback: bool,
+    /// Held by a large request until it is done.
+    _turn: Option<Turn>,
 }
 
 /// A success.
@@ -112,6 +133,8 @@ pub(crate) struct Reply {
     pub(crate) revision: Option<u64>,
     pub(crate) generation: Option<u64>,
     pub(crate) retry_after: Option<u32>,
+    /// Where the resource is that the answer speaks of.
+    pub(crate) location: Option<String>,
 }
 
 impl Reply {
@@ -122,24 +145,43 @@ impl Reply {
             revision: None,
             generation: None,
             retry_after: None,
+            location: None,
+        }
+    }
+
+    /// The entity tag of what is shown.
+    fn tag(&self) -> Option<String> {
+        Some(entity_tag(self.generation?, self.body.as_ref()?))
+    }
+
+    /// 304 in the place of what the caller has already (RFC 9110 §15.4.5).
+    fn unless_known(self, conditions: &Preconditions) -> Self {
+        match self.tag() {
+            Some(tag) if self.status == StatusCode::OK && conditions.is_known(&tag) => {
+                Self { status: StatusCode::NOT_MODIFIED, ..self }
+            }
+            Some(_) | None => self,
         }
     }
 }
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
+        let tag = self.tag();
         let mut response = match self.body {
-            Some(body) => (self.status, axum::Json(body)).into_response(),
-            None => self.status.into_response(),
+            Some(body) if self.status != StatusCode::NOT_MODIFIED => {
+                (self.status, axum::Json(body)).into_response()
+            }
+            Some(_) | None => self.status.into_response(),
         };
         let headers = response.headers_mut();
         if let Some(revision) = self.revision {
             headers.insert("x-revision", HeaderValue::from(revision));
         }
-        if let Some(generation) = self.generation
-            && let Ok(tag) = HeaderValue::from_str(&format!("\"{generation}\""))
-        {
-            headers.insert(header::ETAG, tag);
+        for (name, value) in [(header::ETAG, tag), (header::LOCATION, self.location)] {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+                headers.insert(name, value);
+            }
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -169,6 +211,9 @@ impl Api {
             platform,
             metrics: HttpMetrics::register(registry),
             waiting: Arc::new(Waiting::new(config.max_waiting)),
+            turns: Arc::new(Turns::new(IN_LINE)),
+            refusals: Refusals::new(config.refusal_rows, config.refusal_window),
+            ready: tokio::sync::Mutex::default(),
             routes: routes.into_iter().map(Arc::new).collect(),
             schemas: schemas.finish(),
             openapi,
@@ -189,6 +234,22 @@ impl Api {
         self.0.config.stop.clone()
     }
 
+    pub(crate) fn ready(&self) -> &tokio::sync::Mutex<Option<Looked>> {
+        &self.0.ready
+    }
+
+    pub(crate) fn routes(&self) -> &[Arc<Route>] {
+        &self.0.routes
+    }
+
+    pub(crate) fn metrics(&self) -> &HttpMetrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
     pub(crate) fn max_wait(&self) -> Duration {
         self.0.config.max_wait
     }
@@ -207,7 +268,8 @@ impl Api {
         self.0.waiting.count()
     }
 
-    /// All routes: those of the table, `/docs`, `/healthz` and `/readyz`. Anything else is 404, another method 405.
+    /// All routes: those of the table, those that are not served yet, `/docs`, `/healthz` and `/readyz`. Anything else is 404,
+    /// another method 405.
     pub fn router(&self) -> Router {
         let mut router = Router::new();
         for route in &self.0.routes {
@@ -215,9 +277,18 @@ impl Api {
             let (api, this) = (self.clone(), Arc::clone(route));
             let handler = move |params: Result<RawPathParams, RawPathParamsRejection>, request: Request| {
                 let (api, route) = (api.clone(), Arc::clone(&this));
-                async move { api.answer(Some(route), params.ok(), request).await }
+                async move { api.answer(Target::Served(route), params.ok(), request).await }
             };
             router = router.route(&route.full_path(), on(filter, handler));
+        }
+        for (method, path) in unserved() {
+            let Ok(filter) = MethodFilter::try_from(method) else { continue };
+            let api = self.clone();
+            let handler = move |request: Request| {
+                let api = api.clone();
+                async move { api.answer(Target::Unserved(path), None, request).await }
+            };
+            router = router.route(&format!("{BASE}{path}"), on(filter, handler));
         }
         let document = self.0.openapi.clone();
         let page = self.0.page.clone();
@@ -234,59 +305,44 @@ impl Api {
             .route("/readyz", axum::routing::get(move || async move { api.readiness().await }));
         let (missing, wrong) = (self.clone(), self.clone());
         router
-            .fallback(move |request: Request| async move { missing.answer(None, None, request).await })
+            .fallback(
+                move |request: Request| async move { missing.answer(Target::Nothing, None, request).await },
+            )
             .method_not_allowed_fallback(move |request: Request| async move { wrong.wrong_method(&request) })
     }
 
-    /// `{"core_db": "ok"}`, 503 when the store cannot be read within 3 s.
-    async fn readiness(&self) -> Response {
-        let read = tokio::time::timeout(Duration::from_secs(3), self.store().read()).await;
-        let (status, text) = match read {
-            Ok(Ok(_)) => (StatusCode::OK, "ok".to_owned()),
-            Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store did not answer within 3 s".to_owned()),
-        };
-        (status, axum::Json(json!({"core_db": text}))).into_response()
-    }
-
-    fn wrong_method(&self, request: &Request) -> Response {
-        let response = ApiError::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            format!("{} is not allowed here; see /docs for the methods of this path", request.method()),
-        )
-        .into_response();
-        self.0.metrics.answered(request.method().as_str(), "unmatched", 405, Duration::ZERO);
-        response
-    }
-
     /// One request, with everything around it: request id, trace, metrics, one log line.
-    async fn answer(
-        &self,
-        route: Option<Arc<Route>>,
-        params: Option<RawPathParams>,
-        request: Request,
-    ) -> Response {
+    async fn answer(&self, target: Target, params: Option<RawPathParams>, request: Request) -> Response {
         let begun = Instant::now();
         let method = request.method().clone();
-        let path = route.as_ref().map_or_else(|| "unmatched".to_owned(), |route| route.full_path());
+        let path = match &target {
+            Target::Served(route) => route.full_path(),
+            Target::Unserved(path) => format!("{BASE}{path}"),
+            Target::Nothing => "unmatched".to_owned(),
+        };
         let request_id = request_id(request.headers());
         let given =
             request.headers().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let given = if is_traceparent(given) { given.to_owned() } else { String::new() };
-        let span = tracing::info_span!("request", %method, path = %path, %request_id);
+        let client = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
+        let span = tracing::info_span!("request", %method, path = %path, %request_id, client);
         set_remote_parent(&span, &given);
         let mut response = async {
             let traceparent = Some(current_traceparent()).filter(|own| !own.is_empty());
             let traceparent = traceparent.unwrap_or_else(|| child_of(&given));
-            let response = match route {
-                Some(route) => {
+            let response = match target {
+                Target::Served(route) => {
                     let served = AssertUnwindSafe(self.serve(route, params, request, &traceparent));
                     served.catch_unwind().await.unwrap_or_else(|panic| {
                         let cause = panic.downcast_ref::<&str>().copied().unwrap_or("a panic");
                         ApiError::internal(&cause).into_response()
                     })
                 }
-                None => ApiError::not_found("there is no such path; see /docs").into_response(),
+                Target::Unserved(_) => {
+                    let (parts, _) = request.into_parts();
+                    self.not_served(&method, &parts.headers, &path).await.into_response()
+                }
+                Target::Nothing => ApiError::not_found("there is no such path; see /docs").into_response(),
             };
             let took = begun.elapsed();
             tracing::info!(
@@ -319,49 +375,50 @@ impl Api {
             Ok(principal) => principal,
             Err((principal, error)) => {
                 // Strangers write no rows: they could fill the disk.
-                if let Some(principal) = principal {
+                if let Some(principal) = principal.filter(|_| route.is_mutating()) {
                     let id = params.as_ref().map(first).unwrap_or_default();
-                    self.audit_refusal(
-                        &route,
-                        &principal,
-                        parts.uri.path(),
-                        &id,
-                        None,
-                        traceparent,
-                        error.status,
-                    )
-                    .await;
+                    let row = entry(&route, parts.uri.path(), Some(&id), None, error.status.as_u16());
+                    self.audit_refusal(&principal, traceparent, row).await;
                 }
                 return error.into_response();
             }
         };
         let id = params.as_ref().map(first).unwrap_or_default();
-        let read = self.read_call(&route, &parts.headers, parts.uri.query(), id.clone(), body).await;
+        let sound =
+            self.read_call(&route, &principal, &parts.headers, parts.uri.query(), id.clone(), body).await;
         let path = parts.uri.path().to_owned();
-        let (outcome, body) = match read {
-            Err(error) => (Err(error), None),
+        let (outcome, body) = match sound {
+            Err(error) => (Err(error.into()), None),
             Ok(sound) => {
-                let kept = Value::Object(sound.body.clone());
+                let kept = (route.request != Shape::Empty).then(|| self.redacted(&route, &sound.body));
+                let conditions = sound.conditions.clone();
                 let call = Call {
                     route: Arc::clone(&route),
                     principal: principal.clone(),
                     id: id.clone(),
                     query: sound.query,
                     body: sound.body,
-                    generation: sound.generation,
+                    conditions: sound.conditions,
                     wait: sound.wait,
                     traceparent: traceparent.to_owned(),
                     callback: parts.headers.contains_key("x-callback-url"),
+                    _turn: sound.turn,
                 };
-                let kept = (route.request != Shape::Empty).then(|| self.redacted(&route, &kept));
-                (self.dispatch(call, &path, kept.clone()).await, kept)
+                let outcome = self.dispatch(call, &path, kept.clone()).await;
+                (
+                    outcome.map(
+                        |reply| if route.is_mutating() { reply } else { reply.unless_known(&conditions) },
+                    ),
+                    kept,
+                )
             }
         };
         match outcome {
             Ok(reply) => reply.into_response(),
             Err(Failure { error, audited }) => {
-                if !audited {
-                    self.audit_refusal(&route, &principal, &path, &id, body, traceparent, error.status).await;
+                if !audited && route.is_mutating() {
+                    let row = entry(&route, &path, Some(&id), body, error.status.as_u16());
+                    self.audit_refusal(&principal, traceparent, row).await;
                 }
                 error.into_response()
             }
@@ -397,74 +454,77 @@ impl Api {
     async fn read_call(
         &self,
         route: &Route,
+        principal: &Principal,
         headers: &HeaderMap,
         query: Option<&str>,
         id: String,
         body: Body,
-    ) -> Result<Sound, Failure> {
+    ) -> Result<Sound, ApiError> {
         if id.len() > MAX_PARAM || id.chars().any(char::is_control) {
-            return Err(ApiError::not_found("there is no resource with such an id").into());
+            return Err(ApiError::not_found("there is no resource with such an id"));
         }
-        let query = parse_query(query.unwrap_or_default())?;
-        let wait = if route.is_mutating() { self.wait_of(&query)? } else { None };
-        let generation = match headers.get(header::IF_MATCH) {
-            Some(value) if route.is_mutating() => generation_of(value)?,
-            Some(_) | None => None,
+        let query = Query::read(query.unwrap_or_default(), &route.params)?;
+        let wait = match query.text("wait") {
+            Some(_) => Some(self.wait_timeout(&query, self.0.config.default_wait)?),
+            None => None,
         };
-        let body = match route.request {
-            Shape::Empty => Map::new(),
+        let conditions = Preconditions::read(headers)?;
+        let (body, turn) = match route.request {
+            Shape::Empty => (Map::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {
-                self.read_body(body).await?
+                self.read_body(route, principal, headers, body).await?
             }
         };
-        Ok(Sound { query, body, generation, wait })
-    }
-
-    fn wait_of(&self, query: &BTreeMap<String, String>) -> Result<Option<Duration>, ApiError> {
-        match query.get("wait").map(String::as_str) {
-            None | Some("") => Ok(None),
-            Some("ready") => self.wait_timeout(query, self.0.config.default_wait).map(Some),
-            Some(_) => Err(ApiError::invalid("wait", "must be ready")),
-        }
+        Ok(Sound { query, body, conditions, wait, turn })
     }
 
     /// `?wait_timeout=` in seconds.
-    pub(crate) fn wait_timeout(
-        &self,
-        query: &BTreeMap<String, String>,
-        default: Duration,
-    ) -> Result<Duration, ApiError> {
-        let Some(text) = query.get("wait_timeout") else { return Ok(default) };
+    pub(crate) fn wait_timeout(&self, query: &Query, default: Duration) -> Result<Duration, ApiError> {
+        let Some(seconds) = query.seconds("wait_timeout") else { return Ok(default) };
         let max = self.0.config.max_wait.as_secs();
-        text.trim_end_matches('s')
-            .parse::<u64>()
-            .ok()
-            .filter(|seconds| (1..=max).contains(seconds))
-            .map(Duration::from_secs)
-            .ok_or_else(|| ApiError::invalid("wait_timeout", format!("must be 1 to {max} seconds")))
+        if seconds > max {
+            return Err(ApiError::invalid("wait_timeout", format!("must be 1 to {max} seconds")));
+        }
+        Ok(Duration::from_secs(seconds))
     }
 
-    async fn read_body(&self, body: Body) -> Result<Map<String, Value>, ApiError> {
+    /// The body, and the key's turn when it is large.
+    async fn read_body(
+        &self,
+        route: &Route,
+        principal: &Principal,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Map<String, Value>, Option<Turn>), ApiError> {
         let limit = self.0.config.body_limit;
-        let whole = tokio::time::timeout(self.0.config.body_timeout, axum::body::to_bytes(body, limit));
-        let whole = whole.await.map_err(|_| {
+        let whole = tokio::time::timeout(self.0.config.body_timeout, request::read_all(body, limit));
+        let bytes = whole.await.map_err(|_| {
             let seconds = self.0.config.body_timeout.as_secs();
             ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {seconds} s"))
-        })?;
-        let bytes = whole.map_err(|error| {
-            let over = std::error::Error::source(&error)
-                .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
-            if over {
-                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
-            } else {
-                ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")
-            }
-        })?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(fields)) => Ok(fields),
-            Ok(_) => Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid JSON: the body must be an object")),
-            Err(error) => Err(ApiError::new(StatusCode::BAD_REQUEST, format!("invalid JSON: {error}"))),
+        })??;
+        if bytes.is_empty() && route.body_optional {
+            return Ok((Map::new(), None));
         }
+        if !bytes.is_empty() {
+            request::check_media_type(headers)?;
+        }
+        let mut turn = None;
+        if bytes.len() > LARGE.0 {
+            turn = Some(self.turn(principal).await?);
+        }
+        let fields = request::parse(bytes).await?;
+        if turn.is_none() && described(&fields) > LARGE.1 {
+            turn = Some(self.turn(principal).await?);
+        }
+        Ok((fields, turn))
+    }
+
+    async fn turn(&self, principal: &Principal) -> Result<Turn, ApiError> {
+        self.0.turns.take(&principal.key_id).await.ok_or_else(|| {
+            ApiError::unavailable(
+                "too many large requests of this key are in line; send them one after another",
+            )
+        })
     }
 
     async fn dispatch(&self, call: Call, path: &str, kept: Option<Value>) -> Result<Reply, Failure> {
@@ -485,6 +545,7 @@ impl Api {
                 Ok(Reply::json(200, to_json(&explanation)?))
             }
             Op::Create(_)
+            | Op::CreateBy(..)
             | Op::Update(_)
             | Op::Delete(_)
             | Op::Retry(_)
@@ -502,62 +563,9 @@ impl Api {
     }
 
     /// A request body as audit rows keep it.
-    fn redacted(&self, route: &Route, body: &Value) -> Value {
+    fn redacted(&self, route: &Route, body: &Map<String, Value>) -> Value {
         let name = openapi::name_of(route.request).unwrap_or_default();
-        within_bounds(redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas))
-    }
-
-    /// The audit row of a request that changed nothing. A store that cannot write it is in the log.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one row")]
-    async fn audit_refusal(
-        &self,
-        route: &Route,
-        principal: &Principal,
-        path: &str,
-        id: &str,
-        body: Option<Value>,
-        traceparent: &str,
-        status: StatusCode,
-    ) {
-        if !route.is_mutating() {
-            return;
-        }
-        let entry = audit_entry(route, path, Some(id), body, status.as_u16());
-        let origin = Origin {
-            traceparent: traceparent.to_owned(),
-            actor: Some(principal.key_id.clone()),
-            admin: principal.is_admin(),
-        };
-        if let Err(error) = self.store().audit(origin, entry).await {
-            tracing::error!(%error, %path, "an audit row could not be written");
-        }
-    }
-}
-
-/// Largest body that an audit row keeps, in bytes of JSON: callers could fill the disk with refused requests.
-const MAX_AUDITED: usize = 16 * 1024;
-
-/// The body, or how large it was.
-fn within_bounds(body: Value) -> Value {
-    let bytes = body.to_string().len();
-    if bytes <= MAX_AUDITED { body } else { json!({"not_kept": format!("{bytes} bytes of JSON")}) }
-}
-
-/// An audit row.
-pub(crate) fn audit_entry(
-    route: &Route,
-    path: &str,
-    id: Option<&str>,
-    body: Option<Value>,
-    status: u16,
-) -> AuditEntry {
-    AuditEntry {
-        method: route.method.to_string(),
-        path: path.chars().take(MAX_PARAM).collect(),
-        resource_type: route.group().to_owned(),
-        resource_id: id.filter(|id| !id.is_empty()).map(str::to_owned),
-        status_code: status,
-        body,
+        redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas)
     }
 }
 
@@ -574,10 +582,30 @@ impl From<ApiError> for Failure {
 }
 
 struct Sound {
-    query: BTreeMap<String, String>,
+    query: Query,
     body: Map<String, Value>,
-    generation: Option<u64>,
+    conditions: Preconditions,
     wait: Option<Duration>,
+    turn: Option<Turn>,
+}
+
+/// What a request is for.
+enum Target {
+    Served(Arc<Route>),
+    /// The path of a route that is not served yet.
+    Unserved(&'static str),
+    Nothing,
+}
+
+/// Objects in the lists of a body, at every depth: what may be resources.
+pub(crate) fn described(fields: &Map<String, Value>) -> usize {
+    fields
+        .values()
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(|nested| 1 + described(nested))
+        .sum()
 }
 
 impl Call {
@@ -607,6 +635,18 @@ pub(crate) async fn find(
     }
 }
 
+/// The path of a resource.
+pub(crate) fn item_path(kind: Kind, id: &str) -> String {
+    const PLAIN: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+    format!("{BASE}{}", kind.info().item.replace("{id}", &utf8_percent_encode(id, PLAIN).to_string()))
+}
+
+/// A resource in messages.
+pub(crate) fn named(resource: &hosting_resource::Resource) -> String {
+    format!("{} {}", resource.kind, resource.id)
+}
+
 /// A serialisable answer.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<Value, ApiError> {
     serde_json::to_value(value).map_err(|error| ApiError::internal(&error))
@@ -614,110 +654,4 @@ pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<Value, ApiError>
 
 fn first(params: &RawPathParams) -> String {
     params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default()
-}
-
-fn parse_query(query: &str) -> Result<BTreeMap<String, String>, ApiError> {
-    let uri: http::Uri = format!("/?{query}")
-        .parse()
-        .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the query is malformed"))?;
-    axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri)
-        .map(|pairs| pairs.0.into_iter().collect())
-        .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "the query is malformed"))
-}
-
-/// `"7"`, `7` or `W/"7"`; `*` asks for nothing.
-fn generation_of(value: &HeaderValue) -> Result<Option<u64>, ApiError> {
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(None);
-    }
-    text.trim_start_matches("W/")
-        .trim_matches('"')
-        .parse()
-        .map(Some)
-        .map_err(|_| ApiError::invalid("If-Match", "must be a generation, e.g. \"3\""))
-}
-
-/// The caller's, when it is harmless in a log; else a new one.
-fn request_id(headers: &HeaderMap) -> String {
-    headers
-        .get("x-request-id")
-        .and_then(|value| value.to_str().ok())
-        .filter(|id| {
-            (1..=64).contains(&id.len())
-                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        })
-        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
-}
-
-/// W3C Trace Context, version 00.
-fn is_traceparent(text: &str) -> bool {
-    let lower_hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let mut parts = text.split('-');
-    let (version, trace, span, flags) = (parts.next(), parts.next(), parts.next(), parts.next());
-    parts.next().is_none()
-        && version == Some("00")
-        && trace.is_some_and(|trace| lower_hex(trace, 32) && trace.bytes().any(|b| b != b'0'))
-        && span.is_some_and(|span| lower_hex(span, 16) && span.bytes().any(|b| b != b'0'))
-        && flags.is_some_and(|flags| lower_hex(flags, 2))
-}
-
-/// A traceparent of our own: in the given trace, or in a new one. For when nothing exports spans.
-fn child_of(given: &str) -> String {
-    let mut random = [0u8; 24];
-    rand::fill(&mut random);
-    let (new_trace, span) = random.split_at(16);
-    let hex = |bytes: &[u8]| {
-        bytes.iter().fold(String::new(), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    };
-    let mut parts = given.split('-').skip(1);
-    let trace = parts.next().map_or_else(|| hex(new_trace), str::to_owned);
-    let flags = parts.nth(1).unwrap_or("01");
-    format!("00-{trace}-{}-{flags}", hex(span))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn traces_go_on() {
-        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
-        assert!(is_traceparent(given));
-        let child = child_of(given);
-        assert!(is_traceparent(&child), "{child}");
-        assert_eq!((&child[..36], &child[52..]), (&given[..36], "-00"));
-        assert_ne!(child, given);
-        assert!(is_traceparent(&child_of("")));
-        for bad in [
-            "",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-        ] {
-            assert!(!is_traceparent(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn generations() {
-        let of = |text: &str| generation_of(&HeaderValue::from_str(text).unwrap());
-        assert_eq!((of("\"3\"").unwrap(), of("3").unwrap(), of("*").unwrap()), (Some(3), Some(3), None));
-        assert!(of("three").is_err());
-    }
-
-    #[test]
-    fn queries() {
-        let parsed = parse_query("q=a%20b&limit=5").unwrap();
-        assert_eq!((parsed["q"].as_str(), parsed["limit"].as_str()), ("a b", "5"));
-        assert!(parse_query("").unwrap().is_empty());
-    }
 }

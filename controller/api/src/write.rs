@@ -1,4 +1,5 @@
-//! What changes do: checked inside the write transaction, audited with it, answered once it is on disk, waited for if asked.
+//! What changes do: worked out beforehand, checked against what is stored inside the write transaction, audited with it, answered
+//! once it is on disk, waited for if asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,15 +7,17 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use hosting_planner::{Change, Deleted, Draft, World, lint};
 use hosting_resource::kinds::brand;
-use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier, Warning};
+use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier, Update, Warning};
 use hosting_store::{ListQuery, Origin, WriteTx};
 use serde_json::{Map, Value, json};
 
+use crate::audit::{bounded, entry};
 use crate::auth::is_revoked;
 use crate::bodies::{Converging, RetryFailed, Runtime, RuntimeView, Suspend};
+use crate::prepare::Prepared;
 use crate::read::runtimes_of;
 use crate::route::{Op, Shape};
-use crate::service::{Call, Failure, Reply, audit_entry, find, to_json};
+use crate::service::{Call, Failure, Reply, described, find, item_path, named, to_json};
 use crate::wait::{Look, Waited, lagging};
 use crate::{Api, ApiError};
 
@@ -28,17 +31,6 @@ const RETRY_AFTER: u32 = 5;
 /// Resources that one body may describe. More would not fit into a transaction; found out in there, that would cost everybody
 /// who waits for the store's one writer.
 const MAX_DESCRIBED: usize = 1_000;
-
-/// Objects in the lists of a body, at every depth.
-fn described(fields: &Map<String, Value>) -> usize {
-    fields
-        .values()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(Value::as_object)
-        .map(|nested| 1 + described(nested))
-        .sum()
-}
 
 /// What a mutation did.
 #[derive(Debug)]
@@ -88,10 +80,6 @@ impl Done {
     }
 }
 
-fn entropy(buffer: &mut [u8]) {
-    rand::fill(buffer);
-}
-
 impl Api {
     pub(crate) async fn change(&self, call: Call, path: &str, kept: Option<Value>) -> Result<Reply, Failure> {
         let described = described(&call.body);
@@ -107,7 +95,7 @@ impl Api {
             None => None,
         };
         let call = Arc::new(call);
-        let entry = audit_entry(&call.route, path, Some(&call.id), kept, call.route.success);
+        let row = entry(&call.route, path, Some(&call.id), kept.map(bounded), call.route.success);
         let origin = Origin {
             traceparent: call.traceparent.clone(),
             actor: Some(call.principal.key_id.clone()),
@@ -125,21 +113,22 @@ impl Api {
             None
         };
         if let Some(body) = alone {
-            self.store().audit(origin, entry).await.map_err(ApiError::from)?;
+            self.store().audit(origin, row).await.map_err(ApiError::from)?;
             return Ok(Reply::json(call.route.success, body));
         }
 
+        let prepared = call.prepare(self.store()).await?;
         let inner = Arc::clone(&call);
         let committed = self
             .store()
             .write(origin.clone(), move |tx| {
                 Box::pin(async move {
-                    let done = inner.carry_out(tx).await?;
-                    let mut entry = entry;
+                    let done = inner.carry_out(tx, prepared).await?;
+                    let mut row = row;
                     if done.subject.is_some() {
-                        entry.resource_id.clone_from(&done.subject);
+                        row.resource_id.clone_from(&done.subject);
                     }
-                    tx.audit(entry);
+                    tx.audit(row);
                     Ok::<Done, ApiError>(done)
                 })
             })
@@ -161,13 +150,14 @@ impl Api {
             ));
         }
         done.warnings.extend(self.zone_warnings(&done.body).await.map_err(audited)?);
+        let location = location(&call, path, &done);
         let reply = match call.wait {
             Some(limit) => self.answer_when_ready(&call, done, committed.revision, limit).await,
             None => self.answer_now(&call, done, committed.revision).await,
         };
         drop(place);
         // The change is on disk and its row with it, whatever became of the answer.
-        reply.map_err(audited)
+        reply.map(|reply| Reply { location, ..reply }).map_err(audited)
     }
 
     async fn retry_the_rest(
@@ -209,8 +199,14 @@ impl Api {
 
     async fn answer_now(&self, call: &Call, done: Done, revision: u64) -> Result<Reply, ApiError> {
         let status = StatusCode::from_u16(call.route.success).unwrap_or(StatusCode::OK);
-        let mut reply =
-            Reply { status, body: None, revision: Some(revision), generation: None, retry_after: None };
+        let mut reply = Reply {
+            status,
+            body: None,
+            revision: Some(revision),
+            generation: None,
+            retry_after: None,
+            location: None,
+        };
         match done.body {
             Body::None => {}
             Body::Json(body) => reply.body = Some(body),
@@ -281,6 +277,7 @@ impl Api {
             revision: Some(revision),
             generation,
             retry_after: (status == StatusCode::ACCEPTED).then_some(RETRY_AFTER),
+            location: None,
         })
     }
 
@@ -298,6 +295,16 @@ impl Api {
         body.insert("id".to_owned(), id.into());
         body.insert("status".to_owned(), "deleted".into());
         Ok(body)
+    }
+}
+
+/// Where the resource is that was made or is on its way (RFC 9110 §15.3.2, §15.3.3).
+fn location(call: &Call, path: &str, done: &Done) -> Option<String> {
+    match (call.route.success, &done.body, call.route.subject, &done.subject) {
+        (201 | 202, Body::View(resource, _), _, _) => Some(item_path(resource.kind, &resource.id)),
+        (201, _, _, _) => Some(path.to_owned()),
+        (202, _, Some(kind), Some(id)) => Some(item_path(kind, id)),
+        _ => None,
     }
 }
 
@@ -319,10 +326,10 @@ fn cluster_ids(mut view: Map<String, Value>) -> Map<String, Value> {
 }
 
 impl Call {
-    async fn carry_out(&self, tx: &mut WriteTx) -> Result<Done, ApiError> {
+    async fn carry_out(&self, tx: &mut WriteTx, prepared: Prepared) -> Result<Done, ApiError> {
         match self.route.op {
-            Op::Create(kind) => self.create(tx, kind).await,
-            Op::Update(kind) => self.update(tx, kind).await,
+            Op::Create(kind) | Op::CreateBy(kind, _) => self.create(tx, kind, prepared).await,
+            Op::Update(kind) => self.update(tx, kind, prepared).await,
             Op::Delete(kind) => self.delete(tx, kind).await,
             Op::Retry(kind) => {
                 let current = self.current(tx, kind).await?;
@@ -331,9 +338,6 @@ impl Call {
             }
             Op::Suspend => {
                 let reason = self.typed::<Suspend>()?.reason;
-                if reason.trim().is_empty() {
-                    return Err(ApiError::invalid("reason", "is required"));
-                }
                 if reason.chars().count() > 1024 || reason.chars().any(char::is_control) {
                     return Err(ApiError::invalid(
                         "reason",
@@ -358,6 +362,7 @@ impl Call {
             Op::SetBrandClusters => {
                 let current = self.current(tx, Kind::Brand).await?;
                 let update = brand::set_clusters(&current, &self.body)?;
+                self.may_set(&current, &update.spec)?;
                 let cluster_ids = update.spec.get("cluster_ids").cloned().unwrap_or_default();
                 let warnings = update.warnings.clone();
                 let updated = hosting_planner::update(tx, current, update).await?;
@@ -387,7 +392,7 @@ impl Call {
         }
     }
 
-    fn typed<T: serde::de::DeserializeOwned>(&self) -> Result<T, ApiError> {
+    pub(crate) fn typed<T: serde::de::DeserializeOwned>(&self) -> Result<T, ApiError> {
         serde_json::from_value(Value::Object(self.body.clone())).map_err(|error| {
             let message = error.to_string();
             match message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
@@ -398,8 +403,8 @@ impl Call {
     }
 
     /// The resource in the path: the caller's, and of the generation that it was meant for.
-    async fn current(&self, tx: &mut WriteTx, kind: Kind) -> Result<Resource, ApiError> {
-        let mut current = self.subject(tx, kind).await?;
+    pub(crate) async fn current(&self, world: &mut dyn World, kind: Kind) -> Result<Resource, ApiError> {
+        let mut current = self.subject(world, kind).await?;
         if kind == Kind::ApiKey && is_revoked(&current) {
             return Err(ApiError::not_found("api key not found"));
         }
@@ -407,89 +412,51 @@ impl Call {
             ShapeError::Newer { .. } => ApiError::conflict(error.to_string()),
             ShapeError::Unreadable { .. } => ApiError::internal(&error),
         })?;
-        match self.generation {
-            Some(wanted) if wanted != current.generation => Err(ApiError::new(
-                StatusCode::PRECONDITION_FAILED,
-                format!(
-                    "{} {} has generation {}, the change was meant for {wanted}: read it again",
-                    kind, current.id, current.generation
-                ),
-            )),
-            Some(_) | None => Ok(current),
-        }
+        self.conditions.check(&named(&current), current.generation)?;
+        Ok(current)
     }
 
-    /// Refuses a body that speaks of another's brand before anything is told about it.
-    async fn may_create(&self, tx: &mut WriteTx, kind: Kind) -> Result<(), ApiError> {
-        if self.principal.is_admin() {
-            return Ok(());
-        }
-        let text = |field: &str| self.body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-        if kind == Kind::Brand {
-            // A brand of one's own making would be out of one's reach, unless it was granted before it was there.
-            return self.principal.may_use_brand(text("id"));
-        }
-        if let Some(brand) = text("brand_id") {
-            self.principal.may_use_brand(Some(brand))?;
-        }
-        self.may_use_tenant(tx, kind).await
-    }
-
-    /// A zone's `tenant_id`.
-    async fn may_use_tenant(&self, tx: &mut WriteTx, kind: Kind) -> Result<(), ApiError> {
-        if kind != Kind::Zone {
-            return Ok(());
-        }
-        if let Some(id) = self.body.get("tenant_id").and_then(Value::as_str)
-            && let Some(tenant) = tx.resource(id).await?
-        {
-            self.principal.may_touch(&tenant)?;
-        }
-        Ok(())
-    }
-
-    /// A key may grant no more than the caller has.
-    fn may_grant(&self, spec: &Map<String, Value>) -> Result<(), ApiError> {
-        let list = |field: &str| -> Vec<String> {
-            spec.get(field).and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
-        };
-        self.principal.may_grant(&list("scopes"))?;
-        list("brands").iter().try_for_each(|brand| self.principal.may_use_brand(Some(brand)))
-    }
-
-    async fn create(&self, tx: &mut WriteTx, kind: Kind) -> Result<Done, ApiError> {
-        let parent = match kind.info().parent {
-            Some(parent) => Some(self.subject(tx, parent.kind).await?),
-            None => None,
-        };
+    async fn create(&self, tx: &mut WriteTx, kind: Kind, prepared: Prepared) -> Result<Done, ApiError> {
+        let parent = self.parent(tx, kind).await?;
         self.may_create(tx, kind).await?;
-        let Creation { resources, secrets, warnings } =
-            kind.def().create(parent.as_ref(), &self.body, &mut entropy)?;
-        if kind == Kind::ApiKey
-            && let Some(key) = resources.first()
-        {
-            self.may_grant(&key.spec)?;
-        }
+        let creation = match prepared {
+            Prepared::Creation { parent: seen, creation } if is_as_seen(seen.as_ref(), parent.as_ref()) => {
+                creation
+            }
+            Prepared::Creation { .. } | Prepared::Update { .. } | Prepared::Nothing => {
+                self.creation(kind, parent.as_ref())?
+            }
+        };
+        let Creation { mut resources, secrets, warnings } = creation;
+        let main = resources.first().map(|new| new.id.clone()).unwrap_or_default();
+        self.name_subscriptions(tx, &mut resources).await?;
         let creation = Creation { resources, secrets: Map::new(), warnings: Vec::new() };
         let created = hosting_planner::create(tx, creation).await?;
         if kind.info().tier == Tier::Brand {
             created.iter().try_for_each(|resource| self.principal.may_touch(resource))?;
         }
         let wait = created.iter().map(|resource| resource.id.clone()).collect();
-        let main = created.into_iter().next().ok_or_else(|| ApiError::internal(&"nothing was created"))?;
+        let main = created
+            .into_iter()
+            .find(|resource| resource.id == main)
+            .ok_or_else(|| ApiError::internal(&"nothing was created"))?;
         Ok(Done { subject: Some(main.id.clone()), body: Body::View(Box::new(main), secrets), wait, warnings })
     }
 
-    async fn update(&self, tx: &mut WriteTx, kind: Kind) -> Result<Done, ApiError> {
+    async fn update(&self, tx: &mut WriteTx, kind: Kind, prepared: Prepared) -> Result<Done, ApiError> {
         let current = self.current(tx, kind).await?;
-        if !self.principal.is_admin() {
-            self.may_use_tenant(tx, kind).await?;
+        self.may_use_tenant(tx, kind).await?;
+        let update = match prepared {
+            Prepared::Update { current: seen, update } if *seen == current => *update,
+            Prepared::Creation { .. } | Prepared::Update { .. } | Prepared::Nothing => {
+                self.checked_update(kind, &current)?
+            }
+        };
+        let Update { ref owner, ref warnings, .. } = update;
+        let warnings = warnings.clone();
+        if let Some(tenant) = owner.as_ref().filter(|owner| owner.kind == Kind::Tenant) {
+            self.bill_somewhere(tx, &tenant.id.clone()).await?;
         }
-        let update = kind.def().update(&current, &self.body)?;
-        if kind == Kind::ApiKey {
-            self.may_grant(&update.spec)?;
-        }
-        let warnings = update.warnings.clone();
         let updated = hosting_planner::update(tx, current, update).await?;
         if kind.info().tier == Tier::Brand {
             self.principal.may_touch(&updated)?;
@@ -499,6 +466,7 @@ impl Call {
 
     async fn delete(&self, tx: &mut WriteTx, kind: Kind) -> Result<Done, ApiError> {
         let current = self.current(tx, kind).await?;
+        self.may_delete(&current)?;
         let wait = match hosting_planner::delete(tx, kind, &current.id).await? {
             Deleted::Gone => Vec::new(),
             Deleted::Deleting(resource) => vec![resource.id],
@@ -507,7 +475,7 @@ impl Call {
     }
 
     async fn retry_failed(&self, tx: &mut WriteTx) -> Result<Done, ApiError> {
-        let tenant = self.subject(tx, Kind::Tenant).await?;
+        let tenant = self.current(tx, Kind::Tenant).await?;
         let mut ids = Vec::new();
         for kind in [Kind::Webroot, Kind::Fqdn, Kind::Zone, Kind::ZoneRecord, Kind::Tenant] {
             let mut list = ListQuery::new(kind);
@@ -561,6 +529,17 @@ impl Call {
             done.body = Body::None;
         }
         Ok(done)
+    }
+}
+
+/// Whether what a creation was worked out from is still so: its parent's document.
+fn is_as_seen(seen: Option<&Resource>, now: Option<&Resource>) -> bool {
+    match (seen, now) {
+        (None, None) => true,
+        (Some(seen), Some(now)) => {
+            seen.created_revision == now.created_revision && seen.spec == now.spec && seen.label == now.label
+        }
+        _ => false,
     }
 }
 

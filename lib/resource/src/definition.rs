@@ -1,5 +1,6 @@
 //! From a kind's typed definition to what the rest of the platform calls: one object-safe [`KindDef`] per kind.
 
+use std::cell::LazyCell;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -351,8 +352,9 @@ impl<D: Definition> KindDef for Erased<D> {
     ) -> Result<Creation, SpecError> {
         let parsed = parse::<D::Create>(&crate::input::without_nulls(body))?;
         let mut build = Build { entropy, creation: Creation::default() };
+        let is_read_only = LazyCell::new(read_only::<D>);
         for path in &parsed.unknown {
-            if !is_read_only::<D>(path) {
+            if !is_read_only(path) {
                 build.warn(Warning::unknown_field(path));
             }
         }
@@ -366,12 +368,15 @@ impl<D: Definition> KindDef for Erased<D> {
         let parsed = parse::<D::Update>(body)?;
         let view = self.view(current);
         let mut warnings = Vec::new();
+        let is_read_only = LazyCell::new(read_only::<D>);
         for path in parsed.unknown {
             match (body.get(&path), view.get(&path)) {
                 // What a client read and sends back: fine as long as it does not ask for something else.
-                (Some(given), Some(shown)) if given == shown || is_read_only::<D>(&path) => {}
+                (Some(given), Some(shown)) if given == shown || is_read_only(&path) => {}
+                // Clients that send whole objects leave empty what they do not set.
+                (Some(given), Some(_)) if given == "" || *given == Value::from(0) => {}
                 (Some(_), Some(_)) => return Err(SpecError::invalid(path, "cannot be changed")),
-                _ if is_read_only::<D>(&path) => {}
+                _ if is_read_only(&path) => {}
                 _ => warnings.push(Warning::unknown_field(&path)),
             }
         }
@@ -516,7 +521,7 @@ pub(crate) fn upcast_with(
 }
 
 /// Fields that the API shows and nobody writes: they come back in a read-modify-write and mean nothing there.
-fn is_read_only<D: Definition>(path: &str) -> bool {
+fn read_only<D: Definition>() -> impl Fn(&str) -> bool {
     const META: &[&str] = &[
         "status",
         "status_message",
@@ -528,16 +533,17 @@ fn is_read_only<D: Definition>(path: &str) -> bool {
         "lagging",
         "warnings",
     ];
-    META.contains(&path)
-        || D::INFO.joins.iter().any(|(field, _)| *field == path)
-        || (has_field::<D::Extra>(path) && !has_field::<D::Spec>(path))
+    let (extra, spec) = (fields_of::<D::Extra>(), fields_of::<D::Spec>());
+    move |path| {
+        META.contains(&path)
+            || D::INFO.joins.iter().any(|(field, _)| *field == path)
+            || (extra.contains_key(path) && !spec.contains_key(path))
+    }
 }
 
-fn has_field<T: JsonSchema>(name: &str) -> bool {
-    generator_schema::<T>(&mut SchemaGenerator::default())
-        .get("properties")
-        .and_then(Value::as_object)
-        .is_some_and(|fields| fields.contains_key(name))
+fn fields_of<T: JsonSchema>() -> Map<String, Value> {
+    let schema = generator_schema::<T>(&mut SchemaGenerator::default());
+    schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 fn generator_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {

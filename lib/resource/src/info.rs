@@ -1,6 +1,6 @@
 //! What is generic over kinds: routes, codes, lists, ids. One [`KindInfo`] per kind; store, API, OpenAPI and CLI follow.
 
-use crate::{IdPolicy, Kind, Resource};
+use crate::{Filter, IdPolicy, Kind, Resource, check};
 
 /// Who may call a kind's routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Codes {
     pub delete: u16,
 }
 
-/// What a list can be sorted or searched by. All of them are columns of the store.
+/// What a list can be sorted by. All of them are columns of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     /// Order of creation: (created_revision, id).
@@ -92,10 +92,10 @@ pub struct KindInfo {
     pub status: bool,
     /// Sort keys of its lists, first one the default; empty: creation order only, ascending.
     pub sort: &'static [(&'static str, Column)],
-    /// What `?search=` looks at (case-insensitive, anywhere in the value).
-    pub search: Option<Column>,
-    /// Facets that lists can be filtered by, by query parameters of the same names.
-    pub filters: &'static [&'static str],
+    /// What lists can be filtered by, beside status and search.
+    pub filters: &'static [Filter],
+    /// Fields of the spec that only platform admins set; a brand's keys may send them back as they are.
+    pub platform_only: &'static [&'static str],
     /// Whether `/search` finds it, by id and label.
     pub global_search: bool,
     /// Fields of the spec that the API never shows.
@@ -111,6 +111,28 @@ impl KindInfo {
     #[must_use]
     pub fn plural(&self) -> &'static str {
         self.item.trim_start_matches('/').split('/').next().unwrap_or_default()
+    }
+
+    /// What `?search=` looks for in ids and labels (part of them, letter case aside), in the form that labels have: a host name
+    /// without its trailing dot and in A-labels.
+    #[must_use]
+    pub fn search_text(&self, given: &str) -> String {
+        match self.kind {
+            Kind::Fqdn | Kind::Zone | Kind::ZoneRecord | Kind::Node => {
+                let part = given.strip_suffix('.').unwrap_or(given);
+                let ascii = if part.is_ascii() { None } else { check::host("search", part).ok() };
+                ascii.unwrap_or_else(|| part.to_owned())
+            }
+            Kind::Brand
+            | Kind::Region
+            | Kind::Cluster
+            | Kind::LbAddress
+            | Kind::Shard
+            | Kind::Tenant
+            | Kind::Subscription
+            | Kind::Webroot
+            | Kind::ApiKey => given.to_owned(),
+        }
     }
 
     /// The kind's name in workflow ids and on the command line: `zone-record`.

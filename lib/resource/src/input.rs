@@ -129,6 +129,38 @@ impl JsonSchema for Unserved {
     }
 }
 
+/// What has an empty value.
+pub(crate) trait Blank {
+    fn is_blank(&self) -> bool;
+}
+
+impl Blank for String {
+    fn is_blank(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl Blank for i64 {
+    fn is_blank(&self) -> bool {
+        *self == 0
+    }
+}
+
+impl Blank for u32 {
+    fn is_blank(&self) -> bool {
+        *self == 0
+    }
+}
+
+/// A field for which an empty text or 0 is no value: clients that send whole objects mean that they did not set it.
+pub(crate) fn unless_empty<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de> + Blank,
+    D: Deserializer<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.filter(|value| !value.is_blank()))
+}
+
 /// `Option<Option<T>>`: absent, null or a value.
 pub(crate) fn patch<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where

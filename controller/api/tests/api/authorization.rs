@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{Method, Request};
 use hosting_api::{Op, Route, Shape, table};
+use hosting_planner::World;
 use hosting_resource::{Kind, Tier};
 use serde_json::{Value, json};
 
@@ -164,6 +165,127 @@ async fn a_brand_opens_only_its_own_things() {
     assert_eq!(test.call(Method::POST, "/brands", Some(&key), Some(own.clone())).await.status, 403);
     let (_, granted) = test.key(&["*:*"], &["theirs", "theirs-2"]).await;
     assert_eq!(test.call(Method::POST, "/brands", Some(&granted), Some(own)).await.status, 201);
+}
+
+/// Mass assignment: of every field that a document of a brand's kinds has, stored or shown, a brand's key sets those that its
+/// brand may set, and no other.
+#[tokio::test]
+async fn a_brands_key_sets_only_what_is_a_brands_to_set() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    test.brand("second").await;
+    let (_, key) = test.key(&["*:*"], &["first"]).await;
+    let writable: &[(Kind, &[&str])] = &[
+        (
+            Kind::Brand,
+            &[
+                "name",
+                "base_hostname",
+                "primary_ns",
+                "secondary_ns",
+                "hostmaster_email",
+                "mail_hostname",
+                "spf_includes",
+                "dkim_selector",
+                "dkim_public_key",
+                "dmarc_policy",
+            ],
+        ),
+        (Kind::Tenant, &["customer_id"]),
+        (
+            Kind::Webroot,
+            &[
+                "runtime",
+                "runtime_version",
+                "runtime_config",
+                "public_folder",
+                "env_file_name",
+                "service_hostname_enabled",
+            ],
+        ),
+        (Kind::Fqdn, &["webroot_id", "ssl_enabled"]),
+        (Kind::Zone, &["tenant_id"]),
+        (Kind::ZoneRecord, &["content", "ttl", "priority"]),
+    ];
+    let beside = [
+        "id",
+        "kind",
+        "brand",
+        "brand_id",
+        "tenant",
+        "tenant_id",
+        "parent",
+        "label",
+        "status",
+        "status_message",
+        "state",
+        "spec",
+        "shape",
+        "generation",
+        "created_at",
+        "updated_at",
+        "created_revision",
+        "uid",
+        "suspend_reason",
+        "managed_by",
+        "site_ready",
+        "routed",
+        "serial",
+        "cluster_ids",
+        "dns_group",
+        "key_hash",
+        "revoked_at",
+    ];
+    let mut tried = 0;
+    for kind in Kind::ALL.iter().copied().filter(|kind| kind.info().tier == Tier::Brand) {
+        let info = kind.info();
+        if info.codes.update.is_none() {
+            continue;
+        }
+        let own = writable.iter().find(|(of, _)| *of == kind).map(|(_, fields)| *fields);
+        let own = own.unwrap_or_else(|| panic!("{kind}: say what a brand's key may set"));
+        let schema = kind.def().spec_schema(&mut schemars::SchemaGenerator::default()).to_value();
+        let stored = schema["properties"].as_object().unwrap().keys().map(String::as_str);
+        let fields: std::collections::BTreeSet<&str> = stored.chain(beside).collect();
+        let id = id_of(&test, &ids, kind);
+        let path = info.item.replace("{id}", &id);
+        for field in fields.into_iter().filter(|field| !own.contains(field)) {
+            for value in
+                [json!("second"), json!(7), json!(true), json!(["second"]), json!({"a": 1}), json!(null)]
+            {
+                let before = test.store.read().await.unwrap().resource(&id).await.unwrap().unwrap();
+                let answer = test.call(Method::PUT, &path, Some(&key), Some(json!({field: value}))).await;
+                assert!(answer.status < 500 || answer.status == 501, "{kind} {field}={value}: {answer:?}");
+                let after = test.store.read().await.unwrap().resource(&id).await.unwrap().unwrap();
+                assert_eq!(
+                    (&after.spec, &after.brand, &after.tenant, after.generation),
+                    (&before.spec, &before.brand, &before.tenant, before.generation),
+                    "{kind} {field}={value}"
+                );
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 500, "{tried}");
+
+    // A brand's limits are the platform's: not lifted by its key, nor by making the brand anew.
+    let limit = json!({"cluster_ids": [test.cluster]});
+    test.put("/brands/first/clusters", limit.clone()).await.ok(200);
+    let call =
+        async |method: Method, path: &str, body: Value| test.call(method, path, Some(&key), Some(body)).await;
+    let lifted = call(Method::PUT, "/brands/first/clusters", json!({"cluster_ids": []})).await;
+    assert_eq!((lifted.status, lifted.error()), (403, "cluster_ids: only a platform admin may change it"));
+    assert_eq!(call(Method::PUT, "/brands/first/clusters", limit).await.status, 200, "as it is");
+    let moved = call(Method::PUT, "/brands/first", json!({"dns_group": "other"})).await;
+    assert_eq!((moved.status, moved.error()), (403, "dns_group: only a platform admin may change it"));
+    assert_eq!(call(Method::DELETE, "/brands/first", json!({})).await.status, 403);
+    let (_, both) = test.key(&["*:*"], &["third"]).await;
+    let third = json!({
+        "id": "third", "name": "third", "base_hostname": "t3.example", "primary_ns": "ns1.t3.example",
+        "secondary_ns": "ns2.t3.example", "hostmaster_email": "h@t3.example", "dns_group": "other",
+    });
+    let chosen = test.call(Method::POST, "/brands", Some(&both), Some(third)).await;
+    assert_eq!((chosen.status, chosen.error()), (403, "dns_group: only a platform admin may choose it"));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use axum::http::Method;
 use hosting_intent::{Key, Kind as IntentKind};
 use hosting_planner::gates::{Exception, ExceptionKind};
 use serde_json::json;
@@ -103,8 +104,15 @@ async fn suspension_and_back() {
     let test = TestApi::with_fleet().await;
     let ids = test.brand("first").await;
     let tenant = format!("/tenants/{}", ids.tenant);
-    let none = test.post(&format!("{tenant}/suspend"), json!({})).await;
-    assert_eq!((none.status, none.error()), (400, "validation error: reason: is required"));
+    let on = test.post(&format!("{tenant}/unsuspend"), json!({})).await;
+    assert_eq!(on.status, 202, "{on:?}");
+    assert_eq!(test.get(&tenant).await.body["generation"], 1, "what is on stays as it is");
+    let off = test.call(Method::POST, &format!("{tenant}/suspend"), Some(&test.admin), None).await;
+    assert_eq!(off.status, 202, "{off:?}");
+    let shown = test.get(&tenant).await.ok(200);
+    assert_eq!((&shown["status"], &shown["suspend_reason"]), (&json!("suspended"), &json!("")));
+    let wrong = test.post(&format!("{tenant}/suspend"), json!({"reason": "a\nb"})).await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
     let off = test.post(&format!("{tenant}/suspend"), json!({"reason": "unpaid"})).await;
     assert_eq!((off.status, off.body), (202, json!("")));
     let shown = test.get(&tenant).await.ok(200);

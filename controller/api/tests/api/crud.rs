@@ -152,10 +152,8 @@ async fn pages_neither_skip_nor_repeat() {
     assert_eq!((distinct.len(), seen.len()), (9, 9), "{seen:?}");
     assert_eq!(seen.last().map(String::as_str), Some("late.other.example"));
 
-    for (query, status) in [("limit=0", 200), ("limit=x", 200), ("limit=9999", 200), ("cursor=nonsense", 400)]
-    {
-        assert_eq!(test.get(&format!("{collection}?{query}")).await.status, status, "{query}");
-    }
+    assert_eq!(test.get(&format!("{collection}?limit=9999")).await.status, 200);
+    assert_eq!(test.get(&format!("{collection}?cursor=nonsense")).await.status, 400);
     let foreign = test.get("/tenants?limit=1&sort=status").await;
     assert_eq!(foreign.status, 200);
     assert_eq!(test.get("/tenants?sort=shoe_size").await.status, 400);

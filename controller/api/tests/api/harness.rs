@@ -182,8 +182,12 @@ impl TestApi {
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
         let mut registry = Registry::default();
-        let config =
-            ApiConfig { body_limit: 64 * 1024, body_timeout: Duration::from_secs(1), ..ApiConfig::default() };
+        let config = ApiConfig {
+            body_limit: 64 * 1024,
+            body_timeout: Duration::from_secs(1),
+            refusal_window: Duration::from_secs(3),
+            ..ApiConfig::default()
+        };
         let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
         let admin = "hst_test-admin-key".to_owned();
         let key = api_key::from_raw("admin", &admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {

@@ -3,8 +3,11 @@
 
 mod authorization;
 mod changes;
+mod clients;
 mod crud;
 mod exhaustion;
 mod harness;
+mod http;
 mod operators;
 mod protocol;
+mod queries;

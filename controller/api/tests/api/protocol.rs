@@ -12,9 +12,8 @@ async fn errors_are_one_sentence_in_json() {
     let ids = test.brand("first").await;
     let missing = test.get("/no/such/path").await;
     assert_eq!((missing.status, missing.body.is_object()), (404, true));
-    assert_eq!(test.get("/databases/db_x").await.status, 404, "a kind that is not served has no route");
     let wrong = test.call(Method::PATCH, "/brands", Some(&test.admin), None).await;
-    assert_eq!(wrong.status, 405);
+    assert_eq!((wrong.status, wrong.headers["allow"].to_str().unwrap()), (405, "GET, HEAD, OPTIONS, POST"));
 
     let raw = |body: &'static str| {
         Request::builder()
@@ -63,11 +62,7 @@ async fn errors_are_one_sentence_in_json() {
     assert_eq!(long_id.status, 404);
 
     // A state that does not allow it is a conflict, not our fault.
-    for path in [
-        format!("/webroots/{}/retry", ids.webroot),
-        format!("/tenants/{}/retry", ids.tenant),
-        format!("/tenants/{}/unsuspend", ids.tenant),
-    ] {
+    for path in [format!("/webroots/{}/retry", ids.webroot), format!("/tenants/{}/retry", ids.tenant)] {
         let answer = test.post(&path, json!({})).await;
         assert_eq!(answer.status, 409, "{path}: {answer:?}");
     }
@@ -118,7 +113,7 @@ async fn generations_guard_against_overwriting() {
     let made = test.post("/regions", json!({"name": "a"})).await;
     let path = format!("/api/v1/regions/{}", made.id());
     let read = test.get(&format!("/regions/{}", made.id())).await;
-    assert_eq!(read.headers["etag"], "\"1\"");
+    assert!(read.headers["etag"].to_str().unwrap().starts_with("\"1-"));
     let put = |tag: &str, name: &str| {
         Request::builder()
             .method(Method::PUT)
@@ -129,7 +124,7 @@ async fn generations_guard_against_overwriting() {
             .unwrap()
     };
     let changed = test.send(put("\"1\"", "b")).await;
-    assert_eq!((changed.status, changed.headers["etag"].to_str().unwrap()), (200, "\"2\""));
+    assert!(changed.status == 200 && changed.headers["etag"].to_str().unwrap().starts_with("\"2-"));
     let late = test.send(put("\"1\"", "c")).await;
     assert_eq!(late.status, 412);
     assert!(late.error().contains("generation 2"), "{}", late.error());

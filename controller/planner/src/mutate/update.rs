@@ -144,17 +144,17 @@ pub async fn suspend(draft: &mut dyn Draft, tenant: &str, reason: &str) -> Resul
     put_and_plan(draft, resource).await
 }
 
-/// Switches a suspended tenant on again.
+/// Switches a suspended tenant on again; one that is not suspended stays as it is.
 ///
 /// # Errors
-/// [`PlanError::NotFound`]; [`PlanError::Conflict`] when it is not suspended.
+/// [`PlanError::NotFound`]; [`PlanError::Conflict`] when it is being deleted.
 pub async fn unsuspend(draft: &mut dyn Draft, tenant: &str) -> Result<Resource, PlanError> {
     let mut resource = existing(draft, Kind::Tenant, tenant).await?;
+    if is_deleting(&resource) {
+        return Err(PlanError::Conflict(format!("tenant {tenant} is being deleted")));
+    }
     if resource.status != Status::Suspended {
-        return Err(PlanError::Conflict(format!(
-            "tenant {tenant} is not suspended (current: {})",
-            resource.status
-        )));
+        return Ok(resource);
     }
     resource.status = Status::Pending;
     resource.generation += 1;

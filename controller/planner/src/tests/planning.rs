@@ -116,7 +116,7 @@ async fn suspending_is_one_intent_for_each_audience_whatever_lies_in_the_tenant(
     let back = unsuspend(&mut lab.store, &tenant.id).await.unwrap();
     lab.store.commit();
     assert_eq!(back.status, Status::Pending);
-    assert!(matches!(unsuspend(&mut lab.store, &tenant.id).await, Err(PlanError::Conflict(_))));
+    assert_eq!(unsuspend(&mut lab.store, &tenant.id).await.unwrap(), back, "what is on stays as it is");
     lab.settle().await;
     assert_eq!(lab.status(&tenant.id), Some(Status::Active));
     lab.assert_planned().await;

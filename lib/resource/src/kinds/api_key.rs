@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::definition::{Build, Definition, to_map};
 use crate::{
-    Codes, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, NewResource, Resource, SpecError, Status, Tier,
-    Unique, check, timestamp,
+    Codes, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Resource, SpecError, Status,
+    Tier, Unique, check, filter, timestamp,
 };
 
 /// The resource parts of scopes.
@@ -45,12 +45,22 @@ pub const SCOPE_RESOURCES: &[&str] = &[
 /// The action parts of scopes.
 pub const SCOPE_ACTIONS: &[&str] = &["read", "write", "delete"];
 
+/// Whether one scope holds all that another one means: `*` in either place stands for all of them.
+#[must_use]
+pub fn scope_holds(held: &str, wanted: &str) -> bool {
+    let part = |held: &str, wanted: &str| held == "*" || held == wanted;
+    match (held.split_once(':'), wanted.split_once(':')) {
+        (Some((resource, action)), Some((of, to))) => part(resource, of) && part(action, to),
+        _ => false,
+    }
+}
+
 /// What is stored of a key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiKeySpec {
     /// For people.
     pub name: String,
-    /// `resource:action`, or `*:*`.
+    /// `resource:action`; `*` in either place stands for all.
     pub scopes: Vec<String>,
     /// Brand ids, or `*`: platform admin.
     pub brands: Vec<String>,
@@ -160,15 +170,15 @@ fn normalise(name: &str, scopes: &mut Vec<String>, brands: &mut Vec<String>) -> 
         return Err(SpecError::invalid("scopes", "at least one is required"));
     }
     for (n, scope) in scopes.iter().enumerate() {
-        let known = scope == "*:*"
-            || scope.split_once(':').is_some_and(|(resource, action)| {
-                SCOPE_RESOURCES.contains(&resource) && SCOPE_ACTIONS.contains(&action)
-            });
+        let known = scope.split_once(':').is_some_and(|(resource, action)| {
+            (resource == "*" || SCOPE_RESOURCES.contains(&resource))
+                && (action == "*" || SCOPE_ACTIONS.contains(&action))
+        });
         if !known {
             return Err(SpecError::invalid(
                 format!("scopes[{n}]"),
                 format!(
-                    "{scope:?} must be *:* or resource:action with a known resource and read, write or delete"
+                    "{scope:?} must be resource:action with a known resource or *, and read, write, delete or *"
                 ),
             ));
         }
@@ -210,8 +220,8 @@ impl Definition for ApiKey {
         shape: 1,
         status: false,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::label("name", filter::text), Filter::facet("key_prefix", filter::text)],
+        platform_only: &[],
         global_search: false,
         hidden: &["key_hash"],
         nullable: &[],

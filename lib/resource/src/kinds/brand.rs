@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::definition::{Build, Definition, Nothing, to_map};
 use crate::{
-    Codes, Column, IdPolicy, Index, Kind, KindInfo, Ref, Resource, SpecError, Status, Tier, Unique, Update,
-    Warning, check,
+    Codes, Column, Filter, IdPolicy, Index, Kind, KindInfo, Ref, Resource, SpecError, Status, Tier, Unique,
+    Update, Warning, check, filter,
 };
 
 /// What is stored of a brand.
@@ -74,15 +74,15 @@ pub(crate) struct BrandCreate {
 /// Body of PUT /brands/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct BrandUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     base_hostname: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     primary_ns: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     secondary_ns: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     hostmaster_email: Option<String>,
     #[serde(default)]
     mail_hostname: Option<String>,
@@ -94,7 +94,7 @@ pub(crate) struct BrandUpdate {
     dkim_public_key: Option<String>,
     #[serde(default)]
     dmarc_policy: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     dns_group: Option<String>,
 }
 
@@ -173,8 +173,8 @@ impl Definition for Brand {
         shape: 1,
         status: true,
         sort: &[("created_at", Column::Created), ("name", Column::Label), ("status", Column::Status)],
-        search: Some(Column::Label),
-        filters: &[],
+        filters: &[Filter::label("name", filter::text)],
+        platform_only: &["dns_group", "cluster_ids"],
         global_search: true,
         hidden: &["cluster_ids"],
         nullable: &[],

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
 use crate::{
-    Codes, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+    filter,
 };
 
 /// What is stored of a cluster.
@@ -35,10 +36,10 @@ pub(crate) struct ClusterCreate {
 /// Body of PUT /clusters/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ClusterUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     name: Option<String>,
     /// Where tools say that it stands: `active` once it is built.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     status: Option<String>,
     #[serde(default)]
     config: Option<Map<String, Value>>,
@@ -79,8 +80,8 @@ impl Definition for Cluster {
         shape: 1,
         status: true,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::label("name", filter::slug)],
+        platform_only: &[],
         global_search: false,
         hidden: &[],
         nullable: &[],

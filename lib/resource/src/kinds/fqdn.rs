@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::definition::{Build, Definition, Nothing};
 use crate::input::Unserved;
 use crate::{
-    Codes, Facet, IdPolicy, Index, Kind, KindInfo, ListBy, Parent, Ref, Resource, SpecError, Status, Tier,
-    Unique, check,
+    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, ListBy, Parent, Ref, Resource, SpecError, Status,
+    Tier, Unique, check, filter,
 };
 
 /// What is stored of an FQDN.
@@ -103,8 +103,8 @@ impl Definition for Fqdn {
         shape: 1,
         status: true,
         sort: &[],
-        search: None,
-        filters: &["fqdn"],
+        filters: &[Filter::facet("fqdn", filter::fqdn), Filter::id("webroot_id")],
+        platform_only: &[],
         global_search: true,
         hidden: &[],
         nullable: &["webroot_id"],

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
 use crate::{
-    Codes, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
 };
 
 /// What is stored of an address.
@@ -35,6 +35,14 @@ pub(crate) struct LbAddressCreate {
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct LbAddressUpdate {}
 
+fn parse_address(field: &str, given: &str) -> Result<IpAddr, SpecError> {
+    given.parse().map_err(|_| SpecError::invalid(field, format!("{given:?} is no IP address")))
+}
+
+fn address_filter(field: &'static str, given: &str, _: Option<&Resource>) -> Result<String, SpecError> {
+    parse_address(field, given).map(|address| address.to_string())
+}
+
 pub(crate) struct LbAddress;
 
 impl Definition for LbAddress {
@@ -59,8 +67,8 @@ impl Definition for LbAddress {
         shape: 1,
         status: false,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::label("address", address_filter)],
+        platform_only: &[],
         global_search: false,
         hidden: &[],
         nullable: &[],
@@ -74,10 +82,7 @@ impl Definition for LbAddress {
         build: &mut Build<'_>,
     ) -> Result<(), SpecError> {
         check::optional_text("label", &input.label, 255)?;
-        let address: IpAddr = input
-            .address
-            .parse()
-            .map_err(|_| SpecError::invalid("address", format!("{:?} is no IP address", input.address)))?;
+        let address = parse_address("address", &input.address)?;
         let id = build.id(Self::INFO.id, None)?;
         let spec = LbAddressSpec {
             address: address.to_string(),

@@ -40,6 +40,14 @@ const TABLE: [&dyn KindDef; 13] = [
 pub const ROLES: &[&str] =
     &["web", "database", "dns", "valkey", "email", "storage", "dbadmin", "lb", "gateway"];
 
+fn role_filter(
+    field: &'static str,
+    given: &str,
+    _: Option<&crate::Resource>,
+) -> Result<String, crate::SpecError> {
+    crate::check::one_of(field, given, ROLES).map(|()| given.to_owned())
+}
+
 /// The definition of a kind.
 pub(crate) fn def(kind: Kind) -> &'static dyn KindDef {
     TABLE[kind as usize]

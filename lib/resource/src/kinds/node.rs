@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::cluster::settable_status;
 use crate::definition::{Build, Definition};
 use crate::{
-    Codes, Column, Facet, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status, Tier,
-    check, timestamp,
+    Codes, Column, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status,
+    Tier, check, filter, timestamp,
 };
 
 /// What is stored of a node.
@@ -70,7 +70,7 @@ pub(crate) struct NodeCreate {
 /// Body of PUT /nodes/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct NodeUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     hostname: Option<String>,
     #[serde(default, deserialize_with = "crate::input::patch")]
     #[schemars(with = "Option<String>")]
@@ -85,11 +85,11 @@ pub(crate) struct NodeUpdate {
     shard_ids: Option<Vec<String>>,
     #[serde(default)]
     roles: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     status: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     web_port: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     dns_group: Option<String>,
 }
 
@@ -168,8 +168,12 @@ impl Definition for Node {
         shape: 1,
         status: true,
         sort: &[("created_at", Column::Created), ("hostname", Column::Label), ("status", Column::Status)],
-        search: Some(Column::Label),
-        filters: &["role", "shard"],
+        filters: &[
+            Filter::label("hostname", filter::host),
+            Filter::facet("role", super::role_filter),
+            Filter::id("shard"),
+        ],
+        platform_only: &[],
         global_search: false,
         hidden: &[],
         nullable: &[],

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
-use crate::{Codes, IdPolicy, Index, Kind, KindInfo, Resource, SpecError, Status, Tier, Unique, check};
+use crate::{
+    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Resource, SpecError, Status, Tier, Unique, check, filter,
+};
 
 /// What is stored of a region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -28,7 +30,7 @@ pub(crate) struct RegionCreate {
 /// Body of PUT /regions/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RegionUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     name: Option<String>,
     #[serde(default)]
     config: Option<Map<String, Value>>,
@@ -58,8 +60,8 @@ impl Definition for Region {
         shape: 1,
         status: false,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::label("name", filter::slug)],
+        platform_only: &[],
         global_search: false,
         hidden: &[],
         nullable: &[],

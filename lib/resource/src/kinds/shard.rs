@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::cluster::settable_status;
 use crate::definition::{Build, Definition, Nothing};
 use crate::{
-    Codes, Facet, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique,
+    check, filter,
 };
 
 /// What is stored of a shard.
@@ -40,11 +41,11 @@ pub(crate) struct ShardCreate {
 /// Body of PUT /shards/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ShardUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     lb_backend: Option<String>,
     #[serde(default)]
     config: Option<Map<String, Value>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     status: Option<String>,
 }
 
@@ -72,8 +73,8 @@ impl Definition for Shard {
         shape: 1,
         status: true,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::label("name", filter::slug), Filter::facet("role", super::role_filter)],
+        platform_only: &[],
         global_search: false,
         hidden: &[],
         nullable: &[],

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
 use crate::{
-    Codes, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
+    filter,
 };
 
 /// What is stored of a subscription.
@@ -27,6 +28,9 @@ pub(crate) struct SubscriptionCreate {
 /// There is no PUT.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct SubscriptionUpdate {}
+
+/// The name of the subscription of a tenant that is billed with what names none.
+pub const DEFAULT_NAME: &str = "default";
 
 pub(crate) struct Subscription;
 
@@ -64,8 +68,8 @@ impl Definition for Subscription {
         shape: 1,
         status: true,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::label("name", filter::text)],
+        platform_only: &[],
         global_search: false,
         hidden: &[],
         nullable: &[],

@@ -11,8 +11,8 @@ use super::zone::{Zone, ZoneNested};
 use crate::definition::{Build, Definition};
 use crate::input::Unserved;
 use crate::{
-    Codes, Column, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError, Status, Tier,
-    check,
+    Codes, Column, Facet, Filter, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError,
+    Status, Tier, check, filter,
 };
 
 /// What is stored of a tenant.
@@ -81,7 +81,7 @@ pub(crate) struct TenantCreate {
 /// Body of PUT /tenants/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct TenantUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     customer_id: Option<String>,
     #[serde(default)]
     sftp_enabled: Unserved,
@@ -124,8 +124,14 @@ impl Definition for Tenant {
         shape: 1,
         status: true,
         sort: &[("created_at", Column::Created), ("status", Column::Status)],
-        search: Some(Column::Id),
-        filters: &["customer_id"],
+        filters: &[
+            Filter::facet("customer_id", filter::text),
+            Filter::id("brand_id"),
+            Filter::id("region_id"),
+            Filter::id("cluster_id"),
+            Filter::id("shard_id"),
+        ],
+        platform_only: &[],
         global_search: true,
         hidden: &[],
         nullable: &[],

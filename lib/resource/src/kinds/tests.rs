@@ -417,7 +417,9 @@ fn webroots() {
     assert!(problem(Kind::Webroot, json!({"public_folder": "../x"})).contains("public_folder: "));
     assert!(problem(Kind::Webroot, json!({"env_file_name": "a/b"})).contains("env_file_name: "));
     assert!(problem(Kind::Webroot, json!({"env_vars": [{"name": "A"}]})).starts_with("env_vars: "));
-    assert!(problem(Kind::Webroot, json!({"subscription_id": ""})).contains("subscription_id: is required"));
+    let billed_later = created(Kind::Webroot, with(Kind::Webroot, json!({"subscription_id": "<absent>"})));
+    assert_eq!(billed_later.text("subscription_id"), "");
+    assert!(problem(Kind::Webroot, json!({"subscription_id": "a/b"})).contains("subscription_id"));
     let webroot = created(Kind::Webroot, Kind::Webroot.def().example());
     assert_eq!(webroot.index().refs[0].relation, "subscription_id");
     let changed = update(&webroot, json!({"runtime": "static", "runtime_version": "1"})).unwrap();

@@ -11,7 +11,8 @@ use super::tenant::suspend_reason;
 use crate::definition::{Build, Definition, to_map};
 use crate::input::Unserved;
 use crate::{
-    Codes, Facet, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status, Tier, check,
+    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status, Tier,
+    check,
 };
 
 /// What is stored of a webroot.
@@ -223,6 +224,8 @@ fn settings(field: &str, given: &BTreeMap<String, Value>) -> Result<BTreeMap<Str
 /// Body of POST /tenants/{tenantID}/webroots.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct WebrootCreate {
+    /// Absent: the tenant's subscription `default`, which is made when it is first needed.
+    #[serde(default)]
     subscription_id: String,
     /// `php` or `static`; `node`, `python` and `ruby` are answered with 501.
     runtime: String,
@@ -260,9 +263,9 @@ fn yes() -> bool {
 /// Body of PUT /webroots/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct WebrootUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     runtime: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     runtime_version: Option<String>,
     #[serde(default)]
     #[schemars(with = "Option<PhpConfig>")]
@@ -285,7 +288,9 @@ pub(crate) struct WebrootExtra {
 }
 
 fn normalise(spec: &mut WebrootSpec) -> Result<(), SpecError> {
-    check::reference("subscription_id", &spec.subscription_id)?;
+    if !spec.subscription_id.is_empty() {
+        check::reference("subscription_id", &spec.subscription_id)?;
+    }
     check::one_of("runtime", &spec.runtime, RUNTIMES)?;
     match spec.runtime.as_str() {
         "php" => {
@@ -378,8 +383,8 @@ impl Definition for Webroot {
         shape: 1,
         status: true,
         sort: &[],
-        search: None,
-        filters: &[],
+        filters: &[Filter::id("subscription_id")],
+        platform_only: &[],
         global_search: true,
         hidden: &[],
         nullable: &[],

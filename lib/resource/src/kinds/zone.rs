@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::tenant::{TenantSpec, suspend_reason};
 use crate::definition::{Build, Definition};
 use crate::{
-    Codes, Column, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError, Status, Tier,
-    Unique, check,
+    Codes, Column, Facet, Filter, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError,
+    Status, Tier, Unique, check, filter,
 };
 
 /// What is stored of a zone.
@@ -34,7 +34,7 @@ pub struct ZoneSpec {
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ZoneCreate {
     name: String,
-    /// Required with a tenant.
+    /// Absent with a tenant: the tenant's subscription `default`, which is made when it is first needed.
     #[serde(default)]
     subscription_id: Option<String>,
     region_id: String,
@@ -48,6 +48,8 @@ pub(crate) struct ZoneCreate {
 /// A zone inside the body of POST /tenants: brand and region are the tenant's.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ZoneNested {
+    /// Absent: the tenant's subscription `default`, which is made when it is first needed.
+    #[serde(default)]
     subscription_id: String,
     name: String,
 }
@@ -77,7 +79,9 @@ impl Zone {
         of: &TenantSpec,
         build: &mut Build<'_>,
     ) -> Result<(), SpecError> {
-        check::reference("subscription_id", &input.subscription_id)?;
+        if !input.subscription_id.is_empty() {
+            check::reference("subscription_id", &input.subscription_id)?;
+        }
         let spec = ZoneSpec {
             brand_id: of.brand_id.clone(),
             tenant_id: Some(tenant.to_owned()),
@@ -112,8 +116,14 @@ impl Definition for Zone {
         shape: 1,
         status: true,
         sort: &[("created_at", Column::Created), ("name", Column::Label), ("status", Column::Status)],
-        search: Some(Column::Label),
-        filters: &["tenant_id", "brand_id"],
+        filters: &[
+            Filter::label("name", filter::fqdn),
+            Filter::id("tenant_id"),
+            Filter::id("brand_id"),
+            Filter::id("region_id"),
+            Filter::id("subscription_id"),
+        ],
+        platform_only: &[],
         global_search: true,
         hidden: &[],
         nullable: &["tenant_id"],
@@ -127,7 +137,7 @@ impl Definition for Zone {
         let tenant_id = input.tenant_id.filter(|id| !id.is_empty());
         let brand_id = input.brand_id.filter(|id| !id.is_empty());
         let subscription_id = input.subscription_id.unwrap_or_default();
-        if tenant_id.is_some() || !subscription_id.is_empty() {
+        if !subscription_id.is_empty() {
             check::reference("subscription_id", &subscription_id)?;
         }
         match (&tenant_id, &brand_id) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::definition::{Build, Definition, to_map};
 use crate::record_data::unescaped_name;
 use crate::{
-    Codes, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent, RecordData,
+    Codes, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent, RecordData,
     Resource, SpecError, Status, Tier, check,
 };
 
@@ -87,9 +87,9 @@ pub(crate) struct ZoneRecordCreate {
 /// Body of PUT /zone-records/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ZoneRecordUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     content: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     #[schemars(range(min = 60, max = 86400))]
     ttl: Option<i64>,
     #[serde(default)]
@@ -252,6 +252,17 @@ fn check_type(record_type: &str) -> Result<(), SpecError> {
     }
 }
 
+/// The names of a zone are found by zone and absolute name.
+fn owner_filter(field: &'static str, given: &str, zone: Option<&Resource>) -> Result<String, SpecError> {
+    let (id, name) = zone.map(|zone| (zone.id.as_str(), zone.label.as_str())).unwrap_or_default();
+    Ok(format!("{id}/{}", absolute(field, given, name)?))
+}
+
+fn type_filter(field: &'static str, given: &str, _: Option<&Resource>) -> Result<String, SpecError> {
+    let record_type = given.to_ascii_uppercase();
+    check::one_of(field, &record_type, TYPES).map(|()| record_type)
+}
+
 /// An automatic record of `zone`. `name` is absolute; the content is for people, the platform answers with what it follows from.
 ///
 /// # Errors
@@ -312,8 +323,14 @@ impl Definition for ZoneRecord {
         shape: 1,
         status: true,
         sort: &[],
-        search: None,
-        filters: &["type", "managed_by"],
+        filters: &[
+            Filter::facet("name", owner_filter).in_facet("owner"),
+            Filter::facet("type", type_filter),
+            Filter::facet("managed_by", |field, given, _| {
+                check::one_of(field, given, &["custom", "auto"]).map(|()| given.to_owned())
+            }),
+        ],
+        platform_only: &[],
         global_search: false,
         hidden: &["written_name"],
         nullable: &[],

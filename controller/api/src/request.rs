@@ -1,0 +1,394 @@
+//! What a request carries beside its path and query: preconditions, media type, body.
+
+use std::fmt;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::ApiError;
+
+/// Bodies from this size on are read on a thread that may block: others' requests go on meanwhile.
+const LARGE: usize = 16 * 1024;
+
+/// The entity tag of a resource: its generation, and a digest of what was shown. `If-Match` looks at the generation alone,
+/// so that a change of status in between does not refuse a change; `If-None-Match` at all of it.
+pub(crate) fn entity_tag(generation: u64, body: &Value) -> String {
+    use sha2::{Digest, Sha256};
+    let mut shown = body.clone();
+    if let Value::Object(fields) = &mut shown {
+        for field in ["revision", "warnings"] {
+            fields.remove(field);
+        }
+    }
+    let digest = hex::encode(Sha256::digest(shown.to_string().as_bytes()));
+    format!("\"{generation}-{}\"", digest.get(..8).unwrap_or_default())
+}
+
+/// One entity tag of a list (RFC 9110 §8.8.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tag {
+    weak: bool,
+    text: String,
+}
+
+impl Tag {
+    /// The generation that it names: `3` or `3-0a1b2c3d`.
+    fn generation(&self) -> Option<u64> {
+        self.text.split('-').next().and_then(|number| number.parse().ok())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tags {
+    Any,
+    Listed(Vec<Tag>),
+}
+
+/// `If-Match` and `If-None-Match` (RFC 9110 §13.1.1, §13.1.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Preconditions {
+    matches: Option<Tags>,
+    matches_none: Option<Tags>,
+}
+
+impl Preconditions {
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+        Ok(Self {
+            matches: tags(headers, &header::IF_MATCH)?,
+            matches_none: tags(headers, &header::IF_NONE_MATCH)?,
+        })
+    }
+
+    /// Whether a change is meant for the resource as it stands. `what`: its kind and id, for the message.
+    pub(crate) fn check(&self, what: &dyn fmt::Display, generation: u64) -> Result<(), ApiError> {
+        let of_it = |tag: &Tag| tag.generation() == Some(generation);
+        let spared = match &self.matches_none {
+            None => true,
+            Some(Tags::Any) => false,
+            Some(Tags::Listed(tags)) => !tags.iter().any(of_it),
+        };
+        if spared { self.check_read(what, generation) } else { Err(not_meant(what, generation)) }
+    }
+
+    /// Whether a read is meant for the resource as it stands: `If-Match` alone.
+    pub(crate) fn check_read(&self, what: &dyn fmt::Display, generation: u64) -> Result<(), ApiError> {
+        let meant = match &self.matches {
+            None | Some(Tags::Any) => true,
+            // A weak tag does not match: it says that two representations are as good as each other, not the same.
+            Some(Tags::Listed(tags)) => {
+                tags.iter().any(|tag| !tag.weak && tag.generation() == Some(generation))
+            }
+        };
+        if meant { Ok(()) } else { Err(not_meant(what, generation)) }
+    }
+
+    /// Whether the caller has what it would be shown.
+    pub(crate) fn is_known(&self, tag: &str) -> bool {
+        match &self.matches_none {
+            None => false,
+            Some(Tags::Any) => true,
+            Some(Tags::Listed(tags)) => tags.iter().any(|known| known.text == tag.trim_matches('"')),
+        }
+    }
+}
+
+fn not_meant(what: &dyn fmt::Display, generation: u64) -> ApiError {
+    ApiError::new(
+        StatusCode::PRECONDITION_FAILED,
+        format!(
+            "{what} has generation {generation}, which is not what the request was meant for: read it again"
+        ),
+    )
+}
+
+/// The tags of a header; a plain number stands for the generation.
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ApiError> {
+    let wrong = || {
+        ApiError::invalid(name.as_str(), "must be * or a list of entity tags, e.g. \"3\", or a generation")
+    };
+    let mut all = Vec::new();
+    for value in headers.get_all(name) {
+        all.push(value.to_str().map_err(|_| wrong())?);
+    }
+    if all.is_empty() {
+        return Ok(None);
+    }
+    let all = all.join(",");
+    if all.trim() == "*" {
+        return Ok(Some(Tags::Any));
+    }
+    let mut rest = all.as_str();
+    let mut listed = Vec::new();
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            break;
+        }
+        let (weak, from) = match rest.strip_prefix("W/") {
+            Some(from) => (true, from),
+            None => (false, rest),
+        };
+        let (text, after) = match from.strip_prefix('"') {
+            Some(opened) => opened.split_once('"').ok_or_else(wrong)?,
+            None => from.split_at(from.find([',', ' ', '\t']).unwrap_or(from.len())),
+        };
+        let quoted = from.starts_with('"');
+        if !quoted && (weak || text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit())) {
+            return Err(wrong());
+        }
+        let after = after.trim_start_matches([' ', '\t']);
+        if !after.is_empty() && !after.starts_with(',') {
+            return Err(wrong());
+        }
+        listed.push(Tag { weak, text: text.to_owned() });
+        rest = after;
+    }
+    if listed.is_empty() { Err(wrong()) } else { Ok(Some(Tags::Listed(listed))) }
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(crate) async fn read_all(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
+        let over = std::error::Error::source(&error)
+            .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
+        if over {
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+        } else {
+            ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")
+        }
+    })
+}
+
+/// Refuses a body that says that it is no JSON in UTF-8. A body that says nothing is taken for it.
+pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let wrong = |found: &str| {
+        Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("{found}: bodies are JSON; send them with Content-Type: application/json"),
+        ))
+    };
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return wrong("a content coding");
+    }
+    let mut given = headers.get_all(header::CONTENT_TYPE).iter();
+    let Some(value) = given.next() else { return Ok(()) };
+    let text = value.to_str().unwrap_or("an unreadable media type");
+    let shown: String = text.chars().take(100).collect();
+    if given.next().is_some() {
+        return wrong("two media types");
+    }
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let json = essence == "application/json"
+        || essence.strip_prefix("application/").is_some_and(|subtype| subtype.ends_with("+json"));
+    let utf8 = parts.filter_map(|part| part.split_once('=')).all(|(name, value)| {
+        !name.trim().eq_ignore_ascii_case("charset")
+            || ["utf-8", "utf8", "us-ascii"]
+                .iter()
+                .any(|charset| value.trim().trim_matches('"').eq_ignore_ascii_case(charset))
+    });
+    if json && utf8 { Ok(()) } else { wrong(&shown) }
+}
+
+/// A body as an object; the fields of all its objects are given once.
+pub(crate) async fn parse(bytes: Bytes) -> Result<Map<String, Value>, ApiError> {
+    if bytes.len() < LARGE {
+        return object(&bytes);
+    }
+    match tokio::task::spawn_blocking(move || object(&bytes)).await {
+        Ok(parsed) => parsed,
+        Err(error) => Err(ApiError::internal(&error)),
+    }
+}
+
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let wrong = |problem: String| ApiError::new(StatusCode::BAD_REQUEST, format!("invalid JSON: {problem}"));
+    let mut track = serde_path_to_error::Track::new();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    match Distinct.deserialize(tracked).and_then(|value| json.end().map(|()| value)) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(wrong("the body must be an object".to_owned())),
+        Err(error) => {
+            let path: String = track.path().to_string().chars().take(200).collect();
+            Err(wrong(if path == "." { error.to_string() } else { format!("{path}: {error}") }))
+        }
+    }
+}
+
+/// Any JSON value in whose objects no field stands twice: what the second one means is anybody's guess (RFC 8259 §4).
+struct Distinct;
+
+impl<'de> DeserializeSeed<'de> for Distinct {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Distinct {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Distinct)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if object.contains_key(&name) {
+                let shown: String = name.chars().take(64).collect();
+                return Err(A::Error::custom(format!("the field {shown:?} is given twice; give it once")));
+            }
+            let value = fields.next_value_seed(Distinct)?;
+            object.insert(name, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(name: HeaderName, values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    /// The table of RFC 9110 §13.1.1: lists, `*`, weak tags never match.
+    #[test]
+    fn if_match() {
+        let holds = |values: &[&str], generation: u64| {
+            let read = Preconditions::read(&with(header::IF_MATCH, values))?;
+            read.check(&"zone z", generation)
+        };
+        for (values, generation) in [
+            (vec!["\"3\""], 3),
+            (vec!["3"], 3),
+            (vec!["*"], 3),
+            (vec!["\"3-0a1b2c3d\""], 3),
+            (vec!["\"999\", \"3\""], 3),
+            (vec!["\"999\",,\"3-x\" , \"4\""], 3),
+            (vec!["\"999\"", "\"3\""], 3),
+            (vec!["\"a,b\", \"3\""], 3),
+            (vec![], 3),
+        ] {
+            assert_eq!(holds(&values, generation), Ok(()), "{values:?}");
+        }
+        for values in [vec!["\"2\""], vec!["W/\"3\""], vec!["\"x\""], vec!["\"2\", \"4\""], vec!["\"\""]] {
+            assert_eq!(holds(&values, 3).unwrap_err().status, 412, "{values:?}");
+        }
+        for values in
+            [vec!["three"], vec![""], vec![","], vec!["\"3"], vec!["*, \"3\""], vec!["\"3\"x"], vec!["W/3"]]
+        {
+            assert_eq!(holds(&values, 3).unwrap_err().status, 400, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn if_none_match() {
+        let read = |value: &str| Preconditions::read(&with(header::IF_NONE_MATCH, &[value])).unwrap();
+        let tag = entity_tag(3, &json!({"id": "z", "revision": 9}));
+        assert_eq!(tag, entity_tag(3, &json!({"id": "z"})));
+        assert_ne!(tag, entity_tag(3, &json!({"id": "z", "status": "active"})));
+        assert!(read(&tag).is_known(&tag) && read(&format!("\"x\", W/{tag}")).is_known(&tag));
+        assert!(read("*").is_known(&tag) && !read("\"3\"").is_known(&tag));
+        assert_eq!(read("*").check(&"zone z", 3).unwrap_err().status, 412);
+        assert_eq!(read(&tag).check(&"zone z", 3).unwrap_err().status, 412);
+        assert!(read(&tag).check(&"zone z", 4).is_ok());
+    }
+
+    #[test]
+    fn media_types() {
+        let of = |value: &str| check_media_type(&with(header::CONTENT_TYPE, &[value])).is_ok();
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+            "application/merge-patch+json",
+            "application/json; profile=x",
+        ] {
+            assert!(of(good), "{good}");
+        }
+        for bad in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=latin1",
+            "json",
+            "",
+        ] {
+            assert!(!of(bad), "{bad}");
+        }
+        assert!(check_media_type(&HeaderMap::new()).is_ok());
+        assert!(check_media_type(&with(header::CONTENT_ENCODING, &["gzip"])).is_err());
+        assert!(check_media_type(&with(header::CONTENT_TYPE, &["application/json"; 2])).is_err());
+    }
+
+    #[test]
+    fn fields_are_given_once_at_every_depth() {
+        let problem = |text: &str| object(text.as_bytes()).unwrap_err().message;
+        assert_eq!(object(br#"{"a": [1, -2, 0.5, null, {"b": "c"}]}"#).unwrap()["a"][4]["b"], "c");
+        let text = problem(r#"{"content": "1", "content": "2"}"#);
+        assert!(text.starts_with("invalid JSON: the field \"content\" is given twice"), "{text}");
+        let text = problem(r#"{"webroots": [{}, {"runtime": "php", "runtime": "php"}]}"#);
+        assert!(
+            text.starts_with("invalid JSON: webroots[1]: the field \"runtime\" is given twice"),
+            "{text}"
+        );
+        let text = problem(r#"{"a": {"x": 1, "\u0078": 2}}"#);
+        assert!(text.contains("\"x\" is given twice"), "{text}");
+        for bad in ["", "{", "[]", "null", "{} {}", "{\"a\": 1e999}", "{\"a\": \"\\ud800\"}", "{\"a\":NaN}"] {
+            assert!(problem(bad).starts_with("invalid JSON: "), "{bad}");
+        }
+        assert!(problem(&"[".repeat(100_000)).contains("recursion limit"));
+        assert!(problem(&format!("{{\"a\":{}", "{\"a\":".repeat(100_000))).contains("recursion limit"));
+    }
+}
