@@ -40,6 +40,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let group = TaskGroup::new();
 
+    hosting_resource::kinds::webroot::set_php_bounds(settings.php_bounds());
     let kek = Kek::load_or_create(&settings.kek())?;
     let mut store_config = StoreConfig::new(settings.store());
     store_config.audit_bytes = settings.audit_max_mib << 20;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
 use hosting_scaffold::telemetry::LogFormat;
 use ipnet::IpNet;
@@ -44,6 +45,12 @@ pub struct Settings {
     /// Networks of TLS proxies in front of the API, as `10.0.0.0/8` or one address. Only they are believed for whom they ask
     /// (`X-Forwarded-For`, `Forwarded`); the share of a network is then counted by requests in work.
     pub trusted_proxies: Vec<String>,
+    /// Largest upload that a PHP site may ask for, in bytes.
+    pub php_upload_bytes: u64,
+    /// Longest request that a PHP site may ask for, 1 to 86400. Edges end a request after their `upstream_timeout_ms`.
+    pub php_request_seconds: u32,
+    /// Most memory of one PHP request that a site may ask for, in bytes.
+    pub php_memory_bytes: u64,
     /// Waiting for requests under way at the end.
     pub drain_timeout_ms: u64,
     /// Log filter, as `tracing` reads it.
@@ -54,6 +61,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let php = Bounds::default();
         Self {
             data_dir: PathBuf::from("/var/lib/hosting/controller"),
             listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
@@ -69,6 +77,9 @@ impl Default for Settings {
             api_connections: 4_096,
             api_connections_per_network: 2_048,
             trusted_proxies: Vec::new(),
+            php_upload_bytes: php.upload_bytes,
+            php_request_seconds: php.request_seconds,
+            php_memory_bytes: php.memory_bytes,
             drain_timeout_ms: 10_000,
             log: "info".into(),
             log_format: LogFormat::Auto,
@@ -122,6 +133,15 @@ impl Settings {
             return invalid("audit_max_mib", "must be 16 to 1048576");
         }
         settings.trusted()?;
+        if !(1..=REQUEST_SECONDS_MOST).contains(&settings.php_request_seconds) {
+            return invalid("php_request_seconds", "must be 1 to 86400");
+        }
+        if settings.php_upload_bytes < 1 << 20 || settings.php_memory_bytes < 1 << 24 {
+            return invalid(
+                "php_upload_bytes, php_memory_bytes",
+                "must be at least 1048576 (1 MiB) and 16777216 (16 MiB)",
+            );
+        }
         Ok(settings)
     }
 
@@ -144,6 +164,16 @@ impl Settings {
                 }
             })
             .collect()
+    }
+
+    /// What sites may have at most.
+    #[must_use]
+    pub fn php_bounds(&self) -> Bounds {
+        Bounds {
+            upload_bytes: self.php_upload_bytes,
+            request_seconds: self.php_request_seconds,
+            memory_bytes: self.php_memory_bytes,
+        }
     }
 
     /// The database.
@@ -245,6 +275,11 @@ mod tests {
         let settings = load(&["--config", file.to_str().unwrap(), "--listen", "127.0.0.1:1"]).unwrap();
         assert_eq!((settings.log_revisions, settings.listen.port()), (5000, 1));
         assert_eq!(toml::from_str::<Settings>(&settings.dump().unwrap()).unwrap(), settings);
+
+        assert_eq!(settings.php_bounds(), Bounds::default());
+        std::fs::write(&file, "php_request_seconds = 0\n").unwrap();
+        let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+        assert!(error.starts_with("php_request_seconds: "), "{error}");
 
         std::fs::write(&file, "node_certificate_hours = 1\n").unwrap();
         let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();

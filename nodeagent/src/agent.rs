@@ -63,6 +63,7 @@ impl Agent {
     pub async fn run(mut self, stop: CancellationToken) {
         let began = Instant::now();
         let mut events = self.host.supervisor().events();
+        let mut known = *events.borrow();
         let mut scope = Some(Scope::Everything);
         let mut next_drift = Instant::now();
         let mut next_event = Instant::now();
@@ -75,7 +76,7 @@ impl Agent {
                 if this == Scope::Everything {
                     next_drift = Instant::now() + self.drift_interval;
                     next_event = Instant::now() + EVENT_PAUSE;
-                    events.mark_unchanged();
+                    known = *events.borrow_and_update();
                 }
                 tokio::select! {
                     at = self.pass(&view, this, began, &mut held, &mut traced) => retry = at,
@@ -98,7 +99,11 @@ impl Agent {
                     events.changed().await
                 } => {
                     if changed.is_err() { break }
-                    Some(Scope::Everything)
+                    let now = *events.borrow_and_update();
+                    let ended = now.ended != known.ended;
+                    known = now;
+                    // What ended by itself may be anybody's; work that is done is waited for by a key that is not at rest.
+                    Some(if ended { Scope::Everything } else { Scope::Changes })
                 }
                 () = tokio::time::sleep_until(retry) => {
                     Some(if Instant::now() >= next_drift { Scope::Everything } else { Scope::Changes })

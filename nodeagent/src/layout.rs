@@ -88,17 +88,14 @@ pub const PROBE_PATH: &str = "/.hosting/ready";
 /// Script name that a pool answers a probe under.
 pub const PING_PATH: &str = "/.hosting/ping";
 
-/// The service name of a PHP version's master.
+/// What the names of a site's PHP-FPM masters begin with. Ids hold no dot, so no other site's do.
 #[must_use]
-pub fn php_service(version: &str) -> String {
-    format!("php-fpm{version}")
+pub fn php_services(webroot: &str) -> String {
+    format!("{PHP_SERVICES}{webroot}.")
 }
 
-/// Folder of a PHP version, in configuration and run.
-#[must_use]
-pub fn php_folder(version: &str) -> String {
-    format!("php{version}")
-}
+/// What the names of all PHP-FPM masters begin with.
+pub const PHP_SERVICES: &str = "php-fpm.";
 
 /// A site's server block.
 #[must_use]
@@ -106,16 +103,22 @@ pub fn site_file(webroot: &str) -> Place {
     Place::new(Root::Config, ["nginx", "sites"]).child(format!("{webroot}.conf"))
 }
 
-/// A site's pool.
+/// Configuration of a site's PHP-FPM masters, one file each.
 #[must_use]
-pub fn pool_file(version: &str, webroot: &str) -> Place {
-    Place::new(Root::Config, [php_folder(version).as_str(), "pools"]).child(format!("{webroot}.conf"))
+pub fn php_folder(webroot: &str) -> Place {
+    Place::new(Root::Config, ["php", webroot])
 }
 
-/// A site's PHP socket. One per version, so that a change of the version switches from one to the other.
+/// Where the sockets of PHP-FPM masters lie.
 #[must_use]
-pub fn pool_socket(version: &str, webroot: &str) -> Place {
-    Place::new(Root::Run, [php_folder(version)]).child(format!("{webroot}.sock"))
+pub fn php_sockets() -> Place {
+    Place::new(Root::Run, ["php"])
+}
+
+/// The socket that nginx asks for a site: a link to that of the master in force.
+#[must_use]
+pub fn php_socket(webroot: &str) -> Place {
+    php_sockets().child(format!("{webroot}.sock"))
 }
 
 /// Pages of our own.

@@ -6,14 +6,14 @@ use std::{
 };
 
 use hosting_agent_engine::{DataId, DataKind, Desired};
-use hosting_intent::{Intent, Key, Kind, Rejection, message as m};
+use hosting_intent::{Intent, Key, Kind, Rejection, message as m, php::Settings};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::{MAX_SPANS, spans_of};
 use tokio::sync::watch;
 
 use crate::{
     drivers::{
-        NginxHost, NginxSpec, PhpFpm, PhpFpmSpec, PhpPool, Retire, RetireSpec, Site, SiteSpec, Tenant,
+        NginxHost, NginxSpec, PhpFpm, Retire, RetireSpec, Site, SiteSpec, Tenant,
         TenantSpec, nginx_key,
     },
     layout::Layout,
@@ -111,17 +111,8 @@ fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
             match webroot.runtime.as_str() {
                 "static" => {}
                 "php" => {
-                    let sound = webroot.runtime_version.split_once('.').is_some_and(|(major, minor)| {
-                        [major, minor].iter().all(|part| {
-                            (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit())
-                        })
-                    });
-                    if !sound {
-                        let problem = format!("{:?} must be a PHP version like 8.2", webroot.runtime_version);
-                        return Err(Rejection::Invalid { field: "runtime_version", problem });
-                    }
                     let pool = pool(&key.name, webroot).map_err(|bad| invalid(bad, "php"))?;
-                    render::php::pool(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
+                    render::php::master(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
                 }
                 other => {
                     let problem = format!("{other:?} is not supported by this agent; it knows static and php");
@@ -153,24 +144,27 @@ fn site(id: &str, webroot: &m::Webroot, suspended: bool) -> render::nginx::Site 
         public_folder: webroot
             .public_folder
             .split('/')
-            .filter(|part| !part.is_empty() && *part != ".")
+            .filter(|part| !part.is_empty())
             .map(ToOwned::to_owned)
             .collect(),
         shard: webroot.shard_name.clone(),
-        php: (webroot.runtime == "php").then(|| webroot.runtime_version.clone()),
+        php: (webroot.runtime == "php").then(|| render::nginx::Php { settings: settings(webroot) }),
         suspended,
     }
 }
 
+/// Settings of a webroot that passed [`Intent::parse`].
+fn settings(webroot: &m::Webroot) -> Settings {
+    webroot.php.as_ref().and_then(|pool| Settings::of(pool).ok()).unwrap_or_default()
+}
+
 fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
-    let given = webroot.php.as_ref();
     Ok(Pool {
         id: id.to_owned(),
         tenant: webroot.tenant_id.clone(),
         version: webroot.runtime_version.clone(),
-        processes: Processes::from_intent(given)?,
-        values: given.map(|pool| pool.values.clone()).unwrap_or_default(),
-        admin_values: given.map(|pool| pool.admin_values.clone()).unwrap_or_default(),
+        processes: Processes::from_intent(webroot.php.as_ref())?,
+        settings: settings(webroot),
     })
 }
 
@@ -221,11 +215,11 @@ pub fn desired(view: &View) -> Desired {
             Intent::Webroot(webroot) => {
                 let suspended = suspended.contains(webroot.tenant_id.as_str());
                 let site = site(&key.name, webroot, suspended);
-                if let (Some(version), false) = (&site.php, suspended)
+                if site.php.is_some()
+                    && !suspended
                     && let Ok(pool) = pool(&key.name, webroot)
                 {
-                    desired.want::<PhpFpm>(version.clone(), PhpFpmSpec, None);
-                    desired.want::<PhpPool>(PhpPool::name(version, &key.name), pool, origin.clone());
+                    desired.want::<PhpFpm>(key.name.clone(), pool, origin.clone());
                 }
                 let spec = SiteSpec { incarnation: webroot.incarnation, site };
                 desired.want::<Site>(key.name.clone(), spec, origin);

@@ -11,6 +11,8 @@ const FLOORS: &[&str] = &["words", "meaning", "mechanism", "core", "shell", "bin
 
 /// Crates of one floor that may depend on each other: the higher one first.
 const SAME_FLOOR: &[(&str, &str)] = &[
+    // What is written is checked by the rules of what is applied.
+    ("hosting-resource", "hosting-intent"),
     ("hosting-intent-sync", "hosting-ledger"),
     ("hosting-intent-sync", "hosting-scaffold"),
     ("hosting-api", "hosting-store"),

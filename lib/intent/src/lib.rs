@@ -7,8 +7,10 @@
 
 mod digest;
 pub mod edge_key;
+pub mod folder;
 pub mod name;
 mod parse;
+pub mod php;
 
 use std::fmt;
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
 
-use crate::{Key, Kind, kind_name, message as m, name};
+use crate::{Key, Kind, folder, kind_name, message as m, name, php};
 
 /// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
@@ -191,7 +191,13 @@ impl Intent {
                 check_id("tenant_id", &webroot.tenant_id)?;
                 check_id("shard_name", &webroot.shard_name)?;
                 incarnation(webroot.incarnation)?;
-                relative_path("public_folder", &webroot.public_folder)?;
+                folder::check(&webroot.public_folder).map_err(|e| invalid("public_folder", e))?;
+                if webroot.runtime == "php" {
+                    php::check_version(&webroot.runtime_version).map_err(|e| invalid("runtime_version", e))?;
+                    if let Some(pool) = &webroot.php {
+                        php::Settings::of(pool).map_err(|e| invalid("php", e))?;
+                    }
+                }
                 Self::Webroot(webroot)
             }
             Kind::Retire => {
@@ -277,14 +283,6 @@ fn stated(state: i32) -> Result<(), Rejection> {
 
 fn incarnation(value: u64) -> Result<(), Rejection> {
     if value == 0 { Err(invalid("incarnation", "must not be 0")) } else { Ok(()) }
-}
-
-fn relative_path(field: &'static str, path: &str) -> Result<(), Rejection> {
-    let fits = path.len() <= 255
-        && !path.starts_with('/')
-        && path.split('/').all(|part| part != "..")
-        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
-    if fits { Ok(()) } else { Err(invalid(field, "must be a relative path of A-Z a-z 0-9 . _ - without ..")) }
 }
 
 #[cfg(test)]
@@ -376,5 +374,28 @@ mod tests {
         assert!(problem(&Key::new(Kind::Retire, "webroot/.."), &all).starts_with("key: "));
         let ever = m::Retire { incarnation: 0, ..retire };
         assert!(problem(&Key::new(Kind::Retire, "webroot/web_a"), &ever).starts_with("incarnation: "));
+    }
+
+    #[test]
+    fn a_webroot_has_a_sound_folder_and_sound_php_settings() {
+        let key = Key::new(Kind::Webroot, "web_a");
+        let good = m::Webroot {
+            tenant_id: "t_a".into(),
+            runtime: "php".into(),
+            runtime_version: "8.2".into(),
+            public_folder: "current/public".into(),
+            shard_name: "s".into(),
+            php: Some(m::PhpPool::default()),
+            incarnation: 1,
+            ..m::Webroot::default()
+        };
+        assert!(Intent::parse(&key, &good.encode_to_vec()).is_ok());
+        let bad = m::Webroot { public_folder: "...".into(), ..good.clone() };
+        assert!(problem(&key, &bad).starts_with("public_folder: "));
+        let bad = m::Webroot { runtime_version: "../8".into(), ..good.clone() };
+        assert!(problem(&key, &bad).starts_with("runtime_version: "));
+        let values = [("session.save_path".to_owned(), "tcp://x;/storage/t_b/tmp".to_owned())].into();
+        let bad = m::Webroot { php: Some(m::PhpPool { values, ..m::PhpPool::default() }), ..good };
+        assert!(problem(&key, &bad).starts_with("php: php_values.session.save_path: "));
     }
 }

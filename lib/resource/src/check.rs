@@ -170,18 +170,14 @@ pub(crate) fn ipv6(field: &str, value: &str) -> Checked<String> {
         .map_err(|_| SpecError::invalid(field, format!("{value:?} is no IPv6 address")))
 }
 
-/// A folder below a site's own: relative, of `A-Z a-z 0-9 . _ - /`, without `..`; slashes at the ends are dropped.
+/// A folder below a site's own, as [`hosting_intent::folder::check`] has it; slashes at the end are dropped.
 pub(crate) fn folder(field: &str, value: &str) -> Checked<String> {
-    let path = value.trim_matches('/');
-    let fits = path.len() <= 255
-        && path.split('/').all(|part| part != ".." && part != ".")
-        && !path.contains("//")
-        && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
-    if fits {
-        Ok(path.to_owned())
-    } else {
-        Err(SpecError::invalid(field, "must be a relative path of A-Z a-z 0-9 . _ - / without '..'"))
-    }
+    let path = match value.trim_end_matches('/') {
+        "" if !value.is_empty() => value,
+        path => path,
+    };
+    hosting_intent::folder::check(path).map_err(|why| SpecError::invalid(field, why))?;
+    Ok(path.to_owned())
 }
 
 /// One of a closed list of words.
@@ -269,9 +265,11 @@ mod tests {
 
     #[test]
     fn folders_stay_inside() {
-        assert_eq!(folder("f", "/public/").as_deref(), Ok("public"));
+        assert_eq!(folder("f", "public/").as_deref(), Ok("public"));
         assert_eq!(folder("f", "").as_deref(), Ok(""));
-        for bad in ["..", "a/../b", "./a", "a;b", "a b", "a//b", "${x}", "a\"b"] {
+        for bad in
+            ["..", "...", "a/../b", "./a", "a;b", "a b", "a//b", "${x}", "a\"b", "/public", "/public/", "/", "//"]
+        {
             assert!(folder("f", bad).is_err(), "{bad:?}");
         }
     }

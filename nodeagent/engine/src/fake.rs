@@ -222,7 +222,7 @@ impl Inner {
             .iter()
             .filter(|(place, _)| {
                 **place == config.main
-                    || (place.is_within(&config.parts)
+                    || (config.parts.as_ref().is_some_and(|parts| place.is_within(parts))
                         && place.parts.last().is_some_and(|name| name.ends_with(&config.suffix)))
             })
             .filter_map(|(place, node)| match node {
@@ -289,6 +289,24 @@ impl Host for FakeHost {
             inner.parents(at);
             inner.now.nodes.insert(at.clone(), FakeNode::File(content.to_vec(), access));
             Ok(())
+        })
+    }
+
+    async fn link(&self, at: &Place, target: &str) -> Result<(), HostError> {
+        self.change("link", |inner| {
+            inner.no_links_above("write", at)?;
+            inner.parents(at);
+            inner.now.nodes.insert(at.clone(), FakeNode::Symlink(target.to_owned()));
+            Ok(())
+        })
+    }
+
+    async fn link_target(&self, at: &Place) -> Result<Option<String>, HostError> {
+        let inner = self.lock();
+        inner.no_links_above("read", at)?;
+        Ok(match inner.now.nodes.get(at) {
+            Some(FakeNode::Symlink(target)) => Some(target.clone()),
+            Some(FakeNode::Dir(_) | FakeNode::File(..)) | None => None,
         })
     }
 
@@ -441,11 +459,26 @@ impl Host for FakeHost {
 
     async fn stop_service(&self, name: &str) -> Result<(), HostError> {
         self.change("stop_service", |inner| {
-            if let Some(service) = inner.now.services.remove(name) {
-                inner.now.nodes.remove(&service.spec.config.main);
-            }
+            inner.now.services.remove(name);
             Ok(())
         })
+    }
+
+    async fn retire_service(
+        &self,
+        name: &str,
+        _drained: Option<&Probe>,
+        _grace: Duration,
+    ) -> Result<(), HostError> {
+        self.change("retire_service", |inner| {
+            inner.now.services.remove(name);
+            Ok(())
+        })
+    }
+
+    async fn services(&self, prefix: &str) -> Result<Vec<String>, HostError> {
+        let inner = self.lock();
+        Ok(inner.now.services.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
     }
 
     async fn install(&self, service: &str, at: &Place, content: Option<&[u8]>) -> Result<(), HostError> {

@@ -261,8 +261,8 @@ impl fmt::Debug for Secret {
 pub struct ConfigLayout {
     /// The main file.
     pub main: Place,
-    /// The folder of the pieces that it includes.
-    pub parts: Place,
+    /// The folder of the pieces that it includes; `None`: it has none.
+    pub parts: Option<Place>,
     /// Ending of the pieces, with its dot.
     pub suffix: String,
     /// The main file's text; [`ConfigLayout::INCLUDE`] in it stands for the path of the pieces.
@@ -284,16 +284,17 @@ impl ConfigLayout {
 /// A long-running service under the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// Unique on the node, e.g. `nginx`, `php-fpm8.2`.
+    /// Unique on the node, e.g. `nginx`.
     pub name: String,
     /// Absolute path of the program.
     pub program: String,
     /// Arguments; [`ServiceSpec::MAIN`] stands for the main file's path.
     pub args: Vec<String>,
-    /// Arguments that only test a configuration and exit with 0 if it is good.
+    /// Arguments that only test a configuration and exit with 0 if it is good; none: the start is the test.
     pub check_args: Vec<String>,
-    /// Number of the signal that makes it take in a changed configuration.
-    pub reload_signal: i32,
+    /// Number of the signal that makes it take in a changed configuration; `None`: what runs never changes, another
+    /// service takes its place.
+    pub reload_signal: Option<i32>,
     /// Number of the signal that ends it gracefully.
     pub stop_signal: i32,
     /// Title of a worker that no longer takes requests after a reload, when the service shows one.
@@ -321,6 +322,8 @@ pub enum ServiceState {
     },
     /// Ought to run and does not; what happened and when it is tried again.
     Down(String),
+    /// Finishes what it is doing and then ends; after this long it is made to.
+    Retiring(Duration),
 }
 
 /// A question to a running service that only its current configuration answers as expected.
@@ -439,6 +442,12 @@ pub trait Host: Send + Sync {
     /// Replaces a file's content in one go; missing directories above it are made (0755, the agent's).
     async fn write(&self, at: &Place, content: &[u8], access: Access) -> Result<(), HostError>;
 
+    /// Makes a symbolic link to the name `target` in the same directory, or moves one there in one go.
+    async fn link(&self, at: &Place, target: &str) -> Result<(), HostError>;
+
+    /// Where a symbolic link leads; `None` when there is no link.
+    async fn link_target(&self, at: &Place) -> Result<Option<String>, HostError>;
+
     /// Removes a file, if it is there. Never a directory.
     async fn remove(&self, at: &Place) -> Result<(), HostError>;
 
@@ -476,8 +485,21 @@ pub trait Host: Send + Sync {
     /// the service does not accept are put aside, so that one of them cannot keep the others down.
     async fn run_service(&self, spec: &ServiceSpec) -> Result<(), HostError>;
 
-    /// Ends a service and removes its main configuration.
+    /// Ends a service. Its configuration stays.
     async fn stop_service(&self, name: &str) -> Result<(), HostError>;
+
+    /// Lets a service finish what it is doing and end, at the latest after `grace`, and never starts it again. The call
+    /// does not wait for that. With `drained`, the service is told to end only once that probe is no longer answered
+    /// [`Answer::Busy`]: what came to it first has been taken in then.
+    async fn retire_service(
+        &self,
+        name: &str,
+        drained: Option<&Probe>,
+        grace: Duration,
+    ) -> Result<(), HostError>;
+
+    /// Names of the services that are not [`ServiceState::Stopped`] and begin with `prefix`, in ascending order.
+    async fn services(&self, prefix: &str) -> Result<Vec<String>, HostError>;
 
     /// Tests a piece of a service's configuration, puts it in place (`None`: removes it) and makes the service take it in,
     /// if it runs. After an error the last good content is in place.

@@ -2,7 +2,6 @@
 
 mod nginx;
 mod php_fpm;
-mod php_pool;
 mod retire;
 mod site;
 mod tenant;
@@ -15,13 +14,12 @@ use std::{
 use hosting_agent_engine::{Answer, DataId, Driver, Engine, Host, HostError, Key, Probe, ServiceState};
 
 pub use nginx::{NginxHost, NginxSpec};
-pub use php_fpm::{PhpFpm, PhpFpmSpec};
-pub use php_pool::PhpPool;
+pub use php_fpm::PhpFpm;
 pub use retire::{Retire, RetireSpec};
 pub use site::{Site, SiteSpec};
 pub use tenant::{Tenant, TenantSpec};
 
-use crate::layout::{Layout, NGINX, PING_PATH, PROBE_HEADER, PROBE_PATH, php_service};
+use crate::layout::{Layout, NGINX, PROBE_HEADER, PROBE_PATH};
 
 /// The node's engine: every driver, in the order in which the later ones build on the earlier.
 #[must_use]
@@ -30,9 +28,8 @@ pub fn engine(layout: &Arc<Layout>, concurrency: usize) -> Engine {
         .with(NginxHost::new(layout.clone()))
         .with(Tenant::new())
         .with(PhpFpm::new(layout.clone()))
-        .with(PhpPool::new(layout.clone()))
         .with(Site::new(layout.clone()))
-        .with(Retire::new(layout.clone()))
+        .with(Retire)
 }
 
 /// The one nginx of the node.
@@ -108,15 +105,6 @@ fn http_probe(layout: &Layout, host: &str, expect: &str) -> Probe {
     }
 }
 
-fn ping(version: &str, socket: hosting_agent_engine::Place, expect: &str) -> Probe {
-    Probe::FastCgi {
-        service: php_service(version),
-        socket,
-        path: PING_PATH.to_owned(),
-        expect: expect.to_owned(),
-    }
-}
-
 /// Waits until the configuration in force is the one on disk. A service that ends meanwhile is not waited for: why it ended
 /// says more than that it does not answer.
 async fn await_answer(host: &dyn Host, service: &str, probe: &Probe) -> Result<(), HostError> {
@@ -129,7 +117,9 @@ async fn await_answer(host: &dyn Host, service: &str, probe: &Probe) -> Result<(
         }
         match host.service(service).await? {
             ServiceState::Down(why) => return Err(HostError::service(service, why)),
-            ServiceState::Stopped => return Err(HostError::service(service, "it is not running")),
+            ServiceState::Stopped | ServiceState::Retiring(_) => {
+                return Err(HostError::service(service, "it is not running"));
+            }
             ServiceState::Running { last_end, .. } => ended = last_end,
         }
     }

@@ -1,16 +1,15 @@
 //! The end of customers' data: the only driver that destroys any, and only the incarnation that an intent names.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use super::{Marker, PhpPool, Site, marker};
-use crate::layout::{Layout, tenant_logs};
+use super::{Marker, PhpFpm, Site, marker};
+use crate::layout::tenant_logs;
 use async_trait::async_trait;
 use hosting_agent_engine::{Claim, DataId, DataKind, Driver, Host, HostError, Key, Place, Plan, Rest, Root};
 
 /// Destroys data. A key's name is that of the intent: `webroot/{id}` or `tenant/{id}`.
-pub struct Retire {
-    layout: Arc<Layout>,
-}
+#[derive(Debug, Default)]
+pub struct Retire;
 
 /// What to destroy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +50,6 @@ impl fmt::Display for RetireStep {
     }
 }
 
-impl Retire {
-    /// With the node's set-up.
-    #[must_use]
-    pub fn new(layout: Arc<Layout>) -> Self {
-        Self { layout }
-    }
-}
-
 fn trash() -> Place {
     Place::new(Root::Storage, [".hosting", "trash"])
 }
@@ -95,13 +86,9 @@ impl Driver for Retire {
     fn after(&self, _: &str, spec: &RetireSpec) -> Vec<Key> {
         match spec.data.kind {
             DataKind::Tenant => vec![Key::new(super::Tenant::KIND, spec.data.id.clone())],
-            DataKind::Webroot => self
-                .layout
-                .php
-                .keys()
-                .map(|version| Key::new(PhpPool::KIND, PhpPool::name(version, &spec.data.id)))
-                .chain([Key::new(Site::KIND, spec.data.id.clone())])
-                .collect(),
+            DataKind::Webroot => {
+                vec![Key::new(PhpFpm::KIND, &spec.data.id), Key::new(Site::KIND, &spec.data.id)]
+            }
         }
     }
 
@@ -221,7 +208,7 @@ mod tests {
         super::{
             site::data as site_data,
             tenant::data as tenant_data,
-            tests::{layout, settle},
+            tests::settle,
         },
         *,
     };
@@ -240,7 +227,7 @@ mod tests {
 
     driver_laws!(
         retiring_a_site_keeps_the_laws,
-        || Retire::new(layout()),
+        || Retire,
         Scenario::<Retire> {
             name: "webroot/web_a".into(),
             specs: vec![spec(site_data("web_a", "t_a", 9))],
@@ -255,7 +242,7 @@ mod tests {
 
     driver_laws!(
         retiring_a_tenant_keeps_the_laws,
-        || Retire::new(layout()),
+        || Retire,
         Scenario::<Retire> {
             name: "tenant/t_a".into(),
             specs: vec![spec(tenant_data("t_a", 4))],
@@ -269,7 +256,7 @@ mod tests {
     );
 
     fn rest(spec: &RetireSpec, name: &str, host: &FakeHost) -> Rest {
-        let driver = Retire::new(layout());
+        let driver = Retire;
         settle(&driver, name, spec, host);
         let seen = block_on(driver.observe(name, Some(spec), host)).unwrap();
         match driver.plan(name, Some(spec), &seen) {

@@ -9,7 +9,7 @@ use hosting_agent_engine::{
 use hosting_intent::Kind;
 
 use super::{
-    Marker, PhpPool, Tenant, await_answer, http_probe, in_the_way, marked, marker, nginx_key, pieces,
+    Marker, PhpFpm, Tenant, await_answer, http_probe, in_the_way, marked, marker, nginx_key, pieces,
 };
 use crate::{
     layout::{Layout, NGINX, site_file},
@@ -38,8 +38,8 @@ pub struct SiteSeen {
     tenant: String,
     /// The webroot, or anything in its place.
     folder: bool,
-    /// The document root, or anything in its place.
-    document_root: bool,
+    /// The document root and the folder of sessions, or anything in their places.
+    folders: bool,
     config: Option<Vec<u8>>,
     wanted: Option<Result<Rendered, String>>,
     answer: Answer,
@@ -50,7 +50,7 @@ pub struct SiteSeen {
 pub enum SiteStep {
     /// Mark the folder as this incarnation's.
     Claim(DataId),
-    /// The folders from the webroot to the document root.
+    /// The folders from the webroot to the document root and to the folder of sessions.
     Folders(Vec<Place>),
     /// Test the server block, put it in place and make nginx take it in.
     Install(String),
@@ -66,7 +66,7 @@ impl fmt::Display for SiteStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim(data) => write!(f, "mark {} as incarnation {}", data.home(), data.incarnation),
-            Self::Folders(_) => f.write_str("make the document root"),
+            Self::Folders(_) => f.write_str("make the site's folders"),
             Self::Install(_) => f.write_str("install the site"),
             Self::Reload => f.write_str("reload nginx"),
             Self::Await(_) => f.write_str("wait for the site"),
@@ -87,13 +87,18 @@ pub(super) fn data(id: &str, tenant: &str, incarnation: u64) -> DataId {
     DataId { kind: DataKind::Webroot, id: id.to_owned(), tenant: tenant.to_owned(), incarnation }
 }
 
-/// From the webroot down to the document root.
+/// The webroot, the document root and the folder of sessions, each after those above it.
 fn folders(id: &str, spec: &crate::render::nginx::Site) -> Vec<Place> {
-    let mut place = data(id, &spec.tenant, 0).home();
-    let mut all = vec![place.clone()];
-    for part in &spec.public_folder {
-        place = place.child(part.clone());
-        all.push(place.clone());
+    let home = data(id, &spec.tenant, 0).home();
+    let mut all = vec![home.clone()];
+    let sessions = spec.php.as_ref().and_then(|php| php.settings.session_folder());
+    let sessions = sessions.into_iter().map(|path| path.split('/').map(ToOwned::to_owned).collect());
+    for parts in std::iter::once(spec.public_folder.clone()).chain(sessions) {
+        let mut place = home.clone();
+        for part in parts {
+            place = place.child(part);
+            all.push(place.clone());
+        }
     }
     all
 }
@@ -112,8 +117,8 @@ impl Driver for Site {
 
     fn needs(&self, name: &str, spec: &SiteSpec) -> Vec<Key> {
         let mut needs = vec![nginx_key(), Key::new(Tenant::KIND, spec.site.tenant.clone())];
-        if let (Some(version), false) = (&spec.site.php, spec.site.suspended) {
-            needs.push(Key::new(PhpPool::KIND, PhpPool::name(version, name)));
+        if spec.site.php.is_some() && !spec.site.suspended {
+            needs.push(Key::new(PhpFpm::KIND, name));
         }
         needs
     }
@@ -151,14 +156,11 @@ impl Driver for Site {
             .or_else(|| want.map(|spec| spec.site.tenant.clone()))
             .unwrap_or_default();
         let folder = !tenant.is_empty() && host.entry(&data(name, &tenant, 0).home()).await?.is_some();
-        let document_root = match want.map(|spec| folders(name, &spec.site)) {
+        let mut all_there = true;
+        for place in want.map(|spec| folders(name, &spec.site)).unwrap_or_default() {
             // An error on the way down is a link of the tenant's own: it is in the place, and nginx decides.
-            Some(all) => match all.last() {
-                Some(last) => !matches!(host.entry(last).await, Ok(None)),
-                None => false,
-            },
-            None => true,
-        };
+            all_there &= !matches!(host.entry(&place).await, Ok(None));
+        }
         let config = host.read(&site_file(name)).await?;
         let wanted = want.map(|spec| site(&self.layout, &spec.site).map_err(|error| error.to_string()));
         let answer = match &wanted {
@@ -168,7 +170,7 @@ impl Driver for Site {
             Some(_) | None => Answer::Silent(String::new()),
         };
         let marker = marker(host, &data(name, "", 0)).await?;
-        Ok(SiteSeen { marker, tenant, folder, document_root, config, wanted, answer })
+        Ok(SiteSeen { marker, tenant, folder, folders: all_there, config, wanted, answer })
     }
 
     fn plan(&self, name: &str, want: Option<&SiteSpec>, seen: &SiteSeen) -> Plan<SiteStep> {
@@ -201,7 +203,7 @@ impl Driver for Site {
         if seen.marker == Marker::None {
             steps.push(SiteStep::Claim(data));
         }
-        if !seen.folder || !seen.document_root {
+        if !seen.folder || !seen.folders {
             steps.push(SiteStep::Folders(folders(name, &spec.site)));
         }
         if seen.config.as_deref() != Some(rendered.text.as_bytes()) {
@@ -250,7 +252,7 @@ mod tests {
         *,
     };
 
-    fn spec(php: Option<&str>, public_folder: &[&str], suspended: bool) -> SiteSpec {
+    fn spec(php: bool, public_folder: &[&str], suspended: bool) -> SiteSpec {
         SiteSpec {
             incarnation: 3,
             site: crate::render::nginx::Site {
@@ -258,7 +260,14 @@ mod tests {
                 tenant: "t_a".into(),
                 public_folder: public_folder.iter().map(|part| (*part).to_owned()).collect(),
                 shard: "shard-1".into(),
-                php: php.map(ToOwned::to_owned),
+                php: php.then(|| crate::render::nginx::Php {
+                    settings: hosting_intent::php::Settings::new(
+                        &[("session.save_path".to_owned(), "var/sessions".to_owned())].into(),
+                        &std::collections::BTreeMap::new(),
+                        60,
+                    )
+                    .unwrap(),
+                }),
                 suspended,
             },
         }
@@ -275,10 +284,10 @@ mod tests {
         Scenario::<Site> {
             name: "web_a".into(),
             specs: vec![
-                spec(None, &[], false),
-                spec(None, &["public"], false),
-                spec(Some("8.2"), &["public", "html"], false),
-                spec(Some("8.2"), &["public", "html"], true),
+                spec(false, &[], false),
+                spec(false, &["public"], false),
+                spec(true, &["public", "html"], false),
+                spec(true, &["public", "html"], true),
             ],
             before: {
                 let host = FakeHost::new();
@@ -294,10 +303,10 @@ mod tests {
         let host = FakeHost::new();
         prepared(&host);
         let driver = Site::new(layout());
-        settle(&driver, "web_a", &spec(None, &[], false), &host);
+        settle(&driver, "web_a", &spec(false, &[], false), &host);
         let public = data("web_a", "t_a", 3).home().child("public");
         host.put(&public, FakeNode::Symlink("/etc".into()));
-        settle(&driver, "web_a", &spec(None, &["public", "deep"], false), &host);
+        settle(&driver, "web_a", &spec(false, &["public", "deep"], false), &host);
         let nodes = host.snapshot().nodes;
         assert_eq!(nodes.get(&public), Some(&FakeNode::Symlink("/etc".into())));
         assert!(!nodes.contains_key(&public.child("deep")));
@@ -308,11 +317,11 @@ mod tests {
         let host = FakeHost::new();
         prepared(&host);
         let driver = Site::new(layout());
-        let good = spec(None, &[], false);
+        let good = spec(false, &[], false);
         settle(&driver, "web_a", &good, &host);
         let before = host.snapshot();
         host.refuse(b"broken-folder");
-        let bad = spec(None, &["broken-folder"], false);
+        let bad = spec(false, &["broken-folder"], false);
         let seen = block_on(driver.observe("web_a", Some(&bad), &host)).unwrap();
         let Plan::Do(steps) = driver.plan("web_a", Some(&bad), &seen) else { panic!() };
         let install = steps.iter().find(|step| matches!(step, SiteStep::Install(_))).unwrap();

@@ -9,7 +9,7 @@ use hosting_agent_engine::{
 use hosting_intent::Kind;
 
 use super::{Marker, in_the_way, marked, marker};
-use crate::layout::tenant_logs;
+use crate::{layout::tenant_logs, render::php::error_log};
 
 /// Drives tenants' folders.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub struct TenantSeen {
     wrong: Vec<(Place, Access)>,
     home: bool,
     folder: bool,
+    /// The file that PHP reports errors to.
+    log: bool,
 }
 
 /// One change.
@@ -41,13 +43,15 @@ pub enum TenantStep {
     Dir(Place, Access),
     /// The tenant's own home.
     Home(Place),
+    /// The file that PHP reports errors to: only the agent can make it, and the tenant's sites share it.
+    Log(Place),
 }
 
 impl fmt::Display for TenantStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim(data) => write!(f, "mark {} as incarnation {}", data.home(), data.incarnation),
-            Self::Dir(place, _) | Self::Home(place) => write!(f, "make {place}"),
+            Self::Dir(place, _) | Self::Home(place) | Self::Log(place) => write!(f, "make {place}"),
         }
     }
 }
@@ -75,6 +79,8 @@ fn own_dirs(id: &str) -> [(Place, Access); 4] {
         (tenant_logs(id), Access::agent(0o751)),
     ]
 }
+
+const LOG: Access = Access::site(0o640);
 
 #[async_trait]
 impl Driver for Tenant {
@@ -122,7 +128,8 @@ impl Driver for Tenant {
         }
         let exists = host.entry(&folder).await?.is_some();
         let home = exists && host.entry(&folder.child("home")).await?.is_some();
-        Ok(TenantSeen { marker: marker(host, &data(name, 0)).await?, wrong, home, folder: exists })
+        let log = host.entry(&error_log(name)).await?.is_some_and(|entry| entry.kind == EntryKind::File);
+        Ok(TenantSeen { marker: marker(host, &data(name, 0)).await?, wrong, home, folder: exists, log })
     }
 
     fn plan(&self, name: &str, want: Option<&TenantSpec>, seen: &TenantSeen) -> Plan<TenantStep> {
@@ -149,6 +156,9 @@ impl Driver for Tenant {
         if !seen.home {
             steps.push(TenantStep::Home(data.home().child("home")));
         }
+        if !seen.log {
+            steps.push(TenantStep::Log(error_log(name)));
+        }
         if steps.is_empty() { Plan::Rest(Rest::Ready(String::new())) } else { Plan::Do(steps) }
     }
 
@@ -157,6 +167,10 @@ impl Driver for Tenant {
             TenantStep::Claim(data) => host.claim(data).await,
             TenantStep::Dir(place, access) => host.make_dir(place, *access).await,
             TenantStep::Home(place) => host.offer_dir(place, Access::site(0o700)).await,
+            TenantStep::Log(place) => match host.entry(place).await? {
+                Some(_) => Ok(()),
+                None => host.write(place, b"", LOG).await,
+            },
         }
     }
 }
@@ -174,7 +188,8 @@ mod tests {
             name: "t_a".into(),
             specs: vec![TenantSpec { incarnation: 7 }],
             before: hosting_agent_engine::fake::Snapshot::default(),
-            is_data: |place| place.root == Root::Storage,
+            // Logs are kept with the tenant.
+            is_data: |place| matches!(place.root, Root::Storage | Root::Logs),
         }
     );
 

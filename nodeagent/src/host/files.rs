@@ -20,6 +20,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::purge::{absent_is_fine, fresh_name, move_beside, purge};
 use crate::layout::{Roots, SiteUser};
 
 /// Largest file that is read, in bytes.
@@ -63,7 +64,7 @@ pub enum RootError {
     },
 }
 
-const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Files {
     /// Opens the roots, and makes those that are missing.
@@ -224,9 +225,8 @@ impl Files {
         at.check()?;
         let write = || -> std::io::Result<()> {
             let (dir, name) = self.parent(at, true)?;
-            // One name for each file: what a crash left behind is used up by the next write.
-            let draft = format!(".{name}.new");
-            absent_is_fine(rustix::fs::unlinkat(&dir, &draft, AtFlags::empty()))?;
+            // A name of its own, so that two writers of one file do not meet in the draft.
+            let draft = fresh_name();
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(&dir, &draft, flags, Mode::RUSR | Mode::WUSR)?;
             self.grant(&fd, access)?;
@@ -242,6 +242,35 @@ impl Files {
             written
         };
         write().map_err(|error| HostError::file("write", at, error))
+    }
+
+    pub(super) fn link(&self, at: &Place, target: &str) -> Result<(), HostError> {
+        at.check()?;
+        let link = || -> Result<(), Errno> {
+            let (dir, name) = self.parent(at, true)?;
+            let draft = fresh_name();
+            rustix::fs::symlinkat(target, &dir, &draft)?;
+            let moved = rustix::fs::renameat(&dir, &draft, &dir, name);
+            if moved.is_err() {
+                let _ = rustix::fs::unlinkat(&dir, &draft, AtFlags::empty());
+            }
+            moved
+        };
+        link().map_err(|error| HostError::file("link", at, error))
+    }
+
+    pub(super) fn link_target(&self, at: &Place) -> Result<Option<String>, HostError> {
+        at.check()?;
+        let look = || -> Result<String, Errno> {
+            let (dir, name) = self.parent(at, false)?;
+            let target = rustix::fs::readlinkat(&dir, name, Vec::new())?;
+            target.into_string().map_err(|_| Errno::INVAL)
+        };
+        match look() {
+            // Something else is in its place.
+            Err(Errno::INVAL) => Ok(None),
+            other => absent_is_none("look at", at, other),
+        }
     }
 
     pub(super) fn remove(&self, at: &Place) -> Result<(), HostError> {
@@ -335,14 +364,8 @@ impl Files {
                     Err(Errno::NOTEMPTY | Errno::EXIST) => {
                         let first =
                             rustix::fs::openat(&trash_dir, trash_name, DIR, Mode::empty()).map_err(failed)?;
-                        let again = (0..1000_u32).map(|n| format!(".again-{n}")).find(|again| {
-                            matches!(
-                                rustix::fs::statat(&first, again, AtFlags::SYMLINK_NOFOLLOW),
-                                Err(Errno::NOENT)
-                            )
-                        });
-                        let again = again.ok_or_else(|| failed(Errno::EXIST))?;
-                        rustix::fs::renameat(&dir, name, &first, again).map_err(failed)?;
+                        let name = std::ffi::CString::new(name).map_err(|_| failed(Errno::INVAL))?;
+                        move_beside(&dir, &name, &first).map_err(failed)?;
                     }
                     other => absent_is_fine(other).map_err(failed)?,
                 }
@@ -399,78 +422,6 @@ fn absent_is_none<T>(
         Ok(value) => Ok(Some(value)),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(HostError::file(action, at, error)),
-    }
-}
-
-fn absent_is_fine(result: Result<(), Errno>) -> Result<(), Errno> {
-    match result {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
-    }
-}
-
-/// Levels that are walked with a descriptor each; what lies deeper is first moved up.
-const DEPTH: usize = 24;
-
-fn purge(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        other => return absent_is_fine(other),
-    }
-    let top = open_to_clear(parent, name)?;
-    clear(&top, &top, 0, &mut 0)?;
-    absent_is_fine(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR))
-}
-
-fn open_to_clear<P: rustix::path::Arg + Copy>(parent: &OwnedFd, name: P) -> Result<OwnedFd, Errno> {
-    match rustix::fs::openat(parent, name, DIR, Mode::empty()) {
-        Err(Errno::ACCESS) => {
-            // Without privileges a folder of mode 0 must be opened up before it can be emptied.
-            rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(parent, name, DIR, Mode::empty())
-        }
-        other => other,
-    }
-}
-
-fn clear(dir: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> Result<(), Errno> {
-    loop {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(dir)? {
-            let name = entry?.file_name().to_owned();
-            if name.as_bytes() != b"." && name.as_bytes() != b".." {
-                names.push(name);
-            }
-            if names.len() == 1024 {
-                break;
-            }
-        }
-        if names.is_empty() {
-            return Ok(());
-        }
-        for name in &names {
-            let name = name.as_c_str();
-            match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-                Err(Errno::ISDIR | Errno::PERM) => {}
-                other => {
-                    absent_is_fine(other)?;
-                    continue;
-                }
-            }
-            if depth == DEPTH {
-                *moved += 1;
-                rustix::fs::renameat(dir, name, top, format!(".deep-{}-{moved}", std::process::id()))?;
-                continue;
-            }
-            match open_to_clear(dir, name) {
-                Ok(below) => {
-                    clear(&below, top, depth + 1, moved)?;
-                    absent_is_fine(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR))?;
-                }
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
     }
 }
 
@@ -537,8 +488,16 @@ mod tests {
         let at = Place::new(Root::Config, ["a", "b", "c.conf"]);
         assert_eq!(fixture.files.read(&at), Ok(None));
         fixture.files.write(&at, b"one", Access::agent(0o640)).unwrap();
-        // A draft that a crash left behind is in nobody's way.
-        std::fs::write(path(&fixture, &at).with_file_name(".c.conf.new"), b"torn").unwrap();
+        // Several writers of one file do not meet: each replaces it whole.
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        fixture.files.write(&at, b"one", Access::agent(0o640)).unwrap();
+                    }
+                });
+            }
+        });
         fixture.files.write(&at, b"two", Access::agent(0o600)).unwrap();
         assert_eq!(fixture.files.read(&at).unwrap().as_deref(), Some(b"two".as_slice()));
         assert!(fixture.files.entry(&at).unwrap().unwrap().has(Access::agent(0o600)));
@@ -652,6 +611,11 @@ mod tests {
             .make_dir(&Place::new(Root::Storage, ["t_a", "webroots"]), Access::agent(0o751))
             .unwrap();
         for round in ["one", "two", "three"] {
+            // The tenant's own names, whatever they are, are in nobody's way.
+            for n in 0..1100 {
+                let taken = path(&fixture, &webroot(5).trash()).join(format!(".again-{n}/x"));
+                std::fs::create_dir_all(taken).unwrap();
+            }
             fixture.files.claim(&webroot(5)).unwrap();
             fixture.files.offer_dir(&webroot(5).home(), Access::site(0o755)).unwrap();
             std::fs::write(path(&fixture, &webroot(5).home()).join(round), b"").unwrap();

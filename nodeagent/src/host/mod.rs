@@ -3,6 +3,7 @@
 pub mod files;
 mod probe;
 mod process;
+mod purge;
 pub mod supervisor;
 
 use std::{
@@ -31,6 +32,9 @@ pub struct RealHost {
 
 /// How long the removal of a tree is waited for; after that it goes on in the background.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether a service that is retired has taken in what came to it.
+const DRAIN_PAUSE: Duration = Duration::from_millis(100);
 
 impl RealHost {
     /// From its parts.
@@ -74,6 +78,15 @@ impl Host for RealHost {
         self.file(at, move |files, at| files.write(at, &content, access)).await
     }
 
+    async fn link(&self, at: &Place, target: &str) -> Result<(), HostError> {
+        let target = target.to_owned();
+        self.file(at, move |files, at| files.link(at, &target)).await
+    }
+
+    async fn link_target(&self, at: &Place) -> Result<Option<String>, HostError> {
+        self.file(at, Files::link_target).await
+    }
+
     async fn remove(&self, at: &Place) -> Result<(), HostError> {
         self.file(at, Files::remove).await
     }
@@ -91,7 +104,7 @@ impl Host for RealHost {
                 tracing::warn!(%error, "a removal failed and will be tried again");
             }
             removing.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
-            supervisor.event();
+            supervisor.finished();
             result
         });
         match tokio::time::timeout(REMOVE_WAIT, work).await {
@@ -135,6 +148,28 @@ impl Host for RealHost {
     async fn stop_service(&self, name: &str) -> Result<(), HostError> {
         let (supervisor, name) = (self.supervisor.clone(), name.to_owned());
         to_its_end(async move { supervisor.stop(&name).await }).await
+    }
+
+    async fn retire_service(
+        &self,
+        name: &str,
+        drained: Option<&Probe>,
+        grace: Duration,
+    ) -> Result<(), HostError> {
+        let (host, probe) = (self.clone(), drained.cloned());
+        let drained = async move {
+            let Some(probe) = probe else { return };
+            // Connections are answered in the order in which they came: once this one is, those before it are in work.
+            while host.probe(&probe, Duration::ZERO).await == Answer::Busy {
+                tokio::time::sleep(DRAIN_PAUSE).await;
+            }
+        };
+        self.supervisor.retire(name, drained, grace).await;
+        Ok(())
+    }
+
+    async fn services(&self, prefix: &str) -> Result<Vec<String>, HostError> {
+        Ok(self.supervisor.names(prefix))
     }
 
     async fn install(&self, service: &str, at: &Place, content: Option<&[u8]>) -> Result<(), HostError> {

@@ -30,6 +30,13 @@ pub(super) struct Record {
     pub(super) boot: String,
     /// The program's path without links.
     pub(super) program: PathBuf,
+    /// Number of the signal that ends it gracefully.
+    #[serde(default = "terminate")]
+    pub(super) stop_signal: i32,
+}
+
+fn terminate() -> i32 {
+    Signal::TERM.as_raw()
 }
 
 /// A line of `/proc/{pid}/stat`, as far as it is needed (proc(5)).
@@ -105,9 +112,9 @@ pub(super) fn is_alive(pid: i32) -> bool {
 
 impl Record {
     /// Of a process that was just started.
-    pub(super) fn of(pid: i32, program: &Path) -> Option<Self> {
+    pub(super) fn of(pid: i32, program: &Path, stop_signal: i32) -> Option<Self> {
         let program = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
-        Some(Self { pid, started: stat(pid)?.started, boot: boot(), program })
+        Some(Self { pid, started: stat(pid)?.started, boot: boot(), program, stop_signal })
     }
 
     /// Reads one; `None` when there is none or it is damaged.
@@ -139,7 +146,9 @@ impl Record {
 
     /// Kills workers that outlived their master.
     pub(super) fn end_leftovers(&self) {
-        if self.boot != boot() || is_alive(self.pid) {
+        let group = Pid::from_raw(self.pid);
+        let is_empty = group.is_none_or(|group| rustix::process::test_kill_process_group(group).is_err());
+        if is_empty || self.boot != boot() || is_alive(self.pid) {
             return;
         }
         for (pid, found) in processes() {
@@ -247,7 +256,7 @@ mod tests {
     fn a_process_is_recognised_and_a_stranger_with_its_id_is_not() {
         let mut child = StdCommand::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let record = Record::of(pid, Path::new("/bin/sleep")).unwrap();
+        let record = Record::of(pid, Path::new("/bin/sleep"), 15).unwrap();
         assert!(record.alive().is_some());
         assert!(Record { started: record.started + 1, ..record.clone() }.alive().is_none());
         assert!(Record { boot: "another boot".into(), ..record.clone() }.alive().is_none());

@@ -4,6 +4,9 @@
 //! must never signal a process that is not ours (see [`super::process`]). Called by drivers through
 //! [`hosting_agent_engine::Host`]; systemd will be another implementation of the same operations.
 
+mod check;
+mod end;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -24,6 +27,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use check::{Draft, write_draft};
+use end::STOP_TIME;
+
 use super::{
     files::Files,
     process::{Record, Running, Spawner, children, handles, is_alive, signal, title},
@@ -39,10 +45,6 @@ pub enum AtDeath {
     Keep,
 }
 
-/// How long a test of a configuration may take.
-const CHECK_TIME: Duration = Duration::from_secs(15);
-/// How long a service may take to finish what it is doing when it is stopped.
-const STOP_TIME: Duration = Duration::from_secs(10);
 /// How long workers may take to stop accepting after a reload.
 const RELOAD_TIME: Duration = Duration::from_secs(6);
 /// Least pause between two reloads: changes that come close together share one.
@@ -71,17 +73,26 @@ struct Inner {
     inherited: Mutex<BTreeMap<String, (Record, Running)>>,
     spawner: Spawner,
     setpriv: Option<PathBuf>,
-    events: watch::Sender<u64>,
+    events: watch::Sender<Events>,
     checks: Semaphore,
     drafts: AtomicU64,
     stopping: AtomicBool,
+}
+
+/// What happened that no pass asked for, as counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Services that ended by themselves, or run again since.
+    pub ended: u64,
+    /// Work in the background that is done: a removal, the end of a service that was retired.
+    pub finished: u64,
 }
 
 #[derive(Debug)]
 struct Service {
     name: String,
     /// One operation at a time. Held across waits on purpose: a reload must not overtake a start.
-    control: AsyncMutex<Control>,
+    control: Arc<AsyncMutex<Control>>,
     /// What others see, without waiting for an operation.
     shown: Mutex<ServiceState>,
     reloads_asked: AtomicU64,
@@ -97,6 +108,8 @@ struct Control {
     reloads_done: u64,
     reload_result: Option<HostError>,
     reload_ended: Option<Instant>,
+    /// Set when it is to end and not to be started again: the time that it has for that.
+    retiring: Option<Duration>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -154,7 +167,7 @@ impl Supervisor {
                 inherited: Mutex::new(inherited),
                 spawner: Spawner::new()?,
                 setpriv: setpriv.filter(|_| at_death == AtDeath::End),
-                events: watch::Sender::new(0),
+                events: watch::Sender::new(Events::default()),
                 checks: Semaphore::new(4),
                 drafts: AtomicU64::new(0),
                 stopping: AtomicBool::new(false),
@@ -162,14 +175,18 @@ impl Supervisor {
         })
     }
 
-    /// Changes each time a service starts or ends, or a removal in the background is done.
+    /// Follows what happens without a pass having asked for it.
     #[must_use]
-    pub fn events(&self) -> watch::Receiver<u64> {
+    pub fn events(&self) -> watch::Receiver<Events> {
         self.inner.events.subscribe()
     }
 
-    pub(super) fn event(&self) {
-        self.inner.events.send_modify(|count| *count += 1);
+    fn ended(&self) {
+        self.inner.events.send_modify(|events| events.ended += 1);
+    }
+
+    pub(super) fn finished(&self) {
+        self.inner.events.send_modify(|events| events.finished += 1);
     }
 
     fn find(&self, name: &str) -> Option<Arc<Service>> {
@@ -182,7 +199,7 @@ impl Supervisor {
             .or_insert_with(|| {
                 Arc::new(Service {
                     name: name.to_owned(),
-                    control: AsyncMutex::default(),
+                    control: Arc::default(),
                     shown: Mutex::new(ServiceState::Stopped),
                     reloads_asked: AtomicU64::new(0),
                 })
@@ -197,30 +214,63 @@ impl Supervisor {
         self.find(name).map_or(ServiceState::Stopped, |service| lock(&service.shown).clone())
     }
 
-    fn show(&self, service: &Service, state: ServiceState) {
-        let changed = {
-            let mut shown = lock(&service.shown);
-            let changed = *shown != state;
-            *shown = state;
-            changed
-        };
-        if changed {
-            self.event();
+    /// Names of the services that are not stopped and begin with `prefix`.
+    pub(super) fn names(&self, prefix: &str) -> Vec<String> {
+        let mut names: BTreeSet<String> = lock(&self.inner.inherited)
+            .keys()
+            .filter(|name| name.starts_with(prefix))
+            .cloned()
+            .collect();
+        let known = lock(&self.inner.services);
+        let from_prefix = known.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        names.extend(
+            from_prefix
+                .filter(|(_, service)| *lock(&service.shown) != ServiceState::Stopped)
+                .map(|(name, _)| name.clone()),
+        );
+        names.into_iter().collect()
+    }
+
+    fn show(service: &Service, state: ServiceState) {
+        *lock(&service.shown) = state;
+    }
+
+    /// What is stopped is remembered by nobody.
+    fn forget(&self, service: &Arc<Service>) {
+        Self::show(service, ServiceState::Stopped);
+        let _ = fs::remove_file(self.record(&service.name));
+        let _ = fs::remove_file(self.output(&service.name));
+        let mut services = lock(&self.inner.services);
+        if services.get(&service.name).is_some_and(|known| Arc::ptr_eq(known, service)) {
+            services.remove(&service.name);
         }
     }
 
-    fn show_running(&self, service: &Service, control: &mut Control, spec: &ServiceSpec) {
+    fn is_known(&self, service: &Arc<Service>) -> bool {
+        self.find(&service.name).is_some_and(|known| Arc::ptr_eq(&known, service))
+    }
+
+    fn show_running(service: &Service, control: &mut Control, spec: &ServiceSpec) {
         if control.started.is_some_and(|started| started.elapsed() >= RESTART_FORGET) {
             control.last_end = None;
         }
         let (spec, last_end) = (Box::new(spec.clone()), control.last_end.clone());
-        self.show(service, ServiceState::Running { spec, last_end });
+        Self::show(service, ServiceState::Running { spec, last_end });
     }
 
     /// Tests and writes the main configuration, then starts the service or makes it take that in.
     pub(super) async fn run(&self, spec: &ServiceSpec) -> Result<(), HostError> {
-        let service = self.service(&spec.name);
-        let mut control = service.control.lock().await;
+        let (service, mut control) = loop {
+            let service = self.service(&spec.name);
+            let control = service.control.clone().lock_owned().await;
+            // One that was stopped while this waited is not this one any more.
+            if self.is_known(&service) {
+                break (service, control);
+            }
+        };
+        if control.retiring.is_some() {
+            return Err(HostError::service(&spec.name, "still finishes what it was doing; waits until it has"));
+        }
         // Looked at under the lock: what starts after this is seen by the end of all.
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(HostError::service(&spec.name, "the agent is stopping"));
@@ -239,7 +289,7 @@ impl Supervisor {
                 self.watch(&service, running.clone(), None, record);
                 control.running = Some(running);
             } else {
-                self.end(&running, spec.stop_signal).await;
+                self.end(&running, spec.stop_signal, STOP_TIME).await;
                 record.end_leftovers();
             }
         }
@@ -248,24 +298,29 @@ impl Supervisor {
             .as_ref()
             .is_none_or(|before| before.program == spec.program && before.args == spec.args);
         if !same_program && let Some(running) = control.running.take() {
-            self.end(&running, spec.stop_signal).await;
+            self.end(&running, spec.stop_signal, STOP_TIME).await;
         }
         control.spec = Some(spec.clone());
         match control.running.clone() {
-            Some(running) => self.signal_reload(spec, &running).await,
+            Some(running) => {
+                if let Some(signal) = spec.reload_signal {
+                    self.signal_reload(spec, signal, &running).await;
+                }
+            }
             None => {
                 if let Err(error) = self.start(&service, &mut control, spec).await {
-                    self.show(&service, ServiceState::Down(error.to_string()));
+                    Self::show(&service, ServiceState::Down(error.to_string()));
                     return Err(error);
                 }
             }
         }
-        self.show_running(&service, &mut control, spec);
+        Self::show_running(&service, &mut control, spec);
         Ok(())
     }
 
     fn main_text(&self, spec: &ServiceSpec) -> String {
-        let parts = format!("{}/*{}", self.inner.roots.text(&spec.config.parts), spec.config.suffix);
+        let Some(folder) = &spec.config.parts else { return spec.config.text.clone() };
+        let parts = format!("{}/*{}", self.inner.roots.text(folder), spec.config.suffix);
         spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{parts}\""))
     }
 
@@ -280,7 +335,9 @@ impl Supervisor {
         let (files, main, parts) =
             (self.inner.files.clone(), spec.config.main.clone(), spec.config.parts.clone());
         blocking(move || {
-            files.make_dir(&parts, Access::agent(0o755))?;
+            if let Some(parts) = &parts {
+                files.make_dir(parts, Access::agent(0o755))?;
+            }
             files.write(&main, text.as_bytes(), Access::agent(0o600))
         })
         .await
@@ -332,7 +389,7 @@ impl Supervisor {
             .map_err(|error| failed(format!("cannot start {}: {error}", spec.program)))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let running = pid.and_then(Running::open);
-        let record = pid.and_then(|pid| Record::of(pid, Path::new(&spec.program)));
+        let record = pid.and_then(|pid| Record::of(pid, Path::new(&spec.program), spec.stop_signal));
         let (Some(running), Some(record)) = (running, record) else {
             let _ = child.wait().await;
             return Err(failed(format!("ended at once: {}", tail(&output))));
@@ -372,6 +429,11 @@ impl Supervisor {
                 return;
             }
             control.running = None;
+            if control.retiring.is_some() {
+                supervisor.forget(&service);
+                supervisor.finished();
+                return;
+            }
             if control.started.take().is_some_and(|started| started.elapsed() >= RESTART_FORGET) {
                 control.restarts = 0;
             }
@@ -379,8 +441,9 @@ impl Supervisor {
             let why = format!("ended ({}): {said}", status.as_deref().unwrap_or("no status"));
             tracing::error!(service = service.name, why, "a service ended");
             control.last_end = Some(why.clone());
-            supervisor.show(&service, ServiceState::Down(why));
+            Self::show(&service, ServiceState::Down(why));
             drop(control);
+            supervisor.ended();
             supervisor.restart(&service).await;
         });
     }
@@ -409,97 +472,16 @@ impl Supervisor {
             };
             match again {
                 Ok(()) => {
-                    self.show_running(service, &mut control, &spec);
+                    Self::show_running(service, &mut control, &spec);
+                    self.ended();
                     return;
                 }
                 Err(error) => {
                     tracing::error!(service = service.name, %error, "cannot be started again");
-                    self.show(service, ServiceState::Down(error.to_string()));
+                    Self::show(service, ServiceState::Down(error.to_string()));
                 }
             }
         }
-    }
-
-    /// Whether a service may start although its configuration could not be tested (a full disk holds no draft): from what
-    /// is on disk already, which passed the test when it was put there. What serves is left alone.
-    async fn go_on_untested(
-        &self,
-        spec: &ServiceSpec,
-        error: HostError,
-        runs: bool,
-    ) -> Result<(), HostError> {
-        let is_verdict = matches!(error, HostError::Refused { .. });
-        if is_verdict || runs || !self.is_in_place(spec).await? {
-            return Err(error);
-        }
-        tracing::error!(service = spec.name, %error, "started as it was last: its configuration cannot be tested");
-        Ok(())
-    }
-
-    /// Tests the main configuration with all pieces. A piece that is not accepted by itself is put aside, so that one of
-    /// them (changed by hand, or by an upgrade of the service) does not keep the others down. Nothing is put aside unless
-    /// the service accepts the same configuration without any piece: else it is not the pieces that are wrong.
-    async fn check_or_heal(&self, spec: &ServiceSpec) -> Result<(), HostError> {
-        let folder = self.inner.roots.text(&spec.config.parts);
-        let parts = format!("{folder}/*{}", spec.config.suffix);
-        let Err(first) = self.check(spec, &parts).await else { return Ok(()) };
-        let alone = format!("{folder}/.none/*{}", spec.config.suffix);
-        if !matches!(first, HostError::Refused { .. }) || self.check(spec, &alone).await.is_err() {
-            return Err(first);
-        }
-        let (files, folder) = (self.inner.files.clone(), spec.config.parts.clone());
-        let names = blocking(move || files.names(&folder)).await?;
-        let mut put_aside = 0_usize;
-        for name in names.iter().filter(|name| !name.starts_with('.') && name.ends_with(&spec.config.suffix))
-        {
-            let path = self.inner.roots.text(&spec.config.parts.child(name.clone()));
-            let Err(error) = self.check(spec, &path).await else { continue };
-            if !matches!(error, HostError::Refused { .. }) {
-                return Err(error);
-            }
-            tracing::error!(service = spec.name, piece = path, %error, "put aside: not accepted by itself");
-            let aside = self.inner.roots.text(&spec.config.parts.child(format!(".{name}.bad")));
-            fs::rename(&path, aside).map_err(|error| HostError::service(&spec.name, error))?;
-            put_aside += 1;
-        }
-        if put_aside == 0 {
-            return Err(first);
-        }
-        self.check(spec, &parts).await
-    }
-
-    /// Runs the service's own test over its main configuration with `include` in place of the pieces.
-    async fn check(&self, spec: &ServiceSpec, include: &str) -> Result<(), HostError> {
-        let failed = |problem: String| HostError::service(&spec.name, problem);
-        let _permit = self.inner.checks.acquire().await.map_err(|error| failed(error.to_string()))?;
-        let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
-        let draft =
-            Draft(self.inner.roots.config.join(".check").join(format!("{}-{number}.main", spec.name)));
-        let text = spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{include}\""));
-        write_draft(&draft.0, text.as_bytes())
-            .map_err(|error| failed(format!("{}: {error}", draft.0.display())))?;
-        let main = draft.0.to_string_lossy().into_owned();
-        let run = Command::new(&spec.program)
-            .args(self.arguments(&spec.check_args, &main))
-            .env_clear()
-            .env("PATH", PATH)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = timeout(CHECK_TIME, run)
-            .await
-            .map_err(|_| {
-                failed(format!("the test of the configuration took more than {} s", CHECK_TIME.as_secs()))
-            })?
-            .map_err(|error| failed(format!("cannot run {}: {error}", spec.program)))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
-        said.push_str(&String::from_utf8_lossy(&output.stdout));
-        let said = said.replace(&main, "main");
-        Err(HostError::Refused { service: spec.name.as_str().into(), output: complaint(&said).into() })
     }
 
     /// Tests a piece by itself, puts it in place and reloads; whatever fails, the last good content stays.
@@ -512,7 +494,7 @@ impl Supervisor {
         let spec = match self.find(name) {
             Some(service) => match &*lock(&service.shown) {
                 ServiceState::Running { spec, .. } => Some((**spec).clone()),
-                ServiceState::Stopped | ServiceState::Down(_) => None,
+                ServiceState::Stopped | ServiceState::Down(_) | ServiceState::Retiring(_) => None,
             },
             None => None,
         };
@@ -564,15 +546,16 @@ impl Supervisor {
         let (Some(spec), Some(running)) = (&control.spec, &control.running) else {
             return Err(HostError::service(name, "is not running"));
         };
+        let Some(signal) = spec.reload_signal else { return Ok(()) };
         self.check_or_heal(spec).await?;
-        self.signal_reload(spec, running).await;
+        self.signal_reload(spec, signal, running).await;
         Ok(())
     }
 
-    async fn signal_reload(&self, spec: &ServiceSpec, running: &Running) {
-        let Some(signal) = signal(spec.reload_signal) else { return };
+    async fn signal_reload(&self, spec: &ServiceSpec, number: i32, running: &Running) {
+        let Some(signal) = signal(number) else { return };
         let began = Instant::now();
-        while !handles(running.pid, spec.reload_signal) {
+        while !handles(running.pid, number) {
             if began.elapsed() > RELOAD_TIME || !is_alive(running.pid) {
                 tracing::warn!(service = spec.name, "is not ready to be reloaded");
                 return;
@@ -595,77 +578,7 @@ impl Supervisor {
             }
             sleep(Duration::from_millis(5)).await;
         }
-        if spec.retiring_title.is_none() {
-            // A master that executes itself anew is deaf for a moment.
-            sleep(Duration::from_millis(100)).await;
-        }
         tracing::debug!(service = spec.name, took = ?began.elapsed(), "reloaded");
-    }
-
-    /// Ends a service for good and removes its main configuration.
-    pub(super) async fn stop(&self, name: &str) -> Result<(), HostError> {
-        let inherited = lock(&self.inner.inherited).remove(name);
-        if let Some((record, running)) = inherited {
-            self.end(&running, 15).await;
-            record.end_leftovers();
-        }
-        let Some(service) = self.find(name) else {
-            let _ = fs::remove_file(self.record(name));
-            return Ok(());
-        };
-        let mut control = service.control.lock().await;
-        if let Some(running) = control.running.take() {
-            self.end(&running, control.spec.as_ref().map_or(15, |spec| spec.stop_signal)).await;
-        }
-        if let Some(spec) = control.spec.take() {
-            let (files, main) = (self.inner.files.clone(), spec.config.main);
-            blocking(move || files.remove(&main)).await?;
-        }
-        let _ = fs::remove_file(self.record(name));
-        self.show(&service, ServiceState::Stopped);
-        Ok(())
-    }
-
-    /// Graceful first, then plain, then by force, the workers included.
-    async fn end(&self, running: &Running, graceful: i32) {
-        let steps = [
-            (signal(graceful), STOP_TIME),
-            (signal(15), Duration::from_secs(2)),
-            (signal(9), Duration::from_secs(2)),
-        ];
-        for (signal, patience) in steps {
-            let Some(signal) = signal else { continue };
-            running.signal(signal);
-            if timeout(patience, running.ended()).await.is_ok() {
-                return;
-            }
-            tracing::warn!(pid = running.pid, ?signal, ?patience, "has not ended");
-        }
-    }
-
-    /// Ends every service in order: `first`, then the others together. The configuration stays for the next start.
-    pub async fn shut_down(&self, first: &str) {
-        self.inner.stopping.store(true, Ordering::Release);
-        let inherited: Vec<_> = std::mem::take(&mut *lock(&self.inner.inherited)).into_iter().collect();
-        let mut services: Vec<Arc<Service>> = lock(&self.inner.services).values().cloned().collect();
-        services.sort_by_key(|service| service.name != first);
-        for service in services {
-            let mut control = service.control.lock().await;
-            if let Some(running) = control.running.take() {
-                tracing::info!(service = service.name, pid = running.pid, "stopping");
-                self.end(&running, control.spec.as_ref().map_or(15, |spec| spec.stop_signal)).await;
-            }
-            if let Some(record) = Record::load(&self.record(&service.name)) {
-                record.end_leftovers();
-            }
-            let _ = fs::remove_file(self.record(&service.name));
-            self.show(&service, ServiceState::Stopped);
-        }
-        for (name, (record, running)) in inherited {
-            self.end(&running, 15).await;
-            record.end_leftovers();
-            let _ = fs::remove_file(self.record(&name));
-        }
     }
 
     /// Process ids by service, for operators.
@@ -698,20 +611,6 @@ fn put(files: &Files, at: &Place, content: Option<&[u8]>) -> Result<(), HostErro
     }
 }
 
-/// A file that goes with its owner.
-struct Draft(PathBuf);
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-fn write_draft(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?.write_all(content)
-}
-
 /// Runs file operations where they may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HostError> + Send + 'static,
@@ -720,21 +619,6 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(HostError::service("agent", error)),
     }
-}
-
-/// The lines of a test's output that say what is wrong.
-fn complaint(said: &str) -> String {
-    let telling: Vec<&str> = said
-        .lines()
-        .map(str::trim)
-        .filter(|line| {
-            let upper = line.to_ascii_uppercase();
-            ["[EMERG]", "[ALERT]", "[CRIT]", "ERROR", "ALERT"].iter().any(|word| upper.contains(word))
-        })
-        .collect();
-    let chosen = if telling.is_empty() { said.trim().to_owned() } else { telling.join("; ") };
-    let clean: String = chosen.chars().filter(|c| !c.is_control()).take(400).collect();
-    if clean.is_empty() { "its test failed without a word".to_owned() } else { clean }
 }
 
 /// The last line that a service wrote about why it ended.
@@ -746,7 +630,9 @@ fn tail(path: &Path) -> String {
     let telling = said
         .lines()
         .rev()
-        .find(|line| line.contains("[emerg]") && !line.contains("still could not") || line.contains("ERROR:"))
+        .find(|line| line.contains("[emerg]") && !line.contains("still could not"))
+        // The first of php-fpm's errors is the cause of the others.
+        .or_else(|| said.lines().find(|line| line.contains("ERROR:")))
         .unwrap_or(line);
     telling.chars().filter(|c| !c.is_control()).take(400).collect()
 }

@@ -18,10 +18,17 @@ pub struct Site {
     pub public_folder: Vec<String>,
     /// For `X-Shard`.
     pub shard: String,
-    /// PHP version, or none for a static site.
-    pub php: Option<String>,
+    /// PHP, or none for a static site.
+    pub php: Option<Php>,
     /// Everything is answered with 503.
     pub suspended: bool,
+}
+
+/// What a server block says of its site's PHP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Php {
+    /// For the limits.
+    pub settings: hosting_intent::php::Settings,
 }
 
 /// A text and the fingerprint that a probe of it returns.
@@ -58,7 +65,8 @@ pub fn site(layout: &Layout, site: &Site) -> Result<Rendered, BadValue> {
     let base = Place::new(Root::Storage, [tenant, "webroots", id]);
     let mut document_root = base.clone();
     for part in &site.public_folder {
-        document_root = document_root.child(word("public_folder", part, 255).or_else(|_| hidden(part))?);
+        hosting_intent::folder::check(part).map_err(|why| BadValue::new("public_folder", why))?;
+        document_root = document_root.child(part.as_str());
     }
 
     let mut body = String::new();
@@ -94,16 +102,6 @@ pub fn site(layout: &Layout, site: &Site) -> Result<Rendered, BadValue> {
     Ok(Rendered { text, fingerprint })
 }
 
-/// A folder whose name begins with a dot may be a document root; `.` and `..` may not.
-fn hidden(part: &str) -> Result<&str, BadValue> {
-    let rest = part.trim_start_matches('.');
-    if rest.is_empty() {
-        return Err(BadValue::new("public_folder", format!("{part:?} is no folder")));
-    }
-    word("public_folder", rest, 255)?;
-    Ok(part)
-}
-
 fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {content}");
@@ -131,9 +129,10 @@ fn served(text: &mut String, layout: &Layout, site: &Site) -> Result<(), BadValu
             // Left over from another runtime: source code is never served.
             line(text, format_args!("location ~ \\.(?:php[0-9]?|phtml|phar)$ {{ return 404; }}"));
         }
-        Some(version) => {
-            let socket = crate::layout::pool_socket(word("PHP version", version, 16)?, &site.id);
+        Some(php) => {
+            let socket = crate::layout::php_socket(&site.id);
             let socket = format!("unix:{}", safe_path("socket", &layout.roots.text(&socket))?);
+            line(text, format_args!("client_max_body_size {};", php.settings.body_bytes()));
             line(text, format_args!("location / {{ try_files $uri $uri/ /index.php?$query_string; }}"));
             line(text, format_args!("location ~ [^/]\\.php(?:/|$) {{"));
             line(text, format_args!("  fastcgi_split_path_info ^(.+?\\.php)(/.*)?$;"));
@@ -142,6 +141,15 @@ fn served(text: &mut String, layout: &Layout, site: &Site) -> Result<(), BadValu
             line(text, format_args!("  try_files $fastcgi_script_name =404;"));
             line(text, format_args!("  fastcgi_pass {};", quote("socket", &socket)?));
             line(text, format_args!("  fastcgi_index index.php;"));
+            // An answer that ends without FastCGI's own end is cut, not completed. nginx sees that end in this mode only,
+            // and passes on what it has as it comes in both.
+            line(text, format_args!("  fastcgi_keep_conn on;"));
+            line(text, format_args!("  fastcgi_ignore_headers X-Accel-Buffering;"));
+            line(text, format_args!("  postpone_output 0;"));
+            // PHP-FPM ends a request that takes longer, and nginx is to see that end.
+            let seconds = php.settings.request_seconds().saturating_add(5);
+            line(text, format_args!("  fastcgi_read_timeout {seconds}s;"));
+            line(text, format_args!("  fastcgi_send_timeout {seconds}s;"));
             for (name, value) in FASTCGI {
                 line(text, format_args!("  fastcgi_param {name} {value};"));
             }
@@ -158,11 +166,12 @@ const FASTCGI: &[(&str, &str)] = &[
     ("CONTENT_TYPE", "$content_type"),
     ("CONTENT_LENGTH", "$content_length"),
     ("SCRIPT_NAME", "$fastcgi_script_name"),
-    ("SCRIPT_FILENAME", "$document_root$fastcgi_script_name"),
+    // Where links lead now: the script cache knows scripts by these, so a deployment that moves a link is seen at once.
+    ("SCRIPT_FILENAME", "$realpath_root$fastcgi_script_name"),
     ("PATH_INFO", "$hosting_path_info"),
     ("REQUEST_URI", "$request_uri"),
     ("DOCUMENT_URI", "$document_uri"),
-    ("DOCUMENT_ROOT", "$document_root"),
+    ("DOCUMENT_ROOT", "$realpath_root"),
     ("SERVER_PROTOCOL", "$server_protocol"),
     ("REQUEST_SCHEME", "$hosting_scheme"),
     ("HTTPS", "$hosting_https if_not_empty"),

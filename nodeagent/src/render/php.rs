@@ -1,11 +1,12 @@
-//! php-fpm: the main configuration of a version, one pool per site.
+//! PHP-FPM: the configuration of a site's master and its one pool.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::fmt::Write as _;
 
-use hosting_agent_engine::{ConfigLayout, Place, Root};
+use hosting_agent_engine::{Place, Root};
+use hosting_intent::php::{Settings, check_version, is_path};
 
-use super::{BadValue, fingerprint, nginx::Rendered, plain_id, safe_path, word};
-use crate::layout::{Layout, PING_PATH, php_folder, pool_socket, tenant_logs};
+use super::{BadValue, fingerprint, plain_id, word};
+use crate::layout::{Layout, PING_PATH, php_sockets, tenant_logs};
 
 /// A site's pool, before its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +19,8 @@ pub struct Pool {
     pub version: String,
     /// Processes.
     pub processes: Processes,
-    /// php.ini settings that scripts may change.
-    pub values: BTreeMap<String, String>,
-    /// php.ini settings that they may not.
-    pub admin_values: BTreeMap<String, String>,
+    /// php.ini settings and limits.
+    pub settings: Settings,
 }
 
 /// How many processes a pool has.
@@ -29,44 +28,22 @@ pub struct Pool {
 pub struct Processes {
     /// 1–200.
     pub max_children: u32,
+    /// Those that wait for requests; `None`: one is started when a request comes.
+    pub waiting: Option<Waiting>,
+    /// Requests after which a process is replaced: 0 (never) to 100 000.
+    pub max_requests: u32,
+}
+
+/// Processes that wait for requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
     /// 1–200.
     pub start: u32,
     /// 1–200.
     pub min_spare: u32,
     /// 1–200.
     pub max_spare: u32,
-    /// Requests after which a process is replaced: 0 (never) to 100 000.
-    pub max_requests: u32,
 }
-
-/// Settings that hold a site inside its own folders, would load code past them, or write where they say. No site sets them.
-/// The API refuses the same (`lib/resource/src/kinds/webroot.rs`).
-const FORBIDDEN: &[&str] = &[
-    "open_basedir",
-    "error_log",
-    "slowlog",
-    "disable_functions",
-    "disable_classes",
-    "doc_root",
-    "user_dir",
-    "extension",
-    "extension_dir",
-    "zend_extension",
-    "enable_dl",
-    "sys_temp_dir",
-    "upload_tmp_dir",
-    "mail.log",
-    "soap.wsdl_cache_dir",
-];
-
-/// Families of settings that no site sets. The script cache is shared by all sites of a PHP version.
-const FORBIDDEN_PREFIXES: &[&str] = &["ffi.", "opcache.", "xdebug."];
-
-/// What a site may say of the script cache all the same.
-const OPCACHE: &[&str] =
-    &["opcache.enable", "opcache.revalidate_freq", "opcache.validate_timestamps", "opcache.save_comments"];
-
-const SESSION_PATH: &str = "session.save_path";
 
 impl Processes {
     /// From an intent, where 0 means that nothing was said (`max_requests` excepted).
@@ -75,14 +52,18 @@ impl Processes {
     /// Numbers that php-fpm would not start a pool with.
     pub fn from_intent(pool: Option<&hosting_intent::message::PhpPool>) -> Result<Self, BadValue> {
         let Some(pool) = pool else {
-            return Ok(Self { max_children: 5, start: 2, min_spare: 1, max_spare: 3, max_requests: 500 });
+            return Ok(Self { max_children: 5, waiting: None, max_requests: 500 });
         };
         let given = |value: u32, default: u32| if value == 0 { default } else { value };
         let max_children = given(pool.max_children, 5);
-        let max_spare = given(pool.max_spare_servers, 3.min(max_children));
-        let min_spare = given(pool.min_spare_servers, 1.min(max_spare));
-        let start = given(pool.start_servers, 2.clamp(min_spare, max_spare.max(min_spare)));
-        let processes = Self { max_children, start, min_spare, max_spare, max_requests: pool.max_requests };
+        let waiting = [pool.start_servers, pool.min_spare_servers, pool.max_spare_servers];
+        let waiting = waiting.iter().any(|given| *given != 0).then(|| {
+            let max_spare = given(pool.max_spare_servers, 3.min(max_children));
+            let min_spare = given(pool.min_spare_servers, 1.min(max_spare));
+            let start = given(pool.start_servers, 2.clamp(min_spare, max_spare.max(min_spare)));
+            Waiting { start, min_spare, max_spare }
+        });
+        let processes = Self { max_children, waiting, max_requests: pool.max_requests };
         processes.check()?;
         Ok(processes)
     }
@@ -92,189 +73,196 @@ impl Processes {
             if holds { Ok(()) } else { Err(BadValue::new(what, problem)) }
         };
         rule((1..=200).contains(&self.max_children), "php.max_children", "must be 1 to 200")?;
+        rule(self.max_requests <= 100_000, "php.max_requests", "must be at most 100000")?;
+        let Some(Waiting { start, min_spare, max_spare }) = self.waiting else { return Ok(()) };
         rule(
-            (1..=self.max_children).contains(&self.max_spare),
+            (1..=self.max_children).contains(&max_spare),
             "php.max_spare_servers",
             "must be 1 to php.max_children",
         )?;
         rule(
-            (1..=self.max_spare).contains(&self.min_spare),
+            (1..=max_spare).contains(&min_spare),
             "php.min_spare_servers",
             "must be 1 to php.max_spare_servers",
         )?;
         rule(
-            (self.min_spare..=self.max_spare).contains(&self.start),
+            (min_spare..=max_spare).contains(&start),
             "php.start_servers",
             "must be php.min_spare_servers to php.max_spare_servers",
-        )?;
-        rule(self.max_requests <= 100_000, "php.max_requests", "must be at most 100000")
+        )
     }
 }
 
-/// Double quotes; refuses what the INI scanner or php-fpm expand inside of them.
+/// A value as php-fpm's INI scanner reads it back: single quotes keep everything but themselves, double quotes keep all but
+/// `"`, `\` and `$`. What fits neither is refused, and so is `$pool`, which php-fpm replaces by the name of the pool.
 fn quote(what: &str, value: &str) -> Result<String, BadValue> {
     if value.len() > 4096 {
         return Err(BadValue::new(what, "must be at most 4096 bytes"));
     }
-    if let Some(odd) = value.chars().find(|c| c.is_control() || "\"\\$".contains(*c)) {
+    if let Some(odd) = value.chars().find(|c| c.is_control()) {
         return Err(BadValue::new(what, format!("must not hold {odd:?}")));
     }
-    Ok(format!("\"{value}\""))
-}
-
-/// The name of a php.ini setting that a site may have.
-fn setting<'a>(what: &str, name: &'a str) -> Result<&'a str, BadValue> {
-    let fits = (1..=64).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
-    if !fits {
-        return Err(BadValue::new(what, format!("{name:?} is no PHP setting")));
+    if value.contains("$pool") {
+        return Err(BadValue::new(what, "must not hold $pool"));
     }
-    let lower = name.to_ascii_lowercase();
-    let in_family = FORBIDDEN_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
-    if FORBIDDEN.contains(&lower.as_str()) || in_family && !OPCACHE.contains(&lower.as_str()) {
-        return Err(BadValue::new(format!("{what}.{name}"), "is set by the platform and cannot be changed"));
+    // php-fpm takes '' for no value at all.
+    if !value.is_empty() && !value.contains('\'') {
+        return Ok(format!("'{value}'"));
     }
-    Ok(name)
-}
-
-/// `error_reporting` is an expression over constants (`E_ALL & ~E_NOTICE`), which quotes would make a text of.
-fn value(what: &str, name: &str, given: &str) -> Result<String, BadValue> {
-    // PHP holds no folder that the configuration names to `open_basedir`: it could be another site's.
-    if name.eq_ignore_ascii_case(SESSION_PATH)
-        && !["tcp://", "tls://"].iter().any(|scheme| given.starts_with(scheme))
-    {
-        return Err(BadValue::new(format!("{what}.{name}"), "must begin with tcp:// or tls://"));
+    match value.chars().find(|c| "\"\\$".contains(*c)) {
+        Some(odd) => Err(BadValue::new(what, format!("must not hold both ' and {odd:?}"))),
+        None => Ok(format!("\"{value}\"")),
     }
-    let is_expression = name.eq_ignore_ascii_case("error_reporting")
-        && !given.is_empty()
-        && given.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b"_ &|~^()".contains(&b));
-    if is_expression { Ok(given.to_owned()) } else { quote(&format!("{what}.{name}"), given) }
 }
 
 fn path(what: &str, layout: &Layout, at: &Place) -> Result<String, BadValue> {
-    quote(what, safe_path(what, &layout.roots.text(at))?)
+    quote(what, &layout.roots.text(at))
+}
+
+/// The setting of an expression over constants must stand without quotes, which would make a text of it.
+fn value(layout: &Layout, pool: &Pool, name: &str, given: &str) -> Result<String, BadValue> {
+    if is_path(name) {
+        let mut at = Place::new(Root::Storage, [pool.tenant.as_str(), "webroots", pool.id.as_str()]);
+        for part in given.split('/') {
+            at = at.child(part);
+        }
+        return path(name, layout, &at);
+    }
+    if name.ends_with("error_reporting") || name.ends_with("error_level") {
+        return Ok(given.to_owned());
+    }
+    quote(name, given)
 }
 
 /// Longest path of a socket (`sun_path` of unix(7) with its final zero).
 const SOCKET_BYTES: usize = 107;
 
-fn listen(layout: &Layout, socket: &Place, text: &mut String) -> Result<(), BadValue> {
-    let at = layout.roots.text(socket);
-    if at.len() > SOCKET_BYTES {
-        let problem =
-            format!("{at:?} has {} bytes, at most {SOCKET_BYTES} fit; choose a shorter --run-dir", at.len());
-        return Err(BadValue::new("socket", problem));
-    }
-    if let Some(user) = &layout.site_user {
-        let _ = writeln!(text, "user = {}", word("site user", &user.name, 32)?);
-        let _ = writeln!(text, "group = {}", word("site group", &user.group, 32)?);
-    }
-    let _ = writeln!(text, "listen = {}", path("socket", layout, socket)?);
-    if let Some(user) = &layout.site_user {
-        let _ = writeln!(text, "listen.owner = {}", user.name);
-        let _ = writeln!(text, "listen.group = {}", user.group);
-    }
-    let _ = writeln!(text, "listen.mode = 0600");
-    Ok(())
-}
-
-/// Socket of the pool that shows whether a version's master lives. No webroot id begins with a dot.
-#[must_use]
-pub fn own_socket(version: &str) -> Place {
-    Place::new(Root::Run, [php_folder(version)]).child(".agent.sock")
-}
-
-/// The main configuration of a version; the pools go where [`ConfigLayout::INCLUDE`] stands.
-///
-/// # Errors
-/// A value that must not stand in the file.
-pub fn main(layout: &Layout, version: &str) -> Result<Rendered, BadValue> {
-    word("PHP version", version, 16)?;
-    let log = Place::new(Root::Logs, ["php-fpm"]).child(format!("{version}.log"));
-    let mut text = format!(
-        "; Written by the node agent; changes made here are overwritten.
-[global]
-daemonize = no
-error_log = {}
-log_level = notice
-process_control_timeout = 5s
-include = {}
-[.agent]
-",
-        path("log folder", layout, &log)?,
-        ConfigLayout::INCLUDE,
-    );
-    listen(layout, &own_socket(version), &mut text)?;
-    text.push_str("pm = ondemand\npm.max_children = 1\npm.process_idle_timeout = 10s\n");
-    let fingerprint = fingerprint(&["php", &text]);
-    let _ = write!(text, "ping.path = {PING_PATH}\nping.response = {fingerprint}\n");
-    Ok(Rendered { text, fingerprint })
-}
-
-/// File that a pool's scripts write their errors to.
+/// File that a tenant's scripts report errors to.
 #[must_use]
 pub fn error_log(tenant: &str) -> Place {
     tenant_logs(tenant).child("php-error.log")
 }
 
-/// The pool of a site.
+/// What a site's master runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Master {
+    /// Its configuration.
+    pub text: String,
+    /// Follows from all that it runs with, and answers its probe: two masters with one name are the same.
+    pub name: String,
+}
+
+/// Where the master of a name listens.
+#[must_use]
+pub fn socket(name: &str) -> Place {
+    php_sockets().child(format!("{name}.sock"))
+}
+
+/// A site's master.
 ///
 /// # Errors
 /// A value that must not stand in the file.
-pub fn pool(layout: &Layout, pool: &Pool) -> Result<Rendered, BadValue> {
+pub fn master(layout: &Layout, pool: &Pool) -> Result<Master, BadValue> {
     let id = plain_id("webroot id", &pool.id)?;
     let tenant = plain_id("tenant id", &pool.tenant)?;
-    let version = word("PHP version", &pool.version, 16)?;
+    check_version(&pool.version).map_err(|why| BadValue::new("PHP version", why))?;
     pool.processes.check()?;
     let home = layout.roots.text(&Place::new(Root::Storage, [tenant]));
-    let home = safe_path("storage", &home)?;
+    if home.contains(':') {
+        return Err(BadValue::new("storage", format!("{home:?} holds ':', which separates folders for PHP")));
+    }
     let tmp = path("storage", layout, &Place::new(Root::Storage, [tenant, "tmp"]))?;
+    let log = |name: &str| path("log folder", layout, &tenant_logs(tenant).child(name));
+    let seconds = pool.settings.request_seconds();
 
-    let mut text = format!("; Written by the node agent; changes made here are overwritten.\n[{id}]\n");
-    listen(layout, &pool_socket(version, id), &mut text)?;
-    let Processes { max_children, start, min_spare, max_spare, max_requests } = pool.processes;
-    let _ = write!(
-        text,
-        "pm = dynamic
-pm.max_children = {max_children}
+    let mut body = String::new();
+    if let Some(user) = &layout.site_user {
+        let (name, group) = (word("site user", &user.name, 32)?, word("site group", &user.group, 32)?);
+        let _ = write!(body, "user = {name}\ngroup = {group}\nlisten.owner = {name}\nlisten.group = {group}\n");
+    }
+    body.push_str("listen.mode = 0600\n");
+    let Processes { max_children, waiting, max_requests } = pool.processes;
+    let _ = match waiting {
+        None => body.write_str("pm = ondemand\npm.process_idle_timeout = 60s\n"),
+        Some(Waiting { start, min_spare, max_spare }) => write!(
+            body,
+            "pm = dynamic
 pm.start_servers = {start}
 pm.min_spare_servers = {min_spare}
 pm.max_spare_servers = {max_spare}
+"
+        ),
+    };
+    let _ = write!(
+        body,
+        "pm.max_children = {max_children}
 pm.max_requests = {max_requests}
 clear_env = yes
 security.limit_extensions = .php
-request_terminate_timeout = 300s
-request_slowlog_timeout = 5s
+request_terminate_timeout = {seconds}s
+request_slowlog_timeout = {slow}s
 slowlog = {slowlog}
 php_admin_flag[log_errors] = on
 php_admin_value[error_log] = {error_log}
 php_admin_value[open_basedir] = {open_basedir}
 php_admin_value[sys_temp_dir] = {tmp}
 php_admin_value[upload_tmp_dir] = {tmp}
-php_admin_value[opcache.restrict_api] = /nowhere
-php_admin_value[opcache.validate_permission] = 1
-php_value[session.gc_probability] = 1
+php_admin_value[soap.wsdl_cache_dir] = {tmp}
+php_admin_value[realpath_cache_ttl] = 2
 ",
-        slowlog = path("log folder", layout, &tenant_logs(tenant).child("php-slow.log"))?,
+        slow = seconds.min(5),
+        slowlog = log("php-slow.log")?,
         error_log = path("log folder", layout, &error_log(tenant))?,
         // The final slash keeps `/storage/t_a` from allowing `/storage/t_ab`.
         open_basedir = quote("storage", &format!("{home}/"))?,
     );
-    // php-fpm takes the first of two lines, so this one stands only where the site has none.
-    let is_theirs = |name: &String| name.eq_ignore_ascii_case(SESSION_PATH);
-    if !pool.values.keys().chain(pool.admin_values.keys()).any(is_theirs) {
-        let _ = writeln!(text, "php_value[{SESSION_PATH}] = {tmp}");
+    // php-fpm takes the first of two lines, so a default stands only where the site says nothing.
+    for (name, default) in [
+        ("upload_max_filesize", pool.settings.upload_bytes().to_string()),
+        ("post_max_size", pool.settings.body_bytes().to_string()),
+        ("opcache.revalidate_freq", "2".to_owned()),
+        ("session.gc_probability", "1".to_owned()),
+        ("session.save_path", tmp),
+    ] {
+        if !pool.settings.has(name) {
+            let _ = writeln!(body, "php_value[{name}] = {default}");
+        }
     }
-    for (name, given) in &pool.values {
-        let name = setting("php.values", name)?;
-        let _ = writeln!(text, "php_value[{name}] = {}", value("php.values", name, given)?);
+    for (kind, settings) in
+        [("php_value", pool.settings.values()), ("php_admin_value", pool.settings.admin_values())]
+    {
+        for (name, given) in settings {
+            let _ = writeln!(body, "{kind}[{name}] = {}", value(layout, pool, name, given)?);
+        }
     }
-    for (name, given) in &pool.admin_values {
-        let name = setting("php.admin_values", name)?;
-        let _ = writeln!(text, "php_admin_value[{name}] = {}", value("php.admin_values", name, given)?);
+
+    let program = layout.php.get(&pool.version).map(|path| path.to_string_lossy()).unwrap_or_default();
+    let user = if layout.sites_are_root { "root" } else { "site" };
+    let name = fingerprint(&["php", &pool.version, &program, user, id, &body]);
+    let name: String = name.chars().take(16).collect();
+    let socket = socket(&name);
+    let at = layout.roots.text(&socket);
+    if at.len() > SOCKET_BYTES || at.contains(':') {
+        let problem = format!(
+            "{at:?} must have at most {SOCKET_BYTES} bytes (it has {}) and no ':'; choose another --run-dir",
+            at.len()
+        );
+        return Err(BadValue::new("socket", problem));
     }
-    let fingerprint = fingerprint(&["pool", &text]);
-    let _ = write!(text, "ping.path = {PING_PATH}\nping.response = {fingerprint}\n");
-    Ok(Rendered { text, fingerprint })
+    let text = format!(
+        "; Written by the node agent; changes made here are overwritten.
+[global]
+daemonize = no
+error_log = {log}
+log_level = warning
+process_control_timeout = {seconds}s
+[{id}]
+listen = {listen}
+ping.path = {PING_PATH}
+ping.response = {name}
+{body}",
+        log = log(&format!("php-fpm-{id}.log"))?,
+        listen = path("socket", layout, &socket)?,
+    );
+    Ok(Master { text, name })
 }

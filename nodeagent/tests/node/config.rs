@@ -1,12 +1,13 @@
 //! Hostile values against the real parsers: what is not refused means exactly itself.
 
-use std::process::Command;
+use std::{collections::BTreeMap, process::Command};
 
 use hosting_agent_engine::ConfigLayout;
+use hosting_intent::php::Settings;
 use hosting_nodeagent::render::{nginx, php};
 use proptest::{
     prelude::*,
-    test_runner::{Config, TestRunner},
+    test_runner::{Config, TestCaseError, TestRunner},
 };
 
 use crate::support::{folder, layout, missing};
@@ -75,7 +76,7 @@ fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
     }
     let folder = folder();
     let layout = layout(folder.path(), "web-1");
-    for name in ["logs/nginx", "run/nginx/pages", "config", "run/php8.2"] {
+    for name in ["logs/nginx", "run/nginx/pages", "config", "run/php"] {
         std::fs::create_dir_all(folder.path().join("web-1").join(name)).unwrap();
     }
     let main = nginx::main(&layout).unwrap();
@@ -90,12 +91,13 @@ fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
         mostly("t_a"),
         prop::collection::vec(mostly("public"), 0..3),
         mostly("shard-1"),
-        prop::option::of(mostly("8.2")),
+        any::<bool>(),
         any::<bool>(),
     );
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     runner
         .run(&strategy, |(id, tenant, public_folder, shard, php, suspended)| {
+            let php = php.then(|| nginx::Php { settings: Settings::default() });
             let site = nginx::Site { id, tenant, public_folder, shard, php, suspended };
             let Ok(rendered) = nginx::site(&layout, &site) else { return Ok(()) };
             accepted.set(accepted.get() + 1);
@@ -123,66 +125,70 @@ fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
     assert!(accepted.get() > 50, "the strategy made {} sound sites", accepted.get());
 }
 
+fn pool(values: BTreeMap<String, String>, admin_values: BTreeMap<String, String>) -> Option<php::Pool> {
+    Some(php::Pool {
+        id: "web_a".into(),
+        tenant: "t_a".into(),
+        version: "8.2".into(),
+        processes: php::Processes::from_intent(None).unwrap(),
+        settings: Settings::new(&values, &admin_values, 0).ok()?,
+    })
+}
+
+/// What php-fpm says that it understood of a configuration.
+fn understood(folder: &std::path::Path, master: &php::Master) -> Result<String, String> {
+    let path = folder.join("master.conf");
+    // `-tt` prints what it understood, as notices.
+    std::fs::write(&path, master.text.replace("log_level = warning", "log_level = notice")).unwrap();
+    let output = Command::new("/usr/sbin/php-fpm8.2").args(["-tt", "-y"]).arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(said) } else { Err(format!("{said}\n{}", master.text)) }
+}
+
 #[test]
-fn what_is_not_refused_is_one_pool_with_the_given_values() {
-    if missing("what_is_not_refused_is_one_pool_with_the_given_values") {
+fn what_is_not_refused_is_one_master_with_the_given_values() {
+    if missing("what_is_not_refused_is_one_master_with_the_given_values") {
         return;
     }
     let folder = folder();
     let layout = layout(folder.path(), "web-1");
-    for name in ["web-1/logs/php-fpm", "web-1/run/php8.2", "web-1/logs/t_a"] {
-        std::fs::create_dir_all(folder.path().join(name)).unwrap();
+    for name in ["run/php", "logs/t_a"] {
+        std::fs::create_dir_all(folder.path().join("web-1").join(name)).unwrap();
     }
-    let main = php::main(&layout, "8.2").unwrap();
-    let main_path = folder.path().join("main.conf");
-    let part_path = folder.path().join("part.conf");
-    let include = format!("\"{}\"", part_path.display());
-    std::fs::write(&main_path, main.text.replace(ConfigLayout::INCLUDE, &include)).unwrap();
-
     let accepted = std::cell::Cell::new(0);
     let names = prop_oneof![
         Just("memory_limit".to_owned()),
         Just("date.timezone".to_owned()),
+        Just("user_agent".to_owned()),
+        Just("auto_prepend_file".to_owned()),
         Just("open_basedir".to_owned()),
-        Just("Extension".to_owned()),
         word(),
     ];
+    let values = prop_oneof![word(), Just("64M".to_owned()), Just("Europe/Berlin".to_owned())];
     let strategy = (
-        prop::collection::btree_map(names.clone(), word(), 0..3),
-        prop::collection::btree_map(names, word(), 0..3),
+        prop::collection::btree_map(names.clone(), values.clone(), 0..3),
+        prop::collection::btree_map(names, values, 0..3),
     );
-    let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 600, failure_persistence: None, ..Config::default() });
     runner
         .run(&strategy, |(values, admin_values)| {
-            let pool = php::Pool {
-                id: "web_a".into(),
-                tenant: "t_a".into(),
-                version: "8.2".into(),
-                processes: php::Processes {
-                    max_children: 2,
-                    start: 1,
-                    min_spare: 1,
-                    max_spare: 1,
-                    max_requests: 0,
-                },
-                values,
-                admin_values,
-            };
-            let Ok(rendered) = php::pool(&layout, &pool) else { return Ok(()) };
+            let Some(pool) = pool(values, admin_values) else { return Ok(()) };
+            let master = php::master(&layout, &pool).unwrap();
             accepted.set(accepted.get() + 1);
-            std::fs::write(&part_path, &rendered.text).unwrap();
-            // `-tt` prints what it understood.
-            let output =
-                Command::new("/usr/sbin/php-fpm8.2").args(["-tt", "-y"]).arg(&main_path).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            prop_assert!(output.status.success(), "{said}\n{}", rendered.text);
-            prop_assert_eq!(said.matches("\tlisten = ").count(), 2, "{}", said);
+            let said = understood(folder.path(), &master).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(said.matches("\tlisten = ").count(), 1, "{}", said);
             let basedir =
                 format!("php_admin_value[open_basedir] = {}/\n", layout.roots.storage.join("t_a").display());
             prop_assert!(said.contains(&basedir), "{said}");
             prop_assert_eq!(said.matches("open_basedir").count(), 1, "{}", said);
-            for (name, value) in &pool.values {
-                let line = format!("php_value[{name}] = {}\n", if value.is_empty() { "" } else { value });
+            for (name, value) in pool.settings.values() {
+                let value = match name.as_str() {
+                    "auto_prepend_file" => {
+                        layout.roots.storage.join("t_a/webroots/web_a").join(value).display().to_string()
+                    }
+                    _ => value.clone(),
+                };
+                let line = format!("php_value[{name}] = {value}\n");
                 prop_assert!(said.contains(&line), "{line:?} in {said}");
             }
             Ok(())
@@ -192,81 +198,63 @@ fn what_is_not_refused_is_one_pool_with_the_given_values() {
 }
 
 #[test]
-fn forbidden_settings_are_refused_by_name() {
+fn folders_with_odd_names_mean_themselves_to_php() {
+    if missing("folders_with_odd_names_mean_themselves_to_php") {
+        return;
+    }
     let folder = folder();
-    let layout = layout(folder.path(), "web-1");
-    for name in [
-        "open_basedir",
-        "error_log",
-        "slowlog",
-        "disable_functions",
-        "doc_root",
-        "OPEN_BASEDIR",
-        "extension",
-        "zend_extension",
-        "ffi.enable",
-        "opcache.preload",
-        "opcache.error_log",
-        "OPcache.restrict_api",
-        "xdebug.log",
-        "enable_dl",
-    ] {
-        for admin in [true, false] {
-            let values = std::collections::BTreeMap::from([(name.to_owned(), "x".to_owned())]);
-            let (values, admin_values) =
-                if admin { (Default::default(), values) } else { (values, Default::default()) };
-            let pool = php::Pool {
-                id: "web_a".into(),
-                tenant: "t_a".into(),
-                version: "8.2".into(),
-                processes: php::Processes::from_intent(None).unwrap(),
-                values,
-                admin_values,
-            };
-            let error = php::pool(&layout, &pool).unwrap_err();
-            assert!(error.what.contains(name), "{error}");
+    let pool = pool(BTreeMap::new(), BTreeMap::new()).unwrap();
+    let odd = [
+        "a b", "a'b", "a\"b", "a$b", "${HOME}", "a;b", "a#b", "a\\b", "a{b}", "[a]", "a=b", "ä", "a%b", "a,b", "a`b",
+        "a\\'b", "a'\"b", "$pool", "a:b", "a\nb", "(a)", "a|b&c", "~", "^", "!", "yes", "null", "E_ALL",
+    ];
+    let mut rendered = 0;
+    for name in odd {
+        let top = folder.path().join(name);
+        let layout = layout(&top, "w");
+        for name in ["run/php", "logs/t_a"] {
+            std::fs::create_dir_all(top.join("w").join(name)).unwrap();
+        }
+        let Ok(master) = php::master(&layout, &pool) else { continue };
+        rendered += 1;
+        let said = understood(&top, &master).unwrap_or_else(|why| panic!("{name:?}: {why}"));
+        for wanted in [
+            format!("\tlisten = {}\n", layout.roots.text(&php::socket(&master.name))),
+            format!("\tslowlog = {}\n", layout.roots.logs.join("t_a/php-slow.log").display()),
+            format!("\terror_log = {}\n", layout.roots.logs.join("t_a/php-fpm-web_a.log").display()),
+            format!("php_admin_value[open_basedir] = {}/\n", layout.roots.storage.join("t_a").display()),
+            format!("php_value[session.save_path] = {}\n", layout.roots.storage.join("t_a/tmp").display()),
+        ] {
+            assert!(said.contains(&wanted), "{name:?}: {wanted:?} in {said}");
         }
     }
+    assert!(rendered >= odd.len() - 5, "{rendered} of {}", odd.len());
 }
 
-/// PHP holds no folder that the configuration names to `open_basedir`, and the script cache is one for all sites.
+/// PHP holds no folder that the configuration names to `open_basedir`.
 #[test]
-fn sessions_and_the_script_cache_stay_the_sites_own() {
+fn sessions_stay_the_sites_own() {
     let folder = folder();
     let layout = layout(folder.path(), "web-1");
-    let render = |values: &[(&str, &str)], admin_values: &[(&str, &str)]| {
-        let map = |of: &[(&str, &str)]| of.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        php::pool(
-            &layout,
-            &php::Pool {
-                id: "web_a".into(),
-                tenant: "t_a".into(),
-                version: "8.2".into(),
-                processes: php::Processes::from_intent(None).unwrap(),
-                values: map(values),
-                admin_values: map(admin_values),
-            },
-        )
-    };
-    let plain = render(&[], &[]).unwrap().text;
-    let own =
-        format!("php_value[session.save_path] = \"{}\"\n", layout.roots.storage.join("t_a/tmp").display());
-    assert!(plain.contains(&own), "{plain}");
-    assert!(plain.contains("php_admin_value[opcache.restrict_api] = /nowhere\n"), "{plain}");
-    assert!(plain.contains("php_admin_value[opcache.validate_permission] = 1\n"), "{plain}");
-    for name in ["session.save_path", "Session.Save_Path"] {
-        for path in ["/storage/t_b/tmp", "2;/storage/t_b/tmp", "../../t_b/tmp", "", "file://x"] {
-            for error in [render(&[(name, path)], &[]), render(&[], &[(name, path)])] {
-                assert!(error.unwrap_err().what.contains(name), "{path}");
-            }
-        }
-    }
-    let server = "tcp://10.0.0.1:6379?database=2";
-    for text in [
-        render(&[("session.save_path", server)], &[]).unwrap().text,
-        render(&[], &[("session.save_path", server)]).unwrap().text,
+    let one = |path: &str| BTreeMap::from([("session.save_path".to_owned(), path.to_owned())]);
+    let plain = php::master(&layout, &pool(BTreeMap::new(), BTreeMap::new()).unwrap()).unwrap().text;
+    let own = |path: &str| format!("[session.save_path] = '{}'\n", layout.roots.storage.join(path).display());
+    assert!(plain.contains(&own("t_a/tmp")), "{plain}");
+    for path in [
+        "/storage/t_b/tmp",
+        "2;/storage/t_b/tmp",
+        "../../t_b/tmp",
+        "",
+        "file://x",
+        "tcp://x;/storage/t_b/tmp",
+        "tls://x;/storage/t_b/tmp",
     ] {
-        assert_eq!((text.matches("save_path").count(), text.matches(server).count()), (1, 1), "{text}");
+        assert!(pool(one(path), BTreeMap::new()).is_none() && pool(BTreeMap::new(), one(path)).is_none(), "{path}");
+    }
+    for pool in [pool(one("var/s"), BTreeMap::new()).unwrap(), pool(BTreeMap::new(), one("var/s")).unwrap()] {
+        let text = php::master(&layout, &pool).unwrap().text;
+        assert!(text.contains(&own("t_a/webroots/web_a/var/s")), "{text}");
+        assert_eq!(text.matches("save_path").count(), 1, "{text}");
     }
 }
 
@@ -275,6 +263,6 @@ fn a_socket_path_that_does_not_fit_names_the_setting() {
     let folder = folder();
     let mut layout = layout(folder.path(), "web-1");
     layout.roots.run = format!("/{}", "run/".repeat(30)).into();
-    let error = php::main(&layout, "8.2").unwrap_err();
+    let error = php::master(&layout, &pool(BTreeMap::new(), BTreeMap::new()).unwrap()).unwrap_err();
     assert!(error.to_string().contains("--run-dir"), "{error}");
 }

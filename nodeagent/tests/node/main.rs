@@ -9,6 +9,7 @@
 
 mod config;
 mod data;
+mod php;
 mod processes;
 mod serving;
 mod support;

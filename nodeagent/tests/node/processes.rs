@@ -56,6 +56,12 @@ async fn serves(node: &Node, host: &str, body: &str) {
     }
 }
 
+/// The configuration of a site's php-fpm.
+fn php_config(node: &Node, webroot: &str) -> std::path::PathBuf {
+    let folder = node.layout.roots.text(&hosting_nodeagent::layout::php_folder(webroot));
+    std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path()
+}
+
 async fn node_with_sites(name: &str, folder: &std::path::Path, at_death: AtDeath) -> Node {
     let node = Node::start_with(layout(folder, name), folder, at_death);
     let revision = node.apply(
@@ -81,7 +87,8 @@ async fn a_killed_master_is_started_again_and_its_workers_do_not_stay() {
     }
     let folder = folder();
     let node = node_with_sites("web-1", folder.path(), AtDeath::End).await;
-    for service in ["nginx", "php-fpm8.2"] {
+    for service in ["nginx".to_owned(), node.php("web_p").remove(0)] {
+        let service = service.as_str();
         let pid = node.host.supervisor().pids()[service];
         let members = group(pid);
         assert!(members.len() > 1, "{service}: {members:?}");
@@ -109,6 +116,7 @@ async fn children_that_an_agent_left_behind_are_taken_over_without_a_gap() {
     let folder = folder();
     let first = node_with_sites("web-1", folder.path(), AtDeath::Keep).await;
     let before = first.host.supervisor().pids();
+    let php = first.php("web_p").remove(0);
     let old_layout = (*first.layout).clone();
     first.abandon().await;
 
@@ -135,7 +143,7 @@ async fn children_that_an_agent_left_behind_are_taken_over_without_a_gap() {
     let workers = group(nginx);
     kill(Pid::from_raw(nginx), Signal::SIGKILL).unwrap();
     eventually("the master has ended", || !alive(nginx)).await;
-    let record = folder.path().join("web-1/services/php-fpm8.2.process");
+    let record = folder.path().join(format!("web-1/services/{php}.process"));
     let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     let stranger_pid = i32::try_from(stranger.id()).unwrap();
     // A record that names a process which is not the one that was started: an id used again.
@@ -148,7 +156,7 @@ async fn children_that_an_agent_left_behind_are_taken_over_without_a_gap() {
     assert!(alive(stranger_pid));
     third.apply(vec![], vec![]);
     // Nobody wants PHP any more: what was left behind of it is ended too.
-    eventually("php-fpm is gone", || !alive(before["php-fpm8.2"])).await;
+    eventually("php-fpm is gone", || !alive(before[&php])).await;
     assert!(alive(stranger_pid));
     stranger.kill().unwrap();
     stranger.wait().unwrap();
@@ -165,8 +173,8 @@ async fn a_piece_that_was_broken_by_hand_is_put_aside_and_made_anew() {
     let sites = node.layout.roots.config.join("nginx/sites");
     std::fs::write(sites.join("web_s.conf"), "server { this is; nonsense").unwrap();
     std::fs::write(sites.join("foreign.conf"), "}}}").unwrap();
-    std::fs::write(node.layout.roots.config.join("php8.2/pools/web_p.conf"), "[web_p]\nnonsense = 1\n")
-        .unwrap();
+    let php = php_config(&node, "web_p");
+    std::fs::write(&php, "[web_p]\nnonsense = 1\n").unwrap();
 
     // A neighbour's change goes through all the same.
     let revision = node
@@ -175,8 +183,7 @@ async fn a_piece_that_was_broken_by_hand_is_put_aside_and_made_anew() {
     node.until(&key(Kind::Webroot, "web_q"), Phase::Ready, revision).await;
     eventually("all of it is as before", || {
         let text = std::fs::read_to_string(sites.join("web_s.conf")).unwrap_or_default();
-        let pool = node.layout.roots.config.join("php8.2/pools/web_p.conf");
-        let pool = std::fs::read_to_string(pool).unwrap_or_default();
+        let pool = std::fs::read_to_string(&php).unwrap_or_default();
         text.contains("server_name web_s;")
             && pool.contains("pm = dynamic")
             && !sites.join("foreign.conf").exists()
@@ -201,11 +208,16 @@ async fn what_cannot_be_tested_is_not_put_aside_and_serves_as_before() {
     let folder = folder();
     let node = node_with_sites("web-1", folder.path(), AtDeath::End).await;
     let config = &node.layout.roots.config;
-    let pieces = ["nginx/sites/web_s.conf", "nginx/sites/web_p.conf", "php8.2/pools/web_p.conf"];
-    let all_there = || pieces.iter().all(|piece| config.join(piece).is_file());
+    let php = node.php("web_p").remove(0);
+    let pieces = [
+        config.join("nginx/sites/web_s.conf"),
+        config.join("nginx/sites/web_p.conf"),
+        php_config(&node, "web_p"),
+    ];
+    let all_there = || pieces.iter().all(|piece| piece.is_file());
     let kill_both = || {
         let pids = node.host.supervisor().pids();
-        for service in ["nginx", "php-fpm8.2"] {
+        for service in ["nginx", php.as_str()] {
             kill(Pid::from_raw(pids[service]), Signal::SIGKILL).unwrap();
         }
         pids
@@ -255,20 +267,16 @@ async fn a_configuration_that_the_service_refuses_is_never_in_place() {
     use hosting_agent_engine::Host as _;
     let folder = folder();
     let node = node_with_sites("web-1", folder.path(), AtDeath::End).await;
-    for (service, at, good) in [
-        ("nginx", hosting_nodeagent::layout::site_file("web_s"), "static"),
-        ("php-fpm8.2", hosting_nodeagent::layout::pool_file("8.2", "web_p"), "dynamic"),
-    ] {
-        let path = node.layout.roots.text(&at);
-        let before = std::fs::read(&path).unwrap();
-        let pid = node.host.supervisor().pids()[service];
-        let error = node.host.install(service, &at, Some(b"[broken { nonsense")).await.unwrap_err();
-        assert!(error.to_string().contains("refuses the configuration"), "{error}");
-        assert!(error.to_string().len() > 40, "it says why: {error}");
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-        assert_eq!(node.host.supervisor().pids()[service], pid);
-        serves(&node, if good == "static" { "web_s" } else { "web_p" }, good).await;
-    }
+    let at = hosting_nodeagent::layout::site_file("web_s");
+    let path = node.layout.roots.text(&at);
+    let before = std::fs::read(&path).unwrap();
+    let pids = node.host.supervisor().pids();
+    let error = node.host.install("nginx", &at, Some(b"[broken { nonsense")).await.unwrap_err();
+    assert!(error.to_string().contains("refuses the configuration"), "{error}");
+    assert!(error.to_string().len() > 40, "it says why: {error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(node.host.supervisor().pids(), pids);
+    serves(&node, "web_s", "static").await;
     node.stop().await;
 }
 

@@ -296,7 +296,7 @@ async fn a_suspended_tenant_s_sites_answer_503_and_come_back() {
     node.until(&site, Phase::Ready, revision).await;
     upload(&node.document_root("t_a", "web_a").join("index.php"), "<?php echo 'alive';");
     assert_eq!(node.get("web_a", "/").await.body, "alive");
-    assert!(node.host.supervisor().pids().contains_key("php-fpm8.2"));
+    assert_eq!(node.php("web_a").len(), 1);
 
     let owner = key(Kind::Tenant, "t_a");
     let suspended = node.apply(vec![tenant("t_a", true)], vec![]);
@@ -308,8 +308,8 @@ async fn a_suspended_tenant_s_sites_answer_503_and_come_back() {
     let answer = node.get("web_a", "/index.php").await;
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("suspended") && !answer.body.contains("alive"), "{}", answer.body);
-    let pool = node.layout.roots.config.join("php8.2/pools/web_a.conf");
-    while pool.exists() {
+    let config = node.layout.roots.config.join("php/web_a");
+    while config.exists() || !node.php("web_a").is_empty() {
         sleep(Duration::from_millis(5)).await;
     }
     assert!(node.document_root("t_a", "web_a").join("index.php").exists());
@@ -339,7 +339,7 @@ async fn a_site_changes_its_runtime_and_back() {
     node.until(&site, Phase::Ready, revision).await;
     assert_eq!(node.get("web_a", "/index.php").await.status, 404);
     // Nobody needs php-fpm any more.
-    while node.host.supervisor().pids().contains_key("php-fpm8.2") {
+    while !node.php("web_a").is_empty() {
         sleep(Duration::from_millis(10)).await;
     }
 
@@ -347,5 +347,11 @@ async fn a_site_changes_its_runtime_and_back() {
     let revision = node.apply(vec![webroot("web_a", &missing)], vec![]);
     let report = node.until(&site, Phase::Failed, revision).await;
     assert!(report.message.contains("php-fpm 8.9 is not installed"), "{report:?}");
+    // What ran before goes on running.
+    let revision = node.apply(vec![webroot("web_a", &php_webroot("t_a"))], vec![]);
+    node.until(&site, Phase::Ready, revision).await;
+    let revision = node.apply(vec![webroot("web_a", &missing)], vec![]);
+    node.until(&site, Phase::Failed, revision).await;
+    assert_eq!(node.get("web_a", "/index.php").await.body, "dynamic");
     node.stop().await;
 }

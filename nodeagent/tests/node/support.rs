@@ -231,6 +231,12 @@ impl Node {
         ask(self.layout.listen[0], host, path, headers).await
     }
 
+    /// The services that run a site's PHP.
+    pub(crate) fn php(&self, webroot: &str) -> Vec<String> {
+        let prefix = hosting_nodeagent::layout::php_services(webroot);
+        self.host.supervisor().pids().into_keys().filter(|name| name.starts_with(&prefix)).collect()
+    }
+
     pub(crate) fn document_root(&self, tenant: &str, webroot: &str) -> PathBuf {
         self.layout.roots.storage.join(tenant).join("webroots").join(webroot)
     }
@@ -266,11 +272,19 @@ pub(crate) async fn try_ask(
     path: &str,
     headers: &str,
 ) -> std::io::Result<Answer> {
+    send(address, format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n").as_bytes()).await
+}
+
+/// Sends a request as it is and reads until the connection ends.
+pub(crate) async fn send(address: SocketAddr, request: &[u8]) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    // A request that is refused early is not read to its end.
+    let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
+    let ended = stream.read_to_end(&mut answer).await;
+    if answer.is_empty() {
+        ended?;
+    }
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let bad = || std::io::Error::other(format!("no HTTP answer: {answer:?}"));
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(bad)?;

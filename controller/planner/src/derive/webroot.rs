@@ -1,9 +1,9 @@
 //! A site on the nodes of its tenant's shard, and the routes of its service host names.
 
 use hosting_intent::{Kind as IntentKind, message as m};
-use hosting_resource::kinds::webroot::php_pool;
+use hosting_resource::kinds::webroot::stored_php_pool;
 use hosting_resource::{Kind, Resource};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::fields::{edge_audience, given, is_deleting, node_audience, service_names, state, state_number};
 use crate::{DesiredIntent, World, WorldError, read};
@@ -74,20 +74,17 @@ pub(crate) async fn service_names_of(
     Ok(names.into_iter().filter(|name| hosting_intent::name::check_host(name).is_ok()).collect())
 }
 
-/// What the configuration means. It was checked when it was written; should it be unreadable all the same, the defaults
-/// keep the site up.
 fn pool(webroot: &Resource) -> m::PhpPool {
     let config = webroot.spec.get("runtime_config").and_then(Value::as_object).cloned().unwrap_or_default();
-    let Some(pool) = php_pool(&config).or_else(|_| php_pool(&Map::new())).ok() else {
-        return m::PhpPool::default();
-    };
+    let pool = stored_php_pool(&config);
     m::PhpPool {
         max_children: pool.max_children,
         start_servers: pool.start_servers,
         min_spare_servers: pool.min_spare_servers,
         max_spare_servers: pool.max_spare_servers,
         max_requests: pool.max_requests,
-        values: pool.values,
-        admin_values: pool.admin_values,
+        values: pool.settings.values().clone(),
+        admin_values: pool.settings.admin_values().clone(),
+        request_seconds: pool.settings.request_seconds(),
     }
 }

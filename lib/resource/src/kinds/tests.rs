@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::webroot::php_pool;
+use super::webroot::{php_pool, stored_php_pool};
 use super::zone_record::{ZoneRecordSpec, rdata};
 use super::*;
 use crate::{Creation, Facet, IdPolicy, Ref, Resource, SpecError, Status, Unique};
@@ -415,7 +415,15 @@ fn webroots() {
     assert!(problem(Kind::Webroot, json!({"runtime": "perl"})).contains("must be one of php, node"));
     assert!(problem(Kind::Webroot, json!({"runtime_version": "8"})).contains("runtime_version: "));
     assert!(problem(Kind::Webroot, json!({"public_folder": "../x"})).contains("public_folder: "));
+    for folder in ["/abs", "...", "a/...", "a//b"] {
+        assert!(problem(Kind::Webroot, json!({"public_folder": folder})).contains("public_folder: "), "{folder}");
+    }
     assert!(problem(Kind::Webroot, json!({"env_file_name": "a/b"})).contains("env_file_name: "));
+    // Empty is no name: the default on creation, no change later.
+    for given in [json!(""), json!(null)] {
+        let made = created(Kind::Webroot, with(Kind::Webroot, json!({"env_file_name": given})));
+        assert_eq!(made.spec["env_file_name"], json!(".env.hosting"));
+    }
     assert!(problem(Kind::Webroot, json!({"env_vars": [{"name": "A"}]})).starts_with("env_vars: "));
     let billed_later = created(Kind::Webroot, with(Kind::Webroot, json!({"subscription_id": "<absent>"})));
     assert_eq!(billed_later.text("subscription_id"), "");
@@ -426,6 +434,17 @@ fn webroots() {
     assert_eq!(changed.spec["runtime"], json!("static"));
     assert!(matches!(update(&webroot, json!({"runtime": "ruby"})), Err(SpecError::NotServed { .. })));
     assert!(update(&webroot, json!({"subscription_id": "other"})).is_err());
+    let env = update(&webroot, json!({"env_file_name": ".env"})).unwrap();
+    assert_eq!(env.spec["env_file_name"], json!(".env"));
+    assert_eq!(update(&webroot, json!({"env_file_name": ""})).unwrap().spec, webroot.spec);
+    // The operator's bounds hold what is written, and not what is stored.
+    let large = json!({"runtime_config": {"php_values": {"upload_max_filesize": "600M"}}});
+    let error = problem(Kind::Webroot, large.clone());
+    assert!(error.contains("runtime_config.php_values.upload_max_filesize: ") && error.contains("512M"), "{error}");
+    assert!(update(&webroot, large.clone()).is_err());
+    let mut stored = webroot.clone();
+    stored.spec.insert("runtime_config".into(), large["runtime_config"].clone());
+    assert!(update(&stored, json!({"public_folder": "www"})).is_ok());
     let named = |given: Value| {
         created(Kind::Webroot, with(Kind::Webroot, json!({"service_hostname_enabled": given}))).spec["service_hostname_enabled"]
             == json!(true)
@@ -446,9 +465,15 @@ fn php_pools() {
             pool.max_requests,
         )
     };
-    assert_eq!(numbers(json!({})), (5, 2, 1, 3, 500));
-    assert_eq!(numbers(json!({"pm": {"max_children": 1}})), (1, 1, 1, 1, 500));
-    assert_eq!(numbers(json!({"pm": {"max_children": 2, "max_requests": 0}})), (2, 2, 1, 2, 0));
+    // Nobody asked for processes that wait: they are started when a request comes.
+    assert_eq!(numbers(json!({})), (5, 0, 0, 0, 500));
+    assert_eq!(numbers(json!({"pm": {"max_children": 1}})), (1, 0, 0, 0, 500));
+    assert_eq!(numbers(json!({"pm": {"start_servers": 2}})), (5, 2, 1, 3, 500));
+    assert_eq!(numbers(json!({"pm": {"max_children": 1, "min_spare_servers": 1}})), (1, 1, 1, 1, 500));
+    assert_eq!(
+        numbers(json!({"pm": {"max_children": 2, "max_spare_servers": 2, "max_requests": 0}})),
+        (2, 2, 1, 2, 0)
+    );
     for low_high in
         [("max_children", 0), ("start_servers", 201), ("max_requests", 100_001), ("max_requests", -1)]
     {
@@ -474,24 +499,48 @@ fn php_pools() {
         );
     }
     pool(json!({"php_values": {"opcache.revalidate_freq": 60, "opcache.enable": false}})).unwrap();
-    for path in ["/storage/t_other/tmp", "5;/storage/t_other/tmp", "../t_other/tmp", "redis", "TCP://x", ""] {
-        assert!(pool(json!({"php_admin_values": {"session.save_path": path}})).is_err(), "{path}");
+    for path in [
+        "/storage/t_other/tmp",
+        "5;/storage/t_other/tmp",
+        "../t_other/tmp",
+        "tcp://x;/storage/t_other/tmp",
+        "tcp://10.0.0.1:6379",
+        "",
+    ] {
+        let error = pool(json!({"php_admin_values": {"session.save_path": path}})).unwrap_err();
+        assert!(error.contains("runtime_config.php_admin_values.session.save_path: "), "{path}: {error}");
     }
-    pool(json!({"php_values": {"session.save_path": "tcp://10.0.0.1:6379?database=2"}})).unwrap();
-    for text in ["1G\"; user = root", "${PATH}", "a\\"] {
-        assert!(
-            pool(json!({"php_values": {"memory_limit": text}})).unwrap_err().contains("must not contain"),
-            "{text}"
-        );
-    }
-    for bad in [json!({"a]b": "x"}), json!({"a": "x\ny"}), json!({"a": ["x"]}), json!({"": "x"})] {
+    pool(json!({"php_values": {"session.save_path": "var/sessions"}})).unwrap();
+    for bad in [
+        json!({"memory_limit": "1G\"; user = root"}),
+        json!({"user_agent": "${PATH}"}),
+        json!({"user_agent": "a\\"}),
+        json!({"a": 5}),
+        json!({"a]b": "x"}),
+        json!({"user_agent": "x\ny"}),
+        json!({"memory_limit": ["x"]}),
+        json!({"": "x"}),
+        json!({"sqlite3.extension_dir": "x"}),
+        json!({"Memory_Limit": "1G"}),
+    ] {
         assert!(pool(json!({"php_values": bad.clone()})).is_err(), "{bad}");
     }
-    let values = pool(json!({"php_values": {"memory_limit": "1G", "a": 5, "b": true}})).unwrap().values;
+    let settings = pool(json!({"php_values": {"memory_limit": "1G", "precision": 5, "short_open_tag": true},
+        "request_seconds": 60}))
+    .unwrap()
+    .settings;
+    let values = settings.values();
     assert_eq!(
-        (values["memory_limit"].as_str(), values["a"].as_str(), values["b"].as_str()),
+        (values["memory_limit"].as_str(), values["precision"].as_str(), values["short_open_tag"].as_str()),
         ("1G", "5", "1")
     );
+    assert_eq!(settings.request_seconds(), 60);
+    assert!(pool(json!({"request_seconds": 0})).unwrap_err().contains("runtime_config.request_seconds: "));
+    // What was stored under other rules loses what is not allowed any more, and nothing else.
+    let stored = stored_php_pool(&object(json!({"pm": {"max_children": 9}, "php_values": {"memory_limit": "1G",
+        "session.save_path": "tcp://10.0.0.1:6379"}, "php_admin_values": {"sendmail_path": "/x"}})));
+    assert_eq!((stored.max_children, stored.settings.values().len()), (9, 1));
+    assert!(stored.settings.admin_values().is_empty());
     assert!(pool(json!({"pm": "lots"})).unwrap_err().starts_with("invalid JSON: "));
 }
 

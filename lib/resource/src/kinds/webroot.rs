@@ -1,7 +1,8 @@
 //! A site.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
+use hosting_intent::php::{Bounds, Problem, Settings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -28,10 +29,10 @@ pub struct WebrootSpec {
     /// PHP: see [`PhpConfig`].
     #[serde(default)]
     pub runtime_config: Map<String, Value>,
-    /// The document root, relative to the webroot; empty: the webroot itself.
+    /// The document root, relative to the webroot (`current/public`); empty: the webroot itself.
     #[serde(default)]
     pub public_folder: String,
-    /// Name of the dotenv file in the webroot; empty: none.
+    /// Name of the dotenv file in the webroot.
     #[serde(default)]
     pub env_file_name: String,
     /// Whether `{webroot}.{tenant}.{brand.base_hostname}` is wanted.
@@ -49,9 +50,13 @@ pub struct PhpConfig {
     pub php_values: BTreeMap<String, Value>,
     /// `php_admin_value[..]`: the application may not.
     pub php_admin_values: BTreeMap<String, Value>,
+    /// Longest request in seconds; default 300, at most what the operator allows.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub request_seconds: Option<i64>,
 }
 
-/// A pool's processes. What is absent follows from what is given.
+/// A pool's processes. What is absent follows from what is given; without any of `start_servers`, `min_spare_servers` and
+/// `max_spare_servers` a process is started when a request comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PhpPm {
@@ -77,51 +82,28 @@ pub struct PhpPm {
 pub struct PhpPool {
     /// 1..=200
     pub max_children: u32,
-    /// 1..=200
+    /// 0..=200; 0 with both spare numbers 0: a process is started when a request comes.
     pub start_servers: u32,
-    /// 1..=200
+    /// 0..=200
     pub min_spare_servers: u32,
-    /// 1..=200
+    /// 0..=200
     pub max_spare_servers: u32,
     /// 0..=100000
     pub max_requests: u32,
-    /// Texts without control characters.
-    pub values: BTreeMap<String, String>,
-    /// Texts without control characters.
-    pub admin_values: BTreeMap<String, String>,
+    /// Settings and limits.
+    pub settings: Settings,
 }
 
-/// Settings that keep a site inside its own folders, load code past them, or write where they say; no site sets them. Nodes
-/// refuse the same (`nodeagent/src/render/php.rs`).
-const FORBIDDEN: &[&str] = &[
-    "open_basedir",
-    "error_log",
-    "slowlog",
-    "disable_functions",
-    "disable_classes",
-    "doc_root",
-    "user_dir",
-    "extension",
-    "extension_dir",
-    "zend_extension",
-    "enable_dl",
-    "sys_temp_dir",
-    "upload_tmp_dir",
-    "mail.log",
-    "soap.wsdl_cache_dir",
-];
+static BOUNDS: OnceLock<Bounds> = OnceLock::new();
 
-/// Families of settings that no site sets. The script cache is shared by all sites of a PHP version.
-const FORBIDDEN_FAMILIES: &[&str] = &["ffi.", "opcache.", "xdebug."];
+/// Says once, when the process starts, what its operator allows PHP sites; before that the defaults hold.
+pub fn set_php_bounds(bounds: Bounds) {
+    // A second call changes nothing: what was accepted must not depend on when it came.
+    let _ = BOUNDS.set(bounds);
+}
 
-/// What a site may say of the script cache all the same.
-const OPCACHE: &[&str] =
-    &["opcache.enable", "opcache.revalidate_freq", "opcache.validate_timestamps", "opcache.save_comments"];
-
-/// `session.save_path` leads to a server or stays where the platform put it: PHP does not hold a folder that the
-/// configuration names to `open_basedir`, so it could be another site's.
-fn is_session_server(path: &str) -> bool {
-    ["tcp://", "tls://"].iter().any(|scheme| path.starts_with(scheme))
+fn php_bounds() -> Bounds {
+    BOUNDS.get().copied().unwrap_or_default()
 }
 
 const RUNTIMES: &[&str] = &["php", "node", "python", "ruby", "static"];
@@ -134,21 +116,67 @@ pub fn php_pool(config: &Map<String, Value>) -> Result<PhpPool, SpecError> {
     let config = crate::input::parse::<PhpConfig>(&crate::input::without_nulls(config))
         .map_err(|error| error.within("runtime_config"))?
         .value;
+    let within = |problem: Problem| {
+        SpecError::invalid(format!("runtime_config.{}", problem.field), problem.problem)
+    };
+    let seconds = match config.request_seconds {
+        None => 0,
+        Some(given) => {
+            let most = i64::from(hosting_intent::php::REQUEST_SECONDS_MOST);
+            check::between("runtime_config.request_seconds", given, 1, most)?;
+            u32::try_from(given).unwrap_or_default()
+        }
+    };
+    let values = texts("runtime_config.php_values", &config.php_values)?;
+    let admin_values = texts("runtime_config.php_admin_values", &config.php_admin_values)?;
+    let settings = Settings::new(&values, &admin_values, seconds).map_err(within)?;
+    pool(&config.pm, settings)
+}
+
+/// As [`php_pool`], for what is stored already: what today's rules refuse of it is left out, so that the site stays up.
+#[must_use]
+pub fn stored_php_pool(config: &Map<String, Value>) -> PhpPool {
+    let mut pool = php_pool(config).unwrap_or_else(|_| {
+        let mut kept = Map::new();
+        for (field, value) in config {
+            let mut value = value.clone();
+            if let (true, Value::Object(settings)) = (field.starts_with("php_"), &mut value) {
+                settings.retain(|name, value| {
+                    let one = [(field.clone(), Value::Object([(name.clone(), value.clone())].into_iter().collect()))];
+                    php_pool(&one.into_iter().collect()).is_ok()
+                });
+            }
+            kept.insert(field.clone(), value);
+            if php_pool(&kept).is_err() {
+                kept.remove(field);
+            }
+        }
+        php_pool(&kept).unwrap_or_else(|_| PhpPool::default())
+    });
+    if let Ok(settings) = pool.settings.clone().within(&php_bounds()) {
+        pool.settings = settings;
+    }
+    pool
+}
+
+fn pool(pm: &PhpPm, settings: Settings) -> Result<PhpPool, SpecError> {
     let number = |field: &str, given: Option<i64>, default: i64, low: i64, high: i64| {
         let value = given.unwrap_or(default);
         check::between(&format!("runtime_config.pm.{field}"), value, low, high)?;
         u32::try_from(value).map_err(|_| SpecError::invalid(field, "out of range"))
     };
-    let pm = config.pm;
     // A default never contradicts a number that was given: php-fpm refuses to start a pool that does not fit together.
     let max_children = number("max_children", pm.max_children, 5, 1, 200)?;
+    let max_requests = number("max_requests", pm.max_requests, 500, 0, 100_000)?;
+    if pm.start_servers.is_none() && pm.min_spare_servers.is_none() && pm.max_spare_servers.is_none() {
+        return Ok(PhpPool { max_children, max_requests, settings, ..PhpPool::default() });
+    }
     let most = i64::from(max_children);
     let max_spare_servers = number("max_spare_servers", pm.max_spare_servers, most.min(3), 1, 200)?;
     let spare = i64::from(max_spare_servers);
     let min_spare_servers = number("min_spare_servers", pm.min_spare_servers, 1, 1, 200)?;
     let least = i64::from(min_spare_servers);
     let start_servers = number("start_servers", pm.start_servers, 2.clamp(least, spare.max(least)), 1, 200)?;
-    let max_requests = number("max_requests", pm.max_requests, 500, 0, 100_000)?;
     if max_spare_servers > max_children {
         return Err(SpecError::invalid(
             "runtime_config.pm.max_spare_servers",
@@ -173,52 +201,50 @@ pub fn php_pool(config: &Map<String, Value>) -> Result<PhpPool, SpecError> {
         min_spare_servers,
         max_spare_servers,
         max_requests,
-        values: settings("runtime_config.php_values", &config.php_values)?,
-        admin_values: settings("runtime_config.php_admin_values", &config.php_admin_values)?,
+        settings,
     })
 }
 
-fn settings(field: &str, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, SpecError> {
-    if given.len() > 100 {
-        return Err(SpecError::invalid(field, "at most 100 settings"));
+impl Default for PhpPool {
+    fn default() -> Self {
+        Self {
+            max_children: 5,
+            start_servers: 0,
+            min_spare_servers: 0,
+            max_spare_servers: 0,
+            max_requests: 500,
+            settings: Settings::default(),
+        }
     }
+}
+
+/// Settings as texts: what their types make of these is decided by [`Settings`].
+fn texts(field: &str, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, String>, SpecError> {
     given
         .iter()
         .map(|(name, value)| {
-            let at = format!("{field}.{name}");
-            let sound = (1..=64).contains(&name.len())
-                && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
-            if !sound {
-                return Err(SpecError::invalid(field, format!("{name:?} is no PHP setting")));
-            }
-            let lower = name.to_ascii_lowercase();
-            let in_family = FORBIDDEN_FAMILIES.iter().any(|family| lower.starts_with(family));
-            if FORBIDDEN.contains(&lower.as_str()) || in_family && !OPCACHE.contains(&lower.as_str()) {
-                return Err(SpecError::invalid(at, "is set by the platform and cannot be changed"));
-            }
             let text = match value {
                 Value::String(text) => text.clone(),
                 Value::Number(number) => number.to_string(),
                 Value::Bool(true) => "1".to_owned(),
                 Value::Bool(false) => "0".to_owned(),
                 Value::Null | Value::Array(_) | Value::Object(_) => {
+                    let at = format!("{field}.{name}");
                     return Err(SpecError::invalid(at, "must be a text, a number or a boolean"));
                 }
             };
-            check::optional_text(&at, &text, 1024)?;
-            if let Some(odd) = text.chars().find(|c| "\"\\$".contains(*c)) {
-                return Err(SpecError::invalid(at, format!("must not contain {odd:?}")));
-            }
-            if lower == "session.save_path" && !is_session_server(&text) {
-                return Err(SpecError::invalid(
-                    at,
-                    "must begin with tcp:// or tls://; files stay where they are",
-                ));
-            }
             Ok((name.clone(), text))
         })
         .collect()
+}
+
+/// What a caller writes is held to what the operator allows. What is stored is not: a lowered bound must not refuse every
+/// other change of a site.
+fn bounded(config: &Map<String, Value>) -> Result<(), SpecError> {
+    let pool = php_pool(config)?;
+    pool.settings.within(&php_bounds()).map(drop).map_err(|problem| {
+        SpecError::invalid(format!("runtime_config.{}", problem.field), problem.problem)
+    })
 }
 
 /// Body of POST /tenants/{tenantID}/webroots.
@@ -237,7 +263,7 @@ pub(crate) struct WebrootCreate {
     runtime_config: Map<String, Value>,
     #[serde(default)]
     public_folder: String,
-    #[serde(default = "default_env_file")]
+    #[serde(default)]
     env_file_name: String,
     #[serde(default = "yes")]
     service_hostname_enabled: bool,
@@ -252,9 +278,8 @@ pub(crate) struct WebrootCreate {
     cron_jobs: Unserved,
 }
 
-fn default_env_file() -> String {
-    ".env.hosting".to_owned()
-}
+/// Name of the dotenv file where none is given.
+const ENV_FILE: &str = ".env.hosting";
 
 fn yes() -> bool {
     true
@@ -294,17 +319,8 @@ fn normalise(spec: &mut WebrootSpec) -> Result<(), SpecError> {
     check::one_of("runtime", &spec.runtime, RUNTIMES)?;
     match spec.runtime.as_str() {
         "php" => {
-            let sound = spec.runtime_version.split_once('.').is_some_and(|(major, minor)| {
-                [major, minor]
-                    .iter()
-                    .all(|part| (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
-            });
-            if !sound {
-                return Err(SpecError::invalid(
-                    "runtime_version",
-                    format!("{:?} must be a PHP version like 8.2", spec.runtime_version),
-                ));
-            }
+            hosting_intent::php::check_version(&spec.runtime_version)
+                .map_err(|why| SpecError::invalid("runtime_version", why))?;
             php_pool(&spec.runtime_config)?;
         }
         "static" => {
@@ -348,10 +364,17 @@ impl Webroot {
             runtime_version: input.runtime_version,
             runtime_config: input.runtime_config,
             public_folder: input.public_folder,
-            env_file_name: input.env_file_name,
+            env_file_name: if input.env_file_name.is_empty() {
+                ENV_FILE.to_owned()
+            } else {
+                input.env_file_name
+            },
             service_hostname_enabled: input.service_hostname_enabled,
         };
         normalise(&mut spec)?;
+        if spec.runtime == "php" {
+            bounded(&spec.runtime_config)?;
+        }
         let id = build.id(Self::INFO.id, None)?;
         build.push::<Self>(id.clone(), Some(tenant), &spec)?;
         for (n, fqdn) in input.fqdns.into_iter().enumerate() {
@@ -412,19 +435,23 @@ impl Definition for Webroot {
         if let Some(version) = input.runtime_version {
             spec.runtime_version = version;
         }
+        let configured = input.runtime_config.is_some();
         if let Some(config) = input.runtime_config {
             spec.runtime_config = config;
         }
         if let Some(folder) = input.public_folder {
             spec.public_folder = folder;
         }
-        if let Some(file) = input.env_file_name {
+        if let Some(file) = input.env_file_name.filter(|file| !file.is_empty()) {
             spec.env_file_name = file;
         }
         if let Some(wanted) = input.service_hostname_enabled {
             spec.service_hostname_enabled = wanted;
         }
         normalise(spec)?;
+        if configured && spec.runtime == "php" {
+            bounded(&spec.runtime_config)?;
+        }
         Ok(None)
     }
 
@@ -453,6 +480,7 @@ impl Definition for Webroot {
             pm: PhpPm { max_children: Some(10), ..PhpPm::default() },
             php_values: [("memory_limit".to_owned(), Value::from("256M"))].into(),
             php_admin_values: BTreeMap::new(),
+            request_seconds: None,
         };
         json!({
             "subscription_id": "crm-4711",

@@ -350,7 +350,7 @@ async fn php_is_configured(admin: &Client<'_>, tenant: &str) {
     let path = format!("/webroots/{one}");
     let config = json!({"runtime_config": {"php_values": {"memory_limit": "88M"}}});
     admin.ok(202, "PUT", &path, config).await;
-    until_web(platform, "one.acme.test", 200, "88M 2M").await;
+    until_web(platform, "one.acme.test", 200, "88M 64M").await;
     until_web(platform, "two.acme.test", 200, "55M 7M").await;
     admin.until(&path, "active").await;
     for (config, field) in [
