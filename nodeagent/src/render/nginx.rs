@@ -141,11 +141,8 @@ fn served(text: &mut String, layout: &Layout, site: &Site) -> Result<(), BadValu
             line(text, format_args!("  try_files $fastcgi_script_name =404;"));
             line(text, format_args!("  fastcgi_pass {};", quote("socket", &socket)?));
             line(text, format_args!("  fastcgi_index index.php;"));
-            // An answer that ends without FastCGI's own end is cut, not completed. nginx sees that end in this mode only,
-            // and passes on what it has as it comes in both.
+            // An answer that ends without FastCGI's own end is cut, not completed.
             line(text, format_args!("  fastcgi_keep_conn on;"));
-            line(text, format_args!("  fastcgi_ignore_headers X-Accel-Buffering;"));
-            line(text, format_args!("  postpone_output 0;"));
             // PHP-FPM ends a request that takes longer, and nginx is to see that end.
             let seconds = php.settings.request_seconds().saturating_add(5);
             line(text, format_args!("  fastcgi_read_timeout {seconds}s;"));

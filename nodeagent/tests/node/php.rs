@@ -226,7 +226,7 @@ async fn an_answer_that_php_did_not_end_is_cut() {
     let begun = "header('X-Accel-Buffering: no'); echo str_repeat('x', 20000); while (ob_get_level()) ob_end_flush(); flush();";
     for (name, text) in [
         ("whole.php", format!("<?php {begun} echo 'end';")),
-        ("dies.php", format!("<?php {begun} posix_kill(getmypid(), SIGKILL); sleep(9);")),
+        ("dies.php", format!("<?php {begun} posix_kill(getmypid(), 9); sleep(9);")),
         ("late.php", format!("<?php {begun} while (true) usleep(100000);")),
         ("silent.php", "<?php while (true) usleep(100000);".to_owned()),
     ] {
@@ -247,7 +247,7 @@ async fn an_answer_that_php_did_not_end_is_cut() {
 
     // What is flushed arrives, whatever comes later.
     let mut slow = tokio::net::TcpStream::connect(node.layout.listen[0]).await.unwrap();
-    let script = format!("<?php {} echo 'one'; flush(); {}", "while (ob_get_level()) ob_end_flush();", &WAITS[6..]);
+    let script = format!("<?php {} echo 'one'; flush(); {}", "header('X-Accel-Buffering: no'); while (ob_get_level()) ob_end_flush();", &WAITS[6..]);
     change(&node, "web_a", &with(&[])).await;
     upload_page(&node, "web_a", "slow.php", &script);
     slow.write_all(b"GET /slow.php HTTP/1.0\r\nHost: web_a\r\n\r\n").await.unwrap();

@@ -28,11 +28,16 @@ impl Supervisor {
         };
         let mut control = service.control.lock().await;
         if let Some(running) = control.running.take() {
-            self.end(&running, control.spec.as_ref().map_or(15, |spec| spec.stop_signal), STOP_TIME).await;
+            self.end(&running, self.stop_signal(name), STOP_TIME).await;
         }
         control.spec = None;
         self.forget(&service);
         Ok(())
+    }
+
+    /// The signal that ends what runs under a name, by what was written down when it was started.
+    fn stop_signal(&self, name: &str) -> i32 {
+        Record::load(&self.record(name)).map_or(15, |record| record.stop_signal)
     }
 
     /// Takes over a child of an earlier agent as it is, to end it.
@@ -59,7 +64,7 @@ impl Supervisor {
         if control.retiring.is_some_and(|before| before <= grace) {
             return;
         }
-        let stop_signal = Record::load(&self.record(name)).map_or(15, |record| record.stop_signal);
+        let stop_signal = self.stop_signal(name);
         control.spec = None;
         let Some(running) = control.running.clone() else {
             self.forget(&service);
@@ -109,13 +114,11 @@ impl Supervisor {
 
     async fn shut_down_one(&self, service: &Arc<Service>) {
         let mut control = service.control.lock().await;
-        let record = Record::load(&self.record(&service.name));
         if let Some(running) = control.running.take() {
             tracing::info!(service = service.name, pid = running.pid, "stopping");
-            let graceful = record.as_ref().map_or(15, |record| record.stop_signal);
-            self.end(&running, graceful, STOP_TIME).await;
+            self.end(&running, self.stop_signal(&service.name), STOP_TIME).await;
         }
-        if let Some(record) = record {
+        if let Some(record) = Record::load(&self.record(&service.name)) {
             record.end_leftovers();
         }
         self.forget(service);
