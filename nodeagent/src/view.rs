@@ -13,8 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     drivers::{
-        NginxHost, NginxSpec, PhpFpm, Retire, RetireSpec, Site, SiteSpec, Tenant,
-        TenantSpec, nginx_key,
+        NginxHost, NginxSpec, PhpFpm, Retire, RetireSpec, Site, SiteSpec, Tenant, TenantSpec, nginx_key,
     },
     layout::Layout,
     render::{

@@ -42,8 +42,26 @@ mod tests {
             assert_eq!(check(good), Ok(()), "{good:?}");
         }
         let bad = [
-            "/", "/public", "//", "a/", "a//b", ".", "..", "...", "a/../b", "./a", "a/...", "a b", "a;b", "a\"b", "a$b",
-            "ä", "a\0b", "a\nb", "2;/x", &"a".repeat(256),
+            "/",
+            "/public",
+            "//",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "...",
+            "a/../b",
+            "./a",
+            "a/...",
+            "a b",
+            "a;b",
+            "a\"b",
+            "a$b",
+            "ä",
+            "a\0b",
+            "a\nb",
+            "2;/x",
+            &"a".repeat(256),
         ];
         for path in bad {
             assert!(check(path).is_err(), "{path:?}");

@@ -193,7 +193,8 @@ impl Intent {
                 incarnation(webroot.incarnation)?;
                 folder::check(&webroot.public_folder).map_err(|e| invalid("public_folder", e))?;
                 if webroot.runtime == "php" {
-                    php::check_version(&webroot.runtime_version).map_err(|e| invalid("runtime_version", e))?;
+                    php::check_version(&webroot.runtime_version)
+                        .map_err(|e| invalid("runtime_version", e))?;
                     if let Some(pool) = &webroot.php {
                         php::Settings::of(pool).map_err(|e| invalid("php", e))?;
                     }

@@ -35,7 +35,9 @@ enum Type {
     PathInSite,
 }
 
-use Type::{Bytes, ErrorLevels, Flag, FlagOrBytes, PathInSite, Platform, Seconds, Text, TimeZone, Whole, Word};
+use Type::{
+    Bytes, ErrorLevels, Flag, FlagOrBytes, PathInSite, Platform, Seconds, Text, TimeZone, Whole, Word,
+};
 
 const KIB: i64 = 1 << 10;
 const MIB: i64 = 1 << 20;
@@ -298,7 +300,8 @@ impl Settings {
     /// The first setting that is above its bound, with the bound.
     pub fn within(mut self, bounds: &Bounds) -> Result<Self, Problem> {
         let above = |field: String, most: String| {
-            let why = format!("the operator of this platform allows at most {most}; choose less, or ask for more");
+            let why =
+                format!("the operator of this platform allows at most {most}; choose less, or ask for more");
             Err(problem(&field, why))
         };
         for name in [UPLOAD, BODY] {
@@ -391,9 +394,13 @@ fn problem(field: &str, problem: impl Into<String>) -> Problem {
     Problem { field: field.to_owned(), problem: problem.into() }
 }
 
-/// Bytes with the largest unit that leaves no rest.
-fn in_bytes(bytes: u64) -> String {
-    match [(30, 'G'), (20, 'M'), (10, 'K')].into_iter().find(|(shift, _)| bytes != 0 && bytes % (1 << shift) == 0) {
+/// Bytes as PHP reads them, with the largest unit that leaves no rest: `64M`.
+#[must_use]
+pub fn in_bytes(bytes: u64) -> String {
+    match [(30, 'G'), (20, 'M'), (10, 'K')]
+        .into_iter()
+        .find(|(shift, _)| bytes != 0 && bytes % (1 << shift) == 0)
+    {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => bytes.to_string(),
     }
@@ -470,7 +477,11 @@ pub fn normal(name: &str, given: &str) -> Result<String, String> {
                     part.starts_with(|c: char| c.is_ascii_alphabetic())
                         && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
                 });
-            if sound { Ok(text.to_owned()) } else { Err(format!("{given:?} must be a time zone like Europe/Berlin")) }
+            if sound {
+                Ok(text.to_owned())
+            } else {
+                Err(format!("{given:?} must be a time zone like Europe/Berlin"))
+            }
         }
         ErrorLevels => {
             let sound = (1..=255).contains(&text.len())
@@ -690,9 +701,15 @@ mod tests {
         assert_eq!(limits(&[(BODY, "20M")]), (20, 20, 300));
         assert_eq!(limits(&[(UPLOAD, "64M"), (BODY, "64M")]), (64, 64, 300));
         let error = settings(&[(UPLOAD, "64M"), (BODY, "8M")]).unwrap_err();
-        assert!(error.starts_with("php_values.post_max_size: must be at least upload_max_filesize"), "{error}");
+        assert!(
+            error.starts_with("php_values.post_max_size: must be at least upload_max_filesize"),
+            "{error}"
+        );
         let error = settings(&[(EXECUTION, "301")]).unwrap_err();
-        assert!(error.starts_with("php_values.max_execution_time: must be at most request_seconds (300)"), "{error}");
+        assert!(
+            error.starts_with("php_values.max_execution_time: must be at most request_seconds (300)"),
+            "{error}"
+        );
         assert!(Settings::new(&map(&[(MEMORY, "1G")]), &map(&[(MEMORY, "1G")]), 0).is_err());
         assert!(Settings::new(&BTreeMap::new(), &BTreeMap::new(), REQUEST_SECONDS_MOST + 1).is_err());
     }
@@ -705,9 +722,12 @@ mod tests {
             settings.within(&bounds).map_err(|error| error.to_string())
         };
         assert!(above(&[(UPLOAD, "512M"), (MEMORY, "2G"), (EXECUTION, "300")], 300).is_ok());
-        for (name, text, bound) in
-            [(UPLOAD, "513M", "512M"), (BODY, "1G", "512M"), (MEMORY, "3G", "2G"), (INPUT, "301", "300 seconds")]
-        {
+        for (name, text, bound) in [
+            (UPLOAD, "513M", "512M"),
+            (BODY, "1G", "512M"),
+            (MEMORY, "3G", "2G"),
+            (INPUT, "301", "300 seconds"),
+        ] {
             let error = above(&[(name, text)], 0).unwrap_err();
             assert!(error.starts_with(&format!("php_admin_values.{name}: ")), "{error}");
             assert!(error.contains(&format!("at most {bound};")), "{error}");

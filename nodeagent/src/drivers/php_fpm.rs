@@ -7,11 +7,10 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hosting_agent_engine::{
-    Access, Answer, Claim, ConfigLayout, Driver, Host, HostError, Key, Place, Plan, Probe, Rest, Root, ServiceSpec,
-    ServiceState,
+    Access, Answer, Claim, ConfigLayout, Driver, Host, HostError, Key, Place, Plan, Probe, Rest, Root,
+    ServiceSpec, ServiceState,
 };
 use hosting_intent::php::REQUEST_SECONDS_MOST;
-use tokio::sync::Semaphore;
 
 use super::{Tenant, await_answer, pieces};
 use crate::{
@@ -22,12 +21,7 @@ use crate::{
 /// Drives the masters; a key's name is the webroot's id.
 pub struct PhpFpm {
     layout: Arc<Layout>,
-    /// A start costs a processor for a moment: those of a whole node take their turns.
-    starts: Semaphore,
 }
-
-/// Masters of a node that start at the same time.
-const STARTS: usize = 4;
 
 /// Earlier masters of one site that may still finish requests when another one starts.
 const RETIRING_MOST: usize = 3;
@@ -66,8 +60,8 @@ pub struct PhpFpmSeen {
 pub enum PhpFpmStep {
     /// The folder of the sockets.
     Sockets,
-    /// Start a master of this name and wait until it answers.
-    Run(Box<ServiceSpec>, String),
+    /// Start it.
+    Run(Box<ServiceSpec>),
     /// Wait until it answers.
     Await(String),
     /// Requests go to it from now on.
@@ -88,7 +82,7 @@ impl fmt::Display for PhpFpmStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sockets => f.write_str("make the folder of PHP sockets"),
-            Self::Run(..) => f.write_str("start php-fpm"),
+            Self::Run(_) => f.write_str("start php-fpm"),
             Self::Await(_) => f.write_str("wait for php-fpm"),
             Self::Link(_) => f.write_str("lead requests to php-fpm"),
             Self::Retire(name) => write!(f, "let php-fpm {name} finish"),
@@ -120,7 +114,7 @@ impl PhpFpm {
     /// With the node's set-up.
     #[must_use]
     pub fn new(layout: Arc<Layout>) -> Self {
-        Self { layout, starts: Semaphore::new(STARTS) }
+        Self { layout }
     }
 
     /// What runs for a pool, and its name.
@@ -174,24 +168,25 @@ fn present(wanted: &(ServiceSpec, String), seen: &PhpFpmSeen) -> Plan<PhpFpmStep
     }
     let (current, earlier): (Vec<_>, Vec<_>) = seen.masters.iter().partition(|one| one.name == *name);
     let current = current.first();
-    let run = || PhpFpmStep::Run(Box::new(spec.clone()), name.clone());
+    let run = || [PhpFpmStep::Run(Box::new(spec.clone())), PhpFpmStep::Await(name.clone())];
     match current.map(|one| &one.state) {
         Some(ServiceState::Running { spec: running, .. })
             if **running == *spec && current.is_some_and(|one| one.socket) =>
         {
             if current.and_then(|one| one.config.as_deref()) != Some(spec.config.text.as_bytes()) {
                 // Written anew; what runs stays as it is.
-                steps.push(run());
+                steps.extend(run());
             } else if seen.link.as_deref() != Some(name) {
                 steps.push(PhpFpmStep::Await(name.clone()));
             }
         }
         Some(ServiceState::Running { .. }) => {
             steps.push(PhpFpmStep::Stop(name.clone()));
-            steps.push(run());
+            steps.extend(run());
         }
         Some(ServiceState::Retiring(_)) => {
-            let why = "the same settings were left a moment ago; waits until the requests of that time have ended";
+            let why =
+                "the same settings were left a moment ago; waits until the requests of that time have ended";
             return Plan::Rest(Rest::Blocked(why.to_owned()));
         }
         Some(ServiceState::Stopped | ServiceState::Down(_)) | None => {
@@ -200,7 +195,7 @@ fn present(wanted: &(ServiceSpec, String), seen: &PhpFpmSeen) -> Plan<PhpFpmStep
                 let why = "waits until requests under earlier settings of this site have ended";
                 return Plan::Rest(Rest::Blocked(why.to_owned()));
             }
-            steps.push(run());
+            steps.extend(run());
         }
     }
     if seen.link.as_deref() != Some(name) {
@@ -227,8 +222,7 @@ fn absent(seen: &PhpFpmSeen) -> Plan<PhpFpmStep> {
     } else if ends {
         Plan::Rest(Rest::Blocked("its processes are ending".to_owned()))
     } else if seen.folder || seen.link.is_some() {
-        let mut steps: Vec<_> =
-            seen.masters.iter().map(|one| PhpFpmStep::Forget(one.name.clone())).collect();
+        let mut steps: Vec<_> = seen.masters.iter().map(|one| PhpFpmStep::Forget(one.name.clone())).collect();
         steps.push(PhpFpmStep::Clear);
         Plan::Do(steps)
     } else {
@@ -306,16 +300,12 @@ impl Driver for PhpFpm {
     }
 
     async fn step(&self, webroot: &str, step: &PhpFpmStep, host: &dyn Host) -> Result<(), HostError> {
-        let until = async |name: &str| await_answer(host, &service(webroot, name), &ping(webroot, name)).await;
         match step {
             PhpFpmStep::Sockets => host.make_dir(&php_sockets(), SOCKETS).await,
-            PhpFpmStep::Run(spec, name) => {
-                let turn = self.starts.acquire().await;
-                let _turn = turn.map_err(|error| HostError::service(&spec.name, error))?;
-                host.run_service(spec).await?;
-                until(name).await
+            PhpFpmStep::Run(spec) => host.run_service(spec).await,
+            PhpFpmStep::Await(name) => {
+                await_answer(host, &service(webroot, name), &ping(webroot, name)).await
             }
-            PhpFpmStep::Await(name) => until(name).await,
             PhpFpmStep::Link(name) => host.link(&php_socket(webroot), &format!("{name}.sock")).await,
             PhpFpmStep::Retire(name) => {
                 host.retire_service(&service(webroot, name), Some(&ping(webroot, name)), FINISH).await
@@ -409,7 +399,10 @@ mod tests {
         let seen = block_on(driver.observe("web_a", Some(&spec("8.2", 3)), &host)).unwrap();
         let Plan::Do(steps) = driver.plan("web_a", Some(&spec("8.2", 3)), &seen) else { panic!() };
         assert!(
-            matches!(steps.as_slice(), [PhpFpmStep::Run(..), PhpFpmStep::Link(_), PhpFpmStep::Retire(_)]),
+            matches!(
+                steps.as_slice(),
+                [PhpFpmStep::Run(_), PhpFpmStep::Await(_), PhpFpmStep::Link(_), PhpFpmStep::Retire(_)]
+            ),
             "{steps:?}"
         );
     }

@@ -205,11 +205,7 @@ mod tests {
     };
 
     use super::{
-        super::{
-            site::data as site_data,
-            tenant::data as tenant_data,
-            tests::settle,
-        },
+        super::{site::data as site_data, tenant::data as tenant_data, tests::settle},
         *,
     };
     use crate::drivers::{Tenant, TenantSpec};

@@ -57,14 +57,19 @@ pub(super) fn absent_is_fine(result: Result<(), Errno>) -> Result<(), Errno> {
 }
 
 fn open_to_clear<P: rustix::path::Arg + Copy>(parent: &OwnedFd, name: P) -> Result<OwnedFd, Errno> {
-    match rustix::fs::openat(parent, name, DIR, Mode::empty()) {
+    let dir = match rustix::fs::openat(parent, name, DIR, Mode::empty()) {
         Err(Errno::ACCESS) => {
             // Without privileges a folder of mode 0 must be opened up before it can be emptied.
             rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(parent, name, DIR, Mode::empty())
+            rustix::fs::openat(parent, name, DIR, Mode::empty())?
         }
-        other => other,
-    }
+        other => other?,
+    };
+    // A process that the tenant left behind must not fill it again. A file system that knows no owners does without.
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let _ = rustix::fs::fchown(&dir, Some(uid), Some(gid));
+    let _ = rustix::fs::fchmod(&dir, Mode::RWXU);
+    Ok(dir)
 }
 
 fn clear(dir: &OwnedFd, top: &OwnedFd, depth: usize) -> Result<(), Errno> {
@@ -145,6 +150,39 @@ mod tests {
         purge(&open(dir.path()), "site").unwrap();
         assert!(!top.exists());
         purge(&open(dir.path()), "site").unwrap();
+    }
+
+    #[test]
+    fn a_process_that_goes_on_writing_does_not_keep_it() {
+        use std::os::unix::process::CommandExt;
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED nodeagent::a_process_that_goes_on_writing_does_not_keep_it: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let top = dir.path().join("site");
+        std::fs::create_dir_all(top.join("sub")).unwrap();
+        for folder in [&top, &top.join("sub")] {
+            std::os::unix::fs::chown(folder, Some(65_534), Some(65_534)).unwrap();
+        }
+        let write = |folder: &std::path::Path| {
+            let script = "i=0; while :; do i=$((i+1)); true > f$i; done 2>/dev/null";
+            let mut command = std::process::Command::new("/bin/sh");
+            command.args(["-c", script]).current_dir(folder).uid(65_534).gid(65_534).spawn().unwrap()
+        };
+        let mut writers = [write(&top), write(&top), write(&top.join("sub"))];
+        while !top.join("f9").exists() || !top.join("sub/f9").exists() {
+            std::thread::yield_now();
+        }
+        let gone = purge(&open(dir.path()), "site");
+        let alive = writers.iter_mut().all(|writer| matches!(writer.try_wait(), Ok(None)));
+        for writer in &mut writers {
+            let _ = writer.kill();
+            let _ = writer.wait();
+        }
+        gone.unwrap();
+        assert!(alive && !top.exists());
     }
 
     #[test]

@@ -53,6 +53,10 @@ const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait.
 const RESTART_LAST: Duration = Duration::from_secs(30);
+/// Services that start at the same time: each start costs a processor for a moment.
+const STARTS: usize = 4;
+/// How long a start may take until the service minds its signals.
+const START_TIME: Duration = Duration::from_secs(2);
 /// A service that ran this long is started again without memory of earlier ends.
 const RESTART_FORGET: Duration = Duration::from_secs(60);
 
@@ -75,6 +79,7 @@ struct Inner {
     setpriv: Option<PathBuf>,
     events: watch::Sender<Events>,
     checks: Semaphore,
+    starts: Semaphore,
     drafts: AtomicU64,
     stopping: AtomicBool,
 }
@@ -169,6 +174,7 @@ impl Supervisor {
                 setpriv: setpriv.filter(|_| at_death == AtDeath::End),
                 events: watch::Sender::new(Events::default()),
                 checks: Semaphore::new(4),
+                starts: Semaphore::new(STARTS),
                 drafts: AtomicU64::new(0),
                 stopping: AtomicBool::new(false),
             }),
@@ -216,11 +222,8 @@ impl Supervisor {
 
     /// Names of the services that are not stopped and begin with `prefix`.
     pub(super) fn names(&self, prefix: &str) -> Vec<String> {
-        let mut names: BTreeSet<String> = lock(&self.inner.inherited)
-            .keys()
-            .filter(|name| name.starts_with(prefix))
-            .cloned()
-            .collect();
+        let mut names: BTreeSet<String> =
+            lock(&self.inner.inherited).keys().filter(|name| name.starts_with(prefix)).cloned().collect();
         let known = lock(&self.inner.services);
         let from_prefix = known.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         names.extend(
@@ -269,7 +272,10 @@ impl Supervisor {
             }
         };
         if control.retiring.is_some() {
-            return Err(HostError::service(&spec.name, "still finishes what it was doing; waits until it has"));
+            return Err(HostError::service(
+                &spec.name,
+                "still finishes what it was doing; waits until it has",
+            ));
         }
         // Looked at under the lock: what starts after this is seen by the end of all.
         if self.inner.stopping.load(Ordering::Acquire) {
@@ -354,6 +360,7 @@ impl Supervisor {
         spec: &ServiceSpec,
     ) -> Result<(), HostError> {
         let failed = |problem: String| HostError::service(&spec.name, problem);
+        let _turn = self.inner.starts.acquire().await.map_err(|error| failed(error.to_string()))?;
         let output = self.output(&spec.name);
         let log = fs::OpenOptions::new()
             .create(true)
@@ -398,11 +405,18 @@ impl Supervisor {
             // Better a service that an agent after this one does not find again than none.
             tracing::error!(service = spec.name, pid = running.pid, %error, "cannot write down its process");
         }
-        // Most mistakes show within a moment.
-        if timeout(Duration::from_millis(60), running.ended()).await.is_ok() {
-            let _ = child.wait().await;
-            record.end_leftovers();
-            return Err(failed(format!("ended at once: {}", tail(&output))));
+        // Most mistakes show before it minds its signals.
+        let began = Instant::now();
+        loop {
+            let ready = handles(running.pid, spec.stop_signal) || began.elapsed() >= START_TIME;
+            if timeout(Duration::from_millis(30), running.ended()).await.is_ok() {
+                let _ = child.wait().await;
+                record.end_leftovers();
+                return Err(failed(format!("ended at once: {}", tail(&output))));
+            }
+            if ready {
+                break;
+            }
         }
         tracing::info!(service = spec.name, pid = running.pid, "started");
         let running = Arc::new(running);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use hosting_agent_engine::{Place, Root};
-use hosting_intent::php::{Settings, check_version, is_path};
+use hosting_intent::php::{Settings, check_version, in_bytes, is_path};
 
 use super::{BadValue, fingerprint, plain_id, word};
 use crate::layout::{Layout, PING_PATH, php_sockets, tenant_logs};
@@ -178,7 +178,8 @@ pub fn master(layout: &Layout, pool: &Pool) -> Result<Master, BadValue> {
     let mut body = String::new();
     if let Some(user) = &layout.site_user {
         let (name, group) = (word("site user", &user.name, 32)?, word("site group", &user.group, 32)?);
-        let _ = write!(body, "user = {name}\ngroup = {group}\nlisten.owner = {name}\nlisten.group = {group}\n");
+        let _ =
+            write!(body, "user = {name}\ngroup = {group}\nlisten.owner = {name}\nlisten.group = {group}\n");
     }
     body.push_str("listen.mode = 0600\n");
     let Processes { max_children, waiting, max_requests } = pool.processes;
@@ -218,8 +219,8 @@ php_admin_value[realpath_cache_ttl] = 2
     );
     // php-fpm takes the first of two lines, so a default stands only where the site says nothing.
     for (name, default) in [
-        ("upload_max_filesize", pool.settings.upload_bytes().to_string()),
-        ("post_max_size", pool.settings.body_bytes().to_string()),
+        ("upload_max_filesize", in_bytes(pool.settings.upload_bytes())),
+        ("post_max_size", in_bytes(pool.settings.body_bytes())),
         ("opcache.revalidate_freq", "2".to_owned()),
         ("session.gc_probability", "1".to_owned()),
         ("session.save_path", tmp),

@@ -205,8 +205,9 @@ fn folders_with_odd_names_mean_themselves_to_php() {
     let folder = folder();
     let pool = pool(BTreeMap::new(), BTreeMap::new()).unwrap();
     let odd = [
-        "a b", "a'b", "a\"b", "a$b", "${HOME}", "a;b", "a#b", "a\\b", "a{b}", "[a]", "a=b", "ä", "a%b", "a,b", "a`b",
-        "a\\'b", "a'\"b", "$pool", "a:b", "a\nb", "(a)", "a|b&c", "~", "^", "!", "yes", "null", "E_ALL",
+        "a b", "a'b", "a\"b", "a$b", "${HOME}", "a;b", "a#b", "a\\b", "a{b}", "[a]", "a=b", "ä", "a%b",
+        "a,b", "a`b", "a\\'b", "a'\"b", "$pool", "a:b", "a\nb", "(a)", "a|b&c", "~", "^", "!", "yes", "null",
+        "E_ALL",
     ];
     let mut rendered = 0;
     for name in odd {
@@ -249,7 +250,10 @@ fn sessions_stay_the_sites_own() {
         "tcp://x;/storage/t_b/tmp",
         "tls://x;/storage/t_b/tmp",
     ] {
-        assert!(pool(one(path), BTreeMap::new()).is_none() && pool(BTreeMap::new(), one(path)).is_none(), "{path}");
+        assert!(
+            pool(one(path), BTreeMap::new()).is_none() && pool(BTreeMap::new(), one(path)).is_none(),
+            "{path}"
+        );
     }
     for pool in [pool(one("var/s"), BTreeMap::new()).unwrap(), pool(BTreeMap::new(), one("var/s")).unwrap()] {
         let text = php::master(&layout, &pool).unwrap().text;

@@ -169,6 +169,13 @@ async fn uploads_have_one_limit_on_the_whole_way() {
     let folder = folder();
     let small = with(&[("upload_max_filesize", "1M"), ("post_max_size", "2M")]);
     let node = sites(folder.path(), &[("web_a", with(&[])), ("web_b", small)]).await;
+    upload_page(
+        &node,
+        "web_a",
+        "limits.php",
+        "<?php echo ini_get('upload_max_filesize'), ' ', ini_get('post_max_size');",
+    );
+    assert_eq!(node.get("web_a", "/limits.php").await.body, "64M 72M");
     let page = "<?php echo $_FILES['f']['error'] ?? 'none', ' ', $_FILES['f']['size'] ?? 0;";
     for id in ["web_a", "web_b"] {
         upload_page(&node, id, "up.php", page);
@@ -197,7 +204,8 @@ async fn a_deployment_that_moves_a_link_is_seen_at_once() {
     let root = node.document_root("t_a", "web_a");
     for n in 1..=3 {
         let release = root.join(format!("releases/{n}"));
-        let page = format!("<?php echo '{n} ', require __DIR__ . '/../lib.php', ' ', $_SERVER['DOCUMENT_ROOT'];");
+        let page =
+            format!("<?php echo '{n} ', require __DIR__ . '/../lib.php', ' ', $_SERVER['DOCUMENT_ROOT'];");
         upload(&release.join("public/index.php"), &page);
         upload(&release.join("lib.php"), &format!("<?php return 'lib {n}';"));
     }
@@ -247,7 +255,11 @@ async fn an_answer_that_php_did_not_end_is_cut() {
 
     // What is flushed arrives, whatever comes later.
     let mut slow = tokio::net::TcpStream::connect(node.layout.listen[0]).await.unwrap();
-    let script = format!("<?php {} echo 'one'; flush(); {}", "header('X-Accel-Buffering: no'); while (ob_get_level()) ob_end_flush();", &WAITS[6..]);
+    let script = format!(
+        "<?php {} echo 'one'; flush(); {}",
+        "header('X-Accel-Buffering: no'); while (ob_get_level()) ob_end_flush();",
+        &WAITS[6..]
+    );
     change(&node, "web_a", &with(&[])).await;
     upload_page(&node, "web_a", "slow.php", &script);
     slow.write_all(b"GET /slow.php HTTP/1.0\r\nHost: web_a\r\n\r\n").await.unwrap();

@@ -416,7 +416,10 @@ fn webroots() {
     assert!(problem(Kind::Webroot, json!({"runtime_version": "8"})).contains("runtime_version: "));
     assert!(problem(Kind::Webroot, json!({"public_folder": "../x"})).contains("public_folder: "));
     for folder in ["/abs", "...", "a/...", "a//b"] {
-        assert!(problem(Kind::Webroot, json!({"public_folder": folder})).contains("public_folder: "), "{folder}");
+        assert!(
+            problem(Kind::Webroot, json!({"public_folder": folder})).contains("public_folder: "),
+            "{folder}"
+        );
     }
     assert!(problem(Kind::Webroot, json!({"env_file_name": "a/b"})).contains("env_file_name: "));
     // Empty is no name: the default on creation, no change later.
@@ -436,11 +439,15 @@ fn webroots() {
     assert!(update(&webroot, json!({"subscription_id": "other"})).is_err());
     let env = update(&webroot, json!({"env_file_name": ".env"})).unwrap();
     assert_eq!(env.spec["env_file_name"], json!(".env"));
-    assert_eq!(update(&webroot, json!({"env_file_name": ""})).unwrap().spec, webroot.spec);
+    let empty = json!({"env_file_name": "", "runtime": "", "runtime_version": ""});
+    assert_eq!(update(&webroot, empty).unwrap().spec, webroot.spec);
     // The operator's bounds hold what is written, and not what is stored.
     let large = json!({"runtime_config": {"php_values": {"upload_max_filesize": "600M"}}});
     let error = problem(Kind::Webroot, large.clone());
-    assert!(error.contains("runtime_config.php_values.upload_max_filesize: ") && error.contains("512M"), "{error}");
+    assert!(
+        error.contains("runtime_config.php_values.upload_max_filesize: ") && error.contains("512M"),
+        "{error}"
+    );
     assert!(update(&webroot, large.clone()).is_err());
     let mut stored = webroot.clone();
     stored.spec.insert("runtime_config".into(), large["runtime_config"].clone());
@@ -537,7 +544,8 @@ fn php_pools() {
     assert_eq!(settings.request_seconds(), 60);
     assert!(pool(json!({"request_seconds": 0})).unwrap_err().contains("runtime_config.request_seconds: "));
     // What was stored under other rules loses what is not allowed any more, and nothing else.
-    let stored = stored_php_pool(&object(json!({"pm": {"max_children": 9}, "php_values": {"memory_limit": "1G",
+    let stored =
+        stored_php_pool(&object(json!({"pm": {"max_children": 9}, "php_values": {"memory_limit": "1G",
         "session.save_path": "tcp://10.0.0.1:6379"}, "php_admin_values": {"sendmail_path": "/x"}})));
     assert_eq!((stored.max_children, stored.settings.values().len()), (9, 1));
     assert!(stored.settings.admin_values().is_empty());

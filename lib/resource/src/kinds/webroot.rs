@@ -46,7 +46,7 @@ pub struct WebrootSpec {
 pub struct PhpConfig {
     /// The pool's processes.
     pub pm: PhpPm,
-    /// `php_value[..]`: the application may change them.
+    /// `php_value[..]`: the application may change them. Only settings of a list (docs/operators/php.md), each of a type.
     pub php_values: BTreeMap<String, Value>,
     /// `php_admin_value[..]`: the application may not.
     pub php_admin_values: BTreeMap<String, Value>,
@@ -116,9 +116,8 @@ pub fn php_pool(config: &Map<String, Value>) -> Result<PhpPool, SpecError> {
     let config = crate::input::parse::<PhpConfig>(&crate::input::without_nulls(config))
         .map_err(|error| error.within("runtime_config"))?
         .value;
-    let within = |problem: Problem| {
-        SpecError::invalid(format!("runtime_config.{}", problem.field), problem.problem)
-    };
+    let within =
+        |problem: Problem| SpecError::invalid(format!("runtime_config.{}", problem.field), problem.problem);
     let seconds = match config.request_seconds {
         None => 0,
         Some(given) => {
@@ -142,7 +141,10 @@ pub fn stored_php_pool(config: &Map<String, Value>) -> PhpPool {
             let mut value = value.clone();
             if let (true, Value::Object(settings)) = (field.starts_with("php_"), &mut value) {
                 settings.retain(|name, value| {
-                    let one = [(field.clone(), Value::Object([(name.clone(), value.clone())].into_iter().collect()))];
+                    let one = [(
+                        field.clone(),
+                        Value::Object([(name.clone(), value.clone())].into_iter().collect()),
+                    )];
                     php_pool(&one.into_iter().collect()).is_ok()
                 });
             }
@@ -195,14 +197,7 @@ fn pool(pm: &PhpPm, settings: Settings) -> Result<PhpPool, SpecError> {
             format!("{start_servers} must lie between min_spare_servers and max_spare_servers"),
         ));
     }
-    Ok(PhpPool {
-        max_children,
-        start_servers,
-        min_spare_servers,
-        max_spare_servers,
-        max_requests,
-        settings,
-    })
+    Ok(PhpPool { max_children, start_servers, min_spare_servers, max_spare_servers, max_requests, settings })
 }
 
 impl Default for PhpPool {
@@ -242,9 +237,10 @@ fn texts(field: &str, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String
 /// other change of a site.
 fn bounded(config: &Map<String, Value>) -> Result<(), SpecError> {
     let pool = php_pool(config)?;
-    pool.settings.within(&php_bounds()).map(drop).map_err(|problem| {
-        SpecError::invalid(format!("runtime_config.{}", problem.field), problem.problem)
-    })
+    pool.settings
+        .within(&php_bounds())
+        .map(drop)
+        .map_err(|problem| SpecError::invalid(format!("runtime_config.{}", problem.field), problem.problem))
 }
 
 /// Body of POST /tenants/{tenantID}/webroots.
@@ -429,10 +425,11 @@ impl Definition for Webroot {
         _: &Resource,
     ) -> Result<Option<Status>, SpecError> {
         input.env_vars.check("env_vars")?;
-        if let Some(runtime) = input.runtime {
+        // An empty text where that is no value was not given.
+        if let Some(runtime) = input.runtime.filter(|runtime| !runtime.is_empty()) {
             spec.runtime = runtime;
         }
-        if let Some(version) = input.runtime_version {
+        if let Some(version) = input.runtime_version.filter(|version| !version.is_empty()) {
             spec.runtime_version = version;
         }
         let configured = input.runtime_config.is_some();
