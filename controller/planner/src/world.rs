@@ -98,7 +98,7 @@ pub trait World: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Somebody else holds a unique name.
-    #[error("{kind} {field} {key:?} is already taken")]
+    #[error("{kind} {}{key:?} is already taken", if kind.name() == *field { String::new() } else { format!("{field} ") })]
     Taken {
         /// The kind that was to be written.
         kind: Kind,
@@ -372,4 +372,16 @@ pub struct Change {
     pub replanned: Vec<Unit>,
     /// W3C traceparent that `intents` carry instead of the mutation's own.
     pub traceparent: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_name_is_told_without_a_word_said_twice() {
+        let taken = |kind, field| ApplyError::Taken { kind, field, key: "a.example".to_owned() }.to_string();
+        assert_eq!(taken(Kind::Fqdn, "fqdn"), "fqdn \"a.example\" is already taken");
+        assert_eq!(taken(Kind::Zone, "name"), "zone name \"a.example\" is already taken");
+    }
 }
