@@ -262,6 +262,15 @@ pub(crate) struct Link {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Explanation {
     pub(crate) fqdn: String,
+    /// The id of the FQDN; absent when there is none of that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fqdn_id: Option<String>,
+    /// Whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_id: Option<String>,
+    /// The site behind it; absent when it is bound to none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) webroot_id: Option<String>,
     /// The first broken link.
     pub(crate) broken: Option<String>,
     pub(crate) links: Vec<Link>,

@@ -3,7 +3,7 @@
 
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
 use hosting_planner::{World, lint};
-use hosting_resource::{Kind, Status};
+use hosting_resource::{Kind, Resource, Status};
 use hosting_store::ReadTx;
 
 use crate::auth::Principal;
@@ -18,9 +18,16 @@ fn link(name: &str, state: &'static str, detail: impl Into<String>) -> Link {
     Link { name: name.to_owned(), state, detail: detail.into() }
 }
 
-fn finish(fqdn: String, links: Vec<Link>) -> Explanation {
-    let broken = links.iter().find(|link| link.state == "broken").map(|link| link.name.clone());
-    Explanation { fqdn, broken, links }
+fn finish(name: String, found: Option<&Resource>, links: Vec<Link>) -> Explanation {
+    let webroot = found.map(|fqdn| fqdn.text("webroot_id")).filter(|id| !id.is_empty());
+    Explanation {
+        fqdn: name,
+        fqdn_id: found.map(|fqdn| fqdn.id.clone()),
+        tenant_id: found.and_then(|fqdn| fqdn.tenant.clone()),
+        webroot_id: webroot.map(str::to_owned),
+        broken: links.iter().find(|link| link.state == "broken").map(|link| link.name.clone()),
+        links,
+    }
 }
 
 /// The state of a resource's own link.
@@ -64,7 +71,7 @@ impl Api {
         let mut tx = self.store().read().await?;
         let Some(fqdn) = tx.holder(Kind::Fqdn, "", &name).await? else {
             let detail = format!("no FQDN {name} in the API; create it under its tenant");
-            return Ok(finish(name, vec![link("FQDN", "broken", detail)]));
+            return Ok(finish(name, None, vec![link("FQDN", "broken", detail)]));
         };
         principal.may_touch(&fqdn)?;
         let mut links = Vec::new();
@@ -118,7 +125,7 @@ impl Api {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
         }
         links.extend(zone_links(&mut tx, &name).await?);
-        Ok(finish(name, links))
+        Ok(finish(name, Some(&look.resource), links))
     }
 
     /// One link per condition, with what each subscriber has of the rows behind it.

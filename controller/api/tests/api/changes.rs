@@ -127,8 +127,11 @@ async fn suspension_and_back() {
     let names: Vec<_> =
         explained["links"].as_array().unwrap().iter().map(|link| link["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["FQDN", "tenant", "site", "route", "dns"]);
+    assert_eq!(explained["fqdn_id"], json!(ids.fqdn));
+    assert_eq!(explained["tenant_id"], json!(ids.tenant));
+    assert_eq!(explained["webroot_id"], json!(ids.webroot));
     let unknown = test.get("/explain/nowhere.example").await.ok(200);
-    assert_eq!(unknown["broken"], "FQDN");
+    assert_eq!((&unknown["broken"], unknown.get("fqdn_id")), (&json!("FQDN"), None));
 }
 
 #[tokio::test]
