@@ -3,31 +3,54 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
 
-use crate::{args::Connection, environment};
+use crate::{
+    address,
+    args::Connection,
+    environment::{self, Source},
+    output::{self, UsageError},
+};
 
 /// How long an answer may take that waits for nothing. A stopped controller still accepts connections.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Variables that name a proxy, as curl reads them.
+const PROXIES: [&str; 6] =
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
 /// An answer that is no success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("the API at {url} cannot be reached: {why}")]
     Unreachable { url: String, why: String },
+    #[error("what answers at {url} is not the hosting API: {why}")]
+    Stranger { url: String, why: String },
     #[error("{message} (HTTP {status})")]
     Answer { status: u16, message: String },
+    /// A name that a person knows, and nothing bears.
+    #[error("{0}")]
+    NoSuch(String),
 }
 
 impl ApiError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } => 7,
-            Self::Answer { status: 404, .. } => 4,
+            Self::Unreachable { .. } | Self::Stranger { .. } => 7,
+            Self::Answer { status: 404, .. } | Self::NoSuch(_) => 4,
             Self::Answer { status: 401 | 403, .. } => 5,
             Self::Answer { status: 409 | 412, .. } => 6,
             Self::Answer { .. } => 1,
+        }
+    }
+
+    /// Whether what was asked for is not there. A path that the API does not have is another matter.
+    pub(crate) fn is_not_found(&self) -> bool {
+        match self {
+            Self::NoSuch(_) => true,
+            Self::Answer { status: 404, message } => !message.starts_with("there is no such path"),
+            Self::Answer { .. } | Self::Unreachable { .. } | Self::Stranger { .. } => false,
         }
     }
 
@@ -36,6 +59,9 @@ impl ApiError {
             Self::Unreachable { .. } => Some(
                 "is the controller running there? For `hostctl up` see `hostctl status`; name another API with --api",
             ),
+            Self::Stranger { .. } => {
+                Some("name the API's address with --api, e.g. --api http://127.0.0.1:8090")
+            }
             Self::Answer { status: 401, .. } => {
                 Some("give the API key with --key-file or HOSTING_API_KEY_FILE")
             }
@@ -43,7 +69,7 @@ impl ApiError {
                 Some("the key lacks a scope or a brand for this; use another with --key-file")
             }
             Self::Answer { status: 501, .. } => Some("leave that field out; a later release will serve it"),
-            Self::Answer { .. } => None,
+            Self::Answer { .. } | Self::NoSuch(_) => None,
         }
     }
 }
@@ -54,6 +80,8 @@ pub(crate) struct Api {
     base: String,
     key: String,
     http: reqwest::Client,
+    /// The variable that may have led the requests to a proxy.
+    proxy: Option<&'static str>,
 }
 
 impl Api {
@@ -69,10 +97,11 @@ impl Api {
         file_key: Option<&str>,
     ) -> anyhow::Result<Self> {
         let up = crate::up::Summary::read(connection.data_dir());
+        let in_file = |text: Option<&str>| text.filter(|text| is_given(text)).map(str::to_owned);
         let base = connection
-            .api
-            .clone()
-            .or_else(|| file_url.filter(|url| !url.is_empty()).map(str::to_owned))
+            .api()
+            .map(str::to_owned)
+            .or_else(|| in_file(file_url))
             .or_else(|| up.as_ref().map(|up| up.api.clone()))
             .with_context(|| {
                 let data = connection.data_dir();
@@ -86,24 +115,48 @@ impl Api {
                 }
             })?;
         let given = connection.api_key.as_ref().map(|key| key.0.clone());
-        let key = match (given, &connection.key_file) {
+        let key = match (given, connection.key_file()) {
             (Some(key), _) => key,
             (None, Some(file)) => read_key(file)?,
-            (None, None) => {
-                let file_key = file_key.filter(|key| !key.is_empty()).map(str::to_owned);
-                match (environment::variable("HOSTING_API_KEY").or(file_key), &up) {
-                    (Some(key), _) => key,
-                    (None, Some(up)) => read_key(&up.admin_key_file)?,
-                    (None, None) => anyhow::bail!("no API key: give --key-file or HOSTING_API_KEY"),
+            (None, None) => match (environment::lookup("HOSTING_API_KEY"), in_file(file_key), &up) {
+                (Some((key, source)), _, _) => {
+                    if source == Source::File {
+                        output::note(
+                            "note: the API key is the HOSTING_API_KEY of the file .env in this folder",
+                        );
+                    }
+                    key
                 }
-            }
+                (None, Some(key), _) => key,
+                (None, None, Some(up)) => read_key(&up.admin_key_file)?,
+                (None, None, None) => anyhow::bail!("no API key: give --key-file or HOSTING_API_KEY"),
+            },
         };
         Self::new(&base, &key)
     }
 
+    /// # Errors
+    /// An address that cannot be one, or a key that no header can carry: both are wrong usage.
     pub(crate) fn new(base: &str, key: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build()?;
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), key: key.trim().to_owned(), http })
+        let url = address::parse(base).map_err(|problem| {
+            UsageError(format!("the API's address {:?} {problem}", address::shown(base)))
+        })?;
+        let key = key.trim();
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+            let problem = "the API key must be one word of printable ASCII characters; look into what gives it: --key-file, \
+                           HOSTING_API_KEY or .env";
+            return Err(UsageError(problem.to_owned()).into());
+        }
+        // POST would come back as GET from a redirect, so none is followed.
+        let builder = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none());
+        // The client asks the environment for proxies by itself, and for whom NO_PROXY excepts.
+        let local = address::is_loopback(&url);
+        let http = if local { builder.no_proxy() } else { builder }.build()?;
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let proxy = PROXIES.into_iter().find(|name| !local && is_set(name));
+        Ok(Self { base: url.as_str().trim_end_matches('/').to_owned(), key: key.to_owned(), http, proxy })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
@@ -131,7 +184,14 @@ impl Api {
             let join = if path.contains('?') { '&' } else { '?' };
             let size = most.saturating_sub(items.len()).clamp(1, 200);
             let page = self.get(&format!("{path}{join}limit={size}{cursor}")).await?;
-            items.extend(page["items"].as_array().cloned().unwrap_or_default());
+            match page.get("items") {
+                Some(Value::Array(list)) => items.extend(list.iter().cloned()),
+                Some(Value::Null) => {}
+                Some(_) | None => {
+                    let why = "a list has no items".to_owned();
+                    return Err(ApiError::Stranger { url: self.base.clone(), why });
+                }
+            }
             match page["next_cursor"].as_str() {
                 Some(next) if page["has_more"] == true && items.len() < most => {
                     cursor = format!("&cursor={}", encode(next));
@@ -170,23 +230,29 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable = |error: reqwest::Error| ApiError::Unreachable {
-            url: self.base.clone(),
-            why: root_cause(&error, limit),
+        let unreachable = |error: reqwest::Error| {
+            let by = self.proxy.map(|name| format!(" (the environment names a proxy: {name})"));
+            let why = format!("{}{}", root_cause(&error, limit), by.unwrap_or_default());
+            ApiError::Unreachable { url: self.base.clone(), why }
         };
+        let stranger = |why: String| ApiError::Stranger { url: self.base.clone(), why };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
-        let bytes = answer.bytes().await.map_err(unreachable)?;
-        let body: Value = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        if status.as_u16() >= 400 {
-            let message = match &body["error"] {
-                Value::String(message) => message.clone(),
-                _ => format!("unexpected answer: {body}"),
-            };
-            return Err(ApiError::Answer { status: status.as_u16(), message });
+        if status.is_redirection() {
+            let to = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+            return Err(stranger(format!("it redirects to {}", to.map_or("nowhere", |to| to))));
         }
-        Ok((status, body))
+        let bytes = answer.bytes().await.map_err(unreachable)?;
+        let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice::<Value>(&bytes) };
+        match body {
+            Ok(body) if status.is_success() => Ok((status, body)),
+            Ok(Value::Object(body)) if body.get("error").is_some_and(Value::is_string) => {
+                let message = body["error"].as_str().unwrap_or_default().to_owned();
+                Err(ApiError::Answer { status: status.as_u16(), message })
+            }
+            Ok(_) => Err(stranger(format!("HTTP {status} without an error message"))),
+            Err(_) => Err(stranger(format!("HTTP {status}, and no JSON"))),
+        }
     }
 }
 
@@ -203,10 +269,13 @@ pub(crate) fn encode(text: &str) -> String {
     encoded
 }
 
+/// Whether a file says it: a variable in it that is not set is no value.
+fn is_given(text: &str) -> bool {
+    !text.is_empty() && !text.contains("${")
+}
+
 fn read_key(file: &Path) -> anyhow::Result<String> {
-    let key = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read the API key {}", file.display()))?;
-    Ok(key.trim().to_owned())
+    std::fs::read_to_string(file).with_context(|| format!("cannot read the API key {}", file.display()))
 }
 
 /// Why a request that could take `limit` failed, without the layers between.
@@ -224,6 +293,25 @@ pub(crate) fn root_cause(error: &reqwest::Error, limit: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_no_header_can_carry_is_refused_without_showing_it() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for key in ["", "two words", "sch\u{fc}ssel", "line\nbreak"] {
+            let error = Api::new("http://127.0.0.1:1", key).unwrap_err();
+            assert!(error.is::<UsageError>(), "{error}");
+            assert!(key.is_empty() || !error.to_string().contains(key), "{error}");
+        }
+        Api::new("http://127.0.0.1:1", " hst_0123 \n").unwrap();
+    }
+
+    #[test]
+    fn what_is_gone_is_told_from_a_path_that_is_none() {
+        let answer = |status, message: &str| ApiError::Answer { status, message: message.to_owned() };
+        assert!(answer(404, "zone \"x\" not found").is_not_found());
+        assert!(!answer(404, "there is no such path; see /docs").is_not_found());
+        assert!(!answer(409, "zone not found").is_not_found());
+    }
 
     #[test]
     fn path_segments_cannot_break_out() {

@@ -1,8 +1,19 @@
 //! What can be typed.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
+use hosting_resource::KindInfo;
+
+use crate::resources::KindParser;
 
 /// Operate the hosting platform
 #[derive(Debug, Parser)]
@@ -12,13 +23,17 @@ use clap::{Args, Parser, Subcommand};
     after_help = "Examples:
   hostctl up                              start the whole platform on this machine
   hostctl get tenants                     list tenants
-  hostctl get fqdns --in t_ab12cd34ef     list a tenant's host names
+  hostctl get fqdns --in acme-1001        list a tenant's host names
   hostctl fleet                           who has applied what, and what is not applied
   hostctl explain bakery.test             where does this name lead, and what is broken
-  hostctl create fqdn --in t_ab12cd34ef -s fqdn=www.example.com -s webroot_id=web_ab12cd34ef --wait
+  hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
 
-Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not ready within the time limit · 4 not found ·
-5 not allowed · 6 conflict or rejected · 7 the API cannot be reached"
+Wherever an id is asked for, a name does too: a zone's or host's name, a tenant's customer id (BRAND/CUSTOMER when two
+brands have it), the name of a region, cluster or shard, a webroot's host name.
+
+Exit codes: 0 done · 1 failed, or the output could not be written · 2 wrong usage · 3 not ready within the time limit ·
+4 not found · 5 not allowed · 6 conflict or rejected · 7 the API cannot be reached · 130 ended by Ctrl-C · 141 the reader
+of the output left. With --json an error is a JSON document on standard output too: {\"error\": ..., \"exit_code\": ...}"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -30,34 +45,57 @@ pub(crate) struct Cli {
     pub command: Command,
 }
 
+/// Where data goes unless it is said.
+const DEFAULT_DATA: &str = "var";
+
 /// How to reach the API. Without flags: what `hostctl up` wrote to its data folder.
+///
+/// An empty value counts as none: that is what scripts pass on from a variable that is not set.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Connection {
     /// Base URL of the API, e.g. http://127.0.0.1:8090
     #[arg(long, global = true, env = "HOSTING_API_URL", value_name = "URL")]
-    pub api: Option<String>,
+    api: Option<String>,
     /// File with the API key
-    #[arg(long, global = true, env = "HOSTING_API_KEY_FILE", value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
+    #[arg(long, global = true, env = "HOSTING_API_KEY_FILE", value_name = "FILE", value_parser = perhaps_empty())]
+    key_file: Option<PathBuf>,
     /// The API key itself. Others on this machine can read it in the list of processes: --key-file is better
     #[arg(long, global = true, value_name = "KEY", hide = true, conflicts_with = "key_file")]
     pub api_key: Option<Secret>,
     /// Data folder of `hostctl up`
-    #[arg(long, global = true, env = "HOSTING_DATA", default_value = "var", value_name = "DIR")]
-    pub data: PathBuf,
+    #[arg(
+        long,
+        global = true,
+        env = "HOSTING_DATA",
+        default_value = DEFAULT_DATA,
+        value_name = "DIR",
+        value_parser = perhaps_empty()
+    )]
+    data: PathBuf,
 }
 
-impl WaitArgs {
-    /// How long the answer may take: the wait itself, and what the API needs besides.
-    pub(crate) fn limit(&self) -> Duration {
-        Duration::from_secs(30 + if self.wait { u64::from(self.wait_timeout) } else { 0 })
-    }
+/// A path, or nothing: clap's own parser refuses an empty variable before it could be told from one that is not set.
+fn perhaps_empty() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Connection {
-    pub(crate) fn data_dir(&self) -> &std::path::Path {
-        &self.data
+    pub(crate) fn api(&self) -> Option<&str> {
+        self.api.as_deref().filter(|url| !url.trim().is_empty())
     }
+
+    pub(crate) fn key_file(&self) -> Option<&Path> {
+        self.key_file.as_deref().filter(|file| !file.as_os_str().is_empty())
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        if self.data.as_os_str().is_empty() { Path::new(DEFAULT_DATA) } else { &self.data }
+    }
+}
+
+/// Whether an error is to be JSON, for a command line that could not be read.
+pub(crate) fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }
 
 /// A text that is never printed.
@@ -94,6 +132,8 @@ pub(crate) enum Command {
     /// End what `up` started
     Down(DownArgs),
     /// Show what `up` has running
+    #[command(after_help = "Example:
+  hostctl status || hostctl up")]
     Status,
     /// Region, cluster, shards and nodes from a file
     #[command(subcommand)]
@@ -105,14 +145,27 @@ pub(crate) enum Command {
     /// List resources of a kind, or show one
     Get(GetArgs),
     /// Show one resource in full, with its conditions
-    Describe(OneArgs),
+    Describe(DescribeArgs),
     /// Create a resource
     Create(CreateArgs),
+    /// Change fields of a resource
+    #[command(visible_alias = "set")]
+    Update(UpdateArgs),
     /// Delete a resource
     Delete(DeleteArgs),
+    /// Switch a tenant off: its sites answer with a page that says so
+    Suspend(SuspendArgs),
+    /// Switch a suspended tenant on again
+    Unsuspend(UnsuspendArgs),
+    /// Try again what failed
+    Retry(RetryArgs),
+    /// Wait until a resource is in effect, or gone
+    Wait(WaitForArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
     /// Who has applied what: every edge, name server and node, with what it does not apply
+    #[command(after_help = "Example:
+  hostctl fleet")]
     Fleet,
     /// Let a node apply what its brake holds
     Release(ReleaseArgs),
@@ -180,10 +233,12 @@ pub(crate) struct UpArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl --data /tmp/second down")]
 pub(crate) struct DownArgs {
-    /// Seconds to wait before children are killed
-    #[arg(long, default_value_t = 20)]
-    pub timeout: u64,
+    /// How long to wait before children are killed, e.g. 20s
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -217,8 +272,11 @@ pub(crate) struct ClusterApplyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl converge-shard web-1")]
 pub(crate) struct ShardArgs {
-    /// Shard id
+    /// Shard: its id or name, CLUSTER/NAME when two clusters have it
+    #[arg(value_name = "SHARD")]
     pub id: String,
 }
 
@@ -240,57 +298,80 @@ pub(crate) struct SeedArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hostctl get tenants --status failed
-  hostctl get fqdns --in t_ab12cd34ef
-  hostctl get tenant t_ab12cd34ef
-  hostctl get nodes
-  hostctl get zone-records --in 4ac6050a-722b-433b-863a-289e5b40cfc1 --json")]
+  hostctl get tenants --filter customer_id=acme-1001
+  hostctl get fqdns --in acme-1001
+  hostctl get zone bakery.test
+  hostctl get zone-records --in bakery.test --json
+  hostctl get zones --filter brand_id=acme --search shop")]
 pub(crate) struct GetArgs {
-    /// Kind: brands, regions, clusters, lb-addresses, shards, nodes, tenants, subscriptions, webroots, fqdns, zones,
-    /// zone-records, api-keys (singular works too)
-    pub kind: String,
-    /// Ids; without any: the whole list
+    /// Kind; singular works too
+    #[arg(value_parser = KindParser)]
+    pub kind: &'static KindInfo,
+    /// Ids or names; without any: the whole list
+    #[arg(value_name = "ID")]
     pub ids: Vec<String>,
-    /// Id of the parent: region (clusters), cluster (lb-addresses, shards, nodes), tenant (subscriptions, webroots, fqdns) or
-    /// zone (zone-records); may be left out for the first two
-    #[arg(long = "in", value_name = "ID")]
+    /// The parent: region (of clusters), cluster (lb-addresses, shards, nodes), tenant (subscriptions, webroots, fqdns) or zone
+    /// (zone-records); may be left out for the first two
+    #[arg(long = "in", value_name = "PARENT")]
     pub parent: Option<String>,
-    /// Only with this status
-    #[arg(long)]
+    /// Only with this status, e.g. failed
+    #[arg(long, conflicts_with = "ids")]
     pub status: Option<String>,
     /// Only what contains this text
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
     pub search: Option<String>,
+    /// Only where this field has this value; the kind says which fields can be asked for
+    #[arg(long, value_name = "FIELD=VALUE", conflicts_with = "ids")]
+    pub filter: Vec<String>,
     /// At most so many
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ids")]
     pub limit: Option<usize>,
+    /// Whole values however narrow the terminal is
+    #[arg(long)]
+    pub wide: bool,
 }
 
+/// One resource.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl describe tenant t_ab12cd34ef
-  hostctl describe node web-1")]
 pub(crate) struct OneArgs {
     /// Kind, e.g. fqdn
-    pub kind: String,
-    /// Id
+    #[arg(value_parser = KindParser, hide_possible_values = true)]
+    pub kind: &'static KindInfo,
+    /// Id or name
     pub id: String,
+    /// What it lies in, for names that only mean something there
+    #[arg(long = "in", value_name = "PARENT")]
+    pub parent: Option<String>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hostctl create fqdn --in t_ab12cd34ef -s fqdn=www.example.com -s webroot_id=web_ab12cd34ef --wait
-  hostctl create zone-record --in 4ac6050a-722b-433b-863a-289e5b40cfc1 -s type=A -s name=@ -s content=192.0.2.1 -s ttl=300
+  hostctl describe tenant acme-1001
+  hostctl describe zone-record bakery.test/www/A
+  hostctl describe node web-1")]
+pub(crate) struct DescribeArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
+  hostctl create zone-record --in bakery.test -s type=A -s name=@ -s content=192.0.2.1 -s ttl=300
+  hostctl create tenant -s brand_id=acme -s customer_id=1001 -s region_id=eu -s cluster_id=eu-1 -s shard_id=web-1
   hostctl create brand -f brand.yaml")]
 pub(crate) struct CreateArgs {
     /// Kind, e.g. fqdn
-    pub kind: String,
-    /// Id of the parent, for kinds that are created below one
-    #[arg(long = "in", value_name = "ID")]
+    #[arg(value_parser = KindParser, hide_possible_values = true)]
+    pub kind: &'static KindInfo,
+    /// The parent, for kinds that are created below one
+    #[arg(long = "in", value_name = "PARENT")]
     pub parent: Option<String>,
     /// YAML or JSON file with the body; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// A field: NAME=VALUE; VALUE is text for a field that takes text, else JSON if it reads as JSON
+    /// A field: NAME=VALUE; VALUE is text for a field that takes text, else JSON if it reads as JSON. Where a field takes an id, a
+    /// name does too
     #[arg(short, long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
     #[command(flatten)]
@@ -298,15 +379,91 @@ pub(crate) struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl delete fqdn 6de461bb-fa24-44f6-bb59-630119d098f7 --wait")]
-pub(crate) struct DeleteArgs {
-    /// Kind, e.g. fqdn
-    pub kind: String,
-    /// Id
-    pub id: String,
+#[command(after_help = "Examples:
+  hostctl update zone-record bakery.test/www/A -s content=192.0.2.7 -s ttl=60 --wait
+  hostctl update fqdn www.example.com -s webroot_id=null
+  hostctl update webroot bakery.test -s public_folder=public --wait --timeout 2m")]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+    /// YAML or JSON file with the fields to change; `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A field to change: NAME=VALUE, as for `create`
+    #[arg(short, long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
     #[command(flatten)]
     pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl delete fqdn www.example.com --wait
+  hostctl delete zone bakery.test --ignore-not-found")]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+    /// What is not there is as good as deleted
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl suspend tenant acme-1001 --reason 'invoice 4711 is overdue' --wait")]
+pub(crate) struct SuspendArgs {
+    #[command(flatten)]
+    pub tenant: TenantArgs,
+    /// Why, for operators; visitors never see it
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl unsuspend tenant acme-1001 --wait")]
+pub(crate) struct UnsuspendArgs {
+    #[command(flatten)]
+    pub tenant: TenantArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// A tenant, with its kind before it or not.
+#[derive(Debug, Args)]
+pub(crate) struct TenantArgs {
+    /// The tenant: its id or customer id; the word `tenant` may stand before it
+    #[arg(value_name = "TENANT", num_args = 1..=2, required = true)]
+    pub words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl retry webroot web_ab12cd34ef --wait
+  hostctl retry tenant acme-1001 --all")]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+    /// For a tenant: also everything in it that failed
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  hostctl wait fqdn www.example.com --timeout 10m")]
+pub(crate) struct WaitForArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+    /// Longest wait, e.g. 90s or 10m
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -314,9 +471,9 @@ pub(crate) struct WaitArgs {
     /// Return only when the fleet has it
     #[arg(long)]
     pub wait: bool,
-    /// Longest wait in seconds, 1 to 300
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=300))]
-    pub wait_timeout: u16,
+    /// Longest wait, e.g. 90s or 10m
+    #[arg(long, alias = "wait-timeout", default_value = "30s", value_parser = duration, requires = "wait")]
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -349,7 +506,8 @@ pub(crate) enum NodeCommand {
 #[command(after_help = "Example:
   hostctl node join-token web-1 -o web-1.token")]
 pub(crate) struct NodeTokenArgs {
-    /// Node id
+    /// Node: its id or host name
+    #[arg(value_name = "NODE")]
     pub id: String,
     /// Write the token to this file, readable by its owner only, instead of printing it
     #[arg(short, long, value_name = "FILE")]
@@ -362,7 +520,8 @@ pub(crate) struct NodeTokenArgs {
 
 The node stays registered: delete it with `hostctl delete node web-2` if it will not come back.")]
 pub(crate) struct ForgetArgs {
-    /// Node id
+    /// Node: its id or host name
+    #[arg(value_name = "NODE")]
     pub id: String,
 }
 
@@ -373,29 +532,38 @@ pub(crate) struct ForgetArgs {
 A brake holds removals that nobody asked for, once they are many. See what is held with `hostctl fleet` first:
 after the release it is gone from that node.")]
 pub(crate) struct ReleaseArgs {
-    /// Node id
+    /// Node: its id or host name
     #[arg(value_name = "NODE")]
     pub node: String,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl completion bash > /etc/bash_completion.d/hostctl")]
+#[command(after_help = "Examples:
+  hostctl completion bash > /etc/bash_completion.d/hostctl
+  . <(hostctl completion bash)              for this shell only")]
 pub(crate) struct CompletionArgs {
     /// bash, zsh, fish, elvish or powershell
     pub shell: clap_complete::Shell,
 }
 
-/// `90`, `90s`, `10m`, `1h`.
+/// The longest that can be asked for. Beyond it a clock could overflow.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// `90`, `90s`, `10m`, `1h`; at least a second.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let count: u64 = digits.parse().map_err(|_| format!("{text:?} is no duration; write 90s, 10m or 1h"))?;
-    match &text[digits.len()..] {
-        "" | "s" => Ok(Duration::from_secs(count)),
-        "m" => Ok(Duration::from_secs(count * 60)),
-        "h" => Ok(Duration::from_secs(count * 3600)),
-        unit => Err(format!("{unit:?} is no unit; write 90s, 10m or 1h")),
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        unit => return Err(format!("{unit:?} is no unit; write 90s, 10m or 1h")),
+    };
+    let length = Duration::from_secs(count.saturating_mul(unit));
+    if length.is_zero() || length > LONGEST {
+        return Err(format!("must be from 1s to {}h", LONGEST.as_secs() / 3600));
     }
+    Ok(length)
 }
 
 #[cfg(test)]
@@ -422,7 +590,52 @@ mod tests {
     }
 
     #[test]
+    fn every_command_shows_an_example() {
+        fn without(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                if !help.contains("Example") || !help.contains("hostctl") {
+                    found.push(path);
+                }
+                return;
+            }
+            command.get_subcommands().for_each(|sub| without(sub, &path, found));
+        }
+        let mut found = Vec::new();
+        without(&Cli::command(), "", &mut found);
+        assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_empty_value_counts_as_none() {
+        let cli =
+            Cli::try_parse_from(["hostctl", "--api", "", "--key-file", "", "--data", "", "status"]).unwrap();
+        let connection = cli.connection;
+        assert_eq!((connection.api(), connection.key_file()), (None, None));
+        assert_eq!(connection.data_dir(), Path::new("var"));
+    }
+
+    #[test]
+    fn a_time_limit_without_a_wait_is_refused_and_one_with_it_understood() {
+        let wait = |flags: &[&str]| {
+            let line = ["hostctl", "delete", "fqdn", "x"].iter().chain(flags).copied();
+            Cli::try_parse_from(line).map(|cli| match cli.command {
+                Command::Delete(delete) => delete.wait.timeout.as_secs(),
+                _ => unreachable!(),
+            })
+        };
+        assert_eq!(wait(&[]).unwrap(), 30);
+        assert_eq!(wait(&["--wait"]).unwrap(), 30);
+        assert_eq!(wait(&["--wait", "--wait-timeout", "60"]).unwrap(), 60);
+        assert_eq!(wait(&["--wait", "--timeout", "10m"]).unwrap(), 600);
+        assert!(wait(&["--timeout", "10m"]).is_err());
+    }
+
+    #[test]
     fn durations() {
+        assert!(duration("0").is_err() && duration("99999999999999999999h").is_err());
+        assert!(duration("18446744073709551615h").is_err() && duration("-1").is_err());
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(duration("5"), Ok(Duration::from_secs(5)));
         assert!(duration("5d").is_err());

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::{Api, encode},
     args::{ClusterApplyArgs, ClusterCommand, Connection},
-    output,
+    output, yaml,
 };
 
 /// The file. Unknown fields are an error: a misspelt one must not be lost.
@@ -121,10 +121,7 @@ pub(crate) async fn run(
 fn read(args: &ClusterApplyArgs) -> anyhow::Result<Manifest> {
     let mut merged = Manifest::default();
     for file in &args.files {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let one: Manifest = serde_saphyr::from_str(&text)
-            .with_context(|| format!("{} is no cluster file", file.display()))?;
+        let one: Manifest = yaml::read(file, "a cluster file", &BTreeMap::new())?;
         merged.api_url = one.api_url.or(merged.api_url);
         merged.api_key = one.api_key.or(merged.api_key);
         merged.region = one.region.or(merged.region);

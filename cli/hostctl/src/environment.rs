@@ -1,10 +1,22 @@
 //! The environment, then the `.env` file of the folder that hostctl is called in.
 
+/// Where a variable's value came from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Source {
+    Process,
+    File,
+}
+
 /// A variable's value; the process's own wins. An empty one counts as absent.
 pub(crate) fn variable(name: &str) -> Option<String> {
-    let own = std::env::var(name).ok();
+    lookup(name).map(|(value, _)| value)
+}
+
+/// As [`variable`], with where it stands.
+pub(crate) fn lookup(name: &str) -> Option<(String, Source)> {
+    let own = std::env::var(name).ok().map(|value| (value, Source::Process));
     let file = || std::fs::read_to_string(".env").ok().and_then(|text| in_file(&text, name));
-    own.or_else(file).filter(|value| !value.is_empty())
+    own.or_else(|| file().map(|value| (value, Source::File))).filter(|(value, _)| !value.is_empty())
 }
 
 /// `NAME=VALUE` lines: `export` before the name, quotes around the value and lines with `#` are allowed; the last one wins.

@@ -112,12 +112,12 @@ async fn ask_api(api: &Api, fqdn: &str) -> anyhow::Result<Vec<Link>> {
     let path = format!("/explain/{}", encode(fqdn));
     match api.send_within(Method::GET, &path, None, PATIENCE).await {
         Ok((_, known)) => Ok(known["links"].as_array().into_iter().flatten().map(from_api).collect()),
-        Err(error @ ApiError::Unreachable { .. }) => Ok(vec![Link {
+        Err(error @ (ApiError::Unreachable { .. } | ApiError::Stranger { .. })) => Ok(vec![Link {
             name: "API".to_owned(),
             state: State::Broken,
             detail: format!("{error}; what visitors get does not depend on it, see below"),
         }]),
-        Err(error @ ApiError::Answer { .. }) => Err(error.into()),
+        Err(error @ (ApiError::Answer { .. } | ApiError::NoSuch(_))) => Err(error.into()),
     }
 }
 

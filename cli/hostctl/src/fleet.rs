@@ -9,6 +9,7 @@ use crate::{
     api::{Api, encode},
     args::ReleaseArgs,
     output::{self, bad, cell, doubtful, good},
+    resources,
 };
 
 /// Who is silent for longer is out of service.
@@ -44,7 +45,7 @@ pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
         "orphans",
         "silent",
     ];
-    output::list(&columns, items.iter().map(row).collect(), &["node"]);
+    output::list(&columns, items.iter().map(row).collect(), &["node"], None);
     let remarks: Vec<String> = items.iter().flat_map(remarks).collect();
     if !remarks.is_empty() {
         output::line("");
@@ -144,18 +145,18 @@ fn remarks(one: &Value) -> Vec<String> {
 
 /// `hostctl release`.
 pub(crate) async fn release(api: &Api, args: &ReleaseArgs, as_json: bool) -> anyhow::Result<ExitCode> {
-    let answer = api.post(&format!("/subscribers/{}/release", encode(&args.node)), &json!({})).await?;
+    let node = resources::node_id(api, &args.node).await?;
+    let answer = api.post(&format!("/subscribers/{}/release", encode(&node)), &json!({})).await?;
     let audiences = answer["audiences"].as_array().map_or(&[][..], Vec::as_slice);
     if as_json {
         output::json(&answer);
     } else if audiences.is_empty() {
         output::note(format!(
-            "{} has no session, so nobody was told; see `hostctl fleet`, and try again when it is connected",
-            args.node
+            "{node} has no session, so nobody was told; see `hostctl fleet`, and try again when it is connected"
         ));
     } else {
         for audience in audiences {
-            output::line(format!("{} applies what it held of {}", args.node, cell(audience)));
+            output::line(format!("{node} applies what it held of {}", cell(audience)));
         }
     }
     Ok(if audiences.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -2,6 +2,7 @@
 //!
 //! Owns what a person types and reads; everything it knows it asks the API for. It never reads the store.
 
+mod address;
 mod api;
 mod args;
 mod cluster;
@@ -9,18 +10,27 @@ mod environment;
 mod explain;
 mod fleet;
 mod output;
+mod progress;
 mod resources;
 mod seed;
 mod up;
+mod yaml;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::with_two_dashes(std::env::args_os()));
+    let typed: Vec<OsString> = args::with_two_dashes(std::env::args_os()).collect();
+    output::finish(match Cli::try_parse_from(&typed) {
+        Ok(cli) => start(cli),
+        Err(error) => output::not_understood(args::asks_for_json(&typed), &error),
+    })
+}
+
+fn start(cli: Cli) -> ExitCode {
     let json = cli.json;
     // One provider for every TLS connection; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -35,37 +45,32 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let connection = &cli.connection;
+    let (connection, json) = (&cli.connection, cli.json);
+    let api = || api::Api::connect(connection);
     match cli.command {
-        Command::Up(up) => return up::run(up, connection.data_dir()).await,
-        Command::Down(down) => up::down(&down, connection.data_dir()).await?,
-        Command::Status => return up::status(connection.data_dir(), cli.json).await,
-        Command::Cluster(command) => cluster::run(command, connection, cli.json).await?,
-        Command::ConvergeShard(shard) => {
-            resources::converge_shard(&api::Api::connect(connection)?, &shard.id, cli.json).await?;
-        }
-        Command::Seed(seed) => seed::run(seed, connection, cli.json).await?,
-        Command::Get(get) => resources::get(&api::Api::connect(connection)?, &get, cli.json).await?,
-        Command::Describe(one) => {
-            resources::describe(&api::Api::connect(connection)?, &one, cli.json).await?;
-        }
-        Command::Create(create) => {
-            return resources::create(&api::Api::connect(connection)?, &create, cli.json).await;
-        }
-        Command::Delete(one) => {
-            return resources::delete(&api::Api::connect(connection)?, &one, cli.json).await;
-        }
-        Command::Explain(explain) => return explain::run(&explain, connection, cli.json).await,
-        Command::Fleet => fleet::show(&api::Api::connect(connection)?, cli.json).await?,
-        Command::Release(args) => {
-            return fleet::release(&api::Api::connect(connection)?, &args, cli.json).await;
-        }
-        Command::Node(command) => {
-            resources::node(&api::Api::connect(connection)?, &command, cli.json).await?;
-        }
+        Command::Up(up) => return Box::pin(up::run(up, connection.data_dir(), json)).await,
+        Command::Down(down) => up::down(&down, connection.data_dir(), json).await?,
+        Command::Status => return up::status(connection.data_dir(), json).await,
+        Command::Cluster(command) => cluster::run(command, connection, json).await?,
+        Command::ConvergeShard(shard) => resources::converge_shard(&api()?, &shard.id, json).await?,
+        Command::Seed(seed) => seed::run(seed, connection, json).await?,
+        Command::Get(get) => resources::get(&api()?, &get, json).await?,
+        Command::Describe(one) => resources::describe(&api()?, &one, json).await?,
+        Command::Create(create) => return resources::create(&api()?, &create, json).await,
+        Command::Update(update) => return resources::update(&api()?, &update, json).await,
+        Command::Delete(one) => return resources::delete(&api()?, &one, json).await,
+        Command::Suspend(one) => return resources::suspend(&api()?, &one, json).await,
+        Command::Unsuspend(one) => return resources::unsuspend(&api()?, &one, json).await,
+        Command::Retry(one) => return resources::retry(&api()?, &one, json).await,
+        Command::Wait(one) => return resources::wait(&api()?, &one, json).await,
+        Command::Explain(explain) => return explain::run(&explain, connection, json).await,
+        Command::Fleet => fleet::show(&api()?, json).await?,
+        Command::Release(args) => return fleet::release(&api()?, &args, json).await,
+        Command::Node(command) => resources::node(&api()?, &command, json).await?,
         Command::Completion(completion) => {
-            let mut command = Cli::command();
-            clap_complete::generate(completion.shell, &mut command, "hostctl", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(completion.shell, &mut Cli::command(), "hostctl", &mut script);
+            output::text(&String::from_utf8_lossy(&script));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,11 @@
 //!
 //! Colours and fitting to the width are for terminals only: what goes into a pipe or a file is whole and plain.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, ErrorKind, Write},
+    process::ExitCode,
+    sync::OnceLock,
+};
 
 use console::{Style, Term, measure_text_width, truncate_str};
 use jiff::{SignedDuration, Timestamp};
@@ -19,6 +23,15 @@ use crate::api::ApiError;
 pub(crate) const NOT_READY: u8 = 3;
 /// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
+/// Who read the output left: 128 + SIGPIPE, as shells have it.
+const READER_LEFT: u8 = 141;
+/// Wrong usage.
+const MISUSED: u8 = 2;
+
+/// The first write to standard output that failed, and to standard error. What follows it is written in vain, and
+/// [`finish`] tells of it: a change of the platform is not broken off because nobody reads about it.
+static OUTPUT_LOST: OnceLock<io::Error> = OnceLock::new();
+static REMARKS_LOST: OnceLock<io::Error> = OnceLock::new();
 
 /// No column is made narrower than this, so that something of it can be read.
 const LEAST_COLUMN: usize = 8;
@@ -30,14 +43,48 @@ const GAP: usize = 2;
 #[error("{0}")]
 pub(crate) struct UsageError(pub String);
 
-/// Prints a line. A closed pipe is the reader's choice, not an error.
-pub(crate) fn line(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// Prints text as it is.
+pub(crate) fn text(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        let _ = OUTPUT_LOST.set(error);
+    }
+}
+
+/// Prints a line.
+pub(crate) fn line(words: impl std::fmt::Display) {
+    text(&format!("{words}\n"));
 }
 
 /// Prints a line beside the output proper: progress and remarks.
-pub(crate) fn note(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+pub(crate) fn note(words: impl std::fmt::Display) {
+    if let Err(error) = io::stderr().lock().write_all(format!("{words}\n").as_bytes()) {
+        let _ = REMARKS_LOST.set(error);
+    }
+}
+
+/// Prints that something is not as it was asked for, but goes on.
+pub(crate) fn warning(words: impl std::fmt::Display) {
+    note(format!("{} {words}", Style::new().for_stderr().yellow().apply_to("warning:")));
+}
+
+/// The exit code of a command that ended with `code`, once what it printed is considered too: a reader that left has its own,
+/// quiet one; output that could not be written otherwise is a failure, and said.
+pub(crate) fn finish(code: ExitCode) -> ExitCode {
+    match OUTPUT_LOST.get() {
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::from(READER_LEFT),
+        Some(error) => {
+            note(format!("error: cannot write the output: {error}; what was printed is not whole"));
+            return ExitCode::FAILURE;
+        }
+        None => {}
+    }
+    match REMARKS_LOST.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe && code == ExitCode::SUCCESS => {
+            ExitCode::FAILURE
+        }
+        Some(_) | None => code,
+    }
 }
 
 /// Prints JSON, indented.
@@ -83,12 +130,36 @@ fn render_table(
     trimmed(&table)
 }
 
-/// Prints a table with one line for each row; on a terminal the widest columns but `whole` are shortened.
-pub(crate) fn list(columns: &[&str], mut rows: Vec<Vec<String>>, whole: &[&str]) {
-    if let Some(width) = terminal_width() {
-        shorten(columns, &mut rows, whole, width);
+/// Prints a table with one line for each row. On a terminal that is too narrow for it the column `spare` is left out, then
+/// the widest columns but `whole` are shortened.
+pub(crate) fn list(columns: &[&str], rows: Vec<Vec<String>>, whole: &[&str], spare: Option<&str>) {
+    line(render_list(columns, rows, whole, spare, terminal_width()));
+}
+
+/// Prints a table with one line for each row, whole however narrow the terminal is.
+pub(crate) fn whole(columns: &[&str], rows: Vec<Vec<String>>) {
+    line(render_list(columns, rows, &[], None, None));
+}
+
+fn render_list(
+    columns: &[&str],
+    mut rows: Vec<Vec<String>>,
+    whole: &[&str],
+    spare: Option<&str>,
+    width: Option<usize>,
+) -> String {
+    let mut columns = columns.to_vec();
+    if let Some(width) = width {
+        let left_out = columns.iter().position(|column| Some(*column) == spare);
+        if let Some(index) = left_out.filter(|_| total(&widths(&columns, &rows)) > width) {
+            columns.remove(index);
+            rows.iter_mut().for_each(|row| {
+                row.remove(index);
+            });
+        }
+        shorten(&columns, &mut rows, whole, width);
     }
-    line(trimmed(&build(columns, rows)));
+    trimmed(&build(&columns, rows))
 }
 
 fn build(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
@@ -106,15 +177,25 @@ fn trimmed(table: &Table) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-fn shorten(columns: &[&str], rows: &mut [Vec<String>], whole: &[&str], limit: usize) {
+/// Of each column.
+fn widths(columns: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
     let mut widths: Vec<usize> = columns.iter().map(|column| column.len()).collect();
-    for row in rows.iter() {
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(measure_text_width(cell));
         }
     }
-    let gaps = GAP * columns.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > limit {
+    widths
+}
+
+/// Of the whole table.
+fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
+}
+
+fn shorten(columns: &[&str], rows: &mut [Vec<String>], whole: &[&str], limit: usize) {
+    let mut widths = widths(columns, rows);
+    while total(&widths) > limit {
         let widest = widths
             .iter_mut()
             .zip(columns)
@@ -173,10 +254,9 @@ pub(crate) fn span(length: SignedDuration) -> String {
 pub(crate) fn fail(as_json: bool, error: &anyhow::Error) -> ExitCode {
     let api = error.chain().find_map(|cause| cause.downcast_ref::<ApiError>());
     let misused = error.chain().any(|cause| cause.is::<UsageError>());
-    let code = if misused { 2 } else { api.map_or(1, ApiError::exit_code) };
+    let code = if misused { MISUSED } else { api.map_or(1, ApiError::exit_code) };
     if as_json {
-        let body = serde_json::json!({"error": format!("{error:#}"), "exit_code": code});
-        json(&body);
+        json(&serde_json::json!({"error": format!("{error:#}"), "exit_code": code}));
     } else {
         let word = |style: Style, text| style.for_stderr().apply_to(text);
         note(format!("{} {error:#}", word(Style::new().red().bold(), "error:")));
@@ -185,6 +265,30 @@ pub(crate) fn fail(as_json: bool, error: &anyhow::Error) -> ExitCode {
         }
     }
     ExitCode::from(code)
+}
+
+/// Answers a command line that is no command: help and version where they were asked for, else what is wrong with it.
+pub(crate) fn not_understood(as_json: bool, error: &clap::Error) -> ExitCode {
+    let rendered = error.render();
+    if !error.use_stderr() {
+        text(&if console::colors_enabled() { rendered.ansi().to_string() } else { rendered.to_string() });
+        return ExitCode::SUCCESS;
+    }
+    if as_json {
+        let plain = rendered.to_string();
+        let message = match error.kind() {
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                "a command is missing; `hostctl --help` lists them"
+            }
+            _ => plain.split("\n\nUsage:").next().unwrap_or_default().trim().trim_start_matches("error: "),
+        };
+        json(&serde_json::json!({"error": message, "exit_code": MISUSED}));
+    } else {
+        let colours = console::colors_enabled_stderr();
+        let words = if colours { rendered.ansi().to_string() } else { rendered.to_string() };
+        note(words.trim_end());
+    }
+    ExitCode::from(MISUSED)
 }
 
 #[cfg(test)]
@@ -218,6 +322,17 @@ mod tests {
         assert_eq!(rows[0], ["0123456789abcdef", "a-very-long-h…", "active"]);
         shorten(&["id", "fqdn", "status"], &mut rows, &["id"], 5);
         assert_eq!(rows[0], ["0123456789abcdef", "a-very-…", "active"]);
+    }
+
+    #[test]
+    fn a_narrow_terminal_goes_without_the_spare_column() {
+        let rows = || vec![row(&["www.example.com", "active", "0123456789abcdef"])];
+        let columns = ["fqdn", "status", "id"];
+        let wide = render_list(&columns, rows(), &[], Some("id"), Some(60));
+        assert!(wide.ends_with("0123456789abcdef"), "{wide}");
+        let narrow = render_list(&columns, rows(), &[], Some("id"), Some(30));
+        assert_eq!(narrow, "FQDN             STATUS\nwww.example.com  active");
+        assert_eq!(render_list(&columns, rows(), &[], Some("id"), None), wide);
     }
 
     #[test]

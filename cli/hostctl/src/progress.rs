@@ -12,19 +12,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One step at a time.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     begun: Instant,
     text: String,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { bar: None, begun: Instant::now(), text: String::new() }
     }
 
     /// Ends the step before it, which went well.
-    pub(super) fn step(&mut self, text: impl Into<String>) {
+    pub(crate) fn step(&mut self, text: impl Into<String>) {
         self.done();
         self.text = text.into();
         self.begun = Instant::now();
@@ -41,7 +41,7 @@ impl Progress {
     }
 
     /// What the step waits for; shown on a terminal once it takes long.
-    pub(super) fn waits_for(&self, what: &str) {
+    pub(crate) fn waits_for(&self, what: &str) {
         if let Some(bar) = &self.bar
             && self.begun.elapsed() > PATIENCE
         {
@@ -49,7 +49,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn done(&mut self) {
+    pub(crate) fn done(&mut self) {
         self.clear();
         if !self.text.is_empty() {
             let ok = Style::new().for_stderr().green().apply_to("ok");
@@ -58,7 +58,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn failed(&mut self) {
+    pub(crate) fn failed(&mut self) {
         self.clear();
         if !self.text.is_empty() {
             let failed = Style::new().for_stderr().red().bold().apply_to("failed");
@@ -68,7 +68,7 @@ impl Progress {
     }
 
     /// Takes the spinner away, so that something else can be printed.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }

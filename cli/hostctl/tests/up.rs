@@ -48,7 +48,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         for name in BINARIES {
             let file = folder.path().join(name);
-            fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+            let sound = "case \" $* \" in *\" --check-config \"*) exit 0;; esac";
+            fs::write(&file, format!("#!/bin/sh\n{sound}\n{script}\n")).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         }
         Self { folder }

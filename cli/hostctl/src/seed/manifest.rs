@@ -2,26 +2,74 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::environment;
+use crate::yaml;
+
+/// What seed files may ask for and the platform does not serve yet: a list's name, then the fields of its entries. What
+/// stands there is left out with a warning; any other field is a misspelt one.
+const NOT_SERVED: &[(&str, &[&str])] = &[
+    ("oidc_clients", &["id", "secret", "name", "redirect_uris"]),
+    ("ssh_keys", &["name", "public_key"]),
+    ("egress_rules", &["cidr", "description"]),
+    ("databases", &["subscription", "shard", "users"]),
+    ("databases.users", &["suffix", "username", "password", "privileges"]),
+    ("valkey_instances", &["subscription", "shard", "max_memory_mb", "users"]),
+    ("valkey_instances.users", &["suffix", "username", "password", "privileges", "key_pattern"]),
+    ("s3_buckets", &["subscription", "shard", "public", "quota_bytes"]),
+    (
+        "email_accounts",
+        &[
+            "subscription",
+            "fqdn",
+            "address",
+            "display_name",
+            "quota_bytes",
+            "aliases",
+            "forwards",
+            "autoreply",
+        ],
+    ),
+    ("email_accounts.aliases", &["address"]),
+    ("email_accounts.forwards", &["destination", "keep_copy"]),
+    ("email_accounts.autoreply", &["subject", "body", "start_date", "end_date", "enabled"]),
+    ("backups", &["type"]),
+    ("wireguard_peers", &["subscription", "name"]),
+    ("env_vars", &["name", "value", "secret"]),
+    (
+        "daemons",
+        &[
+            "command",
+            "proxy_path",
+            "num_procs",
+            "stop_signal",
+            "stop_wait_secs",
+            "max_memory_mb",
+            "environment",
+        ],
+    ),
+    ("cron_jobs", &["schedule", "command", "working_directory", "timeout_seconds", "max_memory_mb"]),
+];
+
+/// Entries that are not served: only their fields' names are looked at.
+type NotServed = Option<Vec<Map<String, Value>>>;
 
 /// The whole file. Unknown fields are an error: a misspelt one must not be lost.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     pub api_url: Option<String>,
     pub api_key: Option<String>,
     #[serde(rename = "lb_traffic_url")]
     _lb_traffic_url: Option<String>,
     pub region: Option<String>,
     pub cluster: Option<String>,
-    pub brands: Vec<Brand>,
-    pub zones: Vec<Zone>,
-    pub oidc_clients: Vec<Value>,
-    pub tenants: Vec<Tenant>,
+    pub(super) brands: Vec<Brand>,
+    pub(super) zones: Vec<Zone>,
+    oidc_clients: NotServed,
+    pub(super) tenants: Vec<Tenant>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,18 +105,18 @@ pub(super) struct Tenant {
     pub brand: String,
     pub customer_id: String,
     pub shard: Option<String>,
-    pub sftp_enabled: bool,
-    pub ssh_enabled: bool,
+    sftp_enabled: bool,
+    ssh_enabled: bool,
     pub subscriptions: Vec<Subscription>,
     pub webroots: Vec<Webroot>,
-    pub ssh_keys: Vec<Value>,
-    pub egress_rules: Vec<Value>,
-    pub databases: Vec<Value>,
-    pub valkey_instances: Vec<Value>,
-    pub s3_buckets: Vec<Value>,
-    pub email_accounts: Vec<Value>,
-    pub backups: Vec<Value>,
-    pub wireguard_peers: Vec<Value>,
+    ssh_keys: NotServed,
+    egress_rules: NotServed,
+    databases: NotServed,
+    valkey_instances: NotServed,
+    s3_buckets: NotServed,
+    email_accounts: NotServed,
+    backups: NotServed,
+    wireguard_peers: NotServed,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -88,11 +136,11 @@ pub(super) struct Webroot {
     pub public_folder: String,
     pub env_file_name: Option<String>,
     pub service_hostname_enabled: Option<bool>,
-    pub env_vars: Vec<Value>,
+    env_vars: NotServed,
     pub fqdns: Vec<Fqdn>,
     pub fixture: Option<Fixture>,
-    pub daemons: Vec<Value>,
-    pub cron_jobs: Vec<Value>,
+    daemons: NotServed,
+    cron_jobs: NotServed,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,30 +156,55 @@ pub(super) struct Fqdn {
 pub(super) struct Fixture {
     /// A .tar.gz, a .tar or a folder, relative to the seed file.
     pub tarball: String,
-    pub env_vars: Map<String, Value>,
-    pub setup_path: Option<String>,
+    env_vars: Map<String, Value>,
+    setup_path: Option<String>,
     #[serde(rename = "hosts_entry")]
     _hosts_entry: Option<Value>,
 }
 
 impl Manifest {
     /// Reads the file; `${NAME}` in it is replaced from `vars`, then from the environment.
-    pub(super) fn read(file: &Path, vars: &BTreeMap<String, String>) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let text = substitute(&text, |name| vars.get(name).cloned().or_else(|| environment::variable(name)))
-            .with_context(|| file.display().to_string())?;
-        serde_saphyr::from_str(&text).with_context(|| format!("{} is no seed file", file.display()))
+    pub(crate) fn read(file: &Path, vars: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let manifest: Self = yaml::read(file, "a seed file", vars)?;
+        for (place, list, entries) in manifest.lists() {
+            for (n, entry) in entries.iter().enumerate() {
+                if let Some(problem) = misspelt(list, entry) {
+                    bail!("{} is not a seed file: {place}{list}[{n}]: {problem}", file.display());
+                }
+            }
+        }
+        Ok(manifest)
     }
 
-    /// Before anything is written: what the platform does not serve yet.
-    pub(super) fn refuse_what_is_not_served(&self, file: &Path) -> anyhow::Result<()> {
-        let mut found = Vec::new();
-        if !self.oidc_clients.is_empty() {
-            found.push("oidc_clients".to_owned());
-        }
+    /// What the file asks for and the platform does not serve yet, one sentence each.
+    pub(super) fn not_served(&self) -> Vec<String> {
+        let mut found: Vec<String> = self
+            .lists()
+            .filter(|(_, _, entries)| !entries.is_empty())
+            .map(|(place, list, entries)| format!("{place}{list} ({})", entries.len()))
+            .collect();
         for tenant in &self.tenants {
-            let lists = [
+            let switches = [("sftp_enabled", tenant.sftp_enabled), ("ssh_enabled", tenant.ssh_enabled)];
+            let on = switches.iter().filter(|(_, on)| *on);
+            found.extend(on.map(|(field, _)| format!("tenant {}: {field}", tenant.name)));
+            for webroot in &tenant.webroots {
+                let Some(fixture) = &webroot.fixture else { continue };
+                let parts = [
+                    ("env_vars", !fixture.env_vars.is_empty()),
+                    ("setup_path", fixture.setup_path.is_some()),
+                ];
+                let parts = parts.iter().filter(|(_, is_there)| *is_there);
+                found.extend(parts.map(|(field, _)| format!("{}fixture.{field}", webroot.place(tenant))));
+            }
+        }
+        found.iter().map(|what| format!("{what}: not served by this platform yet, left out")).collect()
+    }
+
+    /// Every list that is not served: its place, its name, its entries.
+    fn lists(&self) -> impl Iterator<Item = (String, &'static str, &[Map<String, Value>])> {
+        let mut lists = vec![(String::new(), "oidc_clients", &self.oidc_clients)];
+        for tenant in &self.tenants {
+            let own = [
                 ("ssh_keys", &tenant.ssh_keys),
                 ("egress_rules", &tenant.egress_rules),
                 ("databases", &tenant.databases),
@@ -141,39 +214,40 @@ impl Manifest {
                 ("backups", &tenant.backups),
                 ("wireguard_peers", &tenant.wireguard_peers),
             ];
-            let name = &tenant.name;
-            found.extend(
-                lists.iter().filter(|(_, list)| !list.is_empty()).map(|(list, _)| format!("{name}: {list}")),
-            );
-            for (index, webroot) in tenant.webroots.iter().enumerate() {
-                let at = format!("{name}: webroots[{index}]");
-                let lists = [
+            lists.extend(own.map(|(list, entries)| (format!("tenant {}: ", tenant.name), list, entries)));
+            for webroot in &tenant.webroots {
+                let own = [
                     ("env_vars", &webroot.env_vars),
                     ("daemons", &webroot.daemons),
                     ("cron_jobs", &webroot.cron_jobs),
                 ];
-                found.extend(
-                    lists.iter().filter(|(_, list)| !list.is_empty()).map(|(list, _)| format!("{at}.{list}")),
-                );
-                if let Some(fixture) = &webroot.fixture
-                    && (!fixture.env_vars.is_empty() || fixture.setup_path.is_some())
-                {
-                    found.push(format!("{at}.fixture: env_vars, setup_path"));
-                }
+                lists.extend(own.map(|(list, entries)| (webroot.place(tenant), list, entries)));
             }
         }
-        if !found.is_empty() {
-            bail!(
-                "{} asks for what the platform does not serve yet; nothing was changed. Leave out:\n  {}",
-                file.display(),
-                found.join("\n  ")
-            );
-        }
-        Ok(())
+        lists.into_iter().map(|(place, list, entries)| (place, list, entries.as_deref().unwrap_or_default()))
     }
 }
 
+/// The first field that no entry of the list has.
+fn misspelt(list: &str, entry: &Map<String, Value>) -> Option<String> {
+    let (_, fields) = NOT_SERVED.iter().find(|(name, _)| *name == list)?;
+    entry.iter().find_map(|(field, value)| {
+        if !fields.contains(&field.as_str()) {
+            return Some(format!("unknown field {field:?}; there are {}", fields.join(", ")));
+        }
+        let nested = format!("{list}.{field}");
+        let entries = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        entries.iter().filter_map(Value::as_object).find_map(|entry| misspelt(&nested, entry))
+    })
+}
+
 impl Webroot {
+    /// Where it stands, for messages about its fields.
+    fn place(&self, tenant: &Tenant) -> String {
+        let name = self.fqdns.first().map_or("without a name", |first| first.fqdn.as_str());
+        format!("tenant {}: site {name}: ", tenant.name)
+    }
+
     pub(super) fn body(&self, subscription: &str) -> Value {
         let mut body = json!({
             "subscription_id": subscription,
@@ -201,45 +275,70 @@ impl Webroot {
     }
 }
 
-/// Replaces `${NAME}`.
-fn substitute(text: &str, value: impl Fn(&str) -> Option<String>) -> anyhow::Result<String> {
-    let mut result = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let (before, after) = (&rest[..start], &rest[start + 2..]);
-        let end = after.find('}').context("a `${` without `}`")?;
-        let name = &after[..end];
-        result.push_str(before);
-        result.push_str(&value(name).with_context(|| format!("${{{name}}} is not set in the environment"))?);
-        rest = &after[end + 1..];
-    }
-    result.push_str(rest);
-    Ok(result)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn variables_are_replaced_and_a_missing_one_is_named() {
-        let value = |name: &str| (name == "V").then(|| "8.2".to_owned());
-        assert_eq!(substitute("a: ${V}, b: ${V}\n", value).unwrap(), "a: 8.2, b: 8.2\n");
-        assert!(substitute("${W}", value).unwrap_err().to_string().contains("${W}"));
-        assert!(substitute("${V", value).is_err());
+    fn read(text: &str) -> Result<Manifest, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("seed.yaml");
+        std::fs::write(&file, text).unwrap();
+        Manifest::read(&file, &BTreeMap::new()).map_err(|error| format!("{error:#}"))
     }
 
     #[test]
-    fn a_misspelt_field_and_an_unserved_list_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("seed.yaml");
-        std::fs::write(&file, "tenants:\n  - name: a\n    brnad: b\n").unwrap();
-        let error = format!("{:#}", Manifest::read(&file, &BTreeMap::new()).unwrap_err());
-        assert!(error.contains("brnad"), "{error}");
+    fn a_misspelt_field_is_an_error_also_in_what_is_not_served() {
+        for (text, part) in [
+            ("tenants:\n  - name: a\n    brnad: b\n", "brnad"),
+            ("tennants: []\n", "tennants"),
+            (
+                "tenants: [{name: a, databases: [{sharrd: x}]}]\n",
+                "tenant a: databases[0]: unknown field \"sharrd\"",
+            ),
+            ("tenants: [{name: a, databases: [{users: [{pasword: x}]}]}]\n", "\"pasword\""),
+            ("tenants: [{name: a, email_accounts: [{autoreply: {subjekt: x}}]}]\n", "\"subjekt\""),
+            (
+                "tenants: [{name: a, webroots: [{daemons: [{comand: x}]}]}]\n",
+                "site without a name: daemons[0]",
+            ),
+            ("oidc_clients: [{clientid: x}]\n", "\"clientid\""),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
 
-        std::fs::write(&file, "tenants:\n  - name: a\n    databases: [{subscription: x}]\n").unwrap();
-        let manifest = Manifest::read(&file, &BTreeMap::new()).unwrap();
-        let error = manifest.refuse_what_is_not_served(&file).unwrap_err().to_string();
-        assert!(error.contains("a: databases"), "{error}");
+    #[test]
+    fn what_is_not_served_is_named_once_each_and_what_is_empty_is_not() {
+        let text = "
+oidc_clients: [{id: a, secret: s, name: n, redirect_uris: [x]}]
+tenants:
+  - name: first
+    sftp_enabled: true
+    ssh_enabled: false
+    ssh_keys: []
+    databases: [{subscription: main, shard: db-1, users: [{suffix: _a, password: p, privileges: [ALL]}]}, {shard: x}]
+    valkey_instances:
+    backups: [{type: web}]
+    webroots:
+      - fqdns: [{fqdn: www.a.example}]
+        env_vars: [{name: A, value: b, secret: true}]
+        fixture: {tarball: x, env_vars: {A: b}, setup_path: /setup}
+";
+        let found = read(text).unwrap().not_served();
+        let wanted = [
+            "oidc_clients (1)",
+            "tenant first: databases (2)",
+            "tenant first: backups (1)",
+            "tenant first: site www.a.example: env_vars (1)",
+            "tenant first: sftp_enabled",
+            "tenant first: site www.a.example: fixture.env_vars",
+            "tenant first: site www.a.example: fixture.setup_path",
+        ];
+        assert_eq!(found.len(), wanted.len(), "{found:?}");
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(found.starts_with(&format!("{wanted}: not served")), "{found}");
+        }
+        assert!(read("tenants: []\n").unwrap().not_served().is_empty());
     }
 }

@@ -13,9 +13,10 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use self::manifest::{Manifest, Tenant, Webroot};
+pub(crate) use self::manifest::Manifest;
+use self::manifest::{Tenant, Webroot};
 use crate::{
-    api::{Api, encode},
+    api::{Api, ApiError, encode},
     args::{Connection, SeedArgs},
     cluster::Maker,
     output,
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: SeedArgs, connection: &Connection, as_json: bool) 
     let api = Api::connect_with(connection, manifest.api_url.as_deref(), manifest.api_key.as_deref())?;
     let storage = args.storage.clone().or_else(|| Summary::read(connection.data_dir()).map(|up| up.storage));
     let args = SeedArgs { storage, ..args };
-    let seeded = apply(&api, &args, &BTreeMap::new(), None).await?;
+    let seeded = apply(&api, &args, &manifest, None).await?;
     if as_json {
         let sites: Vec<&str> = seeded.sites.iter().map(|site| site.fqdn.as_str()).collect();
         output::json(&json!({"created": seeded.created, "sites": sites}));
@@ -47,21 +48,17 @@ pub(crate) async fn run(args: SeedArgs, connection: &Connection, as_json: bool) 
     Ok(())
 }
 
-/// Whether the file can be used: it is there, holds what a seed file may hold, and nothing that is not served.
-pub(crate) fn check(file: &Path, vars: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    Manifest::read(file, vars)?.refuse_what_is_not_served(file)
-}
-
-/// Applies the file. `vars` replace `${NAME}` in it, before the environment does.
+/// Applies the manifest, but for what the platform does not serve yet: of that each thing is named in a warning.
 pub(crate) async fn apply(
     api: &Api,
     args: &SeedArgs,
-    vars: &BTreeMap<String, String>,
+    manifest: &Manifest,
     cluster: Option<&str>,
 ) -> anyhow::Result<Seeded> {
-    let manifest = Manifest::read(&args.file, vars)?;
-    manifest.refuse_what_is_not_served(&args.file)?;
-    let place = Place::find(api, &manifest, cluster).await?;
+    for what in manifest.not_served() {
+        output::warning(what);
+    }
+    let place = Place::find(api, manifest, cluster).await?;
     let folder = args.file.parent().unwrap_or(Path::new(".")).to_owned();
     let mut seeded = Seeded::default();
     let mut seeder = Seeder { api, args, place, folder, seeded: &mut seeded };
@@ -250,8 +247,6 @@ impl Seeder<'_> {
                     "region_id": self.place.region,
                     "cluster_id": self.place.cluster,
                     "shard_id": shard,
-                    "sftp_enabled": tenant.sftp_enabled,
-                    "ssh_enabled": tenant.ssh_enabled,
                 });
                 let made = self.api.post("/tenants", &body).await.with_context(what)?;
                 self.seeded.created.push(what());
@@ -312,16 +307,25 @@ impl Seeder<'_> {
             .and_then(|one| one["webroot_id"].as_str());
         let path = format!("/tenants/{}/webroots", encode(&found.id));
         let subscription = subscription(found, webroot.subscription.as_deref(), what)?;
-        let id = match bound {
-            Some(id) => id.to_owned(),
-            None if webroot.fqdns.is_empty() => {
-                let all = self.api.list(&path).await?;
-                match all.iter().find(|one| webroot.is_like(one, &subscription)) {
-                    Some(one) => text(one, "id"),
-                    None => self.create_webroot(&path, webroot, &subscription, &what()).await?,
+        let mut known = bound.map(str::to_owned);
+        if webroot.fqdns.is_empty() {
+            let all = self.api.list(&path).await?;
+            known = all.iter().find(|one| webroot.is_like(one, &subscription)).map(|one| text(one, "id"));
+        }
+        let id = match known {
+            Some(id) => id,
+            None => match self.api.post(&path, &webroot.body(&subscription)).await {
+                Ok(made) => {
+                    self.seeded.created.push(what());
+                    text(&made, "id")
                 }
-            }
-            None => self.create_webroot(&path, webroot, &subscription, &what()).await?,
+                // A runtime, say, of which the API itself says that it comes later.
+                Err(ApiError::Answer { status: 501, message }) => {
+                    output::warning(format!("{}: {message}, left out", what()));
+                    return Ok(());
+                }
+                Err(error) => return Err(error).with_context(what),
+            },
         };
         self.until_active(&format!("/webroots/{}", encode(&id)), &what()).await?;
         if let Some(fixture) = &webroot.fixture {
@@ -345,18 +349,6 @@ impl Seeder<'_> {
             });
         }
         Ok(())
-    }
-
-    async fn create_webroot(
-        &mut self,
-        path: &str,
-        webroot: &Webroot,
-        subscription: &str,
-        what: &str,
-    ) -> anyhow::Result<String> {
-        let made = self.api.post(path, &webroot.body(subscription)).await.with_context(|| what.to_owned())?;
-        self.seeded.created.push(what.to_owned());
-        Ok(text(&made, "id"))
     }
 
     async fn until_active(&self, path: &str, what: &str) -> anyhow::Result<()> {

@@ -95,14 +95,17 @@ async fn probe(site: &Site, targets: &Targets) -> anyhow::Result<()> {
     if code != 200 {
         bail!("HTTPS answers {code}");
     }
-    let answer = dns(targets.dns, name, RecordType::A).await?;
-    let expected: Vec<Ipv4Addr> = targets
-        .addresses
-        .iter()
-        .filter_map(|address| if let IpAddr::V4(address) = address { Some(*address) } else { None })
-        .collect();
-    let ours =
-        answer.data.iter().any(|data| matches!(data, RData::A(address) if expected.contains(&address.0)));
+    let is_v4 = targets.addresses.iter().any(IpAddr::is_ipv4);
+    let record_type = if is_v4 { RecordType::A } else { RecordType::AAAA };
+    let answer = dns(targets.dns, name, record_type).await?;
+    let ours = answer.data.iter().any(|data| {
+        let said = match data {
+            RData::A(address) => IpAddr::V4(address.0),
+            RData::AAAA(address) => IpAddr::V6(address.0),
+            _ => return false,
+        };
+        targets.addresses.contains(&said)
+    });
     if !ours {
         bail!("DNS answers {} without an address of the platform", answer.code);
     }

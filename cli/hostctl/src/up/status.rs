@@ -23,8 +23,15 @@ use crate::{
 };
 
 /// `hostctl down`.
-pub(crate) async fn down(args: &DownArgs, data: &Path) -> anyhow::Result<()> {
-    let patience = Duration::from_secs(args.timeout);
+pub(crate) async fn down(args: &DownArgs, data: &Path, as_json: bool) -> anyhow::Result<()> {
+    let patience = args.timeout;
+    let tell = |ended: Vec<String>, words: String| {
+        if as_json {
+            output::json(&json!({"ended": ended}));
+        } else {
+            output::line(words);
+        }
+    };
     if let Some(pid) = DataFolder::holder(data) {
         kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot end `up` (pid {pid})"))?;
         // It ends its children one after the other.
@@ -39,16 +46,17 @@ pub(crate) async fn down(args: &DownArgs, data: &Path) -> anyhow::Result<()> {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        output::line("ended");
+        tell(vec!["up".to_owned()], "ended".to_owned());
         return Ok(());
     }
     let ended = child::end_leftovers(data, patience).await?;
     Summary::remove(data)?;
-    if ended.is_empty() {
-        output::line(format!("nothing is running in {}", data.display()));
+    let words = if ended.is_empty() {
+        format!("nothing is running in {}", data.display())
     } else {
-        output::line(format!("ended what a killed `up` had left behind: {}", ended.join(", ")));
-    }
+        format!("ended what a killed `up` had left behind: {}", ended.join(", "))
+    };
+    tell(ended, words);
     Ok(())
 }
 

@@ -1,0 +1,136 @@
+//! The API's address: one form of it, and what is wrong with the others.
+
+use std::net::IpAddr;
+
+use reqwest::Url;
+
+/// Where the API's paths begin. An address that people copy from a file or a browser may end in it.
+const API_PATH: &str = "/api/v1";
+
+/// The API's address in its one form: `http` or `https`, a host, perhaps a port and a path; no slash at its end.
+///
+/// # Errors
+/// What is wrong with it and how to write it, as the end of a sentence that begins with the address.
+pub(crate) fn parse(text: &str) -> Result<Url, String> {
+    let text = text.trim();
+    let Some((_, rest)) = text.split_once("://") else {
+        let host = text.trim_start_matches('/');
+        let port = if host.contains(':') { "" } else { ":8090" };
+        return Err(format!("has no scheme; write http://{host}{port} or https://{host}"));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let mut url = Url::parse(text).map_err(|error| {
+        if authority.matches(':').count() > 1 || authority.contains(['[', ']']) {
+            return "is no address; an IPv6 address stands in brackets, as in http://[2001:db8::1]:8090"
+                .to_owned();
+        }
+        match error.to_string().as_str() {
+            "invalid port number" => {
+                "must have a port from 1 to 65535, as in http://127.0.0.1:8090".to_owned()
+            }
+            "empty host" => "names no host; write one, as in http://127.0.0.1:8090".to_owned(),
+            other => format!("is no address ({other}); write one like http://127.0.0.1:8090"),
+        }
+    })?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must begin with http:// or https://".to_owned());
+    }
+    if url.port() == Some(0) {
+        return Err("must have a port from 1 to 65535, as in http://127.0.0.1:8090".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must name no user; the API key goes into a file for --key-file".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must end before any ? or #".to_owned());
+    }
+    let path = url.path().trim_end_matches('/');
+    let path = path.strip_suffix(API_PATH).unwrap_or(path).trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+/// The address as a message may show it: what stands before an `@` may be a password.
+pub(crate) fn shown(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, host)) => format!("…@{host}"),
+        None => text.to_owned(),
+    }
+}
+
+/// Whether the address is this machine's own, which no proxy can reach.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(text: &str) -> String {
+        parse(text).unwrap().as_str().trim_end_matches('/').to_owned()
+    }
+
+    #[test]
+    fn every_spelling_of_an_address_has_one_form() {
+        for (given, wanted) in [
+            ("http://127.0.0.1:8090", "http://127.0.0.1:8090"),
+            (" http://127.0.0.1:8090/ ", "http://127.0.0.1:8090"),
+            ("http://127.0.0.1:8090/api/v1", "http://127.0.0.1:8090"),
+            ("http://127.0.0.1:8090/api/v1/", "http://127.0.0.1:8090"),
+            ("HTTPS://API.example.com:443", "https://api.example.com"),
+            ("https://example.com/hosting/api/v1", "https://example.com/hosting"),
+            ("http://[::1]:8090", "http://[::1]:8090"),
+        ] {
+            assert_eq!(canonical(given), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_with_the_remedy() {
+        for (given, part) in [
+            ("127.0.0.1:8090", "http://127.0.0.1:8090"),
+            ("localhost", "http://localhost:8090"),
+            ("localhost:8090", "http://localhost:8090"),
+            ("//host/x", "no scheme"),
+            ("http://", "names no host"),
+            ("http://[::1", "brackets"),
+            ("http://::1:8090", "brackets"),
+            ("http://2001:db8::1", "brackets"),
+            ("http://host:port", "1 to 65535"),
+            ("http://host:70000", "1 to 65535"),
+            ("http://host:0", "1 to 65535"),
+            ("http://host:-1", "1 to 65535"),
+            ("ftp://127.0.0.1:1", "http:// or https://"),
+            ("http://user:secret@host", "--key-file"),
+            ("http://host/?a=b", "before any ?"),
+        ] {
+            let error = parse(given).unwrap_err();
+            assert!(error.contains(part), "{given}: {error}");
+        }
+        assert_eq!(shown("http://user:secret@host/x"), "…@host/x");
+    }
+
+    #[test]
+    fn loopback_in_every_spelling() {
+        for own in [
+            "127.0.0.1",
+            "127.8.9.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "localhost",
+            "a.localhost",
+            "LOCALHOST.",
+        ] {
+            assert!(is_loopback(&parse(&format!("http://{own}:1")).unwrap()), "{own}");
+        }
+        for far in ["10.0.0.1", "[2001:db8::1]", "localhost.example.com", "notlocalhost"] {
+            assert!(!is_loopback(&parse(&format!("http://{far}:1")).unwrap()), "{far}");
+        }
+    }
+}

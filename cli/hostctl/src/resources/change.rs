@@ -1,0 +1,346 @@
+//! Verbs that change a resource, and what is waited for after them.
+
+use std::{process::ExitCode, time::Duration};
+
+use hosting_resource::{Kind, KindInfo};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    body, collection, item, label_of, names, parent_id, plurals,
+    show::print_conditions,
+    usage,
+    wait::{Waited, reasons, until_settled},
+};
+use crate::{
+    api::{Api, ApiError},
+    args::{
+        CreateArgs, DeleteArgs, OneArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs, UpdateArgs,
+        WaitArgs, WaitForArgs,
+    },
+    output,
+    progress::Progress,
+};
+
+/// The longest that the API itself lets a request wait; what is asked for beyond is waited for here.
+const LONGEST_REQUEST: Duration = Duration::from_secs(300);
+/// What an answer may take beside the wait itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a look may take that only tells what became of something.
+const GLANCE: Duration = Duration::from_secs(2);
+
+/// One request that changes a resource.
+struct Change<'a> {
+    info: &'static KindInfo,
+    method: Method,
+    path: String,
+    body: Option<Value>,
+    /// The resource's id; a created one's is known from the answer only.
+    id: Option<String>,
+    /// What it lies in, if that is known.
+    parent: Option<String>,
+    wait: &'a WaitArgs,
+}
+
+impl OneArgs {
+    /// Its id, and that of what it lies in, if that was said.
+    pub(super) async fn resolve(&self, api: &Api) -> anyhow::Result<(String, Option<String>)> {
+        let parent = parent_id(api, self.kind, self.parent.as_deref()).await?;
+        let id = names::id_of(api, self.kind, &self.id, parent.as_deref()).await?;
+        Ok((id, parent))
+    }
+}
+
+impl TenantArgs {
+    fn name(&self) -> anyhow::Result<&str> {
+        match self.words.as_slice() {
+            [name] => Ok(name),
+            [kind, name] if super::kind(kind).is_ok_and(|info| info.kind == Kind::Tenant) => Ok(name),
+            _ => Err(usage("only a tenant can be suspended: write TENANT, or tenant TENANT")),
+        }
+    }
+}
+
+pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let info = args.kind;
+    let schema = body::create_schema(info);
+    let mut fields = body::read(&schema, args.file.as_deref(), &args.set)?;
+    let parent = parent_id(api, info, args.parent.as_deref()).await?;
+    let path = collection(info, parent.as_deref())?;
+    body::resolve(api, info, &schema, &mut fields, parent.as_deref()).await?;
+    let id = fields.get("id").and_then(Value::as_str).map(str::to_owned);
+    let body = Some(Value::Object(fields));
+    Change { info, method: Method::POST, path, body, id, parent, wait: &args.wait }
+        .carry_out(api, as_json)
+        .await
+}
+
+pub(crate) async fn update(api: &Api, args: &UpdateArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let info = args.one.kind;
+    if info.codes.update.is_none() {
+        let others = plurals(|info| info.codes.update.is_some());
+        return Err(usage(format!("{} cannot be changed; there are {others}", info.plural())));
+    }
+    let schema = body::update_schema(info);
+    let mut fields = body::read(&schema, args.file.as_deref(), &args.set)?;
+    let (id, parent) = args.one.resolve(api).await?;
+    body::resolve(api, info, &schema, &mut fields, parent.as_deref()).await?;
+    let body = Some(Value::Object(fields));
+    Change { info, method: Method::PUT, path: item(info, &id), body, id: Some(id), parent, wait: &args.wait }
+        .carry_out(api, as_json)
+        .await
+}
+
+pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let done = async {
+        let (id, parent) = args.one.resolve(api).await?;
+        let (info, path) = (args.one.kind, item(args.one.kind, &id));
+        Change { info, method: Method::DELETE, path, body: None, id: Some(id), parent, wait: &args.wait }
+            .carry_out(api, as_json)
+            .await
+    };
+    match done.await {
+        Err(error) if args.ignore_not_found && is_not_found(&error) => {
+            if as_json {
+                output::json(&json!({"id": args.one.id, "status": "deleted"}));
+            } else {
+                output::note(format!("{} {:?} is not there", args.one.kind.dashed(), args.one.id));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        other => other,
+    }
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApiError>().is_some_and(ApiError::is_not_found)
+}
+
+pub(crate) async fn suspend(api: &Api, args: &SuspendArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let body = json!({"reason": args.reason});
+    act(api, Kind::Tenant.info(), args.tenant.name()?, "suspend", body, &args.wait, as_json).await
+}
+
+pub(crate) async fn unsuspend(api: &Api, args: &UnsuspendArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    act(api, Kind::Tenant.info(), args.tenant.name()?, "unsuspend", json!({}), &args.wait, as_json).await
+}
+
+pub(crate) async fn retry(api: &Api, args: &RetryArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let info = args.one.kind;
+    let action = match (args.all, info.kind) {
+        (true, Kind::Tenant) => "retry-failed",
+        (true, _) => return Err(usage("--all is for tenants: it tries everything of one again that failed")),
+        (false, _) if info.retry => "retry",
+        (false, _) => {
+            let others = plurals(|info| info.retry);
+            return Err(usage(format!("{} cannot be tried again; there are {others}", info.plural())));
+        }
+    };
+    let (id, _) = args.one.resolve(api).await?;
+    act(api, info, &id, action, json!({}), &args.wait, as_json).await
+}
+
+/// `POST {item}/{action}`.
+async fn act(
+    api: &Api,
+    info: &'static KindInfo,
+    given: &str,
+    action: &str,
+    body: Value,
+    wait: &WaitArgs,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let id = names::id_of(api, info, given, None).await?;
+    let path = format!("{}/{action}", item(info, &id));
+    Change { info, method: Method::POST, path, body: Some(body), id: Some(id), parent: None, wait }
+        .carry_out(api, as_json)
+        .await
+}
+
+pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let info = args.one.kind;
+    let (id, _) = args.one.resolve(api).await?;
+    let until = Instant::now() + args.timeout;
+    let mut progress = Progress::new();
+    progress.step(format!("waiting for {} {id}", info.dashed()));
+    let waited = tokio::select! {
+        waited = until_settled(api, info, &id, until, &progress) => waited,
+        _ = tokio::signal::ctrl_c() => {
+            progress.clear();
+            return Ok(left(info, Some(&id), None, as_json));
+        }
+    };
+    progress.clear();
+    settle(info, waited?, as_json)
+}
+
+impl Change<'_> {
+    async fn carry_out(self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+        if !self.wait.wait {
+            let (status, answer) = api.send(self.method.clone(), &self.path, self.body.as_ref()).await?;
+            return Ok(outcome(self.info, &self.told(status, answer), false, as_json));
+        }
+        let begun = Instant::now();
+        let mut progress = Progress::new();
+        progress.step(format!("waiting for {}", self.what()));
+        let done = tokio::select! {
+            done = self.waited_for(api, begun + self.wait.timeout, &progress) => done,
+            _ = tokio::signal::ctrl_c() => {
+                progress.clear();
+                let found = tokio::time::timeout(GLANCE, self.find(api)).await.unwrap_or_default();
+                let id = found["id"].as_str().or(self.id.as_deref());
+                return Ok(left(self.info, id, label_of(&found), as_json));
+            }
+        };
+        progress.clear();
+        let (status, answer) = done?;
+        let late = status == StatusCode::ACCEPTED;
+        Ok(outcome(self.info, &self.told(status, answer), late, as_json))
+    }
+
+    /// The answer once it is in effect, or 202 when it is not by then.
+    async fn waited_for(
+        &self,
+        api: &Api,
+        until: Instant,
+        progress: &Progress,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let seconds = self.wait.timeout.min(LONGEST_REQUEST).as_secs().max(1);
+        let path = format!("{}?wait=ready&wait_timeout={seconds}", self.path);
+        let limit = Duration::from_secs(seconds) + PATIENCE;
+        let (status, mut answer) =
+            api.send_within(self.method.clone(), &path, self.body.as_ref(), limit).await?;
+        let id = answer["id"].as_str().map(str::to_owned).or_else(|| self.id.clone());
+        let Some(id) = id.filter(|_| status == StatusCode::ACCEPTED && Instant::now() < until) else {
+            return Ok((status, answer));
+        };
+        let (status, seen) = match until_settled(api, self.info, &id, until, progress).await? {
+            Waited::Ready(seen) => (StatusCode::OK, seen),
+            Waited::Late(seen) => (StatusCode::ACCEPTED, seen),
+            Waited::Rejected(seen) => return Err(rejected(self.info, &seen)),
+        };
+        // What the answer showed this once stays in it.
+        if let (Value::Object(answer), Value::Object(seen)) = (&mut answer, seen) {
+            answer.extend(seen);
+        }
+        Ok((status, answer))
+    }
+
+    /// The answer; the API says of some changes with its code alone that they are made.
+    fn told(&self, status: StatusCode, answer: Value) -> Value {
+        if answer.is_object() {
+            return answer;
+        }
+        let word = match (self.method == Method::DELETE, status == StatusCode::ACCEPTED) {
+            (true, true) => "deleting",
+            (true, false) => "deleted",
+            (false, _) => "accepted",
+        };
+        json!({"id": self.id, "status": word})
+    }
+
+    /// As a person would call it.
+    fn what(&self) -> String {
+        let label = self.body.as_ref().and_then(label_of).or(self.id.as_deref());
+        format!("{} {}", self.info.dashed(), label.unwrap_or_default()).trim().to_owned()
+    }
+
+    /// The resource that the request was about, although its answer was not waited for.
+    async fn find(&self, api: &Api) -> Value {
+        if let Some(id) = &self.id {
+            return api.get(&item(self.info, id)).await.unwrap_or_default();
+        }
+        let label = self.body.as_ref().and_then(label_of);
+        let found = match label {
+            Some(label) => {
+                names::bearers(api, self.info, label, self.parent.as_deref()).await.unwrap_or_default()
+            }
+            None => api.list(&self.path).await.unwrap_or_default(),
+        };
+        // Without a name of its own it is the newest of its kind there.
+        let newest = found.into_iter().max_by_key(|one| output::cell(&one["created_at"]));
+        newest.filter(|one| one["status"] != "deleting").unwrap_or_default()
+    }
+}
+
+/// Ctrl-C: the platform goes on with what it was told.
+fn left(info: &KindInfo, id: Option<&str>, label: Option<&str>, as_json: bool) -> ExitCode {
+    let kind = info.dashed();
+    let name = label.filter(|label| Some(*label) != id).map(|label| format!("{label} ")).unwrap_or_default();
+    let (message, next) = match id {
+        Some(id) => (
+            format!("no longer waiting; the platform goes on with {kind} {name}{id}"),
+            format!("to go on waiting: hostctl wait {kind} {id}"),
+        ),
+        None => (
+            format!("no longer waiting; whether the {kind} was made is not known"),
+            format!("to see: hostctl get {}", info.plural()),
+        ),
+    };
+    if as_json {
+        let code = output::INTERRUPTED;
+        output::json(&json!({"error": message, "exit_code": code, "id": id, "name": label}));
+    } else {
+        output::note(format!("\n{message}\n{next}"));
+    }
+    ExitCode::from(output::INTERRUPTED)
+}
+
+fn rejected(info: &KindInfo, one: &Value) -> anyhow::Error {
+    let id = output::cell(&one["id"]);
+    let message = format!("the fleet rejected {} {id}: {}", info.dashed(), reasons(one));
+    ApiError::Answer { status: StatusCode::CONFLICT.as_u16(), message }.into()
+}
+
+/// Says how waiting ended.
+fn settle(info: &KindInfo, waited: Waited, as_json: bool) -> anyhow::Result<ExitCode> {
+    match waited {
+        Waited::Ready(one) => Ok(outcome(info, &one, false, as_json)),
+        Waited::Late(one) => Ok(outcome(info, &one, true, as_json)),
+        Waited::Rejected(one) => Err(rejected(info, &one)),
+    }
+}
+
+/// Prints the answer of a change. Waited for and not ready is a code of its own.
+fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCode {
+    let code = if late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS };
+    if as_json {
+        output::json(answer);
+        return code;
+    }
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        output::warning(output::cell(warning));
+    }
+    match answer["id"].as_str() {
+        Some(id) => {
+            let label = label_of(answer).filter(|label| *label != id).map(|label| format!(" {label}"));
+            output::line(format!(
+                "{} {id}{} {}",
+                info.dashed(),
+                label.unwrap_or_default(),
+                output::cell(&answer["status"])
+            ));
+        }
+        None => {
+            let count = answer["count"].as_u64().map(|count| format!(": {count}")).unwrap_or_default();
+            output::line(format!("{}{count}", answer["status"].as_str().unwrap_or("done")));
+        }
+    }
+    for secret in ["key", "password"] {
+        if let Some(value) = answer[secret].as_str() {
+            output::line(format!("{secret} (shown this once): {value}"));
+        }
+    }
+    if late {
+        output::note("not ready within the time limit:");
+        print_conditions(answer["conditions"].as_array().map_or(&[], Vec::as_slice));
+        for lagging in answer["lagging"].as_array().into_iter().flatten() {
+            output::note(format!("lagging: {}", output::cell(lagging)));
+        }
+        if let Some(id) = answer["id"].as_str() {
+            output::note(format!("to go on waiting: hostctl wait {} {id}", info.dashed()));
+        }
+    }
+    code
+}
