@@ -39,11 +39,14 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub connection: Connection,
     /// Print JSON for machines instead of tables
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// The heading of options that every command has.
+const EVERYWHERE: &str = "Options of every command";
 
 /// Where data goes unless it is said.
 const DEFAULT_DATA: &str = "var";
@@ -54,10 +57,10 @@ const DEFAULT_DATA: &str = "var";
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Connection {
     /// Base URL of the API, e.g. http://127.0.0.1:8090
-    #[arg(long, global = true, env = "HOSTING_API_URL", value_name = "URL")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HOSTING_API_URL", value_name = "URL")]
     api: Option<String>,
     /// File with the API key
-    #[arg(long, global = true, env = "HOSTING_API_KEY_FILE", value_name = "FILE", value_parser = perhaps_empty())]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HOSTING_API_KEY_FILE", value_name = "FILE", value_parser = perhaps_empty())]
     key_file: Option<PathBuf>,
     /// The API key itself. Others on this machine can read it in the list of processes: --key-file is better
     #[arg(long, global = true, value_name = "KEY", hide = true, conflicts_with = "key_file")]
@@ -66,6 +69,7 @@ pub(crate) struct Connection {
     #[arg(
         long,
         global = true,
+        help_heading = EVERYWHERE,
         env = "HOSTING_DATA",
         default_value = DEFAULT_DATA,
         value_name = "DIR",

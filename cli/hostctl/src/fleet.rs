@@ -45,7 +45,14 @@ pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
         "orphans",
         "silent",
     ];
-    output::list(&columns, items.iter().map(row).collect(), &["node"], None);
+    // Where everything is as it should be, a narrow terminal has better use for the room.
+    let spare: Vec<&str> = EXCEPTIONS
+        .iter()
+        .zip(columns.iter().skip(4))
+        .filter(|((field, _), _)| items.iter().all(|one| one[*field].as_array().is_none_or(Vec::is_empty)))
+        .map(|(_, column)| *column)
+        .collect();
+    output::list(&columns, items.iter().map(row).collect(), &["node"], &spare);
     let remarks: Vec<String> = items.iter().flat_map(remarks).collect();
     if !remarks.is_empty() {
         output::line("");

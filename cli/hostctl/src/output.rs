@@ -130,28 +130,29 @@ fn render_table(
     trimmed(&table)
 }
 
-/// Prints a table with one line for each row. On a terminal that is too narrow for it the column `spare` is left out, then
-/// the widest columns but `whole` are shortened.
-pub(crate) fn list(columns: &[&str], rows: Vec<Vec<String>>, whole: &[&str], spare: Option<&str>) {
+/// Prints a table with one line for each row. On a terminal that is too narrow for it columns of `spare` are left out one by
+/// one, then the widest columns but `whole` are shortened.
+pub(crate) fn list(columns: &[&str], rows: Vec<Vec<String>>, whole: &[&str], spare: &[&str]) {
     line(render_list(columns, rows, whole, spare, terminal_width()));
 }
 
 /// Prints a table with one line for each row, whole however narrow the terminal is.
 pub(crate) fn whole(columns: &[&str], rows: Vec<Vec<String>>) {
-    line(render_list(columns, rows, &[], None, None));
+    line(render_list(columns, rows, &[], &[], None));
 }
 
 fn render_list(
     columns: &[&str],
     mut rows: Vec<Vec<String>>,
     whole: &[&str],
-    spare: Option<&str>,
+    spare: &[&str],
     width: Option<usize>,
 ) -> String {
     let mut columns = columns.to_vec();
     if let Some(width) = width {
-        let left_out = columns.iter().position(|column| Some(*column) == spare);
-        if let Some(index) = left_out.filter(|_| total(&widths(&columns, &rows)) > width) {
+        for column in spare {
+            let index = columns.iter().position(|one| one == column);
+            let Some(index) = index.filter(|_| total(&widths(&columns, &rows)) > width) else { continue };
             columns.remove(index);
             rows.iter_mut().for_each(|row| {
                 row.remove(index);
@@ -328,11 +329,11 @@ mod tests {
     fn a_narrow_terminal_goes_without_the_spare_column() {
         let rows = || vec![row(&["www.example.com", "active", "0123456789abcdef"])];
         let columns = ["fqdn", "status", "id"];
-        let wide = render_list(&columns, rows(), &[], Some("id"), Some(60));
+        let wide = render_list(&columns, rows(), &[], &["id"], Some(60));
         assert!(wide.ends_with("0123456789abcdef"), "{wide}");
-        let narrow = render_list(&columns, rows(), &[], Some("id"), Some(30));
+        let narrow = render_list(&columns, rows(), &[], &["id"], Some(30));
         assert_eq!(narrow, "FQDN             STATUS\nwww.example.com  active");
-        assert_eq!(render_list(&columns, rows(), &[], Some("id"), None), wide);
+        assert_eq!(render_list(&columns, rows(), &[], &["id"], None), wide);
     }
 
     #[test]

@@ -22,18 +22,23 @@ pub(crate) fn read<T: DeserializeOwned>(
     let text =
         substitute(&text, |name| vars.get(name).cloned().or_else(|| environment::variable(name)), &mut unset);
     for name in unset {
-        output::warning(format!("{}: ${{{name}}} is not set and stays as it is", file.display()));
+        output::warning(format!("{}: ${{{name}}} is not set and stays as it is", shown(file)));
     }
-    parse(&text).map_err(|problem| anyhow!("{} is not {what}: {problem}", file.display()))
+    parse(&text).map_err(|problem| anyhow!("{} is not {what}: {problem}", shown(file)))
 }
 
 /// As [`read`], without variables: what stands there is what is meant.
 pub(crate) fn read_plain<T: DeserializeOwned>(file: &Path, what: &str) -> anyhow::Result<T> {
-    parse(&text_of(file)?).map_err(|problem| anyhow!("{} is not {what}: {problem}", file.display()))
+    parse(&text_of(file)?).map_err(|problem| anyhow!("{} is not {what}: {problem}", shown(file)))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())
+}
+
+/// What a message calls the file.
+pub(crate) fn shown(file: &Path) -> String {
+    if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() }
 }
 
 fn text_of(file: &Path) -> anyhow::Result<String> {
@@ -42,7 +47,7 @@ fn text_of(file: &Path) -> anyhow::Result<String> {
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
         return Ok(text);
     }
-    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", shown(file)))
 }
 
 /// Replaces `${NAME}`, and lists each name without a value once. Comments are left alone.

@@ -39,7 +39,7 @@ pub(super) fn read(
         Some(file) => {
             let body = yaml::read_plain(file, "a list of fields")?;
             if let Some(problem) = misread(schema, schema, &Value::Object(Map::clone(&body)), "") {
-                return Err(UsageError(format!("{}: {problem}", file.display())).into());
+                return Err(UsageError(format!("{}: {problem}", yaml::shown(file))).into());
             }
             body
         }
@@ -88,19 +88,14 @@ fn misread(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<Stri
             .enumerate()
             .find_map(|(n, value)| misread(root, schema.get("items")?, value, &format!("{at}[{n}]"))),
         Value::Bool(_) | Value::Number(_) if is_text_alone(&schema["type"]) => {
-            let example = match value {
-                Value::Bool(true) => "\"yes\"".to_owned(),
-                Value::Bool(false) => "\"no\"".to_owned(),
-                other => format!("\"{other}\""),
+            let (read_as, example) = match value {
+                Value::Bool(true) => ("the truth value true", "\"yes\""),
+                Value::Bool(_) => ("the truth value false", "\"no\""),
+                _ => ("a number", "\"8.10\""),
             };
             Some(format!(
-                "{at} takes text, but YAML reads {} there: y, yes, no, on, off, true, false and bare numbers are no text. \
-                 Quote it, as in {at}: {example}",
-                if value.is_boolean() {
-                    format!("the truth value {value}")
-                } else {
-                    format!("the number {value}")
-                }
+                "{at} takes text, but YAML reads {read_as} there: y, yes, no, on, off, true, false and bare numbers are no text. \
+                 Quote it, as in {at}: {example}"
             ))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
@@ -185,12 +180,12 @@ mod tests {
             ("brand", "name: y\n", "name: \"yes\""),
             ("brand", "base_hostname: no\n", "base_hostname: \"no\""),
             ("brand", "name: on\n", "name"),
-            ("webroot", "runtime_version: 8.2\n", "runtime_version: \"8.2\""),
-            ("tenant", "customer_id: 1001\n", "customer_id: \"1001\""),
+            ("webroot", "runtime_version: 8.2\n", "runtime_version: \"8.10\""),
+            ("tenant", "customer_id: 1001\n", "customer_id: \"8.10\""),
             (
                 "tenant",
                 "webroots: [{runtime: php, runtime_version: 8.2}]\n",
-                "webroots[0].runtime_version: \"8.2\"",
+                "webroots[0].runtime_version: \"8.10\"",
             ),
         ] {
             let error = problem(kind, text).unwrap_or_else(|| panic!("{text} was taken"));

@@ -80,7 +80,7 @@ pub(crate) async fn update(api: &Api, args: &UpdateArgs, as_json: bool) -> anyho
     let info = args.one.kind;
     if info.codes.update.is_none() {
         let others = plurals(|info| info.codes.update.is_some());
-        return Err(usage(format!("{} cannot be changed; there are {others}", info.plural())));
+        return Err(usage(format!("{} cannot be changed; it is for {others}", info.plural())));
     }
     let schema = body::update_schema(info);
     let mut fields = body::read(&schema, args.file.as_deref(), &args.set)?;
@@ -134,7 +134,7 @@ pub(crate) async fn retry(api: &Api, args: &RetryArgs, as_json: bool) -> anyhow:
         (false, _) if info.retry => "retry",
         (false, _) => {
             let others = plurals(|info| info.retry);
-            return Err(usage(format!("{} cannot be tried again; there are {others}", info.plural())));
+            return Err(usage(format!("{} cannot be tried again; it is for {others}", info.plural())));
         }
     };
     let (id, _) = args.one.resolve(api).await?;

@@ -159,7 +159,7 @@ fn print(info: &KindInfo, items: &[Value], wide: bool) {
     if wide {
         output::whole(&heads, rows);
     } else {
-        output::list(&heads, rows, WHOLE, Some("id").filter(|_| by_name));
+        output::list(&heads, rows, WHOLE, if by_name { &["id"] } else { &[] });
     }
 }
 

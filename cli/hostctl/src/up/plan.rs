@@ -108,8 +108,8 @@ impl Plan {
     async fn check_configurations(&self) -> anyhow::Result<()> {
         let controller = ("controller".to_owned(), "hosting-controller", self.controller_arguments());
         let roles = self.roles()?.into_iter().map(|role| (role.name, role.program, role.arguments));
-        for (name, program, arguments) in std::iter::once(controller).chain(roles) {
-            let program = self.programs.join(program);
+        for (name, binary, arguments) in std::iter::once(controller).chain(roles) {
+            let program = self.programs.join(binary);
             let check = tokio::process::Command::new(&program)
                 .arg("--check-config")
                 .args(arguments)
@@ -121,11 +121,12 @@ impl Plan {
                 Err(_) => bail!("{} --check-config does not answer", program.display()),
             };
             if !answer.status.success() {
+                let words = String::from_utf8_lossy(&answer.stderr);
+                let words = words.trim();
                 bail!(
-                    "{name} cannot run like this: {}. Nothing was started; if it is the path {}, choose another folder \
-                     with --data DIR",
-                    String::from_utf8_lossy(&answer.stderr).trim(),
-                    self.data.path().display()
+                    "{name} cannot run like this: {}. Nothing was started; where a path is in the way, choose another \
+                     folder with --data DIR",
+                    words.strip_prefix(&format!("{binary}: ")).unwrap_or(words)
                 );
             }
         }
@@ -396,7 +397,7 @@ impl Plan {
                     vec![String::new(), String::new(), String::new(), format!("https://{name}:{https}/")],
                 ]
             });
-            output::list(&["site", "brand", "runtime", "url"], rows.collect(), &["site", "url"], None);
+            output::list(&["site", "brand", "runtime", "url"], rows.collect(), &["site", "url"], &[]);
             output::line("");
         }
         for site in sites.iter().filter(|site| site.suspended) {
@@ -414,7 +415,11 @@ impl Plan {
             output::line(format!("  see {} explain {}\n", self.hostctl(), site.fqdn));
         }
         if let Some(site) = sites.first() {
-            let (name, ip) = (&site.fqdn, self.args.address);
+            let name = &site.fqdn;
+            let ip = match self.args.address {
+                IpAddr::V4(v4) => v4.to_string(),
+                IpAddr::V6(v6) => format!("[{v6}]"),
+            };
             output::line("Try:");
             output::line(format!("  curl --noproxy '*' --resolve {name}:{http}:{ip} http://{name}:{http}/"));
             output::line(format!(

@@ -22,6 +22,7 @@ async fn hostctl_does_what_scripts_expect() {
     let admin = Client::admin(&platform);
     applying_a_cluster_twice_changes_nothing(&admin).await;
     seeding_twice_changes_nothing(&admin).await;
+    names_are_enough(&admin).await;
     every_kind_has_its_verbs(&admin).await;
     exit_codes_tell_what_happened(&admin).await;
     completions_are_valid();
@@ -76,7 +77,8 @@ cluster:
 cluster_runtimes:
   - {runtime: php, version: '8.5'}
 ";
-    fs::write(&base, format!("api_url: {api}\napi_key: {key}\n{text}")).unwrap();
+    // Files of other tools name the API with the path that all its routes have.
+    fs::write(&base, format!("api_url: {api}/api/v1\napi_key: {key}\n{text}")).unwrap();
     fs::write(&more, "cluster_runtimes:\n  - {runtime: static, version: '1'}\n").unwrap();
     // The files say where the API is: nothing else of this machine is asked, and long flags may have one dash.
     let apply = || {
@@ -249,18 +251,130 @@ tenants:
     assert_eq!((&second["created"], &second["sites"]), (&json!([]), &first["sites"]));
     assert_eq!(head(admin).await, before, "seeding again writes nothing");
 
-    // A tenant of a brand that the file does not name again; and a file that asks for too much changes nothing.
+    // A tenant of a brand that the file does not name again.
     let third = "tenants:\n  - {name: third, brand: Seeded, customer_id: crm-79, shard: web-1}\n";
     let head_line = "region: default\ncluster: cluster-1\n";
     fs::write(folder.join("third.yaml"), format!("{head_line}{third}")).unwrap();
     assert_eq!(json_of(seed("third.yaml"))["created"], json!(["tenant third", "subscription default"]));
-    let more = "    databases: [{subscription: default, shard: db-1}]\n";
-    let fourth = "tenants:\n  - name: fourth\n    brand: Seeded\n    customer_id: crm-80\n    shard: web-1\n";
-    fs::write(folder.join("fourth.yaml"), format!("{head_line}{fourth}{more}")).unwrap();
+    // What is not served is left out, each thing with a warning; a variable that is not set stays as it is.
+    let fourth = "oidc_clients: [{id: web, secret: s, name: Web, redirect_uris: [https://a.example/]}]
+tenants:
+  - name: fourth
+    brand: Seeded
+    customer_id: crm-80-${SEED_UNSET}
+    shard: web-1
+    sftp_enabled: true
+    ssh_keys: [{name: laptop, public_key: x}]
+    databases: [{subscription: default, shard: db-1, users: [{suffix: _a, password: p, privileges: [ALL]}]}]
+    webroots:
+      - runtime: static
+        env_vars: [{name: A, value: b, secret: true}]
+        fqdns: [{fqdn: fourth.seeded.test}]
+      - runtime: node
+        runtime_version: '22'
+        fqdns: [{fqdn: node.seeded.test}]
+";
+    fs::write(folder.join("fourth.yaml"), format!("{head_line}{fourth}")).unwrap();
     let output = seed("fourth.yaml");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let created = json_of(output)["created"].clone();
+    assert_eq!(
+        created,
+        json!([
+            "tenant fourth",
+            "subscription default",
+            "site fourth.seeded.test of tenant fourth",
+            "fqdn fourth.seeded.test"
+        ]),
+        "{told}"
+    );
+    let wanted = [
+        "${SEED_UNSET} is not set",
+        "oidc_clients (1)",
+        "tenant fourth: databases (1)",
+        "tenant fourth: ssh_keys (1)",
+        "tenant fourth: sftp_enabled",
+        "tenant fourth: site fourth.seeded.test: env_vars (1)",
+        "site node.seeded.test of tenant fourth",
+    ];
+    for what in wanted {
+        assert_eq!(told.matches(what).count(), 1, "{what}: {told}");
+    }
+    assert_eq!(told.matches("warning:").count(), wanted.len(), "{told}");
+    assert_eq!(admin.items("/tenants?customer_id=crm-80-%24%7BSEED_UNSET%7D").await.len(), 1);
+    // A misspelt field in it changes nothing, although the list is not served.
+    let fifth =
+        fourth.replace("fourth", "fifth").replace("crm-80", "crm-80-fifth").replace("suffix:", "sufix:");
+    fs::write(folder.join("fifth.yaml"), format!("{head_line}{fifth}")).unwrap();
+    let output = seed("fifth.yaml");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.code() == Some(1) && text.contains("fourth: databases"), "{output:?}");
-    assert!(admin.items("/tenants?customer_id=crm-80").await.is_empty());
+    assert!(output.status.code() == Some(1) && text.contains("sufix"), "{output:?}");
+    let tenants = admin.items("/tenants").await;
+    assert!(
+        tenants.iter().all(|one| !one["customer_id"].as_str().unwrap().starts_with("crm-80-fifth")),
+        "{tenants:?}"
+    );
+}
+
+/// What a person knows is enough: no id is copied from one command into the next.
+async fn names_are_enough(admin: &Client<'_>) {
+    let platform = admin.platform;
+    let say = |line: &str| json_of(platform, &line.split(' ').collect::<Vec<_>>());
+    let zone = say(
+        "create zone -s name=named.example -s tenant_id=crm-77 -s subscription_id=main -s region_id=default --wait",
+    );
+    has(&zone, json!({"name": "named.example", "subscription_id": "crm-77-main", "status": "active"}));
+    has(
+        &say("create fqdn --in crm-77 -s fqdn=www.named.example -s webroot_id=www.own.example --wait"),
+        json!({"fqdn": "www.named.example", "status": "active"}),
+    );
+    say("create zone-record --in named.example -s type=TXT -s name=note -s content=one --wait");
+    has(
+        &say("update zone-record named.example/note/TXT -s content=two -s ttl=60 --wait"),
+        json!({"ttl": 60}),
+    );
+    has(&say("describe zone-record --in named.example note"), json!({"ttl": 60}));
+    assert_eq!(say("get zone named.example")[0]["id"], zone["id"]);
+    assert_eq!(say("get zones --filter tenant_id=crm-77").as_array().unwrap().len(), 2);
+    for (line, field) in [
+        ("describe fqdn www.named.example", "fqdn"),
+        ("describe webroot www.named.example", "runtime"),
+        ("describe tenant Seeded/crm-77", "customer_id"),
+        ("describe tenant www.named.example", "customer_id"),
+        ("describe brand Seeded", "name"),
+        ("describe region default", "name"),
+        ("describe cluster default/cluster-1", "name"),
+        ("describe shard cluster-1/web-1", "role"),
+        ("describe node web-1.localdomain", "hostname"),
+        ("describe subscription crm-77/main", "name"),
+        ("describe lb-address cluster-1/127.0.0.1", "address"),
+        ("describe api-key bootstrap", "key_prefix"),
+    ] {
+        assert!(say(line)[field].is_string(), "{line}");
+    }
+    has(&say("wait fqdn www.named.example"), json!({"status": "active"}));
+    has(
+        &say("suspend tenant crm-77 --reason unpaid --wait"),
+        json!({"status": "suspended", "suspend_reason": "unpaid"}),
+    );
+    has(&say("unsuspend crm-77 --wait"), json!({"status": "active"}));
+    let table = String::from_utf8_lossy(&run(platform, &["get", "zones"]).stdout).into_owned();
+    let line =
+        table.lines().find(|line| line.starts_with("named.example")).unwrap_or_else(|| panic!("{table}"));
+    assert!(line.contains("Seeded") && line.contains("crm-77"), "{table}");
+    let table = run(platform, &["get", "zone-records", "--in", "named.example"]).stdout;
+    assert!(String::from_utf8_lossy(&table).contains("TTL"), "{table:?}");
+    // A name that is taken is told in words that a person would say.
+    let taken = run(platform, &["create", "fqdn", "--in", "crm-77", "-s", "fqdn=www.named.example"]);
+    let text = String::from_utf8_lossy(&taken.stderr).into_owned();
+    assert!(
+        taken.status.code() == Some(6) && text.contains("error: fqdn \"www.named.example\" is"),
+        "{text}"
+    );
+    say("delete fqdn www.named.example --wait");
+    say("delete zone named.example --wait");
+    assert_eq!(run(platform, &["get", "zone", "named.example"]).status.code(), Some(4));
+    say("delete zone named.example --ignore-not-found");
 }
 
 async fn every_kind_has_its_verbs(admin: &Client<'_>) {
@@ -391,7 +505,10 @@ async fn every_kind_has_its_verbs(admin: &Client<'_>) {
         assert!(all.as_array().unwrap().iter().any(|item| item["id"] == one.as_str()), "{kind}: {all}");
         let table = run(platform, &list);
         let text = String::from_utf8_lossy(&table.stdout);
-        assert!(text.starts_with(" ID") || text.starts_with("ID"), "{kind}: {text}");
+        assert!(
+            text.lines().next().is_some_and(|head| head.split("  ").any(|word| word == "ID")),
+            "{kind}: {text}"
+        );
         assert!(text.contains(one.as_str()), "{kind}: {text}");
         let text = String::from_utf8_lossy(&run(platform, &["describe", kind, one]).stdout).into_owned();
         assert!(text.contains("created_at") && text.contains(one.as_str()), "{kind}: {text}");
