@@ -264,6 +264,7 @@ tenants:
     customer_id: crm-80-${SEED_UNSET}
     shard: web-1
     sftp_enabled: true
+    subscriptions: [{id: crm-80-fourth, name: main}]
     ssh_keys: [{name: laptop, public_key: x}]
     databases: [{subscription: default, shard: db-1, users: [{suffix: _a, password: p, privileges: [ALL]}]}]
     webroots:
@@ -282,7 +283,7 @@ tenants:
         created,
         json!([
             "tenant fourth",
-            "subscription default",
+            "subscription main",
             "site fourth.seeded.test of tenant fourth",
             "fqdn fourth.seeded.test"
         ]),
