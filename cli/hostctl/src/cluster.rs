@@ -240,6 +240,7 @@ impl Maker<'_> {
             return Ok(one["id"].as_str().unwrap_or_default().to_owned());
         }
         let made = self.api.post(path, &body).await.with_context(what)?;
+        output::warnings(&made);
         self.created.push(what());
         Ok(made["id"].as_str().with_context(|| format!("{kind} {value}: no id in the answer"))?.to_owned())
     }

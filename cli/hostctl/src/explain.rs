@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -60,19 +59,21 @@ pub(crate) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let fqdn = host_of(&args.fqdn);
     if fqdn.is_empty() {
-        bail!("{:?} holds no host name", args.fqdn);
+        return Err(output::UsageError(format!("{:?} holds no host name", args.fqdn)).into());
     }
     let api = Api::connect(connection)?;
-    let mut links = ask_api(&api, &fqdn).await?;
-
     let up = Summary::read(connection.data_dir());
     let address = |given: &Option<String>, default: Option<&String>| -> anyhow::Result<Option<SocketAddr>> {
         let Some(text) = given.as_ref().or(default) else { return Ok(None) };
-        text.parse().map(Some).with_context(|| format!("{text:?} is no ip:port"))
+        let example = "write IP:PORT, as in 127.0.0.1:53 or [::1]:53";
+        let problem = |_| output::UsageError(format!("{text:?} is no address of a server; {example}"));
+        Ok(Some(text.parse().map_err(problem)?))
     };
     let dns = address(&args.dns, up.as_ref().map(|up| &up.dns))?;
-    links.push(ask_dns(&fqdn, dns).await);
     let edge = address(&args.edge, up.as_ref().map(|up| &up.edge_http))?;
+
+    let mut links = ask_api(&api, &fqdn).await?;
+    links.push(ask_dns(&fqdn, dns).await);
     links.push(ask_edge(&fqdn, edge, None).await);
     // Only `up` says which CA signs; elsewhere a browser's trust is needed to judge a certificate.
     if let Some(up) = up.as_ref().filter(|_| args.edge.is_none()) {

@@ -68,6 +68,13 @@ pub(crate) fn warning(words: impl std::fmt::Display) {
     note(format!("{} {words}", Style::new().for_stderr().yellow().apply_to("warning:")));
 }
 
+/// Prints the warnings in an answer of the API, each with its remedy.
+pub(crate) fn warnings(answer: &Value) {
+    for one in answer["warnings"].as_array().into_iter().flatten() {
+        warning(format!("{}; {}", cell(&one["message"]), cell(&one["remedy"])));
+    }
+}
+
 /// The exit code of a command that ended with `code`, once what it printed is considered too: a reader that left has its own,
 /// quiet one; output that could not be written otherwise is a failure, and said.
 pub(crate) fn finish(code: ExitCode) -> ExitCode {

@@ -185,6 +185,8 @@ fn every_error_is_one_json_document_where_json_is_asked_for() {
         ("--json delete zone x --wait --timeout soon", 2),
         ("--json get zone nope", 4),
         ("--json get zones --api ftp://x", 2),
+        ("--json explain a.example --edge localhost", 2),
+        ("--json explain https:// --edge 127.0.0.1:80", 2),
     ] {
         let output = api.run(&line.split(' ').collect::<Vec<_>>());
         let body: Value = serde_json::from_slice(&output.stdout)

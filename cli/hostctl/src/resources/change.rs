@@ -309,9 +309,7 @@ fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCo
         output::json(answer);
         return code;
     }
-    for warning in answer["warnings"].as_array().into_iter().flatten() {
-        output::warning(output::cell(warning));
-    }
+    output::warnings(answer);
     match answer["id"].as_str() {
         Some(id) => {
             let label = label_of(answer).filter(|label| *label != id).map(|label| format!(" {label}"));

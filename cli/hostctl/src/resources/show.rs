@@ -230,7 +230,9 @@ pub(crate) async fn describe(api: &Api, args: &DescribeArgs, as_json: bool) -> a
     let fields = one.as_object().cloned().unwrap_or_default();
     let width = fields.keys().map(String::len).max().unwrap_or_default();
     let mut known = Names { api, known: BTreeMap::new() };
-    for (name, value) in fields.iter().filter(|(name, _)| *name != "conditions") {
+    for (name, value) in
+        fields.iter().filter(|(name, _)| !["conditions", "warnings"].contains(&name.as_str()))
+    {
         let owner =
             OWNERS.iter().find(|owner| **owner != info.kind && format!("{}_id", owner.name()) == *name);
         let label = match (owner, value.as_str().filter(|id| !id.is_empty())) {
@@ -246,6 +248,7 @@ pub(crate) async fn describe(api: &Api, args: &DescribeArgs, as_json: bool) -> a
         output::line("");
         print_conditions(conditions);
     }
+    output::warnings(&one);
     Ok(())
 }
 

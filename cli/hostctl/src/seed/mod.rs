@@ -289,7 +289,7 @@ impl Seeder<'_> {
             body["tenant_id"] = json!(tenant.id);
             body["subscription_id"] = json!(subscription(tenant, zone.subscription.as_deref(), what)?);
         }
-        self.api.post("/zones", &body).await.with_context(what)?;
+        output::warnings(&self.api.post("/zones", &body).await.with_context(what)?);
         self.seeded.created.push(what());
         Ok(())
     }
@@ -316,6 +316,7 @@ impl Seeder<'_> {
             Some(id) => id,
             None => match self.api.post(&path, &webroot.body(&subscription)).await {
                 Ok(made) => {
+                    output::warnings(&made);
                     self.seeded.created.push(what());
                     text(&made, "id")
                 }
@@ -338,7 +339,7 @@ impl Seeder<'_> {
         for name in &webroot.fqdns {
             if !present.iter().any(|one| one["fqdn"] == name.fqdn.as_str()) {
                 let body = json!({"fqdn": name.fqdn, "webroot_id": id, "ssl_enabled": name.ssl_enabled});
-                self.api.post(&fqdns, &body).await.with_context(what)?;
+                output::warnings(&self.api.post(&fqdns, &body).await.with_context(what)?);
                 self.seeded.created.push(format!("fqdn {}", name.fqdn));
             }
             self.seeded.sites.push(Site {

@@ -75,6 +75,9 @@ impl Plan {
             Some(folder) => folder.clone(),
             None => std::env::current_exe()?.parent().context("no folder")?.to_owned(),
         };
+        if programs.to_str().is_none() {
+            bail!("the path {} is not UTF-8; name another folder with --bin-dir", programs.display());
+        }
         for name in ["hosting-controller", "hosting-edge", "hosting-dns", "hosting-nodeagent"] {
             if !programs.join(name).is_file() {
                 bail!(
