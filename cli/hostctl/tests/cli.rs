@@ -361,7 +361,6 @@ fn a_filter_that_the_kind_does_not_have_is_refused() {
     for (line, part) in [
         (format!("get fqdns --in {tenant} --search x"), "--filter fqdn"),
         (format!("get zone-records --in {UUID} --search x"), "--filter type"),
-        (format!("get subscriptions --in {tenant} --search x"), "cannot be searched"),
         ("get regions --status active".to_owned(), "have no status"),
         ("get tenants --in acme".to_owned(), "--in"),
         ("get zones --filter colour=red".to_owned(), "tenant_id, brand_id"),

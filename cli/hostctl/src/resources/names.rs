@@ -1,6 +1,6 @@
 //! Names that a person knows in place of ids: zone and host names, customer ids, names of regions, clusters and shards.
 
-use hosting_resource::{Column, IdPolicy, Kind, KindInfo};
+use hosting_resource::{IdPolicy, Kind, KindInfo};
 use serde_json::Value;
 
 use super::{LABELS, collection, collections, item, label_of, usage};
@@ -130,11 +130,10 @@ pub(super) async fn bearers(
     };
     // A webroot has no name of its own: it is called by its host names.
     for path in paths.iter().filter(|_| info.kind != Kind::Webroot) {
-        let facet = LABELS.iter().find(|label| info.filters.contains(label));
-        let query = match (facet, info.search) {
-            (Some(field), _) => format!("?{field}={}", encode(name)),
-            (None, Some(Column::Label)) => format!("?search={}", encode(name)),
-            (None, _) => String::new(),
+        let facet = LABELS.iter().find(|label| info.filters.iter().any(|filter| filter.name == **label));
+        let query = match facet {
+            Some(field) => format!("?{field}={}", encode(name)),
+            None => format!("?search={}", encode(name)),
         };
         found.extend(api.list(&format!("{path}{query}")).await?.into_iter().filter(is_meant));
     }

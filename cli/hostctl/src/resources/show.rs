@@ -98,26 +98,15 @@ async fn query(api: &Api, args: &GetArgs) -> anyhow::Result<String> {
         query.push(format!("status={}", encode(status)));
     }
     if let Some(search) = &args.search {
-        if info.search.is_none() {
-            let others = plurals(|info| info.search.is_some());
-            let instead = match info.filters {
-                [] => String::new(),
-                fields => {
-                    format!("; these can be filtered with --filter {}=VALUE", fields.join("=VALUE or "))
-                }
-            };
-            return Err(usage(format!("{plural} cannot be searched; --search is for {others}{instead}")));
-        }
         query.push(format!("search={}", encode(search)));
     }
     for pair in &args.filter {
         let (field, value) =
             pair.split_once('=').ok_or_else(|| usage(format!("{pair:?}: write FIELD=VALUE")))?;
-        if !info.filters.contains(&field) {
-            let fields = match info.filters {
-                [] => "by nothing".to_owned(),
-                fields => format!("by {}", fields.join(", ")),
-            };
+        if !info.filters.iter().any(|filter| filter.name == field) {
+            let names: Vec<&str> = info.filters.iter().map(|filter| filter.name).collect();
+            let fields =
+                if names.is_empty() { "by nothing".to_owned() } else { format!("by {}", names.join(", ")) };
             return Err(usage(format!("{plural} cannot be filtered by {field:?}, but {fields}")));
         }
         let kind = Kind::from_name(field.trim_end_matches("_id"));

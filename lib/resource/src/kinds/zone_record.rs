@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::definition::{Build, Definition, to_map};
 use crate::record_data::unescaped_name;
 use crate::{
-    Codes, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent, RecordData,
-    Resource, SpecError, Status, Tier, check,
+    Codes, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent,
+    RecordData, Resource, SpecError, Status, Tier, check,
 };
 
 /// Types that are served.
