@@ -6,7 +6,7 @@ use hosting_agent_engine::{Place, Root};
 use hosting_intent::php::{Settings, check_version, in_bytes, is_path};
 
 use super::{BadValue, fingerprint, plain_id, word};
-use crate::layout::{Layout, PING_PATH, php_sockets, tenant_logs};
+use crate::layout::{Layout, PING_PATH, php_socket, php_sockets, tenant_logs};
 
 /// A site's pool, before its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,13 +242,15 @@ php_admin_value[realpath_cache_ttl] = 2
     let name = fingerprint(&["php", &pool.version, &program, user, id, &body]);
     let name: String = name.chars().take(16).collect();
     let socket = socket(&name);
-    let at = layout.roots.text(&socket);
-    if at.len() > SOCKET_BYTES || at.contains(':') {
-        let problem = format!(
-            "{at:?} must have at most {SOCKET_BYTES} bytes (it has {}) and no ':'; choose another --run-dir",
-            at.len()
-        );
-        return Err(BadValue::new("socket", problem));
+    for at in [&socket, &php_socket(id)] {
+        let at = layout.roots.text(at);
+        if at.len() > SOCKET_BYTES || at.contains(':') {
+            let problem = format!(
+                "{at:?} must have at most {SOCKET_BYTES} bytes (it has {}) and no ':'; choose another --run-dir",
+                at.len()
+            );
+            return Err(BadValue::new("socket", problem));
+        }
     }
     let text = format!(
         "; Written by the node agent; changes made here are overwritten.
