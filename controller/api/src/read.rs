@@ -14,7 +14,7 @@ use crate::bodies::{
     ShardTenants, Stats, StatusCount, Summary,
 };
 use crate::query::{GONE, Query, sort_keys, sort_of};
-use crate::service::{Call, Reply, find, named, to_json};
+use crate::service::{Call, Reply, named, to_json};
 use crate::wait::{Look, Waited};
 use crate::{Api, ApiError, SubscriberView};
 
@@ -452,19 +452,19 @@ impl Api {
         let workflow = parse_workflow(&call.id)
             .ok_or_else(|| ApiError::not_found(format!("{:?} names no workflow of a resource", call.id)))?;
         let limit = self.wait_timeout(&call.query, self.max_wait())?;
-        {
+        let id = {
             let mut tx = self.store().read().await?;
-            match find(&mut tx, workflow.kind, workflow.id).await {
-                Ok(_) => {}
+            match call.named(&mut tx, workflow.kind, workflow.id).await {
+                Ok(resource) => resource.id,
                 // What is not there any more has been deleted (that is what its workflow was), unless it was to be made.
                 Err(error) if error.status == StatusCode::NOT_FOUND && !workflow.creates => {
                     return Ok(Reply::json(200, to_json(&Completed { status: "completed" })?));
                 }
                 Err(error) => return Err(error),
             }
-        }
+        };
         let _place = self.waiting_place(&call.principal)?;
-        match self.until_ready(&[workflow.id.to_owned()], limit).await? {
+        match self.until_ready(&[id], limit).await? {
             Waited::Ready(_) => Ok(Reply::json(200, to_json(&Completed { status: "completed" })?)),
             Waited::Rejected(_, reasons) => Err(ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,

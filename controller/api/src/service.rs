@@ -13,7 +13,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use futures::FutureExt;
 use hosting_planner::World;
-use hosting_resource::{Kind, Tier};
+use hosting_resource::{Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
 use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::Store;
@@ -615,11 +615,66 @@ impl Call {
         world: &mut dyn World,
         kind: Kind,
     ) -> Result<hosting_resource::Resource, ApiError> {
-        let resource = find(world, kind, &self.id).await?;
+        let resource = self.named(world, kind, &self.id).await?;
         if kind.info().tier == Tier::Brand {
             self.principal.may_touch(&resource)?;
         }
         Ok(resource)
+    }
+}
+
+impl Call {
+    /// What the caller means by an id.
+    pub(crate) async fn named(
+        &self,
+        world: &mut dyn World,
+        kind: Kind,
+        id: &str,
+    ) -> Result<hosting_resource::Resource, ApiError> {
+        if kind == Kind::Subscription {
+            self.subscription(world, id).await
+        } else {
+            find(world, kind, id).await
+        }
+    }
+
+    /// The subscription that the caller's brand calls `id`; a caller of several brands may write `brand~id`.
+    async fn subscription(
+        &self,
+        world: &mut dyn World,
+        id: &str,
+    ) -> Result<hosting_resource::Resource, ApiError> {
+        let mut found = Vec::new();
+        for brand in &self.principal.brands {
+            found.extend(world.resource(&in_brand(brand, id)).await?);
+        }
+        if found.is_empty() {
+            found = world.with_facet(Kind::Subscription, "id", id, "", 2).await?;
+        }
+        // Written with its brand, though an older build kept it under its id alone.
+        if let Some((brand, own)) = id.split_once('~')
+            && let Some(plain) = world.resource(own).await?
+            && plain.brand.as_deref() == Some(brand)
+        {
+            found.push(plain);
+        }
+        // Written with its brand, or kept by an older build under this id alone.
+        if let Some(whole) = world.resource(id).await?
+            && found.iter().all(|other| other.id != whole.id && other.brand != whole.brand)
+        {
+            found.push(whole);
+        }
+        found.retain(|found| found.kind == Kind::Subscription);
+        if found.len() > 1 && found.iter().any(|one| self.principal.may_touch(one).is_ok()) {
+            found.retain(|one| self.principal.may_touch(one).is_ok());
+        }
+        if let [one, _, ..] = &found[..] {
+            return Err(ApiError::conflict(format!(
+                "several brands have a subscription {id:?}: write the brand in front, e.g. {}",
+                in_brand(one.brand.as_deref().unwrap_or_default(), id)
+            )));
+        }
+        found.pop().ok_or_else(|| ApiError::not_found("subscription not found"))
     }
 }
 

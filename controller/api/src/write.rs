@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use hosting_planner::{Change, Deleted, Draft, World, lint};
 use hosting_resource::kinds::brand;
-use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier, Update, Warning};
+use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier, Update, Warning, public_id};
 use hosting_store::{ListQuery, Origin, WriteTx};
 use serde_json::{Map, Value, json};
 
@@ -125,8 +125,8 @@ impl Api {
                 Box::pin(async move {
                     let done = inner.carry_out(tx, prepared).await?;
                     let mut row = row;
-                    if done.subject.is_some() {
-                        row.resource_id.clone_from(&done.subject);
+                    if let Some(subject) = &done.subject {
+                        row.resource_id = Some(public_id(subject).to_owned());
                     }
                     tx.audit(row);
                     Ok::<Done, ApiError>(done)
@@ -292,7 +292,7 @@ impl Api {
             return Ok(self.views(&mut tx, &[resource]).await?.pop().unwrap_or_default());
         }
         let mut body = Map::new();
-        body.insert("id".to_owned(), id.into());
+        body.insert("id".to_owned(), public_id(id).into());
         body.insert("status".to_owned(), "deleted".into());
         Ok(body)
     }

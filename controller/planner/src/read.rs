@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hosting_resource::kinds::zone_record::{self, ZoneRecordSpec};
-use hosting_resource::{Kind, RecordData, Resource};
+use hosting_resource::{Kind, RecordData, Resource, in_brand};
 
 use crate::fields::{dns_group, given, is_deleting};
 use crate::{World, WorldError};
@@ -158,6 +158,18 @@ pub(crate) fn zone_is_open_to(zone: &Resource, tenant: &Resource) -> bool {
     match zone.tenant.as_deref() {
         Some(owner) => owner == tenant.id,
         None => zone.brand.is_some() && zone.brand == tenant.brand,
+    }
+}
+
+/// The subscription that `brand` calls `id`. Older builds kept it under that id alone.
+pub(crate) async fn subscription(
+    world: &mut dyn World,
+    brand: &str,
+    id: &str,
+) -> Result<Option<Resource>, WorldError> {
+    match of_kind(world, Kind::Subscription, &in_brand(brand, id)).await? {
+        Some(subscription) => Ok(Some(subscription)),
+        None => of_kind(world, Kind::Subscription, id).await,
     }
 }
 

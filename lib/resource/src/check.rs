@@ -70,7 +70,11 @@ pub(crate) fn reference(field: &str, value: &str) -> Checked {
     if value.is_empty() {
         return Err(SpecError::invalid(field, "is required"));
     }
-    foreign_id(field, value)
+    // The id of a brand's, with the brand in front.
+    match value.split_once(crate::ids::IN_BRAND) {
+        Some((brand, own)) => id(field, brand).and_then(|()| foreign_id(field, own)),
+        None => foreign_id(field, value),
+    }
 }
 
 fn labels(field: &str, name: &str) -> Checked {

@@ -414,7 +414,7 @@ impl<D: Definition> KindDef for Erased<D> {
     fn view(&self, resource: &Resource) -> Map<String, Value> {
         let info = &D::INFO;
         let mut view = Map::new();
-        view.insert("id".to_owned(), resource.id.clone().into());
+        view.insert("id".to_owned(), ids::public_id(&resource.id).into());
         if let (Some(parent), Some(id)) = (info.parent, &resource.parent) {
             view.insert(parent.field.to_owned(), id.clone().into());
         }
@@ -426,6 +426,9 @@ impl<D: Definition> KindDef for Erased<D> {
             .unwrap_or(resource.spec.clone());
         view.extend(spec.into_iter().filter(|(field, _)| !info.hidden.contains(&field.as_str())));
         view.extend(to_map(&D::extra(resource)).unwrap_or_default());
+        if let Some(Value::String(id)) = view.get_mut("subscription_id") {
+            *id = ids::public_id(id).to_owned();
+        }
         if info.status {
             view.insert("status".to_owned(), resource.status.as_str().into());
             if let Some(message) = &resource.status_message {

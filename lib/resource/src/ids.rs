@@ -16,7 +16,7 @@ pub enum IdPolicy {
     Uuid,
     /// The caller's, else a random UUID.
     CallerOrUuid,
-    /// The caller's; it must be given.
+    /// The caller's; it must be given, and is unique in the brand. The store keeps it as [`in_brand`] spells it.
     Caller,
 }
 
@@ -26,9 +26,24 @@ impl fmt::Display for IdPolicy {
             Self::Prefixed(prefix) => write!(f, "{prefix} and 10 of a-z 0-9"),
             Self::Uuid => f.write_str("UUIDv4"),
             Self::CallerOrUuid => f.write_str("chosen by the caller, else UUIDv4"),
-            Self::Caller => f.write_str("chosen by the caller"),
+            Self::Caller => f.write_str("chosen by the caller, unique in its brand"),
         }
     }
+}
+
+/// Parts a brand's id from one that is unique in the brand only. No id that a caller chooses holds it.
+pub(crate) const IN_BRAND: char = '~';
+
+/// The id under which the store keeps what `brand` calls `id`: free, whatever ids other brands and other kinds have.
+#[must_use]
+pub fn in_brand(brand: &str, id: &str) -> String {
+    format!("{brand}{IN_BRAND}{id}")
+}
+
+/// The id by which callers know what the store keeps under `id`.
+#[must_use]
+pub fn public_id(id: &str) -> &str {
+    id.rsplit_once(IN_BRAND).map_or(id, |(_, public)| public)
 }
 
 /// The prefix and 10 random characters of `[a-z0-9]`: 51 bits.
@@ -79,6 +94,13 @@ mod tests {
         let uuid = uuid(&mut entropy);
         assert_eq!((uuid.len(), uuid.as_bytes()[14]), (36, b'4'));
         assert_ne!(prefixed("t_", &mut entropy), id);
+    }
+
+    #[test]
+    fn ids_of_a_brand_are_known_by_their_own_part() {
+        assert_eq!(public_id(&in_brand("acme", "crm:4711")), "crm:4711");
+        assert_eq!(public_id("crm-4711"), "crm-4711");
+        assert!(crate::check::foreign_id("id", &in_brand("acme", "crm-1")).is_err(), "nobody can choose one");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use definition::{Creation, KindDef, NewResource, Update, Warning, timestamp}
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
 pub use filter::{Filter, FilterBy};
-pub use ids::{Entropy, IdPolicy, prefixed, uuid};
+pub use ids::{Entropy, IdPolicy, in_brand, prefixed, public_id, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Parent, Tier};
 pub use kind::Kind;
 pub use record_data::RecordData;

@@ -336,6 +336,9 @@ fn literal(content: &str) -> Result<(), SpecError> {
         };
         return Err(wrong(format!("{problem} ({odd:?})")));
     }
+    if content.starts_with(['\u{201c}', '\u{201d}', '\u{201e}']) {
+        return Err(wrong("stands in typographic quotes: use \", or none"));
+    }
     if content.contains("\\;") {
         return Err(wrong("holds \\; as zone files write it: write ; alone, or the whole text in quotes"));
     }
@@ -535,6 +538,7 @@ mod tests {
             ("TXT", "v=DKIM1\\; p=x", "\\;"),
             ("TXT", "v=DKIM1; \" \"p=x", "begin of another"),
             ("TXT", "x IN TXT ( \"a\" )", "whole line"),
+            ("TXT", "\u{201c}v=spf1 -all\u{201d}", "typographic"),
             ("TXT", &"x".repeat(4097), "at most 4096"),
             ("TXT", &"\"\" ".repeat(257), "at most 256"),
             ("TXT", " \n ", "is required"),

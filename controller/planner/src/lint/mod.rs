@@ -22,6 +22,9 @@ const MAX_AROUND: usize = 100;
 /// Most warnings of one answer.
 const MAX_WARNINGS: usize = 50;
 
+/// Code of what is wrong with a zone's own name servers.
+const SERVERS: &str = "name_server_without_address";
+
 /// Something wrong, and the names that it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
@@ -62,18 +65,14 @@ pub async fn of_zone(world: &mut dyn World, zone: &Resource) -> Result<Vec<Warni
     Ok(warnings)
 }
 
-/// What is wrong with a zone that concerns one host name: the zone's own name servers, and what lies on the way to the name.
+/// What is wrong with a zone that concerns one host name: the zone's own name servers, and the records of the name.
 ///
 /// # Errors
 /// When a read fails.
 pub async fn of_name(world: &mut dyn World, zone: &Resource, name: &str) -> Result<Vec<Warning>, WorldError> {
-    let apex = zone.text("name");
-    let names = [name.to_owned(), apex.to_owned()];
-    let view = ZoneView::around(world, zone, &names).await?;
-    let findings = view.findings();
-    Ok(bounded(
-        findings.into_iter().filter(|finding| finding.about.iter().any(|about| is_in_zone(name, about))),
-    ))
+    let view = ZoneView::around(world, zone, &[name.to_owned()]).await?;
+    let concerns = |finding: &Finding| finding.warning.code == SERVERS || finding.about.contains(name);
+    Ok(bounded(view.findings().into_iter().filter(concerns)))
 }
 
 /// What a change of `resource` has to do with: a record in its zone; a new zone, and the records that it hides in the zone
@@ -164,7 +163,7 @@ impl ZoneView {
                     Found::Address | Found::Unknown => return None,
                 };
                 Some(finding(
-                    "name_server_without_address",
+                    SERVERS,
                     (apex, "NS"),
                     format!("the zone's name server {server} {problem}, so that resolvers may not find the zone"),
                     "make A and AAAA records of the name server in the zone that holds its name, or give the brand others",
@@ -176,13 +175,10 @@ impl ZoneView {
 
     fn hidden(&self, owner: &str, entry: &Entry, cover: &Cover<'_>) -> Option<Finding> {
         let record_type = entry.record_type.as_str();
-        if entry.auto {
-            return None;
-        }
         let at = (owner, record_type);
         match cover {
-            // The delegation to a zone of one's own.
-            Cover::Zone(zone) if *zone == owner && record_type == "NS" => None,
+            // The delegation to a zone of one's own; automatic records are made in that zone.
+            Cover::Zone(zone) if entry.auto || (*zone == owner && record_type == "NS") => None,
             Cover::Zone(zone) => Some(finding(
                 "hidden_by_zone",
                 at,

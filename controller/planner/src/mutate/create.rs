@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use hosting_intent::Cause;
-use hosting_resource::{Creation, Kind, NewResource, Resource};
+use hosting_resource::{Creation, Kind, NewResource, Resource, in_brand};
 
 use super::check::{check, give_places, live};
-use crate::fields::{FIRST_TENANT_UID, SERIAL_OFFSET, TENANT_UID, ZONE_SERIAL, is_deleting, state};
+use crate::fields::{FIRST_TENANT_UID, SERIAL_OFFSET, TENANT_UID, ZONE_SERIAL, given, is_deleting, state};
 use crate::plan::{Plan, bump_serial};
 use crate::touched::touched;
 use crate::{Draft, PlanError, Unit, Walk, auto_records, read, trace};
@@ -44,10 +44,7 @@ pub async fn create(draft: &mut dyn Draft, creation: Creation) -> Result<Vec<Res
 }
 
 /// Checks one resource, gives it what the platform allocates, and puts it.
-async fn write(plan: &mut Plan<'_>, new: NewResource) -> Result<Resource, PlanError> {
-    if plan.draft.resource(&new.id).await?.is_some() {
-        return Err(PlanError::Conflict(format!("{} {:?} exists already", new.kind, new.id)));
-    }
+async fn write(plan: &mut Plan<'_>, mut new: NewResource) -> Result<Resource, PlanError> {
     if let (Some(parent), Some(lies_in)) = (&new.parent, new.kind.info().parent) {
         match read::of_kind(plan.draft, lies_in.kind, parent).await? {
             None => return Err(PlanError::NotFound { kind: lies_in.kind, id: parent.clone() }),
@@ -61,9 +58,21 @@ async fn write(plan: &mut Plan<'_>, new: NewResource) -> Result<Resource, PlanEr
         Some(owner) => Some(live(plan.draft, owner.field, owner.kind, &owner.id).await?),
         None => None,
     };
+    if new.kind == Kind::Subscription {
+        let brand = owner.as_ref().and_then(|owner| owner.brand.as_deref()).unwrap_or_default();
+        let taken = read::subscription(plan.draft, brand, &new.id).await?;
+        if taken.is_some_and(|taken| taken.brand.as_deref() == Some(brand)) {
+            return Err(PlanError::Conflict(format!("subscription {:?} exists already", new.id)));
+        }
+        new.id = in_brand(brand, &new.id);
+    }
+    if plan.draft.resource(&new.id).await?.is_some() {
+        return Err(PlanError::Conflict(format!("{} {:?} exists already", new.kind, new.id)));
+    }
     let revision = plan.draft.revision();
     let mut resource = new.into_resource(owner.as_ref(), revision, plan.draft.now());
     trace::note(plan.draft, &mut resource);
+    name_subscription(plan.draft, &mut resource).await?;
     check(plan.draft, &resource, None).await?;
     match resource.kind {
         Kind::Tenant => {
@@ -90,6 +99,16 @@ async fn write(plan: &mut Plan<'_>, new: NewResource) -> Result<Resource, PlanEr
     }
     plan.put(vec![resource.clone()]).await?;
     Ok(resource)
+}
+
+/// Refers to a subscription by the id that the store keeps it under.
+async fn name_subscription(draft: &mut dyn Draft, resource: &mut Resource) -> Result<(), PlanError> {
+    let Some(id) = given(resource, "subscription_id") else { return Ok(()) };
+    let brand = resource.brand.as_deref().unwrap_or_default();
+    if let Some(subscription) = read::subscription(draft, brand, id).await? {
+        resource.spec.insert("subscription_id".to_owned(), subscription.id.into());
+    }
+    Ok(())
 }
 
 /// Every zone's served serial moves with an address, by one intent. What people see in automatic records follows later, as

@@ -201,7 +201,7 @@ async fn a_tenant_stops_at_once_and_goes_last() {
     );
     lab.settle().await;
     assert_eq!(lab.get(&tenant.id), None);
-    assert_eq!(lab.get("sub-c1"), None);
+    assert_eq!(lab.get("acme~sub-c1"), None);
     assert_eq!(lab.status(&other.id), Some(Status::Active));
     assert!(lab.store.rows().all(|row| !row.owner.contains(&tenant.id)));
     assert!(
@@ -220,14 +220,14 @@ async fn a_subscription_takes_its_sites_and_zones_along() {
     lab.post(Kind::Subscription, Some(&tenant.id), body).await.unwrap();
     let body = json!({"subscription_id": "second", "runtime": "static", "runtime_version": "1"});
     let kept = lab.post(Kind::Webroot, Some(&tenant.id), body).await.unwrap();
-    lab.delete("sub-c1").await.unwrap();
+    lab.delete("acme~sub-c1").await.unwrap();
     // It goes last: who waits for it has waited for its sites and zones.
     assert_eq!(lab.status(&webroot.id), Some(Status::Deleting));
     let fleet = Everybody::of(&lab.store);
-    let waiting = lab.look("sub-c1", &fleet).await;
+    let waiting = lab.look("acme~sub-c1", &fleet).await;
     assert!(!waiting.remove && waiting.conditions[0].name == "children", "{waiting:?}");
     lab.settle().await;
-    assert_eq!((lab.get("sub-c1"), lab.get(&webroot.id)), (None, None));
+    assert_eq!((lab.get("acme~sub-c1"), lab.get(&webroot.id)), (None, None));
     assert!(
         lab.store.resources.values().all(|r| !matches!(r.kind, Kind::Zone | Kind::Fqdn | Kind::ZoneRecord))
     );

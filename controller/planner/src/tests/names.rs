@@ -237,13 +237,16 @@ async fn a_zone_changes_hands() {
     let (mut lab, tenant, zone, _, _) = site().await;
     let other = lab.tenant("acme", "c2").await;
     let moved = lab.put(&zone.id, json!({"tenant_id": other.id})).await.unwrap();
-    assert_eq!((moved.tenant.as_deref(), moved.text("subscription_id")), (Some(other.id.as_str()), "sub-c2"));
+    assert_eq!(
+        (moved.tenant.as_deref(), moved.text("subscription_id")),
+        (Some(other.id.as_str()), "acme~sub-c2")
+    );
     lab.settle().await;
     // The name still is the first tenant's, its records are not in a stranger's zone.
     assert_eq!(lab.rr_set(AUTO), None);
     assert!(lab.route("www.example.com").is_some());
     lab.assert_planned().await;
-    lab.delete("sub-c1").await.unwrap();
+    lab.delete("acme~sub-c1").await.unwrap();
     lab.settle().await;
     assert!(lab.get(&zone.id).is_some(), "billed with the other's subscription now");
     lab.brand("bolt", "bolt.example").await;

@@ -106,7 +106,7 @@ async fn only_a_change_that_waits_is_noted() {
     let rows = lab.store.log.len();
 
     // Nothing changes: not a byte.
-    let body = Value::Object(before.spec.clone());
+    let body = Value::Object(before.view());
     let body = json!({
         "runtime": body["runtime"], "runtime_version": body["runtime_version"],
         "subscription_id": body["subscription_id"], "service_hostname_enabled": false,

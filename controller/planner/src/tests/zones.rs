@@ -238,6 +238,14 @@ async fn hidden_records_are_told() {
     assert!(!told.contains(&("hidden_by_zone".into(), "shop.example.com NS".into())), "{told:?}");
     let all = lint::of_zone(&mut lab.store, &zone).await.unwrap();
     assert_eq!(all.len(), 5, "{all:?}");
+    // So are the platform's own records of a site.
+    let webroot = lab.webroot(&tenant).await;
+    lab.fqdn(&tenant, "www.site.example.com", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    let cut = lab.record(&zone, "NS", "site", "ns.example.net").await.unwrap();
+    assert_eq!(codes(&mut lab, &cut).await, one("hidden_by_delegation", "www.site.example.com A"));
+    let told = lint::of_name(&mut lab.store, &zone, "www.site.example.com").await.unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 #[tokio::test]
@@ -329,4 +337,43 @@ async fn ttls_of_a_set_are_told_and_work_is_bounded() {
     assert!(lab.store.reads < 40, "{} reads", lab.store.reads);
     let told = lint::of_zone(&mut lab.store, &zone).await.unwrap();
     assert_eq!(told.last().unwrap().code, "zone_partly_checked");
+}
+
+#[tokio::test]
+async fn each_brand_has_its_own_subscription_ids() {
+    let mut lab = Lab::new().await;
+    lab.brand("bolt", "bolt.example").await;
+    let (one, two) = (lab.tenant("acme", "c1").await, lab.tenant("bolt", "c1").await);
+    let crm = json!({"id": "crm-1", "name": "web"});
+    let mine = lab.post(Kind::Subscription, Some(&one.id), crm.clone()).await.unwrap();
+    let other = lab.tenant("acme", "c2").await;
+    assert!(
+        reason(lab.post(Kind::Subscription, Some(&other.id), crm.clone()).await).contains("exists already")
+    );
+    let theirs = lab.post(Kind::Subscription, Some(&two.id), crm.clone()).await.unwrap();
+    assert_ne!(mine.id, theirs.id);
+    assert_eq!((mine.view()["id"].clone(), theirs.view()["id"].clone()), (json!("crm-1"), json!("crm-1")));
+    // Nothing of another kind is in the way, nor are they in anybody's.
+    lab.brand("crm-1", "crm.example").await;
+    let site = json!({"subscription_id": "crm-1", "runtime": "static", "runtime_version": "1"});
+    for (tenant, subscription) in [(&one, &mine), (&two, &theirs)] {
+        let webroot = lab.post(Kind::Webroot, Some(&tenant.id), site.clone()).await.unwrap();
+        assert_eq!(webroot.text("subscription_id"), subscription.id);
+        assert_eq!(webroot.view()["subscription_id"], json!("crm-1"));
+    }
+    // What an older build kept under the id alone is still found, and still taken.
+    let mut legacy = mine.clone();
+    legacy.id = "crm-2".into();
+    legacy.spec.insert("name".into(), json!("legacy"));
+    let change = crate::Change { put: vec![legacy], ..crate::Change::default() };
+    crate::Draft::apply(&mut lab.store, change).await.unwrap();
+    lab.store.commit();
+    let again = json!({"id": "crm-2", "name": "again"});
+    assert!(
+        reason(lab.post(Kind::Subscription, Some(&one.id), again.clone()).await).contains("exists already")
+    );
+    lab.post(Kind::Subscription, Some(&two.id), again).await.unwrap();
+    let site = json!({"subscription_id": "crm-2", "runtime": "static", "runtime_version": "1"});
+    let webroot = lab.post(Kind::Webroot, Some(&one.id), site).await.unwrap();
+    assert_eq!(webroot.text("subscription_id"), "crm-2");
 }

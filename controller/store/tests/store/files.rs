@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use hosting_intent_sync::FeedSource;
 use hosting_planner::World;
+use hosting_resource::Kind;
 use hosting_store::{AuditEntry, AuditQuery, OpenError, Origin, Store, StoreError};
 
 use crate::harness::{Bench, applied, config, intents, kek, open, put, set, tenant};
@@ -166,6 +167,23 @@ async fn a_newer_schema_and_a_foreign_file_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_older_file_is_brought_up_to_date() {
+    let bench = Bench::new().await;
+    bench.store.close().await;
+    edit(
+        &bench.path(),
+        "PRAGMA user_version = 1; \
+         INSERT INTO resources VALUES ('z1', 'zone', NULL, NULL, NULL, 'a.b.example', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}')",
+    )
+    .await;
+    let store = Store::open(&config(&bench.path()), kek(&bench.path())).await.unwrap();
+    for (name, found) in [("a.b.example", 1), ("b.example", 1), ("example", 1), ("x.example", 0)] {
+        let zones = store.read().await.unwrap().with_facet(Kind::Zone, "suffix", name, "", 9).await.unwrap();
+        assert_eq!(zones.len(), found, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damage_inside_is_told_apart() {
     let bench = Bench::new().await;
     applied(&bench.store, put((0..500).map(|n| tenant(&format!("t_{n}"))).collect::<Vec<_>>())).await;
@@ -181,7 +199,7 @@ async fn damage_inside_is_told_apart() {
             .read()
             .await
             .unwrap()
-            .page(&hosting_store::ListQuery::new(hosting_resource::Kind::Tenant))
+            .page(&hosting_store::ListQuery::new(Kind::Tenant))
             .await
             .unwrap_err()
             .to_string(),

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
 use crate::{
-    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
-    filter,
+    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique,
+    check, filter, public_id,
 };
 
 /// What is stored of a subscription.
@@ -20,7 +20,7 @@ pub struct SubscriptionSpec {
 /// Body of POST /tenants/{tenantID}/subscriptions.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct SubscriptionCreate {
-    /// Chosen by the CRM, so that sending the same twice is answered with a conflict.
+    /// Chosen by the CRM, so that sending the same twice is answered with a conflict. Unique in the brand.
     id: String,
     name: String,
 }
@@ -100,6 +100,7 @@ impl Definition for Subscription {
     fn index(resource: &Resource, spec: &SubscriptionSpec, index: &mut Index) {
         let scope = resource.parent.clone().unwrap_or_default();
         index.uniques.push(Unique { scope, key: spec.name.clone(), field: "name" });
+        index.facets.push(Facet { field: "id", value: public_id(&resource.id).to_owned() });
     }
 
     fn extra(_: &Resource) -> Nothing {
