@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hosting_intent::limits;
 use hosting_intent_sync::client::{identity_dir, ledger_file};
 use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
 use hosting_scaffold::telemetry::LogFormat;
@@ -97,7 +98,7 @@ impl Default for Settings {
             backlog: 4_096,
             handshake_timeout_ms: 10_000,
             header_timeout_ms: 10_000,
-            max_header_bytes: 64 * 1024,
+            max_header_bytes: limits::HEADER_BYTES,
             idle_timeout_ms: 60_000,
             body_timeout_ms: 60_000,
             write_timeout_ms: 60_000,

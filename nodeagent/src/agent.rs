@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hosting_agent_engine::{Engine, Phase, Report, Scope};
+use hosting_agent_engine::{Engine, Phase, Report, Scope, Secret};
 use hosting_intent::Key;
 use hosting_scaffold::telemetry::spans_of;
 use tokio::{sync::watch, time::Instant};
@@ -35,6 +35,8 @@ pub struct Agent {
     pub host: RealHost,
     /// What is wanted.
     pub views: watch::Receiver<Option<Arc<View>>>,
+    /// What edges show to nginx.
+    pub edge_key: watch::Receiver<Option<Secret>>,
     /// Where reports go.
     pub reports: ReportSink,
     /// Where readiness goes.
@@ -105,6 +107,7 @@ impl Agent {
                     // What ended by itself may be anybody's; work that is done is waited for by a key that is not at rest.
                     Some(if ended { Scope::Everything } else { Scope::Changes })
                 }
+                Ok(()) = self.edge_key.changed() => Some(Scope::Changes),
                 () = tokio::time::sleep_until(retry) => {
                     Some(if Instant::now() >= next_drift { Scope::Everything } else { Scope::Changes })
                 }
@@ -130,7 +133,7 @@ impl Agent {
         *traced = view.batches;
         let span = spans.first().cloned().unwrap_or_else(Span::none);
         let started = Instant::now();
-        let wanted = desired(view);
+        let wanted = desired(view, self.edge_key.borrow_and_update().as_ref());
         let buffer: Mutex<BTreeMap<Key, Option<Report>>> = Mutex::default();
         let hold = held.is_some();
         let (reports, shared) = (self.reports.clone(), &buffer);

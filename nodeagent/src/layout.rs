@@ -1,8 +1,9 @@
 //! Where things lie on this node and how it is set up: what every driver knows and nothing changes while the agent runs.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hosting_agent_engine::{Place, Root, Secret};
+use hosting_intent::limits;
 
 /// The node's set-up.
 #[derive(Debug, Clone)]
@@ -13,12 +14,15 @@ pub struct Layout {
     pub roots: Roots,
     /// Where nginx listens for sites; at least one.
     pub listen: Vec<SocketAddr>,
-    /// Networks (`address/bits`) whose `X-Hosting-Host` and `X-Forwarded-*` headers are believed.
+    /// Networks (`address/bits`) of the edges, whose `X-Hosting-Host` and `X-Forwarded-*` headers are believed. None: who
+    /// shows the edge key is an edge wherever it is, and without a key nobody is.
     pub edges: Vec<String>,
     /// nginx.
     pub nginx: PathBuf,
     /// nginx worker processes.
     pub workers: u32,
+    /// What nginx allows.
+    pub web: WebLimits,
     /// php-fpm by version (`8.2`).
     pub php: BTreeMap<String, PathBuf>,
     /// The user that sites run as; `None`: the agent's own.
@@ -27,6 +31,36 @@ pub struct Layout {
     pub sites_are_root: bool,
     /// What our own probes show to nginx.
     pub probe_token: Secret,
+}
+
+/// What nginx allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebLimits {
+    /// Header fields of a request with its first line, and of an answer, in bytes.
+    pub header_bytes: usize,
+    /// A request's body, in bytes.
+    pub body_bytes: u64,
+    /// Bodies on disk at the same time for one site.
+    pub uploads_per_site: u32,
+    /// Bodies on disk at the same time for one visitor (an IPv4 address or an IPv6 /64), all sites together.
+    pub uploads_per_visitor: u32,
+    /// After a reload, requests under way go on for this long.
+    pub shutdown_timeout: Duration,
+    /// Workers of earlier configurations at the same time.
+    pub old_workers: usize,
+}
+
+impl Default for WebLimits {
+    fn default() -> Self {
+        Self {
+            header_bytes: limits::HEADER_BYTES,
+            body_bytes: limits::BODY_BYTES,
+            uploads_per_site: 64,
+            uploads_per_visitor: 16,
+            shutdown_timeout: Duration::from_secs(4 * 3600),
+            old_workers: 64,
+        }
+    }
 }
 
 /// The user that sites run as.
@@ -53,6 +87,8 @@ pub struct Roots {
     pub config: PathBuf,
     /// Sockets.
     pub run: PathBuf,
+    /// Requests on their way that are too large for memory.
+    pub temp: PathBuf,
 }
 
 impl Roots {
@@ -64,6 +100,7 @@ impl Roots {
             Root::Logs => &self.logs,
             Root::Config => &self.config,
             Root::Run => &self.run,
+            Root::Temp => &self.temp,
         }
     }
 

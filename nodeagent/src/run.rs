@@ -10,9 +10,10 @@ use std::{
 };
 
 use anyhow::Context;
+use futures::future::BoxFuture;
 use hosting_agent_engine::{Phase, Report, Secret};
-use hosting_intent::Key;
-use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Reporter, Subscription};
+use hosting_intent::{Key, edge_key::NodeEdgeKey};
+use hosting_intent_sync::client::{ClientMetrics, EdgeKey, EdgeKeyStore, Reporter, Subscription};
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
@@ -32,6 +33,7 @@ use crate::{
     host::{
         RealHost,
         files::Files,
+        logs::Rotation,
         supervisor::{AtDeath, Supervisor},
     },
     layout::Roots,
@@ -39,6 +41,7 @@ use crate::{
     settings::Settings,
     view::{KINDS, NodeReplica, View},
 };
+use tokio::sync::watch;
 
 /// For everything but the services, when the process ends.
 const END_MARGIN: Duration = Duration::from_secs(5);
@@ -103,6 +106,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let stop = spawner.stop();
     let edge_key = EdgeKeyStore::load(&settings.data_dir());
+    let keys = edge_key.subscribe();
     let subscription = Subscription {
         data_dir: settings.data_dir(),
         controllers: settings.controller.clone(),
@@ -134,7 +138,21 @@ async fn serve(
     let at_death = if settings.keep_children { AtDeath::Keep } else { AtDeath::End };
     let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), settings.services(), at_death)
         .context("cannot look after services")?;
+    supervisor.bound_old_workers(layout.web.old_workers);
+    let rotation = Rotation::new(files.clone(), supervisor.clone(), settings.log_limits());
     let host = RealHost::new(files, supervisor, layout.roots.clone());
+
+    let (shown, edge_key) = watch::channel(header_value(keys.borrow().as_ref()));
+    for (task, work) in [
+        ("edge key", Box::pin(show(keys, shown)) as BoxFuture<'static, ()>),
+        ("logs", Box::pin(rotation.run())),
+    ] {
+        let stop = stop.clone();
+        spawner.spawn(task, OnEnd::Fatal, async move {
+            tokio::select! { () = work => {}, () = stop.cancelled() => {} }
+            Ok::<(), anyhow::Error>(())
+        });
+    }
 
     let replica = NodeReplica::new(layout.clone());
     let mut views = replica.views();
@@ -153,6 +171,7 @@ async fn serve(
         engine: engine(&layout, settings.concurrency),
         host,
         views: views.clone(),
+        edge_key,
         reports: report_to(reporter),
         ready,
         metrics,
@@ -177,6 +196,21 @@ async fn serve(
 
     subscription.run(replica, stop).await?;
     Ok(())
+}
+
+/// What edges show in `X-Hosting-Key`.
+fn header_value(key: Option<&EdgeKey>) -> Option<Secret> {
+    let key = NodeEdgeKey::from_bytes(key?.as_bytes())?;
+    Some(Secret(key.header_value()))
+}
+
+/// Passes on each key that the controller gives.
+async fn show(mut keys: watch::Receiver<Option<EdgeKey>>, shown: watch::Sender<Option<Secret>>) {
+    while keys.changed().await.is_ok() {
+        shown.send_replace(header_value(keys.borrow_and_update().as_ref()));
+    }
+    // Nobody gives another one; the last one stays in force until the process ends.
+    std::future::pending::<()>().await;
 }
 
 fn report_to(reporter: Reporter) -> ReportSink {
@@ -274,8 +308,13 @@ mod tests {
     fn a_storage_that_is_not_the_known_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let roots =
-            Roots { storage: path("storage"), logs: path("logs"), config: path("config"), run: path("run") };
+        let roots = Roots {
+            storage: path("storage"),
+            logs: path("logs"),
+            config: path("config"),
+            run: path("run"),
+            temp: path("temp"),
+        };
         for name in ["storage", "data", "other"] {
             fs::create_dir(path(name)).unwrap();
         }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hosting_agent_engine::Secret;
@@ -15,8 +16,8 @@ use hosting_scaffold::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::files::can_enter,
-    layout::{Layout, Roots, SiteUser},
+    host::{files::can_enter, logs::LogLimits},
+    layout::{Layout, Roots, SiteUser, WebLimits},
     render,
 };
 
@@ -37,11 +38,15 @@ pub struct Settings {
     /// Logs. Default: `/var/log/hosting`; with other folders than the default ones, `log/<name of data_dir>` beside
     /// `storage_dir`.
     pub log_dir: Option<PathBuf>,
+    /// Requests on their way that are too large for memory; on a disk. Default: `/var/cache/hosting/nodeagent`; with other
+    /// folders than the default ones, `tmp/<name of data_dir>` beside `storage_dir`.
+    pub temp_dir: Option<PathBuf>,
     /// Sockets. Default: a folder in `/run/hosting` for root, `run` in `data_dir` otherwise.
     pub run_dir: Option<PathBuf>,
     /// Where nginx listens for the edges.
     pub listen: Vec<SocketAddr>,
-    /// Addresses or networks of the edges: only they are believed when they name the visitor's host and address.
+    /// Addresses or networks of the edges: only they are believed when they name the visitor's host and address. Empty: who
+    /// shows the key that the controller gave to edges is one, wherever it is; as long as there is no key, nobody is.
     pub edge: Vec<String>,
     /// Address of the admin port. Keep it off public networks.
     pub admin_listen: SocketAddr,
@@ -53,6 +58,25 @@ pub struct Settings {
     pub nginx: Option<PathBuf>,
     /// nginx worker processes.
     pub workers: u32,
+    /// Header fields of a request with its first line, and of an answer, in bytes; the edges' `max_header_bytes`.
+    pub max_header_bytes: usize,
+    /// Requests with a body larger than 64 KiB that one site may receive at the same time: each lies on disk.
+    pub uploads_per_site: u32,
+    /// The same for one visitor (an IPv4 address or an IPv6 /64), all sites together.
+    pub uploads_per_visitor: u32,
+    /// Answers under way go on for this long after nginx took in a change.
+    pub shutdown_timeout_ms: u64,
+    /// nginx workers of earlier configurations, with answers under way, at the same time. Changes are taken in the less
+    /// often the more there are, and wait when this many are left.
+    pub old_workers: usize,
+    /// A log of nginx or php-fpm that has this size, in bytes, is closed and a new one begun.
+    pub log_max_bytes: u64,
+    /// The same for the logs of one tenant.
+    pub tenant_log_max_bytes: u64,
+    /// A log that is this old is closed, too.
+    pub log_max_age_ms: u64,
+    /// Closed logs that are kept of each.
+    pub log_keep: u32,
     /// The user that sites run as. Default: `www-data` for root, the agent's own otherwise.
     pub site_user: Option<String>,
     /// Run sites as root where `site_user` cannot enter their folders. For trying things out only.
@@ -75,18 +99,29 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let web = WebLimits::default();
         Self {
             data_dir: PathBuf::from(DATA_DIR),
             storage_dir: PathBuf::from(STORAGE_DIR),
             log_dir: None,
+            temp_dir: None,
             run_dir: None,
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
-            edge: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
+            edge: Vec::new(),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9103)),
             controller: Vec::new(),
             join_token_file: None,
             nginx: None,
             workers: 2,
+            max_header_bytes: web.header_bytes,
+            uploads_per_site: web.uploads_per_site,
+            uploads_per_visitor: web.uploads_per_visitor,
+            shutdown_timeout_ms: u64::try_from(web.shutdown_timeout.as_millis()).unwrap_or(u64::MAX),
+            old_workers: web.old_workers,
+            log_max_bytes: 256 << 20,
+            tenant_log_max_bytes: 16 << 20,
+            log_max_age_ms: 24 * 3_600_000,
+            log_keep: 7,
             site_user: None,
             allow_root_sites: false,
             keep_children: false,
@@ -162,15 +197,39 @@ impl Settings {
         if self.drift_interval_ms < 1_000 {
             return Err(invalid("drift_interval_ms", "must be at least 1000"));
         }
+        if !(1024..=256 * 1024).contains(&self.max_header_bytes) {
+            return Err(invalid("max_header_bytes", "must be 1024 to 262144"));
+        }
+        for (setting, value, most) in [
+            ("uploads_per_site", u64::from(self.uploads_per_site), 10_000),
+            ("uploads_per_visitor", u64::from(self.uploads_per_visitor), 10_000),
+            ("old_workers", self.old_workers as u64, 1024),
+            ("log_keep", u64::from(self.log_keep), 1000),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(invalid(setting, format!("must be 1 to {most}")));
+            }
+        }
+        for (setting, value, least) in [
+            ("shutdown_timeout_ms", self.shutdown_timeout_ms, 1_000),
+            ("log_max_bytes", self.log_max_bytes, 4096),
+            ("tenant_log_max_bytes", self.tenant_log_max_bytes, 4096),
+            ("log_max_age_ms", self.log_max_age_ms, 60_000),
+        ] {
+            if value < least {
+                return Err(invalid(setting, format!("must be at least {least}")));
+            }
+        }
         let roots = self.roots();
         for (setting, path) in [
             ("storage_dir", &roots.storage),
+            ("temp_dir", &roots.temp),
             ("log_dir", &roots.logs),
             ("run_dir", &roots.run),
             ("data_dir", &roots.config),
         ] {
             let text = path.to_str().ok_or_else(|| invalid(setting, "must be UTF-8"))?;
-            render::safe_path(setting, text).map_err(|bad| invalid(setting, bad.problem))?;
+            render::plain_path(setting, text).map_err(|bad| invalid(setting, bad.problem))?;
         }
         Ok(())
     }
@@ -205,6 +264,11 @@ impl Settings {
         let (data, storage) = (self.data_dir(), absolute(&self.storage_dir));
         let name = data.file_name().map_or_else(|| PathBuf::from("nodeagent"), PathBuf::from);
         let usual = data == Path::new(DATA_DIR) && storage == Path::new(STORAGE_DIR);
+        let temp = match &self.temp_dir {
+            Some(given) => absolute(given),
+            None if usual => PathBuf::from("/var/cache/hosting/nodeagent"),
+            None => storage.parent().unwrap_or(Path::new("/")).join("tmp").join(&name),
+        };
         let logs = match &self.log_dir {
             Some(given) => absolute(given),
             None if usual => PathBuf::from("/var/log/hosting"),
@@ -221,7 +285,7 @@ impl Settings {
                 PathBuf::from(format!("/run/hosting/nodeagent-{}", hash.get(..8).unwrap_or_default()))
             }
         };
-        Roots { storage, logs, config: data.join("config"), run }
+        Roots { storage, logs, config: data.join("config"), run, temp }
     }
 
     /// The node's set-up, as far as this machine allows it.
@@ -240,9 +304,28 @@ impl Settings {
             edges: self.edge.clone(),
             nginx: self.nginx_program()?,
             workers: self.workers,
+            web: WebLimits {
+                header_bytes: self.max_header_bytes,
+                uploads_per_site: self.uploads_per_site,
+                uploads_per_visitor: self.uploads_per_visitor,
+                shutdown_timeout: Duration::from_millis(self.shutdown_timeout_ms),
+                old_workers: self.old_workers,
+                ..WebLimits::default()
+            },
             php: self.php_programs()?,
             probe_token,
         })
+    }
+
+    /// When logs are full.
+    #[must_use]
+    pub fn log_limits(&self) -> LogLimits {
+        LogLimits {
+            bytes: self.log_max_bytes,
+            tenant_bytes: self.tenant_log_max_bytes,
+            age: Duration::from_millis(self.log_max_age_ms),
+            keep: self.log_keep,
+        }
     }
 
     fn nginx_program(&self) -> Result<PathBuf, SettingsError> {
@@ -303,7 +386,7 @@ impl Settings {
         let chosen = user(name).ok_or_else(|| {
             invalid("site_user", format!("there is no user {name:?}; create it or give another"))
         })?;
-        let blocked = [&roots.storage, &roots.run, &roots.logs]
+        let blocked = [&roots.storage, &roots.run, &roots.logs, &roots.temp]
             .into_iter()
             .find_map(|path| can_enter(path, &chosen).err());
         match blocked {
@@ -320,7 +403,8 @@ impl Settings {
             Some(why) => Err(invalid(
                 "storage_dir",
                 format!(
-                    "{why}; open that folder (chmod o+x), choose others with --storage-dir, --log-dir and --run-dir, or, \
+                    "{why}; open that folder (chmod o+x), choose others with --storage-dir, --log-dir, --temp-dir and \
+                     --run-dir, or, \
                      for trying things out only, give --allow-root-sites"
                 ),
             )),
@@ -340,6 +424,7 @@ impl Settings {
             ("generated configuration", &roots.config),
             ("logs", &roots.logs),
             ("sockets", &roots.run),
+            ("temporary files", &roots.temp),
         ] {
             text.push_str(&format!("# {what}: {}\n", path.display()));
         }
@@ -383,7 +468,7 @@ const EXAMPLES: &str = "Examples:
     hosting-nodeagent --controller controller.internal:7443 --join-token-file /etc/hosting/join-token --edge 10.0.0.0/24
   On loopback, for trying it out:
     hosting-nodeagent --data-dir var/web-1 --storage-dir var/storage --controller 127.0.0.1:7443 \\
-      --listen 127.0.0.1:8081 --admin-listen 127.0.0.1:9103
+      --listen 127.0.0.1:8081 --edge 127.0.0.1 --admin-listen 127.0.0.1:9103
   What is in force, and is it sound:
     hosting-nodeagent --config /etc/hosting/nodeagent.toml --dump-config
     hosting-nodeagent --config /etc/hosting/nodeagent.toml --check-config
@@ -406,6 +491,10 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<PathBuf>,
+    /// Folder for requests on their way that are too large for memory; on a disk
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temp_dir: Option<PathBuf>,
     /// Folder for sockets; its path must be short
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -513,6 +602,8 @@ mod tests {
         let other = load(&["--data-dir", "/x/var/web-1", "--storage-dir", "/x/var/storage"]).unwrap().roots();
         assert_eq!(other.logs, Path::new("/x/var/log/web-1"));
         assert_eq!(other.config, Path::new("/x/var/web-1/config"));
+        assert_eq!(other.temp, Path::new("/x/var/tmp/web-1"));
+        assert_eq!(usual.temp, Path::new("/var/cache/hosting/nodeagent"));
         if is_root() {
             let text = other.run.to_str().unwrap();
             assert!(text.starts_with("/run/hosting/nodeagent-") && text.len() < 40, "{text}");
@@ -534,9 +625,15 @@ mod tests {
             ("workers = 0", "workers"),
             ("concurrency = 0", "concurrency"),
             ("drift_interval_ms = 1", "drift_interval_ms"),
-            ("storage_dir = \"/srv/a;b\"", "storage_dir"),
+            ("max_header_bytes = 1000000", "max_header_bytes"),
+            ("uploads_per_site = 0", "uploads_per_site"),
+            ("old_workers = 0", "old_workers"),
+            ("shutdown_timeout_ms = 30", "shutdown_timeout_ms"),
+            ("log_keep = 0", "log_keep"),
+            ("log_max_age_ms = 5", "log_max_age_ms"),
+            ("storage_dir = \"/srv/a\\nb\"", "storage_dir"),
             ("run_dir = \"/srv/$run\"", "run_dir"),
-            ("data_dir = \"/srv/a*b\"", "log_dir"),
+            ("data_dir = \"/srv/a$b\"", "temp_dir"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();

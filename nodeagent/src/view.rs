@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hosting_agent_engine::{DataId, DataKind, Desired};
+use hosting_agent_engine::{DataId, DataKind, Desired, Secret};
 use hosting_intent::{Intent, Key, Kind, Rejection, message as m, php::Settings};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::{MAX_SPANS, spans_of};
@@ -167,11 +167,11 @@ fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
     })
 }
 
-/// What the node should have, from a view whose items passed the check.
+/// What the node should have, from a view whose items passed the check, and with the key that edges show.
 #[must_use]
-pub fn desired(view: &View) -> Desired {
+pub fn desired(view: &View, edge_key: Option<&Secret>) -> Desired {
     let mut desired = Desired::new();
-    desired.want::<NginxHost>(nginx_key().name, NginxSpec, None);
+    desired.want::<NginxHost>(nginx_key().name, NginxSpec { edge_key: edge_key.cloned() }, None);
 
     // Who is suspended, and what still stands in the way of a retire.
     let mut suspended: BTreeSet<&str> = BTreeSet::new();

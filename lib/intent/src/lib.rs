@@ -8,6 +8,7 @@
 mod digest;
 pub mod edge_key;
 pub mod folder;
+pub mod limits;
 pub mod name;
 mod parse;
 pub mod php;

@@ -353,6 +353,20 @@ impl Host for FakeHost {
         })
     }
 
+    async fn make_file(&self, at: &Place, access: Access) -> Result<(), HostError> {
+        self.change("make_file", |inner| {
+            inner.no_links_above("make", at)?;
+            inner.parents(at);
+            let content = match inner.now.nodes.get(at) {
+                None => Vec::new(),
+                Some(FakeNode::File(content, _)) => content.clone(),
+                Some(FakeNode::Dir(_) | FakeNode::Symlink(_)) => return Ok(()),
+            };
+            inner.now.nodes.insert(at.clone(), FakeNode::File(content, access));
+            Ok(())
+        })
+    }
+
     async fn offer_dir(&self, at: &Place, access: Access) -> Result<(), HostError> {
         self.change("offer_dir", |inner| {
             at.check()?;

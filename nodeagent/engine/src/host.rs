@@ -15,6 +15,8 @@ pub enum Root {
     Config,
     /// Sockets and other things that a restart makes anew.
     Run,
+    /// Requests on their way that are too large for memory; on a disk, and nothing in it outlives a restart.
+    Temp,
 }
 
 impl Root {
@@ -26,6 +28,7 @@ impl Root {
             Self::Logs => "logs",
             Self::Config => "config",
             Self::Run => "run",
+            Self::Temp => "temp",
         }
     }
 }
@@ -279,6 +282,22 @@ impl fmt::Debug for ConfigLayout {
 impl ConfigLayout {
     /// Replaced by the glob of the pieces, or by one candidate when it is tried out alone.
     pub const INCLUDE: &'static str = "@@INCLUDE@@";
+
+    /// The main file's text with the pieces that `name` says, `*` or one file's name without its folder, in double quotes. A
+    /// path with a wildcard in it is a pattern (glob(7)) for the services, in which the folder must stand for itself.
+    #[must_use]
+    pub fn text_with(&self, folder: &str, name: &str) -> String {
+        let is_pattern = [folder, name].iter().any(|part| part.contains(['*', '?', '[']));
+        let mut path = String::new();
+        for c in folder.chars() {
+            if is_pattern && "*?[]\\".contains(c) {
+                path.push('\\');
+            }
+            path.push(c);
+        }
+        let path = format!("{path}/{name}").replace('\\', "\\\\").replace('"', "\\\"");
+        self.text.replace(Self::INCLUDE, &format!("\"{path}\""))
+    }
 }
 
 /// A long-running service under the agent.
@@ -461,6 +480,10 @@ pub trait Host: Send + Sync {
     /// Makes a directory of the agent's own, or puts mode and owner of an existing one right. Missing directories above
     /// it are made (0755, the agent's).
     async fn make_dir(&self, at: &Place, access: Access) -> Result<(), HostError>;
+
+    /// Makes an empty file, or puts mode and owner of an existing one right and leaves its content. A link, or anything
+    /// else in its place, is left alone: an operator put it there. The directory above it must be the agent's own.
+    async fn make_file(&self, at: &Place, access: Access) -> Result<(), HostError>;
 
     /// Makes a directory where tenants may write, unless something is there already: that is theirs, whatever it is.
     async fn offer_dir(&self, at: &Place, access: Access) -> Result<(), HostError>;

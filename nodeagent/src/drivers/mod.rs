@@ -137,7 +137,7 @@ pub(crate) mod tests {
     use hosting_agent_engine::{Secret, block_on, fake::FakeHost};
 
     use super::*;
-    use crate::layout::Roots;
+    use crate::layout::{Roots, WebLimits};
 
     /// A set-up for tests without a machine.
     pub(crate) fn layout() -> Arc<Layout> {
@@ -148,11 +148,13 @@ pub(crate) mod tests {
                 logs: "/srv/logs".into(),
                 config: "/srv/config".into(),
                 run: "/srv/run".into(),
+                temp: "/srv/temp".into(),
             },
             listen: vec!["127.0.0.1:8080".parse().unwrap()],
             edges: vec!["127.0.0.0/8".into()],
             nginx: "/usr/sbin/nginx".into(),
             workers: 1,
+            web: WebLimits::default(),
             php: BTreeMap::from([
                 ("8.2".to_owned(), PathBuf::from("/usr/sbin/php-fpm8.2")),
                 ("8.3".to_owned(), PathBuf::from("/usr/sbin/php-fpm8.3")),

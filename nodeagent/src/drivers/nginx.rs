@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use hosting_agent_engine::{
-    Access, Answer, Claim, ConfigLayout, Driver, Host, HostError, Key, Place, Plan, Rest, Root, ServiceSpec,
-    ServiceState,
+    Access, Answer, Claim, ConfigLayout, Driver, EntryKind, Host, HostError, Key, Place, Plan, Rest, Root,
+    Secret, ServiceSpec, ServiceState,
 };
 
 use super::{await_answer, http_probe};
@@ -26,13 +26,17 @@ pub struct NginxHost {
 }
 
 /// That there is to be an nginx; how is the node's [`Layout`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NginxSpec;
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NginxSpec {
+    /// What edges show in `X-Hosting-Key`; `None` until the controller has said it.
+    pub edge_key: Option<Secret>,
+}
 
 /// What is there.
 #[derive(Debug)]
 pub struct NginxSeen {
     dirs: bool,
+    logs: bool,
     pages: bool,
     state: ServiceState,
     wanted: Result<(ServiceSpec, String), BadValue>,
@@ -45,6 +49,8 @@ pub struct NginxSeen {
 pub enum NginxStep {
     /// Folders for logs, sockets and temporary files.
     Dirs,
+    /// Logs, which nginx itself would make readable by everybody.
+    Logs,
     /// Pages of our own.
     Pages,
     /// Start, or take in a changed main configuration.
@@ -63,6 +69,7 @@ impl fmt::Display for NginxStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dirs => "make nginx's folders",
+            Self::Logs => "make nginx's logs",
             Self::Pages => "write our own pages",
             Self::Run(_) => "run nginx",
             Self::Reload => "reload nginx",
@@ -80,8 +87,8 @@ impl NginxHost {
         Self { layout }
     }
 
-    fn service(&self) -> Result<(ServiceSpec, String), BadValue> {
-        let rendered = main(&self.layout)?;
+    fn service(&self, edge_key: Option<&Secret>) -> Result<(ServiceSpec, String), BadValue> {
+        let rendered = main(&self.layout, edge_key)?;
         let to_text = |arg: &str| arg.to_owned();
         let spec = ServiceSpec {
             name: NGINX.to_owned(),
@@ -102,9 +109,11 @@ impl NginxHost {
     }
 }
 
-fn dirs() -> [(Place, Access); 4] {
+fn dirs() -> [(Place, Access); 5] {
     [
-        (Place::new(Root::Logs, ["nginx"]), Access::agent(0o755)),
+        (Place::new(Root::Logs, ["nginx"]), Access::agent(0o750)),
+        // nginx makes folders in it that only the user of its workers enters.
+        (Place::new(Root::Temp, ["nginx"]), Access::agent(0o711)),
         (Place::new(Root::Run, ["nginx"]), Access::agent(0o755)),
         (Place::new(Root::Config, ["nginx", "sites"]), Access::agent(0o755)),
         (pages(), Access::agent(0o755)),
@@ -114,6 +123,13 @@ fn dirs() -> [(Place, Access); 4] {
 fn own_pages() -> [(Place, &'static str); 2] {
     [(pages().child("empty.html"), EMPTY_PAGE), (pages().child("suspended.html"), SUSPENDED_PAGE)]
 }
+
+fn logs() -> [Place; 2] {
+    let folder = Place::new(Root::Logs, ["nginx"]);
+    [folder.child("access.log"), folder.child("error.log")]
+}
+
+const LOG: Access = Access::agent(0o640);
 
 const PAGE: Access = Access::agent(0o644);
 
@@ -152,10 +168,14 @@ impl Driver for NginxHost {
         want: Option<&NginxSpec>,
         host: &dyn Host,
     ) -> Result<NginxSeen, HostError> {
-        let wanted = self.service();
+        let wanted = self.service(want.and_then(|spec| spec.edge_key.as_ref()));
         let mut there = true;
         for (place, access) in dirs() {
             there &= host.entry(&place).await?.is_some_and(|entry| entry.has(access));
+        }
+        let mut logged = true;
+        for place in logs() {
+            logged &= host.entry(&place).await?.is_some_and(|e| e.kind != EntryKind::File || e.has(LOG));
         }
         let mut written = true;
         for (place, text) in own_pages() {
@@ -170,6 +190,7 @@ impl Driver for NginxHost {
         };
         Ok(NginxSeen {
             dirs: there,
+            logs: logged,
             pages: written,
             state: host.service(NGINX).await?,
             wanted,
@@ -197,6 +218,9 @@ impl Driver for NginxHost {
         if !seen.dirs {
             steps.push(NginxStep::Dirs);
         }
+        if !seen.logs {
+            steps.push(NginxStep::Logs);
+        }
         if !seen.pages {
             steps.push(NginxStep::Pages);
         }
@@ -216,6 +240,12 @@ impl Driver for NginxHost {
             NginxStep::Dirs => {
                 for (place, access) in dirs() {
                     host.make_dir(&place, access).await?;
+                }
+                Ok(())
+            }
+            NginxStep::Logs => {
+                for place in logs() {
+                    host.make_file(&place, LOG).await?;
                 }
                 Ok(())
             }
@@ -250,9 +280,14 @@ mod tests {
         || NginxHost::new(super::super::tests::layout()),
         Scenario::<NginxHost> {
             name: NAME.into(),
-            specs: vec![NginxSpec],
+            specs: vec![
+                NginxSpec::default(),
+                NginxSpec { edge_key: Some(Secret("a".repeat(64))) },
+                NginxSpec { edge_key: Some(Secret("b".repeat(64))) },
+            ],
             before: hosting_agent_engine::fake::Snapshot::default(),
-            is_data: |place| place.root == Root::Storage,
+            // Logs are read when something has ended.
+            is_data: |place| matches!(place.root, Root::Storage | Root::Logs),
         }
     );
 }

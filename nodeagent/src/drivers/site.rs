@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn prepared(host: &FakeHost) {
-        settle(&NginxHost::new(layout()), "host", &NginxSpec, host);
+        settle(&NginxHost::new(layout()), "host", &NginxSpec::default(), host);
         settle(&Tenant, "t_a", &TenantSpec { incarnation: 1 }, host);
     }
 

@@ -79,6 +79,7 @@ impl Files {
             (Root::Logs, &roots.logs, "log-dir"),
             (Root::Config, &roots.config, "data-dir"),
             (Root::Run, &roots.run, "run-dir"),
+            (Root::Temp, &roots.temp, "temp-dir"),
         ];
         for (root, path, flag) in all {
             let failed =
@@ -214,7 +215,7 @@ impl Files {
         Ok(absent_is_none("list", at, list())?.unwrap_or_default())
     }
 
-    fn dir(&self, at: &Place) -> Result<OwnedFd, Errno> {
+    pub(super) fn dir(&self, at: &Place) -> Result<OwnedFd, Errno> {
         if at.parts.is_empty() {
             return self.root(at);
         }
@@ -290,6 +291,27 @@ impl Files {
             let (dir, name) = self.parent(at, true)?;
             self.make_one(&dir, name, access)?;
             self.grant(&rustix::fs::openat(&dir, name, DIR, Mode::empty())?, access)
+        };
+        make().map_err(|error| HostError::file("make", at, error))
+    }
+
+    pub(super) fn make_file(&self, at: &Place, access: Access) -> Result<(), HostError> {
+        at.check()?;
+        let make = || -> Result<(), Errno> {
+            let (dir, name) = self.parent(at, true)?;
+            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let new = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let fd = match rustix::fs::openat(&dir, name, new, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::EXIST) => {
+                    match rustix::fs::openat(&dir, name, flags | OFlags::RDONLY, Mode::empty()) {
+                        Err(Errno::LOOP) => return Ok(()),
+                        other => other?,
+                    }
+                }
+                other => other?,
+            };
+            let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::RegularFile;
+            if is_file { self.grant(&fd, access) } else { Ok(()) }
         };
         make().map_err(|error| HostError::file("make", at, error))
     }
@@ -469,8 +491,13 @@ mod tests {
     fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let roots =
-            Roots { storage: path("storage"), logs: path("logs"), config: path("config"), run: path("run") };
+        let roots = Roots {
+            storage: path("storage"),
+            logs: path("logs"),
+            config: path("config"),
+            run: path("run"),
+            temp: path("temp"),
+        };
         let files = Files::open(&roots, None).unwrap();
         Fixture { _dir: dir, roots, files }
     }

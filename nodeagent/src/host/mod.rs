@@ -1,6 +1,7 @@
 //! The real machine behind [`Host`].
 
 pub mod files;
+pub mod logs;
 mod probe;
 mod process;
 mod purge;
@@ -120,6 +121,10 @@ impl Host for RealHost {
 
     async fn make_dir(&self, at: &Place, access: Access) -> Result<(), HostError> {
         self.file(at, move |files, at| files.make_dir(at, access)).await
+    }
+
+    async fn make_file(&self, at: &Place, access: Access) -> Result<(), HostError> {
+        self.file(at, move |files, at| files.make_file(at, access)).await
     }
 
     async fn offer_dir(&self, at: &Place, access: Access) -> Result<(), HostError> {

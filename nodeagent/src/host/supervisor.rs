@@ -15,12 +15,12 @@ use std::{
     process::Stdio,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use hosting_agent_engine::{Access, ConfigLayout, HostError, Place, ServiceSpec, ServiceState};
+use hosting_agent_engine::{Access, HostError, Place, ServiceSpec, ServiceState};
 use tokio::{
     process::{Child, Command},
     sync::{Mutex as AsyncMutex, Semaphore, watch},
@@ -32,9 +32,11 @@ use end::STOP_TIME;
 
 use super::{
     files::Files,
-    process::{Record, Running, Spawner, children, handles, is_alive, signal, title},
+    process::{Record, Running, Spawner, handles},
 };
-use crate::layout::Roots;
+use crate::layout::{Roots, WebLimits};
+
+mod reload;
 
 /// What becomes of children when the agent is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +47,6 @@ pub enum AtDeath {
     Keep,
 }
 
-/// How long workers may take to stop accepting after a reload.
-const RELOAD_TIME: Duration = Duration::from_secs(6);
-/// Least pause between two reloads: changes that come close together share one.
-const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 /// First wait before a service that ended is started again; doubled each time.
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait.
@@ -82,6 +80,8 @@ struct Inner {
     starts: Semaphore,
     drafts: AtomicU64,
     stopping: AtomicBool,
+    /// Workers of earlier configurations that a service may have beside its own.
+    old_workers: AtomicUsize,
 }
 
 /// What happened that no pass asked for, as counts.
@@ -177,6 +177,7 @@ impl Supervisor {
                 starts: Semaphore::new(STARTS),
                 drafts: AtomicU64::new(0),
                 stopping: AtomicBool::new(false),
+                old_workers: AtomicUsize::new(WebLimits::default().old_workers),
             }),
         })
     }
@@ -326,8 +327,7 @@ impl Supervisor {
 
     fn main_text(&self, spec: &ServiceSpec) -> String {
         let Some(folder) = &spec.config.parts else { return spec.config.text.clone() };
-        let parts = format!("{}/*{}", self.inner.roots.text(folder), spec.config.suffix);
-        spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{parts}\""))
+        spec.config.text_with(&self.inner.roots.text(folder), &format!("*{}", spec.config.suffix))
     }
 
     /// Whether the main configuration on disk is this one.
@@ -514,9 +514,10 @@ impl Supervisor {
         };
         if let (Some(spec), Some(content)) = (&spec, content) {
             let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
-            let draft = Draft(self.inner.roots.config.join(".check").join(format!("{name}-{number}.part")));
+            let (folder, piece) = (self.inner.roots.config.join(".check"), format!("{name}-{number}.part"));
+            let draft = Draft(folder.join(&piece));
             write_draft(&draft.0, content).map_err(|error| HostError::service(name, error))?;
-            self.check(spec, &draft.0.to_string_lossy()).await?;
+            self.check(spec, &folder.to_string_lossy(), &piece).await?;
         }
         let files = self.inner.files.clone();
         let (place, wanted) = (at.clone(), content.map(<[u8]>::to_vec));
@@ -534,65 +535,6 @@ impl Supervisor {
         let (files, place) = (self.inner.files.clone(), at.clone());
         blocking(move || put(&files, &place, before.as_deref())).await?;
         Err(error)
-    }
-
-    /// Makes a running service take in what is on disk. Calls that come while one is under way share the next one.
-    pub(super) async fn reload(&self, name: &str) -> Result<(), HostError> {
-        let service = self.find(name).ok_or_else(|| HostError::service(name, "is not running"))?;
-        let ticket = service.reloads_asked.fetch_add(1, Ordering::AcqRel) + 1;
-        let mut control = service.control.lock().await;
-        if control.reloads_done >= ticket {
-            return control.reload_result.clone().map_or(Ok(()), Err);
-        }
-        if let Some(ended) = control.reload_ended {
-            sleep(RELOAD_PAUSE.saturating_sub(ended.elapsed())).await;
-        }
-        // Everybody who asked up to here has its files in place.
-        let upto = service.reloads_asked.load(Ordering::Acquire);
-        let result = self.reload_now(&control, name).await;
-        control.reloads_done = upto;
-        control.reload_result = result.as_ref().err().cloned();
-        control.reload_ended = Some(Instant::now());
-        result
-    }
-
-    async fn reload_now(&self, control: &Control, name: &str) -> Result<(), HostError> {
-        let (Some(spec), Some(running)) = (&control.spec, &control.running) else {
-            return Err(HostError::service(name, "is not running"));
-        };
-        let Some(signal) = spec.reload_signal else { return Ok(()) };
-        self.check_or_heal(spec).await?;
-        self.signal_reload(spec, signal, running).await;
-        Ok(())
-    }
-
-    async fn signal_reload(&self, spec: &ServiceSpec, number: i32, running: &Running) {
-        let Some(signal) = signal(number) else { return };
-        let began = Instant::now();
-        while !handles(running.pid, number) {
-            if began.elapsed() > RELOAD_TIME || !is_alive(running.pid) {
-                tracing::warn!(service = spec.name, "is not ready to be reloaded");
-                return;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        let mut old: BTreeSet<i32> = children(running.pid).into_iter().collect();
-        running.signal(signal);
-        // Until the last worker of the old configuration takes no more requests.
-        while began.elapsed() < RELOAD_TIME && is_alive(running.pid) {
-            old.retain(|worker| {
-                is_alive(*worker)
-                    && spec
-                        .retiring_title
-                        .as_ref()
-                        .is_none_or(|retiring| !title(*worker).contains(retiring.as_str()))
-            });
-            if old.is_empty() {
-                break;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        tracing::debug!(service = spec.name, took = ?began.elapsed(), "reloaded");
     }
 
     /// Process ids by service, for operators.

@@ -41,6 +41,25 @@ pub(crate) fn plain_id<'a>(what: &str, value: &'a str) -> Result<&'a str, BadVal
     Ok(value)
 }
 
+/// An absolute path that every configuration language used here has a spelling for.
+///
+/// # Errors
+/// The first character that none has: a control character, or a dollar sign, which begins a variable and cannot be escaped.
+pub fn plain_path<'a>(what: &str, path: &'a str) -> Result<&'a str, BadValue> {
+    if !path.starts_with('/') {
+        return Err(BadValue::new(what, format!("{path:?} must be an absolute path")));
+    }
+    match path.chars().find(|c| c.is_control() || *c == '$') {
+        Some(odd) => Err(BadValue::new(
+            what,
+            format!(
+                "{path:?} holds {odd:?}, which cannot be written in configuration files; choose another folder"
+            ),
+        )),
+        None => Ok(path),
+    }
+}
+
 /// An absolute path that means itself in every configuration language used here: no quote, variable, list separator,
 /// wildcard or control character in it.
 ///

@@ -76,10 +76,10 @@ fn what_is_not_refused_is_one_server_block_that_nginx_accepts() {
     }
     let folder = folder();
     let layout = layout(folder.path(), "web-1");
-    for name in ["logs/nginx", "run/nginx/pages", "config", "run/php"] {
+    for name in ["logs/nginx", "run/nginx/pages", "temp/nginx", "config", "run/php"] {
         std::fs::create_dir_all(folder.path().join("web-1").join(name)).unwrap();
     }
-    let main = nginx::main(&layout).unwrap();
+    let main = nginx::main(&layout, None).unwrap();
     let main_path = folder.path().join("main.conf");
     let part_path = folder.path().join("part.conf");
     let include = format!("\"{}\"", part_path.display());
@@ -143,6 +143,105 @@ fn understood(folder: &std::path::Path, master: &php::Master) -> Result<String, 
     let output = Command::new("/usr/sbin/php-fpm8.2").args(["-tt", "-y"]).arg(&path).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() { Ok(said) } else { Err(format!("{said}\n{}", master.text)) }
+}
+
+/// Names of folders as an operator may have them.
+fn folder_name() -> impl Strategy<Value = String> {
+    let odd = prop::sample::select(vec![
+        " ", "'", "\"", "\\", ";", "{", "}", "#", "%", "*", "?", "[", "]", "[a-z]", "~", "é", "日", "(", ")",
+        "&", "|", "\\n", "\\\"", "@", "=", ":", ",", "!", "`", "<", ">", "$", "\n", "${a}",
+    ]);
+    prop::collection::vec(prop_oneof![odd.prop_map(str::to_owned), "[a-z]{1,3}"], 1..6)
+        .prop_map(|parts| parts.concat())
+        .prop_filter("a name", |name| name != "." && name != "..")
+}
+
+/// nginx makes the folders and opens the logs that it was told, so what it understood can be seen on disk.
+#[test]
+fn a_path_arrives_as_it_is_or_is_refused() {
+    if missing("a_path_arrives_as_it_is_or_is_refused") {
+        return;
+    }
+    let accepted = std::cell::Cell::new(0);
+    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&folder_name(), |name| {
+            let folder = folder();
+            let base = folder.path().join(&name);
+            let layout = layout(&base, "web-1");
+            let refused = name.contains(['$', '\n']);
+            let Ok(main) = nginx::main(&layout, None) else {
+                prop_assert!(refused, "{name:?} is refused");
+                return Ok(());
+            };
+            prop_assert!(!refused, "{name:?} is not refused");
+            accepted.set(accepted.get() + 1);
+            let roots = &layout.roots;
+            let sites = roots.config.join("nginx/sites");
+            for folder in [
+                roots.logs.join("nginx"),
+                roots.run.join("nginx/pages"),
+                roots.temp.join("nginx"),
+                sites.clone(),
+            ] {
+                std::fs::create_dir_all(folder).unwrap();
+            }
+            let site = nginx::Site {
+                id: "web_a".into(),
+                tenant: "t_a".into(),
+                public_folder: vec![],
+                shard: "shard-1".into(),
+                php: Some(nginx::Php {
+                    settings: Settings::new(&BTreeMap::new(), &BTreeMap::new(), 0).unwrap(),
+                }),
+                suspended: false,
+            };
+            let config = ConfigLayout {
+                main: hosting_agent_engine::Place::new(
+                    hosting_agent_engine::Root::Config,
+                    ["nginx", "nginx.conf"],
+                ),
+                parts: Some(hosting_agent_engine::Place::new(
+                    hosting_agent_engine::Root::Config,
+                    ["nginx", "sites"],
+                )),
+                suffix: ".conf".into(),
+                text: main.text,
+            };
+            std::fs::write(sites.join("web_a.conf"), nginx::site(&layout, &site).unwrap().text).unwrap();
+            let path = roots.config.join("nginx/nginx.conf");
+            for piece in ["*.conf", "web_a.conf"] {
+                std::fs::write(&path, config.text_with(sites.to_str().unwrap(), piece)).unwrap();
+                // `-T` prints every file that was read.
+                let output = Command::new("/usr/sbin/nginx")
+                    .args(["-T", "-e", "stderr", "-c"])
+                    .arg(&path)
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                prop_assert!(
+                    output.status.success(),
+                    "{name:?}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+                prop_assert!(
+                    said.contains("server_name web_a;"),
+                    "{name:?}, {piece}: the sites are not included"
+                );
+            }
+            for made in [
+                roots.logs.join("nginx/access.log"),
+                roots.logs.join("nginx/error.log"),
+                roots.temp.join("nginx/body"),
+                roots.temp.join("nginx/fastcgi"),
+                roots.run.join("nginx/nginx.pid"),
+            ] {
+                prop_assert!(made.exists(), "{name:?}: no {made:?}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(accepted.get() > 50, "the strategy made {} sound paths", accepted.get());
 }
 
 #[test]

@@ -9,7 +9,12 @@
 
 mod config;
 mod data;
+mod edges;
+mod logs;
 mod php;
 mod processes;
+mod reloads;
+mod rules;
 mod serving;
 mod support;
+mod uploads;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use hosting_agent_engine::{Phase, Report};
+use hosting_agent_engine::{Phase, Report, Secret};
 use hosting_intent::{Bytes, Intent, Item, Key, Kind, Removal, message as m};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
@@ -19,9 +19,10 @@ use hosting_nodeagent::{
     host::{
         RealHost,
         files::Files,
+        logs::{LogLimits, Rotation},
         supervisor::{AtDeath, Supervisor},
     },
-    layout::{Layout, Roots, SiteUser},
+    layout::{Layout, Roots, SiteUser, WebLimits},
     metrics::Metrics,
     view::NodeReplica,
 };
@@ -29,6 +30,7 @@ use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -91,17 +93,23 @@ pub(crate) fn layout(folder: &Path, name: &str) -> Layout {
             logs: folder.join(name).join("logs"),
             config: folder.join(name).join("config"),
             run: folder.join(name).join("run"),
+            temp: folder.join(name).join("temp"),
         },
         listen: vec![SocketAddr::from(([127, 0, 0, 1], free_port()))],
         edges: vec!["127.0.0.0/8".into()],
         nginx: "/usr/sbin/nginx".into(),
         workers: 1,
+        web: WebLimits::default(),
         php: BTreeMap::from([("8.2".to_owned(), PathBuf::from("/usr/sbin/php-fpm8.2"))]),
         site_user: site_user(),
         sites_are_root: false,
-        probe_token: hosting_agent_engine::Secret("a-secret-token".into()),
+        probe_token: Secret("a-secret-token".into()),
     }
 }
+
+/// Small, so that a test fills a log.
+pub(crate) const LOGS: LogLimits =
+    LogLimits { bytes: 20_000, tenant_bytes: 10_000, age: Duration::from_secs(3600), keep: 2 };
 
 type History = Arc<Mutex<Vec<(String, Phase)>>>;
 type Reports = Arc<Mutex<BTreeMap<String, Report>>>;
@@ -110,6 +118,9 @@ type Reports = Arc<Mutex<BTreeMap<String, Report>>>;
 pub(crate) struct Node {
     pub(crate) layout: Arc<Layout>,
     pub(crate) host: RealHost,
+    /// What edges show.
+    pub(crate) key: watch::Sender<Option<Secret>>,
+    pub(crate) rotation: tokio::sync::Mutex<Rotation>,
     replica: Mutex<(NodeReplica, u64)>,
     reports: Reports,
     /// Every report ever made: key and phase.
@@ -130,15 +141,18 @@ impl Node {
         let files = Arc::new(Files::open(&layout.roots, layout.site_user.as_ref()).unwrap());
         let services = folder.join(&layout.node_id).join("services");
         let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), services, at_death).unwrap();
-        let host = RealHost::new(files, supervisor, layout.roots.clone());
+        supervisor.bound_old_workers(layout.web.old_workers);
+        let host = RealHost::new(files.clone(), supervisor, layout.roots.clone());
         let replica = NodeReplica::new(layout.clone());
         let (reports, history) = (Reports::default(), History::default());
         let ready = Arc::new(Mutex::new(Err("not started".to_owned())));
+        let (key, edge_key) = watch::channel(None);
         let (sink, told, readiness) = (reports.clone(), history.clone(), ready.clone());
         let agent = Agent {
             engine: engine(&layout, 256),
             host: host.clone(),
             views: replica.views(),
+            edge_key,
             reports: Arc::new(move |_, changed| {
                 let mut reports = sink.lock().unwrap();
                 for (key, report) in changed {
@@ -159,7 +173,20 @@ impl Node {
         };
         let stop = CancellationToken::new();
         let task = Some(tokio::spawn(agent.run(stop.clone())));
-        Self { layout, host, replica: Mutex::new((replica, 0)), reports, history, ready, stop, task }
+        let rotation = Rotation::new(files, host.supervisor().clone(), LOGS);
+        let rotation = tokio::sync::Mutex::new(rotation);
+        Self {
+            layout,
+            host,
+            key,
+            rotation,
+            replica: Mutex::new((replica, 0)),
+            reports,
+            history,
+            ready,
+            stop,
+            task,
+        }
     }
 
     /// Puts a change into effect as the feed would; what the agent would reject is an error of the test.
@@ -235,6 +262,26 @@ impl Node {
     pub(crate) fn php(&self, webroot: &str) -> Vec<String> {
         let prefix = hosting_nodeagent::layout::php_services(webroot);
         self.host.supervisor().pids().into_keys().filter(|name| name.starts_with(&prefix)).collect()
+    }
+
+    /// A request with another method, and a body if it is not empty.
+    pub(crate) async fn method(&self, method: &str, host: &str, path: &str, body: &str) -> Answer {
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n{length}\r\n{body}");
+        send(self.layout.listen[0], request.as_bytes()).await.unwrap()
+    }
+
+    /// A node with these sites of the tenant `t_a`, ready.
+    pub(crate) async fn with_sites(layout: Layout, folder: &Path, sites: &[(&str, m::Webroot)]) -> Self {
+        let node = Self::start(layout, folder);
+        let mut wanted = vec![tenant("t_a", false)];
+        wanted.extend(sites.iter().map(|(id, site)| webroot(id, site)));
+        let revision = node.apply(wanted, vec![]);
+        for (id, _) in sites {
+            node.until(&key(Kind::Webroot, id), Phase::Ready, revision).await;
+        }
+        node
     }
 
     pub(crate) fn document_root(&self, tenant: &str, webroot: &str) -> PathBuf {

@@ -231,6 +231,10 @@ impl Plan {
             let arguments = vec![
                 flag("--storage-dir", self.storage().display()),
                 flag("--listen", self.at(*port)),
+                // The edge beside it, by whichever address of this machine it comes.
+                flag("--edge", "127.0.0.0/8"),
+                flag("--edge", "::1"),
+                flag("--edge", self.args.address),
                 // A clone below /root is nothing that www-data may enter, and `up` promises no isolation.
                 "--allow-root-sites".to_owned(),
             ];

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hosting_agent_engine::{ConfigLayout, HostError, ServiceSpec};
+use hosting_agent_engine::{HostError, ServiceSpec};
 use tokio::{process::Command, time::timeout};
 
 use super::{PATH, Supervisor, blocking};
@@ -41,12 +41,12 @@ impl Supervisor {
         if spec.check_args.is_empty() {
             return Ok(());
         }
-        let Some(place) = &spec.config.parts else { return self.check(spec, "").await };
+        let Some(place) = &spec.config.parts else { return self.check(spec, "", "").await };
         let folder = self.inner.roots.text(place);
-        let parts = format!("{folder}/*{}", spec.config.suffix);
-        let Err(first) = self.check(spec, &parts).await else { return Ok(()) };
-        let alone = format!("{folder}/.none/*{}", spec.config.suffix);
-        if !matches!(first, HostError::Refused { .. }) || self.check(spec, &alone).await.is_err() {
+        let all = format!("*{}", spec.config.suffix);
+        let Err(first) = self.check(spec, &folder, &all).await else { return Ok(()) };
+        let none = format!(".none/*{}", spec.config.suffix);
+        if !matches!(first, HostError::Refused { .. }) || self.check(spec, &folder, &none).await.is_err() {
             return Err(first);
         }
         let (files, listed) = (self.inner.files.clone(), place.clone());
@@ -55,7 +55,7 @@ impl Supervisor {
         for name in names.iter().filter(|name| !name.starts_with('.') && name.ends_with(&spec.config.suffix))
         {
             let path = self.inner.roots.text(&place.child(name.clone()));
-            let Err(error) = self.check(spec, &path).await else { continue };
+            let Err(error) = self.check(spec, &folder, name).await else { continue };
             if !matches!(error, HostError::Refused { .. }) {
                 return Err(error);
             }
@@ -67,17 +67,17 @@ impl Supervisor {
         if put_aside == 0 {
             return Err(first);
         }
-        self.check(spec, &parts).await
+        self.check(spec, &folder, &all).await
     }
 
-    /// Runs the service's own test over its main configuration with `include` in place of the pieces.
-    pub(super) async fn check(&self, spec: &ServiceSpec, include: &str) -> Result<(), HostError> {
+    /// Runs the service's own test over its main configuration with the pieces `name` of `folder`.
+    pub(super) async fn check(&self, spec: &ServiceSpec, folder: &str, name: &str) -> Result<(), HostError> {
         let failed = |problem: String| HostError::service(&spec.name, problem);
         let _permit = self.inner.checks.acquire().await.map_err(|error| failed(error.to_string()))?;
         let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
         let draft =
             Draft(self.inner.roots.config.join(".check").join(format!("{}-{number}.main", spec.name)));
-        let text = spec.config.text.replace(ConfigLayout::INCLUDE, &format!("\"{include}\""));
+        let text = spec.config.text_with(folder, name);
         write_draft(&draft.0, text.as_bytes())
             .map_err(|error| failed(format!("{}: {error}", draft.0.display())))?;
         let main = draft.0.to_string_lossy().into_owned();
