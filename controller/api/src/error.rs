@@ -36,7 +36,9 @@ impl ApiError {
 
     /// 400 in the words of every validation error.
     pub(crate) fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, format!("validation error: {field}: {problem}"))
+        let mut error = Self::new(StatusCode::BAD_REQUEST, format!("validation error: {field}: {problem}"));
+        error.more.insert("field".to_owned(), field.into());
+        error
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {

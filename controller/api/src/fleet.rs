@@ -85,7 +85,7 @@ impl Api {
     pub(crate) async fn join_token(&self, call: &Call) -> Result<Value, ApiError> {
         let node = {
             let mut tx = self.store().read().await?;
-            call.subject(&mut tx, hosting_resource::Kind::Node).await?
+            call.current(&mut tx, hosting_resource::Kind::Node).await?
         };
         let made = self.platform().join_token(&node.id).await.map_err(|error| ApiError::internal(&error))?;
         to_json(&JoinTokenView { token: made.token, expires_at: timestamp(made.expires_at) })

@@ -20,7 +20,7 @@ pub(crate) enum Prepared {
     /// Of a POST.
     Creation {
         /// What it lies in.
-        parent: Option<Resource>,
+        parent: Option<Box<Resource>>,
         creation: Creation,
     },
     /// Of a PUT.
@@ -46,7 +46,7 @@ impl Call {
                 if creation.resources.len() > 1 {
                     refers_to_what_is_there(&mut store.read().await?, &creation).await?;
                 }
-                Ok(Prepared::Creation { parent, creation })
+                Ok(Prepared::Creation { parent: parent.map(Box::new), creation })
             }
             Op::Update(kind) => {
                 let current = {
@@ -101,14 +101,9 @@ impl Call {
 
     /// What the body creates.
     pub(crate) fn creation(&self, kind: Kind, parent: Option<&Resource>) -> Result<Creation, ApiError> {
-        let referring;
-        let body = match self.route.op {
-            Op::CreateBy(_, by) => {
-                referring = self.referring(by)?;
-                &referring
-            }
-            _ => &self.body,
-        };
+        let referring =
+            if let Op::CreateBy(_, by) = self.route.op { Some(self.referring(by)?) } else { None };
+        let body = referring.as_ref().unwrap_or(&self.body);
         let creation = kind.def().create(parent, body, &mut entropy)?;
         if let Some(main) = creation.resources.first() {
             if kind == Kind::ApiKey {

@@ -219,10 +219,9 @@ impl Query {
         }
         query.limit = known
             .iter()
-            .find_map(|param| match param.takes {
-                Takes::Count { default, .. } => Some(default),
-                _ => None,
-            })
+            .find_map(
+                |param| if let Takes::Count { default, .. } = param.takes { Some(default) } else { None },
+            )
             .unwrap_or_default();
         if query.seconds("wait_timeout").is_some()
             && query.text("wait").is_none()

@@ -1,7 +1,7 @@
 //! From an HTTP request to a checked call, and from its outcome to an answer.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -122,8 +122,8 @@ pub(crate) struct Call {
     pub(crate) wait: Option<Duration>,
     pub(crate) traceparent: String,
     pub(crate) callback: bool,
-    /// Held by a large request until it is done.
-    _turn: Option<Turn>,
+    /// Held by a large request until it is written.
+    turn: Mutex<Option<Turn>>,
 }
 
 /// A success.
@@ -402,7 +402,7 @@ impl Api {
                     wait: sound.wait,
                     traceparent: traceparent.to_owned(),
                     callback: parts.headers.contains_key("x-callback-url"),
-                    _turn: sound.turn,
+                    turn: Mutex::new(sound.turn),
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
                 (
@@ -609,6 +609,11 @@ pub(crate) fn described(fields: &Map<String, Value>) -> usize {
 }
 
 impl Call {
+    /// The key's next large request may go on.
+    pub(crate) fn end_turn(&self) {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// A resource named in the path that the caller may touch.
     pub(crate) async fn subject(
         &self,

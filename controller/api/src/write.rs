@@ -134,6 +134,7 @@ impl Api {
             })
             .await
             .map_err(ApiError::from)?;
+        call.end_turn();
         let mut done = committed.value;
         if call.route.op == Op::RetryFailed {
             self.retry_the_rest(&call, &origin, &mut done).await.map_err(audited)?;
@@ -420,7 +421,7 @@ impl Call {
         let parent = self.parent(tx, kind).await?;
         self.may_create(tx, kind).await?;
         let creation = match prepared {
-            Prepared::Creation { parent: seen, creation } if is_as_seen(seen.as_ref(), parent.as_ref()) => {
+            Prepared::Creation { parent: seen, creation } if is_as_seen(seen.as_deref(), parent.as_ref()) => {
                 creation
             }
             Prepared::Creation { .. } | Prepared::Update { .. } | Prepared::Nothing => {

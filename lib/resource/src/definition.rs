@@ -374,7 +374,7 @@ impl<D: Definition> KindDef for Erased<D> {
                 // What a client read and sends back: fine as long as it does not ask for something else.
                 (Some(given), Some(shown)) if given == shown || is_read_only(&path) => {}
                 // Clients that send whole objects leave empty what they do not set.
-                (Some(given), Some(_)) if given == "" || *given == Value::from(0) => {}
+                (Some(given), Some(_)) if given == "" || given.as_u64() == Some(0) => {}
                 (Some(_), Some(_)) => return Err(SpecError::invalid(path, "cannot be changed")),
                 _ if is_read_only(&path) => {}
                 _ => warnings.push(Warning::unknown_field(&path)),

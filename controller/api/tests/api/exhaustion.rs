@@ -50,6 +50,8 @@ async fn refusals_beyond_a_hundred_are_counted_in_one_row() {
     }
     let (_, other) = test.key(&["*:*"], &["first"]).await;
     test.call(Method::POST, "/regions", Some(&other), Some(json!({}))).await;
+    // What is counted is written at the end of the while, or of the process.
+    test.stop.cancel();
     let counted =
         test.until("/audit-logs?action=refusals", |answer| answer.body["items"][0].is_object()).await;
     let row = &counted.body["items"][0];
@@ -105,6 +107,25 @@ async fn a_small_request_is_not_behind_another_keys_large_ones() {
     assert!(crowd.iter().all(|status| *status == 202), "{crowd:?}");
     // The one that had begun, and one that may have been answered meanwhile.
     assert!(behind.iter().all(|count| *count <= 2), "{behind:?}");
+}
+
+/// A large request that waits for the fleet does not keep the key's next one from being written.
+#[tokio::test]
+async fn waiting_for_the_fleet_is_nobodys_turn() {
+    let test = TestApi::with_fleet().await;
+    test.brand("first").await;
+    test.fleet.set(|fleet| fleet.away.push("edge-1".into()));
+    let mut body = test.tenant_body("first");
+    body["webroots"] = json!(vec![json!({"runtime": "static"}); 60]);
+    let waiting = test.post("/tenants?wait=ready&wait_timeout=20", body.clone());
+    let next = async {
+        test.until("/tenants?search=t_", |answer| answer.body["items"][1].is_object()).await;
+        let made = test.post("/tenants", body.clone()).await;
+        test.fleet.set(|fleet| fleet.away.clear());
+        made.status
+    };
+    let (waited, next) = tokio::join!(waiting, next);
+    assert_eq!((waited.status, next), (200, 202), "{waited:?}");
 }
 
 /// A fault at the end of a large body is found before the writer has made the rest.

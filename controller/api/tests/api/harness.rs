@@ -18,6 +18,7 @@ use hosting_store::{Kek, Origin, Store, StoreConfig};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// A fleet of one edge, one name server and the web nodes, told by the test how it stands.
@@ -159,6 +160,8 @@ pub(crate) struct TestApi {
     pub(crate) fleet: Arc<FakeFleet>,
     pub(crate) admin: String,
     pub(crate) registry: Registry,
+    /// The API drains.
+    pub(crate) stop: CancellationToken,
     pub(crate) region: String,
     pub(crate) cluster: String,
     pub(crate) lb_address: String,
@@ -182,12 +185,9 @@ impl TestApi {
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
         let mut registry = Registry::default();
-        let config = ApiConfig {
-            body_limit: 64 * 1024,
-            body_timeout: Duration::from_secs(1),
-            refusal_window: Duration::from_secs(3),
-            ..ApiConfig::default()
-        };
+        let config =
+            ApiConfig { body_limit: 64 * 1024, body_timeout: Duration::from_secs(1), ..ApiConfig::default() };
+        let stop = config.stop.clone();
         let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
         let admin = "hst_test-admin-key".to_owned();
         let key = api_key::from_raw("admin", &admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {
@@ -210,6 +210,7 @@ impl TestApi {
             fleet,
             admin,
             registry,
+            stop,
             region: String::new(),
             cluster: String::new(),
             lb_address: String::new(),
