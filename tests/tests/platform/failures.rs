@@ -4,7 +4,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -43,6 +43,33 @@ async fn sites_and_dns_go_on_without_the_controller() {
         eventually(&format!("{role} resumed by delta"), LIMIT, by_delta).await;
         assert_eq!(resumed("Snapshot").await, 0.0, "{role} needed no snapshot");
     }
+}
+
+/// It is there, takes connections and says nothing: a stuck disk, a debugger, a machine out of memory.
+#[tokio::test]
+async fn a_controller_that_hangs_holds_nobody_up_and_goes_on_where_it_was() {
+    if machine_lacks_daemons("a_controller_that_hangs_holds_nobody_up_and_goes_on_where_it_was") {
+        return;
+    }
+    let platform = Platform::start(&["--no-restart"]).await;
+    let before = platform.get("/subscribers").await;
+    let snapshots = async |role| platform.metric(role, "intent_resumes_total", &["Snapshot"]).await;
+    let had = [snapshots("edge").await, snapshots("dns").await, snapshots("nodeagent").await];
+    platform.signal("controller", Signal::SIGSTOP);
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert!(platform.is_live("bakery.test").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    platform.signal("controller", Signal::SIGCONT);
+    let fqdn = "after.acme-hosting.test";
+    let (code, answer) = platform.add_fqdn("acme-1001", fqdn, "?wait=ready&wait_timeout=30").await;
+    assert_eq!(code, 200, "{answer}");
+    assert!(platform.is_live(fqdn).await);
+    let after = platform.get("/subscribers").await;
+    assert_eq!(after["epoch"], before["epoch"]);
+    let has = [snapshots("edge").await, snapshots("dns").await, snapshots("nodeagent").await];
+    assert_eq!(has, had, "nobody needed a snapshot");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use hosting_intent_sync::{subscriber, tls};
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
-use hosting_proto::feed::{RenewRequest, ReportRequest};
+use hosting_proto::feed::{Ack, Exception, KeyReport, RenewRequest, ReportRequest, Up, up};
 use rcgen::KeyPair;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::raw::{Raw, channel, csr};
+use crate::raw::{Raw, channel, channel_of, csr};
 use crate::support::{EDGE, Feed, Node, Store, config, route};
 
 async fn as_node(feed: &Feed, node: &str) -> Channel {
@@ -316,4 +316,77 @@ async fn a_stranger_who_says_nothing_is_cut_soon() {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), cut).await.expect("it is held for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_says_is_fit_for_logs_terminals_and_memory() {
+    let feed = Feed::start().await;
+    feed.registry.add("web-1", &["web"]);
+    feed.registry.add("web-2", &["web"]);
+    let node = as_node(&feed, "web-1").await;
+    let mut client = IntentFeedClient::new(node.clone());
+    let said =
+        |key: &str, message: String| KeyReport { kind: 21, key: key.into(), message, ..KeyReport::default() };
+    let forged = "evil\n{\"level\":\"ERROR\"}\u{1b}[31m\u{202e}".to_owned();
+    let reports = vec![
+        said("web_1", forged.clone()),
+        said("web_2", "m".repeat(1_000_000)),
+        said("web\r\n3", String::new()),
+        said(&"k".repeat(100_000), String::new()),
+    ];
+    client.report(ReportRequest { full: true, reports, ..ReportRequest::default() }).await.unwrap();
+    let (_, heard) = feed.registry.reports.lock().unwrap().pop().unwrap();
+    let heard: Vec<_> = heard.reports.iter().map(|one| (one.key.as_str(), one.message.as_str())).collect();
+    let cleaned = "evil\u{fffd}{\"level\":\"ERROR\"}\u{fffd}[31m\u{fffd}";
+    assert_eq!(heard, [("web_1", cleaned), ("web_2", "m".repeat(1_024).as_str())]);
+    // More than a report can be is not even read, and the others go on.
+    let large = (0..20).map(|n| said(&n.to_string(), "m".repeat(1_000_000))).collect();
+    let large = ReportRequest { reports: large, ..ReportRequest::default() };
+    assert_eq!(client.report(large).await.unwrap_err().code(), Code::OutOfRange);
+    IntentFeedClient::new(as_node(&feed, "web-2").await).report(ReportRequest::default()).await.unwrap();
+
+    let mut raw = Raw::open(node, "node/web-1", None).await.unwrap();
+    let Some(Frame::Welcome(welcome)) = raw.next().await.unwrap() else { panic!("no Welcome") };
+    let exception = |key: &str| Exception { key: key.into(), reason: forged.clone(), ..Exception::default() };
+    let ack = Ack {
+        epoch: welcome.epoch,
+        exceptions: vec![exception("web_1"), exception("web\n2")],
+        has_exceptions: true,
+        ..Ack::default()
+    };
+    raw.up.send(Up { frame: Some(up::Frame::Ack(ack)) }).await.unwrap();
+    let kept = async {
+        loop {
+            let kept = feed.fleet.subscribers("node/web-1").remove(0).exceptions;
+            if !kept.is_empty() {
+                return kept;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let kept = tokio::time::timeout(Duration::from_secs(5), kept).await.unwrap();
+    assert_eq!(kept.iter().map(|one| (&*one.key, &*one.reason)).collect::<Vec<_>>(), [("web_1", cleaned)]);
+}
+
+/// Everything that is no valid certificate of a node of this cell, with names that would be right.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_certificates_of_this_cells_nodes_are_let_in() {
+    let feed = Feed::start().await;
+    feed.registry.add("edge-1", &["lb"]);
+    let (authorities, now) = (feed.handle.authorities(), unix_now());
+    let node = Some(("edge-1", now - 60, now + 600));
+    let elsewhere = String::from_utf8(authorities.to_secret().unwrap().to_vec()).unwrap();
+    // The same key under another cell's name, and another key under the same name.
+    let elsewhere = Authorities::from_secret(elsewhere.replace("cell-1", "cell-2").as_bytes()).unwrap();
+    let forged = Authorities::create("cell-1", now).unwrap();
+    for issuer in [&elsewhere, &forged] {
+        let refused = match channel_of(feed.address, &authorities, issuer, node).await {
+            Ok(channel) => Raw::open(channel, EDGE, None).await.is_err(),
+            Err(_) => true,
+        };
+        assert!(refused, "{issuer:?}");
+    }
+    assert!(feed.metric("feed_refused_total{reason=\"Handshake\"}") >= 2);
+    let good = channel_of(feed.address, &authorities, &authorities, node).await.unwrap();
+    assert!(Raw::open(good, EDGE, None).await.unwrap().next().await.is_ok());
 }

@@ -92,12 +92,12 @@ impl Reporter {
         gone: impl IntoIterator<Item = (u32, String)>,
     ) -> Result<(), ReportError> {
         let mut level = self.state.level();
+        // A pass over an unchanged world is no news, but for the epoch and revision it worked from.
+        let mut news = level.epoch != epoch || level.revision != revision;
         if level.epoch != epoch {
             epoch.clone_into(&mut level.epoch);
             level.full = true;
         }
-        // A pass over an unchanged world is no news, but for the revision it worked from.
-        let mut news = level.revision != revision;
         level.revision = revision;
         let mut left_out = 0;
         for mut report in seen {
@@ -327,6 +327,21 @@ mod tests {
         let again = task.next(&mut last_full).unwrap();
         assert!(again[0].full);
         assert_eq!(again[0].reports, [seen("a", 2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_epoch_is_news_though_nothing_else_changed() {
+        let (reporter, task) = task();
+        let work = async || tokio::time::timeout(FULL_EVERY, task.state.work.notified()).await.is_ok();
+        reporter.report("e", 5, [seen("a", 1)], []).unwrap();
+        assert!(work().await);
+        reporter.report("e", 5, [seen("a", 1)], []).unwrap();
+        assert!(!work().await);
+        reporter.report("f", 5, [], []).unwrap();
+        assert!(work().await, "nobody is told, and the controller forgot everything");
+        let sent = task.next(&mut None).unwrap();
+        assert!(sent[0].full && sent[0].epoch == "f");
+        assert_eq!(keys(&sent), ["a"]);
     }
 
     #[test]
