@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::FeedMetrics;
 use crate::registry::{Doorbell, Touched};
+use crate::witness::Witness;
 
 /// Audiences read at the same time.
 const READS: usize = 4;
@@ -56,9 +57,10 @@ pub(crate) struct Encoded {
 }
 
 impl Encoded {
-    fn new(entry: &LogEntry) -> Self {
-        let frames: Vec<Bytes> =
-            delta_frames(entry, MAX_FRAME_BYTES).iter().map(|frame| frame.encode_to_vec().into()).collect();
+    fn new(entry: &LogEntry, epoch: &str, witness: &Witness) -> Self {
+        let mut frames = delta_frames(entry, MAX_FRAME_BYTES);
+        witness.stamp(epoch, &mut frames);
+        let frames: Vec<Bytes> = frames.iter().map(|frame| frame.encode_to_vec().into()).collect();
         let size = frames.iter().map(Bytes::len).sum();
         Self { prev: entry.prev, revision: entry.revision, frames, size }
     }
@@ -82,7 +84,7 @@ impl Ring {
     }
 
     /// Takes in a read that began when `rung` was the count.
-    fn absorb(&mut self, window: Window, rung: u64, limits: RingLimits) {
+    fn absorb(&mut self, window: Window, rung: u64, limits: RingLimits, witness: &Witness) {
         let tip = self.tip();
         let same = self.head.as_ref().is_some_and(|head| head.epoch == window.head.epoch);
         let continues = window.entries.first().is_none_or(|first| Some(first.prev) == tip);
@@ -91,7 +93,7 @@ impl Ring {
             self.bytes = 0;
         }
         for entry in &window.entries {
-            let encoded = Encoded::new(entry);
+            let encoded = Encoded::new(entry, &window.head.epoch, witness);
             self.bytes += encoded.size;
             self.entries.push_back(Arc::new(encoded));
         }
@@ -148,13 +150,19 @@ pub(crate) struct Hub {
     source: Arc<dyn FeedSource>,
     limits: RingLimits,
     metrics: FeedMetrics,
+    witness: Witness,
     registered: Mutex<Registered>,
     work: Notify,
 }
 
 impl Hub {
-    pub(crate) fn new(source: Arc<dyn FeedSource>, limits: RingLimits, metrics: FeedMetrics) -> Self {
-        Self { source, limits, metrics, registered: Mutex::default(), work: Notify::new() }
+    pub(crate) fn new(
+        source: Arc<dyn FeedSource>,
+        limits: RingLimits,
+        metrics: FeedMetrics,
+        witness: Witness,
+    ) -> Self {
+        Self { source, limits, metrics, witness, registered: Mutex::default(), work: Notify::new() }
     }
 
     /// Listens to an audience until the answer is dropped.
@@ -262,13 +270,24 @@ impl Hub {
         };
         let more = {
             let mut ring = channel.ring();
-            ring.absorb(window, rung, self.limits);
+            ring.absorb(window, rung, self.limits, &self.witness);
             let behind = ring.tip() < ring.head.as_ref().map(|head| head.revision);
             // A gap in the log (compacted under us) leaves the ring empty at the head; sessions read by themselves.
             ring.rung != ring.read || (behind && !ring.entries.is_empty())
         };
         channel.version.send_modify(|version| *version += 1);
         (audience, more)
+    }
+
+    /// An epoch that the doorbell has yet to speak of makes what is remembered worthless: it is read again.
+    fn compare(&self, audience: &str, channel: &Channel, head: &AudienceHead) {
+        let mut registered = self.registered();
+        let mut ring = channel.ring();
+        if ring.is_fresh() && ring.head.as_ref().is_some_and(|known| known.epoch != head.epoch) {
+            ring.rung += 1;
+            registered.pending.insert(audience.to_owned());
+            self.work.notify_one();
+        }
     }
 
     fn registered(&self) -> MutexGuard<'_, Registered> {
@@ -343,7 +362,11 @@ impl FeedSource for Attached {
     async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
         // Never from memory: a read of the log can be ahead of what the doorbell has said, and the store would seem to have
         // gone back.
-        self.hub.source.audience(audience).await
+        let head = self.hub.source.audience(audience).await?;
+        if audience == self.audience {
+            self.hub.compare(audience, &self.channel, &head);
+        }
+        Ok(head)
     }
 
     async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
@@ -384,6 +407,10 @@ mod tests {
         }
     }
 
+    fn witness() -> Witness {
+        Witness::new(zeroize::Zeroizing::new([1; 32]))
+    }
+
     fn entry(prev: u64, revision: u64) -> LogEntry {
         LogEntry { prev, revision, upserts: Vec::new(), removals: Vec::new() }
     }
@@ -396,12 +423,12 @@ mod tests {
     fn the_oldest_make_room_and_the_newest_stays() {
         let mut ring = Ring::default();
         let limits = RingLimits { bytes: 1 << 20, revisions: 3 };
-        ring.absorb(Window { head: head("e", 0), entries: vec![] }, 0, limits);
+        ring.absorb(Window { head: head("e", 0), entries: vec![] }, 0, limits, &witness());
         let entries = (0..5).map(|n| entry(n, n + 1)).collect();
-        ring.absorb(Window { head: head("e", 5), entries }, 0, limits);
+        ring.absorb(Window { head: head("e", 5), entries }, 0, limits, &witness());
         assert_eq!(revisions(&ring), [3, 4, 5]);
         let tiny = RingLimits { bytes: 1, revisions: 3 };
-        ring.absorb(Window { head: head("e", 6), entries: vec![entry(5, 6)] }, 0, tiny);
+        ring.absorb(Window { head: head("e", 6), entries: vec![entry(5, 6)] }, 0, tiny, &witness());
         assert_eq!(revisions(&ring), [6]);
         assert_eq!(ring.bytes, ring.entries[0].size);
     }
@@ -410,27 +437,28 @@ mod tests {
     fn a_gap_another_epoch_and_a_step_back_empty_it() {
         let filled = || {
             let mut ring = Ring::default();
-            ring.absorb(Window { head: head("e", 1), entries: vec![] }, 0, RingLimits::default());
+            ring.absorb(Window { head: head("e", 1), entries: vec![] }, 0, RingLimits::default(), &witness());
             let window = Window { head: head("e", 3), entries: vec![entry(1, 2), entry(2, 3)] };
-            ring.absorb(window, 0, RingLimits::default());
+            ring.absorb(window, 0, RingLimits::default(), &witness());
             assert_eq!(revisions(&ring), [2, 3]);
             ring
         };
         let mut ring = filled();
         let gap = Window { head: head("e", 9), entries: vec![entry(8, 9)] };
-        ring.absorb(gap, 0, RingLimits::default());
+        ring.absorb(gap, 0, RingLimits::default(), &witness());
         assert_eq!(revisions(&ring), [9]);
         let mut ring = filled();
-        ring.absorb(Window { head: head("f", 3), entries: vec![] }, 0, RingLimits::default());
+        ring.absorb(Window { head: head("f", 3), entries: vec![] }, 0, RingLimits::default(), &witness());
         assert_eq!((revisions(&ring), ring.tip()), (vec![], Some(3)));
         let mut ring = filled();
-        ring.absorb(Window { head: head("e", 2), entries: vec![] }, 0, RingLimits::default());
+        ring.absorb(Window { head: head("e", 2), entries: vec![] }, 0, RingLimits::default(), &witness());
         assert_eq!((revisions(&ring), ring.tip(), ring.bytes), (vec![], Some(2), 0));
     }
 
     /// Every audience is at the revision that the test says; counts reads by audience.
     #[derive(Default)]
     struct Source {
+        later_epoch: Mutex<bool>,
         revision: Mutex<u64>,
         reads: Mutex<BTreeMap<String, u64>>,
     }
@@ -439,7 +467,8 @@ mod tests {
     impl FeedSource for Source {
         async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
             *self.reads.lock().unwrap().entry(audience.into()).or_default() += 1;
-            Ok(head("e", *self.revision.lock().unwrap()))
+            let epoch = if *self.later_epoch.lock().unwrap() { "f" } else { "e" };
+            Ok(head(epoch, *self.revision.lock().unwrap()))
         }
 
         async fn window(&self, audience: &str, after: u64, _: usize) -> Result<Window, SourceError> {
@@ -472,7 +501,8 @@ mod tests {
     #[tokio::test]
     async fn a_commit_costs_reads_of_the_audiences_it_touched() {
         let source = Arc::new(Source::default());
-        let hub = Arc::new(Hub::new(source.clone(), RingLimits::default(), FeedMetrics::default()));
+        let hub =
+            Arc::new(Hub::new(source.clone(), RingLimits::default(), FeedMetrics::default(), witness()));
         let (ring, bell) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let running = tokio::spawn({
@@ -499,6 +529,11 @@ mod tests {
         let head = b.window("b", 0, 10).await.unwrap().head;
         assert_eq!((head.revision, head.head), (0, 7));
         assert_eq!(source.reads.lock().unwrap().get("b"), Some(&1));
+        // A new epoch that nobody rang for: whoever asks the store once does not get the old one from memory afterwards.
+        *source.later_epoch.lock().unwrap() = true;
+        assert_eq!(b.audience("b").await.unwrap().epoch, "f");
+        assert_eq!(b.window("b", 0, 10).await.unwrap().head.epoch, "f");
+        b.changed().await;
         drop((a, b));
         assert!(hub.registered().channels.is_empty());
         stop.cancel();

@@ -312,6 +312,7 @@ impl FeedServer {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let advertise = if advertise.is_empty() { vec![address.to_string()] } else { advertise };
+        let witness = Witness::new(deps.keys.witness_key());
         let shared = Shared {
             trust: ArcSwap::from_pointee(Trust {
                 authorities,
@@ -319,11 +320,11 @@ impl FeedServer {
                 renew_at: renewal(now, not_after),
             }),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
-            hub: Arc::new(Hub::new(deps.source, config.ring, metrics.clone())),
+            hub: Arc::new(Hub::new(deps.source, config.ring, metrics.clone(), witness.clone())),
             nodes: deps.nodes,
             tokens: deps.tokens,
             status: deps.status,
-            witness: Witness::new(deps.keys.witness_key()),
+            witness,
             keys: deps.keys,
             fleet,
             metrics,

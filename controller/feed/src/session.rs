@@ -396,10 +396,8 @@ impl Running {
             None => self.session.poll(&self.attached, Instant::now()).await,
         };
         let mut frames = polled.map_err(unavailable)?;
-        for frame in &mut frames {
-            if let Some(Frame::Bookmark(bookmark)) = &mut frame.frame {
-                bookmark.witness = shared.witness.attest(self.session.epoch(), bookmark.head);
-            }
+        if self.apart.is_none() {
+            shared.witness.stamp(self.session.epoch(), &mut frames);
         }
         self.outbox.extend(encode(&frames));
         // With nothing to say the doorbell or the next heartbeat makes us look again.

@@ -1,11 +1,13 @@
 //! The controller's word of how far its store was, in the hands of its subscribers.
 //!
 //! A store that is put back to an older copy, or a disk that is set back to a snapshot, remembers nothing that could prove it.
-//! So every Bookmark carries the head that the store has reached, under a key that only controllers of this store have. Who
+//! So every change and every Bookmark carries how far the store was, under a key that only controllers of this store have. Who
 //! shows a word beyond the head proves that the store went back; who merely says that it is ahead proves nothing: a damaged
 //! ledger and a lie look alike.
 
 use bytes::Bytes;
+use hosting_proto::feed::Down;
+use hosting_proto::feed::down::Frame;
 use zeroize::Zeroizing;
 
 const TAG: usize = 32;
@@ -13,6 +15,7 @@ const TAG: usize = 32;
 const MAX_BYTES: usize = 512;
 
 /// Gives and checks words: `tag ‖ head (8 bytes, big endian) ‖ epoch`.
+#[derive(Clone)]
 pub(crate) struct Witness(Zeroizing<[u8; 32]>);
 
 impl Witness {
@@ -21,10 +24,24 @@ impl Witness {
     }
 
     /// The word that the store stood at `head` of `epoch`.
-    pub(crate) fn attest(&self, epoch: &str, head: u64) -> Bytes {
+    fn attest(&self, epoch: &str, head: u64) -> Bytes {
         let said = [&head.to_be_bytes(), epoch.as_bytes()].concat();
         let tag = blake3::keyed_hash(&self.0, &said);
         [tag.as_bytes(), said.as_slice()].concat().into()
+    }
+
+    /// Puts the word into the frames that tell a subscriber where the store of `epoch` is.
+    pub(crate) fn stamp(&self, epoch: &str, frames: &mut [Down]) {
+        for frame in frames {
+            match &mut frame.frame {
+                Some(Frame::Delta(delta)) if !delta.more => {
+                    delta.witness = self.attest(epoch, delta.revision)
+                }
+                Some(Frame::SnapshotEnd(end)) => end.witness = self.attest(epoch, end.revision),
+                Some(Frame::Bookmark(bookmark)) => bookmark.witness = self.attest(epoch, bookmark.head),
+                _ => {}
+            }
+        }
     }
 
     /// The head of `epoch` that a word of ours speaks of; `None` for anybody else's, and for another epoch's.

@@ -549,10 +549,16 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                 if self.words.is_none() {
                     return;
                 }
-                match (&frame.frame, &self.edge_key) {
+                match &frame.frame {
                     // Before what it opens the door to.
-                    (Some(Frame::Welcome(welcome)), Some(store)) => store.take(&welcome.edge_key),
-                    (Some(Frame::Bookmark(bookmark)), _) => self.witness.take(&bookmark.witness),
+                    Some(Frame::Welcome(welcome)) => {
+                        if let Some(store) = &self.edge_key {
+                            store.take(&welcome.edge_key);
+                        }
+                    }
+                    Some(Frame::Delta(delta)) => self.witness.take(&delta.witness),
+                    Some(Frame::SnapshotEnd(end)) => self.witness.take(&end.witness),
+                    Some(Frame::Bookmark(bookmark)) => self.witness.take(&bookmark.witness),
                     _ => {}
                 }
                 match self.subscriber.on_frame(frame, Instant::now()) {

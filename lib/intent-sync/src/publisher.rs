@@ -2,7 +2,7 @@
 //!
 //! A session is a cursor; it has no queue, no socket and no clock. The caller (`controller/feed`) asks for frames when the
 //! subscriber has room for them ([`Session::poll`]), waits for the doorbell when there are none, and passes on what the
-//! subscriber says ([`Session::on_up`]). While a session follows the log, the caller may send shared frames instead
+//! subscriber says ([`Session::on_up`]). A frame's witness is the caller's to fill in. While a session follows the log, the caller may send shared frames instead
 //! ([`Session::follows`], [`Session::skip_to`]). It never decides who may subscribe to what.
 
 use std::time::{Duration, Instant};
@@ -310,6 +310,7 @@ impl Session {
                 revision: head.revision,
                 count: head.count,
                 digest: digest_bytes(&head),
+                witness: Bytes::new(),
             })));
             self.sent = at;
             self.state = State::Following { at };
@@ -345,7 +346,6 @@ impl Session {
                 head: head.head,
                 count: head.count,
                 digest: digest_bytes(&head),
-                // The caller's to give.
                 witness: Bytes::new(),
             })));
             self.bookmarked = Some((at, now));
@@ -363,6 +363,7 @@ pub fn delta_frames(entry: &LogEntry, frame_bytes: usize) -> Vec<Down> {
         upserts: Vec::new(),
         removals: Vec::new(),
         more: true,
+        witness: Bytes::new(),
     };
     let room = frame_bytes.saturating_sub(ENVELOPE);
     let mut deltas = Vec::new();

@@ -48,11 +48,14 @@ async fn welcome(
     }
 }
 
-/// Reads up to the next bookmark; answers its word of the store.
+/// Reads up to the next word of the store.
 async fn word(raw: &mut Raw) -> Bytes {
     loop {
-        if let Frame::Bookmark(bookmark) = raw.next().await.unwrap().unwrap() {
-            return bookmark.witness;
+        match raw.next().await.unwrap().unwrap() {
+            Frame::SnapshotEnd(end) => return end.witness,
+            Frame::Delta(delta) => return delta.witness,
+            Frame::Bookmark(bookmark) => return bookmark.witness,
+            _ => {}
         }
     }
 }
@@ -101,9 +104,16 @@ async fn the_controllers_own_word_proves_that_the_store_went_back() {
     }
     feed.store.route("a.example");
     let copy = feed.store.copy();
-    let after = feed.store.route("b.example");
     let (_, mut raw) = welcome(&feed, "edge-1", None, Bytes::new()).await.unwrap();
-    let proof = word(&mut raw).await;
+    let older = word(&mut raw).await;
+    let after = feed.store.route("b.example");
+    // With the change itself, not some time later.
+    let proof = loop {
+        match raw.next().await.unwrap().unwrap() {
+            Frame::Delta(delta) if delta.revision == after => break delta.witness,
+            _ => {}
+        }
+    };
     // While the store is where it was, or further, it proves nothing.
     feed.store.commit("node/web-9", vec![route("c.example")], vec![]);
     let same = welcome(&feed, "edge-1", Some(("epoch-1", after)), proof.clone()).await.unwrap();
@@ -116,6 +126,8 @@ async fn the_controllers_own_word_proves_that_the_store_went_back() {
     let failed = welcome(&feed, "edge-1", Some(("epoch-1", after)), proof.clone()).await;
     assert_eq!(failed.err().unwrap().code(), Code::Unavailable);
     feed.store.fail_epochs(false);
+    // What the store still knows is no proof.
+    assert_eq!(welcome(&feed, "edge-2", None, older).await.unwrap().0, "epoch-1");
     let (second, _) = welcome(&feed, "edge-1", Some(("epoch-1", after)), proof.clone()).await.unwrap();
     assert_eq!(second, "epoch-1+");
     // It proves it once: of the new epoch it says nothing.
