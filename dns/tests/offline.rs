@@ -83,7 +83,10 @@ fn a_restart_serves_what_the_ledger_holds() {
         send(&mut feed, Frame::SnapshotItems(wire::SnapshotItems { items: wired }));
         assert_eq!(ask(&zones, "www.example.com", "A").rcode, rcode::REFUSED, "half a snapshot is nothing");
         let (count, digest) = (items.len() as u64, Bytes::copy_from_slice(&Digest::of(&items).to_bytes()));
-        send(&mut feed, Frame::SnapshotEnd(wire::SnapshotEnd { revision: 5, count, digest }));
+        send(
+            &mut feed,
+            Frame::SnapshotEnd(wire::SnapshotEnd { revision: 5, count, digest, ..Default::default() }),
+        );
         assert_eq!(ask(&zones, "www.example.com", "A").answers.len(), 1);
         assert_eq!(ask(&zones, "app.example.com", "A").answers.len(), 1);
         assert_eq!(ask(&zones, "bad.example.com", "A").rcode, rcode::NXDOMAIN);

@@ -62,6 +62,7 @@ fn snapshot(items: &[Item]) -> Vec<Down> {
             revision: 7,
             count: items.len() as u64,
             digest: Bytes::copy_from_slice(&Digest::of(items).to_bytes()),
+            ..wire::SnapshotEnd::default()
         }),
     ]
     .map(|frame| Down { frame: Some(frame) })

@@ -135,6 +135,7 @@ fn delta(prev: u64, revision: u64, upserts: &[Item], removals: &[(Key, Cause)]) 
             })
             .collect(),
         more: false,
+        ..wire::Delta::default()
     }))
 }
 
@@ -148,6 +149,7 @@ fn snapshot(epoch: &str, revision: u64, items: &[Item]) -> Vec<Down> {
             revision,
             count: items.len() as u64,
             digest: Bytes::copy_from_slice(&Digest::of(items).to_bytes()),
+            ..wire::SnapshotEnd::default()
         })),
     ]
 }
