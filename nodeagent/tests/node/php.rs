@@ -289,3 +289,51 @@ async fn sessions_and_code_of_the_sites_own() {
     assert!(file.exists(), "{}", file.display());
     node.stop().await;
 }
+
+/// Looks for the neighbour's session by every spelling of its folder that a script can give.
+const ATTACK: &str = r#"<?php ob_start();
+$neighbour = dirname(__DIR__, 3) . '/t_b/tmp';
+@symlink($neighbour, __DIR__ . '/link');
+@symlink('../../../t_b/tmp', __DIR__ . '/relative');
+$found = [];
+foreach ([null, $neighbour, "0;$neighbour", "0;0600;$neighbour", "tcp://x;$neighbour", ";$neighbour", ";;$neighbour",
+    "x;y;$neighbour", __DIR__ . '/../../../t_b/tmp', __DIR__ . '/link', __DIR__ . '/relative'] as $path) {
+  if ($path !== null && @ini_set('session.save_path', $path) === false) continue;
+  session_id('neighbourssession');
+  if (@session_start() && isset($_SESSION['card'])) $found[] = ini_get('session.save_path');
+  session_abort();
+}
+echo json_encode(['found' => $found, 'read' => @file_get_contents("$neighbour/sess_neighbourssession")]);
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_sessions_are_out_of_reach() {
+    if missing("a_neighbours_sessions_are_out_of_reach") {
+        return;
+    }
+    let folder = folder();
+    let node = sites(folder.path(), &[("web_a", with(&[]))]).await;
+    let revision = node.apply(vec![tenant("t_b", false), webroot("web_b", &php_webroot("t_b"))], vec![]);
+    node.until(&key(Kind::Webroot, "web_b"), Phase::Ready, revision).await;
+    let page =
+        "<?php session_id('neighbourssession'); session_start(); $_SESSION['card'] = '4111'; echo 'set';";
+    upload(&node.document_root("t_b", "web_b").join("index.php"), page);
+    assert_eq!(node.get("web_b", "/").await.body, "set");
+    let tmp = node.layout.roots.storage.join("t_b/tmp");
+    assert!(tmp.join("sess_neighbourssession").exists());
+
+    upload_page(&node, "web_a", "attack.php", ATTACK);
+    for (n, path) in [tmp.display().to_string(), format!("0;{}", tmp.display())].into_iter().enumerate() {
+        upload_page(
+            &node,
+            "web_a",
+            &format!("own{n}/.user.ini"),
+            &format!("session.save_path = \"{path}\"\n"),
+        );
+        upload_page(&node, "web_a", &format!("own{n}/attack.php"), ATTACK);
+    }
+    for path in ["/attack.php", "/own0/attack.php", "/own1/attack.php"] {
+        assert_eq!(node.get("web_a", path).await.body, r#"{"found":[],"read":false}"#, "{path}");
+    }
+    node.stop().await;
+}
