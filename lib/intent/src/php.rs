@@ -113,6 +113,7 @@ const SETTINGS: &[(&str, Type)] = &[
     ("opcache.enable", Flag),
     ("opcache.restrict_api", Platform),
     ("opcache.revalidate_freq", Seconds(0, 86_400)),
+    ("opcache.revalidate_path", Flag),
     ("opcache.save_comments", Flag),
     ("opcache.validate_timestamps", Flag),
     ("open_basedir", Platform),

@@ -222,6 +222,8 @@ php_admin_value[realpath_cache_ttl] = 2
         ("upload_max_filesize", in_bytes(pool.settings.upload_bytes())),
         ("post_max_size", in_bytes(pool.settings.body_bytes())),
         ("opcache.revalidate_freq", "2".to_owned()),
+        // A path is looked up anew, so that it is what its links lead to now.
+        ("opcache.revalidate_path", "1".to_owned()),
         ("session.gc_probability", "1".to_owned()),
         ("session.save_path", tmp),
     ] {

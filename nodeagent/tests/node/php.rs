@@ -211,13 +211,48 @@ async fn a_deployment_that_moves_a_link_is_seen_at_once() {
     }
     std::fs::remove_dir_all(root.join("current")).unwrap();
     for n in 1..=3 {
-        std::os::unix::fs::symlink(format!("releases/{n}"), root.join("next")).unwrap();
-        std::fs::rename(root.join("next"), root.join("current")).unwrap();
+        point(&root.join("current"), &format!("releases/{n}"));
         let document_root = root.join(format!("releases/{n}/public"));
         for path in ["/", "/some/route"] {
             let body = node.get("web_a", path).await.body;
             assert_eq!(body, format!("{n} lib {n} {}", document_root.display()));
         }
+    }
+    node.stop().await;
+}
+
+/// Makes a link, or moves it in one go, as deployments do.
+fn point(link: &Path, target: &str) {
+    let next = link.with_extension("next");
+    std::os::unix::fs::symlink(target, &next).unwrap();
+    std::fs::rename(next, link).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_below_the_document_root_is_seen_at_once_too() {
+    if missing("a_link_below_the_document_root_is_seen_at_once_too") {
+        return;
+    }
+    let folder = folder();
+    let node = sites(folder.path(), &[("web_a", with(&[]))]).await;
+    let root = node.document_root("t_a", "web_a");
+    let at = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    for n in 1..=2 {
+        for (name, page) in [
+            ("index.php", format!("<?php echo 'page {n}';")),
+            ("lib.php", format!("<?php return 'lib {n}';")),
+        ] {
+            let file = root.join(format!("releases/{n}/{name}"));
+            upload(&file, &page);
+            // Neither time nor size tells one release from the other.
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(at).unwrap();
+        }
+    }
+    upload(&root.join("main.php"), "<?php echo require __DIR__ . '/app/lib.php';");
+    for n in [1, 2, 1] {
+        point(&root.join("app"), &format!("releases/{n}"));
+        assert_eq!(node.get("web_a", "/app/index.php").await.body, format!("page {n}"));
+        assert_eq!(node.get("web_a", "/main.php").await.body, format!("lib {n}"));
     }
     node.stop().await;
 }

@@ -293,7 +293,7 @@ pub(crate) struct WebrootUpdate {
     runtime_config: Option<Map<String, Value>>,
     #[serde(default)]
     public_folder: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::input::unless_empty")]
     env_file_name: Option<String>,
     #[serde(default)]
     service_hostname_enabled: Option<bool>,
@@ -425,11 +425,10 @@ impl Definition for Webroot {
         _: &Resource,
     ) -> Result<Option<Status>, SpecError> {
         input.env_vars.check("env_vars")?;
-        // An empty text where that is no value was not given.
-        if let Some(runtime) = input.runtime.filter(|runtime| !runtime.is_empty()) {
+        if let Some(runtime) = input.runtime {
             spec.runtime = runtime;
         }
-        if let Some(version) = input.runtime_version.filter(|version| !version.is_empty()) {
+        if let Some(version) = input.runtime_version {
             spec.runtime_version = version;
         }
         let configured = input.runtime_config.is_some();
@@ -439,7 +438,7 @@ impl Definition for Webroot {
         if let Some(folder) = input.public_folder {
             spec.public_folder = folder;
         }
-        if let Some(file) = input.env_file_name.filter(|file| !file.is_empty()) {
+        if let Some(file) = input.env_file_name {
             spec.env_file_name = file;
         }
         if let Some(wanted) = input.service_hostname_enabled {
