@@ -141,6 +141,11 @@ fn label_of(item: &Value) -> Option<&str> {
     LABELS.iter().find_map(|field| item[*field].as_str())
 }
 
+/// The query parameters that lists of the kind can be filtered by, beside status and search.
+fn filters(info: &KindInfo) -> Vec<&'static str> {
+    info.filters.iter().map(|filter| filter.name).collect()
+}
+
 /// The id of a node, by id or host name.
 pub(crate) async fn node_id(api: &Api, given: &str) -> anyhow::Result<String> {
     names::id_of(api, Kind::Node.info(), given, None).await

@@ -3,7 +3,7 @@
 use hosting_resource::{IdPolicy, Kind, KindInfo};
 use serde_json::Value;
 
-use super::{LABELS, collection, collections, item, label_of, usage};
+use super::{LABELS, collection, collections, filters, item, label_of, usage};
 use crate::api::{Api, ApiError, encode};
 
 /// The id of the resource that `given` names: its id, its name, or `OWNER/NAME`. `within` is the id of what it lies in (for a
@@ -130,12 +130,19 @@ pub(super) async fn bearers(
     };
     // A webroot has no name of its own: it is called by its host names.
     for path in paths.iter().filter(|_| info.kind != Kind::Webroot) {
-        let facet = LABELS.iter().find(|label| info.filters.iter().any(|filter| filter.name == **label));
-        let query = match facet {
-            Some(field) => format!("?{field}={}", encode(name)),
-            None => format!("?search={}", encode(name)),
+        let label = LABELS.iter().find(|label| filters(info).contains(label));
+        let query = match (label, info.kind) {
+            // A record's name may stand relative to its zone here, and with its type.
+            (_, Kind::ZoneRecord) => String::new(),
+            (Some(field), _) => format!("?{field}={}", encode(name)),
+            (None, _) => String::new(),
         };
-        found.extend(api.list(&format!("{path}{query}")).await?.into_iter().filter(is_meant));
+        match api.list(&format!("{path}{query}")).await {
+            Ok(list) => found.extend(list.into_iter().filter(is_meant)),
+            // What breaks the rules for such names is nobody's.
+            Err(ApiError::Answer { status: 400, .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     if found.is_empty()
         && matches!(info.kind, Kind::Tenant | Kind::Webroot | Kind::Fqdn)

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use hosting_resource::{IdPolicy, Kind, KindInfo, Status};
 use serde_json::Value;
 
-use super::{collections, item, label_of, names, parent_id, parent_of, plurals, usage};
+use super::{
+    collections, filters, item, label_of, names, parent_id, parent_of, plurals, usage,
+};
 use crate::{
     api::{Api, ApiError, encode},
     args::{DescribeArgs, GetArgs},
@@ -57,7 +59,7 @@ pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Res
     let parent = parent_id(api, info, args.parent.as_deref()).await?;
     let mut items = Vec::new();
     if args.ids.is_empty() {
-        let query = query(api, args).await?;
+        let query = query(api, args, parent.as_deref()).await?;
         let most = args.limit.unwrap_or(usize::MAX);
         for path in collections(api, info, parent.as_deref()).await? {
             let page = api.list_up_to(&format!("{path}{query}"), most.saturating_sub(items.len())).await;
@@ -87,7 +89,7 @@ pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Res
 }
 
 /// What `--status`, `--search` and `--filter` ask for; a kind that cannot be filtered so must not look as if it were.
-async fn query(api: &Api, args: &GetArgs) -> anyhow::Result<String> {
+async fn query(api: &Api, args: &GetArgs, parent: Option<&str>) -> anyhow::Result<String> {
     let (info, plural) = (args.kind, args.kind.plural());
     let mut query = Vec::new();
     if let Some(status) = &args.status {
@@ -103,15 +105,20 @@ async fn query(api: &Api, args: &GetArgs) -> anyhow::Result<String> {
     for pair in &args.filter {
         let (field, value) =
             pair.split_once('=').ok_or_else(|| usage(format!("{pair:?}: write FIELD=VALUE")))?;
-        if !info.filters.iter().any(|filter| filter.name == field) {
-            let names: Vec<&str> = info.filters.iter().map(|filter| filter.name).collect();
-            let fields =
-                if names.is_empty() { "by nothing".to_owned() } else { format!("by {}", names.join(", ")) };
+        if !filters(info).contains(&field) {
+            let fields = match filters(info).as_slice() {
+                [] => "by nothing".to_owned(),
+                fields => format!("by {}", fields.join(", ")),
+            };
             return Err(usage(format!("{plural} cannot be filtered by {field:?}, but {fields}")));
         }
         let kind = Kind::from_name(field.trim_end_matches("_id"));
         let value = match kind.filter(|_| !value.is_empty()) {
-            Some(kind) if kind != info.kind => names::id_of(api, kind.info(), value, None).await?,
+            Some(kind) if kind != info.kind => {
+                let owner = names::owner_of(kind.info()).map(|(owner, _)| owner);
+                let within = parent.filter(|_| owner.is_some() && owner == parent_of(info).map(|of| of.kind));
+                names::id_of(api, kind.info(), value, within).await?
+            }
             Some(_) | None => value.to_owned(),
         };
         query.push(format!("{field}={}", encode(&value)));
@@ -173,7 +180,7 @@ impl Names<'_> {
             };
             let label = match one[format!("{name}_name")].as_str() {
                 Some(label) => label.to_owned(),
-                None => self.of(*owner, &id.to_owned()).await,
+                None => self.of(*owner, id).await,
             };
             one[name] = label.into();
         }
