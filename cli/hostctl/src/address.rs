@@ -46,6 +46,9 @@ pub(crate) fn parse(text: &str) -> Result<Url, String> {
     }
     let path = url.path().trim_end_matches('/');
     let path = path.strip_suffix(API_PATH).unwrap_or(path).trim_end_matches('/').to_owned();
+    if format!("{path}/").contains(&format!("{API_PATH}/")) {
+        return Err(format!("names one of the API's routes; end it before {API_PATH}"));
+    }
     url.set_path(&path);
     Ok(url)
 }
@@ -56,6 +59,16 @@ pub(crate) fn shown(text: &str) -> String {
         Some((_, host)) => format!("…@{host}"),
         None => text.to_owned(),
     }
+}
+
+/// A host name as it is stored and compared: lower case, A-labels, no trailing dot.
+pub(crate) fn host(name: &str) -> String {
+    let name = name.trim_end_matches('.').to_lowercase();
+    if name.is_ascii() {
+        return name;
+    }
+    let url = Url::parse(&format!("http://{name}/")).ok();
+    url.as_ref().and_then(Url::host_str).map_or(name, str::to_owned)
 }
 
 /// Whether the address is this machine's own, which no proxy can reach.
@@ -109,11 +122,26 @@ mod tests {
             ("ftp://127.0.0.1:1", "http:// or https://"),
             ("http://user:secret@host", "--key-file"),
             ("http://host/?a=b", "before any ?"),
+            ("http://host/api/v1/zones", "before /api/v1"),
         ] {
             let error = parse(given).unwrap_err();
             assert!(error.contains(part), "{given}: {error}");
         }
         assert_eq!(shown("http://user:secret@host/x"), "…@host/x");
+    }
+
+    #[test]
+    fn host_names_have_one_form() {
+        for (given, wanted) in [
+            ("Bakery.TEST.", "bakery.test"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.example.", "xn--bcher-kva.example"),
+            ("_acme.a_b.example", "_acme.a_b.example"),
+            ("*.example", "*.example"),
+            ("", ""),
+        ] {
+            assert_eq!(host(given), wanted);
+        }
     }
 
     #[test]

@@ -68,6 +68,9 @@ impl ApiError {
             Self::Answer { status: 403, .. } => {
                 Some("the key lacks a scope or a brand for this; use another with --key-file")
             }
+            Self::Answer { status: 404, .. } if !self.is_not_found() => {
+                Some("is --api the API's base address, and its controller as new as this hostctl?")
+            }
             Self::Answer { status: 501, .. } => Some("leave that field out; a later release will serve it"),
             Self::Answer { .. } | Self::NoSuch(_) => None,
         }

@@ -278,6 +278,11 @@ pub(crate) fn fail(as_json: bool, error: &anyhow::Error) -> ExitCode {
 /// Answers a command line that is no command: help and version where they were asked for, else what is wrong with it.
 pub(crate) fn not_understood(as_json: bool, error: &clap::Error) -> ExitCode {
     let rendered = error.render();
+    if !error.use_stderr() && as_json {
+        let is_version = error.kind() == clap::error::ErrorKind::DisplayVersion;
+        json(&serde_json::json!({if is_version { "version" } else { "help" }: rendered.to_string().trim()}));
+        return ExitCode::SUCCESS;
+    }
     if !error.use_stderr() {
         text(&if console::colors_enabled() { rendered.ansi().to_string() } else { rendered.to_string() });
         return ExitCode::SUCCESS;

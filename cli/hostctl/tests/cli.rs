@@ -199,6 +199,11 @@ fn every_error_is_one_json_document_where_json_is_asked_for() {
             "{line}: {message}"
         );
     }
+    for line in ["--json --version", "--json get --help"] {
+        let output = api.run(&line.split(' ').collect::<Vec<_>>());
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    }
     // After `--` it is no flag any more.
     let output = api.run(&["get", "zonks", "--", "--json"]);
     assert!(output.stdout.is_empty() && output.status.code() == Some(2), "{output:?}");
@@ -417,6 +422,25 @@ fn a_name_that_two_bear_is_answered_with_both() {
     let output = api.run(&["get", "tenant", "nordic/1001", "--json"]);
     let body: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(body[0]["id"], "t_bbbbbbbbbb");
+}
+
+#[test]
+fn a_host_name_is_found_in_every_spelling() {
+    let api = StandIn::new(|_, target, _| match target {
+        _ if target.contains("search=bakery.test&") => page(json!([
+            {"id": UUID, "name": "bakery.test", "status": "active"},
+            {"id": "another", "name": "old-bakery.test", "status": "active"},
+        ])),
+        _ if target.ends_with(UUID) => (200, json!({"id": UUID, "name": "bakery.test"})),
+        _ => page(json!([])),
+    });
+    for name in ["bakery.test", "Bakery.TEST", "bakery.test."] {
+        let output = api.run(&["get", "zone", name, "--json"]);
+        assert!(output.status.success() && words(&output.stdout).contains(UUID), "{name}: {output:?}");
+    }
+    assert_eq!(api.run(&["get", "zone", "ery.test"]).status.code(), Some(4), "a part of a name is no name");
+    api.run(&["get", "zone", "b\u{fc}cher.example"]);
+    assert!(api.seen().iter().any(|line| line.contains("search=xn--bcher-kva.example")), "{:?}", api.seen());
 }
 
 #[test]

@@ -4,7 +4,10 @@ use hosting_resource::{IdPolicy, Kind, KindInfo};
 use serde_json::Value;
 
 use super::{LABELS, collection, collections, filters, item, label_of, usage};
-use crate::api::{Api, ApiError, encode};
+use crate::{
+    address::host,
+    api::{Api, ApiError, encode},
+};
 
 /// The id of the resource that `given` names: its id, its name, or `OWNER/NAME`. `within` is the id of what it lies in (for a
 /// tenant: of its brand), when that is known.
@@ -111,12 +114,13 @@ pub(super) async fn bearers(
 ) -> anyhow::Result<Vec<Value>> {
     let wanted = match info.kind {
         Kind::ZoneRecord => record_names(api, name, within).await?,
-        _ => vec![plain(name)],
+        _ => vec![host(name)],
     };
     let is_there =
         |one: &Value| owner_of(info).zip(within).is_none_or(|((_, field), owner)| one[field] == owner);
+    // The names of kinds that are no hosts may not differ in case alone either.
     let is_meant = |one: &Value| {
-        let label = label_of(one).map(plain).unwrap_or_default();
+        let label = label_of(one).map(host).unwrap_or_default();
         let with_type = format!("{label}/{}", text(one, "type").to_ascii_lowercase());
         is_there(one) && wanted.iter().any(|wanted| *wanted == label || *wanted == with_type)
     };
@@ -134,7 +138,7 @@ pub(super) async fn bearers(
         let query = match (label, info.kind) {
             // A record's name may stand relative to its zone here, and with its type.
             (_, Kind::ZoneRecord) => String::new(),
-            (Some(field), _) => format!("?{field}={}", encode(name)),
+            (Some(field), _) => format!("?{field}={}", encode(&asked(info, name))),
             (None, _) => String::new(),
         };
         match api.list(&format!("{path}{query}")).await {
@@ -148,7 +152,7 @@ pub(super) async fn bearers(
         && matches!(info.kind, Kind::Tenant | Kind::Webroot | Kind::Fqdn)
         && name.contains('.')
     {
-        let known = api.get(&format!("/explain/{}", encode(name))).await;
+        let known = api.get(&format!("/explain/{}", encode(&host(name)))).await;
         let field = format!("{}_id", info.kind.name());
         let id = known.as_ref().ok().and_then(|known| known[&field].as_str());
         if let Some(id) = id {
@@ -163,16 +167,19 @@ async fn record_names(api: &Api, name: &str, zone: Option<&str>) -> anyhow::Resu
     let Some(zone) = zone else { return Ok(Vec::new()) };
     let zone = text(&api.get(&item(Kind::Zone.info(), zone)).await?, "name");
     let (name, rtype) = match name.split_once('/') {
-        Some((name, rtype)) => (plain(name), format!("/{}", rtype.to_ascii_lowercase())),
-        None => (plain(name), String::new()),
+        Some((name, rtype)) => (host(name), format!("/{}", rtype.to_ascii_lowercase())),
+        None => (host(name), String::new()),
     };
     let absolute = if name == "@" { zone } else { format!("{name}.{zone}") };
     Ok(vec![format!("{name}{rtype}"), format!("{absolute}{rtype}")])
 }
 
-/// As host and zone names are compared. The other kinds' names may not differ in case alone either.
-fn plain(name: &str) -> String {
-    name.trim_end_matches('.').to_lowercase()
+/// A name as the API is asked for it.
+fn asked(info: &KindInfo, name: &str) -> String {
+    match info.kind {
+        Kind::Zone | Kind::Fqdn | Kind::Node => host(name),
+        _ => name.to_owned(),
+    }
 }
 
 fn nobody(info: &KindInfo, given: &str, within: Option<&str>) -> ApiError {
