@@ -10,6 +10,9 @@ use crate::output;
 /// How long a step may take before what it waits for is shown.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often a log, where no spinner turns, is told that something still goes on.
+const STILL: Duration = Duration::from_secs(30);
+
 /// One step at a time.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -46,6 +49,21 @@ impl Progress {
             && self.begun.elapsed() > PATIENCE
         {
             bar.set_message(format!("{}: {what}", self.text));
+        }
+    }
+
+    /// Does `work`; where there is no terminal a line now and then says that it is still being waited for.
+    pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(STILL) => {
+                    if self.bar.is_none() {
+                        output::note(format!("  still {} ({} s)", self.text, self.begun.elapsed().as_secs()));
+                    }
+                }
+            }
         }
     }
 

@@ -288,6 +288,7 @@ fn every_wait_takes_as_long_as_it_says() {
             std::thread::spawn(move || {
                 let output = api.run(&[&verb[..], &["--wait", "--timeout", "60s"]].concat());
                 assert_eq!(output.status.code(), Some(0), "{verb:?}: {output:?}");
+                assert!(words(&output.stderr).contains("still waiting for"), "{verb:?}: {output:?}");
             })
         })
         .collect();

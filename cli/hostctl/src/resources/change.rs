@@ -165,7 +165,7 @@ pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow
     let mut progress = Progress::new();
     progress.step(format!("waiting for {} {id}", info.dashed()));
     let waited = tokio::select! {
-        waited = until_settled(api, info, &id, until, &progress) => waited,
+        waited = progress.during(until_settled(api, info, &id, until, &progress)) => waited,
         _ = tokio::signal::ctrl_c() => {
             progress.clear();
             return Ok(left(info, Some(&id), None, as_json));
@@ -185,7 +185,7 @@ impl Change<'_> {
         let mut progress = Progress::new();
         progress.step(format!("waiting for {}", self.what()));
         let done = tokio::select! {
-            done = self.waited_for(api, begun + self.wait.timeout, &progress) => done,
+            done = progress.during(self.waited_for(api, begun + self.wait.timeout, &progress)) => done,
             _ = tokio::signal::ctrl_c() => {
                 progress.clear();
                 let found = tokio::time::timeout(GLANCE, self.find(api)).await.unwrap_or_default();

@@ -186,17 +186,20 @@ fn nobody(info: &KindInfo, given: &str, within: Option<&str>) -> ApiError {
     let (kind, plural) = (info.dashed(), info.plural());
     let place = within.map(|owner| format!(" in {owner}")).unwrap_or_default();
     let how = match super::parent_of(info) {
-        Some(owner) if within.is_none() && !matches!(owner.kind, Kind::Region | Kind::Cluster) => {
-            let owner = owner.dashed();
-            format!(
-                "; a name alone is looked up in its {owner}: write {}/{given} or give --in",
-                owner.to_uppercase()
-            )
+        None => format!("; `hostctl get {plural}` lists them"),
+        Some(owner) if matches!(owner.kind, Kind::Region | Kind::Cluster) => {
+            format!("; `hostctl get {plural}` lists them")
         }
-        Some(owner) if !matches!(owner.kind, Kind::Region | Kind::Cluster) => {
-            format!("; `hostctl get {plural} --in {}` lists them", within.unwrap_or_default())
-        }
-        Some(_) | None => format!("; `hostctl get {plural}` lists them"),
+        Some(owner) => match (within, info.kind) {
+            (Some(owner), _) => format!("; `hostctl get {plural} --in {owner}` lists them"),
+            // Host names are looked up everywhere.
+            (None, Kind::Fqdn | Kind::Webroot) => String::new(),
+            (None, _) => {
+                let owner = owner.dashed();
+                let outer = owner.to_uppercase();
+                format!("; a name alone is looked up in its {owner}: write {outer}/{given} or give --in")
+            }
+        },
     };
     ApiError::NoSuch(format!("there is no {kind} {given:?}{place}, neither by id nor by name{how}"))
 }
