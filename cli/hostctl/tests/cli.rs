@@ -428,7 +428,7 @@ fn a_name_that_two_bear_is_answered_with_both() {
 #[test]
 fn a_host_name_is_found_in_every_spelling() {
     let api = StandIn::new(|_, target, _| match target {
-        _ if target.contains("search=bakery.test&") => page(json!([
+        _ if target.contains("name=bakery.test&") => page(json!([
             {"id": UUID, "name": "bakery.test", "status": "active"},
             {"id": "another", "name": "old-bakery.test", "status": "active"},
         ])),
@@ -441,7 +441,7 @@ fn a_host_name_is_found_in_every_spelling() {
     }
     assert_eq!(api.run(&["get", "zone", "ery.test"]).status.code(), Some(4), "a part of a name is no name");
     api.run(&["get", "zone", "b\u{fc}cher.example"]);
-    assert!(api.seen().iter().any(|line| line.contains("search=xn--bcher-kva.example")), "{:?}", api.seen());
+    assert!(api.seen().iter().any(|line| line.contains("name=xn--bcher-kva.example")), "{:?}", api.seen());
 }
 
 #[test]

@@ -190,6 +190,11 @@ fn what_a_killed_up_left_behind_is_told_and_ended() {
         "{down:?}"
     );
     assert!(!runs(pid));
+    let json = bench.hostctl(&["down", "--json"]).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&json.stdout).split_whitespace().collect::<String>(),
+        "{\"ended\":[]}"
+    );
     let nothing = bench.hostctl(&["down"]).output().unwrap();
     assert!(String::from_utf8_lossy(&nothing.stdout).contains("nothing is running"), "{nothing:?}");
 }
@@ -209,8 +214,16 @@ fn what_cannot_work_is_said_before_anything_is_started() {
     };
     let text = refused(&["--seed", "/nonexistent/seed.yaml"]);
     assert!(text.contains("/nonexistent/seed.yaml") && text.contains("--no-seed"), "{text}");
-    let text = refused(&["--no-seed", "--address", "0.0.0.0"]);
-    assert!(text.contains("--address"), "{text}");
+    for address in ["0.0.0.0", "::", "224.0.0.1", "fe80::1", "192.0.2.1", "2001:db8::1"] {
+        let text = refused(&["--no-seed", "--address", address]);
+        assert!(text.contains(&format!("--address {address}")), "{text}");
+    }
+    // What a process says of its configuration counts before the first one is started.
+    let agent = bench.folder.path().join("hosting-nodeagent");
+    fs::write(&agent, "#!/bin/sh\necho \"hosting-nodeagent: data_dir: holds '$'\" >&2\nexit 1\n").unwrap();
+    let text = refused(&["--no-seed"]);
+    assert!(text.contains("nodeagent cannot run like this: data_dir: holds '$'"), "{text}");
+    assert!(text.contains("Nothing was started") && text.contains("--data DIR"), "{text}");
     fs::remove_file(Path::new(bench.folder.path()).join("hosting-dns")).unwrap();
     let text = refused(&["--no-seed"]);
     assert!(text.contains("hosting-dns") && text.contains("--bin-dir"), "{text}");

@@ -134,12 +134,11 @@ pub(super) async fn bearers(
     };
     // A webroot has no name of its own: it is called by its host names.
     for path in paths.iter().filter(|_| info.kind != Kind::Webroot) {
-        let label = LABELS.iter().find(|label| filters(info).contains(label));
-        let query = match (label, info.kind) {
-            // A record's name may stand relative to its zone here, and with its type.
-            (_, Kind::ZoneRecord) => String::new(),
-            (Some(field), _) => format!("?{field}={}", encode(&asked(info, name))),
-            (None, _) => String::new(),
+        let field = LABELS.iter().find(|label| filters(info).contains(label));
+        // A record's name may stand relative to its zone here, and with its type.
+        let query = match field.filter(|_| info.kind != Kind::ZoneRecord) {
+            Some(field) => format!("?{field}={}", encode(&asked(info, name))),
+            None => String::new(),
         };
         match api.list(&format!("{path}{query}")).await {
             Ok(list) => found.extend(list.into_iter().filter(is_meant)),

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use hosting_resource::{IdPolicy, Kind, KindInfo, Status};
 use serde_json::Value;
 
-use super::{
-    collections, filters, item, label_of, names, parent_id, parent_of, plurals, usage,
-};
+use super::{collections, filters, item, label_of, names, parent_id, parent_of, plurals, usage};
 use crate::{
     api::{Api, ApiError, encode},
     args::{DescribeArgs, GetArgs},
