@@ -71,7 +71,8 @@ pub(crate) fn warning(words: impl std::fmt::Display) {
 /// Prints the warnings in an answer of the API, each with its remedy.
 pub(crate) fn warnings(answer: &Value) {
     for one in answer["warnings"].as_array().into_iter().flatten() {
-        warning(format!("{}; {}", cell(&one["message"]), cell(&one["remedy"])));
+        let parts = [&one["message"], &one["remedy"], one].map(|part| part.as_str().unwrap_or_default());
+        warning(parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; "));
     }
 }
 
