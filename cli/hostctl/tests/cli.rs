@@ -426,6 +426,26 @@ fn a_name_that_two_bear_is_answered_with_both() {
 }
 
 #[test]
+fn a_subscription_is_looked_up_in_its_tenant() {
+    let api = StandIn::new(|method, target, body| match (method, target) {
+        ("POST", _) => (202, json!({"id": "web_ab12cd34ef", "sent": body})),
+        _ if target.starts_with("/api/v1/tenants/t_ab12cd34ef/subscriptions?") => {
+            page(json!([{"id": "crm-1", "name": "web", "tenant_id": "t_ab12cd34ef"}]))
+        }
+        _ => (409, json!({"error": "several brands have a subscription"})),
+    });
+    for given in ["web", "crm-1"] {
+        let field = format!("subscription_id={given}");
+        let line =
+            ["create", "webroot", "--in", "t_ab12cd34ef", "-s", &field, "-s", "runtime=static", "--json"];
+        let output = api.run(&line);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let sent: Value = serde_json::from_str(answer["sent"].as_str().unwrap()).unwrap();
+        assert_eq!(sent, json!({"subscription_id": "crm-1", "runtime": "static"}));
+    }
+}
+
+#[test]
 fn a_host_name_is_found_in_every_spelling() {
     let api = StandIn::new(|_, target, _| match target {
         _ if target.contains("name=bakery.test&") => page(json!([

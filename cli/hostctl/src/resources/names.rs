@@ -23,6 +23,17 @@ pub(super) async fn id_of(
     match looks_like_an_id(info, given) {
         Some(true) => return Ok(given.to_owned()),
         Some(false) => {}
+        // Ids that callers choose may stand in several places: the one that is meant lies here.
+        None if within.is_some() && super::parent_of(info).is_some() => {
+            match api.list(&collection(info, within)?).await {
+                Ok(list) if list.iter().any(|one| one["id"] == given) => return Ok(given.to_owned()),
+                Ok(_) => {}
+                Err(error) => {
+                    let error = error.into();
+                    return if cannot_look(&error) { Ok(given.to_owned()) } else { Err(error) };
+                }
+            }
+        }
         None => match api.get(&item(info, given)).await {
             Ok(found) => return Ok(text(&found, "id")),
             Err(error) if error.is_not_found() => {}
