@@ -439,7 +439,7 @@ impl Call {
         let wait = created.iter().map(|resource| resource.id.clone()).collect();
         let main = created
             .into_iter()
-            .find(|resource| resource.id == main)
+            .find(|resource| public_id(&resource.id) == main)
             .ok_or_else(|| ApiError::internal(&"nothing was created"))?;
         Ok(Done { subject: Some(main.id.clone()), body: Body::View(Box::new(main), secrets), wait, warnings })
     }
