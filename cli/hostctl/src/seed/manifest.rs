@@ -1,6 +1,6 @@
 //! The seed file.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use anyhow::bail;
 use serde::Deserialize;
@@ -96,6 +96,36 @@ pub(super) struct Zone {
     pub brand: String,
     pub tenant: Option<String>,
     pub subscription: Option<String>,
+    /// Custom records.
+    #[serde(default)]
+    pub records: Vec<Record>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    /// Of an address it need not be said.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    /// Relative to the zone, `@` for the zone itself.
+    pub name: String,
+    pub content: String,
+    pub ttl: Option<u32>,
+    pub priority: Option<u16>,
+}
+
+impl Record {
+    /// The type that is said, else that of the address.
+    pub(super) fn kind(&self) -> anyhow::Result<&str> {
+        match (&self.kind, self.content.parse()) {
+            (Some(kind), _) => Ok(kind),
+            (None, Ok(IpAddr::V4(_))) => Ok("A"),
+            (None, Ok(IpAddr::V6(_))) => Ok("AAAA"),
+            (None, Err(_)) => {
+                bail!("record {}: `type` is missing, and {:?} is no address", self.name, self.content)
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

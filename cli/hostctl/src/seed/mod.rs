@@ -280,17 +280,57 @@ impl Seeder<'_> {
         tenant: Option<&Found>,
     ) -> anyhow::Result<()> {
         let what = || format!("zone {}", zone.name);
-        let present = self.api.list(&format!("/zones?search={}", encode(&zone.name))).await?;
-        if present.iter().any(|one| one["name"] == zone.name.as_str() && one["status"] != "deleting") {
-            return Ok(());
+        let present =
+            self.api.list(&format!("/zones?name={}", encode(&zone.name))).await.with_context(what)?;
+        let id = match present.iter().find(|one| one["status"] != "deleting") {
+            Some(one) => text(one, "id"),
+            None => {
+                let mut body = json!({"name": zone.name, "brand_id": brand, "region_id": self.place.region});
+                if let Some(tenant) = tenant {
+                    body["tenant_id"] = json!(tenant.id);
+                    body["subscription_id"] =
+                        json!(subscription(tenant, zone.subscription.as_deref(), what)?);
+                }
+                // Its own records may be what a warning lacks: those are told when the records are there.
+                let made = self.api.post("/zones", &body).await.with_context(what)?;
+                self.seeded.created.push(what());
+                text(&made, "id")
+            }
+        };
+        self.records(zone, &id).await.with_context(what)
+    }
+
+    async fn records(&mut self, zone: &manifest::Zone, id: &str) -> anyhow::Result<()> {
+        let path = format!("/zones/{}/records", encode(id));
+        let present = if zone.records.is_empty() { Vec::new() } else { self.api.list(&path).await? };
+        for record in &zone.records {
+            let absolute =
+                if record.name == "@" { zone.name.clone() } else { format!("{}.{}", record.name, zone.name) };
+            if record.content.contains("${") {
+                output::warning(format!("record {absolute}: {} is no content, left out", record.content));
+                continue;
+            }
+            let kind = record.kind()?;
+            let is_it = |one: &&Value| {
+                one["type"] == kind
+                    && (one["name"] == record.name.as_str() || one["name"] == absolute.as_str())
+            };
+            if present.iter().filter(|one| one["status"] != "deleting").any(|one| is_it(&one)) {
+                continue;
+            }
+            let mut body = json!({"type": kind, "name": record.name, "content": record.content});
+            if let Some(ttl) = record.ttl {
+                body["ttl"] = json!(ttl);
+            }
+            if let Some(priority) = record.priority {
+                body["priority"] = json!(priority);
+            }
+            let what = format!("record {absolute} {kind}");
+            self.api.post(&path, &body).await.with_context(|| what.clone())?;
+            self.seeded.created.push(what);
         }
-        let mut body = json!({"name": zone.name, "brand_id": brand, "region_id": self.place.region});
-        if let Some(tenant) = tenant {
-            body["tenant_id"] = json!(tenant.id);
-            body["subscription_id"] = json!(subscription(tenant, zone.subscription.as_deref(), what)?);
-        }
-        output::warnings(&self.api.post("/zones", &body).await.with_context(what)?);
-        self.seeded.created.push(what());
+        let whole = self.api.get(&format!("/zones/{}", encode(id))).await?;
+        output::warnings(&whole);
         Ok(())
     }
 

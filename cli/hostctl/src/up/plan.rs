@@ -90,7 +90,8 @@ impl Plan {
         let seed = match args.no_seed {
             true => None,
             false => {
-                let vars = BTreeMap::from([("PHP_VERSION".to_owned(), php.clone())]);
+                let vars = [("PHP_VERSION", php.clone()), ("ADDRESS", args.address.to_string())];
+                let vars = vars.map(|(name, value)| (name.to_owned(), value)).into();
                 let manifest = seed::Manifest::read(&args.seed, &vars)
                     .context("nothing to seed; give another file with --seed FILE, or --no-seed")?;
                 Some(manifest)

@@ -164,7 +164,12 @@ brands:
     dmarc_policy: v=DMARC1; p=none
     allowed_clusters: [cluster-1]
 zones:
-  - {name: seeded.test, brand: Seeded}
+  - name: seeded.test
+    brand: Seeded
+    records:
+      - {name: ns1, content: 192.0.2.53}
+      - {name: ns2, content: '2001:db8::53'}
+      - {type: MX, name: '@', content: mail, priority: 10, ttl: 600}
   - {name: own.example, brand: Seeded, tenant: first, subscription: main}
 oidc_clients: []
 tenants:
@@ -214,6 +219,9 @@ tenants:
     for what in [
         "brand Seeded",
         "zone seeded.test",
+        "record ns1.seeded.test A",
+        "record ns2.seeded.test AAAA",
+        "record seeded.test MX",
         "zone own.example",
         "tenant first",
         "subscription main",
@@ -227,7 +235,7 @@ tenants:
     ] {
         assert!(created.contains(&json!(what)), "{what}: {first}");
     }
-    assert_eq!(created.len(), 12, "{first}");
+    assert_eq!(created.len(), 15, "{first}");
     let tenant = admin.items("/tenants?customer_id=crm-77").await.remove(0);
     let webroots = admin.items(&format!("/tenants/{}/webroots", id(&tenant))).await;
     let site = webroots.iter().find(|one| one["subscription_id"] == "crm-77-main").unwrap();
