@@ -299,15 +299,10 @@ impl Files {
         at.check()?;
         let make = || -> Result<(), Errno> {
             let (dir, name) = self.parent(at, true)?;
-            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let new = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            let fd = match rustix::fs::openat(&dir, name, new, Mode::RUSR | Mode::WUSR) {
-                Err(Errno::EXIST) => {
-                    match rustix::fs::openat(&dir, name, flags | OFlags::RDONLY, Mode::empty()) {
-                        Err(Errno::LOOP) => return Ok(()),
-                        other => other?,
-                    }
-                }
+            // Not to wait for the other end of a pipe.
+            let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let fd = match rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::LOOP | Errno::ISDIR) => return Ok(()),
                 other => other?,
             };
             let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::RegularFile;

@@ -60,25 +60,6 @@ pub fn plain_path<'a>(what: &str, path: &'a str) -> Result<&'a str, BadValue> {
     }
 }
 
-/// An absolute path that means itself in every configuration language used here: no quote, variable, list separator,
-/// wildcard or control character in it.
-///
-/// # Errors
-/// The first character that is not allowed.
-pub fn safe_path<'a>(what: &str, path: &'a str) -> Result<&'a str, BadValue> {
-    if !path.starts_with('/') {
-        return Err(BadValue::new(what, format!("{path:?} must be an absolute path")));
-    }
-    let odd = path.chars().find(|c| !(c.is_alphanumeric() || "/._-+@=, ".contains(*c)));
-    match odd {
-        Some(odd) => Err(BadValue::new(
-            what,
-            format!("{path:?} holds {odd:?}; use letters, digits and / . _ - + @ = ,"),
-        )),
-        None => Ok(path),
-    }
-}
-
 /// A short proof that a text is in force: it stands in the text itself, where the fingerprint of the rest goes.
 pub(crate) fn fingerprint(parts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
