@@ -103,7 +103,11 @@ pub async fn of_change(world: &mut dyn World, resource: &Resource) -> Result<Vec
     if !view.is_complete() {
         view = ZoneView::around(world, &zone, &[name.to_owned()]).await?;
     }
-    Ok(bounded(view.findings().into_iter().filter(|finding| finding.about.contains(name))))
+    // That the zone's servers have no address is no matter of the other records beside them.
+    let concerns = |finding: &Finding| {
+        finding.about.contains(name) && (finding.warning.code != SERVERS || name != view.name())
+    };
+    Ok(bounded(view.findings().into_iter().filter(concerns)))
 }
 
 fn bounded(findings: impl IntoIterator<Item = Finding>) -> Vec<Warning> {

@@ -98,8 +98,13 @@ pub(super) async fn zone(draft: &mut dyn Draft, zone: &Resource) -> Result<(), P
         None if draft.by_admin() => {}
         None => {
             if let Some(base) = related_base(draft, &brand, own, true).await? {
-                let problem =
-                    format!("{own} holds, or lies under, {base}, the base host name of another brand");
+                let problem = if base == own {
+                    format!("{own} is the base host name of another brand")
+                } else if is_in_zone(own, &base) {
+                    format!("{own} lies under {base}, the base host name of another brand")
+                } else {
+                    format!("{own} holds {base}, the base host name of another brand")
+                };
                 return Err(PlanError::Conflict(problem));
             }
             others_below(draft, Kind::Zone, &brand, own).await?;

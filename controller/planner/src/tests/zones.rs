@@ -302,6 +302,10 @@ async fn own_name_servers_without_addresses_are_told() {
     assert_eq!(codes(&mut lab, &zone).await.len(), 2);
     let name = lint::of_name(&mut lab.store, &zone, "www.example.com").await.unwrap();
     assert_eq!(name.len(), 2, "{name:?}");
+    let beside = lab.record(&own, "TXT", "@", "x").await.unwrap();
+    assert_eq!(codes(&mut lab, &beside).await, [], "no matter of this record");
+    let alone = lab.record(&own, "TXT", "ns1", "x").await.unwrap();
+    assert_eq!(codes(&mut lab, &alone).await, one("name_server_without_address", "acme.example NS"));
     lab.record(&own, "A", "ns1", "192.0.2.53").await.unwrap();
     lab.record(&own, "AAAA", "ns2", "2001:db8::53").await.unwrap();
     assert_eq!((codes(&mut lab, &own).await, codes(&mut lab, &zone).await), (vec![], vec![]));
