@@ -482,6 +482,16 @@ impl<D: Definition> KindDef for Erased<D> {
             "generation".to_owned(),
             serde_json::json!({"type": "integer", "minimum": 1, "description": "Counts the changes of the spec."}),
         );
+        let warning = generator_schema::<Warning>(generator);
+        properties.insert(
+            "warnings".to_owned(),
+            serde_json::json!({
+                "type": "array",
+                "items": warning,
+                "readOnly": true,
+                "description": "What was accepted and will not work as it is; absent when there is nothing.",
+            }),
+        );
         let mut required = vec!["id".to_owned(), "created_at".to_owned(), "updated_at".to_owned()];
         if info.status {
             required.push("status".to_owned());
