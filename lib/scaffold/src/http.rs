@@ -288,6 +288,24 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn headers_and_targets_have_a_largest_size() {
+        let (address, _stop, _server) = start(HttpLimits::default()).await;
+        let status = async |request: String| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // The answer may come before all of it is written.
+            let _ = stream.write_all(request.as_bytes()).await;
+            let mut buffer = [0; 64];
+            let length = stream.read(&mut buffer).await.unwrap();
+            String::from_utf8_lossy(&buffer[..length]).chars().skip(9).take(3).collect::<String>()
+        };
+        let many = "a: b\r\n".repeat(500);
+        assert_eq!(status(format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n")).await, "431");
+        let target = "a".repeat(65_600);
+        assert_eq!(status(format!("GET /{target} HTTP/1.1\r\nhost: a\r\n\r\n")).await, "414");
+        assert_eq!(status("GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned()).await, "200");
+    }
+
     #[test]
     fn the_last_address_that_is_no_proxys_is_the_clients() {
         let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8:1::/48"].map(|net| net.parse().unwrap()).into();
