@@ -230,3 +230,26 @@ async fn header_fields_of_the_size_that_edges_take_are_taken() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_with_odd_names_work_end_to_end() {
+    if missing("folders_with_odd_names_work_end_to_end") {
+        return;
+    }
+    for name in ["a b", "it's; {#}", "\"q\" \\n [x]*?"] {
+        let folder = folder();
+        let base = folder.path().join(name);
+        std::fs::create_dir(&base).unwrap();
+        let sites = [("web_s", static_webroot("t_a")), ("web_p", php_webroot("t_a"))];
+        let node = Node::with_sites(layout(&base, "w"), &base, &sites).await;
+        upload(&node.document_root("t_a", "web_s").join("index.html"), "static");
+        upload(
+            &node.document_root("t_a", "web_p").join("index.php"),
+            "<?php session_start(); echo __DIR__, ' ', file_put_contents(__DIR__ . '/x', 'x');",
+        );
+        assert_eq!(node.get("web_s", "/").await.body, "static", "{name}");
+        let root = node.document_root("t_a", "web_p");
+        assert_eq!(node.get("web_p", "/").await.body, format!("{} 1", root.display()), "{name}");
+        node.stop().await;
+    }
+}
