@@ -19,6 +19,8 @@ use view::{Entry, ZoneView};
 pub const MAX_RECORDS: usize = 500;
 /// Most records of a zone that are looked at for a change of one of them; of a larger zone, those around its names are.
 const MAX_AROUND: usize = 100;
+/// Aliases that are followed, as name servers do.
+const MAX_ALIASES: usize = 16;
 /// Most warnings of one answer.
 const MAX_WARNINGS: usize = 50;
 
@@ -239,6 +241,13 @@ impl ZoneView {
                 "point at the name that the CNAME names",
                 &[target],
             )),
+            Found::Alias if self.leads_back(owner, target) => Some(finding(
+                "alias_loop",
+                at,
+                format!("{owner} CNAME leads back to itself by {target}"),
+                "point at a name that has addresses",
+                &[target],
+            )),
             Found::Nothing => Some(finding(
                 "target_missing",
                 at,
@@ -255,6 +264,22 @@ impl ZoneView {
             )),
             Found::Address | Found::Alias | Found::Other | Found::Unknown => None,
         }
+    }
+
+    /// Whether the aliases from `target` on come back to `owner`.
+    fn leads_back(&self, owner: &str, target: &str) -> bool {
+        let mut name = target;
+        for _ in 0..MAX_ALIASES {
+            if name == owner {
+                return true;
+            }
+            let alias = self.at(name).iter().find(|entry| entry.record_type == "CNAME");
+            match alias.and_then(|entry| entry.data.target()) {
+                Some(next) => name = next,
+                None => return false,
+            }
+        }
+        false
     }
 
     /// Who answers for `name`, when it is not the zone itself: the one closest to the apex.

@@ -275,6 +275,11 @@ async fn targets_that_cannot_work_are_told() {
         lab.delete(&made.id).await.unwrap();
         lab.settle().await;
     }
+    let own = lab.record(&zone, "CNAME", "self", "self").await.unwrap();
+    assert_eq!(codes(&mut lab, &own).await, one("alias_loop", "self.example.com CNAME"));
+    lab.record(&zone, "CNAME", "one", "two").await.unwrap();
+    let two = lab.record(&zone, "CNAME", "two", "one").await.unwrap();
+    assert_eq!(codes(&mut lab, &two).await.len(), 2, "both of them");
     lab.record(&zone, "A", "*.wild", "192.0.2.1").await.unwrap();
     lab.record(&zone, "A", "mail", "192.0.2.1").await.unwrap();
     for body in [
