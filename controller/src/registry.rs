@@ -106,6 +106,11 @@ impl JoinTokens for Registry {
         self.store.put_join_token(hash, node_id, now, expires_at).await.map_err(failed)
     }
 
+    async fn is_good(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<bool, RegistryError> {
+        let mut tx = self.store.read().await.map_err(failed)?;
+        tx.is_join_token_good(hash, node_id, now).await.map_err(failed)
+    }
+
     async fn consume(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<TokenUse, RegistryError> {
         let used = self.store.consume_join_token(hash, node_id, now).await.map_err(failed)?;
         Ok(match used {

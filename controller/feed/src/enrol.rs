@@ -146,6 +146,12 @@ impl EnrollmentService {
         Err(self.fail(address, refused))
     }
 
+    /// Whether the request brings a token that can still be used.
+    async fn has_token(&self, request: &EnrollRequest) -> Result<bool, Status> {
+        let Some(token) = secret_hash(&request.secret) else { return Ok(false) };
+        self.shared.tokens.is_good(token, &request.node_id, unix_now()).await.map_err(unavailable)
+    }
+
     fn grants(&self) -> MutexGuard<'_, Grants> {
         self.shared.enrol.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,13 +193,14 @@ impl Enrollment for EnrollmentService {
             let throttle = self.shared.enrol.throttle.lock().unwrap_or_else(PoisonError::into_inner);
             throttle.allows(address, Instant::now())
         };
-        if !allowed {
+        let request = request.into_inner();
+        // Those who guess do not keep out who has a token and comes from the same network.
+        if !allowed && !self.has_token(&request).await? {
             self.shared.metrics.refuse(Refusal::Rate);
             return Err(Status::resource_exhausted(
                 "too many failed enrolments from this address; wait a minute",
             ));
         }
-        let request = request.into_inner();
         let enrolled = self.check_token(&request, address).await?;
         let record = self.shared.nodes.node(&request.node_id).await.map_err(unavailable)?;
         let record = record.ok_or_else(|| {

@@ -129,6 +129,9 @@ pub trait JoinTokens: Send + Sync {
     /// Keeps a new token. Times in seconds since the Unix epoch.
     async fn put(&self, hash: [u8; 32], node_id: &str, expires_at: i64) -> Result<(), RegistryError>;
 
+    /// Whether a token could be used up now. Costs a look, and changes nothing.
+    async fn is_good(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<bool, RegistryError>;
+
     /// Uses a token up, atomically: of any number of callers one gets [`TokenUse::Granted`].
     async fn consume(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<TokenUse, RegistryError>;
 }

@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use crate::{Store, StoreError, WriteTx};
+use crate::{ReadTx, Store, StoreError, WriteTx};
 
 /// Spent and expired tokens are kept this long, in seconds, to tell what became of them.
 const KEEP: i64 = 7 * 24 * 3600;
@@ -78,6 +78,25 @@ impl Store {
             })
         })
         .await
+    }
+}
+
+impl ReadTx {
+    /// Whether a token could be spent now.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn is_join_token_good(
+        &mut self,
+        hash: [u8; 32],
+        node: &str,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "SELECT 1 FROM join_tokens WHERE hash = ? AND node = ? AND used_at IS NULL AND expires_at > ?",
+        );
+        let query = query.bind(hash.as_slice()).bind(node).bind(now);
+        Ok(self.optional(query).await?.is_some())
     }
 }
 

@@ -216,13 +216,9 @@ async fn guessing_is_slowed_down_and_a_bad_request_costs_no_token() {
         "{codes:?}"
     );
     assert_eq!(codes[10..], [Code::ResourceExhausted; 2]);
-    let mut waiting = enrolment.clone();
-    waiting.patience = Duration::ZERO;
-    let error = Identity::load_or_enroll(&waiting).await.unwrap_err();
-    assert!(matches!(error, IdentityError::Refused { code: Code::ResourceExhausted, .. }), "{error}");
-    // Failures are forgiven one by one, and a node that waits gets in.
-    waiting.patience = Duration::from_secs(30);
-    assert!(Identity::load_or_enroll(&waiting).await.is_ok());
+    // Whoever comes from the same network and has a token is let in all the same.
+    let hurried = Enrolment { patience: Duration::ZERO, ..enrolment };
+    assert!(Identity::load_or_enroll(&hurried).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -313,6 +313,11 @@ impl JoinTokens for Registered {
         Ok(())
     }
 
+    async fn is_good(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<bool, RegistryError> {
+        let tokens = self.tokens.lock().unwrap();
+        Ok(tokens.get(&hash).is_some_and(|(node, end, used)| node == node_id && *end > now && !used))
+    }
+
     async fn consume(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<TokenUse, RegistryError> {
         Ok(match self.tokens.lock().unwrap().get_mut(&hash) {
             Some((node, _, _)) if node != node_id => TokenUse::Unknown,

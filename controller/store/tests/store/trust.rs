@@ -73,6 +73,11 @@ async fn a_join_token_is_good_once_for_one_node_in_time() {
     assert_eq!(store.consume_join_token(other, "n1", 110).await.unwrap(), TokenUse::Unknown);
     assert_eq!(store.consume_join_token(token, "n2", 110).await.unwrap(), TokenUse::Unknown);
     assert_eq!(store.consume_join_token(old, "n1", 150).await.unwrap(), TokenUse::Expired);
+    let good = async |hash, node: &'static str, now| {
+        store.read().await.unwrap().is_join_token_good(hash, node, now).await.unwrap()
+    };
+    assert!(good(token, "n1", 110).await);
+    assert!(!good(other, "n1", 110).await && !good(token, "n2", 110).await && !good(old, "n1", 150).await);
     let uses = futures::future::join_all((0..50).map(|_| {
         let store = store.clone();
         tokio::spawn(async move { store.consume_join_token(token, "n1", 110).await.unwrap() })
@@ -80,6 +85,7 @@ async fn a_join_token_is_good_once_for_one_node_in_time() {
     .await;
     let granted = uses.iter().filter(|used| *used.as_ref().unwrap() == TokenUse::Granted).count();
     assert_eq!((uses.len(), granted), (50, 1));
+    assert!(!good(token, "n1", 110).await, "spent");
     assert_eq!(store.consume_join_token(token, "n1", 110).await.unwrap(), TokenUse::Used);
     assert_eq!(store.revoke_join_tokens("n1").await.unwrap(), 1);
     assert_eq!(store.consume_join_token(old, "n1", 110).await.unwrap(), TokenUse::Unknown);
