@@ -140,7 +140,11 @@ pub(crate) enum Command {
   hostctl status || hostctl up")]
     Status,
     /// Region, cluster, shards and nodes from a file
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:
+  hostctl cluster apply -f cluster.yaml"
+    )]
     Cluster(ClusterCommand),
     /// Bring all of a shard's nodes in line again
     ConvergeShard(ShardArgs),
@@ -174,7 +178,12 @@ pub(crate) enum Command {
     /// Let a node apply what its brake holds
     Release(ReleaseArgs),
     /// Node life: join tokens, forgetting dead ones
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl node join-token web-1 -o web-1.token
+  hostctl node forget web-2"
+    )]
     Node(NodeCommand),
     /// Print a shell completion script
     Completion(CompletionArgs),
@@ -597,12 +606,9 @@ mod tests {
     fn every_command_shows_an_example() {
         fn without(command: &clap::Command, path: &str, found: &mut Vec<String>) {
             let path = format!("{path} {}", command.get_name());
-            if command.get_subcommands().next().is_none() {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                if !help.contains("Example") || !help.contains("hostctl") {
-                    found.push(path);
-                }
-                return;
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if !help.contains("Example") || !help.contains("hostctl") {
+                found.push(path.clone());
             }
             command.get_subcommands().for_each(|sub| without(sub, &path, found));
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -115,6 +115,11 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Whether it says something: a variable that is not set is no content.
+    pub(super) fn is_given(&self) -> bool {
+        !self.content.contains("${")
+    }
+
     /// The type that is said, else that of the address.
     pub(super) fn kind(&self) -> anyhow::Result<&str> {
         match (&self.kind, self.content.parse()) {
@@ -201,6 +206,12 @@ impl Manifest {
                 if let Some(problem) = misspelt(list, entry) {
                     bail!("{} is not a seed file: {place}{list}[{n}]: {problem}", file.display());
                 }
+            }
+        }
+        for zone in &manifest.zones {
+            for record in zone.records.iter().filter(|record| record.is_given()) {
+                let place = || format!("{} is not a seed file: zone {}", file.display(), zone.name);
+                record.kind().with_context(place)?;
             }
         }
         Ok(manifest)
@@ -336,6 +347,24 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_record_of_an_address_needs_no_type_and_any_other_does() {
+        let text = "zones:
+  - name: a.example
+    brand: A
+    records:
+      - {name: ns1, content: 192.0.2.1}
+      - {name: ns2, content: '2001:db8::1'}
+      - {name: www, content: a.example., type: CNAME}
+      - {name: unset, content: '${NO_SUCH_VARIABLE}'}
+";
+        let zone = read(text).unwrap().zones.remove(0);
+        let kinds: Vec<Option<&str>> = zone.records.iter().map(|record| record.kind().ok()).collect();
+        assert_eq!(kinds, [Some("A"), Some("AAAA"), Some("CNAME"), None]);
+        let error = read(&format!("{text}      - {{name: x, content: a.example.}}\n")).unwrap_err();
+        assert!(error.contains("zone a.example") && error.contains("`type` is missing"), "{error}");
     }
 
     #[test]

@@ -306,7 +306,7 @@ impl Seeder<'_> {
         for record in &zone.records {
             let absolute =
                 if record.name == "@" { zone.name.clone() } else { format!("{}.{}", record.name, zone.name) };
-            if record.content.contains("${") {
+            if !record.is_given() {
                 output::warning(format!("record {absolute}: {} is no content, left out", record.content));
                 continue;
             }
