@@ -227,21 +227,21 @@ async fn odd_ids_are_nothing() {
         let made = test.post("/brands", json!({"id": id, "name": id})).await;
         assert_eq!(made.status, 400, "{id}: {made:?}");
     }
-    // An id is one thing's, whatever its kind.
-    let subscriptions = format!("/tenants/{}/subscriptions", ids.tenant);
+    // An id is one thing's, whatever its kind; a subscription's is one thing's in its brand.
     let nodes = format!("/clusters/{}/nodes", test.cluster);
-    for id in ["first", "web-1", ids.subscription.as_str(), ids.tenant.as_str(), ids.zone.as_str()] {
+    for id in ["first", "web-1", ids.tenant.as_str(), ids.zone.as_str()] {
         let brand = json!({
             "id": id, "name": format!("again {id}"), "base_hostname": "again.example", "primary_ns": "ns1.again.example",
             "secondary_ns": "ns2.again.example", "hostmaster_email": "h@again.example",
         });
         let node = json!({"id": id, "hostname": "again", "roles": ["web"]});
-        let subscription = json!({"id": id, "name": format!("again {id}")});
-        for (path, body) in [("/brands", brand), (&nodes, node), (&subscriptions, subscription)] {
+        for (path, body) in [("/brands", brand), (&nodes, node)] {
             let doubled = test.post(path, body).await;
             assert_eq!(doubled.status, 409, "{path} {id}: {doubled:?}");
         }
     }
+    let doubled = json!({"id": ids.subscription, "name": "again"});
+    assert_eq!(test.post(&format!("/tenants/{}/subscriptions", ids.tenant), doubled).await.status, 409);
     assert_eq!(test.get("/brands/first").await.status, 200);
     assert_eq!(test.get(&format!("/zones/{}", ids.zone.to_uppercase())).await.status, 404);
 }
