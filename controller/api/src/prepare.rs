@@ -44,7 +44,10 @@ impl Call {
                 };
                 let creation = self.creation(kind, parent.as_ref())?;
                 if creation.resources.len() > 1 {
-                    refers_to_what_is_there(&mut store.read().await?, &creation).await?;
+                    let own = creation.resources.first().and_then(|main| main.spec.get("brand_id")?.as_str());
+                    let brand = parent.as_ref().and_then(|parent| parent.brand.as_deref()).or(own);
+                    let brand = brand.unwrap_or_default();
+                    refers_to_what_is_there(&mut store.read().await?, &creation, brand).await?;
                 }
                 Ok(Prepared::Creation { parent: parent.map(Box::new), creation })
             }
@@ -287,7 +290,13 @@ fn may_choose(kind: Kind, spec: &Map<String, Value>) -> Result<(), ApiError> {
 
 /// A body that describes much and has one fault is refused before the writer has made the rest: what it refers to exists, what it
 /// names is free. The transaction looks again, and at everything else.
-async fn refers_to_what_is_there(world: &mut dyn World, creation: &Creation) -> Result<(), ApiError> {
+///
+/// `brand`: whose subscriptions are meant.
+async fn refers_to_what_is_there(
+    world: &mut dyn World,
+    creation: &Creation,
+    brand: &str,
+) -> Result<(), ApiError> {
     let own: BTreeSet<&str> = creation.resources.iter().map(|new| new.id.as_str()).collect();
     let makes_tenant = creation.resources.first().is_some_and(|new| new.kind == Kind::Tenant);
     let mut seen = BTreeSet::new();
@@ -304,7 +313,12 @@ async fn refers_to_what_is_there(world: &mut dyn World, creation: &Creation) -> 
             let wrong = |problem: &str| {
                 Err(ApiError::invalid(found.relation, format!("{} {:?} {problem}", found.kind, found.to)))
             };
-            match world.resource(&found.to).await?.filter(|resource| resource.kind == found.kind) {
+            let there = if found.kind == Kind::Subscription {
+                hosting_planner::subscription(world, brand, &found.to).await?
+            } else {
+                world.resource(&found.to).await?.filter(|resource| resource.kind == found.kind)
+            };
+            match there {
                 None => {
                     let problem = format!("there is no {} {:?}", found.kind, found.to);
                     return Err(ApiError::invalid(found.relation, problem));

@@ -140,6 +140,15 @@ impl Api {
             match filter.by {
                 FilterBy::Facet(field) => list.facets.push((field.to_owned(), value)),
                 FilterBy::Label => list.label = Some(value),
+                FilterBy::Subscription(field) => {
+                    let value = match call.named(&mut tx, Kind::Subscription, &value).await {
+                        Ok(subscription) => subscription.id,
+                        // Nothing is billed with it.
+                        Err(error) if error.status == StatusCode::NOT_FOUND => value,
+                        Err(error) => return Err(error),
+                    };
+                    list.facets.push((field.to_owned(), value));
+                }
             }
         }
         if let Some(text) = query.text("cursor") {

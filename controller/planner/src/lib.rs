@@ -44,6 +44,7 @@ pub use mutate::{
     forget_node, has_children, open_gates, record_status, replan, retired, retry, retry_failed,
     set_in_service, suspend, unsuspend, update, wants_continuing,
 };
+pub use read::subscription;
 pub use touched::touched;
 pub use trace::trace_of;
 pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, Walk, World, WorldError};

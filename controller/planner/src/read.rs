@@ -162,7 +162,10 @@ pub(crate) fn zone_is_open_to(zone: &Resource, tenant: &Resource) -> bool {
 }
 
 /// The subscription that `brand` calls `id`. Older builds kept it under that id alone.
-pub(crate) async fn subscription(
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn subscription(
     world: &mut dyn World,
     brand: &str,
     id: &str,

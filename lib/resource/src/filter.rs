@@ -10,6 +10,8 @@ type Normal = fn(&'static str, &str, Option<&Resource>) -> Result<String, SpecEr
 pub enum FilterBy {
     /// The facet of this name.
     Facet(&'static str),
+    /// The facet of this name, which has the id that the store keeps a subscription under: callers know it by another one.
+    Subscription(&'static str),
     /// The label.
     Label,
 }
@@ -38,6 +40,13 @@ impl Filter {
     /// By a facet that holds the id of another resource.
     pub(crate) const fn id(name: &'static str) -> Self {
         Self::facet(name, |field, id, _| check::reference(field, id).map(|()| id.to_owned()))
+    }
+
+    /// By a facet that holds the id of a subscription.
+    pub(crate) const fn subscription(name: &'static str) -> Self {
+        let normal: Normal =
+            |field, id, _| check::reference(field, crate::public_id(id)).map(|()| id.to_owned());
+        Self { name, by: FilterBy::Subscription(name), normal }
     }
 
     /// The same parameter, compared with another facet.

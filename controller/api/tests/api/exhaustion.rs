@@ -157,6 +157,11 @@ async fn what_a_large_body_refers_to_is_looked_up_before_it_is_written() {
         assert_eq!(refused.status, status, "{refused:?}");
         assert!(refused.error().contains(word), "{word}: {}", refused.error());
     }
+    // What is there is found by the id that its brand gave it.
+    let site = json!({
+        "subscription_id": ids.subscription, "runtime": "static", "fqdns": [{"fqdn": "found.first-zone.example"}],
+    });
+    test.post(&format!("/tenants/{}/webroots", ids.tenant), site).await.ok(202);
     assert_eq!(test.store.stats().refused, refused_before, "the writer has not seen any of them");
 }
 

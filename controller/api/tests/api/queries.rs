@@ -109,6 +109,8 @@ async fn filters_are_read_like_their_fields() {
         ("/zones", format!("tenant_id={}&region_id={}", ids.tenant, test.region), 1),
         ("/zones", "search=first-zone.example.".to_owned(), 1),
         ("/tenants", format!("shard_id={}", test.shard), 2),
+        ("/zones", format!("subscription_id={}", ids.subscription), 1),
+        ("/zones", "subscription_id=none".to_owned(), 0),
         (&fqdns, "fqdn=WWW.first-zone.example.".to_owned(), 1),
         (&fqdns, "fqdn=b%C3%BCcher.example".to_owned(), 1),
         (&fqdns, "search=b%C3%BCcher".to_owned(), 1),

@@ -402,7 +402,7 @@ impl Definition for Webroot {
         shape: 1,
         status: true,
         sort: &[],
-        filters: &[Filter::id("subscription_id")],
+        filters: &[Filter::subscription("subscription_id")],
         platform_only: &[],
         global_search: true,
         hidden: &[],

@@ -121,7 +121,7 @@ impl Definition for Zone {
             Filter::id("tenant_id"),
             Filter::id("brand_id"),
             Filter::id("region_id"),
-            Filter::id("subscription_id"),
+            Filter::subscription("subscription_id"),
         ],
         platform_only: &[],
         global_search: true,
