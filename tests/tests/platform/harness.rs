@@ -242,6 +242,11 @@ impl Platform {
         self.get(&format!("{path}{join}limit=200")).await["items"].as_array().unwrap().clone()
     }
 
+    /// Every subscriber: that list has no pages.
+    pub(crate) async fn subscribers(&self) -> Vec<Value> {
+        self.get("/subscribers").await["items"].as_array().unwrap().clone()
+    }
+
     /// The seeded tenant of a customer, and its first webroot: (tenant id, webroot id).
     pub(crate) async fn site(&self, customer: &str) -> (String, String) {
         let tenants = self.items(&format!("/tenants?customer_id={customer}")).await;

@@ -43,12 +43,8 @@ async fn poisoned_intents_are_rejected_one_by_one() {
     }
     let mut platform = Platform::start(&["--no-restart"]).await;
     let (tenant, webroot) = platform.site("acme-1001").await;
-    let audiences: Vec<String> = platform
-        .items("/subscribers")
-        .await
-        .iter()
-        .map(|one| one["audience"].as_str().unwrap().to_owned())
-        .collect();
+    let audiences: Vec<String> =
+        platform.subscribers().await.iter().map(|one| one["audience"].as_str().unwrap().to_owned()).collect();
     let of = |prefix: &str| audiences.iter().find(|one| one.starts_with(prefix)).unwrap().clone();
     let (edge, dns, node) = (of("edge/"), of("dns/"), of("node/"));
     platform.kill("controller").await;
@@ -115,7 +111,7 @@ async fn poisoned_intents_are_rejected_one_by_one() {
         (one["rejected"].as_array().unwrap().len(), one["unsupported"].as_array().unwrap().len())
     };
     eventually("each subscriber says what it rejects", LIMIT, async || {
-        let all = platform.items("/subscribers").await;
+        let all = platform.subscribers().await;
         let found = [&edge, &dns, &node].map(|audience| rejected(&all, audience));
         (found == [(3, 1), (3, 1), (2, 1)]).then_some(())
     })
@@ -205,7 +201,7 @@ async fn canary_secrets_stay_where_they_belong() {
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         fs::read(file).unwrap()
     });
-    let subscribers = platform.items("/subscribers").await;
+    let subscribers = platform.subscribers().await;
     let cluster = subscribers.iter().find_map(|one| one["audience"].as_str()?.strip_prefix("edge/")).unwrap();
     let cluster = ClusterEdgeKey::derive(&kek, cluster);
     let node = cluster.for_node("web-1");
@@ -239,7 +235,9 @@ async fn canary_secrets_stay_where_they_belong() {
     let may_hold = |file: &Path| {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let inside = file.components().any(|part| part.as_os_str() == "identity");
-        inside || ["admin.key", "join-token", "kek", "dev-ca.key", "edge.key"].contains(&name.as_str())
+        inside
+            || ["admin.key", "join-token", "kek", "dev-ca.key", "edge.key", "nginx.conf"]
+                .contains(&name.as_str())
     };
     let mut all = Vec::new();
     files(platform.folder(), &mut all);
