@@ -203,7 +203,7 @@ pub(crate) fn between<N: PartialOrd + std::fmt::Display>(field: &str, value: N, 
 }
 
 /// Each value once, in the order in which they were given: clients compare lists with what they sent.
-pub(crate) fn distinct(list: &mut Vec<String>) {
+pub(crate) fn distinct<T: Clone + Ord>(list: &mut Vec<T>) {
     let mut seen = std::collections::BTreeSet::new();
     list.retain(|value| seen.insert(value.clone()));
 }

@@ -4,22 +4,22 @@ use std::cell::LazyCell;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
+use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
 use crate::{
-    Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, Resource, ShapeError, SpecError, Status, ids,
+    Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, Resource, ShapeError, SpecError,
+    Status, ids,
 };
 
 /// Brings a spec from one shape to the next. Pure; never fails: what it cannot read it leaves alone.
 pub(crate) type Upcaster = fn(&mut Map<String, Value>);
 
 /// What a kind's file says. Everything else is generic.
-pub(crate) trait Definition: 'static {
-    /// What is stored.
-    type Spec: Serialize + DeserializeOwned + JsonSchema;
+pub(crate) trait Definition: Document + Sized {
     /// Body of POST.
     type Create: DeserializeOwned + JsonSchema;
     /// Body of PUT.
@@ -51,7 +51,10 @@ pub(crate) trait Definition: 'static {
     fn index(resource: &Resource, spec: &Self::Spec, index: &mut Index);
 
     /// What the API shows beside the spec.
-    fn extra(resource: &Resource) -> Self::Extra;
+    fn extra(resource: &Doc<Self>) -> Self::Extra;
+
+    /// Notes the brand of the resource that owns it.
+    fn adopted(_spec: &mut Self::Spec, _brand: &str) {}
 
     /// Who owns it, when it is not its parent.
     fn owner(_spec: &Self::Spec) -> Option<OwnerRef> {
@@ -59,7 +62,7 @@ pub(crate) trait Definition: 'static {
     }
 
     /// Whether the API may delete this one.
-    fn deletable(_resource: &Resource) -> Result<(), SpecError> {
+    fn deletable(_resource: &Doc<Self>) -> Result<(), SpecError> {
         Ok(())
     }
 
@@ -95,11 +98,9 @@ impl NewResource {
     /// since the Unix epoch. `state` starts empty, but for what the planner allocates.
     #[must_use]
     pub fn into_resource(mut self, owner: Option<&Resource>, revision: u64, now: i64) -> Resource {
-        let (tenant, brand) = owned_by(self.kind, &self.id, owner);
-        if self.kind == Kind::Zone
-            && let Some(brand) = &brand
-        {
-            self.spec.insert("brand_id".to_owned(), Value::String(brand.clone()));
+        let (tenant, brand) = owned_by(self.kind.info(), &self.id, owner);
+        if let Some(brand) = &brand {
+            self.kind.def().adopt(&mut self.spec, brand);
         }
         Resource {
             id: self.id,
@@ -206,11 +207,9 @@ impl Update {
             resource.status_message = None;
         }
         if self.owner.is_some() {
-            let (tenant, brand) = owned_by(resource.kind, &resource.id, owner);
-            if resource.kind == Kind::Zone
-                && let Some(brand) = &brand
-            {
-                resource.spec.insert("brand_id".to_owned(), Value::String(brand.clone()));
+            let (tenant, brand) = owned_by(resource.kind.info(), &resource.id, owner);
+            if let Some(brand) = &brand {
+                resource.kind.def().adopt(&mut resource.spec, brand);
             }
             resource.tenant = tenant;
             resource.brand = brand;
@@ -308,6 +307,9 @@ pub trait KindDef: Send + Sync {
     /// [`SpecError::Forbidden`] with the reason.
     fn deletable(&self, resource: &Resource) -> Result<(), SpecError>;
 
+    /// Notes in a spec the brand of the resource that owns it.
+    fn adopt(&self, spec: &mut Map<String, Value>, brand: &str);
+
     /// The rows that the store keeps beside the document.
     fn index(&self, resource: &Resource) -> Index;
 
@@ -396,7 +398,16 @@ impl<D: Definition> KindDef for Erased<D> {
     }
 
     fn deletable(&self, resource: &Resource) -> Result<(), SpecError> {
-        D::deletable(resource)
+        // What cannot be read may at least go.
+        Doc::<D>::of(resource).map_or(Ok(()), |doc| D::deletable(&doc))
+    }
+
+    fn adopt(&self, spec: &mut Map<String, Value>, brand: &str) {
+        if let Ok(before) = D::Spec::deserialize(&*spec) {
+            let mut after = before.clone();
+            D::adopted(&mut after, brand);
+            overlay(spec, &before, &after);
+        }
     }
 
     fn index(&self, resource: &Resource) -> Index {
@@ -419,13 +430,10 @@ impl<D: Definition> KindDef for Erased<D> {
             view.insert(parent.field.to_owned(), id.clone().into());
         }
         // An unreadable spec is shown as it is: an operator has to see it to mend it.
-        let spec = resource
-            .typed::<D::Spec>()
-            .ok()
-            .and_then(|spec| to_map(&spec).ok())
-            .unwrap_or(resource.spec.clone());
+        let doc = Doc::<D>::of(resource).ok();
+        let spec = doc.as_ref().and_then(|doc| to_map(&doc.spec).ok()).unwrap_or(resource.spec.clone());
         view.extend(spec.into_iter().filter(|(field, _)| !info.hidden.contains(&field.as_str())));
-        view.extend(to_map(&D::extra(resource)).unwrap_or_default());
+        view.extend(doc.and_then(|doc| to_map(&D::extra(&doc)).ok()).unwrap_or_default());
         if let Some(Value::String(id)) = view.get_mut("subscription_id") {
             *id = ids::public_id(id).to_owned();
         }

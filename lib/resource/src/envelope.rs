@@ -130,7 +130,7 @@ impl Resource {
     /// # Errors
     /// [`ShapeError::Unreadable`] when the stored document is none of its kind.
     pub fn typed<S: serde::de::DeserializeOwned>(&self) -> Result<S, ShapeError> {
-        S::deserialize(&Value::Object(self.spec.clone()))
+        S::deserialize(&self.spec)
             .map_err(|error| ShapeError::Unreadable { id: self.id.clone(), problem: error.to_string() })
     }
 

@@ -11,6 +11,17 @@ pub enum Tier {
     Brand,
 }
 
+/// Whose ownership resources of the kind stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owns {
+    /// They belong to the tenant and brand of what they lie in.
+    Nothing,
+    /// Each is a tenant.
+    Tenant,
+    /// Each is a brand.
+    Brand,
+}
+
 /// The kind that a resource lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parent {
@@ -80,6 +91,12 @@ pub struct KindInfo {
     pub scope: &'static str,
     /// Who may call.
     pub tier: Tier,
+    /// Whose ownership each of them stands for.
+    pub owns: Owns,
+    /// Their labels are host names.
+    pub host_labels: bool,
+    /// What is active shows as suspended while its tenant is: suspending a tenant writes the tenant alone.
+    pub suspends_with_tenant: bool,
     /// Success codes.
     pub codes: Codes,
     /// Whether `POST {item}/retry` exists.
@@ -117,22 +134,12 @@ impl KindInfo {
     /// without its trailing dot and in A-labels.
     #[must_use]
     pub fn search_text(&self, given: &str) -> String {
-        match self.kind {
-            Kind::Fqdn | Kind::Zone | Kind::ZoneRecord | Kind::Node => {
-                let part = given.strip_suffix('.').unwrap_or(given);
-                let ascii = if part.is_ascii() { None } else { check::host("search", part).ok() };
-                ascii.unwrap_or_else(|| part.to_owned())
-            }
-            Kind::Brand
-            | Kind::Region
-            | Kind::Cluster
-            | Kind::LbAddress
-            | Kind::Shard
-            | Kind::Tenant
-            | Kind::Subscription
-            | Kind::Webroot
-            | Kind::ApiKey => given.to_owned(),
+        if !self.host_labels {
+            return given.to_owned();
         }
+        let part = given.strip_suffix('.').unwrap_or(given);
+        let ascii = if part.is_ascii() { None } else { check::host("search", part).ok() };
+        ascii.unwrap_or_else(|| part.to_owned())
     }
 
     /// The kind's name in workflow ids and on the command line: `zone-record`.
@@ -155,23 +162,16 @@ pub struct OwnerRef {
 }
 
 /// Tenant and brand of what `owner` owns.
-pub(crate) fn owned_by(kind: Kind, id: &str, owner: Option<&Resource>) -> (Option<String>, Option<String>) {
-    let tenant = match kind {
-        Kind::Tenant => Some(id.to_owned()),
-        Kind::Brand
-        | Kind::Region
-        | Kind::Cluster
-        | Kind::LbAddress
-        | Kind::Shard
-        | Kind::Node
-        | Kind::Subscription
-        | Kind::Webroot
-        | Kind::Fqdn
-        | Kind::Zone
-        | Kind::ZoneRecord
-        | Kind::ApiKey => owner.and_then(|owner| owner.tenant.clone()),
-    };
-    let brand =
-        if kind == Kind::Brand { Some(id.to_owned()) } else { owner.and_then(|owner| owner.brand.clone()) };
-    (tenant, brand)
+pub(crate) fn owned_by(
+    info: &KindInfo,
+    id: &str,
+    owner: Option<&Resource>,
+) -> (Option<String>, Option<String>) {
+    let tenant = owner.and_then(|owner| owner.tenant.clone());
+    let brand = owner.and_then(|owner| owner.brand.clone());
+    match info.owns {
+        Owns::Nothing => (tenant, brand),
+        Owns::Tenant => (Some(id.to_owned()), brand),
+        Owns::Brand => (tenant, Some(id.to_owned())),
+    }
 }

@@ -6,10 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::definition::{Build, Definition, to_map};
-use crate::{
-    Codes, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Resource, SpecError, Status,
-    Tier, Unique, check, filter, timestamp,
-};
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, Resource, SpecError, Status, Tier, Unique, check, filter, timestamp};
 
 /// The resource parts of scopes.
 pub const SCOPE_RESOURCES: &[&str] = &[
@@ -196,16 +193,32 @@ fn normalise(name: &str, scopes: &mut Vec<String>, brands: &mut Vec<String>) -> 
     Ok(())
 }
 
-pub(crate) struct ApiKey;
+/// What the controller keeps about a key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApiKeyState {
+    /// When it was revoked, in milliseconds since the Unix epoch; such a key opens nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<i64>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiKey;
+
+impl Document for ApiKey {
+    const KIND: Kind = Kind::ApiKey;
+    type Spec = ApiKeySpec;
+    type State = ApiKeyState;
+}
 
 impl Definition for ApiKey {
-    type Spec = ApiKeySpec;
     type Create = ApiKeyCreate;
     type Update = ApiKeyUpdate;
     type Extra = ApiKeyExtra;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::ApiKey,
+        kind: Self::KIND,
         title: "API key",
         about: "A key to the API. The key itself is shown once, when it is made.",
         collection: "/api-keys",
@@ -214,6 +227,9 @@ impl Definition for ApiKey {
         lists: &[],
         scope: "api_keys",
         tier: Tier::Admin,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: Some(200), delete: 204 },
         retry: false,
         id: IdPolicy::Uuid,
@@ -268,8 +284,8 @@ impl Definition for ApiKey {
         index.facets.push(Facet { field: "key_prefix", value: spec.key_prefix.clone() });
     }
 
-    fn extra(resource: &Resource) -> ApiKeyExtra {
-        ApiKeyExtra { revoked_at: resource.state.get("revoked_at").and_then(Value::as_i64).map(timestamp) }
+    fn extra(key: &Doc<Self>) -> ApiKeyExtra {
+        ApiKeyExtra { revoked_at: key.state.revoked_at.map(timestamp) }
     }
 
     fn example() -> Value {

@@ -4,11 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::cluster::Cluster;
 use crate::definition::{Build, Definition, Nothing, to_map};
-use crate::{
-    Codes, Column, Filter, IdPolicy, Index, Kind, KindInfo, Ref, Resource, SpecError, Status, Tier, Unique,
-    Update, Warning, check, filter,
-};
+use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
 /// What is stored of a brand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +41,7 @@ pub struct BrandSpec {
     pub dns_group: String,
     /// Clusters on which the brand may create tenants; empty: all.
     #[serde(default)]
-    pub cluster_ids: Vec<String>,
+    pub cluster_ids: Vec<Id<Cluster>>,
 }
 
 /// Body of POST /brands.
@@ -102,7 +100,7 @@ pub(crate) struct BrandUpdate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BrandClusters {
     /// Clusters on which the brand may create tenants; empty: all.
-    pub cluster_ids: Vec<String>,
+    pub cluster_ids: Vec<Id<Cluster>>,
 }
 
 /// PUT /brands/{id}/clusters.
@@ -149,16 +147,23 @@ fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
     check::slug("dns_group", &spec.dns_group)
 }
 
-pub(crate) struct Brand;
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Brand;
+
+impl Document for Brand {
+    const KIND: Kind = Kind::Brand;
+    type Spec = BrandSpec;
+    type State = NoState;
+}
 
 impl Definition for Brand {
-    type Spec = BrandSpec;
     type Create = BrandCreate;
     type Update = BrandUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Brand,
+        kind: Self::KIND,
         title: "Brand",
         about: "A hosting company's brand: its tenants share name servers and host names.",
         collection: "/brands",
@@ -167,6 +172,9 @@ impl Definition for Brand {
         lists: &[],
         scope: "brands",
         tier: Tier::Brand,
+        owns: Owns::Brand,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: Some(200), delete: 200 },
         retry: false,
         id: IdPolicy::CallerOrUuid,
@@ -232,11 +240,11 @@ impl Definition for Brand {
         index.refs.extend(spec.cluster_ids.iter().map(|id| Ref {
             relation: "cluster_ids",
             kind: Kind::Cluster,
-            to: id.clone(),
+            to: id.to_string(),
         }));
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

@@ -1,14 +1,13 @@
 //! Shards and nodes that work together.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
-use crate::{
-    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
-    filter,
-};
+use crate::{Codes, Doc, Document, Filter, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -56,16 +55,41 @@ pub(crate) fn settable_status(given: Option<&str>) -> Result<Option<Status>, Spe
     Ok(Status::from_name(given))
 }
 
-pub(crate) struct Cluster;
+/// A runtime that a cluster can run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Runtime {
+    /// e.g. `php`.
+    pub runtime: String,
+    /// e.g. `8.2`.
+    pub version: String,
+}
+
+/// What the controller keeps about a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterState {
+    /// What it can run. For information: sites are not checked against it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub runtimes: BTreeSet<Runtime>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Cluster;
+
+impl Document for Cluster {
+    const KIND: Kind = Kind::Cluster;
+    type Spec = ClusterSpec;
+    type State = ClusterState;
+}
 
 impl Definition for Cluster {
-    type Spec = ClusterSpec;
     type Create = ClusterCreate;
     type Update = ClusterUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Cluster,
+        kind: Self::KIND,
         title: "Cluster",
         about: "Shards and nodes that work together.",
         collection: "/regions/{regionID}/clusters",
@@ -74,6 +98,9 @@ impl Definition for Cluster {
         lists: &[],
         scope: "clusters",
         tier: Tier::Admin,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: Some(200), delete: 204 },
         retry: false,
         id: IdPolicy::Uuid,
@@ -127,7 +154,7 @@ impl Definition for Cluster {
         index.uniques.push(Unique { scope, key: spec.name.clone(), field: "name" });
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

@@ -4,12 +4,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::webroot::Webroot;
+use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition, Nothing};
+use crate::document::is_false;
 use crate::input::Unserved;
-use crate::{
-    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, ListBy, Parent, Ref, Resource, SpecError, Status,
-    Tier, Unique, check, filter,
-};
+use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, ListBy, Owns, Parent, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of an FQDN.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,7 +18,7 @@ pub struct FqdnSpec {
     pub fqdn: String,
     /// The site behind it.
     #[serde(default)]
-    pub webroot_id: Option<String>,
+    pub webroot_id: Option<Id<Webroot>>,
     /// Whether a certificate is wanted.
     #[serde(default)]
     pub ssl_enabled: bool,
@@ -48,7 +48,27 @@ pub(crate) struct FqdnUpdate {
     ssl_enabled: Option<bool>,
 }
 
-pub(crate) struct Fqdn;
+/// What the controller keeps about an FQDN.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FqdnState {
+    /// Every edge in service applied its route, or had.
+    #[serde(skip_serializing_if = "is_false")]
+    pub routed: bool,
+    /// Its automatic records.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub auto_records: Vec<AutoRecord>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Fqdn;
+
+impl Document for Fqdn {
+    const KIND: Kind = Kind::Fqdn;
+    type Spec = FqdnSpec;
+    type State = FqdnState;
+}
 
 impl Fqdn {
     /// `webroot`: the webroot whose body the name stands in.
@@ -68,7 +88,7 @@ impl Fqdn {
         }
         let spec = FqdnSpec {
             fqdn: check::fqdn("fqdn", &input.fqdn)?,
-            webroot_id: webroot.map(str::to_owned).or(given),
+            webroot_id: webroot.map(str::to_owned).or(given).map(Id::from),
             ssl_enabled: input.ssl_enabled,
         };
         let id = build.id(Self::INFO.id, None)?;
@@ -77,13 +97,12 @@ impl Fqdn {
 }
 
 impl Definition for Fqdn {
-    type Spec = FqdnSpec;
     type Create = FqdnCreate;
     type Update = FqdnUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Fqdn,
+        kind: Self::KIND,
         title: "FQDN",
         about: "A host name of a tenant, bound to a webroot or not.",
         collection: "/tenants/{tenantID}/fqdns",
@@ -97,6 +116,9 @@ impl Definition for Fqdn {
         }],
         scope: "fqdns",
         tier: Tier::Brand,
+        owns: Owns::Nothing,
+        host_labels: true,
+        suspends_with_tenant: false,
         codes: Codes { create: 202, update: Some(200), delete: 202 },
         retry: true,
         id: IdPolicy::Uuid,
@@ -118,7 +140,7 @@ impl Definition for Fqdn {
 
     fn update(spec: &mut FqdnSpec, input: FqdnUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
         if let Some(webroot) = input.webroot_id {
-            spec.webroot_id = webroot.filter(|id| !id.is_empty());
+            spec.webroot_id = webroot.filter(|id| !id.is_empty()).map(Id::from);
             if let Some(id) = &spec.webroot_id {
                 check::reference("webroot_id", id)?;
             }
@@ -139,15 +161,15 @@ impl Definition for Fqdn {
         // A new zone finds the names under it by its own name.
         index.suffixes(&spec.fqdn);
         if let Some(webroot) = &spec.webroot_id {
-            index.refs.push(Ref { relation: "webroot_id", kind: Kind::Webroot, to: webroot.clone() });
-            index.facets.push(Facet { field: "webroot_id", value: webroot.clone() });
+            index.refs.push(Ref { relation: "webroot_id", kind: Kind::Webroot, to: webroot.to_string() });
+            index.facets.push(Facet { field: "webroot_id", value: webroot.to_string() });
         }
         if let Some(tenant) = &resource.tenant {
             index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });
         }
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

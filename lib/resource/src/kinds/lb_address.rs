@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
-use crate::{
-    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique, check,
-};
+use crate::{Codes, Doc, Document, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check};
 
 /// What is stored of an address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,16 +41,23 @@ fn address_filter(field: &'static str, given: &str, _: Option<&Resource>) -> Res
     parse_address(field, given).map(|address| address.to_string())
 }
 
-pub(crate) struct LbAddress;
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct LbAddress;
+
+impl Document for LbAddress {
+    const KIND: Kind = Kind::LbAddress;
+    type Spec = LbAddressSpec;
+    type State = NoState;
+}
 
 impl Definition for LbAddress {
-    type Spec = LbAddressSpec;
     type Create = LbAddressCreate;
     type Update = LbAddressUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::LbAddress,
+        kind: Self::KIND,
         title: "LB address",
         about: "A load-balancer address of a cluster: the target of automatic A and AAAA records.",
         collection: "/clusters/{clusterID}/lb-addresses",
@@ -61,6 +66,9 @@ impl Definition for LbAddress {
         lists: &[],
         scope: "clusters",
         tier: Tier::Admin,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: None, delete: 204 },
         retry: false,
         id: IdPolicy::Uuid,
@@ -105,7 +113,7 @@ impl Definition for LbAddress {
         index.uniques.push(Unique { scope, key: spec.address.clone(), field: "address" });
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

@@ -1,40 +1,97 @@
-//! One file per kind. Adding a kind: its file, one line in [`TABLE`], its variant in [`Kind`].
+//! One file per kind. Adding a kind: its file, and one line in [`kinds!`] below.
 
-pub mod api_key;
-pub mod brand;
-pub mod cluster;
-pub mod fqdn;
-pub mod lb_address;
-pub mod node;
-pub mod region;
-pub mod shard;
-pub mod subscription;
-pub mod tenant;
-pub mod webroot;
-pub mod zone;
-pub mod zone_record;
-
+use std::fmt;
 use std::marker::PhantomData;
 
-use crate::definition::Erased;
-use crate::{Kind, KindDef};
+use serde::{Deserialize, Serialize};
 
-/// In the order of [`Kind::ALL`].
-const TABLE: [&dyn KindDef; 13] = [
-    &Erased::<brand::Brand>(PhantomData),
-    &Erased::<region::Region>(PhantomData),
-    &Erased::<cluster::Cluster>(PhantomData),
-    &Erased::<lb_address::LbAddress>(PhantomData),
-    &Erased::<shard::Shard>(PhantomData),
-    &Erased::<node::Node>(PhantomData),
-    &Erased::<tenant::Tenant>(PhantomData),
-    &Erased::<subscription::Subscription>(PhantomData),
-    &Erased::<webroot::Webroot>(PhantomData),
-    &Erased::<fqdn::Fqdn>(PhantomData),
-    &Erased::<zone::Zone>(PhantomData),
-    &Erased::<zone_record::ZoneRecord>(PhantomData),
-    &Erased::<api_key::ApiKey>(PhantomData),
-];
+use crate::definition::Erased;
+use crate::{KindDef, KindInfo};
+
+/// Makes the modules, the enum and the table from one list: documentation, `Variant = module`.
+macro_rules! kinds {
+    ($($(#[$about:meta])* $kind:ident = $module:ident,)*) => {
+        $(pub mod $module;)*
+
+        /// A resource kind. Everything that differs between kinds is in its own file below `kinds/`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Kind {
+            $($(#[$about])* $kind,)*
+        }
+
+        impl Kind {
+            /// All kinds, parents before children.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// The name in stores, audit rows and messages: `zone_record`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($module),)*
+                }
+            }
+        }
+
+        /// In the order of [`Kind::ALL`].
+        const TABLE: &[&dyn KindDef] = &[$(&Erased::<$module::$kind>(PhantomData),)*];
+    };
+}
+
+kinds! {
+    /// A hosting company's brand: its tenants share name servers and host names.
+    Brand = brand,
+    /// A place with clusters in it.
+    Region = region,
+    /// Shards and nodes that work together.
+    Cluster = cluster,
+    /// A load-balancer address of a cluster: the target of automatic A and AAAA records.
+    LbAddress = lb_address,
+    /// Nodes of one role that hold the same tenants.
+    Shard = shard,
+    /// A machine.
+    Node = node,
+    /// A customer's account.
+    Tenant = tenant,
+    /// A grouping of a tenant's resources for billing.
+    Subscription = subscription,
+    /// A site.
+    Webroot = webroot,
+    /// A host name of a tenant, bound to a webroot or not.
+    Fqdn = fqdn,
+    /// A DNS zone.
+    Zone = zone,
+    /// A record of a zone.
+    ZoneRecord = zone_record,
+    /// A key to the API.
+    ApiKey = api_key,
+}
+
+impl Kind {
+    /// What it means: validation, index rows, rendering.
+    #[must_use]
+    pub fn def(self) -> &'static dyn KindDef {
+        TABLE[self as usize]
+    }
+
+    /// Its routes, codes and lists.
+    #[must_use]
+    pub fn info(self) -> &'static KindInfo {
+        self.def().info()
+    }
+
+    /// The inverse of [`Kind::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// The roles of nodes and shards.
 pub const ROLES: &[&str] =
@@ -46,11 +103,6 @@ fn role_filter(
     _: Option<&crate::Resource>,
 ) -> Result<String, crate::SpecError> {
     crate::check::one_of(field, given, ROLES).map(|()| given.to_owned())
-}
-
-/// The definition of a kind.
-pub(crate) fn def(kind: Kind) -> &'static dyn KindDef {
-    TABLE[kind as usize]
 }
 
 fn default_group() -> String {

@@ -7,11 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cluster::settable_status;
+use super::shard::Shard;
 use crate::definition::{Build, Definition};
-use crate::{
-    Codes, Column, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status,
-    Tier, check, filter, timestamp,
-};
+use crate::document::is_false;
+use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, SpecError, Status, Tier, check, filter, timestamp};
 
 /// What is stored of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -28,7 +27,7 @@ pub struct NodeSpec {
     pub roles: Vec<String>,
     /// The shards that it is in, in the order of assignment.
     #[serde(default)]
-    pub shard_ids: Vec<String>,
+    pub shard_ids: Vec<Id<Shard>>,
     /// Where the edge reaches the node's sites.
     #[serde(default = "default_web_port")]
     pub web_port: NonZeroU16,
@@ -94,10 +93,10 @@ pub(crate) struct NodeUpdate {
 }
 
 /// One of a node's shards.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeShard {
     /// The shard.
-    pub shard_id: String,
+    pub shard_id: Id<Shard>,
     /// Its role.
     pub shard_role: String,
     /// From 1, unique in the shard.
@@ -144,16 +143,38 @@ fn port(given: u32) -> Result<NonZeroU16, SpecError> {
         .ok_or_else(|| SpecError::invalid("web_port", "must be between 1 and 65535"))
 }
 
-pub(crate) struct Node;
+/// What the controller keeps about a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeState {
+    /// Its places in shards, in the order in which they were given.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<NodeShard>,
+    /// It gets no requests.
+    #[serde(skip_serializing_if = "is_false")]
+    pub out_of_service: bool,
+    /// When it was last heard of, in milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_health_at: Option<i64>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Node;
+
+impl Document for Node {
+    const KIND: Kind = Kind::Node;
+    type Spec = NodeSpec;
+    type State = NodeState;
+}
 
 impl Definition for Node {
-    type Spec = NodeSpec;
     type Create = NodeCreate;
     type Update = NodeUpdate;
     type Extra = NodeExtra;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Node,
+        kind: Self::KIND,
         title: "Node",
         about: "A machine.",
         collection: "/clusters/{clusterID}/nodes",
@@ -162,6 +183,9 @@ impl Definition for Node {
         lists: &[],
         scope: "nodes",
         tier: Tier::Admin,
+        owns: Owns::Nothing,
+        host_labels: true,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: Some(200), delete: 204 },
         retry: false,
         id: IdPolicy::CallerOrUuid,
@@ -193,7 +217,7 @@ impl Definition for Node {
             ip_address: input.ip_address,
             ip6_address: input.ip6_address,
             roles: input.roles,
-            shard_ids,
+            shard_ids: shard_ids.into_iter().map(Id::from).collect(),
             web_port: input.web_port.map_or(Ok(default_web_port()), port)?,
             dns_group: input.dns_group.unwrap_or_else(super::default_group),
         };
@@ -216,8 +240,8 @@ impl Definition for Node {
             spec.roles = roles;
         }
         match (input.shard_ids, input.shard_id) {
-            (Some(shards), _) => spec.shard_ids = shards,
-            (None, Some(shard)) if !shard.is_empty() => spec.shard_ids = vec![shard],
+            (Some(shards), _) => spec.shard_ids = shards.into_iter().map(Id::from).collect(),
+            (None, Some(shard)) if !shard.is_empty() => spec.shard_ids = vec![Id::from(shard)],
             (None, Some(_) | None) => {}
         }
         if let Some(given) = input.web_port {
@@ -236,8 +260,8 @@ impl Definition for Node {
 
     fn index(_: &Resource, spec: &NodeSpec, index: &mut Index) {
         for shard in &spec.shard_ids {
-            index.refs.push(Ref { relation: "shard_ids", kind: Kind::Shard, to: shard.clone() });
-            index.facets.push(Facet { field: "shard", value: shard.clone() });
+            index.refs.push(Ref { relation: "shard_ids", kind: Kind::Shard, to: shard.to_string() });
+            index.facets.push(Facet { field: "shard", value: shard.to_string() });
         }
         index.facets.extend(spec.roles.iter().map(|role| Facet { field: "role", value: role.clone() }));
         if spec.roles.iter().any(|role| role == "dns") {
@@ -245,11 +269,10 @@ impl Definition for Node {
         }
     }
 
-    fn extra(resource: &Resource) -> NodeExtra {
-        let shards = resource.state.get("shards").cloned().unwrap_or_default();
+    fn extra(node: &Doc<Self>) -> NodeExtra {
         NodeExtra {
-            shards: serde_json::from_value(shards).unwrap_or_default(),
-            last_health_at: resource.state.get("last_health_at").and_then(Value::as_i64).map(timestamp),
+            shards: node.state.shards.clone(),
+            last_health_at: node.state.last_health_at.map(timestamp),
         }
     }
 

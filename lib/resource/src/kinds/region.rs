@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
-use crate::{
-    Codes, Filter, IdPolicy, Index, Kind, KindInfo, Resource, SpecError, Status, Tier, Unique, check, filter,
-};
+use crate::{Codes, Doc, Document, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a region.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,16 +34,23 @@ pub(crate) struct RegionUpdate {
     config: Option<Map<String, Value>>,
 }
 
-pub(crate) struct Region;
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Region;
+
+impl Document for Region {
+    const KIND: Kind = Kind::Region;
+    type Spec = RegionSpec;
+    type State = NoState;
+}
 
 impl Definition for Region {
-    type Spec = RegionSpec;
     type Create = RegionCreate;
     type Update = RegionUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Region,
+        kind: Self::KIND,
         title: "Region",
         about: "A place with clusters in it.",
         collection: "/regions",
@@ -54,6 +59,9 @@ impl Definition for Region {
         lists: &[],
         scope: "regions",
         tier: Tier::Admin,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: Some(200), delete: 204 },
         retry: false,
         id: IdPolicy::Uuid,
@@ -94,7 +102,7 @@ impl Definition for Region {
         index.uniques.push(Unique { scope: String::new(), key: spec.name.clone(), field: "name" });
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

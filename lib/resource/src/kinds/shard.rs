@@ -6,10 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::settable_status;
 use crate::definition::{Build, Definition, Nothing};
-use crate::{
-    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique,
-    check, filter,
-};
+use crate::{Codes, Doc, Document, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,16 +46,23 @@ pub(crate) struct ShardUpdate {
     status: Option<String>,
 }
 
-pub(crate) struct Shard;
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard;
+
+impl Document for Shard {
+    const KIND: Kind = Kind::Shard;
+    type Spec = ShardSpec;
+    type State = NoState;
+}
 
 impl Definition for Shard {
-    type Spec = ShardSpec;
     type Create = ShardCreate;
     type Update = ShardUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Shard,
+        kind: Self::KIND,
         title: "Shard",
         about: "Nodes of one role that hold the same tenants.",
         collection: "/clusters/{clusterID}/shards",
@@ -67,6 +71,9 @@ impl Definition for Shard {
         lists: &[],
         scope: "shards",
         tier: Tier::Admin,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: Some(200), delete: 204 },
         retry: true,
         id: IdPolicy::Uuid,
@@ -114,7 +121,7 @@ impl Definition for Shard {
         index.facets.push(Facet { field: "role", value: spec.role.clone() });
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

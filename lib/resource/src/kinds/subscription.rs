@@ -5,10 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::definition::{Build, Definition, Nothing};
-use crate::{
-    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Resource, SpecError, Status, Tier, Unique,
-    check, filter, public_id,
-};
+use crate::{Codes, Doc, Document, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter, public_id};
 
 /// What is stored of a subscription.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,7 +29,15 @@ pub(crate) struct SubscriptionUpdate {}
 /// The name of the subscription of a tenant that is billed with what names none.
 pub const DEFAULT_NAME: &str = "default";
 
-pub(crate) struct Subscription;
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscription;
+
+impl Document for Subscription {
+    const KIND: Kind = Kind::Subscription;
+    type Spec = SubscriptionSpec;
+    type State = NoState;
+}
 
 impl Subscription {
     pub(crate) fn build(
@@ -47,13 +52,12 @@ impl Subscription {
 }
 
 impl Definition for Subscription {
-    type Spec = SubscriptionSpec;
     type Create = SubscriptionCreate;
     type Update = SubscriptionUpdate;
     type Extra = Nothing;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Subscription,
+        kind: Self::KIND,
         title: "Subscription",
         about: "A grouping of a tenant's resources for billing.",
         collection: "/tenants/{tenantID}/subscriptions",
@@ -62,6 +66,9 @@ impl Definition for Subscription {
         lists: &[],
         scope: "subscriptions",
         tier: Tier::Brand,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 201, update: None, delete: 202 },
         retry: false,
         id: IdPolicy::Caller,
@@ -103,7 +110,7 @@ impl Definition for Subscription {
         index.facets.push(Facet { field: "id", value: public_id(&resource.id).to_owned() });
     }
 
-    fn extra(_: &Resource) -> Nothing {
+    fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
     }
 

@@ -4,31 +4,32 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::brand::Brand;
+use super::cluster::Cluster;
 use super::fqdn::{Fqdn, FqdnCreate};
+use super::region::Region;
+use super::shard::Shard;
 use super::subscription::{Subscription, SubscriptionCreate};
 use super::webroot::{Webroot, WebrootCreate};
 use super::zone::{Zone, ZoneNested};
 use crate::definition::{Build, Definition};
 use crate::input::Unserved;
-use crate::{
-    Codes, Column, Facet, Filter, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError,
-    Status, Tier, check, filter,
-};
+use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantSpec {
     /// Whose customer it is.
-    pub brand_id: String,
+    pub brand_id: Id<Brand>,
     /// The CRM's name for the customer: opaque.
     pub customer_id: String,
     /// Where it lies.
-    pub region_id: String,
+    pub region_id: Id<Region>,
     /// Where it lies.
-    pub cluster_id: String,
+    pub cluster_id: Id<Cluster>,
     /// The web shard that serves it.
     #[serde(default)]
-    pub shard_id: Option<String>,
+    pub shard_id: Option<Id<Shard>>,
     /// Whether files can be reached by SFTP.
     #[serde(default)]
     pub sftp_enabled: bool,
@@ -100,16 +101,34 @@ pub(crate) struct TenantExtra {
     suspend_reason: String,
 }
 
-pub(crate) struct Tenant;
+/// What the controller keeps about a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TenantState {
+    /// The number of its system user.
+    pub uid: u32,
+    /// Why it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend_reason: Option<String>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Tenant;
+
+impl Document for Tenant {
+    const KIND: Kind = Kind::Tenant;
+    type Spec = TenantSpec;
+    type State = TenantState;
+}
 
 impl Definition for Tenant {
-    type Spec = TenantSpec;
     type Create = TenantCreate;
     type Update = TenantUpdate;
     type Extra = TenantExtra;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Tenant,
+        kind: Self::KIND,
         title: "Tenant",
         about: "A customer's account.",
         collection: "/tenants",
@@ -118,6 +137,9 @@ impl Definition for Tenant {
         lists: &[],
         scope: "tenants",
         tier: Tier::Brand,
+        owns: Owns::Tenant,
+        host_labels: false,
+        suspends_with_tenant: false,
         codes: Codes { create: 202, update: Some(202), delete: 202 },
         retry: true,
         id: IdPolicy::Prefixed("t_"),
@@ -156,11 +178,11 @@ impl Definition for Tenant {
         input.email_accounts.check("email_accounts")?;
         let id = build.id(Self::INFO.id, None)?;
         let spec = TenantSpec {
-            brand_id: input.brand_id,
+            brand_id: input.brand_id.into(),
             customer_id: input.customer_id,
-            region_id: input.region_id,
-            cluster_id: input.cluster_id,
-            shard_id: Some(input.shard_id),
+            region_id: input.region_id.into(),
+            cluster_id: input.cluster_id.into(),
+            shard_id: Some(input.shard_id.into()),
             sftp_enabled: false,
             ssh_enabled: false,
             disk_quota_bytes: 0,
@@ -199,29 +221,29 @@ impl Definition for Tenant {
 
     fn index(_: &Resource, spec: &TenantSpec, index: &mut Index) {
         let refs = [
-            ("brand_id", Kind::Brand, Some(&spec.brand_id)),
-            ("region_id", Kind::Region, Some(&spec.region_id)),
-            ("cluster_id", Kind::Cluster, Some(&spec.cluster_id)),
-            ("shard_id", Kind::Shard, spec.shard_id.as_ref()),
+            ("brand_id", Kind::Brand, Some(spec.brand_id.as_str())),
+            ("region_id", Kind::Region, Some(spec.region_id.as_str())),
+            ("cluster_id", Kind::Cluster, Some(spec.cluster_id.as_str())),
+            ("shard_id", Kind::Shard, spec.shard_id.as_deref()),
         ];
         for (relation, kind, to) in refs {
             if let Some(to) = to {
-                index.refs.push(Ref { relation, kind, to: to.clone() });
-                index.facets.push(Facet { field: relation, value: to.clone() });
+                index.refs.push(Ref { relation, kind, to: to.to_owned() });
+                index.facets.push(Facet { field: relation, value: to.to_owned() });
             }
         }
         index.facets.push(Facet { field: "customer_id", value: spec.customer_id.clone() });
     }
 
-    fn extra(resource: &Resource) -> TenantExtra {
+    fn extra(tenant: &Doc<Self>) -> TenantExtra {
         TenantExtra {
-            uid: resource.state.get("uid").and_then(Value::as_u64).unwrap_or_default(),
-            suspend_reason: suspend_reason(resource),
+            uid: tenant.state.uid.into(),
+            suspend_reason: tenant.state.suspend_reason.clone().unwrap_or_default(),
         }
     }
 
     fn owner(spec: &TenantSpec) -> Option<OwnerRef> {
-        Some(OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.clone() })
+        Some(OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.to_string() })
     }
 
     fn example() -> Value {
@@ -241,9 +263,4 @@ impl Definition for Tenant {
             }],
         })
     }
-}
-
-/// Why a resource is suspended, as the planner noted it; empty when it is not.
-pub(crate) fn suspend_reason(resource: &Resource) -> String {
-    resource.state.get("suspend_reason").and_then(Value::as_str).unwrap_or_default().to_owned()
 }

@@ -8,19 +8,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::fqdn::{Fqdn, FqdnCreate};
-use super::tenant::suspend_reason;
+use super::subscription::Subscription;
+use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition, to_map};
+use crate::document::is_false;
 use crate::input::Unserved;
-use crate::{
-    Codes, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Parent, Ref, Resource, SpecError, Status, Tier,
-    check,
-};
+use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, SpecError, Status, Tier, check};
 
 /// What is stored of a webroot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WebrootSpec {
     /// What it is billed with.
-    pub subscription_id: String,
+    pub subscription_id: Id<Subscription>,
     /// `php` or `static`; `node`, `python` and `ruby` are not served yet.
     pub runtime: String,
     /// PHP: e.g. `8.2`.
@@ -347,7 +346,33 @@ fn normalise(spec: &mut WebrootSpec) -> Result<(), SpecError> {
     }
 }
 
-pub(crate) struct Webroot;
+/// What the controller keeps about a webroot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebrootState {
+    /// One node has it ready, or had.
+    #[serde(skip_serializing_if = "is_false")]
+    pub site_ready: bool,
+    /// Every edge in service applied the routes of its service host names, or had.
+    #[serde(skip_serializing_if = "is_false")]
+    pub routed: bool,
+    /// The service host names that its automatic records were made for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub service_names: Vec<String>,
+    /// Its automatic records.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub auto_records: Vec<AutoRecord>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Webroot;
+
+impl Document for Webroot {
+    const KIND: Kind = Kind::Webroot;
+    type Spec = WebrootSpec;
+    type State = WebrootState;
+}
 
 impl Webroot {
     pub(crate) fn build(input: WebrootCreate, tenant: &str, build: &mut Build<'_>) -> Result<(), SpecError> {
@@ -355,7 +380,7 @@ impl Webroot {
         input.daemons.check("daemons")?;
         input.cron_jobs.check("cron_jobs")?;
         let mut spec = WebrootSpec {
-            subscription_id: input.subscription_id,
+            subscription_id: input.subscription_id.into(),
             runtime: input.runtime,
             runtime_version: input.runtime_version,
             runtime_config: input.runtime_config,
@@ -381,13 +406,12 @@ impl Webroot {
 }
 
 impl Definition for Webroot {
-    type Spec = WebrootSpec;
     type Create = WebrootCreate;
     type Update = WebrootUpdate;
     type Extra = WebrootExtra;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Webroot,
+        kind: Self::KIND,
         title: "Webroot",
         about: "A site.",
         collection: "/tenants/{tenantID}/webroots",
@@ -396,6 +420,9 @@ impl Definition for Webroot {
         lists: &[],
         scope: "webroots",
         tier: Tier::Brand,
+        owns: Owns::Nothing,
+        host_labels: false,
+        suspends_with_tenant: true,
         codes: Codes { create: 202, update: Some(202), delete: 202 },
         retry: true,
         id: IdPolicy::Prefixed("web_"),
@@ -459,16 +486,16 @@ impl Definition for Webroot {
         index.refs.push(Ref {
             relation: "subscription_id",
             kind: Kind::Subscription,
-            to: spec.subscription_id.clone(),
+            to: spec.subscription_id.to_string(),
         });
-        index.facets.push(Facet { field: "subscription_id", value: spec.subscription_id.clone() });
+        index.facets.push(Facet { field: "subscription_id", value: spec.subscription_id.to_string() });
         if let Some(tenant) = &resource.tenant {
             index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });
         }
     }
 
-    fn extra(resource: &Resource) -> WebrootExtra {
-        WebrootExtra { suspend_reason: suspend_reason(resource) }
+    fn extra(_: &Doc<Self>) -> WebrootExtra {
+        WebrootExtra { suspend_reason: String::new() }
     }
 
     fn example() -> Value {

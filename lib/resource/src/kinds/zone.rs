@@ -4,12 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::tenant::{TenantSpec, suspend_reason};
+use super::brand::Brand;
+use super::region::Region;
+use super::subscription::Subscription;
+use super::tenant::{Tenant, TenantSpec};
 use crate::definition::{Build, Definition};
-use crate::{
-    Codes, Column, Facet, Filter, IdPolicy, Index, Kind, KindInfo, OwnerRef, Ref, Resource, SpecError,
-    Status, Tier, Unique, check, filter,
-};
+use crate::document::is_zero;
+use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a zone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,17 +18,17 @@ pub struct ZoneSpec {
     /// The brand whose name servers serve it: that of the tenant when there is one. Empty only in a creation whose
     /// tenant has not been read yet.
     #[serde(default)]
-    pub brand_id: String,
+    pub brand_id: Id<Brand>,
     /// The tenant that it belongs to.
     #[serde(default)]
-    pub tenant_id: Option<String>,
+    pub tenant_id: Option<Id<Tenant>>,
     /// What it is billed with; empty for a brand's own zone, which is billed to nobody.
     #[serde(default)]
-    pub subscription_id: String,
+    pub subscription_id: Id<Subscription>,
     /// Lower case, no trailing dot, A-labels; unique.
     pub name: String,
     /// Where it was ordered.
-    pub region_id: String,
+    pub region_id: Id<Region>,
 }
 
 /// Body of POST /zones.
@@ -70,7 +71,27 @@ pub(crate) struct ZoneExtra {
     suspend_reason: String,
 }
 
-pub(crate) struct Zone;
+/// What the controller keeps about a zone.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ZoneState {
+    /// SOA serial; 0 was never set.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub serial: u64,
+    /// The revision that moved the serial last.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub serial_revision: u64,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Zone;
+
+impl Document for Zone {
+    const KIND: Kind = Kind::Zone;
+    type Spec = ZoneSpec;
+    type State = ZoneState;
+}
 
 impl Zone {
     pub(crate) fn build_nested(
@@ -84,8 +105,8 @@ impl Zone {
         }
         let spec = ZoneSpec {
             brand_id: of.brand_id.clone(),
-            tenant_id: Some(tenant.to_owned()),
-            subscription_id: input.subscription_id,
+            tenant_id: Some(tenant.into()),
+            subscription_id: input.subscription_id.into(),
             name: check::fqdn("name", &input.name)?,
             region_id: of.region_id.clone(),
         };
@@ -95,13 +116,12 @@ impl Zone {
 }
 
 impl Definition for Zone {
-    type Spec = ZoneSpec;
     type Create = ZoneCreate;
     type Update = ZoneUpdate;
     type Extra = ZoneExtra;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::Zone,
+        kind: Self::KIND,
         title: "Zone",
         about: "A DNS zone.",
         collection: "/zones",
@@ -110,6 +130,9 @@ impl Definition for Zone {
         lists: &[],
         scope: "zones",
         tier: Tier::Brand,
+        owns: Owns::Nothing,
+        host_labels: true,
+        suspends_with_tenant: true,
         codes: Codes { create: 202, update: Some(200), delete: 202 },
         retry: true,
         id: IdPolicy::Uuid,
@@ -146,11 +169,11 @@ impl Definition for Zone {
             (None, None) => return Err(SpecError::invalid("brand_id", "is required without a tenant_id")),
         }
         let spec = ZoneSpec {
-            brand_id: brand_id.unwrap_or_default(),
-            tenant_id,
-            subscription_id,
+            brand_id: brand_id.unwrap_or_default().into(),
+            tenant_id: tenant_id.map(Id::from),
+            subscription_id: subscription_id.into(),
             name,
-            region_id: input.region_id,
+            region_id: input.region_id.into(),
         };
         let id = build.id(Self::INFO.id, None)?;
         build.push::<Self>(id, None, &spec)
@@ -158,7 +181,7 @@ impl Definition for Zone {
 
     fn update(spec: &mut ZoneSpec, input: ZoneUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
         if let Some(tenant) = input.tenant_id {
-            spec.tenant_id = tenant.filter(|id| !id.is_empty());
+            spec.tenant_id = tenant.filter(|id| !id.is_empty()).map(Id::from);
             if let Some(id) = &spec.tenant_id {
                 check::reference("tenant_id", id)?;
             }
@@ -174,27 +197,31 @@ impl Definition for Zone {
         index.uniques.push(Unique { scope: String::new(), key: spec.name.clone(), field: "name" });
         index.suffixes(&spec.name);
         let refs = [
-            ("brand_id", Kind::Brand, Some(&spec.brand_id)),
-            ("tenant_id", Kind::Tenant, spec.tenant_id.as_ref()),
-            ("subscription_id", Kind::Subscription, Some(&spec.subscription_id)),
-            ("region_id", Kind::Region, Some(&spec.region_id)),
+            ("brand_id", Kind::Brand, Some(spec.brand_id.as_str())),
+            ("tenant_id", Kind::Tenant, spec.tenant_id.as_deref()),
+            ("subscription_id", Kind::Subscription, Some(spec.subscription_id.as_str())),
+            ("region_id", Kind::Region, Some(spec.region_id.as_str())),
         ];
         for (relation, kind, to) in refs {
             if let Some(to) = to.filter(|to| !to.is_empty()) {
-                index.refs.push(Ref { relation, kind, to: to.clone() });
-                index.facets.push(Facet { field: relation, value: to.clone() });
+                index.refs.push(Ref { relation, kind, to: to.to_owned() });
+                index.facets.push(Facet { field: relation, value: to.to_owned() });
             }
         }
     }
 
-    fn extra(resource: &Resource) -> ZoneExtra {
-        ZoneExtra { suspend_reason: suspend_reason(resource) }
+    fn extra(_: &Doc<Self>) -> ZoneExtra {
+        ZoneExtra { suspend_reason: String::new() }
+    }
+
+    fn adopted(spec: &mut ZoneSpec, brand: &str) {
+        spec.brand_id = brand.into();
     }
 
     fn owner(spec: &ZoneSpec) -> Option<OwnerRef> {
         Some(match &spec.tenant_id {
-            Some(id) => OwnerRef { field: "tenant_id", kind: Kind::Tenant, id: id.clone() },
-            None => OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.clone() },
+            Some(id) => OwnerRef { field: "tenant_id", kind: Kind::Tenant, id: id.to_string() },
+            None => OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.to_string() },
         })
     }
 

@@ -4,12 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::fqdn::Fqdn;
+use super::zone::Zone;
 use crate::definition::{Build, Definition, to_map};
 use crate::record_data::unescaped_name;
-use crate::{
-    Codes, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Parent,
-    RecordData, Resource, SpecError, Status, Tier, check,
-};
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Owns, Parent, RecordData, Resource, SpecError, Status, Tier, check};
 
 /// Types that are served.
 pub const TYPES: &[&str] = &["A", "AAAA", "CNAME", "MX", "TXT", "NS", "CAA", "SRV"];
@@ -61,7 +60,7 @@ pub struct ZoneRecordSpec {
     pub source_type: String,
     /// The FQDN that an automatic record follows from.
     #[serde(default)]
-    pub source_fqdn_id: Option<String>,
+    pub source_fqdn_id: Option<Id<Fqdn>>,
 }
 
 /// Body of POST /zones/{zoneID}/records.
@@ -204,26 +203,13 @@ pub fn is_null_mx(spec: &ZoneRecordSpec, data: &RecordData) -> bool {
     spec.record_type == "MX" && data.target().is_none()
 }
 
-/// [`normalise`] for a record as it is stored.
-///
-/// # Errors
-/// As [`normalise`]; [`SpecError::Malformed`] when the stored spec is unreadable.
-pub fn settle(record: &mut Resource, zone: &str) -> Result<(), SpecError> {
-    let mut spec: ZoneRecordSpec =
-        record.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
-    normalise(&mut spec, zone)?;
-    record.spec.insert("content".to_owned(), spec.content.into());
-    Ok(())
-}
-
 /// The content as it is shown. What an older build kept as it was written shows in its normal form too, as far as that can be
 /// told without the zone's name.
-fn shown_content(resource: &Resource) -> String {
-    let stored = resource.text("content");
-    let record_type = resource.text("type");
+fn shown_content(spec: &ZoneRecordSpec) -> String {
+    let (stored, record_type) = (spec.content.as_str(), spec.record_type.as_str());
     let host = stored.trim().rsplit([' ', '\t']).next().unwrap_or_default();
     let has_target = matches!(record_type, "CNAME" | "NS" | "MX" | "SRV");
-    if resource.text("managed_by") == "auto" || (has_target && !host.contains('.')) {
+    if spec.managed_by == ManagedBy::Auto || (has_target && !host.contains('.')) {
         return stored.to_owned();
     }
     RecordData::read(record_type, stored, "").map_or_else(|_| stored.to_owned(), |data| data.content())
@@ -286,7 +272,7 @@ pub fn automatic(
         priority: None,
         managed_by: ManagedBy::Auto,
         source_type: source_type.to_owned(),
-        source_fqdn_id: source_fqdn_id.map(str::to_owned),
+        source_fqdn_id: source_fqdn_id.map(Id::from),
     };
     Ok(NewResource {
         kind: Kind::ZoneRecord,
@@ -299,16 +285,46 @@ pub fn automatic(
     })
 }
 
-pub(crate) struct ZoneRecord;
+/// An automatic record, as what it is for remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AutoRecord {
+    /// The zone that it stands in.
+    pub zone: Id<Zone>,
+    /// Its absolute name.
+    pub name: String,
+    /// `A` or `AAAA`.
+    #[serde(rename = "type")]
+    pub record_type: String,
+    /// The record.
+    pub id: Id<ZoneRecord>,
+}
+
+/// What the controller keeps about a record.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ZoneRecordState {
+    /// The FQDN or webroot that an automatic record is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+/// The kind.
+#[derive(Debug, Clone, Copy)]
+pub struct ZoneRecord;
+
+impl Document for ZoneRecord {
+    const KIND: Kind = Kind::ZoneRecord;
+    type Spec = ZoneRecordSpec;
+    type State = ZoneRecordState;
+}
 
 impl Definition for ZoneRecord {
-    type Spec = ZoneRecordSpec;
     type Create = ZoneRecordCreate;
     type Update = ZoneRecordUpdate;
     type Extra = ZoneRecordExtra;
 
     const INFO: KindInfo = KindInfo {
-        kind: Kind::ZoneRecord,
+        kind: Self::KIND,
         title: "Zone record",
         about: "A record of a zone.",
         collection: "/zones/{zoneID}/records",
@@ -317,6 +333,9 @@ impl Definition for ZoneRecord {
         lists: &[],
         scope: "zone_records",
         tier: Tier::Brand,
+        owns: Owns::Nothing,
+        host_labels: true,
+        suspends_with_tenant: false,
         codes: Codes { create: 202, update: Some(202), delete: 202 },
         retry: true,
         id: IdPolicy::Uuid,
@@ -400,7 +419,7 @@ impl Definition for ZoneRecord {
         if let Some(given) = input.priority {
             spec.priority = Some(priority(given)?);
         }
-        // Only the planner knows the zone, and brings the content to its normal form ([`settle`]). Here the zone's name
+        // Only the planner knows the zone, and brings the content to its normal form ([`normalise`]). Here the zone's name
         // matters only for the length of relative targets, and the record's own name is at least as long.
         normalise(&mut spec.clone(), &spec.name)?;
         Ok(None)
@@ -425,22 +444,25 @@ impl Definition for ZoneRecord {
             .to_owned(),
         );
         if let Some(fqdn) = &spec.source_fqdn_id {
-            facet("source_fqdn_id", fqdn.clone());
+            facet("source_fqdn_id", fqdn.to_string());
         }
     }
 
-    fn extra(resource: &Resource) -> ZoneRecordExtra {
-        let name = Some(resource.text("written_name")).filter(|name| !name.is_empty());
-        let name = name.unwrap_or_else(|| resource.text("name")).trim_end_matches('.').to_ascii_lowercase();
-        ZoneRecordExtra { name, content: shown_content(resource) }
+    fn extra(record: &Doc<Self>) -> ZoneRecordExtra {
+        let spec = &record.spec;
+        let name = if spec.written_name.is_empty() { &spec.name } else { &spec.written_name };
+        ZoneRecordExtra {
+            name: name.trim_end_matches('.').to_ascii_lowercase(),
+            content: shown_content(spec),
+        }
     }
 
-    fn deletable(resource: &Resource) -> Result<(), SpecError> {
-        match resource.typed::<ZoneRecordSpec>() {
-            Ok(spec) if spec.managed_by == ManagedBy::Auto => Err(SpecError::Forbidden(
+    fn deletable(record: &Doc<Self>) -> Result<(), SpecError> {
+        match record.spec.managed_by {
+            ManagedBy::Custom => Ok(()),
+            ManagedBy::Auto => Err(SpecError::Forbidden(
                 "auto-managed records cannot be deleted; create a custom record to override",
             )),
-            Ok(_) | Err(_) => Ok(()),
         }
     }
 
