@@ -2,167 +2,174 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hosting_resource::kinds::zone_record::automatic;
-use hosting_resource::{Kind, Resource, Status};
-use serde_json::{Value, json};
+use async_trait::async_trait;
+use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::kinds::zone::Zone;
+use hosting_resource::kinds::zone_record::{AutoRecord, ZoneRecord, ZoneRecordState, automatic};
+use hosting_resource::{Doc, Id, Resource};
 
-use crate::derive::service_names_of;
-use crate::fields::{AutoRecord, auto_records, given, is_deleting, set_auto_records, state};
+use crate::fields::is_deleting;
+use crate::kinds::Planned;
+use crate::overlay::Overlay;
 use crate::plan::Plan;
-use crate::{PlanError, read};
+use crate::{PlanError, Unit, World, read};
 
-/// Brings the automatic records of an FQDN or webroot up to date and plans what depends on them. `source` is changed, not
-/// yet put: true when it has to be.
-pub(crate) async fn sync(plan: &mut Plan<'_>, source: &mut Resource) -> Result<bool, PlanError> {
-    let tenant =
-        read::of_kind(plan.draft, Kind::Tenant, source.parent.as_deref().unwrap_or_default()).await?;
-    let names = match &tenant {
-        Some(tenant) => names_of(plan, source, tenant).await?,
-        None => Vec::new(),
-    };
-    let mut changed = follow_service_names(source, &names);
-    let mut wanted: BTreeMap<(String, String, String), (Resource, String)> = BTreeMap::new();
-    if let Some(tenant) = &tenant
-        && let Some(cluster) = given(tenant, "cluster_id")
-        && !names.is_empty()
-    {
-        let families = read::families_of(plan.draft, cluster).await?;
-        for name in names {
-            let Some(zone) = read::zone_over(plan.draft, &name).await? else { continue };
-            if is_deleting(&zone) || !read::zone_is_open_to(&zone, tenant) {
-                continue;
-            }
-            for (record_type, addresses) in [("A", &families.ipv4), ("AAAA", &families.ipv6)] {
-                if !addresses.is_empty() {
-                    let key = (zone.id.clone(), name.clone(), record_type.to_owned());
-                    wanted.insert(key, (zone.clone(), addresses.join(", ")));
-                }
-            }
-        }
+/// A kind that has automatic records.
+#[async_trait]
+pub(crate) trait NameSource: Planned {
+    /// What its records say they are made for.
+    const SOURCE_TYPE: &'static str;
+
+    /// The records that it remembers.
+    fn records(state: &mut Self::State) -> &mut Vec<AutoRecord>;
+
+    /// The FQDN that its records name as their source.
+    fn record_of(_source: &Doc<Self>) -> Option<Id<Fqdn>> {
+        None
     }
-    let before = auto_records(source);
+
+    /// The names that are to have automatic records.
+    async fn names(
+        source: &Doc<Self>,
+        tenant: &Doc<Tenant>,
+        world: &mut dyn World,
+    ) -> Result<Vec<String>, PlanError>;
+
+    /// Takes note of the names. True when that changed the source.
+    fn follow(_source: &mut Doc<Self>, _names: &[String]) -> bool {
+        false
+    }
+}
+
+/// The units that automatic records stand in.
+pub(crate) fn units(records: &[AutoRecord]) -> impl Iterator<Item = Unit> {
+    records.iter().map(unit)
+}
+
+fn unit(record: &AutoRecord) -> Unit {
+    Unit::RrSet {
+        zone: record.zone.to_string(),
+        name: record.name.clone(),
+        record_type: record.record_type.clone(),
+    }
+}
+
+/// Brings the automatic records of `source` up to date and plans what depends on them. True when `source` changed; it is put
+/// then.
+pub(crate) async fn sync<K: NameSource>(source: &mut Doc<K>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
+    let tenant = read::tenant_of(&mut plan.draft, source).await?;
+    let names = match &tenant {
+        Some(tenant) if !is_deleting(source) => K::names(source, tenant, &mut plan.draft).await?,
+        Some(_) | None => Vec::new(),
+    };
+    let mut changed = K::follow(source, &names);
+    let mut wanted = match &tenant {
+        Some(tenant) => wanted_records(names, tenant, &mut plan.draft).await?,
+        None => BTreeMap::new(),
+    };
+    let before = K::records(&mut source.state).clone();
     let mut units = BTreeSet::new();
     let mut after = Vec::new();
-    let mut gone = Vec::new();
-    let mut put = Vec::new();
-    for record in before.iter().cloned() {
-        let there = read::of_kind(plan.draft, Kind::ZoneRecord, &record.id).await?;
-        let key = (record.zone.clone(), record.name.clone(), record.record_type.clone());
-        match there {
+    for record in &before {
+        let key = (record.zone.to_string(), record.name.clone(), record.record_type.clone());
+        match read::get(&mut plan.draft, &record.id).await? {
             None => {
-                units.insert(record.unit());
+                units.insert(unit(record));
             }
-            Some(mut resource) => match wanted.remove(&key) {
+            Some(mut doc) => match wanted.remove(&key) {
                 Some((_, content)) => {
                     // For people only: the name servers go by the cluster.
-                    if resource.text("content") != content {
-                        resource.spec.insert("content".to_owned(), content.into());
-                        put.push(resource);
+                    if doc.spec.content != content {
+                        doc.spec.content = content;
+                        plan.put(doc.into_resource()).await?;
                     }
-                    after.push(record);
+                    after.push(record.clone());
                 }
                 None => {
-                    units.insert(record.unit());
-                    gone.push(resource);
+                    units.insert(unit(record));
+                    plan.remove(&doc);
                 }
             },
         }
     }
     for ((zone_id, name, record_type), (zone, content)) in wanted {
-        let mut entry = AutoRecord { zone: zone_id, name, record_type, id: String::new() };
-        put.push(new_record(&mut entry, &content, &zone, source, plan.draft.revision(), plan.draft.now())?);
-        units.insert(entry.unit());
+        let mut entry = AutoRecord { zone: Id::from(zone_id), name, record_type, id: Id::default() };
+        let record = new_record(&entry, &content, &zone, source, &plan.draft)?;
+        entry.id = Id::from(record.id.as_str());
+        plan.put(record).await?;
+        units.insert(unit(&entry));
         after.push(entry);
     }
     after.sort();
     if after != before {
-        set_auto_records(source, &after);
+        *K::records(&mut source.state) = after;
         changed = true;
     }
-    for record in &gone {
-        plan.remove(record).await?;
-    }
-    plan.put(put).await?;
     // The records' data hangs on the source's gates: it has to be there before they are planned.
     if changed {
-        plan.put(vec![source.clone()]).await?;
+        plan.put(source.to_resource()).await?;
     }
     plan.replan(units).await?;
     Ok(changed)
 }
 
-/// The names that are to have automatic records.
-async fn names_of(
-    plan: &mut Plan<'_>,
-    source: &Resource,
-    tenant: &Resource,
-) -> Result<Vec<String>, PlanError> {
-    if is_deleting(source) {
-        return Ok(Vec::new());
+/// The records that names are to have: zone id, name and type, with the zone and the content.
+async fn wanted_records(
+    names: Vec<String>,
+    tenant: &Doc<Tenant>,
+    draft: &mut Overlay<'_>,
+) -> Result<BTreeMap<(String, String, String), (Doc<Zone>, String)>, PlanError> {
+    let mut wanted = BTreeMap::new();
+    let cluster = &tenant.spec.cluster_id;
+    if cluster.is_empty() || names.is_empty() {
+        return Ok(wanted);
     }
-    Ok(match source.kind {
-        Kind::Fqdn if given(source, "webroot_id").is_some() => vec![source.text("fqdn").to_owned()],
-        Kind::Webroot => service_names_of(source, tenant, plan.draft).await?,
-        Kind::Fqdn
-        | Kind::Brand
-        | Kind::Region
-        | Kind::Cluster
-        | Kind::LbAddress
-        | Kind::Shard
-        | Kind::Node
-        | Kind::Tenant
-        | Kind::Subscription
-        | Kind::Zone
-        | Kind::ZoneRecord
-        | Kind::ApiKey => Vec::new(),
-    })
-}
-
-/// Other service host names have other routes: none of them is known to be there yet.
-fn follow_service_names(source: &mut Resource, names: &[String]) -> bool {
-    if source.kind != Kind::Webroot {
-        return false;
+    let families = read::families_of(draft, cluster).await?;
+    for name in names {
+        let Some(zone) = read::zone_over(draft, &name).await? else { continue };
+        if is_deleting(&zone) || !read::zone_is_open_to(&zone, tenant) {
+            continue;
+        }
+        for (record_type, addresses) in [("A", &families.ipv4), ("AAAA", &families.ipv6)] {
+            if !addresses.is_empty() {
+                let key = (zone.id.clone(), name.clone(), record_type.to_owned());
+                wanted.insert(key, (zone.clone(), addresses.join(", ")));
+            }
+        }
     }
-    let wanted = json!(names);
-    if source.state.get(state::SERVICE_NAMES).unwrap_or(&json!([])) == &wanted {
-        return false;
-    }
-    source.state.insert(state::SERVICE_NAMES.to_owned(), wanted);
-    source.state.remove(state::ROUTED);
-    if source.status == Status::Active {
-        source.status = Status::Converging;
-    }
-    true
+    Ok(wanted)
 }
 
 /// The id is made from what the record is for and the revision that makes it: never given twice, and no randomness is
 /// needed.
-fn new_record(
-    entry: &mut AutoRecord,
+fn new_record<K: NameSource>(
+    entry: &AutoRecord,
     content: &str,
-    zone: &Resource,
-    source: &Resource,
-    revision: u64,
-    now: i64,
+    zone: &Doc<Zone>,
+    source: &Doc<K>,
+    draft: &Overlay<'_>,
 ) -> Result<Resource, PlanError> {
+    let revision = draft.revision();
     let mut hasher = blake3::Hasher::new();
     hasher.update(&revision.to_le_bytes());
-    for part in [&source.id, &entry.zone, &entry.name, &entry.record_type] {
+    for part in [source.id.as_str(), &entry.zone, &entry.name, &entry.record_type] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
     let mut stream = hasher.finalize_xof();
-    let (source_type, fqdn) = if source.kind == Kind::Fqdn {
-        ("fqdn", Some(source.id.as_str()))
-    } else {
-        ("service-hostname", None)
-    };
-    let record = automatic(zone, &entry.record_type, &entry.name, content, source_type, fqdn, &mut |bytes| {
-        stream.fill(bytes);
-    })
+    let fqdn = K::record_of(source);
+    let record = automatic(
+        zone,
+        &entry.record_type,
+        &entry.name,
+        content,
+        K::SOURCE_TYPE,
+        fqdn.as_deref(),
+        &mut |bytes| stream.fill(bytes),
+    )
     .map_err(|error| PlanError::invalid("type", error.to_string()))?;
-    let mut record = record.into_resource(Some(zone), revision, now);
-    record.state.insert(state::SOURCE.to_owned(), Value::String(source.id.clone()));
-    entry.id.clone_from(&record.id);
-    Ok(record)
+    let mut record = Doc::<ZoneRecord>::read(record.into_resource(Some(zone), revision, draft.now()))?;
+    record.state = ZoneRecordState { source: Some(source.id.clone()) };
+    Ok(record.into_resource())
 }

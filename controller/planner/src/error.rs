@@ -1,7 +1,7 @@
 //! Why a mutation is not carried out.
 
 use hosting_intent::{Key, Rejection};
-use hosting_resource::Kind;
+use hosting_resource::{Kind, ShapeError, SpecError};
 
 use crate::{ApplyError, WorldError};
 
@@ -57,6 +57,9 @@ pub enum PlanError {
         /// What is wrong with it.
         rejection: Rejection,
     },
+    /// A stored document that this build cannot read, or nobody can. HTTP 500; its rows stay as they are.
+    #[error(transparent)]
+    Unreadable(#[from] ShapeError),
     /// The store refuses or fails.
     #[error(transparent)]
     Apply(ApplyError),
@@ -76,6 +79,18 @@ impl From<ApplyError> for PlanError {
             | ApplyError::InUse { .. }
             | ApplyError::NoSuch { .. }
             | ApplyError::World(_) => Self::Apply(error),
+        }
+    }
+}
+
+/// What a document alone breaks, found where the other resources are known.
+impl From<SpecError> for PlanError {
+    fn from(error: SpecError) -> Self {
+        match error {
+            SpecError::Forbidden(reason) => Self::Forbidden(reason),
+            SpecError::Malformed { problem } => Self::Conflict(problem),
+            SpecError::Invalid { field, problem } => Self::invalid(field, problem),
+            SpecError::NotServed { field, detail } => Self::invalid(field, detail),
         }
     }
 }

@@ -93,52 +93,57 @@ impl Fake {
         if self.rows > MAX_ROWS { Err(ApplyError::TooLarge(self.rows)) } else { Ok(()) }
     }
 
-    fn put(&mut self, resource: Resource) -> Result<(), ApplyError> {
-        if self.resources.get(&resource.id) == Some(&resource) {
-            return Ok(());
+    /// As in the store: index rows that fall away go first, and what is new is checked once everything is written, so that two
+    /// resources of one change may swap a name, and both ends of a reference may come or go together.
+    fn write(&mut self, put: Vec<Resource>, remove: Vec<String>) -> Result<(), ApplyError> {
+        let mut removed = Vec::new();
+        for id in remove {
+            self.indexes.remove(&id);
+            if self.resources.remove(&id).is_some() {
+                self.row()?;
+                removed.push(id);
+            }
         }
-        self.row()?;
-        let index = resource.index();
-        let old = self.indexes.remove(&resource.id).unwrap_or_default();
-        for unique in &index.uniques {
-            if old.uniques.contains(unique) {
+        let mut written = Vec::new();
+        for resource in put {
+            if self.resources.get(&resource.id) == Some(&resource) {
                 continue;
             }
-            if self.holder_of(resource.kind, &unique.scope, &unique.key).is_some() {
-                let key = unique.key.clone();
-                return Err(ApplyError::Taken { kind: resource.kind, field: unique.field, key });
+            self.row()?;
+            let old = self.indexes.remove(&resource.id).unwrap_or_default();
+            written.push((resource.id.clone(), old));
+            self.resources.insert(resource.id.clone(), resource);
+        }
+        for (id, old) in written {
+            let Some(resource) = self.resources.get(&id) else { continue };
+            let (kind, index) = (resource.kind, resource.index());
+            for unique in &index.uniques {
+                if self.holder_of(kind, &unique.scope, &unique.key).is_some() {
+                    return Err(ApplyError::Taken { kind, field: unique.field, key: unique.key.clone() });
+                }
+            }
+            for to in index.refs.iter().filter(|to| !old.refs.contains(to)) {
+                let there = self.resources.get(&to.to);
+                if there.is_none_or(|there| there.kind != to.kind || there.status == Status::Deleting) {
+                    return Err(ApplyError::NoSuch { field: to.relation, kind: to.kind, id: to.to.clone() });
+                }
+            }
+            self.indexes.insert(id, index);
+        }
+        for id in removed {
+            let refers = |other: &Resource| {
+                self.indexes.get(&other.id).is_some_and(|index| index.refs.iter().any(|to| to.to == id))
+            };
+            let user = self
+                .resources
+                .values()
+                .find(|other| other.parent.as_deref() == Some(id.as_str()) || refers(other));
+            if let Some(other) = user {
+                let (kind, by) = (other.kind, other.id.clone());
+                return Err(ApplyError::InUse { id, kind, by });
             }
         }
-        for to in &index.refs {
-            if old.refs.contains(to) {
-                continue;
-            }
-            let there = self.resources.get(&to.to);
-            if there.is_none_or(|there| there.kind != to.kind || there.status == Status::Deleting) {
-                return Err(ApplyError::NoSuch { field: to.relation, kind: to.kind, id: to.to.clone() });
-            }
-        }
-        self.indexes.insert(resource.id.clone(), index);
-        self.resources.insert(resource.id.clone(), resource);
         Ok(())
-    }
-
-    fn remove(&mut self, id: &str) -> Result<(), ApplyError> {
-        if self.resources.remove(id).is_none() {
-            return Ok(());
-        }
-        self.row()?;
-        self.indexes.remove(id);
-        let user = self.resources.values().find(|other| {
-            other.parent.as_deref() == Some(id)
-                || self.indexes.get(&other.id).is_some_and(|index| index.refs.iter().any(|to| to.to == id))
-        });
-        match user {
-            Some(other) => {
-                Err(ApplyError::InUse { id: id.to_owned(), kind: other.kind, by: other.id.clone() })
-            }
-            None => Ok(()),
-        }
     }
 
     fn intend(&mut self, change: IntentChange, traceparent: &str) -> Result<(), ApplyError> {
@@ -329,14 +334,9 @@ impl Draft for Fake {
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {
         self.begin();
-        for id in change.remove {
-            self.remove(&id)?;
-        }
-        for resource in change.put {
-            self.put(resource)?;
-        }
-        let traceparent = change.traceparent.unwrap_or_else(|| self.traceparent.clone());
+        self.write(change.put, change.remove)?;
         for intent in change.intents {
+            let traceparent = intent.traceparent.clone().unwrap_or_else(|| self.traceparent.clone());
             self.intend(intent, &traceparent)?;
         }
         self.counters.extend(change.counters);

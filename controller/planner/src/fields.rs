@@ -1,16 +1,10 @@
-//! Fields of resources that planning reads and writes, by the names that the API and the store give them.
+//! Names that several kinds share: audiences, relations, counters, service host names.
 
-use std::collections::BTreeMap;
-
-use hosting_resource::{Kind, Resource, Status};
-use serde_json::{Map, Value};
-
-use crate::{IntentRow, Unit};
+use hosting_resource::kinds::brand::BrandSpec;
+use hosting_resource::{Resource, Status};
 
 /// Where brands and `dns` nodes meet that name no group.
 pub(crate) const DEFAULT_DNS_GROUP: &str = "default";
-/// Where nodes' web servers listen that name no port.
-pub(crate) const DEFAULT_WEB_PORT: u16 = 80;
 /// By which a node refers to its shards.
 pub(crate) const SHARD_RELATION: &str = "shard_ids";
 /// By which a zone's records are found by their absolute name: `{zone id}/{name}`.
@@ -25,42 +19,6 @@ pub(crate) const ZONE_SERIAL: &str = "dns_zone_serial";
 pub(crate) const TENANT_UID: &str = "tenant_uid";
 /// The first tenant's uid.
 pub(crate) const FIRST_TENANT_UID: u64 = 5000;
-
-/// Keys of `Resource::state`.
-pub(crate) mod state {
-    /// Webroot: one node has it ready, or had.
-    pub(crate) const SITE_READY: &str = "site_ready";
-    /// FQDN, and webroot for its service host name: every edge in service applied the route, or had.
-    pub(crate) const ROUTED: &str = "routed";
-    /// `{audience: revision}` of the withdrawals that a deletion waits for.
-    pub(crate) const WITHDRAWN: &str = "withdrawn";
-    /// Nodes that are told to destroy the data.
-    pub(crate) const RETIRE_ON: &str = "retire_on";
-    /// Zone: SOA serial.
-    pub(crate) const SERIAL: &str = "serial";
-    /// Zone: the revision that moved the serial last.
-    pub(crate) const SERIAL_REVISION: &str = "serial_revision";
-    /// Tenant: uid on its nodes.
-    pub(crate) const UID: &str = "uid";
-    /// Tenant: why it is suspended.
-    pub(crate) const SUSPEND_REASON: &str = "suspend_reason";
-    /// Node: its places in shards.
-    pub(crate) const SHARDS: &str = "shards";
-    /// Node: gets no requests.
-    pub(crate) const OUT_OF_SERVICE: &str = "out_of_service";
-    /// FQDN and webroot: its automatic records, `[{id, zone, name, type}]`.
-    pub(crate) const AUTO_RECORDS: &str = "auto_records";
-    /// Webroot: the service host names that its automatic records were made for.
-    pub(crate) const SERVICE_NAMES: &str = "service_names";
-    /// Automatic record: the FQDN or webroot that it is for.
-    pub(crate) const SOURCE: &str = "source";
-    /// A deletion's place in what lies in the resource: `{kind, after}`.
-    pub(crate) const CASCADE: &str = "cascade";
-    /// W3C traceparent of the user's last change, while that waits for anything.
-    pub(crate) const TRACEPARENT: &str = "traceparent";
-    /// API key: when it was revoked, in milliseconds since the Unix epoch.
-    pub(crate) const REVOKED_AT: &str = "revoked_at";
-}
 
 /// `edge/<cluster id>`.
 pub(crate) fn edge_audience(cluster: &str) -> String {
@@ -78,164 +36,13 @@ pub(crate) fn node_audience(node: &str) -> String {
 }
 
 /// The group whose name servers serve a brand's zones.
-pub(crate) fn dns_group(brand: &Resource) -> &str {
-    Some(brand.text("dns_group")).filter(|group| !group.is_empty()).unwrap_or(DEFAULT_DNS_GROUP)
-}
-
-/// A text field that counts as absent when it is empty.
-pub(crate) fn given<'a>(resource: &'a Resource, field: &str) -> Option<&'a str> {
-    Some(resource.text(field)).filter(|value| !value.is_empty())
-}
-
-/// A number of the spec.
-pub(crate) fn number(resource: &Resource, field: &str) -> Option<u64> {
-    resource.spec.get(field).and_then(Value::as_u64)
-}
-
-/// A number of the state; 0 when it is absent.
-pub(crate) fn state_number(resource: &Resource, field: &str) -> u64 {
-    resource.state.get(field).and_then(Value::as_u64).unwrap_or_default()
-}
-
-/// The texts of a list.
-pub(crate) fn texts(map: &Map<String, Value>, field: &str) -> Vec<String> {
-    map.get(field)
-        .and_then(Value::as_array)
-        .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-        .unwrap_or_default()
+pub(crate) fn dns_group(brand: &BrandSpec) -> &str {
+    if brand.dns_group.is_empty() { DEFAULT_DNS_GROUP } else { &brand.dns_group }
 }
 
 /// Whether the resource is on its way out.
 pub(crate) fn is_deleting(resource: &Resource) -> bool {
     resource.status == Status::Deleting
-}
-
-/// Whether it is a resource of that kind that is to be in effect.
-pub(crate) fn is_live(resource: &Resource, kind: Kind) -> bool {
-    resource.kind == kind && !is_deleting(resource)
-}
-
-/// `{audience: revision}` of a deletion.
-pub(crate) fn withdrawn(resource: &Resource) -> BTreeMap<String, u64> {
-    resource
-        .state
-        .get(state::WITHDRAWN)
-        .and_then(Value::as_object)
-        .map(|map| map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_u64()?))).collect())
-        .unwrap_or_default()
-}
-
-/// An automatic record, as its FQDN or webroot remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct AutoRecord {
-    pub(crate) zone: String,
-    pub(crate) name: String,
-    pub(crate) record_type: String,
-    pub(crate) id: String,
-}
-
-impl AutoRecord {
-    pub(crate) fn unit(&self) -> Unit {
-        Unit::RrSet {
-            zone: self.zone.clone(),
-            name: self.name.clone(),
-            record_type: self.record_type.clone(),
-        }
-    }
-}
-
-/// The automatic records of an FQDN or webroot.
-pub(crate) fn auto_records(source: &Resource) -> Vec<AutoRecord> {
-    let text = |entry: &Value, field: &str| entry.get(field)?.as_str().map(str::to_owned);
-    source
-        .state
-        .get(state::AUTO_RECORDS)
-        .and_then(Value::as_array)
-        .map(|list| {
-            list.iter()
-                .filter_map(|entry| {
-                    Some(AutoRecord {
-                        zone: text(entry, "zone")?,
-                        name: text(entry, "name")?,
-                        record_type: text(entry, "type")?,
-                        id: text(entry, "id")?,
-                    })
-                })
-                .collect()
-        })
-        .unwrap_or_default()
-}
-
-pub(crate) fn set_auto_records(source: &mut Resource, records: &[AutoRecord]) {
-    let list: Vec<Value> = records
-        .iter()
-        .map(|r| serde_json::json!({"zone": r.zone, "name": r.name, "type": r.record_type, "id": r.id}))
-        .collect();
-    if list.is_empty() {
-        source.state.remove(state::AUTO_RECORDS);
-    } else {
-        source.state.insert(state::AUTO_RECORDS.to_owned(), Value::Array(list));
-    }
-}
-
-/// Whether the platform keeps the record.
-pub(crate) fn is_auto(record: &Resource) -> bool {
-    record.text("managed_by") == "auto"
-}
-
-/// The FQDN or webroot that an automatic record is for.
-pub(crate) fn auto_source(record: &Resource) -> Option<&str> {
-    record.state.get(state::SOURCE).and_then(Value::as_str)
-}
-
-/// What a route row says.
-pub(crate) fn route_of(row: &IntentRow) -> Option<hosting_intent::message::Route> {
-    prost::Message::decode(row.value.clone()).ok()
-}
-
-/// A node's place in a shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Which shard.
-    pub shard_id: String,
-    /// The shard's role.
-    pub shard_role: String,
-    /// From 1, unique in the shard, never moved while the node stays.
-    pub shard_index: u64,
-}
-
-/// A node's places, in the order they were given.
-#[must_use]
-pub fn places(node: &Resource) -> Vec<Place> {
-    node.state
-        .get(state::SHARDS)
-        .and_then(Value::as_array)
-        .map(|list| {
-            list.iter()
-                .filter_map(|entry| {
-                    Some(Place {
-                        shard_id: entry.get("shard_id")?.as_str()?.to_owned(),
-                        shard_role: entry.get("shard_role")?.as_str()?.to_owned(),
-                        shard_index: entry.get("shard_index")?.as_u64()?,
-                    })
-                })
-                .collect()
-        })
-        .unwrap_or_default()
-}
-
-pub(crate) fn set_places(node: &mut Resource, places: &[Place]) {
-    let list = places
-        .iter()
-        .map(|place| {
-            serde_json::json!({
-                "shard_id": place.shard_id,
-                "shard_role": place.shard_role,
-                "shard_index": place.shard_index,
-            })
-        })
-        .collect();
-    node.state.insert(state::SHARDS.to_owned(), Value::Array(list));
 }
 
 /// The names at which a site answers without a host name of its own: `{webroot}.{tenant}.{base}`, with `-` for `_`

@@ -5,13 +5,13 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | `world` | what planning reads and answers: [`World`], [`Draft`], [`Unit`], [`Change`] |
-//! | `derive/` | what each unit wants, one file per unit |
-//! | `plan`, `walk` | the diff with what is there, serials, walks over many units |
-//! | `touched` | which units a changed resource touches |
-//! | `auto_records` | the automatic records of host names and sites |
+//! | `world`, `unit` | what planning reads and answers: [`World`], [`Draft`], [`Change`], [`Unit`] |
+//! | `kinds/` | everything that planning needs of a kind, one file each: units, checks, allocations, conditions, what goes with it |
+//! | `derive` | what a unit wants; the units that are no kind's own |
+//! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
+//! | `auto_records`, `names` | what several kinds share: automatic records, who may have a name |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
-//! | `gates` | where a resource stands |
+//! | `gates/` | where a resource stands |
 //! | `lint/` | what is wrong with a zone as a whole |
 //! | `trace` | the request that a waiting resource is on its way from |
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -24,27 +24,29 @@ mod error;
 pub mod fake;
 mod fields;
 pub mod gates;
+mod kinds;
 pub mod lint;
 mod mutate;
+mod names;
+mod overlay;
 mod plan;
 mod read;
 #[cfg(test)]
 mod tests;
-mod touched;
 mod trace;
+mod unit;
 mod walk;
 mod world;
 
 pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;
-pub use fields::{Place, places};
 pub use mutate::{
     Deleted, Drained, Forgotten, continue_delete, converge_shard, create, delete, drain, finish_delete,
     forget_node, has_children, open_gates, record_status, replan, retired, retry, retry_failed,
     set_in_service, suspend, unsuspend, update, wants_continuing,
 };
 pub use read::subscription;
-pub use touched::touched;
 pub use trace::trace_of;
-pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, Walk, World, WorldError};
+pub use unit::{Aspect, By, Pages, Unit, Walk};
+pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, World, WorldError};

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hosting_intent::{Cause, Intent};
 use hosting_resource::{Kind, Resource};
 
-use crate::fields::{is_deleting, state, state_number};
-use crate::{ApplyError, Change, Draft, IntentChange, PlanError, Unit, Walk, derive, read, trace_of, walk};
+use crate::overlay::{Overlay, Written};
+use crate::{Draft, IntentChange, PlanError, Unit, Walk, World, derive, kinds, trace_of, walk};
 
 /// Rows after which a mutation begins nothing new: cascades and walks go on in the next one.
 const ENOUGH: usize = 500;
@@ -17,7 +17,7 @@ const ROWS: usize = 850;
 
 /// A mutation in the making.
 pub(crate) struct Plan<'d> {
-    pub(crate) draft: &'d mut dyn Draft,
+    pub(crate) draft: Overlay<'d>,
     pub(crate) cause: Cause,
     /// Rows written so far.
     rows: usize,
@@ -27,19 +27,27 @@ pub(crate) struct Plan<'d> {
     zones: BTreeSet<String>,
     /// Walks to begin before the end.
     walks: BTreeSet<Unit>,
-    /// Units that would give unsound intents are left as they are and noted here, instead of failing the whole plan.
+    /// Units that cannot be planned are left as they are and noted here, instead of failing the whole plan.
     lenient: Option<Vec<PlanError>>,
-    /// Nobody's request: what waited for it carries the trace of the request that it has waited from.
+    /// What waited for this plan carries the trace of the request that it has waited from: nobody asks for it now.
     later: bool,
 }
 
 /// Steps of walks that a mutation takes itself, so that what is small is done in one revision.
 const OWN_STEPS: usize = 8;
 
+/// What a plan wrote.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) written: Written,
+    /// What a lenient plan left as it was.
+    pub(crate) left: Vec<PlanError>,
+}
+
 impl<'d> Plan<'d> {
     pub(crate) fn new(draft: &'d mut dyn Draft, cause: Cause) -> Self {
         Self {
-            draft,
+            draft: Overlay::new(draft),
             cause,
             rows: 0,
             changed: BTreeSet::new(),
@@ -55,7 +63,7 @@ impl<'d> Plan<'d> {
         Self { later: true, ..Self::new(draft, cause) }
     }
 
-    /// A plan that one unsound unit does not stop: for the replan queue, where nobody waits who could mend it.
+    /// A plan that one unit which cannot be planned does not stop: for the replan queue, where nobody waits who could mend it.
     pub(crate) fn lenient(draft: &'d mut dyn Draft, cause: Cause) -> Self {
         Self { lenient: Some(Vec::new()), ..Self::later(draft, cause) }
     }
@@ -65,76 +73,45 @@ impl<'d> Plan<'d> {
         self.rows >= ENOUGH
     }
 
-    /// Writes resources; `updated_at` moves with them.
-    pub(crate) async fn put(&mut self, mut resources: Vec<Resource>) -> Result<(), PlanError> {
-        if resources.is_empty() {
-            return Ok(());
-        }
-        self.rows += resources.len();
-        let now = self.draft.now();
-        for resource in &mut resources {
-            resource.updated_at = now;
-        }
-        self.draft.apply(Change { put: resources, ..Change::default() }).await?;
-        Ok(())
+    /// Puts a resource; `updated_at` moves with it.
+    pub(crate) async fn put(&mut self, mut resource: Resource) -> Result<(), PlanError> {
+        self.rows += 1;
+        resource.updated_at = self.draft.now();
+        self.draft.put(resource).await
     }
 
     /// Takes a resource's row away.
-    pub(crate) async fn remove(&mut self, resource: &Resource) -> Result<(), PlanError> {
+    pub(crate) fn remove(&mut self, resource: &Resource) {
         self.rows += 1;
-        let change = Change { remove: vec![resource.id.clone()], ..Change::default() };
-        self.draft.apply(change).await.map_err(|error| match error {
-            ApplyError::InUse { id, kind: by_kind, by } => {
-                PlanError::InUse { kind: resource.kind, id, by_kind, by }
-            }
-            ApplyError::Taken { .. }
-            | ApplyError::NoSuch { .. }
-            | ApplyError::TooLarge(_)
-            | ApplyError::World(_) => error.into(),
-        })
-    }
-
-    /// Sets a counter of the cell.
-    pub(crate) async fn set_counter(&mut self, name: &str, value: u64) -> Result<(), PlanError> {
-        self.draft.apply(Change { counters: vec![(name.to_owned(), value)], ..Change::default() }).await?;
-        Ok(())
+        self.draft.remove(resource);
     }
 
     /// Puts units on the replan queue.
-    pub(crate) async fn enqueue(&mut self, units: Vec<Unit>) -> Result<(), PlanError> {
-        if units.is_empty() {
-            return Ok(());
+    pub(crate) fn enqueue(&mut self, units: impl IntoIterator<Item = Unit>) {
+        for unit in units {
+            self.rows += 1;
+            self.draft.enqueue(unit);
         }
-        self.rows += units.len();
-        self.draft.apply(Change { replan: units, ..Change::default() }).await?;
-        Ok(())
-    }
-
-    /// Takes units off the replan queue.
-    pub(crate) async fn dequeue(&mut self, units: Vec<Unit>) -> Result<(), PlanError> {
-        self.draft.apply(Change { replanned: units, ..Change::default() }).await?;
-        Ok(())
     }
 
     /// Plans units now, as far as they fit, the rest later. Resources that they depend on must have been put before.
     pub(crate) async fn replan(&mut self, units: impl IntoIterator<Item = Unit>) -> Result<(), PlanError> {
-        let mut later = Vec::new();
         let units: BTreeSet<Unit> = units.into_iter().collect();
-        for unit in units {
-            if matches!(unit, Unit::Walk { .. }) {
-                self.walks.insert(unit);
-            } else if self.rows >= ROWS {
-                later.push(Unit::Walk {
-                    over: Walk::Unit,
-                    of: String::new(),
-                    after: unit.owner(),
-                    cause: self.cause,
-                });
+        let (walks, units): (Vec<Unit>, Vec<Unit>) = units.into_iter().partition(Unit::is_walk);
+        self.walks.extend(walks);
+        let owners: Vec<String> = units.iter().map(Unit::owner).collect();
+        if self.rows < ROWS {
+            self.draft.prefetch_owned(&owners).await?;
+        }
+        for (unit, owner) in units.iter().zip(owners) {
+            if self.rows >= ROWS {
+                let (of, cause) = (String::new(), self.cause);
+                self.enqueue([Unit::Walk { over: Walk::Unit, of, after: owner, cause }]);
             } else {
-                self.replan_one(&unit).await?;
+                self.replan_one(unit, owner).await?;
             }
         }
-        self.enqueue(later).await
+        Ok(())
     }
 
     /// Takes one step of a walk, and queues what is left of it.
@@ -148,37 +125,43 @@ impl<'d> Plan<'d> {
         let before = std::mem::replace(&mut self.cause, cause);
         let next = walk::step(self, over, of, after, cause).await?;
         self.cause = before;
-        self.enqueue(next.into_iter().collect()).await
+        self.enqueue(next);
+        Ok(())
     }
 
     /// Takes a step of each walk that was asked for, and queues what is left of them.
     async fn walk(&mut self) -> Result<(), PlanError> {
-        let mut later = Vec::new();
         let mut steps = 0;
         while let Some(unit) = self.walks.pop_first() {
-            match &unit {
-                Unit::Walk { over, of, after, cause } if !self.is_full() && steps < OWN_STEPS => {
-                    steps += 1;
-                    self.step(*over, of, after, *cause).await?;
-                }
-                Unit::Walk { .. }
-                | Unit::Audience(_)
-                | Unit::Cluster(_)
-                | Unit::Shard(_)
-                | Unit::Tenant(_)
-                | Unit::Webroot(_)
-                | Unit::Fqdn(_)
-                | Unit::Zone(_)
-                | Unit::RrSet { .. }
-                | Unit::Retire(_) => later.push(unit),
+            if let Unit::Walk { over, of, after, cause } = &unit
+                && !self.is_full()
+                && steps < OWN_STEPS
+            {
+                steps += 1;
+                self.step(*over, of, after, *cause).await?;
+            } else {
+                self.enqueue([unit]);
             }
         }
-        self.enqueue(later).await
+        Ok(())
     }
 
-    async fn replan_one(&mut self, unit: &Unit) -> Result<(), PlanError> {
-        let owner = unit.owner();
-        let wanted = derive(unit, self.draft).await?;
+    /// Leaves a unit as it is for a reason that only concerns it, if the plan is lenient.
+    fn leave(&mut self, error: PlanError) -> Result<(), PlanError> {
+        match (&mut self.lenient, &error) {
+            (Some(left), PlanError::Unsound { .. } | PlanError::Unreadable(_)) => {
+                left.push(error);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn replan_one(&mut self, unit: &Unit, owner: String) -> Result<(), PlanError> {
+        let wanted = match derive(unit, &mut self.draft).await {
+            Ok(wanted) => wanted,
+            Err(error) => return self.leave(error),
+        };
         let mut before: BTreeMap<_, _> = self
             .draft
             .owned(&owner)
@@ -196,83 +179,43 @@ impl<'d> Plan<'d> {
             }
             let (audience, key) = at;
             if let Err(rejection) = Intent::parse(&key, &intent.value) {
-                let error = PlanError::Unsound { owner, audience, key, rejection };
-                return match &mut self.lenient {
-                    Some(noted) => {
-                        noted.push(error);
-                        Ok(())
-                    }
-                    None => Err(error),
-                };
+                return self.leave(PlanError::Unsound { owner, audience, key, rejection });
             }
-            self.changed.insert(audience.clone());
             moved_audience |= old.is_none();
-            changes.push(IntentChange {
-                audience,
-                key,
-                owner: owner.clone(),
-                value: Some(intent.value),
-                cause: self.cause,
-            });
+            changes.push((audience, key, Some(intent.value)));
         }
         moved_audience &= !before.is_empty();
-        for ((audience, key), _) in before {
-            self.changed.insert(audience.clone());
-            changes.push(IntentChange {
-                audience,
-                key,
-                owner: owner.clone(),
-                value: None,
-                cause: self.cause,
-            });
-        }
+        changes.extend(before.into_keys().map(|(audience, key)| (audience, key, None)));
         if changes.is_empty() {
             return Ok(());
         }
         self.rows += changes.len();
-        match unit {
-            Unit::RrSet { zone, .. } => {
-                self.zones.insert(zone.clone());
-            }
-            Unit::Zone(zone) => {
-                self.zones.insert(zone.clone());
-                if moved_audience {
-                    // The brand's name servers are others now: the records follow.
-                    self.enqueue(vec![Unit::Walk {
-                        over: Walk::ZoneRecords,
-                        of: zone.clone(),
-                        after: String::new(),
-                        cause: self.cause,
-                    }])
-                    .await?;
-                }
-            }
-            Unit::Audience(_)
-            | Unit::Cluster(_)
-            | Unit::Shard(_)
-            | Unit::Tenant(_)
-            | Unit::Webroot(_)
-            | Unit::Fqdn(_)
-            | Unit::Retire(_)
-            | Unit::Walk { .. } => {}
+        self.zones.extend(kinds::zone::changed_by(unit).map(str::to_owned));
+        if moved_audience && let Unit::Of(kind, id) = unit {
+            // Its subscribers are others now: what hangs on it follows.
+            let follow = kinds::of(*kind).follows(id, self.cause);
+            self.enqueue(follow);
         }
         let traceparent = if self.later { self.trace(unit).await? } else { None };
-        self.draft.apply(Change { intents: changes, traceparent, ..Change::default() }).await?;
+        for (audience, key, value) in changes {
+            self.changed.insert(audience.clone());
+            self.draft.intend(IntentChange {
+                audience,
+                key,
+                owner: owner.clone(),
+                value,
+                cause: self.cause,
+                traceparent: traceparent.clone(),
+            });
+        }
         Ok(())
     }
 
-    /// Of the request that a unit's own resource still waits from.
+    /// The trace of the request that a unit's own resource still waits from.
     async fn trace(&mut self, unit: &Unit) -> Result<Option<String>, PlanError> {
-        let id = match unit {
-            Unit::Tenant(id) | Unit::Webroot(id) | Unit::Fqdn(id) | Unit::Zone(id) | Unit::Retire(id) => id,
-            Unit::Audience(_)
-            | Unit::Cluster(_)
-            | Unit::Shard(_)
-            | Unit::RrSet { .. }
-            | Unit::Walk { .. } => return Ok(None),
-        };
+        let (Unit::Of(_, id) | Unit::Retire(id)) = unit else { return Ok(None) };
         let resource = self.draft.resource(id).await?;
-        Ok(resource.as_ref().map(trace_of).filter(|trace| !trace.is_empty()).map(str::to_owned))
+        Ok(resource.as_ref().map(trace_of).filter(|trace| !trace.is_empty()))
     }
 
     /// Audiences that this plan changed anything for, since the last call.
@@ -285,50 +228,20 @@ impl<'d> Plan<'d> {
         self.changed.extend(changed);
     }
 
-    /// Begins the walks that were asked for, then moves the serials of the zones that changed, once for this revision
-    /// (RFC 1982: by one). Answers what a lenient plan left out.
-    pub(crate) async fn finish(mut self) -> Result<Vec<PlanError>, PlanError> {
+    /// Begins the walks that were asked for, moves the serials of the zones that changed, once for this revision (RFC 1982: by
+    /// one), and writes everything.
+    pub(crate) async fn finish(mut self) -> Result<Finished, PlanError> {
         self.walk().await?;
         let revision = self.draft.revision();
         for id in std::mem::take(&mut self.zones) {
-            let Some(mut zone) = read::of_kind(self.draft, Kind::Zone, &id).await? else { continue };
-            if is_deleting(&zone) || state_number(&zone, state::SERIAL_REVISION) == revision {
-                continue;
+            if kinds::zone::move_serial(&mut self.draft, &id, revision).await? {
+                self.rows += 1;
+                let unit = Unit::Of(Kind::Zone, id);
+                let owner = unit.owner();
+                self.replan_one(&unit, owner).await?;
             }
-            bump_serial(&mut zone, revision);
-            self.rows += 1;
-            self.draft.apply(Change { put: vec![zone], ..Change::default() }).await?;
-            self.replan_one(&Unit::Zone(id)).await?;
         }
-        Ok(self.lenient.unwrap_or_default())
-    }
-}
-
-/// The next serial. It starts at 1, and 0 is skipped when it wraps, so that 0 always means "never set".
-pub(crate) fn bump_serial(zone: &mut Resource, revision: u64) {
-    let next = match u32::try_from(state_number(zone, state::SERIAL)) {
-        Ok(serial) => serial.wrapping_add(1).max(1),
-        Err(_) => 1,
-    };
-    zone.state.insert(state::SERIAL.to_owned(), next.into());
-    zone.state.insert(state::SERIAL_REVISION.to_owned(), revision.into());
-}
-
-/// Whether serial `a` is later than `b` (RFC 1982 §3.2); 0 is earlier than every other.
-pub(crate) fn is_later(a: u64, b: u64) -> bool {
-    let (Ok(a), Ok(b)) = (u32::try_from(a), u32::try_from(b)) else { return false };
-    a != b && a != 0 && (b == 0 || a.wrapping_sub(b) < 1 << 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn serials_are_compared_around_the_end_of_their_numbers() {
-        for (later, earlier) in [(1, 0), (2, 1), (1, u64::from(u32::MAX)), (u64::from(u32::MAX), 0)] {
-            assert!(is_later(later, earlier) && !is_later(earlier, later), "{later} {earlier}");
-        }
-        assert!(!is_later(7, 7));
+        let written = self.draft.write().await?;
+        Ok(Finished { written, left: self.lenient.unwrap_or_default() })
     }
 }

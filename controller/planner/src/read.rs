@@ -3,11 +3,18 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use hosting_resource::kinds::zone_record::{self, ZoneRecordSpec};
-use hosting_resource::{Kind, RecordData, Resource, in_brand};
+use hosting_resource::kinds::brand::Brand;
+use hosting_resource::kinds::cluster::Cluster;
+use hosting_resource::kinds::lb_address::LbAddress;
+use hosting_resource::kinds::node::Node;
+use hosting_resource::kinds::shard::Shard;
+use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::kinds::zone::Zone;
+use hosting_resource::kinds::zone_record::{self, ZoneRecord};
+use hosting_resource::{Doc, Document, Id, Kind, RecordData, Resource, in_brand};
 
-use crate::fields::{dns_group, given, is_deleting};
-use crate::{World, WorldError};
+use crate::fields::{OWNER_FACET, SHARD_RELATION, dns_group, is_deleting};
+use crate::{PlanError, World, WorldError};
 
 /// Rows per read.
 pub(crate) const PAGE: u32 = 500;
@@ -20,7 +27,7 @@ macro_rules! all_pages {
         loop {
             let $after = cursor.as_str();
             let page: Vec<Resource> = $read.await?;
-            let short = page.len() < crate::read::PAGE as usize;
+            let short = page.len() < PAGE as usize;
             match page.last() {
                 Some(last) => cursor = last.id.clone(),
                 None => break,
@@ -34,32 +41,93 @@ macro_rules! all_pages {
     }};
 }
 
-/// The resource, if it is of that kind.
-pub(crate) async fn of_kind(
-    world: &mut dyn World,
-    kind: Kind,
-    id: &str,
-) -> Result<Option<Resource>, WorldError> {
+/// A resource, read as its kind.
+pub(crate) async fn get<K: Document>(world: &mut dyn World, id: &Id<K>) -> Result<Option<Doc<K>>, PlanError> {
     if id.is_empty() {
         return Ok(None);
     }
-    Ok(world.resource(id).await?.filter(|resource| resource.kind == kind))
+    let found = world.resource(id).await?.filter(|resource| resource.kind == K::KIND);
+    Ok(found.map(Doc::read).transpose()?)
+}
+
+/// A resource that a field refers to, which must exist and stay.
+pub(crate) async fn live<K: Document>(
+    world: &mut dyn World,
+    field: &str,
+    id: &Id<K>,
+) -> Result<Doc<K>, PlanError> {
+    let kind = K::KIND;
+    match get(world, id).await? {
+        None => Err(PlanError::invalid(field, format!("there is no {kind} {id:?}"))),
+        Some(doc) if is_deleting(&doc) => {
+            Err(PlanError::invalid(field, format!("{kind} {id:?} is being deleted")))
+        }
+        Some(doc) => Ok(doc),
+    }
+}
+
+/// What a field refers to must be the same tenant's.
+pub(crate) fn same_tenant(field: &str, other: &Resource, resource: &Resource) -> Result<(), PlanError> {
+    if other.tenant.is_some() && other.tenant == resource.tenant {
+        Ok(())
+    } else {
+        Err(PlanError::invalid(field, format!("{} {:?} belongs to another tenant", other.kind, other.id)))
+    }
+}
+
+/// The tenant that a resource lies in.
+pub(crate) async fn tenant_of(
+    world: &mut dyn World,
+    resource: &Resource,
+) -> Result<Option<Doc<Tenant>>, PlanError> {
+    get(world, &Id::from(resource.parent.as_deref().unwrap_or_default())).await
+}
+
+/// The brand that a resource belongs to.
+pub(crate) async fn brand_of(
+    world: &mut dyn World,
+    resource: &Resource,
+) -> Result<Option<Doc<Brand>>, PlanError> {
+    get(world, &Id::from(resource.brand.as_deref().unwrap_or_default())).await
+}
+
+/// The shard that a tenant's sites live in.
+pub(crate) async fn shard_of(
+    world: &mut dyn World,
+    tenant: &Doc<Tenant>,
+) -> Result<Option<Doc<Shard>>, PlanError> {
+    match &tenant.spec.shard_id {
+        Some(shard) => get(world, shard).await,
+        None => Ok(None),
+    }
+}
+
+/// Reads what is not being deleted.
+fn living<K: Document>(resources: Vec<Resource>) -> Result<Vec<Doc<K>>, PlanError> {
+    let living = resources.into_iter().filter(|resource| !is_deleting(resource));
+    Ok(living.map(Doc::read).collect::<Result<_, _>>()?)
 }
 
 /// The nodes of a shard, by id.
-pub(crate) async fn nodes_of_shard(world: &mut dyn World, shard: &str) -> Result<Vec<Resource>, WorldError> {
+pub(crate) async fn nodes_of_shard(
+    world: &mut dyn World,
+    shard: &Id<Shard>,
+) -> Result<Vec<Doc<Node>>, PlanError> {
     if shard.is_empty() {
         return Ok(Vec::new());
     }
-    let nodes =
-        all_pages!(after => world.referrers(Kind::Node, crate::fields::SHARD_RELATION, shard, after, PAGE));
-    Ok(nodes.into_iter().filter(|node| !is_deleting(node)).collect())
+    living(all_pages!(after => world.referrers(Kind::Node, SHARD_RELATION, shard, after, PAGE)))
 }
 
-/// The load-balancer addresses of a cluster, by id.
-pub(crate) async fn addresses_of(world: &mut dyn World, cluster: &str) -> Result<Vec<Resource>, WorldError> {
-    let addresses = all_pages!(after => world.children(Kind::LbAddress, cluster, after, PAGE));
-    Ok(addresses.into_iter().filter(|address| !is_deleting(address)).collect())
+/// The nodes of the shard that a tenant's sites live in.
+pub(crate) async fn nodes_of_tenant(
+    world: &mut dyn World,
+    tenant: &Doc<Tenant>,
+) -> Result<Vec<Doc<Node>>, PlanError> {
+    match &tenant.spec.shard_id {
+        Some(shard) => nodes_of_shard(world, shard).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// A cluster's load-balancer addresses by family, in ascending order.
@@ -69,10 +137,12 @@ pub(crate) struct Families {
     pub(crate) ipv6: Vec<String>,
 }
 
-pub(crate) async fn families_of(world: &mut dyn World, cluster: &str) -> Result<Families, WorldError> {
+pub(crate) async fn families_of(world: &mut dyn World, cluster: &Id<Cluster>) -> Result<Families, PlanError> {
+    let addresses: Vec<Doc<LbAddress>> =
+        living(all_pages!(after => world.children(Kind::LbAddress, cluster, after, PAGE)))?;
     let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
-    for address in addresses_of(world, cluster).await? {
-        match address.text("address").parse() {
+    for address in addresses {
+        match address.spec.address.parse() {
             Ok(IpAddr::V4(ip)) => ipv4.push(ip),
             Ok(IpAddr::V6(ip)) => ipv6.push(ip),
             Err(_) => {}
@@ -86,10 +156,14 @@ pub(crate) async fn families_of(world: &mut dyn World, cluster: &str) -> Result<
     })
 }
 
-/// The groups that brands name: the audiences that hear of every cluster's addresses. A cell has few brands.
-pub(crate) async fn dns_groups(world: &mut dyn World) -> Result<BTreeSet<String>, WorldError> {
-    let brands = all_pages!(after => world.list(Kind::Brand, after, PAGE));
-    Ok(brands.iter().filter(|brand| !is_deleting(brand)).map(|brand| dns_group(brand).to_owned()).collect())
+/// All brands. A cell has few.
+pub(crate) async fn brands(world: &mut dyn World) -> Result<Vec<Doc<Brand>>, PlanError> {
+    living(all_pages!(after => world.list(Kind::Brand, after, PAGE)))
+}
+
+/// The groups that brands name: the audiences that hear of every cluster's addresses.
+pub(crate) async fn dns_groups(world: &mut dyn World) -> Result<BTreeSet<String>, PlanError> {
+    Ok(brands(world).await?.iter().map(|brand| dns_group(&brand.spec).to_owned()).collect())
 }
 
 /// The records of a zone at one name, by id, those on their way out left out.
@@ -97,10 +171,9 @@ pub(crate) async fn records_at(
     world: &mut dyn World,
     zone: &str,
     name: &str,
-) -> Result<Vec<Resource>, WorldError> {
+) -> Result<Vec<Doc<ZoneRecord>>, PlanError> {
     let owner = format!("{zone}/{name}");
-    let records = all_pages!(after => world.with_facet(Kind::ZoneRecord, crate::fields::OWNER_FACET, &owner, after, PAGE));
-    Ok(records.into_iter().filter(|record| !is_deleting(record)).collect())
+    living(all_pages!(after => world.with_facet(Kind::ZoneRecord, OWNER_FACET, &owner, after, PAGE)))
 }
 
 /// What a record says, to be compared: whatever the spelling, the same data is equal.
@@ -131,30 +204,28 @@ impl Data {
 }
 
 /// The data of a custom record of the zone `zone`.
-pub(crate) fn data_of(record: &Resource, zone: &str) -> Data {
-    let read = record.typed::<ZoneRecordSpec>().ok().and_then(|spec| {
-        let data = zone_record::data(&spec, zone).ok()?;
-        Some(Data::Read(spec.priority, data))
-    });
-    read.unwrap_or_else(|| Data::Text(record.text("content").to_owned()))
-}
-
-/// The closest zone at or above a name.
-pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Option<Resource>, WorldError> {
-    let mut rest = name;
-    loop {
-        if let Some(zone) = world.holder(Kind::Zone, "", rest).await? {
-            return Ok(Some(zone));
-        }
-        match rest.split_once('.') {
-            Some((_, parent)) => rest = parent,
-            None => return Ok(None),
-        }
+pub(crate) fn data_of(record: &Doc<ZoneRecord>, zone: &str) -> Data {
+    match zone_record::data(&record.spec, zone) {
+        Ok(data) => Data::Read(record.spec.priority, data),
+        Err(_) => Data::Text(record.spec.content.clone()),
     }
 }
 
+/// The closest zone at or above a name.
+pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Option<Doc<Zone>>, PlanError> {
+    let mut names = vec![name.to_owned()];
+    let mut rest = name;
+    while let Some((_, above)) = rest.split_once('.') {
+        names.push(above.to_owned());
+        rest = above;
+    }
+    let above = world.holders(Kind::Zone, "", &names).await?;
+    let closest = above.into_iter().max_by_key(|zone| zone.label.len());
+    Ok(closest.map(Doc::read).transpose()?)
+}
+
 /// Whether names of this tenant may stand in the zone: its own zone, or one that its brand keeps for all its tenants.
-pub(crate) fn zone_is_open_to(zone: &Resource, tenant: &Resource) -> bool {
+pub(crate) fn zone_is_open_to(zone: &Doc<Zone>, tenant: &Doc<Tenant>) -> bool {
     match zone.tenant.as_deref() {
         Some(owner) => owner == tenant.id,
         None => zone.brand.is_some() && zone.brand == tenant.brand,
@@ -170,15 +241,11 @@ pub async fn subscription(
     brand: &str,
     id: &str,
 ) -> Result<Option<Resource>, WorldError> {
-    match of_kind(world, Kind::Subscription, &in_brand(brand, id)).await? {
-        Some(subscription) => Ok(Some(subscription)),
-        None => of_kind(world, Kind::Subscription, id).await,
+    for id in [in_brand(brand, id).as_str(), id] {
+        let found = world.resource(id).await?;
+        if let Some(found) = found.filter(|found| found.kind == Kind::Subscription) {
+            return Ok(Some(found));
+        }
     }
+    Ok(None)
 }
-
-/// The shard a tenant's sites live in.
-pub(crate) fn shard_of(tenant: &Resource) -> &str {
-    given(tenant, "shard_id").unwrap_or_default()
-}
-
-pub(crate) use all_pages;

@@ -5,31 +5,32 @@
 //! nothing writes it, and nothing that happens later on its own is taken for a part of an old request.
 
 use hosting_resource::{Resource, Status};
-use serde_json::Value;
 
-use crate::Draft;
-use crate::fields::state;
+use crate::overlay::Overlay;
 
 /// The traceparent (W3C Trace Context) of the user's change that the resource is still on its way to; empty when there is none.
 #[must_use]
-pub fn trace_of(resource: &Resource) -> &str {
-    resource.state.get(state::TRACEPARENT).and_then(Value::as_str).unwrap_or_default()
+pub fn trace_of(resource: &Resource) -> String {
+    resource.progress().traceparent
 }
 
 /// Notes the trace of the draft, which is a user's change, in what has to wait; takes it out of what has not.
-pub(crate) fn note(draft: &dyn Draft, resource: &mut Resource) {
-    let given = draft.traceparent();
-    if waits(resource.status) && !given.is_empty() {
-        resource.state.insert(state::TRACEPARENT.to_owned(), given.into());
-    } else {
-        resource.state.remove(state::TRACEPARENT);
-    }
+pub(crate) fn note(draft: &Overlay<'_>, resource: &mut Resource) {
+    set(resource, if waits(resource.status) { draft.traceparent() } else { "" });
 }
 
 /// Takes the trace out of what has settled.
 pub(crate) fn end(resource: &mut Resource) {
     if !waits(resource.status) {
-        resource.state.remove(state::TRACEPARENT);
+        set(resource, "");
+    }
+}
+
+fn set(resource: &mut Resource, traceparent: &str) {
+    let mut progress = resource.progress();
+    if progress.traceparent != traceparent {
+        traceparent.clone_into(&mut progress.traceparent);
+        resource.set_progress(&progress);
     }
 }
 

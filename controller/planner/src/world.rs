@@ -4,6 +4,8 @@ use async_trait::async_trait;
 use hosting_intent::{Bytes, Cause, Key};
 use hosting_resource::{Kind, Resource};
 
+use crate::Unit;
+
 /// A read failed. The planner only passes it on.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -44,6 +46,20 @@ pub trait World: Send {
     /// The holder of a unique name.
     async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError>;
 
+    /// The holders of some unique names of one kind and scope, in no order.
+    async fn holders(
+        &mut self,
+        kind: Kind,
+        scope: &str,
+        keys: &[String],
+    ) -> Result<Vec<Resource>, WorldError> {
+        let mut holders = Vec::new();
+        for key in keys {
+            holders.extend(self.holder(kind, scope, key).await?);
+        }
+        Ok(holders)
+    }
+
     /// Resources of `kind` that refer to `to` by `relation`.
     async fn referrers(
         &mut self,
@@ -66,6 +82,15 @@ pub trait World: Send {
 
     /// Current intents that a planning unit owns, by audience and key.
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError>;
+
+    /// Current intents that some planning units own, by audience and key.
+    async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
+        let mut rows = Vec::new();
+        for owner in owners {
+            rows.extend(self.owned(owner).await?);
+        }
+        Ok(rows)
+    }
 
     /// One current intent.
     async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError>;
@@ -135,7 +160,7 @@ pub enum ApplyError {
     World(#[from] WorldError),
 }
 
-/// The write transaction, under the head lock. What [`Draft::apply`] wrote, later reads of the same draft see.
+/// The write transaction, under the head lock. Planning reads it, thinks in memory, and writes one [`Change`].
 #[async_trait]
 pub trait Draft: World {
     /// The revision that this draft commits at.
@@ -154,189 +179,8 @@ pub trait Draft: World {
         false
     }
 
-    /// Writes a part of the change. May be called several times; all of it carries one revision.
+    /// Writes a change. What it wrote, later reads of the same draft see; a second one carries the same revision.
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError>;
-}
-
-/// What is planned on its own: its desired intents are compared with the rows it owns, whatever else changes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Unit {
-    /// Trust roots and the like, for one audience.
-    Audience(String),
-    /// A cluster's address set and serial offset.
-    Cluster(String),
-    /// A shard's pool on the edges.
-    Shard(String),
-    /// A tenant's state on edges and nodes, and its directories.
-    Tenant(String),
-    /// A site on its nodes.
-    Webroot(String),
-    /// A host name's route.
-    Fqdn(String),
-    /// A zone's apex.
-    Zone(String),
-    /// The records of one name and type.
-    RrSet {
-        /// Zone id (not name: a new zone of the same name is another owner).
-        zone: String,
-        /// Absolute owner name, lower case, no trailing dot.
-        name: String,
-        /// Type mnemonic.
-        record_type: String,
-    },
-    /// Data to destroy: `node/<id>` rows that outlive their resource.
-    Retire(String),
-    /// No unit of its own: a place in a walk over many, for the replan queue only. Each step plans a bounded number of
-    /// units and queues the place where the next step goes on, so that a walk over a million outlives any crash.
-    Walk {
-        /// What is walked over.
-        over: Walk,
-        /// Where it starts: an id, or a zone name for [`Walk::NamesUnder`].
-        of: String,
-        /// The last id that is done; empty at the start.
-        after: String,
-        /// Why; handed on to the intents that the walk changes.
-        cause: Cause,
-    },
-}
-
-/// The walks that one changed resource can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Walk {
-    /// The apexes of a brand's zones.
-    BrandZones,
-    /// The RRsets of a zone.
-    ZoneRecords,
-    /// The tenants of a shard, and from each its sites.
-    ShardTenants,
-    /// The sites of a tenant.
-    TenantSites,
-    /// The tenants of a cluster, and from each its names.
-    ClusterTenants,
-    /// The tenants of a brand, and from each its names.
-    BrandTenants,
-    /// The host names of a tenant, for their automatic records.
-    TenantNames,
-    /// The service host names of a tenant's sites.
-    TenantServices,
-    /// The host names at or below a zone name, whoever has them, for their automatic records.
-    NamesUnder,
-    /// Whatever owns a row of `node/<id>`. The place is the row's key.
-    NodeRows,
-    /// The host names bound to a site.
-    WebrootFqdns,
-    /// All clusters' address sets.
-    Clusters,
-    /// All groups of name servers.
-    DnsGroups,
-    /// No walk: one unit that waits with its cause. The place is its owner ([`Unit::owner`]).
-    Unit,
-}
-
-impl Walk {
-    const ALL: &'static [Self] = &[
-        Self::BrandZones,
-        Self::ZoneRecords,
-        Self::ShardTenants,
-        Self::TenantSites,
-        Self::ClusterTenants,
-        Self::BrandTenants,
-        Self::TenantNames,
-        Self::TenantServices,
-        Self::NamesUnder,
-        Self::NodeRows,
-        Self::WebrootFqdns,
-        Self::Clusters,
-        Self::DnsGroups,
-        Self::Unit,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::BrandZones => "brand_zones",
-            Self::ZoneRecords => "zone_records",
-            Self::ShardTenants => "shard_tenants",
-            Self::TenantSites => "tenant_sites",
-            Self::ClusterTenants => "cluster_tenants",
-            Self::BrandTenants => "brand_tenants",
-            Self::TenantNames => "tenant_names",
-            Self::TenantServices => "tenant_services",
-            Self::NamesUnder => "names_under",
-            Self::NodeRows => "node_rows",
-            Self::WebrootFqdns => "webroot_fqdns",
-            Self::Clusters => "clusters",
-            Self::DnsGroups => "dns_groups",
-            Self::Unit => "unit",
-        }
-    }
-}
-
-const fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Planner => "planner",
-        Cause::Person => "person",
-        Cause::Restore => "restore",
-    }
-}
-
-impl Unit {
-    /// The owner column of the unit's intent rows.
-    #[must_use]
-    pub fn owner(&self) -> String {
-        match self {
-            Self::Audience(id) => format!("audience:{id}"),
-            Self::Cluster(id) => format!("cluster:{id}"),
-            Self::Shard(id) => format!("shard:{id}"),
-            Self::Tenant(id) => format!("tenant:{id}"),
-            Self::Webroot(id) => format!("webroot:{id}"),
-            Self::Fqdn(id) => format!("fqdn:{id}"),
-            Self::Zone(id) => format!("zone:{id}"),
-            Self::RrSet { zone, name, record_type } => format!("rr_set:{zone}/{name}/{record_type}"),
-            Self::Retire(id) => format!("retire:{id}"),
-            Self::Walk { over, of, after, cause } => {
-                format!("walk:{}/{}/{of}/{after}", cause_name(*cause), over.as_str())
-            }
-        }
-    }
-
-    /// The inverse of [`Unit::owner`], for units that wait in the replan queue.
-    #[must_use]
-    pub fn from_owner(owner: &str) -> Option<Self> {
-        let (kind, id) = owner.split_once(':')?;
-        let id = id.to_owned();
-        Some(match kind {
-            "audience" => Self::Audience(id),
-            "cluster" => Self::Cluster(id),
-            "shard" => Self::Shard(id),
-            "tenant" => Self::Tenant(id),
-            "webroot" => Self::Webroot(id),
-            "fqdn" => Self::Fqdn(id),
-            "zone" => Self::Zone(id),
-            "retire" => Self::Retire(id),
-            "rr_set" => {
-                let mut parts = id.splitn(3, '/');
-                Self::RrSet {
-                    zone: parts.next()?.to_owned(),
-                    name: parts.next()?.to_owned(),
-                    record_type: parts.next()?.to_owned(),
-                }
-            }
-            "walk" => {
-                let mut parts = id.splitn(4, '/');
-                let cause = parts.next()?;
-                let over = parts.next()?;
-                Self::Walk {
-                    cause: [Cause::Planner, Cause::Person, Cause::Restore]
-                        .into_iter()
-                        .find(|known| cause_name(*known) == cause)?,
-                    over: Walk::ALL.iter().copied().find(|known| known.as_str() == over)?,
-                    of: parts.next()?.to_owned(),
-                    after: parts.next()?.to_owned(),
-                }
-            }
-            _ => return None,
-        })
-    }
 }
 
 /// One change of the current intents and, by that, one row of the log.
@@ -352,10 +196,12 @@ pub struct IntentChange {
     pub value: Option<Bytes>,
     /// Why.
     pub cause: Cause,
+    /// W3C traceparent that it carries instead of the mutation's own.
+    pub traceparent: Option<String>,
 }
 
 /// The answer of planning: everything that one revision writes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Change {
     /// Resources to insert or replace, with the index rows their kinds give.
     pub put: Vec<Resource>,
@@ -370,8 +216,6 @@ pub struct Change {
     pub replan: Vec<Unit>,
     /// Units to take off the replan queue, before `replan` is put on it.
     pub replanned: Vec<Unit>,
-    /// W3C traceparent that `intents` carry instead of the mutation's own.
-    pub traceparent: Option<String>,
 }
 
 #[cfg(test)]

@@ -247,10 +247,8 @@ impl WriteTx {
             return Err(ApplyError::TooLarge(self.mutation.replanned));
         }
         self.write_resources(change.put, change.remove).await?;
-        let traceparent =
-            change.traceparent.map_or_else(|| self.mutation.origin.traceparent.clone(), harmless_traceparent);
         for intent in change.intents {
-            self.write_intent(intent, &traceparent).await?;
+            self.write_intent(intent).await?;
         }
         for (name, value) in change.counters {
             let query = sqlx::query(
@@ -509,9 +507,11 @@ impl WriteTx {
         Err(ApplyError::InUse { id: id.to_owned(), kind, by })
     }
 
-    async fn write_intent(&mut self, change: IntentChange, traceparent: &str) -> Result<(), ApplyError> {
+    async fn write_intent(&mut self, change: IntentChange) -> Result<(), ApplyError> {
         check_intent(&change)?;
-        let IntentChange { audience, key, owner, value, cause } = change;
+        let IntentChange { audience, key, owner, value, cause, traceparent } = change;
+        let traceparent =
+            traceparent.map_or_else(|| self.mutation.origin.traceparent.clone(), harmless_traceparent);
         let current = self.read.get_intent(&audience, &key).await?;
         match (&current, &value) {
             (None, None) => return Ok(()),
@@ -551,7 +551,7 @@ impl WriteTx {
             .bind(&owner)
             .bind(value.as_ref())
             .bind(cause)
-            .bind(traceparent),
+            .bind(&traceparent),
             None => sqlx::query("DELETE FROM intent_current WHERE audience = ? AND kind = ? AND key = ?")
                 .bind(&audience)
                 .bind(key.kind)
@@ -572,7 +572,7 @@ impl WriteTx {
         .bind(value.as_deref())
         .bind(cause)
         .bind(&owner)
-        .bind(traceparent);
+        .bind(&traceparent);
         self.read.execute(log).await?;
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! What every subscriber of one audience needs, whatever else it has: trust roots, and on name servers the serial offset.
 
 use hosting_intent::{Key, Kind as IntentKind, message as m};
+use hosting_resource::Id;
+use hosting_resource::kinds::cluster::Cluster;
+use hosting_resource::kinds::node::Node;
 
 use crate::fields::{SERIAL_OFFSET, dns_audience};
-use crate::{DesiredIntent, Unit, World, WorldError, read};
+use crate::{DesiredIntent, PlanError, Unit, World, read};
 
-pub(super) async fn derive(audience: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
+pub(super) async fn derive(audience: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
     let mut wanted = Vec::new();
     let roots = world.trust_roots().await?;
     if roots.is_empty() {
@@ -32,11 +35,11 @@ pub(super) async fn derive(audience: &str, world: &mut dyn World) -> Result<Vec<
 }
 
 /// Whether anybody can subscribe to the audience.
-async fn is_known(audience: &str, world: &mut dyn World) -> Result<bool, WorldError> {
+async fn is_known(audience: &str, world: &mut dyn World) -> Result<bool, PlanError> {
     let Some((role, id)) = audience.split_once('/') else { return Ok(false) };
     Ok(match role {
-        "edge" => read::of_kind(world, hosting_resource::Kind::Cluster, id).await?.is_some(),
-        "node" => read::of_kind(world, hosting_resource::Kind::Node, id).await?.is_some(),
+        "edge" => read::get(world, &Id::<Cluster>::from(id)).await?.is_some(),
+        "node" => read::get(world, &Id::<Node>::from(id)).await?.is_some(),
         "dns" => true,
         _ => false,
     })

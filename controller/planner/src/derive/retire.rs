@@ -1,51 +1,52 @@
 //! Data to destroy. The only unit whose intents outlive their resource: a node that was away finds them when it is back.
 
-use hosting_intent::{Kind as IntentKind, message as m};
-use hosting_resource::Kind;
+use hosting_intent::{Key, Kind as IntentKind, message as m};
+use hosting_resource::kinds::node::Node;
+use hosting_resource::{Id, Resource};
 
-use crate::fields::{is_deleting, node_audience, state, texts};
-use crate::{DesiredIntent, Unit, World, WorldError, read};
+use crate::fields::{is_deleting, node_audience};
+use crate::{DesiredIntent, IntentRow, PlanError, Unit, World, kinds, read};
 
-pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
-    let mut wanted = Vec::new();
-    let Some(resource) = world.resource(id).await? else {
-        for row in world.owned(&Unit::Retire(id.to_owned()).owner()).await? {
-            let node = row.audience.strip_prefix("node/").unwrap_or_default();
-            if read::of_kind(world, Kind::Node, node).await?.is_some() {
-                wanted.push(DesiredIntent { audience: row.audience, key: row.key, value: row.value });
-            }
-        }
-        return Ok(wanted);
-    };
-    let (kind, tenant_id) = match resource.kind {
-        Kind::Webroot => (IntentKind::Webroot, resource.parent.clone().unwrap_or_default()),
-        Kind::Tenant => (IntentKind::Tenant, String::new()),
-        Kind::Brand
-        | Kind::Region
-        | Kind::Cluster
-        | Kind::LbAddress
-        | Kind::Shard
-        | Kind::Node
-        | Kind::Subscription
-        | Kind::Fqdn
-        | Kind::Zone
-        | Kind::ZoneRecord
-        | Kind::ApiKey => return Ok(wanted),
-    };
-    if !is_deleting(&resource) {
-        return Ok(wanted);
+pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+    match world.resource(id).await? {
+        Some(resource) => of_resource(&resource, world).await,
+        None => of_nothing(id, world).await,
     }
-    let message = m::Retire {
-        kind: kind as i32,
-        key: id.to_owned(),
-        incarnation: resource.created_revision,
-        tenant_id,
+}
+
+/// Its row is gone: what is there stays, on nodes that are still registered.
+async fn of_nothing(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+    let mut wanted = Vec::new();
+    for IntentRow { audience, key, value, .. } in world.owned(&Unit::Retire(id.to_owned()).owner()).await? {
+        let node = audience.strip_prefix("node/").unwrap_or_default();
+        if is_registered(node, world).await? {
+            wanted.push(DesiredIntent { audience, key, value });
+        }
+    }
+    Ok(wanted)
+}
+
+async fn of_resource(resource: &Resource, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+    let mut wanted = Vec::new();
+    let Some(retires) = kinds::of(resource.kind).facts().retires else { return Ok(wanted) };
+    let Some(nodes) = resource.progress().retire_on.filter(|_| is_deleting(resource)) else {
+        return Ok(wanted);
     };
-    let name = hosting_intent::Key::new(kind, id).to_string();
-    for node in texts(&resource.state, state::RETIRE_ON) {
-        if read::of_kind(world, Kind::Node, &node).await?.is_some() {
+    let message = m::Retire {
+        kind: retires.intent as i32,
+        key: resource.id.clone(),
+        incarnation: resource.created_revision,
+        tenant_id: resource.tenant.clone().filter(|tenant| *tenant != resource.id).unwrap_or_default(),
+    };
+    let name = Key::new(retires.intent, resource.id.as_str()).to_string();
+    for node in nodes {
+        if is_registered(&node, world).await? {
             wanted.push(DesiredIntent::new(node_audience(&node), IntentKind::Retire, name.clone(), &message));
         }
     }
     Ok(wanted)
+}
+
+async fn is_registered(node: &str, world: &mut dyn World) -> Result<bool, PlanError> {
+    Ok(read::get(world, &Id::<Node>::from(node)).await?.is_some())
 }

@@ -9,10 +9,12 @@ mod view;
 use std::collections::BTreeSet;
 
 use hosting_intent::name::is_in_zone;
-use hosting_resource::{Kind, Resource, Warning};
+use hosting_resource::kinds::zone::Zone;
+use hosting_resource::kinds::zone_record::ZoneRecord;
+use hosting_resource::{Doc, Id, Kind, Resource, Warning};
 
 use crate::read::Data;
-use crate::{World, WorldError, read};
+use crate::{PlanError, World, read};
 use view::{Entry, ZoneView};
 
 /// Most records of a zone that are looked at for one answer.
@@ -52,8 +54,8 @@ fn finding(
 ///
 /// # Errors
 /// When a read fails.
-pub async fn of_zone(world: &mut dyn World, zone: &Resource) -> Result<Vec<Warning>, WorldError> {
-    let view = ZoneView::whole(world, zone, MAX_RECORDS).await?;
+pub async fn of_zone(world: &mut dyn World, zone: &Resource) -> Result<Vec<Warning>, PlanError> {
+    let view = ZoneView::whole(world, &Doc::of(zone)?, MAX_RECORDS).await?;
     let mut warnings = bounded(view.findings());
     if !view.is_complete() {
         warnings.push(Warning {
@@ -71,7 +73,8 @@ pub async fn of_zone(world: &mut dyn World, zone: &Resource) -> Result<Vec<Warni
 ///
 /// # Errors
 /// When a read fails.
-pub async fn of_name(world: &mut dyn World, zone: &Resource, name: &str) -> Result<Vec<Warning>, WorldError> {
+pub async fn of_name(world: &mut dyn World, zone: &Resource, name: &str) -> Result<Vec<Warning>, PlanError> {
+    let zone = &Doc::of(zone)?;
     let view = ZoneView::around(world, zone, &[name.to_owned()]).await?;
     let concerns = |finding: &Finding| finding.warning.code == SERVERS || finding.about.contains(name);
     Ok(bounded(view.findings().into_iter().filter(concerns)))
@@ -82,10 +85,10 @@ pub async fn of_name(world: &mut dyn World, zone: &Resource, name: &str) -> Resu
 ///
 /// # Errors
 /// When a read fails.
-pub async fn of_change(world: &mut dyn World, resource: &Resource) -> Result<Vec<Warning>, WorldError> {
+pub async fn of_change(world: &mut dyn World, resource: &Resource) -> Result<Vec<Warning>, PlanError> {
     if resource.kind == Kind::Zone {
         let mut warnings = of_zone(world, resource).await?;
-        let name = resource.text("name");
+        let name = resource.label.as_str();
         if let Some((_, parent)) = name.split_once('.')
             && let Some(above) = read::zone_over(world, parent).await?
         {
@@ -98,9 +101,10 @@ pub async fn of_change(world: &mut dyn World, resource: &Resource) -> Result<Vec
     if resource.kind != Kind::ZoneRecord {
         return Ok(Vec::new());
     }
-    let zone = read::of_kind(world, Kind::Zone, resource.parent.as_deref().unwrap_or_default()).await?;
+    let record = Doc::<ZoneRecord>::of(resource)?;
+    let zone = read::get(world, &Id::<Zone>::from(resource.parent.as_deref().unwrap_or_default())).await?;
     let Some(zone) = zone else { return Ok(Vec::new()) };
-    let name = resource.text("name");
+    let name = record.spec.name.as_str();
     let mut view = ZoneView::whole(world, &zone, MAX_AROUND).await?;
     if !view.is_complete() {
         view = ZoneView::around(world, &zone, &[name.to_owned()]).await?;

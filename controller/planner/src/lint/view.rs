@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_intent::name::is_in_zone;
-use hosting_resource::{Kind, Resource};
+use hosting_resource::kinds::zone::Zone;
+use hosting_resource::kinds::zone_record::ZoneRecord;
+use hosting_resource::{Doc, Kind};
 
 use super::Data;
-use crate::fields::{SUFFIX_FACET, given, is_auto, is_deleting, number};
-use crate::{World, WorldError, read};
+use crate::fields::{SUFFIX_FACET, is_deleting};
+use crate::kinds::zone_record::is_auto;
+use crate::{PlanError, World, read};
 
 /// Zones below a zone that are looked for; those that hold a name that is looked at are always found.
 const MAX_BELOW: u32 = 200;
@@ -44,19 +47,19 @@ impl ZoneView {
     /// The first `most` records of a zone.
     pub(super) async fn whole(
         world: &mut dyn World,
-        zone: &Resource,
+        zone: &Doc<Zone>,
         most: usize,
-    ) -> Result<Self, WorldError> {
+    ) -> Result<Self, PlanError> {
         let mut view = Self::empty(zone);
         let limit = u32::try_from(most).unwrap_or(u32::MAX).saturating_add(1);
         let records = world.children(Kind::ZoneRecord, &zone.id, "", limit).await?;
         view.complete = records.len() <= most;
-        for record in records.iter().take(most) {
-            view.add(record);
+        for record in records.into_iter().take(most) {
+            view.add(&Doc::read(record)?);
         }
-        let below = world.with_facet(Kind::Zone, SUFFIX_FACET, zone.text("name"), "", MAX_BELOW).await?;
+        let below = world.with_facet(Kind::Zone, SUFFIX_FACET, &zone.spec.name, "", MAX_BELOW).await?;
         let below = below.iter().filter(|other| other.id != zone.id && !is_deleting(other));
-        view.below = below.map(|other| other.text("name").to_owned()).collect();
+        view.below = below.map(|other| other.label.clone()).collect();
         view.look_at_servers(world, zone).await?;
         Ok(view)
     }
@@ -64,9 +67,9 @@ impl ZoneView {
     /// What lies at some names of a zone, above them, and where their records point.
     pub(super) async fn around(
         world: &mut dyn World,
-        zone: &Resource,
+        zone: &Doc<Zone>,
         names: &[String],
-    ) -> Result<Self, WorldError> {
+    ) -> Result<Self, PlanError> {
         let mut view = Self::empty(zone);
         for name in names {
             view.look_up(world, zone, name).await?;
@@ -83,22 +86,22 @@ impl ZoneView {
         Ok(view)
     }
 
-    fn empty(zone: &Resource) -> Self {
-        Self { name: zone.text("name").to_owned(), ..Self::default() }
+    fn empty(zone: &Doc<Zone>) -> Self {
+        Self { name: zone.spec.name.clone(), ..Self::default() }
     }
 
     /// Reads a name, the names above it, and the wildcards beside those.
     async fn look_up(
         &mut self,
         world: &mut dyn World,
-        zone: &Resource,
+        zone: &Doc<Zone>,
         name: &str,
-    ) -> Result<(), WorldError> {
+    ) -> Result<(), PlanError> {
         if !is_in_zone(name, &self.name) {
             return Ok(());
         }
         if let Some(closest) = read::zone_over(world, name).await?.filter(|closest| closest.id != zone.id) {
-            self.below.insert(closest.text("name").to_owned());
+            self.below.insert(closest.spec.name.clone());
         }
         let mut rest = name;
         loop {
@@ -116,14 +119,10 @@ impl ZoneView {
         }
     }
 
-    async fn look_at_servers(&mut self, world: &mut dyn World, zone: &Resource) -> Result<(), WorldError> {
-        let brand = read::of_kind(world, Kind::Brand, zone.brand.as_deref().unwrap_or_default()).await?;
-        let Some(brand) = brand else { return Ok(()) };
-        let servers: BTreeSet<String> = ["primary_ns", "secondary_ns"]
-            .iter()
-            .filter_map(|field| given(&brand, field))
-            .map(str::to_owned)
-            .collect();
+    async fn look_at_servers(&mut self, world: &mut dyn World, zone: &Doc<Zone>) -> Result<(), PlanError> {
+        let Some(brand) = read::brand_of(world, zone).await? else { return Ok(()) };
+        let servers = [brand.spec.primary_ns.clone(), brand.spec.secondary_ns.clone()];
+        let servers: BTreeSet<String> = servers.into_iter().filter(|name| !name.is_empty()).collect();
         for server in servers {
             let holder = read::zone_over(world, &server).await?;
             let elsewhere = match holder.filter(|holder| holder.id != zone.id) {
@@ -144,15 +143,15 @@ impl ZoneView {
         Ok(())
     }
 
-    fn add(&mut self, record: &Resource) {
+    fn add(&mut self, record: &Doc<ZoneRecord>) {
         if is_deleting(record) || !self.ids.insert(record.id.clone()) {
             return;
         }
         let auto = is_auto(record);
         let data = if auto { Data::Text(String::new()) } else { read::data_of(record, &self.name) };
-        self.names.entry(record.text("name").to_owned()).or_default().push(Entry {
-            record_type: record.text("type").to_owned(),
-            ttl: number(record, "ttl").unwrap_or_default(),
+        self.names.entry(record.spec.name.clone()).or_default().push(Entry {
+            record_type: record.spec.record_type.clone(),
+            ttl: record.spec.ttl.into(),
             data,
             auto,
         });

@@ -1,15 +1,14 @@
 //! What the fleet's words do to resources, and the replan queue.
 
 use hosting_intent::{Cause, Kind as IntentKind};
-use hosting_resource::Kind;
-use serde_json::Value;
+use hosting_resource::kinds::node::Node;
+use hosting_resource::{Id, Kind};
 
 use super::delete::withdraw;
-use crate::fields::{is_deleting, node_audience, state};
+use crate::fields::{is_deleting, node_audience};
 use crate::gates::{self, Gate, Verdict};
 use crate::plan::Plan;
-use crate::touched::touched;
-use crate::{Change, Draft, PlanError, Unit};
+use crate::{Change, Draft, PlanError, Unit, World, kinds, read};
 
 /// Entries of the replan queue that one transaction looks at.
 const ENTRIES: u32 = 64;
@@ -36,7 +35,7 @@ pub struct Drained {
     pub entries: usize,
     /// There may be more.
     pub more: bool,
-    /// Units that were left as they are, because they would give unsound intents. To be logged.
+    /// Why units were left as they are: they would give unsound intents, or a document is unreadable. To be logged.
     pub unsound: Vec<PlanError>,
 }
 
@@ -45,30 +44,24 @@ pub struct Drained {
 /// # Errors
 /// When the store fails.
 pub async fn drain(draft: &mut dyn Draft) -> Result<Drained, PlanError> {
-    let queue = draft.queued(ENTRIES).await?;
-    let looked_at = queue.len();
     let mut plan = Plan::lenient(draft, Cause::Planner);
+    let queue = plan.draft.queued(ENTRIES).await?;
+    let looked_at = queue.len();
     let mut entries = 0;
     for unit in queue {
         if plan.is_full() {
             break;
         }
         entries += 1;
-        plan.dequeue(vec![unit.clone()]).await?;
+        plan.draft.dequeue(unit.clone());
         match &unit {
             Unit::Walk { over, of, after, cause } => plan.step(*over, of, after, *cause).await?,
-            Unit::Audience(_)
-            | Unit::Cluster(_)
-            | Unit::Shard(_)
-            | Unit::Tenant(_)
-            | Unit::Webroot(_)
-            | Unit::Fqdn(_)
-            | Unit::Zone(_)
-            | Unit::RrSet { .. }
-            | Unit::Retire(_) => plan.replan([unit]).await?,
+            Unit::Audience(_) | Unit::Of(..) | Unit::RrSet { .. } | Unit::Retire(_) => {
+                plan.replan([unit]).await?;
+            }
         }
     }
-    let unsound = plan.finish().await?;
+    let unsound = plan.finish().await?.left;
     Ok(Drained { entries, more: entries < looked_at || looked_at == ENTRIES as usize, unsound })
 }
 
@@ -77,19 +70,18 @@ pub async fn drain(draft: &mut dyn Draft) -> Result<Drained, PlanError> {
 /// # Errors
 /// When the store fails.
 pub async fn open_gates(draft: &mut dyn Draft, id: &str, open: &[Gate]) -> Result<(), PlanError> {
-    let Some(before) = draft.resource(id).await?.filter(|resource| !is_deleting(resource)) else {
+    let mut plan = Plan::later(draft, Cause::Planner);
+    let Some(before) = plan.draft.resource(id).await?.filter(|resource| !is_deleting(resource)) else {
         return Ok(());
     };
+    let kind = kinds::of(before.kind);
     let mut after = before.clone();
-    for gate in open {
-        after.state.insert(gate.field().to_owned(), Value::Bool(true));
-    }
+    kind.open(&mut after, open)?;
     if after == before {
         return Ok(());
     }
-    let mut plan = Plan::later(draft, Cause::Planner);
-    plan.put(vec![after.clone()]).await?;
-    plan.replan(touched(Some(&before), Some(&after), Cause::Planner)).await?;
+    plan.put(after.clone()).await?;
+    plan.replan(kind.touched(Some(&before), Some(&after), Cause::Planner)?).await?;
     plan.finish().await?;
     Ok(())
 }
@@ -120,21 +112,16 @@ pub async fn record_status(
 /// # Errors
 /// When the store fails.
 pub async fn set_in_service(draft: &mut dyn Draft, node: &str, in_service: bool) -> Result<bool, PlanError> {
-    let Some(before) = draft.resource(node).await?.filter(|resource| resource.kind == Kind::Node) else {
-        return Ok(false);
-    };
-    if before.flag(state::OUT_OF_SERVICE) != in_service {
-        return Ok(false);
-    }
-    let mut after = before.clone();
-    if in_service {
-        after.state.remove(state::OUT_OF_SERVICE);
-    } else {
-        after.state.insert(state::OUT_OF_SERVICE.to_owned(), Value::Bool(true));
-    }
     let mut plan = Plan::new(draft, Cause::Planner);
-    plan.put(vec![after.clone()]).await?;
-    plan.replan(touched(Some(&before), Some(&after), Cause::Planner)).await?;
+    let Some(mut node) = read::get(&mut plan.draft, &Id::<Node>::from(node)).await? else { return Ok(false) };
+    if node.state.out_of_service != in_service {
+        return Ok(false);
+    }
+    let before = node.to_resource();
+    node.state.out_of_service = !in_service;
+    let after = node.into_resource();
+    plan.put(after.clone()).await?;
+    plan.replan(kinds::of(Kind::Node).touched(Some(&before), Some(&after), Cause::Planner)?).await?;
     plan.finish().await?;
     Ok(true)
 }

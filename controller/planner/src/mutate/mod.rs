@@ -1,10 +1,8 @@
 //! What a request, a gate or the fleet does to resources. Every function is one mutation: one draft, one revision.
 
-mod check;
 mod create;
 mod delete;
 mod fleet;
-mod names;
 mod update;
 
 pub use create::create;
@@ -12,4 +10,21 @@ pub use delete::{Deleted, continue_delete, delete, finish_delete, has_children, 
 pub use fleet::{
     Drained, Forgotten, drain, forget_node, open_gates, record_status, replan, retired, set_in_service,
 };
+use hosting_resource::{OwnerRef, Resource};
 pub use update::{converge_shard, retry, retry_failed, suspend, unsuspend, update};
+
+use crate::fields::is_deleting;
+use crate::overlay::Overlay;
+use crate::{PlanError, World};
+
+/// The resource that decides tenant and brand, which must exist and stay.
+async fn owner(draft: &mut Overlay<'_>, owner: &OwnerRef) -> Result<Resource, PlanError> {
+    let OwnerRef { field, kind, id } = owner;
+    match draft.resource(id).await?.filter(|found| found.kind == *kind) {
+        None => Err(PlanError::invalid(*field, format!("there is no {kind} {id:?}"))),
+        Some(found) if is_deleting(&found) => {
+            Err(PlanError::invalid(*field, format!("{kind} {id:?} is being deleted")))
+        }
+        Some(found) => Ok(found),
+    }
+}

@@ -18,7 +18,7 @@ fn row(audience: &str, kind: IntentKind, name: &str, value: &impl prost::Message
 }
 
 fn webroot() -> (Resource, Inputs) {
-    let webroot = resource(Kind::Webroot, "web_a", json!({"runtime": "static"}));
+    let webroot = resource(Kind::Webroot, "web_a", json!({"subscription_id": "s", "runtime": "static"}));
     let site = |node: &str| row(node, IntentKind::Webroot, "web_a", &m::Webroot::default());
     (webroot, Inputs { rows: vec![site("node/a"), site("node/b")], has_children: false })
 }

@@ -350,9 +350,7 @@ impl Lab {
             BTreeSet::from([Unit::Audience("dns/default".into()), Unit::Audience("dns/other".into())]);
         for resource in self.store.resources.values() {
             units.extend(units_of(resource));
-            if resource.kind == Kind::ZoneRecord {
-                units.extend(crate::gates::record_unit(resource));
-            } else if resource.kind == Kind::Node {
+            if resource.kind == Kind::Node {
                 units.insert(Unit::Audience(format!("node/{}", resource.id)));
             } else if resource.kind == Kind::Cluster {
                 units.insert(Unit::Audience(format!("edge/{}", resource.id)));

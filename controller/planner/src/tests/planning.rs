@@ -1,5 +1,8 @@
 //! What each unit derives, and what a change costs.
 
+use hosting_resource::Doc;
+use hosting_resource::kinds::node::Node;
+
 use super::*;
 use crate::{converge_shard, retry, set_in_service, suspend, unsuspend};
 
@@ -216,8 +219,9 @@ async fn a_pool_never_goes_from_some_to_none_by_silence() {
 #[tokio::test]
 async fn places_in_a_shard_are_unique_and_never_move() {
     let mut lab = Lab::new().await;
-    let index = |lab: &Lab, node: &str| -> Vec<u64> {
-        crate::places(&lab.store.resources[node]).iter().map(|place| place.shard_index).collect()
+    let index = |lab: &Lab, node: &str| -> Vec<u32> {
+        let node = Doc::<Node>::of(&lab.store.resources[node]).unwrap();
+        node.state.shards.iter().map(|place| place.shard_index).collect()
     };
     assert_eq!((index(&lab, "web1"), index(&lab, "web2")), (vec![1], vec![2]));
     lab.delete("web1").await.unwrap();
@@ -338,14 +342,15 @@ async fn our_own_unsound_intents_are_a_clear_error() {
     let shard = lab.shard.clone();
     lab.store.resources.get_mut(&shard).unwrap().spec["name"] = json!("a/b");
     let planned =
-        crate::replan([Unit::Shard(shard.clone())], &mut lab.store, hosting_intent::Cause::Planner).await;
+        crate::replan([Unit::Of(Kind::Shard, shard.clone())], &mut lab.store, hosting_intent::Cause::Planner)
+            .await;
     let error = planned.unwrap_err();
     assert!(matches!(error, PlanError::Unsound { .. }));
     assert!(error.to_string().contains("shard_pool") && error.to_string().contains("name"), "{error}");
     // In the queue it is noted, and its neighbours go on.
     lab.store.roll_back();
     lab.store.resources.get_mut("web1").unwrap().state.insert("out_of_service".into(), json!(true));
-    lab.store.queue = vec![Unit::Shard(shard), Unit::Cluster(lab.cluster.clone())];
+    lab.store.queue = vec![Unit::Of(Kind::Shard, shard), Unit::Of(Kind::Cluster, lab.cluster.clone())];
     let drained = drain(&mut lab.store).await.unwrap();
     assert_eq!((drained.entries, drained.unsound.len(), lab.store.queue.len()), (2, 1, 0));
 }

@@ -2,6 +2,9 @@
 
 use proptest::prelude::*;
 
+use hosting_resource::Doc;
+use hosting_resource::kinds::zone_record::{AutoRecord, ZoneRecord};
+
 use super::*;
 use crate::{retry, set_in_service, suspend, unsuspend};
 
@@ -205,17 +208,22 @@ impl Lab {
     /// A name is served only when its route is there, and automatic records are where they belong.
     async fn assert_names(&mut self) {
         for fqdn in self.store.resources.values().filter(|r| r.kind == Kind::Fqdn) {
-            let records: Vec<_> = crate::fields::auto_records(fqdn);
-            for record in &records {
-                assert!(self.store.resources.contains_key(&record.id), "{fqdn:?}");
+            for record in records_of(fqdn) {
+                assert!(self.store.resources.contains_key(record.id.as_str()), "{fqdn:?}");
             }
         }
         for record in self.store.resources.values().filter(|r| r.text("managed_by") == "auto") {
-            let source = crate::fields::auto_source(record).unwrap();
-            let source = self.store.resources.get(source).unwrap_or_else(|| panic!("an orphan: {record:?}"));
-            assert!(crate::fields::auto_records(source).iter().any(|r| r.id == record.id), "{record:?}");
+            let source = Doc::<ZoneRecord>::of(record).unwrap().state.source.unwrap();
+            let source = self.store.resources.get(&source).unwrap_or_else(|| panic!("an orphan: {record:?}"));
+            assert!(records_of(source).iter().any(|r| r.id == record.id), "{record:?}");
         }
     }
+}
+
+/// The automatic records that an FQDN or a webroot remembers.
+fn records_of(source: &Resource) -> Vec<AutoRecord> {
+    let stored = source.state.get("auto_records").cloned();
+    stored.map(|records| serde_json::from_value(records).unwrap()).unwrap_or_default()
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use hosting_intent::Cause;
 
 use super::*;
-use crate::{Change, Draft, Walk, retry, suspend};
+use crate::{Change, Draft, retry, suspend};
 
 const A: &str = "00-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-00000000000000a1-01";
 const B: &str = "00-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-00000000000000b1-01";
@@ -23,7 +23,7 @@ impl Lab {
     }
 
     fn trace(&self, id: &str) -> &str {
-        trace_of(self.get(id).unwrap())
+        self.get(id).unwrap().state.get("traceparent").and_then(Value::as_str).unwrap_or_default()
     }
 }
 
@@ -81,12 +81,7 @@ async fn what_came_through_the_queue_is_in_the_trace_of_its_own_request() {
     lab.settle_with(&Everybody::default()).await;
     let mut site = lab.get(&webroot.id).unwrap().clone();
     site.state.insert("site_ready".into(), true.into());
-    let walk = Unit::Walk {
-        over: Walk::WebrootFqdns,
-        of: webroot.id.clone(),
-        after: String::new(),
-        cause: Cause::Planner,
-    };
+    let walk = crate::kinds::fqdn::WEBROOT_FQDNS.of(&webroot.id, Cause::Planner);
     let change = Change { put: vec![site], replan: vec![walk], ..Change::default() };
     lab.store.apply(change).await.unwrap();
     let since = lab.store.commit();

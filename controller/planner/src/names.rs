@@ -4,22 +4,26 @@
 //! platform admin's key may give such a name away, and answers for it.
 
 use hosting_intent::name::is_in_zone;
-use hosting_resource::{Kind, Resource};
+use hosting_resource::kinds::brand::Brand;
+use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::kinds::zone::Zone;
+use hosting_resource::{Doc, Id, Kind, Resource};
 
-use super::check::live;
 use crate::fields::{SUFFIX_FACET, is_deleting, is_service_name};
-use crate::{Draft, PlanError, read};
+use crate::overlay::Overlay;
+use crate::{PlanError, World, read};
 
 /// Pages of names below another that are looked through for those of other brands.
 const MAX_PAGES: usize = 4;
 
 /// A brand's sites get names under its base name: that must not lie in what is another brand's, nor hold it.
-pub(super) async fn base_hostname(draft: &mut dyn Draft, brand: &Resource) -> Result<(), PlanError> {
-    let base = brand.text("base_hostname");
+pub(crate) async fn base_hostname(draft: &mut Overlay<'_>, brand: &Doc<Brand>) -> Result<(), PlanError> {
+    let base = brand.spec.base_hostname.as_str();
     if let Some(zone) = read::zone_over(draft, base).await?
         && zone.brand.as_deref() != Some(brand.id.as_str())
     {
-        let zone = zone.text("name");
+        let zone = &zone.spec.name;
         return Err(PlanError::Conflict(format!(
             "{base} lies in the zone {zone}, which belongs to another brand"
         )));
@@ -46,8 +50,8 @@ pub(super) async fn base_hostname(draft: &mut dyn Draft, brand: &Resource) -> Re
 }
 
 /// A host name inside somebody else's zone is somebody else's, as far as it can be told without asking DNS.
-pub(super) async fn fqdn(draft: &mut dyn Draft, fqdn: &Resource) -> Result<(), PlanError> {
-    let host = fqdn.text("fqdn");
+pub(crate) async fn fqdn(draft: &mut Overlay<'_>, fqdn: &Doc<Fqdn>) -> Result<(), PlanError> {
+    let host = fqdn.spec.fqdn.as_str();
     if is_service_name(host) {
         let problem = format!("{host}: names of this form are kept for sites' service host names");
         return Err(PlanError::Conflict(problem));
@@ -61,19 +65,20 @@ pub(super) async fn fqdn(draft: &mut dyn Draft, fqdn: &Resource) -> Result<(), P
             Some(_) | None => Ok(()),
         };
     };
-    let tenant = live(draft, "tenant_id", Kind::Tenant, fqdn.parent.as_deref().unwrap_or_default()).await?;
+    let tenant = Id::<Tenant>::from(fqdn.parent.as_deref().unwrap_or_default());
+    let tenant = read::live(draft, "tenant_id", &tenant).await?;
     if read::zone_is_open_to(&zone, &tenant) {
         return Ok(());
     }
     Err(PlanError::Conflict(format!(
         "{host} lies in the zone {}, which belongs to somebody else",
-        zone.text("name")
+        zone.spec.name
     )))
 }
 
 /// A zone takes all names below it from whoever had none of them yet.
-pub(super) async fn zone(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
-    let own = zone.text("name");
+pub(crate) async fn zone(draft: &mut Overlay<'_>, zone: &Doc<Zone>) -> Result<(), PlanError> {
+    let own = zone.spec.name.as_str();
     if is_public_suffix(own) && (zone.tenant.is_some() || !draft.by_admin()) {
         return Err(PlanError::invalid("name", public_suffix(own)));
     }
@@ -91,7 +96,7 @@ pub(super) async fn zone(draft: &mut dyn Draft, zone: &Resource) -> Result<(), P
             if !allowed {
                 return Err(PlanError::Conflict(format!(
                     "{own} lies under the zone {}, which belongs to somebody else",
-                    above.text("name")
+                    above.spec.name
                 )));
             }
         }
@@ -119,11 +124,11 @@ pub(super) async fn zone(draft: &mut dyn Draft, zone: &Resource) -> Result<(), P
 }
 
 /// Under a brand's base name each tenant's label holds the service host names of that tenant's sites.
-async fn service_names_stay(draft: &mut dyn Draft, zone: &Resource) -> Result<(), PlanError> {
-    let own = zone.text("name");
-    let brand = read::of_kind(draft, Kind::Brand, zone.brand.as_deref().unwrap_or_default()).await?;
+async fn service_names_stay(draft: &mut Overlay<'_>, zone: &Doc<Zone>) -> Result<(), PlanError> {
+    let own = zone.spec.name.as_str();
+    let brand = read::brand_of(draft, zone).await?;
     let (Some(brand), Some(tenant)) = (brand, &zone.tenant) else { return Ok(()) };
-    let base = brand.text("base_hostname");
+    let base = brand.spec.base_hostname.as_str();
     if base.is_empty() {
         return Ok(());
     }
@@ -138,7 +143,7 @@ async fn service_names_stay(draft: &mut dyn Draft, zone: &Resource) -> Result<()
         let label = own.strip_suffix(base).unwrap_or_default().trim_end_matches('.').rsplit('.').next();
         let holder = label.unwrap_or_default();
         for id in [holder.to_owned(), holder.replacen('-', "_", 1)] {
-            if id != *tenant && read::of_kind(draft, Kind::Tenant, &id).await?.is_some() {
+            if id != *tenant && read::get(draft, &Id::<Tenant>::from(id.as_str())).await?.is_some() {
                 return Err(PlanError::Conflict(format!(
                     "{own} holds the service host names of the sites of tenant {id}"
                 )));
@@ -167,16 +172,16 @@ fn public_suffix(name: &str) -> String {
 
 /// The base host name of another brand at or above `name`, or below it too. A cell has few brands.
 async fn related_base(
-    draft: &mut dyn Draft,
+    draft: &mut Overlay<'_>,
     brand: &str,
     name: &str,
     below_too: bool,
 ) -> Result<Option<String>, PlanError> {
-    let brands = read::all_pages!(after => draft.list(Kind::Brand, after, read::PAGE));
+    let brands = read::brands(draft).await?;
     let mut related = brands
         .iter()
-        .filter(|other| other.id != brand && !is_deleting(other))
-        .map(|other| other.text("base_hostname"))
+        .filter(|other| other.id != brand)
+        .map(|other| other.spec.base_hostname.as_str())
         .filter(|base| !base.is_empty())
         .filter(|base| is_in_zone(name, base) || (below_too && is_in_zone(base, name)));
     // The same name says more than one around it.
@@ -184,7 +189,7 @@ async fn related_base(
 }
 
 /// Refuses a name that would hold zones or host names of another brand.
-async fn others_below(draft: &mut dyn Draft, kind: Kind, brand: &str, name: &str) -> Result<(), PlanError> {
+async fn others_below(draft: &mut Overlay<'_>, kind: Kind, brand: &str, name: &str) -> Result<(), PlanError> {
     let mut after = String::new();
     for _ in 0..MAX_PAGES {
         let page = draft.with_facet(kind, SUFFIX_FACET, name, &after, read::PAGE).await?;
@@ -208,10 +213,10 @@ async fn others_below(draft: &mut dyn Draft, kind: Kind, brand: &str, name: &str
 /// A host name of another tenant that lies in a zone of the brand's now and would lie in this tenant's then: its records
 /// would be withdrawn.
 async fn name_that_would_be_lost(
-    draft: &mut dyn Draft,
-    zone: &Resource,
+    draft: &mut Overlay<'_>,
+    zone: &Doc<Zone>,
 ) -> Result<Option<String>, PlanError> {
-    let own = zone.text("name");
+    let own = zone.spec.name.as_str();
     let Some(shared) = read::zone_over(draft, own).await? else { return Ok(None) };
     if zone.tenant.is_none() || shared.tenant.is_some() {
         return Ok(None);
@@ -223,7 +228,7 @@ async fn name_that_would_be_lost(
         after = last.id.clone();
         for fqdn in page {
             let is_anothers = fqdn.tenant != zone.tenant && fqdn.brand == shared.brand && !is_deleting(&fqdn);
-            let name = fqdn.text("fqdn");
+            let name = fqdn.label.as_str();
             if is_anothers && read::zone_over(draft, name).await?.is_some_and(|over| over.id == shared.id) {
                 return Ok(Some(name.to_owned()));
             }

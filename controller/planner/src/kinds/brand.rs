@@ -1,0 +1,113 @@
+//! A hosting company's brand: name servers, base host name.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use hosting_intent::name::is_in_zone;
+pub(crate) use hosting_resource::kinds::brand::Brand;
+use hosting_resource::{Doc, Id, Kind};
+
+use super::tenant;
+use super::{Changed, Facts, Planned, cluster, zone};
+use crate::fields::{dns_audience, dns_group, is_deleting};
+use crate::overlay::Overlay;
+use crate::plan::Plan;
+use crate::unit::{Aspect, By, Pages};
+use crate::{PlanError, Unit, names, read};
+
+/// The groups of name servers that brands name, for what all of them have.
+pub(crate) const DNS_GROUPS: Pages =
+    Pages { name: "dns_groups", over: Kind::Brand, by: By::All, aspect: Aspect::Machines };
+
+/// The service host names under a zone name, or above it.
+pub(crate) const SERVICES_NEAR: Pages =
+    Pages { name: "services_near", over: Kind::Brand, by: By::All, aspect: Aspect::ServiceNames };
+
+#[async_trait]
+impl Planned for Brand {
+    const FACTS: Facts = Facts { walks: &[DNS_GROUPS, SERVICES_NEAR], ..Facts::PLAIN };
+
+    fn units(_: &Doc<Self>) -> Vec<Unit> {
+        Vec::new()
+    }
+
+    fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
+        let Some(brand) = change.both().next() else { return };
+        if change.differs(|brand| brand.spec.dns_group.clone()) {
+            units.extend(change.both().map(|brand| Unit::Audience(dns_audience(dns_group(&brand.spec)))));
+            units.insert(cluster::CLUSTERS.of("", change.cause));
+        }
+        if change.born_or_gone() {
+            return;
+        }
+        let servers = |brand: &Doc<Self>| {
+            let spec = &brand.spec;
+            [&spec.dns_group, &spec.primary_ns, &spec.secondary_ns, &spec.hostmaster_email].map(Clone::clone)
+        };
+        if change.differs(servers) {
+            units.insert(zone::BRAND_ZONES.of(&brand.id, change.cause));
+        }
+        if change.differs(|brand| brand.spec.base_hostname.clone()) {
+            units.insert(tenant::BRAND_TENANTS.of(&brand.id, change.cause));
+        }
+    }
+
+    async fn check(
+        brand: &Doc<Self>,
+        before: Option<&Doc<Self>>,
+        draft: &mut Overlay<'_>,
+    ) -> Result<(), PlanError> {
+        // What decides where a brand's zones and sites may lie is the platform's to say.
+        let group_before = before.map_or(crate::fields::DEFAULT_DNS_GROUP, |before| dns_group(&before.spec));
+        let clusters_moved = before.is_some_and(|before| before.spec.cluster_ids != brand.spec.cluster_ids);
+        if !draft.by_admin() && (dns_group(&brand.spec) != group_before || clusters_moved) {
+            return Err(PlanError::Forbidden(
+                "a brand's dns_group and clusters are set with a platform admin's key",
+            ));
+        }
+        if before.is_none_or(|before| before.spec.base_hostname != brand.spec.base_hostname) {
+            names::base_hostname(draft, brand).await?;
+        }
+        for cluster in &brand.spec.cluster_ids {
+            read::live(draft, "cluster_ids", cluster).await?;
+        }
+        Ok(())
+    }
+
+    async fn revisit(
+        brand: Doc<Self>,
+        aspect: Aspect,
+        of: &str,
+        plan: &mut Plan<'_>,
+    ) -> Result<(), PlanError> {
+        match aspect {
+            Aspect::Machines if !is_deleting(&brand) => {
+                plan.replan([Unit::Audience(dns_audience(dns_group(&brand.spec)))]).await
+            }
+            Aspect::ServiceNames => services_near(&brand, of, plan).await,
+            Aspect::Machines | Aspect::Names => Ok(()),
+        }
+    }
+}
+
+/// Sites whose service host names lie under a zone name, or whose tenant's service host names the zone name lies under.
+async fn services_near(brand: &Doc<Brand>, zone: &str, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+    let base = brand.spec.base_hostname.as_str();
+    if base.is_empty() || is_deleting(brand) {
+        return Ok(());
+    }
+    if is_in_zone(base, zone) {
+        plan.enqueue([tenant::BRAND_TENANTS.of(&brand.id, plan.cause)]);
+    } else if is_in_zone(zone, base)
+        && let Some(label) =
+            zone.strip_suffix(base).and_then(|rest| rest.trim_end_matches('.').rsplit('.').next())
+    {
+        for tenant in [label.to_owned(), label.replacen('-', "_", 1)] {
+            if read::get(&mut plan.draft, &Id::<tenant::Tenant>::from(tenant.as_str())).await?.is_some() {
+                plan.enqueue([super::webroot::TENANT_SERVICES.of(tenant, plan.cause)]);
+                break;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! A host name's route on the edges of its tenant's cluster.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use hosting_intent::{Kind as IntentKind, message as m};
+pub(crate) use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::zone_record::AutoRecord;
+use hosting_resource::{Doc, Document, Id, Kind};
+use prost::Message;
+
+use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, tenant, webroot};
+use crate::auto_records::{self, NameSource};
+use crate::fields::{SUFFIX_FACET, edge_audience, is_deleting};
+use crate::gates::{Gate, Look};
+use crate::overlay::Overlay;
+use crate::plan::Plan;
+use crate::unit::{Aspect, By, Pages};
+use crate::{DesiredIntent, PlanError, Unit, World, names, read};
+
+/// The host names of a tenant, for their automatic records.
+pub(crate) const TENANT_NAMES: Pages =
+    Pages { name: "tenant_names", over: Kind::Fqdn, by: By::Parent, aspect: Aspect::Names };
+
+/// The host names at or below a zone name, whoever has them, for their automatic records.
+pub(crate) const NAMES_UNDER: Pages =
+    Pages { name: "names_under", over: Kind::Fqdn, by: By::Facet(SUFFIX_FACET), aspect: Aspect::Names };
+
+/// The host names bound to a site.
+pub(crate) const WEBROOT_FQDNS: Pages =
+    Pages { name: "webroot_fqdns", over: Kind::Fqdn, by: By::Facet("webroot_id"), aspect: Aspect::Machines };
+
+#[async_trait]
+impl Planned for Fqdn {
+    const FACTS: Facts = Facts {
+        gated: true,
+        deletion: Deletion::Gradual,
+        goes_with: &[
+            GoesWith { with: Kind::Tenant, by: Tie::Child },
+            GoesWith { with: Kind::Webroot, by: Tie::Follower("webroot_id") },
+        ],
+        walks: &[TENANT_NAMES, NAMES_UNDER, WEBROOT_FQDNS],
+        ..Facts::PLAIN
+    };
+
+    fn units(fqdn: &Doc<Self>) -> Vec<Unit> {
+        let mut units = vec![Unit::Of(Self::KIND, fqdn.id.clone())];
+        units.extend(auto_records::units(&fqdn.state.auto_records));
+        units
+    }
+
+    fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
+        let Some(fqdn) = change.both().next() else { return };
+        units.insert(Unit::Of(Self::KIND, fqdn.id.clone()));
+        if change.differs(|fqdn| fqdn.state.routed) || change.lives_or_dies() {
+            units.extend(change.both().flat_map(|fqdn| auto_records::units(&fqdn.state.auto_records)));
+        }
+    }
+
+    async fn derive(fqdn: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+        let Some(tenant) = read::tenant_of(world, fqdn).await? else { return Ok(Vec::new()) };
+        if tenant.spec.cluster_id.is_empty() {
+            return Ok(Vec::new());
+        }
+        let audience = edge_audience(&tenant.spec.cluster_id);
+        let name = fqdn.spec.fqdn.as_str();
+        let route = |webroot: &str, shard: &str| {
+            let message = m::Route {
+                tenant_id: tenant.id.clone(),
+                webroot_id: webroot.to_owned(),
+                shard_id: shard.to_owned(),
+                // PHP and static sites have no process of their own that could speak another protocol.
+                may_upgrade: false,
+            };
+            DesiredIntent::new(audience.clone(), IntentKind::Route, name, &message)
+        };
+        let Some(bound) = bound_to(fqdn) else { return Ok(vec![route("", "")]) };
+        let Some(webroot) = read::get(world, bound).await? else { return Ok(Vec::new()) };
+        if webroot.state.site_ready {
+            return Ok(vec![route(bound, tenant.spec.shard_id.as_deref().unwrap_or_default())]);
+        }
+        // Bound anew to a site that no node has yet: the name stays with the old site until the new one can answer.
+        for row in world.owned(&Unit::Of(Self::KIND, fqdn.id.clone()).owner()).await? {
+            let Ok(old) = m::Route::decode(row.value.clone()) else { continue };
+            if row.audience != audience || row.key.name != name {
+                continue;
+            }
+            let still_good = old.webroot_id.is_empty()
+                || read::get(world, &Id::<webroot::Webroot>::from(old.webroot_id))
+                    .await?
+                    .is_some_and(|old| !is_deleting(&old) && old.parent == fqdn.parent);
+            if still_good {
+                return Ok(vec![DesiredIntent { audience: row.audience, key: row.key, value: row.value }]);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn check(
+        fqdn: &Doc<Self>,
+        before: Option<&Doc<Self>>,
+        draft: &mut Overlay<'_>,
+    ) -> Result<(), PlanError> {
+        let moved = before.is_none_or(|before| before.spec.webroot_id != fqdn.spec.webroot_id);
+        if let Some(bound) = bound_to(fqdn).filter(|_| moved) {
+            let webroot = read::live(draft, "webroot_id", bound).await?;
+            read::same_tenant("webroot_id", &webroot, fqdn)?;
+        }
+        if before.is_none_or(|before| before.spec.fqdn != fqdn.spec.fqdn) {
+            names::fqdn(draft, fqdn).await?;
+        }
+        Ok(())
+    }
+
+    async fn sync(fqdn: &mut Doc<Self>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
+        auto_records::sync(fqdn, plan).await
+    }
+
+    async fn revisit(
+        mut fqdn: Doc<Self>,
+        aspect: Aspect,
+        _: &str,
+        plan: &mut Plan<'_>,
+    ) -> Result<(), PlanError> {
+        if aspect != Aspect::Machines {
+            Self::sync(&mut fqdn, plan).await?;
+        }
+        plan.replan([Unit::Of(Self::KIND, fqdn.id.clone())]).await
+    }
+
+    fn conditions(fqdn: &Doc<Self>, look: &mut Look<'_>) {
+        // An unbound name is routed at once; a bound one when its site is there.
+        let bound = bound_to(fqdn);
+        let wanted = bound.map(Id::as_str).unwrap_or_default();
+        let planned = look.has_row(|row| {
+            row.key.known_kind() == Some(IntentKind::Route)
+                && m::Route::decode(row.value.clone()).is_ok_and(|route| route.webroot_id == wanted)
+        });
+        if bound.is_some() {
+            look.wait_for("site", planned, "no node has the site ready yet");
+        }
+        look.route_then_dns(planned, fqdn.state.routed, !fqdn.state.auto_records.is_empty());
+    }
+
+    fn open(fqdn: &mut Doc<Self>, gate: Gate) {
+        match gate {
+            Gate::Routed => fqdn.state.routed = true,
+            // Only a site has it.
+            Gate::SiteReady => {}
+        }
+    }
+
+    fn is_routed(fqdn: &Doc<Self>) -> bool {
+        fqdn.state.routed
+    }
+}
+
+#[async_trait]
+impl NameSource for Fqdn {
+    const SOURCE_TYPE: &'static str = "fqdn";
+
+    fn records(state: &mut Self::State) -> &mut Vec<AutoRecord> {
+        &mut state.auto_records
+    }
+
+    fn record_of(fqdn: &Doc<Self>) -> Option<Id<Self>> {
+        Some(fqdn.typed_id())
+    }
+
+    async fn names(
+        fqdn: &Doc<Self>,
+        _: &Doc<tenant::Tenant>,
+        _: &mut dyn World,
+    ) -> Result<Vec<String>, PlanError> {
+        Ok(bound_to(fqdn).map(|_| fqdn.spec.fqdn.clone()).into_iter().collect())
+    }
+}
+
+/// The site behind a name.
+fn bound_to(fqdn: &Doc<Fqdn>) -> Option<&Id<webroot::Webroot>> {
+    fqdn.spec.webroot_id.as_ref().filter(|id| !id.is_empty())
+}
