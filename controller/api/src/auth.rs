@@ -2,8 +2,8 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 use hosting_planner::World;
-use hosting_resource::kinds::api_key::{ApiKeySpec, KEY_SCOPE, is_key, key_hash, scope_holds};
-use hosting_resource::{Kind, Resource, Status};
+use hosting_resource::kinds::api_key::{ApiKey, KEY_SCOPE, is_key, key_hash, scope_holds};
+use hosting_resource::{Doc, Kind, Resource, Status};
 use subtle::ConstantTimeEq;
 
 use crate::ApiError;
@@ -97,17 +97,18 @@ pub(crate) async fn authenticate(headers: &HeaderMap, world: &mut dyn World) -> 
     }
     let hash = key_hash(key);
     let found = world.holder(Kind::ApiKey, KEY_SCOPE, &hash).await?.ok_or_else(invalid)?;
-    let spec: ApiKeySpec = found.typed().map_err(|error| ApiError::internal(&error))?;
-    let same: bool = spec.key_hash.as_bytes().ct_eq(hash.as_bytes()).into();
-    if !same || is_revoked(&found) {
+    let key = Doc::<ApiKey>::read(found).map_err(|error| ApiError::internal(&error))?;
+    let same: bool = key.spec.key_hash.as_bytes().ct_eq(hash.as_bytes()).into();
+    if !same || is_revoked(&key) {
         return Err(invalid());
     }
-    Ok(Principal { key_id: found.id, scopes: spec.scopes, brands: spec.brands })
+    Ok(Principal { key_id: key.id.clone(), scopes: key.spec.scopes, brands: key.spec.brands })
 }
 
 /// Whether a key has been revoked: it opens nothing, and is not there for changes.
 pub(crate) fn is_revoked(key: &Resource) -> bool {
-    key.state.get("revoked_at").is_some_and(|at| !at.is_null()) || key.status == Status::Deleting
+    // A key that cannot be read opens nothing.
+    key.status == Status::Deleting || !Doc::<ApiKey>::of(key).is_ok_and(|key| key.state.revoked_at.is_none())
 }
 
 #[cfg(test)]

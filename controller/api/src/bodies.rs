@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hosting_resource::kinds::cluster;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,15 +45,6 @@ pub(crate) struct Summary {
     pub(crate) pending: u64,
     pub(crate) provisioning: u64,
     pub(crate) failed: u64,
-}
-
-/// A runtime.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct Runtime {
-    /// e.g. `php`.
-    pub(crate) runtime: String,
-    /// e.g. `8.2`.
-    pub(crate) version: String,
 }
 
 /// A runtime of a cluster. For information: sites are not checked against it.
@@ -286,7 +278,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Completed", |g| Completed::json_schema(g)),
     ("Summary", |g| Summary::json_schema(g)),
     ("BrandClusters", |g| hosting_resource::kinds::brand::BrandClusters::json_schema(g)),
-    ("Runtime", |g| Runtime::json_schema(g)),
+    ("Runtime", |g| cluster::Runtime::json_schema(g)),
     ("RuntimeView", |g| RuntimeView::json_schema(g)),
     ("Runtimes", |g| Runtimes::json_schema(g)),
     ("AuditPage", |g| AuditPage::json_schema(g)),

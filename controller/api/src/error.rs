@@ -116,7 +116,7 @@ impl From<PlanError> for ApiError {
             }
             PlanError::Conflict(message) => Self::conflict(message),
             PlanError::Forbidden(message) => Self::forbidden(message),
-            PlanError::Unsound { .. } => Self::internal(&error),
+            PlanError::Unsound { .. } | PlanError::Unreadable(_) => Self::internal(&error),
             PlanError::Apply(error) => error.into(),
         }
     }

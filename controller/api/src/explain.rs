@@ -3,7 +3,9 @@
 
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
 use hosting_planner::{World, lint};
-use hosting_resource::{Kind, Resource, Status};
+use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::{Doc, Kind, Resource, Status};
 use hosting_store::ReadTx;
 
 use crate::auth::Principal;
@@ -19,12 +21,12 @@ fn link(name: &str, state: &'static str, detail: impl Into<String>) -> Link {
 }
 
 fn finish(name: String, found: Option<&Resource>, links: Vec<Link>) -> Explanation {
-    let webroot = found.map(|fqdn| fqdn.text("webroot_id")).filter(|id| !id.is_empty());
+    let webroot = found.and_then(|fqdn| Doc::<Fqdn>::of(fqdn).ok()?.spec.webroot_id);
     Explanation {
         fqdn: name,
         fqdn_id: found.map(|fqdn| fqdn.id.clone()),
         tenant_id: found.and_then(|fqdn| fqdn.tenant.clone()),
-        webroot_id: webroot.map(str::to_owned),
+        webroot_id: webroot.map(|id| id.to_string()),
         broken: links.iter().find(|link| link.state == "broken").map(|link| link.name.clone()),
         links,
     }
@@ -94,8 +96,8 @@ impl Api {
         ));
 
         if let Some(tenant) = tx.resource(fqdn.tenant.as_deref().unwrap_or_default()).await? {
-            let reason =
-                tenant.state.get("suspend_reason").and_then(|reason| reason.as_str()).unwrap_or_default();
+            let tenant = Doc::<Tenant>::read(tenant).map_err(|error| ApiError::internal(&error))?;
+            let reason = tenant.state.suspend_reason.as_deref().unwrap_or_default();
             let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             let state = if tenant.status == Status::Suspended || tenant.status == Status::Deleting {
                 "broken"
@@ -104,7 +106,8 @@ impl Api {
             };
             links.push(link("tenant", state, format!("{} is {}{reason}", tenant.id, tenant.status)));
         }
-        let webroot_id = fqdn.text("webroot_id").to_owned();
+        let bound = Doc::<Fqdn>::of(&fqdn).map_err(|error| ApiError::internal(&error))?.spec.webroot_id;
+        let webroot_id = bound.unwrap_or_default();
         if webroot_id.is_empty() {
             links.push(link("site", "broken", "the name is bound to no webroot"));
         } else if let Some(webroot) = tx.resource(&webroot_id).await? {
@@ -184,7 +187,7 @@ impl Api {
                 parts.push(format!("{} at revision {}: {seen}", row.key, row.revision));
             }
             if parts.is_empty() && condition.name == "dns" {
-                parts.push(self.unmanaged_dns(tx, look.resource.text("fqdn")).await?.detail);
+                parts.push(self.unmanaged_dns(tx, &look.resource.label).await?.detail);
             }
             let state = match condition.status {
                 Truth::True => "ok",

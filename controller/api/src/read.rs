@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use hosting_planner::{World, lint};
 use hosting_resource::kinds::brand::BrandSpec;
-use hosting_resource::{FilterBy, Kind, ListBy, Resource, Status, Tier, timestamp};
+use hosting_resource::kinds::cluster::{Cluster, Runtime};
+use hosting_resource::kinds::shard::Shard;
+use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::{Doc, FilterBy, Kind, ListBy, Resource, Status, Tier, timestamp};
 use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx};
 use serde_json::{Map, Value, json};
 
 use crate::bodies::{
-    AuditLog, AuditPage, ClusterNodes, Completed, Found, Runtime, RuntimeView, Runtimes, SearchResults,
-    ShardTenants, Stats, StatusCount, Summary,
+    AuditLog, AuditPage, ClusterNodes, Completed, Found, RuntimeView, Runtimes, SearchResults, ShardTenants,
+    Stats, StatusCount, Summary,
 };
 use crate::query::{GONE, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
@@ -45,24 +48,6 @@ fn order(query: &Query, default: Order) -> Order {
     }
 }
 
-/// Kinds whose active resources show as suspended while their tenant is: suspending a tenant writes the tenant alone.
-const fn goes_with_its_tenant(kind: Kind) -> bool {
-    match kind {
-        Kind::Webroot | Kind::Zone => true,
-        Kind::Brand
-        | Kind::Region
-        | Kind::Cluster
-        | Kind::LbAddress
-        | Kind::Shard
-        | Kind::Node
-        | Kind::Tenant
-        | Kind::Subscription
-        | Kind::Fqdn
-        | Kind::ZoneRecord
-        | Kind::ApiKey => false,
-    }
-}
-
 /// Which tenants are suspended and why, each read once.
 #[derive(Default)]
 struct Suspensions(BTreeMap<String, Option<String>>);
@@ -70,7 +55,7 @@ struct Suspensions(BTreeMap<String, Option<String>>);
 impl Suspensions {
     /// Why a resource shows as suspended although its own status is another; `None` when it does not.
     async fn over(&mut self, tx: &mut ReadTx, resource: &Resource) -> Result<Option<String>, ApiError> {
-        if !goes_with_its_tenant(resource.kind) || resource.status != Status::Active {
+        if !resource.kind.info().suspends_with_tenant || resource.status != Status::Active {
             return Ok(None);
         }
         let Some(id) = &resource.tenant else { return Ok(None) };
@@ -79,7 +64,8 @@ impl Suspensions {
         }
         let reason =
             tx.resource(id).await?.filter(|tenant| tenant.status == Status::Suspended).map(|tenant| {
-                tenant.view().get("suspend_reason").and_then(Value::as_str).unwrap_or_default().to_owned()
+                let tenant = Doc::<Tenant>::read(tenant).ok();
+                tenant.and_then(|tenant| tenant.state.suspend_reason).unwrap_or_default()
             });
         self.0.insert(id.clone(), reason.clone());
         Ok(reason)
@@ -116,7 +102,7 @@ impl Api {
         }
         if let Some(status) = status.and_then(Status::from_name) {
             list.status = Some(status);
-            if goes_with_its_tenant(kind) {
+            if info.suspends_with_tenant {
                 match status {
                     Status::Active => list.tenant_suspended = Some(false),
                     Status::Suspended => {
@@ -390,7 +376,7 @@ impl Api {
         let mut tenants_per_shard = Vec::new();
         for shard in tx.list(Kind::Shard, "", MAX_ROWS).await? {
             let count = tx.count_referrers(Kind::Tenant, "shard_id", &shard.id).await?;
-            let role = shard.text("role").to_owned();
+            let role = Doc::<Shard>::of(&shard).map(|shard| shard.spec.role).unwrap_or_default();
             tenants_per_shard.push(ShardTenants { shard_name: shard.label, shard_id: shard.id, role, count });
         }
         let mut nodes_per_cluster = Vec::new();
@@ -524,8 +510,7 @@ fn parse_workflow(text: &str) -> Option<Workflow<'_>> {
 
 /// What a cluster can run, from its state.
 pub(crate) fn runtimes_of(cluster: &Resource) -> BTreeSet<Runtime> {
-    let stored = cluster.state.get("runtimes").cloned().unwrap_or_default();
-    serde_json::from_value::<Vec<Runtime>>(stored).unwrap_or_default().into_iter().collect()
+    Doc::<Cluster>::of(cluster).map(|cluster| cluster.state.runtimes).unwrap_or_default()
 }
 
 #[cfg(test)]

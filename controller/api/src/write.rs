@@ -7,15 +7,15 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use hosting_planner::{Change, Deleted, Draft, World, lint};
 use hosting_resource::kinds::brand;
-use hosting_resource::{Creation, Kind, Resource, ShapeError, Status, Tier, Update, Warning, public_id};
+use hosting_resource::kinds::cluster::{Cluster, Runtime};
+use hosting_resource::{Creation, Doc, Kind, Resource, ShapeError, Status, Tier, Update, Warning, public_id};
 use hosting_store::{ListQuery, Origin, WriteTx};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::audit::{bounded, entry};
 use crate::auth::is_revoked;
-use crate::bodies::{Converging, RetryFailed, Runtime, RuntimeView, Suspend};
+use crate::bodies::{Converging, RetryFailed, RuntimeView, Suspend};
 use crate::prepare::Prepared;
-use crate::read::runtimes_of;
 use crate::route::{Op, Shape};
 use crate::service::{Call, Failure, Reply, described, find, item_path, named, to_json};
 use crate::wait::{Look, Waited, lagging};
@@ -502,21 +502,20 @@ impl Call {
                 return Err(ApiError::invalid(field, "must be 1 to 32 of A-Z a-z 0-9 . _ -"));
             }
         }
-        let mut cluster = self.current(tx, Kind::Cluster).await?;
-        let mut runtimes = runtimes_of(&cluster);
+        let cluster = self.current(tx, Kind::Cluster).await?;
+        let mut cluster = Doc::<Cluster>::read(cluster).map_err(|error| ApiError::internal(&error))?;
         let adds = self.route.op == Op::AddRuntime;
         if adds {
-            runtimes.insert(runtime.clone());
-        } else if !runtimes.remove(&runtime) {
+            cluster.state.runtimes.insert(runtime.clone());
+        } else if !cluster.state.runtimes.remove(&runtime) {
             return Err(ApiError::not_found(format!(
                 "the cluster has no runtime {} {}",
                 runtime.runtime, runtime.version
             )));
         }
-        cluster.state.insert("runtimes".to_owned(), json!(runtimes));
         cluster.updated_at = tx.now();
         let id = cluster.id.clone();
-        tx.apply(Change { put: vec![cluster], ..Change::default() }).await?;
+        tx.apply(Change { put: vec![cluster.into_resource()], ..Change::default() }).await?;
         let mut done = Done::json(
             &id,
             &RuntimeView {

@@ -21,6 +21,7 @@ fn change(name: &str, bytes: usize) -> Change {
         owner: "u".into(),
         value: Some(Bytes::from(vec![7; bytes])),
         cause: Cause::Person,
+        traceparent: None,
     };
     Change { intents: vec![intent], ..Change::default() }
 }

@@ -159,6 +159,7 @@ impl ModelStore for SqliteModel {
                             owner,
                             value,
                             cause,
+                            traceparent: None,
                         };
                         if value.is_some() {
                             intents.push(intent(owner.clone(), value));

@@ -32,6 +32,7 @@ fn poison(audience: &str, key: Key, value: Vec<u8>) -> IntentChange {
         owner: "test:poison".to_owned(),
         value: Some(Bytes::from(value)),
         cause: Cause::Planner,
+        traceparent: None,
     }
 }
 

@@ -91,6 +91,7 @@ pub(crate) fn set(audience: &str, key: &str, owner: &str, value: &[u8]) -> Inten
         owner: owner.to_owned(),
         value: Some(Bytes::copy_from_slice(value)),
         cause: Cause::Person,
+        traceparent: None,
     }
 }
 

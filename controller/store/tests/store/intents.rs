@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hosting_intent::Digest;
 use hosting_intent_sync::FeedSource;
-use hosting_planner::{ApplyError, Change, Draft, World};
+use hosting_planner::{ApplyError, Draft, IntentChange, World};
 use hosting_store::Origin;
 use proptest::prelude::*;
 
@@ -162,9 +162,9 @@ async fn traces_are_harmless_and_may_be_a_change_s_own() {
     for (n, given) in hostile.into_iter().chain(["00-trace", ""]).enumerate() {
         let origin = Origin { traceparent: given.to_owned(), actor: None, admin: false };
         // One of the mutation, one of its own, one that is hostile itself.
-        let change = |name: &str, traceparent: Option<&str>| Change {
-            traceparent: traceparent.map(str::to_owned),
-            ..intents([set("edge/a", &format!("{name}{n}"), "u", b"1")])
+        let change = |name: &str, traceparent: Option<&str>| {
+            let set = set("edge/a", &format!("{name}{n}"), "u", b"1");
+            intents([IntentChange { traceparent: traceparent.map(str::to_owned), ..set }])
         };
         let (plain, own, bad) = (change("a", None), change("b", Some("00-own")), change("c", Some(given)));
         let seen = store.write(origin, move |tx| {

@@ -184,7 +184,7 @@ async fn a_change_has_a_size() {
 async fn the_replan_queue_keeps_order_and_place() {
     let bench = Bench::new().await;
     let store = &bench.store;
-    let units: Vec<_> = ["c", "a", "b"].map(|id| Unit::Tenant(id.into())).into();
+    let units: Vec<_> = ["c", "a", "b"].map(|id| Unit::Of(Kind::Tenant, id.into())).into();
     let queue = |replan: Vec<Unit>, replanned: Vec<Unit>| Change { replan, replanned, ..Change::default() };
     let committed = apply(store, queue(units.clone(), vec![])).await.unwrap();
     assert_eq!(committed.revision, 0, "the queue is no revision");
