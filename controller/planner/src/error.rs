@@ -1,6 +1,6 @@
 //! Why a mutation is not carried out.
 
-use hosting_intent::{Key, Rejection};
+use hosting_intent::{Audience, Key, Rejection};
 use hosting_resource::Kind;
 
 use crate::{ApplyError, WorldError};
@@ -51,7 +51,7 @@ pub enum PlanError {
         /// The planning unit.
         owner: String,
         /// Who would have got it.
-        audience: String,
+        audience: Audience,
         /// What.
         key: Key,
         /// What is wrong with it.

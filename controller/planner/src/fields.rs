@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hosting_intent::{Audience, AudienceError, group_or_default};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
 
 use crate::{IntentRow, Unit};
 
-/// Where brands and `dns` nodes meet that name no group.
-pub(crate) const DEFAULT_DNS_GROUP: &str = "default";
 /// Where nodes' web servers listen that name no port.
 pub(crate) const DEFAULT_WEB_PORT: u16 = 80;
 /// By which a node refers to its shards.
@@ -62,24 +61,12 @@ pub(crate) mod state {
     pub(crate) const REVOKED_AT: &str = "revoked_at";
 }
 
-/// `edge/<cluster id>`.
-pub(crate) fn edge_audience(cluster: &str) -> String {
-    format!("edge/{cluster}")
-}
-
-/// `dns/<group>`.
-pub(crate) fn dns_audience(group: &str) -> String {
-    format!("dns/{group}")
-}
-
-/// `node/<node id>`.
-pub(crate) fn node_audience(node: &str) -> String {
-    format!("node/{node}")
-}
-
-/// The group whose name servers serve a brand's zones.
-pub(crate) fn dns_group(brand: &Resource) -> &str {
-    Some(brand.text("dns_group")).filter(|group| !group.is_empty()).unwrap_or(DEFAULT_DNS_GROUP)
+/// The name servers that serve a brand's zones.
+///
+/// # Errors
+/// When the stored group cannot stand in an audience.
+pub(crate) fn dns_audience(brand: &Resource) -> Result<Audience, AudienceError> {
+    Audience::dns(group_or_default(brand.text("dns_group")))
 }
 
 /// A text field that counts as absent when it is empty.
@@ -116,12 +103,12 @@ pub(crate) fn is_live(resource: &Resource, kind: Kind) -> bool {
 }
 
 /// `{audience: revision}` of a deletion.
-pub(crate) fn withdrawn(resource: &Resource) -> BTreeMap<String, u64> {
+pub(crate) fn withdrawn(resource: &Resource) -> BTreeMap<Audience, u64> {
     resource
         .state
         .get(state::WITHDRAWN)
         .and_then(Value::as_object)
-        .map(|map| map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_u64()?))).collect())
+        .map(|map| map.iter().filter_map(|(k, v)| Some((k.parse().ok()?, v.as_u64()?))).collect())
         .unwrap_or_default()
 }
 

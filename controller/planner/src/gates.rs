@@ -3,7 +3,7 @@
 //! Pure and level-triggered: asked at any time, with the same inputs, it gives the same answer; nothing is remembered
 //! but what stands in the resource itself.
 
-use hosting_intent::{Key, Kind as IntentKind};
+use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value, json};
 
@@ -72,10 +72,10 @@ pub struct Report {
 /// What is known of the fleet. Answers must come from memory: one evaluation asks for each row of a resource.
 pub trait Fleet {
     /// Everybody registered for the audience, by node id.
-    fn subscribers(&self, audience: &str) -> Vec<Subscriber>;
+    fn subscribers(&self, audience: &Audience) -> Vec<Subscriber>;
 
     /// What `node` says about one key that it does not apply.
-    fn exception(&self, audience: &str, node: &str, key: &Key) -> Option<Exception>;
+    fn exception(&self, audience: &Audience, node: &str, key: &Key) -> Option<Exception>;
 
     /// What the agent of `node` says about one key.
     fn report(&self, node: &str, key: &Key) -> Option<Report>;
@@ -446,7 +446,8 @@ impl Look<'_> {
                     in_service += 1;
                 }
             }
-            if in_service == 0 && !audience.starts_with("node/") {
+            // Nodes that report are waited for by the Retire that destroys their data.
+            if in_service == 0 && !audience.reports() {
                 waiting.push(format!("{audience} (none in service)"));
             }
         }

@@ -8,6 +8,7 @@
 //! | `world` | what planning reads and answers: [`World`], [`Draft`], [`Unit`], [`Change`] |
 //! | `derive/` | what each unit wants, one file per unit |
 //! | `plan`, `walk` | the diff with what is there, serials, walks over many units |
+//! | `node` | a node's roles, and what it subscribes to by them |
 //! | `touched` | which units a changed resource touches |
 //! | `auto_records` | the automatic records of host names and sites |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
@@ -26,6 +27,7 @@ mod fields;
 pub mod gates;
 pub mod lint;
 mod mutate;
+mod node;
 mod plan;
 mod read;
 #[cfg(test)]
@@ -44,6 +46,7 @@ pub use mutate::{
     forget_node, has_children, open_gates, record_status, replan, retired, retry, retry_failed,
     set_in_service, suspend, unsuspend, update, wants_continuing,
 };
+pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use read::subscription;
 pub use touched::touched;
 pub use trace::trace_of;

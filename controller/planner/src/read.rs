@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use hosting_intent::Audience;
 use hosting_resource::kinds::zone_record::{self, ZoneRecordSpec};
 use hosting_resource::{Kind, RecordData, Resource, in_brand};
 
-use crate::fields::{dns_group, given, is_deleting};
+use crate::fields::{dns_audience, given, is_deleting};
 use crate::{World, WorldError};
 
 /// Rows per read.
@@ -15,11 +16,11 @@ pub(crate) const PAGE: u32 = 500;
 /// Collects all pages of a list that is known to be short (a shard's nodes, a name's records).
 macro_rules! all_pages {
     ($after:ident => $read:expr) => {{
-        let mut all: Vec<Resource> = Vec::new();
+        let mut all: Vec<hosting_resource::Resource> = Vec::new();
         let mut cursor = String::new();
         loop {
             let $after = cursor.as_str();
-            let page: Vec<Resource> = $read.await?;
+            let page: Vec<hosting_resource::Resource> = $read.await?;
             let short = page.len() < crate::read::PAGE as usize;
             match page.last() {
                 Some(last) => cursor = last.id.clone(),
@@ -87,9 +88,9 @@ pub(crate) async fn families_of(world: &mut dyn World, cluster: &str) -> Result<
 }
 
 /// The groups that brands name: the audiences that hear of every cluster's addresses. A cell has few brands.
-pub(crate) async fn dns_groups(world: &mut dyn World) -> Result<BTreeSet<String>, WorldError> {
+pub(crate) async fn dns_audiences(world: &mut dyn World) -> Result<BTreeSet<Audience>, WorldError> {
     let brands = all_pages!(after => world.list(Kind::Brand, after, PAGE));
-    Ok(brands.iter().filter(|brand| !is_deleting(brand)).map(|brand| dns_group(brand).to_owned()).collect())
+    Ok(brands.iter().filter(|brand| !is_deleting(brand)).map(dns_audience).collect::<Result<_, _>>()?)
 }
 
 /// The records of a zone at one name, by id, those on their way out left out.

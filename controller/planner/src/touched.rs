@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use hosting_intent::Cause;
+use hosting_intent::{Audience, Cause};
 use hosting_resource::{Kind, Resource, Status};
 
-use crate::fields::{
-    auto_records, dns_audience, dns_group, edge_audience, given, is_auto, node_audience, places, state,
-};
+use crate::fields::{auto_records, dns_audience, given, is_auto, places, state};
 use crate::gates::record_unit;
-use crate::{Unit, Walk};
+use crate::{Unit, Walk, node_audiences};
 
 /// The units to plan after `before` became `after`; `None` for what is not there. Walks among them stand for more units
 /// than can be told without reading.
@@ -34,9 +32,8 @@ pub fn touched(before: Option<&Resource>, after: Option<&Resource>, cause: Cause
         Kind::Region | Kind::Subscription | Kind::ApiKey => {}
         Kind::Brand => {
             if born_or_gone || differs("dns_group") {
-                units.extend(
-                    [before, after].into_iter().flatten().map(|b| Unit::Audience(dns_audience(dns_group(b)))),
-                );
+                let brands = [before, after].into_iter().flatten();
+                units.extend(brands.filter_map(|brand| dns_audience(brand).ok()).map(Unit::Audience));
                 units.insert(walk(Walk::Clusters, ""));
             }
             if !born_or_gone {
@@ -51,7 +48,7 @@ pub fn touched(before: Option<&Resource>, after: Option<&Resource>, cause: Cause
         Kind::Cluster => {
             if born_or_gone {
                 units.insert(Unit::Cluster(id.to_owned()));
-                units.insert(Unit::Audience(edge_audience(id)));
+                units.extend(Audience::edge(id).ok().map(Unit::Audience));
             }
         }
         Kind::LbAddress => {
@@ -72,9 +69,10 @@ pub fn touched(before: Option<&Resource>, after: Option<&Resource>, cause: Cause
             };
             let (left, joined) = (shards(before), shards(after));
             units.extend(left.union(&joined).cloned().map(Unit::Shard));
-            if born_or_gone {
-                units.insert(Unit::Audience(node_audience(id)));
-            }
+            let audiences = |node: Option<&Resource>| node.map(node_audiences).unwrap_or_default();
+            units.extend(
+                audiences(before).symmetric_difference(&audiences(after)).cloned().map(Unit::Audience),
+            );
             if after.is_none() {
                 // Everything that this node was told, whichever shard it came from.
                 units.insert(walk(Walk::NodeRows, id));

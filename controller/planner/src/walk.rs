@@ -3,10 +3,10 @@
 //! A step is level-triggered: it plans what is there when it comes by. What changes behind it was planned by whoever
 //! changed it.
 
-use hosting_intent::{Cause, Key, name};
+use hosting_intent::{Audience, Cause, Key, name};
 use hosting_resource::{Kind, Resource};
 
-use crate::fields::{SUFFIX_FACET, dns_audience, is_deleting, node_audience};
+use crate::fields::{SUFFIX_FACET, is_deleting};
 use crate::plan::Plan;
 use crate::{PlanError, Unit, Walk, auto_records, read};
 
@@ -27,8 +27,8 @@ pub(crate) async fn step(
     // By facets, not references: what is being deleted refers to nothing any more, and is planned all the same.
     let page = match over {
         Walk::DnsGroups => {
-            let groups = read::dns_groups(plan.draft).await?;
-            plan.replan(groups.iter().map(|group| Unit::Audience(dns_audience(group)))).await?;
+            let audiences = read::dns_audiences(plan.draft).await?;
+            plan.replan(audiences.into_iter().map(Unit::Audience)).await?;
             return Ok(None);
         }
         Walk::NodeRows => return node_rows(plan, of, after, cause).await,
@@ -131,10 +131,11 @@ async fn node_rows(
     cause: Cause,
 ) -> Result<Option<Unit>, PlanError> {
     let place = |after: String| Unit::Walk { over: Walk::NodeRows, of: node.to_owned(), after, cause };
+    let Ok(audience) = Audience::node(node) else { return Ok(None) };
     let start = after
         .split_once('/')
         .and_then(|(kind, name)| Some(Key { kind: kind.parse().ok()?, name: name.to_owned() }));
-    let rows = plan.draft.audience_rows(&node_audience(node), start.as_ref(), STEP).await?;
+    let rows = plan.draft.audience_rows(&audience, start.as_ref(), STEP).await?;
     let last_page = rows.len() < STEP as usize;
     let mut done = after.to_owned();
     for row in rows {

@@ -1,7 +1,7 @@
 //! What planning reads and what it answers.
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Cause, Key};
+use hosting_intent::{Audience, AudienceError, Bytes, Cause, Key};
 use hosting_resource::{Kind, Resource};
 
 /// A read failed. The planner only passes it on.
@@ -9,11 +9,18 @@ use hosting_resource::{Kind, Resource};
 #[error("{0}")]
 pub struct WorldError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// A stored id that no audience can hold.
+impl From<AudienceError> for WorldError {
+    fn from(error: AudienceError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 /// One row of the current intents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntentRow {
-    /// Who applies it: `edge/<cluster id>`, `dns/<group>`, `node/<node id>`.
-    pub audience: String,
+    /// Who applies it.
+    pub audience: Audience,
     /// What it speaks of.
     pub key: Key,
     /// The revision at which it last changed.
@@ -68,12 +75,12 @@ pub trait World: Send {
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError>;
 
     /// One current intent.
-    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError>;
+    async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError>;
 
     /// Current intents of an audience in key order (kind, name), after `after`.
     async fn audience_rows(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError>;
@@ -162,7 +169,7 @@ pub trait Draft: World {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     /// Trust roots and the like, for one audience.
-    Audience(String),
+    Audience(Audience),
     /// A cluster's address set and serial offset.
     Cluster(String),
     /// A shard's pool on the edges.
@@ -184,7 +191,7 @@ pub enum Unit {
         /// Type mnemonic.
         record_type: String,
     },
-    /// Data to destroy: `node/<id>` rows that outlive their resource.
+    /// Data to destroy: rows of a node that outlive their resource.
     Retire(String),
     /// No unit of its own: a place in a walk over many, for the replan queue only. Each step plans a bounded number of
     /// units and queues the place where the next step goes on, so that a walk over a million outlives any crash.
@@ -221,7 +228,7 @@ pub enum Walk {
     TenantServices,
     /// The host names at or below a zone name, whoever has them, for their automatic records.
     NamesUnder,
-    /// Whatever owns a row of `node/<id>`. The place is the row's key.
+    /// Whatever owns a row of a node. The place is the row's key.
     NodeRows,
     /// The host names bound to a site.
     WebrootFqdns,
@@ -305,7 +312,7 @@ impl Unit {
         let (kind, id) = owner.split_once(':')?;
         let id = id.to_owned();
         Some(match kind {
-            "audience" => Self::Audience(id),
+            "audience" => Self::Audience(id.parse().ok()?),
             "cluster" => Self::Cluster(id),
             "shard" => Self::Shard(id),
             "tenant" => Self::Tenant(id),
@@ -343,7 +350,7 @@ impl Unit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntentChange {
     /// Whose.
-    pub audience: String,
+    pub audience: Audience,
     /// What.
     pub key: Key,
     /// The planning unit that wants, or wanted, it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Role;
+use crate::{Progress, Role};
 
 /// Longest id in an audience, in bytes.
 const MAX_ID_BYTES: usize = 128;
@@ -100,6 +100,12 @@ impl Audience {
             Self::Gateway(_) => Role::Gateway,
             Self::Node(_) => Role::Web,
         }
+    }
+
+    /// Whether its subscribers report what becomes of each key; else what they acknowledge is in effect.
+    #[must_use]
+    pub fn reports(&self) -> bool {
+        self.role().rules().is_some_and(|rules| rules.progress == Progress::Reports)
     }
 
     /// The id after the slash.

@@ -3,7 +3,7 @@
 use hosting_intent::{Kind as IntentKind, message as m};
 use hosting_resource::Kind;
 
-use crate::fields::{dns_audience, is_deleting};
+use crate::fields::is_deleting;
 use crate::{DesiredIntent, World, WorldError, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
@@ -12,9 +12,9 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
     }
     let families = read::families_of(world, id).await?;
     let message = m::AddressSet { ipv4: families.ipv4, ipv6: families.ipv6 };
-    let groups = read::dns_groups(world).await?;
-    Ok(groups
-        .iter()
-        .map(|group| DesiredIntent::new(dns_audience(group), IntentKind::AddressSet, id, &message))
+    let audiences = read::dns_audiences(world).await?;
+    Ok(audiences
+        .into_iter()
+        .map(|audience| DesiredIntent::new(audience, IntentKind::AddressSet, id, &message))
         .collect())
 }

@@ -1,10 +1,10 @@
 //! A host name's route on the edges of its tenant's cluster.
 
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, message as m};
 use hosting_resource::Kind;
 use prost::Message;
 
-use crate::fields::{edge_audience, given, is_deleting, is_live, state};
+use crate::fields::{given, is_deleting, is_live, state};
 use crate::{DesiredIntent, Unit, World, WorldError, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
@@ -17,7 +17,7 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
         return Ok(Vec::new());
     };
     let Some(cluster) = given(&tenant, "cluster_id") else { return Ok(Vec::new()) };
-    let audience = edge_audience(cluster);
+    let audience = Audience::edge(cluster)?;
     let name = fqdn.text("fqdn");
     let route = |webroot: &str, shard: &str| {
         let message = m::Route {

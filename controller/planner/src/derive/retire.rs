@@ -1,17 +1,16 @@
 //! Data to destroy. The only unit whose intents outlive their resource: a node that was away finds them when it is back.
 
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, message as m};
 use hosting_resource::Kind;
 
-use crate::fields::{is_deleting, node_audience, state, texts};
+use crate::fields::{is_deleting, state, texts};
 use crate::{DesiredIntent, Unit, World, WorldError, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
     let mut wanted = Vec::new();
     let Some(resource) = world.resource(id).await? else {
         for row in world.owned(&Unit::Retire(id.to_owned()).owner()).await? {
-            let node = row.audience.strip_prefix("node/").unwrap_or_default();
-            if read::of_kind(world, Kind::Node, node).await?.is_some() {
+            if read::of_kind(world, Kind::Node, row.audience.id()).await?.is_some() {
                 wanted.push(DesiredIntent { audience: row.audience, key: row.key, value: row.value });
             }
         }
@@ -44,7 +43,12 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
     let name = hosting_intent::Key::new(kind, id).to_string();
     for node in texts(&resource.state, state::RETIRE_ON) {
         if read::of_kind(world, Kind::Node, &node).await?.is_some() {
-            wanted.push(DesiredIntent::new(node_audience(&node), IntentKind::Retire, name.clone(), &message));
+            wanted.push(DesiredIntent::new(
+                Audience::node(&node)?,
+                IntentKind::Retire,
+                name.clone(),
+                &message,
+            ));
         }
     }
     Ok(wanted)

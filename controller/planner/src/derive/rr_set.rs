@@ -4,7 +4,7 @@ use hosting_intent::{Kind as IntentKind, message as m};
 use hosting_resource::kinds::zone_record::{AUTO_TTL, DEFAULT_TTL, ZoneRecordSpec, rdata};
 use hosting_resource::{Kind, Resource};
 
-use crate::fields::{auto_source, dns_audience, dns_group, given, is_auto, is_deleting, number, state};
+use crate::fields::{auto_source, dns_audience, given, is_auto, is_deleting, number, state};
 use crate::{DesiredIntent, World, WorldError, read};
 
 pub(super) async fn derive(
@@ -26,7 +26,7 @@ pub(super) async fn derive(
         return Ok(Vec::new());
     };
     let key = format!("{}/{name}/{record_type}", zone.text("name"));
-    Ok(vec![DesiredIntent::new(dns_audience(dns_group(&brand)), IntentKind::RrSet, key, &set)])
+    Ok(vec![DesiredIntent::new(dns_audience(&brand)?, IntentKind::RrSet, key, &set)])
 }
 
 async fn rr_set(

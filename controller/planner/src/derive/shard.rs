@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, Role, message as m};
 use hosting_resource::{Kind, Resource};
 use prost::Message;
 
 use crate::desired::socket_address;
-use crate::fields::{DEFAULT_WEB_PORT, edge_audience, given, is_deleting, number, places, state};
+use crate::fields::{DEFAULT_WEB_PORT, given, is_deleting, number, places, state};
 use crate::{DesiredIntent, Unit, World, WorldError, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
     let Some(shard) = read::of_kind(world, Kind::Shard, id).await? else { return Ok(Vec::new()) };
     let Some(cluster) = shard.parent.as_deref() else { return Ok(Vec::new()) };
-    if is_deleting(&shard) || shard.text("role") != "web" {
+    if is_deleting(&shard) || shard.text("role") != Role::Web.name() {
         return Ok(Vec::new());
     }
     let mut members = read::nodes_of_shard(world, id).await?;
@@ -26,7 +26,7 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
         }
     }
     let message = m::ShardPool { name: shard.text("name").to_owned(), nodes };
-    Ok(vec![DesiredIntent::new(edge_audience(cluster), IntentKind::ShardPool, id, &message)])
+    Ok(vec![DesiredIntent::new(Audience::edge(cluster)?, IntentKind::ShardPool, id, &message)])
 }
 
 fn index_in(node: &Resource, shard: &str) -> u64 {

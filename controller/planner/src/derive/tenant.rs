@@ -1,9 +1,9 @@
 //! Whether a tenant is served, and its directories on the nodes of its shard.
 
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, message as m};
 use hosting_resource::{Kind, Status};
 
-use crate::fields::{edge_audience, given, is_deleting, node_audience, state, state_number};
+use crate::fields::{given, is_deleting, state, state_number};
 use crate::{DesiredIntent, World, WorldError, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
@@ -26,7 +26,7 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
     let mut wanted = Vec::new();
     if let Some(cluster) = given(&tenant, "cluster_id") {
         let message = m::TenantState { state: state as i32, reason: reason.to_owned() };
-        wanted.push(DesiredIntent::new(edge_audience(cluster), IntentKind::TenantState, id, &message));
+        wanted.push(DesiredIntent::new(Audience::edge(cluster)?, IntentKind::TenantState, id, &message));
     }
     let message = m::Tenant {
         uid: u32::try_from(state_number(&tenant, state::UID)).unwrap_or_default(),
@@ -34,7 +34,7 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
         incarnation: tenant.created_revision,
     };
     for node in read::nodes_of_shard(world, read::shard_of(&tenant)).await? {
-        wanted.push(DesiredIntent::new(node_audience(&node.id), IntentKind::Tenant, id, &message));
+        wanted.push(DesiredIntent::new(Audience::node(&node.id)?, IntentKind::Tenant, id, &message));
     }
     Ok(wanted)
 }

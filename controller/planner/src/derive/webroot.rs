@@ -1,11 +1,11 @@
 //! A site on the nodes of its tenant's shard, and the routes of its service host names.
 
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, message as m};
 use hosting_resource::kinds::webroot::stored_php_pool;
 use hosting_resource::{Kind, Resource};
 use serde_json::Value;
 
-use crate::fields::{edge_audience, given, is_deleting, node_audience, service_names, state, state_number};
+use crate::fields::{given, is_deleting, service_names, state, state_number};
 use crate::{DesiredIntent, World, WorldError, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, WorldError> {
@@ -36,11 +36,10 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
         incarnation: webroot.created_revision,
         tenant_uid: u32::try_from(state_number(&tenant, state::UID)).unwrap_or_default(),
     };
-    let mut wanted: Vec<DesiredIntent> = read::nodes_of_shard(world, &shard.id)
-        .await?
-        .iter()
-        .map(|node| DesiredIntent::new(node_audience(&node.id), IntentKind::Webroot, id, &message))
-        .collect();
+    let mut wanted = Vec::new();
+    for node in read::nodes_of_shard(world, &shard.id).await? {
+        wanted.push(DesiredIntent::new(Audience::node(&node.id)?, IntentKind::Webroot, id, &message));
+    }
     if webroot.flag(state::SITE_READY)
         && let Some(cluster) = given(&tenant, "cluster_id")
     {
@@ -51,7 +50,7 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
             ..m::Route::default()
         };
         for name in service_names_of(&webroot, &tenant, world).await? {
-            wanted.push(DesiredIntent::new(edge_audience(cluster), IntentKind::Route, name, &route));
+            wanted.push(DesiredIntent::new(Audience::edge(cluster)?, IntentKind::Route, name, &route));
         }
     }
     Ok(wanted)

@@ -3,7 +3,7 @@
 use hosting_intent::{Kind as IntentKind, message as m};
 use hosting_resource::Kind;
 
-use crate::fields::{dns_audience, dns_group, given, is_deleting, state, state_number};
+use crate::fields::{dns_audience, given, is_deleting, state, state_number};
 use crate::{DesiredIntent, World, WorldError, read};
 
 /// SOA timers and the TTL of SOA and NS, in seconds.
@@ -43,10 +43,5 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
         minimum: MINIMUM,
         ttl: TTL,
     };
-    Ok(vec![DesiredIntent::new(
-        dns_audience(dns_group(&brand)),
-        IntentKind::Zone,
-        zone.text("name"),
-        &message,
-    )])
+    Ok(vec![DesiredIntent::new(dns_audience(&brand)?, IntentKind::Zone, zone.text("name"), &message)])
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hosting_intent::Cause;
+use hosting_intent::{Audience, Cause};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value, json};
 
@@ -109,7 +109,8 @@ fn note_withdrawn(plan: &mut Plan<'_>, resource: &mut Resource) {
     let revision = plan.draft.revision();
     let mut noted = withdrawn(resource);
     noted.extend(plan.take_changed().into_iter().map(|audience| (audience, revision)));
-    let noted: Map<String, Value> = noted.into_iter().map(|(audience, at)| (audience, at.into())).collect();
+    let noted: Map<String, Value> =
+        noted.into_iter().map(|(audience, at)| (audience.to_string(), at.into())).collect();
     resource.state.insert(state::WITHDRAWN.to_owned(), Value::Object(noted));
 }
 
@@ -120,7 +121,8 @@ async fn note_retirement(plan: &mut Plan<'_>, resource: &mut Resource, unit: Uni
         .owned(&unit.owner())
         .await?
         .iter()
-        .filter_map(|row| row.audience.strip_prefix("node/").map(str::to_owned))
+        .filter(|row| matches!(row.audience, Audience::Node(_)))
+        .map(|row| row.audience.id().to_owned())
         .collect();
     let tenant = if resource.kind == Kind::Tenant {
         Some(resource.clone())
@@ -358,7 +360,7 @@ pub async fn finish_delete(draft: &mut dyn Draft, id: &str, retired: &[String]) 
     }
     let mut plan = Plan::new(draft, Cause::Person);
     plan.remove(&resource).await?;
-    let done: BTreeSet<String> = retired.iter().map(|node| crate::fields::node_audience(node)).collect();
+    let done: BTreeSet<Audience> = retired.iter().filter_map(|node| Audience::node(node).ok()).collect();
     let intents = withdraw(plan.draft.owned(&Unit::Retire(id.to_owned()).owner()).await?, |row| {
         done.contains(&row.audience)
     });

@@ -1,15 +1,15 @@
 //! What the fleet's words do to resources, and the replan queue.
 
-use hosting_intent::{Cause, Kind as IntentKind};
+use hosting_intent::{Audience, Cause, Kind as IntentKind};
 use hosting_resource::Kind;
 use serde_json::Value;
 
 use super::delete::withdraw;
-use crate::fields::{is_deleting, node_audience, state};
+use crate::fields::{is_deleting, state};
 use crate::gates::{self, Gate, Verdict};
 use crate::plan::Plan;
 use crate::touched::touched;
-use crate::{Change, Draft, PlanError, Unit};
+use crate::{Change, Draft, PlanError, Unit, WorldError};
 
 /// Entries of the replan queue that one transaction looks at.
 const ENTRIES: u32 = 64;
@@ -148,7 +148,7 @@ pub async fn retired(draft: &mut dyn Draft, node: &str, id: &str) -> Result<(), 
     if draft.resource(id).await?.is_some() {
         return Ok(());
     }
-    let audience = node_audience(node);
+    let audience = Audience::node(node).map_err(WorldError::from)?;
     let rows = draft.owned(&Unit::Retire(id.to_owned()).owner()).await?;
     let intents = withdraw(rows, |row| row.audience == audience);
     if !intents.is_empty() {
@@ -172,7 +172,7 @@ pub struct Forgotten {
 /// When the store fails.
 pub async fn forget_node(draft: &mut dyn Draft, node: &str) -> Result<Forgotten, PlanError> {
     const ROWS: u32 = 500;
-    let audience = node_audience(node);
+    let audience = Audience::node(node).map_err(WorldError::from)?;
     // Retire is the last kind of a node's audience: everything from its first key on.
     let start = hosting_intent::Key::new(IntentKind::Retire, "");
     let rows = draft.audience_rows(&audience, Some(&start), ROWS).await?;

@@ -37,8 +37,7 @@ const TABLE: [&dyn KindDef; 13] = [
 ];
 
 /// The roles of nodes and shards.
-pub const ROLES: &[&str] =
-    &["web", "database", "dns", "valkey", "email", "storage", "dbadmin", "lb", "gateway"];
+pub const ROLES: &[&str] = hosting_intent::Role::NAMES;
 
 fn role_filter(
     field: &'static str,
@@ -54,7 +53,7 @@ pub(crate) fn def(kind: Kind) -> &'static dyn KindDef {
 }
 
 fn default_group() -> String {
-    "default".to_owned()
+    hosting_intent::DEFAULT_DNS_GROUP.to_owned()
 }
 
 #[cfg(test)]
