@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use async_trait::async_trait;
 use hosting_api::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
 use hosting_feed::{FeedHandle, fleet::Fleet};
-use hosting_intent::Key;
+use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
 use hosting_proto::feed::{self as wire, exception, key_report};
 use hosting_resource::Kind;
@@ -29,7 +29,7 @@ const PAGE: u32 = 200;
 pub(crate) struct FleetView {
     fleet: Fleet,
     /// Node ids by the audience that the registry gives them.
-    members: RwLock<BTreeMap<String, BTreeSet<String>>>,
+    members: RwLock<BTreeMap<Audience, BTreeSet<String>>>,
     /// The store's epoch: revisions of another one say nothing.
     epoch: RwLock<String>,
     /// By key, then node.
@@ -103,7 +103,7 @@ impl FleetView {
     }
 
     async fn read_registry(&self, tx: &mut ReadTx) -> Result<BTreeSet<String>, StoreError> {
-        let (mut members, mut nodes) = (BTreeMap::<String, BTreeSet<String>>::new(), BTreeSet::new());
+        let (mut members, mut nodes) = (BTreeMap::<Audience, BTreeSet<String>>::new(), BTreeSet::new());
         let mut query = ListQuery { limit: PAGE, ..ListQuery::new(Kind::Node) };
         loop {
             let page = tx.page(&query).await.map_err(page_failed)?;
@@ -239,7 +239,7 @@ fn exception_kind(exception: &wire::Exception) -> ExceptionKind {
 }
 
 impl gates::Fleet for FleetView {
-    fn subscribers(&self, audience: &str) -> Vec<gates::Subscriber> {
+    fn subscribers(&self, audience: &Audience) -> Vec<gates::Subscriber> {
         let epoch = read(&self.epoch).clone();
         let known: BTreeMap<String, _> =
             self.fleet.standings(audience).into_iter().map(|one| (one.node_id.clone(), one)).collect();
@@ -257,7 +257,7 @@ impl gates::Fleet for FleetView {
             .collect()
     }
 
-    fn exception(&self, audience: &str, node: &str, key: &Key) -> Option<gates::Exception> {
+    fn exception(&self, audience: &Audience, node: &str, key: &Key) -> Option<gates::Exception> {
         let exception = self.fleet.exception(audience, node, key.kind, &key.name)?;
         Some(gates::Exception {
             kind: exception_kind(&exception),
@@ -315,7 +315,7 @@ impl Platform for Running {
             .collect()
     }
 
-    fn release(&self, audience: &str, node_id: &str, by: &str) -> bool {
+    fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool {
         self.view.fleet.release(audience, node_id, by)
     }
 

@@ -10,16 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use hosting_intent::{Key, Kind as IntentKind};
-use hosting_planner::gates::{Fleet, Gate, Inputs, Verdict, differs, evaluate, units_of};
+use hosting_intent::{Audience, Key, Kind as IntentKind};
+use hosting_planner::gates::{self, Fleet, Gate, Inputs, Verdict, differs, evaluate, units_of};
 use hosting_planner::{PlanError, World, trace_of};
 use hosting_proto::feed::key_report::Phase;
-use hosting_resource::{Kind, Resource, Status};
+use hosting_resource::{Doc, Kind, Resource, Status, kinds};
 use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::{
     Commit, Cursor, ListQuery, Order, Origin, PageError, ReadTx, Sort, Store, StoreError, WriteError,
 };
-use serde_json::Value;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -51,7 +50,6 @@ const TOGETHER: usize = 100;
 const DRAINS: usize = 4;
 
 /// Kinds whose status follows from what the fleet says.
-const GATED: [Kind; 5] = [Kind::Tenant, Kind::Webroot, Kind::Fqdn, Kind::Zone, Kind::ZoneRecord];
 
 /// The task.
 pub(crate) struct Gatekeeper {
@@ -76,8 +74,8 @@ pub(crate) struct Gatekeeper {
 #[derive(Debug)]
 struct Node {
     id: String,
-    /// The subscription that its service hangs on.
-    audience: String,
+    /// The audience whose lease decides whether it is in service.
+    audience: Audience,
     out: bool,
     created_at: i64,
 }
@@ -272,10 +270,10 @@ impl Gatekeeper {
     /// Takes out of service who is silent or behind, and back who has caught up.
     async fn turn_service(&mut self) -> Result<(), StoreError> {
         let in_grace = self.started.elapsed() < self.grace;
-        let mut seen: BTreeMap<&str, BTreeMap<String, bool>> = BTreeMap::new();
+        let mut seen: BTreeMap<&Audience, BTreeMap<String, bool>> = BTreeMap::new();
         let mut turns = Vec::new();
         for node in &self.nodes {
-            let audience = seen.entry(node.audience.as_str()).or_insert_with(|| {
+            let audience = seen.entry(&node.audience).or_insert_with(|| {
                 let all = self.fleet.subscribers(&node.audience).into_iter();
                 all.map(|one| (one.node_id, one.in_service)).collect()
             });
@@ -338,7 +336,7 @@ impl Gatekeeper {
     /// A site may come up after all, an edge take what it rejected: what failed is looked at now and then, a page of each
     /// kind at a time.
     async fn look_at_failed(&mut self) -> Result<(), StoreError> {
-        for kind in GATED {
+        for kind in Kind::ALL.iter().copied().filter(|kind| gates::is_gated(*kind)) {
             let mut tx = self.store.read().await?;
             let query = ListQuery {
                 status: Some(Status::Failed),
@@ -490,7 +488,7 @@ impl Gatekeeper {
             if tx.resource(&id).await.map_err(world_failed)?.is_some() {
                 continue;
             }
-            let audience = format!("node/{}", report.node);
+            let Ok(audience) = Audience::node(&report.node) else { continue };
             let row = tx.intent(&audience, &report.key).await.map_err(world_failed)?;
             if row.is_some_and(|row| report.revision >= row.revision) {
                 late.push((report.node, id));
@@ -569,26 +567,14 @@ fn registry_changed(commits: &mut broadcast::Receiver<Arc<Commit>>) -> bool {
     }
 }
 
-/// What serves sites hangs on its node agent, an edge on its routes, a name server on its zones. `None` for what applies no
-/// intent.
+/// `None` for a node that applies no intents.
 fn node(resource: &Resource) -> Option<Node> {
-    let roles = resource.spec.get("roles").and_then(Value::as_array)?;
-    let has = |role: &str| roles.iter().any(|one| one.as_str() == Some(role));
-    let audience = if has("web") {
-        format!("node/{}", resource.id)
-    } else if has("lb") {
-        format!("edge/{}", resource.parent.as_deref()?)
-    } else if has("dns") {
-        let group = Some(resource.text("dns_group")).filter(|group| !group.is_empty());
-        format!("dns/{}", group.unwrap_or("default"))
-    } else {
-        return None;
-    };
+    let node = Doc::<kinds::node::Node>::of(resource).ok()?;
     Some(Node {
-        id: resource.id.clone(),
-        audience,
-        out: resource.flag("out_of_service"),
-        created_at: resource.created_at,
+        id: node.id.clone(),
+        audience: hosting_planner::node_service_audience(&node)?,
+        out: node.state.out_of_service,
+        created_at: node.created_at,
     })
 }
 
@@ -623,7 +609,7 @@ mod tests {
     use hosting_planner::{Deleted, create, delete};
     use hosting_store::{Kek, StoreConfig};
     use prometheus_client::registry::Registry;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -631,14 +617,14 @@ mod tests {
     /// A fleet that applies what it is told, but for who is told not to.
     #[derive(Default)]
     struct Puppets {
-        members: Mutex<BTreeMap<String, BTreeSet<String>>>,
+        members: Mutex<BTreeMap<Audience, BTreeSet<String>>>,
         out: Mutex<BTreeSet<String>>,
         stuck: Mutex<BTreeSet<String>>,
         broken: Mutex<BTreeSet<String>>,
     }
 
     impl Fleet for Puppets {
-        fn subscribers(&self, audience: &str) -> Vec<Subscriber> {
+        fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
             let members = self.members.lock().unwrap().get(audience).cloned().unwrap_or_default();
             members
                 .into_iter()
@@ -650,7 +636,7 @@ mod tests {
                 .collect()
         }
 
-        fn exception(&self, _: &str, _: &str, _: &Key) -> Option<Exception> {
+        fn exception(&self, _: &Audience, _: &str, _: &Key) -> Option<Exception> {
             None
         }
 
@@ -753,7 +739,13 @@ mod tests {
         }
 
         fn member(&self, audience: &str, node: &str) {
-            self.puppets.members.lock().unwrap().entry(audience.into()).or_default().insert(node.into());
+            self.puppets
+                .members
+                .lock()
+                .unwrap()
+                .entry(audience.parse().unwrap())
+                .or_default()
+                .insert(node.into());
         }
 
         fn change(&self, how: impl FnOnce(&Puppets)) {
@@ -809,7 +801,7 @@ mod tests {
 
         async fn row(&self, audience: &str, kind: IntentKind, name: &str) -> bool {
             let mut tx = self.store.read().await.unwrap();
-            tx.intent(audience, &Key::new(kind, name)).await.unwrap().is_some()
+            tx.intent(&audience.parse().unwrap(), &Key::new(kind, name)).await.unwrap().is_some()
         }
 
         /// Waits until the resource stands there; `None`: until it is gone. Answers how long it took.
@@ -881,7 +873,7 @@ mod tests {
         let pool = async |lab: &Lab| -> Vec<bool> {
             let mut tx = lab.store.read().await.unwrap();
             let key = Key::new(IntentKind::ShardPool, lab.shard.as_str());
-            let row = tx.intent(&edge, &key).await.unwrap().unwrap();
+            let row = tx.intent(&edge.parse().unwrap(), &key).await.unwrap().unwrap();
             let Ok(hosting_intent::Intent::ShardPool(pool)) = hosting_intent::Intent::parse(&key, &row.value)
             else {
                 panic!("{row:?}");
@@ -957,7 +949,7 @@ mod tests {
         }
         let edge = format!("edge/{}", lab.cluster);
         let mut tx = lab.store.read().await.unwrap();
-        let left = tx.audience_rows(&edge, None, 10).await.unwrap();
+        let left = tx.audience_rows(&edge.parse().unwrap(), None, 10).await.unwrap();
         assert!(left.iter().all(|row| row.key.known_kind() == Some(IntentKind::ShardPool)), "{left:?}");
         drop(tx);
         lab.end().await;
@@ -981,7 +973,7 @@ mod tests {
         assert!(!lab.row(&edge, IntentKind::Route, "n2.example.com").await, "it waits for the site");
         lab.change(|puppets| puppets.stuck.lock().unwrap().clear());
         let logged = async |audience: &str, kind: IntentKind, name: &str| -> Vec<String> {
-            let window = lab.store.window(audience, 0, 10_000).await.unwrap();
+            let window = lab.store.window(&audience.parse().unwrap(), 0, 10_000).await.unwrap();
             let items = window.entries.into_iter().flat_map(|entry| entry.upserts);
             items.filter(|item| item.key == Key::new(kind, name)).map(|item| item.traceparent).collect()
         };

@@ -75,11 +75,11 @@ async fn prune(
 }
 
 async fn compact_all(store: &Store, keep: u64) -> Result<(), hosting_store::StoreError> {
-    let mut after = String::new();
+    let mut after = None;
     loop {
-        let audiences = store.read().await?.audiences(&after, 200).await?;
+        let audiences = store.read().await?.audiences(after.as_ref(), 200).await?;
         let Some(last) = audiences.last() else { return Ok(()) };
-        after.clone_from(last);
+        after = Some(last.clone());
         for audience in &audiences {
             store.compact(audience, keep).await?;
         }

@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use hosting_feed::registry::{
     Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched, Watermark,
 };
+use hosting_intent::NodeFacts;
 use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent_sync::tls;
 use hosting_planner::World;
 use hosting_proto::feed::ReportRequest;
-use hosting_resource::{Kind, Resource, Status};
+use hosting_resource::kinds::node::Node;
+use hosting_resource::{Doc, Resource, Status};
 use hosting_store::{Commit, Enrolled, Store};
-use serde_json::Value;
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
 
@@ -44,16 +45,14 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RegistryErro
     RegistryError::from(Box::<dyn std::error::Error + Send + Sync>::from(error))
 }
 
-/// What the feed needs of a node resource; `None` for one that is on its way out.
+/// What the feed needs of a node resource; `None` for one that is on its way out, or unreadable: who is not known gets nothing.
 pub(crate) fn record(node: &Resource) -> Option<NodeRecord> {
-    if node.kind != Kind::Node || node.status == Status::Deleting {
-        return None;
-    }
-    let roles = node.spec.get("roles").and_then(Value::as_array);
+    let node = Doc::<Node>::of(node).ok().filter(|node| node.status != Status::Deleting)?;
+    let NodeFacts { cluster_id, dns_group, .. } = hosting_planner::node_facts(&node);
     Some(NodeRecord {
-        roles: roles.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
-        cluster_id: node.parent.clone().unwrap_or_default(),
-        dns_group: Some(node.text("dns_group").to_owned()).filter(|group| !group.is_empty()),
+        roles: hosting_planner::roles(&node).collect(),
+        cluster_id: cluster_id.to_owned(),
+        dns_group: dns_group.to_owned(),
         good_since: BTreeMap::from([(String::new(), node.created_at)]),
     })
 }
@@ -186,9 +185,10 @@ mod tests {
     use std::path::Path;
 
     use hosting_feed::fleet::{Fleet, LEASE};
+    use hosting_intent::Role;
     use hosting_planner::{Change, Draft};
     use hosting_store::{Kek, Origin, StoreConfig};
-    use serde_json::{Map, json};
+    use serde_json::{Map, Value, json};
 
     use super::*;
 
@@ -203,7 +203,7 @@ mod tests {
         let Value::Object(spec) = json!({"hostname": "web-1", "roles": roles}) else { panic!("no object") };
         Resource {
             id: "web-1".into(),
-            kind: Kind::Node,
+            kind: hosting_resource::Kind::Node,
             parent: None,
             tenant: None,
             brand: None,
@@ -243,27 +243,27 @@ mod tests {
         let record = async || registry.node("web-1").await.unwrap().unwrap();
         put(store, web_1(&["web"], 1, 5_000)).await;
         // Of before enrolments were kept: good unless the node is younger.
-        assert!(record().await.admits(&of("", 5_000), "web").is_ok());
-        assert!(record().await.admits(&of("", 4_999), "web").is_err());
+        assert!(record().await.admits(&of("", 5_000), Role::Web).is_ok());
+        assert!(record().await.admits(&of("", 4_999), Role::Web).is_err());
         let first = registry.enrol("web-1", "web").await.unwrap();
         let second = registry.enrol("web-1", "web").await.unwrap();
         assert!(first < second && first >= 5_000);
-        assert!(record().await.admits(&of("web", first), "web").is_err());
-        assert!(record().await.admits(&of("web", second), "web").is_ok());
+        assert!(record().await.admits(&of("web", first), Role::Web).is_err());
+        assert!(record().await.admits(&of("web", second), Role::Web).is_ok());
 
         let gone = Change { remove: vec!["web-1".into()], ..Change::default() };
         apply(store, gone).await;
         assert_eq!(registry.node("web-1").await.unwrap(), None);
         // The clock was ahead in its former life.
         put(store, web_1(&["web"], 3, 6_000)).await;
-        assert!(record().await.admits(&of("web", second), "web").is_err());
+        assert!(record().await.admits(&of("web", second), Role::Web).is_err());
         let third = registry.enrol("web-1", "web").await.unwrap();
-        assert!(third > second && record().await.admits(&of("web", third), "web").is_ok());
+        assert!(third > second && record().await.admits(&of("web", third), Role::Web).is_ok());
 
         // The store was put back and knows less than a certificate says.
         registry.learn("web-1", &of("web", third + 10)).await.unwrap();
-        assert!(record().await.admits(&of("web", third), "web").is_err());
-        assert!(record().await.admits(&of("web", third + 10), "web").is_ok());
+        assert!(record().await.admits(&of("web", third), Role::Web).is_err());
+        assert!(record().await.admits(&of("web", third + 10), Role::Web).is_ok());
         store.close().await;
     }
 
@@ -288,10 +288,10 @@ mod tests {
         let fleet = Fleet::new(LEASE);
         let registry = open(folder.path(), fleet.clone()).await;
         let (store, view) = (&registry.store, &registry.view);
-        let known = || fleet.all().into_iter().map(|one| one.audience).collect::<Vec<_>>();
+        let known = || fleet.all().into_iter().map(|one| one.audience.to_string()).collect::<Vec<_>>();
         let saved = |audience: &str| Watermark {
             node_id: "web-1".into(),
-            audience: audience.to_owned(),
+            audience: audience.parse().unwrap(),
             epoch: "e".into(),
             applied: 1,
             durable: 1,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hosting_dns_zone::{Writer, Zones};
+use hosting_intent::Role;
 use hosting_intent_sync::client::{ClientMetrics, Subscription};
 use hosting_scaffold::admin::{self, Readiness};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
@@ -80,8 +81,7 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         data_dir: settings.data_dir,
         controllers: settings.controller,
         token_file: settings.join_token_file,
-        audience_prefix: "dns/",
-        role: "dns",
+        role: Role::Dns,
         kinds: KINDS,
         build: BUILD,
         metrics: feed_metrics,

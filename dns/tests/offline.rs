@@ -32,7 +32,7 @@ fn open(folder: &Path) -> (Feed, Zones, Registry) {
     let zones = writer.zones();
     let replica = DnsReplica::new(writer, Metrics::new(&registry, zones.clone()));
     let config = Config {
-        audience: "dns/default".into(),
+        audience: "dns/default".parse().unwrap(),
         build: "test".into(),
         kinds: KINDS.to_vec(),
         brake: Brake::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hosting_edge_map::{EDGE_KINDS, Routing};
+use hosting_intent::Role;
 use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Subscription};
 use hosting_scaffold::admin::{self, Readiness};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
@@ -98,8 +99,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         data_dir: settings.data_dir,
         controllers: settings.controller,
         token_file: settings.join_token_file,
-        audience_prefix: "edge/",
-        role: "lb",
+        role: Role::Lb,
         kinds: EDGE_KINDS,
         build: BUILD,
         metrics: feed_metrics,

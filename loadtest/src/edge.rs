@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use hosting_intent::message::{PoolNode, Route, ShardPool};
-use hosting_intent::{Cause, Digest, Key, Kind};
+use hosting_intent::{Audience, Cause, Digest, Key, Kind};
 use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta, Record, Stored};
 use prost::Message;
 use serde_json::json;
@@ -291,7 +291,7 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
         })
         .collect();
     let meta = Meta { epoch: "loadtest".into(), revision: 1, count: u64::try_from(records.len())?, digest };
-    let mut ledger = Ledger::open(data.join("ledger.redb"), "edge/loadtest")?;
+    let mut ledger = Ledger::open(data.join("ledger.redb"), &Audience::edge("loadtest")?.to_string())?;
     let entries = records.iter().map(|(key, record)| (key, Some(record)));
     ledger.write(LedgerBatch { meta: &meta, replace_all: true, records: Box::new(entries) })?;
     Ok(())

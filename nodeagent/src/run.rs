@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use futures::future::BoxFuture;
 use hosting_agent_engine::{Phase, Report, Secret};
-use hosting_intent::{Key, edge_key::NodeEdgeKey};
+use hosting_intent::{Audience, Key, Role, edge_key::NodeEdgeKey};
 use hosting_intent_sync::client::{ClientMetrics, EdgeKey, EdgeKeyStore, Reporter, Subscription};
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
@@ -111,15 +111,17 @@ async fn serve(
         data_dir: settings.data_dir(),
         controllers: settings.controller.clone(),
         token_file: settings.join_token_file.clone(),
-        audience_prefix: "node/",
-        role: "web",
+        role: Role::Web,
         kinds: KINDS,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
     };
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
-    let node = subscription.audience_id();
+    let Audience::Node(node) = subscription.audience() else {
+        anyhow::bail!("{} is no node's audience", subscription.audience());
+    };
+    let node = node.as_str();
     if let Some(certified) = subscription.node_id() {
         anyhow::ensure!(
             node == certified,

@@ -1,8 +1,10 @@
-//! The floors of ARCHITECTURE.md, checked against `cargo metadata`.
+//! The floors of ARCHITECTURE.md, checked against `cargo metadata`, and rules that the sources themselves must keep.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
@@ -118,8 +120,60 @@ fn main_files_stay_small() {
     let metadata = MetadataCommand::new().no_deps().exec().unwrap();
     for package in &metadata.packages {
         let main = package.manifest_path.with_file_name("src").join("main.rs");
-        if let Ok(text) = std::fs::read_to_string(&main) {
+        if let Ok(text) = fs::read_to_string(&main) {
             assert!(text.lines().count() < 100, "{main} has {} lines", text.lines().count());
         }
     }
+}
+
+/// The one folder whose sources spell audiences.
+const SPELLS_AUDIENCES: &str = "lib/intent/src";
+
+/// What an audience begins with, as a string in a source.
+const AUDIENCES: &[&str] = &["\"dns/", "\"edge/", "\"gateway/", "\"node/"];
+
+/// Sources that are built into the product: no `tests` folders, no `tests.rs`, no benchmarks of the compiler's.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !["tests", "target"].contains(&name.as_str()) && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The lines (from 1) before a source's tests that spell an audience outside of a comment.
+fn spelt_audiences(source: &str) -> Vec<usize> {
+    let code = source.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let spells = |line: &str| {
+        !line.trim_start().starts_with("//") && AUDIENCES.iter().any(|audience| line.contains(audience))
+    };
+    code.lines().enumerate().filter(|(_, line)| spells(line)).map(|(n, _)| n + 1).collect()
+}
+
+#[test]
+fn only_lib_intent_spells_audiences() {
+    let root = MetadataCommand::new().no_deps().exec().unwrap().workspace_root.into_std_path_buf();
+    let mut all = Vec::new();
+    sources(&root, &mut all);
+    assert!(all.len() > 100, "{all:?}");
+    let mut spelt = Vec::new();
+    for path in all {
+        let place = path.strip_prefix(&root).unwrap();
+        if !place.starts_with(SPELLS_AUDIENCES) {
+            let lines = spelt_audiences(&fs::read_to_string(&path).unwrap());
+            spelt.extend(lines.iter().map(|line| format!("{}:{line}", place.display())));
+        }
+    }
+    assert!(spelt.is_empty(), "use hosting_intent::Audience in\n{}", spelt.join("\n"));
+}
+
+#[test]
+fn a_spelt_audience_is_found() {
+    let source = "fn a() {\n    let prefix = \"node/\";\n    // \"edge/c\"\n    format!(\"dns/{group}\");\n    \
+                  \"/fqdns/x\"\n}\n\n#[cfg(test)]\nmod tests {\n    const A: &str = \"edge/c\";\n}\n";
+    assert_eq!(spelt_audiences(source), [2, 4]);
 }

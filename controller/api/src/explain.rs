@@ -1,6 +1,7 @@
 //! The way of a name: API resource, tenant, site, intent, edges, name servers, nodes. What is seen from here; `hostctl` adds
 //! what a visitor gets.
 
+use hosting_intent::Role;
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
 use hosting_planner::{World, lint};
 use hosting_resource::kinds::fqdn::Fqdn;
@@ -141,16 +142,16 @@ impl Api {
         let fleet = self.platform().fleet();
         let mut links = Vec::new();
         for condition in look.verdict.conditions.iter().filter(|condition| wanted.contains(&condition.name)) {
-            let prefix = match condition.name {
-                "site" => "node/",
-                "route" => "edge/",
-                _ => "dns/",
+            let role = match condition.name {
+                "site" => Role::Web,
+                "route" => Role::Lb,
+                _ => Role::Dns,
             };
             let mut parts = Vec::new();
             if !condition.message.is_empty() {
                 parts.push(condition.message.clone());
             }
-            for row in look.inputs.rows.iter().filter(|row| row.audience.starts_with(prefix)) {
+            for row in look.inputs.rows.iter().filter(|row| row.audience.role() == role) {
                 let mut seen = Vec::new();
                 for subscriber in fleet.subscribers(&row.audience) {
                     let service = if subscriber.in_service { "" } else { ", not in service" };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hosting_intent::{Key, Kind as IntentKind};
+use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_planner::gates::ExceptionKind;
 use hosting_resource::timestamp;
 use hosting_store::{Origin, ReadTx};
@@ -33,7 +33,7 @@ impl Api {
                 reported_at: timestamp(report.updated_at),
             });
         }
-        let mut heads: BTreeMap<String, u64> = BTreeMap::new();
+        let mut heads: BTreeMap<Audience, u64> = BTreeMap::new();
         let mut items = Vec::new();
         for subscriber in self.platform().subscribers() {
             let head = match heads.get(&subscriber.audience) {
@@ -61,7 +61,7 @@ impl Api {
                 held: of(ExceptionKind::Held),
                 unsupported: of(ExceptionKind::Unsupported),
                 // Orphans are the node agent's to report: they stand beside its own audience.
-                orphans: if subscriber.audience.starts_with("node/") {
+                orphans: if subscriber.audience.reports() {
                     orphans.remove(&subscriber.node_id).unwrap_or_default()
                 } else {
                     Vec::new()
@@ -75,7 +75,7 @@ impl Api {
                 in_service: subscriber.in_service,
                 silent_for: subscriber.silent_for.as_secs_f64(),
                 node_id: subscriber.node_id,
-                audience: subscriber.audience,
+                audience: subscriber.audience.to_string(),
             });
         }
         let body = Subscribers { epoch: tx.epoch().to_owned(), head: tx.head(), items, has_more: false };
@@ -102,7 +102,7 @@ impl Api {
         let audiences = own
             .into_iter()
             .filter(|subscriber| self.platform().release(&subscriber.audience, &subscriber.node_id, &by))
-            .map(|subscriber| subscriber.audience.clone())
+            .map(|subscriber| subscriber.audience.to_string())
             .collect();
         to_json(&Released { audiences })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hosting_intent::Key;
+use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{ExceptionKind, Fleet};
 use tokio::sync::watch;
 
@@ -14,7 +14,7 @@ pub struct SubscriberView {
     /// Who.
     pub node_id: String,
     /// About what.
-    pub audience: String,
+    pub audience: Audience,
     /// Build that it said; empty when it has not been heard of since the controller started.
     pub build: String,
     /// Epoch of the revisions.
@@ -73,7 +73,7 @@ pub trait Platform: Send + Sync + 'static {
     fn subscribers(&self) -> Vec<SubscriberView>;
 
     /// Lets a session apply what its brake holds; false when there is no session. `by`: who said so.
-    fn release(&self, audience: &str, node_id: &str, by: &str) -> bool;
+    fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool;
 
     /// A node will not come back: ends its sessions and forgets its positions.
     fn forget(&self, node_id: &str);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hosting_intent::Role;
 use hosting_intent_sync::identity::{secret_hash, unix_now};
 use hosting_intent_sync::tls::{Enrolled, NodeCertificate};
 use hosting_proto::feed::enrollment_server::Enrollment;
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::accept::Peer;
 use crate::metrics::{Issued, Refusal};
 use crate::pki::{self, PkiError};
-use crate::registry::{NodeRecord, TokenUse, role_of};
+use crate::registry::{NodeRecord, TokenUse};
 use crate::seats::{Call, Seat, network};
 use crate::server::{Shared, caller, unavailable};
 
@@ -160,7 +160,7 @@ impl EnrollmentService {
     fn send_former_away(&self, node_id: &str, role: &str) {
         let reason = format!("node {node_id} was joined anew; another machine may have taken its place");
         self.shared.fleet.send_away(&reason, |audience, node| {
-            node == node_id && (role.is_empty() || role_of(audience) == Some(role))
+            node == node_id && (role.is_empty() || audience.role().name() == role)
         });
     }
 
@@ -179,7 +179,7 @@ impl EnrollmentService {
         Ok(Credential {
             chain_der: vec![certificate.to_vec().into()],
             roots_der: trust.authorities.roots_der().into_iter().map(Into::into).collect(),
-            audiences: record.audiences(node_id),
+            audiences: record.audiences(node_id).iter().map(ToString::to_string).collect(),
         })
     }
 }
@@ -219,9 +219,15 @@ impl Enrollment for EnrollmentService {
         let NodeCertificate { name, enrolled, .. } = caller(&request, &self.shared, true)?;
         let record = self.shared.record_of(&name.node_id).await?;
         // One that may play any role is good while it is good for one of them.
-        let roles =
-            if enrolled.role.is_empty() { record.roles.as_slice() } else { slice::from_ref(&enrolled.role) };
-        let admitted: Vec<_> = roles.iter().map(|role| record.admits(&enrolled, role)).collect();
+        let roles = match enrolled.role.as_str() {
+            "" => record.roles.clone(),
+            role => {
+                let unknown =
+                    || format!("the certificate is of the role {role:?}, which this build does not know");
+                vec![Role::from_name(role).ok_or_else(|| self.shared.replaced(&name.node_id, &unknown()))?]
+            }
+        };
+        let admitted: Vec<_> = roles.iter().map(|role| record.admits(&enrolled, *role)).collect();
         if let (Some(Err(why)), false) = (admitted.first(), admitted.iter().any(Result::is_ok)) {
             return Err(self.shared.replaced(&name.node_id, why));
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hosting_intent::Audience;
 use hosting_proto::feed::{Ack, Exception};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ pub struct Subscriber {
     /// Who.
     pub node_id: String,
     /// About what.
-    pub audience: String,
+    pub audience: Audience,
     /// Build that said Hello; empty when known only from the store.
     pub build: String,
     /// Epoch of the revisions.
@@ -78,7 +79,7 @@ pub(crate) enum Order {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Who {
-    audience: String,
+    audience: Audience,
     node_id: String,
 }
 
@@ -262,9 +263,9 @@ impl Core {
         }
     }
 
-    fn of<'a>(&'a self, audience: &'a str) -> impl Iterator<Item = (&'a Who, &'a Entry)> {
-        let from = Who { audience: audience.to_owned(), node_id: String::new() };
-        self.entries.range(from..).take_while(move |(who, _)| who.audience == audience)
+    fn of<'a>(&'a self, audience: &'a Audience) -> impl Iterator<Item = (&'a Who, &'a Entry)> {
+        let from = Who { audience: audience.clone(), node_id: String::new() };
+        self.entries.range(from..).take_while(move |(who, _)| who.audience == *audience)
     }
 }
 
@@ -352,7 +353,7 @@ impl Fleet {
 
     /// Everyone known for `audience`, by node id.
     #[must_use]
-    pub fn subscribers(&self, audience: &str) -> Vec<Subscriber> {
+    pub fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
         let now = Instant::now();
         let core = self.core();
         core.of(audience).map(|(who, entry)| core.view(who, entry, now)).collect()
@@ -360,7 +361,7 @@ impl Fleet {
 
     /// [`Fleet::subscribers`] without what costs: for gates, which ask often.
     #[must_use]
-    pub fn standings(&self, audience: &str) -> Vec<Standing> {
+    pub fn standings(&self, audience: &Audience) -> Vec<Standing> {
         let now = Instant::now();
         let core = self.core();
         core.of(audience)
@@ -375,8 +376,8 @@ impl Fleet {
 
     /// What a node says about one key of `audience` that it does not apply.
     #[must_use]
-    pub fn exception(&self, audience: &str, node_id: &str, kind: u32, key: &str) -> Option<Exception> {
-        let who = Who { audience: audience.to_owned(), node_id: node_id.to_owned() };
+    pub fn exception(&self, audience: &Audience, node_id: &str, kind: u32, key: &str) -> Option<Exception> {
+        let who = Who { audience: audience.clone(), node_id: node_id.to_owned() };
         let core = self.core();
         let entry = core.entries.get(&who)?;
         entry.exceptions.iter().find(|one| one.kind == kind && one.key == key).cloned()
@@ -392,7 +393,7 @@ impl Fleet {
 
     /// The ones of `audience` that gates wait for, by node id.
     #[must_use]
-    pub fn in_service(&self, audience: &str) -> Vec<Subscriber> {
+    pub fn in_service(&self, audience: &Audience) -> Vec<Subscriber> {
         let mut list = self.subscribers(audience);
         list.retain(|subscriber| subscriber.in_service);
         list
@@ -400,15 +401,15 @@ impl Fleet {
 
     /// Whether a node's subscription to `audience` is in service.
     #[must_use]
-    pub fn is_in_service(&self, audience: &str, node_id: &str) -> bool {
-        let who = Who { audience: audience.to_owned(), node_id: node_id.to_owned() };
+    pub fn is_in_service(&self, audience: &Audience, node_id: &str) -> bool {
+        let who = Who { audience: audience.clone(), node_id: node_id.to_owned() };
         let core = self.core();
         core.entries.get(&who).is_some_and(|entry| core.serves(entry, Instant::now()))
     }
 
     /// Node ids of those known for `audience` that are not in service or have not applied `revision` of `epoch`.
     #[must_use]
-    pub fn lagging(&self, audience: &str, epoch: &str, revision: u64) -> Vec<String> {
+    pub fn lagging(&self, audience: &Audience, epoch: &str, revision: u64) -> Vec<String> {
         let now = Instant::now();
         let core = self.core();
         core.of(audience)
@@ -422,8 +423,8 @@ impl Fleet {
 
     /// Tells a node's session to apply what its brake holds. False: no session, or it takes no orders now.
     #[must_use]
-    pub fn release(&self, audience: &str, node_id: &str, by: &str) -> bool {
-        let who = Who { audience: audience.to_owned(), node_id: node_id.to_owned() };
+    pub fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool {
+        let who = Who { audience: audience.clone(), node_id: node_id.to_owned() };
         let core = self.core();
         core.entries
             .get(&who)
@@ -437,7 +438,7 @@ impl Fleet {
     }
 
     /// Ends and forgets the subscriptions (audience, node id) that the registry no longer gives.
-    pub fn retain(&self, gives: impl Fn(&str, &str) -> bool) {
+    pub fn retain(&self, gives: impl Fn(&Audience, &str) -> bool) {
         self.core().entries.retain(|who, entry| {
             let stays = gives(&who.audience, &who.node_id);
             if !stays {
@@ -450,7 +451,7 @@ impl Fleet {
 
     /// Ends the sessions of those subscriptions (audience, node id). Where they stand is remembered: what is said to be
     /// applied is still being served.
-    pub(crate) fn send_away(&self, reason: &str, whom: impl Fn(&str, &str) -> bool) {
+    pub(crate) fn send_away(&self, reason: &str, whom: impl Fn(&Audience, &str) -> bool) {
         for (who, entry) in &mut self.core().entries {
             if whom(&who.audience, &who.node_id) {
                 entry.send_away(reason);
@@ -468,8 +469,8 @@ impl Fleet {
         }
     }
 
-    pub(crate) fn join(&self, audience: &str, node_id: &str, joining: Joining) -> Membership {
-        let who = Who { audience: audience.to_owned(), node_id: node_id.to_owned() };
+    pub(crate) fn join(&self, audience: &Audience, node_id: &str, joining: Joining) -> Membership {
+        let who = Who { audience: audience.clone(), node_id: node_id.to_owned() };
         let (sender, orders) = mpsc::channel(ORDERS);
         let session = self.core().join(&who, joining, sender, Instant::now());
         self.changed();
@@ -618,10 +619,14 @@ impl Drop for Membership {
 mod tests {
     use super::*;
 
+    fn edge(audience: &str) -> Audience {
+        audience.parse().unwrap()
+    }
+
     const LEASE: Duration = Duration::from_secs(15);
 
     fn who(node_id: &str) -> Who {
-        Who { audience: "edge/c1".into(), node_id: node_id.into() }
+        Who { audience: edge("edge/c1"), node_id: node_id.into() }
     }
 
     fn joining(head: u64, cursor: Option<u64>) -> Joining {
@@ -727,34 +732,36 @@ mod tests {
     #[test]
     fn lagging_names_the_silent_and_the_slow() {
         let fleet = Fleet::new(LEASE);
-        let members: Vec<_> =
-            ["a", "b", "c"].map(|node| fleet.join("edge/c1", node, joining(0, None))).into_iter().collect();
+        let members: Vec<_> = ["a", "b", "c"]
+            .map(|node| fleet.join(&edge("edge/c1"), node, joining(0, None)))
+            .into_iter()
+            .collect();
         members[0].ack(at(4));
         members[1].ack(at(3));
-        assert_eq!(fleet.lagging("edge/c1", "e", 4), ["b", "c"]);
-        assert_eq!(fleet.lagging("edge/c1", "other", 4), ["a", "b", "c"]);
-        assert_eq!(fleet.lagging("edge/c", "e", 4), [""; 0]);
-        assert_eq!(fleet.in_service("edge/c1").len(), 2);
-        let standings = fleet.standings("edge/c1");
+        assert_eq!(fleet.lagging(&edge("edge/c1"), "e", 4), ["b", "c"]);
+        assert_eq!(fleet.lagging(&edge("edge/c1"), "other", 4), ["a", "b", "c"]);
+        assert_eq!(fleet.lagging(&edge("edge/c"), "e", 4), [""; 0]);
+        assert_eq!(fleet.in_service(&edge("edge/c1")).len(), 2);
+        let standings = fleet.standings(&edge("edge/c1"));
         let short: Vec<_> = standings.iter().map(|s| (s.node_id.as_str(), s.applied, s.in_service)).collect();
         assert_eq!(short, [("a", 4, true), ("b", 3, true), ("c", 0, false)]);
         let exceptions = vec![Exception { kind: 3, key: "k".into(), ..Exception::default() }];
         members[1].ack(Ack { exceptions: exceptions.clone(), has_exceptions: true, ..at(3) });
-        assert_eq!(fleet.exception("edge/c1", "b", 3, "k").as_ref(), exceptions.first());
-        assert_eq!(fleet.exception("edge/c1", "a", 3, "k"), None);
-        assert!(fleet.release("edge/c1", "a", "ops"));
-        assert!(!fleet.release("edge/c1", "x", "ops"));
+        assert_eq!(fleet.exception(&edge("edge/c1"), "b", 3, "k").as_ref(), exceptions.first());
+        assert_eq!(fleet.exception(&edge("edge/c1"), "a", 3, "k"), None);
+        assert!(fleet.release(&edge("edge/c1"), "a", "ops"));
+        assert!(!fleet.release(&edge("edge/c1"), "x", "ops"));
         drop(members);
-        assert!(!fleet.release("edge/c1", "a", "ops"));
-        assert_eq!(fleet.in_service("edge/c1").len(), 2, "a broken connection alone proves nothing");
+        assert!(!fleet.release(&edge("edge/c1"), "a", "ops"));
+        assert_eq!(fleet.in_service(&edge("edge/c1")).len(), 2, "a broken connection alone proves nothing");
         fleet.forget("a");
-        assert_eq!(fleet.subscribers("edge/c1").len(), 2);
+        assert_eq!(fleet.subscribers(&edge("edge/c1")).len(), 2);
     }
 
     #[test]
     fn exceptions_are_bounded_and_long_lists_saved_now_and_then() {
         let fleet = Fleet::new(LEASE);
-        let member = fleet.join("edge/c1", "a", joining(0, None));
+        let member = fleet.join(&edge("edge/c1"), "a", joining(0, None));
         let list = |count: usize, revision| {
             (0..count)
                 .map(|n| Exception {
@@ -773,7 +780,7 @@ mod tests {
         let start = Instant::now();
         say(MAX_EXCEPTIONS + 10, 1);
         assert_eq!(saved(fleet.take_dirty(start)), Some(MAX_EXCEPTIONS));
-        assert_eq!(fleet.subscribers("edge/c1")[0].exceptions[0].reason.len(), words::MAX_TEXT);
+        assert_eq!(fleet.subscribers(&edge("edge/c1"))[0].exceptions[0].reason.len(), words::MAX_TEXT);
         for beat in 1..20 {
             say(MAX_EXCEPTIONS, 1 + beat);
             assert_eq!(saved(fleet.take_dirty(start + Duration::from_millis(200 * beat))), None);
@@ -818,7 +825,7 @@ mod tests {
     async fn positions_are_merged_saved_and_saved_again_after_a_failure() {
         let (fleet, sink, stop) = (Fleet::new(LEASE), Sink::default(), CancellationToken::new());
         *sink.fail.lock().unwrap() = 1;
-        let member = fleet.join("edge/c1", "a", joining(0, None));
+        let member = fleet.join(&edge("edge/c1"), "a", joining(0, None));
         let exceptions = vec![Exception { key: "k".into(), ..Exception::default() }];
         member.ack(Ack { exceptions: exceptions.clone(), has_exceptions: true, ..at(1) });
         for revision in 2..=500 {
@@ -839,26 +846,26 @@ mod tests {
     async fn the_end_of_a_lease_is_announced_without_anybody_asking() {
         let (fleet, sink, stop) =
             (Fleet::new(Duration::from_millis(100)), Sink::default(), CancellationToken::new());
-        let member = fleet.join("edge/c1", "a", joining(0, None));
+        let member = fleet.join(&edge("edge/c1"), "a", joining(0, None));
         member.ack(at(0));
-        assert!(fleet.is_in_service("edge/c1", "a"));
+        assert!(fleet.is_in_service(&edge("edge/c1"), "a"));
         let mut changes = fleet.changes();
         changes.mark_unchanged();
         let run = fleet.run(&sink, Duration::from_millis(1), stop.clone());
         let wait = async {
             changes.changed().await.unwrap();
-            assert!(!fleet.is_in_service("edge/c1", "a"));
+            assert!(!fleet.is_in_service(&edge("edge/c1"), "a"));
             stop.cancel();
         };
         tokio::join!(run, wait);
         fleet.restore([Watermark {
             node_id: "b".into(),
-            audience: "edge/c1".into(),
+            audience: edge("edge/c1"),
             epoch: "e".into(),
             applied: 3,
             durable: 3,
             exceptions: None,
         }]);
-        assert!(fleet.is_in_service("edge/c1", "b"), "until a lease has passed");
+        assert!(fleet.is_in_service(&edge("edge/c1"), "b"), "until a lease has passed");
     }
 }

@@ -1,9 +1,10 @@
 //! What the feed needs from the rest of the controller, as narrow traits that the binary joins to the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use hosting_intent::edge_key::ClusterEdgeKey;
+use hosting_intent::{Audience, NodeFacts, Role};
 use hosting_intent_sync::identity::utc;
 use hosting_intent_sync::tls::Enrolled;
 use hosting_proto::feed::{Exception, ReportRequest};
@@ -18,54 +19,31 @@ pub struct RegistryError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 /// What the registry says about a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeRecord {
-    /// `lb`, `dns`, `web`, …
-    pub roles: Vec<String>,
+    /// What it does.
+    pub roles: Vec<Role>,
     /// The cluster it belongs to.
     pub cluster_id: String,
-    /// Which brands' zones a `dns` node serves; `None`: `default`.
-    pub dns_group: Option<String>,
+    /// Which brands' zones a `dns` node serves; empty: those of the default group.
+    pub dns_group: String,
     /// By role, the oldest enrolment whose certificates are good ([`Enrolled::at`]); under `""`, that of every role. Older
     /// ones belong to a machine that was replaced, or to a node of the same id that was deleted.
     pub good_since: BTreeMap<String, i64>,
 }
 
-/// What an audience's subscriber is, e.g. `lb` for `edge/<cluster id>`; the inverse of [`NodeRecord::audiences`].
-#[must_use]
-pub fn role_of(audience: &str) -> Option<&'static str> {
-    Some(match audience.split_once('/')?.0 {
-        "edge" => "lb",
-        "dns" => "dns",
-        "gateway" => "gateway",
-        "node" => "web",
-        _ => return None,
-    })
-}
-
 impl NodeRecord {
-    /// What the node may subscribe to, in ascending order. Roles that apply no intent have none.
+    /// What the node may subscribe to. Roles that apply no intent add nothing.
     #[must_use]
-    pub fn audiences(&self, node_id: &str) -> Vec<String> {
-        let mut audiences: Vec<String> = self
-            .roles
-            .iter()
-            .filter_map(|role| match role.as_str() {
-                "lb" => Some(format!("edge/{}", self.cluster_id)),
-                "dns" => Some(format!("dns/{}", self.dns_group.as_deref().unwrap_or("default"))),
-                "gateway" => Some(format!("gateway/{node_id}")),
-                "web" => Some(format!("node/{node_id}")),
-                _ => None,
-            })
-            .collect();
-        audiences.sort();
-        audiences.dedup();
-        audiences
+    pub fn audiences(&self, node_id: &str) -> BTreeSet<Audience> {
+        let facts = NodeFacts { id: node_id, cluster_id: &self.cluster_id, dns_group: &self.dns_group };
+        hosting_intent::audiences(self.roles.iter().copied(), &facts)
     }
 
     /// Whether certificates of this enrolment are good for `role`.
     ///
     /// # Errors
     /// Why they are not, with the next step.
-    pub fn admits(&self, enrolled: &Enrolled, role: &str) -> Result<(), String> {
+    pub fn admits(&self, enrolled: &Enrolled, role: Role) -> Result<(), String> {
+        let role = role.name();
         if !enrolled.role.is_empty() && enrolled.role != role {
             return Err(format!(
                 "the certificate was given to the node's {:?}, not to its {role:?}; join this process with a token of its own",
@@ -142,7 +120,7 @@ pub struct Watermark {
     /// Who.
     pub node_id: String,
     /// About what.
-    pub audience: String,
+    pub audience: Audience,
     /// Epoch of the revisions.
     pub epoch: String,
     /// Highest revision in effect.
@@ -177,7 +155,7 @@ pub struct Touched {
     /// The cell's newest revision at the time.
     pub head: u64,
     /// The audiences that changed; `None`: not known, look at every one.
-    pub audiences: Option<Vec<String>>,
+    pub audiences: Option<Vec<Audience>>,
 }
 
 /// A doorbell that knows the head only, so that each ring makes every active audience look.
@@ -200,22 +178,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_give_audiences() {
-        let node = NodeRecord {
-            roles: vec!["web".into(), "lb".into(), "database".into(), "dns".into(), "lb".into()],
-            cluster_id: "c1".into(),
-            ..NodeRecord::default()
-        };
-        assert!(
-            node.audiences("n1").iter().all(|one| node.roles.iter().any(|role| role_of(one) == Some(role)))
-        );
-        assert_eq!(node.audiences("n1"), ["dns/default", "edge/c1", "node/n1"]);
-        let node = NodeRecord { roles: vec!["dns".into()], dns_group: Some("eu".into()), ..node };
-        assert_eq!(node.audiences("n1"), ["dns/eu"]);
-        assert!(NodeRecord::default().audiences("n1").is_empty());
-    }
-
-    #[test]
     fn a_newer_enrolment_ends_the_older_ones_of_its_role_or_of_all() {
         let good_since = |all: i64, web: i64| NodeRecord {
             good_since: BTreeMap::from([(String::new(), all), ("web".to_owned(), web)]),
@@ -223,15 +185,15 @@ mod tests {
         };
         let of = |role: &str, at: i64| Enrolled { role: role.to_owned(), at };
         let record = good_since(10, 20);
-        assert!(record.admits(&of("web", 20), "web").is_ok());
-        assert!(record.admits(&of("web", 21), "web").is_ok(), "the registry was put back");
-        assert!(record.admits(&of("web", 19), "web").unwrap_err().contains("new token"));
-        assert!(record.admits(&of("web", 20), "dns").unwrap_err().contains("\"web\""));
-        assert!(record.admits(&of("dns", 10), "dns").is_ok());
-        assert!(record.admits(&of("dns", 9), "dns").is_err());
+        assert!(record.admits(&of("web", 20), Role::Web).is_ok());
+        assert!(record.admits(&of("web", 21), Role::Web).is_ok(), "the registry was put back");
+        assert!(record.admits(&of("web", 19), Role::Web).unwrap_err().contains("new token"));
+        assert!(record.admits(&of("web", 20), Role::Dns).unwrap_err().contains("\"web\""));
+        assert!(record.admits(&of("dns", 10), Role::Dns).is_ok());
+        assert!(record.admits(&of("dns", 9), Role::Dns).is_err());
         // Of the whole node: each role has its own limit.
-        assert!(record.admits(&of("", 19), "web").is_err());
-        assert!(record.admits(&of("", 19), "dns").is_ok());
-        assert!(good_since(30, 20).admits(&of("web", 29), "web").is_err());
+        assert!(record.admits(&of("", 19), Role::Web).is_err());
+        assert!(record.admits(&of("", 19), Role::Dns).is_ok());
+        assert!(good_since(30, 20).admits(&of("web", 29), Role::Web).is_err());
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use hosting_intent::{Item, Key};
+use hosting_intent::{Audience, Item, Key};
 use hosting_intent_sync::publisher::{MAX_FRAME_BYTES, delta_frames};
 use hosting_intent_sync::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
 use prost::Message as _;
@@ -138,9 +138,9 @@ impl Channel {
 
 #[derive(Debug, Default)]
 struct Registered {
-    channels: BTreeMap<String, (Arc<Channel>, usize)>,
+    channels: BTreeMap<Audience, (Arc<Channel>, usize)>,
     /// To be read.
-    pending: BTreeSet<String>,
+    pending: BTreeSet<Audience>,
     /// The cell's newest revision that the doorbell spoke of.
     covered: u64,
 }
@@ -166,20 +166,20 @@ impl Hub {
     }
 
     /// Listens to an audience until the answer is dropped.
-    pub(crate) fn attach(self: &Arc<Self>, audience: &str) -> Attached {
+    pub(crate) fn attach(self: &Arc<Self>, audience: &Audience) -> Attached {
         let mut registered = self.registered();
-        let (channel, users) = registered.channels.entry(audience.to_owned()).or_insert_with(|| {
+        let (channel, users) = registered.channels.entry(audience.clone()).or_insert_with(|| {
             (Arc::new(Channel { ring: Mutex::default(), version: watch::Sender::new(0) }), 0)
         });
         *users += 1;
         let channel = Arc::clone(channel);
         if channel.ring().head.is_none() {
-            registered.pending.insert(audience.to_owned());
+            registered.pending.insert(audience.clone());
             self.work.notify_one();
         }
         drop(registered);
         let version = channel.version.subscribe();
-        Attached { hub: Arc::clone(self), audience: audience.to_owned(), channel, version }
+        Attached { hub: Arc::clone(self), audience: audience.clone(), channel, version }
     }
 
     /// Reads what the doorbell speaks of, until `stop`.
@@ -213,7 +213,7 @@ impl Hub {
         }
     }
 
-    fn next_pending(&self, busy: &BTreeSet<String>) -> Option<(String, Arc<Channel>)> {
+    fn next_pending(&self, busy: &BTreeSet<Audience>) -> Option<(Audience, Arc<Channel>)> {
         let mut registered = self.registered();
         loop {
             let audience = registered.pending.iter().find(|audience| !busy.contains(*audience))?.clone();
@@ -251,7 +251,7 @@ impl Hub {
     }
 
     /// One read of one audience; true: there is more to read.
-    async fn read(&self, audience: String, channel: Arc<Channel>) -> (String, bool) {
+    async fn read(&self, audience: Audience, channel: Arc<Channel>) -> (Audience, bool) {
         let (tip, rung) = {
             let ring = channel.ring();
             (ring.tip(), ring.rung)
@@ -263,7 +263,7 @@ impl Hub {
         let window = match answer {
             Ok(window) => window,
             Err(error) => {
-                tracing::warn!(audience, %error, "the log could not be read; trying again");
+                tracing::warn!(%audience, %error, "the log could not be read; trying again");
                 tokio::time::sleep(RETRY).await;
                 return (audience, true);
             }
@@ -280,12 +280,12 @@ impl Hub {
     }
 
     /// An epoch that the doorbell has yet to speak of makes what is remembered worthless: it is read again.
-    fn compare(&self, audience: &str, channel: &Channel, head: &AudienceHead) {
+    fn compare(&self, audience: &Audience, channel: &Channel, head: &AudienceHead) {
         let mut registered = self.registered();
         let mut ring = channel.ring();
         if ring.is_fresh() && ring.head.as_ref().is_some_and(|known| known.epoch != head.epoch) {
             ring.rung += 1;
-            registered.pending.insert(audience.to_owned());
+            registered.pending.insert(audience.clone());
             self.work.notify_one();
         }
     }
@@ -298,7 +298,7 @@ impl Hub {
 /// A session's ear at an audience. Also a [`FeedSource`] that answers from memory where nothing is new.
 pub(crate) struct Attached {
     hub: Arc<Hub>,
-    audience: String,
+    audience: Audience,
     channel: Arc<Channel>,
     version: watch::Receiver<u64>,
 }
@@ -334,8 +334,8 @@ impl Attached {
     }
 
     /// Where the audience stands, if that is known without a read.
-    fn fresh_head(&self, audience: &str) -> Option<AudienceHead> {
-        if audience != self.audience {
+    fn fresh_head(&self, audience: &Audience) -> Option<AudienceHead> {
+        if *audience != self.audience {
             return None;
         }
         let covered = self.hub.registered().covered;
@@ -359,17 +359,17 @@ impl Drop for Attached {
 
 #[async_trait]
 impl FeedSource for Attached {
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         // Never from memory: a read of the log can be ahead of what the doorbell has said, and the store would seem to have
         // gone back.
         let head = self.hub.source.audience(audience).await?;
-        if audience == self.audience {
+        if *audience == self.audience {
             self.hub.compare(audience, &self.channel, &head);
         }
         Ok(head)
     }
 
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError> {
         match self.fresh_head(audience).filter(|head| head.revision == after) {
             Some(head) => Ok(Window { head, entries: Vec::new() }),
             None => self.hub.source.window(audience, after, limit).await,
@@ -378,7 +378,7 @@ impl FeedSource for Attached {
 
     async fn page(
         &self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, SourceError> {
@@ -393,6 +393,7 @@ impl FeedSource for Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use hosting_intent::Digest;
     use tokio::sync::mpsc;
 
@@ -460,24 +461,24 @@ mod tests {
     struct Source {
         later_epoch: Mutex<bool>,
         revision: Mutex<u64>,
-        reads: Mutex<BTreeMap<String, u64>>,
+        reads: Mutex<BTreeMap<Audience, u64>>,
     }
 
     #[async_trait]
     impl FeedSource for Source {
-        async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
-            *self.reads.lock().unwrap().entry(audience.into()).or_default() += 1;
+        async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
+            *self.reads.lock().unwrap().entry(audience.clone()).or_default() += 1;
             let epoch = if *self.later_epoch.lock().unwrap() { "f" } else { "e" };
             Ok(head(epoch, *self.revision.lock().unwrap()))
         }
 
-        async fn window(&self, audience: &str, after: u64, _: usize) -> Result<Window, SourceError> {
+        async fn window(&self, audience: &Audience, after: u64, _: usize) -> Result<Window, SourceError> {
             let head = self.audience(audience).await?;
             let entries = (after..head.revision).map(|prev| entry(prev, prev + 1)).collect();
             Ok(Window { head, entries })
         }
 
-        async fn page(&self, _: &str, _: Option<&Key>, _: usize) -> Result<Vec<Item>, SourceError> {
+        async fn page(&self, _: &Audience, _: Option<&Key>, _: usize) -> Result<Vec<Item>, SourceError> {
             Ok(Vec::new())
         }
 
@@ -509,30 +510,30 @@ mod tests {
             let (hub, stop) = (Arc::clone(&hub), stop.clone());
             async move { hub.run(Box::new(Bell(bell)), stop).await }
         });
-        let mut a = hub.attach("a");
-        let mut b = hub.attach("b");
+        let [at_a, at_b, unheard] =
+            ["dns/a", "dns/b", "dns/nobody-listens"].map(|at| at.parse::<Audience>().unwrap());
+        let mut a = hub.attach(&at_a);
+        let mut b = hub.attach(&at_b);
         a.changed().await;
         b.changed().await;
         assert!(matches!(a.next("e", 0), Next::AtHead));
         *source.revision.lock().unwrap() = 2;
-        ring.send(Touched { head: 7, audiences: Some(vec!["a".into(), "nobody-listens".into()]) })
-            .await
-            .unwrap();
+        ring.send(Touched { head: 7, audiences: Some(vec![at_a.clone(), unheard.clone()]) }).await.unwrap();
         a.changed().await;
         assert!(matches!(a.next("e", 0), Next::Entry(entry) if entry.revision == 1));
         assert!(matches!(a.next("e", 1), Next::Entry(entry) if entry.revision == 2));
         assert!(matches!(a.next("e", 2), Next::AtHead));
         assert!(matches!(a.next("other", 2), Next::Elsewhere));
         let reads = source.reads.lock().unwrap().clone();
-        assert_eq!((reads.get("b"), reads.contains_key("nobody-listens")), (Some(&1), false), "{reads:?}");
+        assert_eq!((reads.get(&at_b), reads.contains_key(&unheard)), (Some(&1), false), "{reads:?}");
         // Where `b` stands is known as of revision 7 all the same, without a read.
-        let head = b.window("b", 0, 10).await.unwrap().head;
+        let head = b.window(&at_b, 0, 10).await.unwrap().head;
         assert_eq!((head.revision, head.head), (0, 7));
-        assert_eq!(source.reads.lock().unwrap().get("b"), Some(&1));
+        assert_eq!(source.reads.lock().unwrap().get(&at_b), Some(&1));
         // A new epoch that nobody rang for: whoever asks the store once does not get the old one from memory afterwards.
         *source.later_epoch.lock().unwrap() = true;
-        assert_eq!(b.audience("b").await.unwrap().epoch, "f");
-        assert_eq!(b.window("b", 0, 10).await.unwrap().head.epoch, "f");
+        assert_eq!(b.audience(&at_b).await.unwrap().epoch, "f");
+        assert_eq!(b.window(&at_b, 0, 10).await.unwrap().head.epoch, "f");
         b.changed().await;
         drop((a, b));
         assert!(hub.registered().channels.is_empty());

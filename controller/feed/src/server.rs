@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hosting_intent::Audience;
 use hosting_intent_sync::FeedSource;
 use hosting_intent_sync::identity::{JoinToken, unix_now, utc};
 use hosting_intent_sync::tls::{NameError, NodeCertificate, NodeName};
@@ -26,7 +27,7 @@ use crate::enrol::{EnrolState, EnrollmentService};
 use crate::fleet::{Fleet, HEARTBEAT, LEASE};
 use crate::metrics::{FeedMetrics, Refusal};
 use crate::pki::{Authorities, MAX_NODE_LIFE, MIN_NODE_LIFE, PkiError};
-use crate::registry::{Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, role_of};
+use crate::registry::{Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink};
 use crate::ring::{Hub, RingLimits};
 use crate::service::IntentFeedService;
 use crate::trust::{TrustError, server_config};
@@ -194,26 +195,46 @@ impl Shared {
         })
     }
 
+    /// The audience that a Hello names, and what the registry says of a node that may subscribe to it with this certificate.
+    pub(crate) async fn admit_to(
+        &self,
+        certificate: &NodeCertificate,
+        named: &str,
+    ) -> Result<(Audience, NodeRecord), Status> {
+        if let Ok(audience) = named.parse() {
+            let record = self.admit(certificate, &audience).await?;
+            return Ok((audience, record));
+        }
+        let node_id = &certificate.name.node_id;
+        Err(self.no_audience(node_id, named, &self.record_of(node_id).await?))
+    }
+
+    fn no_audience(&self, node_id: &str, named: &str, record: &NodeRecord) -> Status {
+        self.metrics.refuse(Refusal::Audience);
+        let audiences: Vec<Audience> = record.audiences(node_id).into_iter().collect();
+        Status::permission_denied(format!(
+            "node {node_id} may not subscribe to {:?}, only to {audiences:?}",
+            words::name(named)
+        ))
+    }
+
     /// What the registry says of a node that may subscribe to `audience` with this certificate.
     pub(crate) async fn admit(
         &self,
         certificate: &NodeCertificate,
-        audience: &str,
+        audience: &Audience,
     ) -> Result<NodeRecord, Status> {
         let node_id = &certificate.name.node_id;
         let record = self.record_of(node_id).await?;
-        let audiences = record.audiences(node_id);
-        let role = role_of(audience).filter(|_| audiences.iter().any(|one| one == audience));
-        let Some(role) = role else {
-            self.metrics.refuse(Refusal::Audience);
-            return Err(Status::permission_denied(format!(
-                "node {node_id} may not subscribe to {:?}, only to {audiences:?}",
-                words::name(audience)
-            )));
-        };
+        if !record.audiences(node_id).contains(audience) {
+            return Err(self.no_audience(node_id, &audience.to_string(), &record));
+        }
+        let role = audience.role();
         let enrolled = &certificate.enrolled;
         record.admits(enrolled, role).map_err(|why| self.replaced(node_id, &why))?;
-        if enrolled.role == role && record.good_since.get(role).is_none_or(|since| *since < enrolled.at) {
+        if enrolled.role == role.name()
+            && record.good_since.get(role.name()).is_none_or(|since| *since < enrolled.at)
+        {
             self.nodes.learn(node_id, enrolled).await.map_err(unavailable)?;
         }
         Ok(record)
@@ -485,7 +506,8 @@ impl FeedHandle {
         let expires_at = unix_now().saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX));
         let controllers = self.shared.controllers.read().unwrap_or_else(PoisonError::into_inner).clone();
         let secret = Zeroizing::new(rand::random::<[u8; 32]>());
-        let token = JoinToken::new(*secret, ca, node_id.to_owned(), record.roles, controllers, expires_at);
+        let roles = record.roles.iter().map(ToString::to_string).collect();
+        let token = JoinToken::new(*secret, ca, node_id.to_owned(), roles, controllers, expires_at);
         self.shared.tokens.put(token.secret_hash(), node_id, expires_at).await?;
         Ok(token.encode())
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hosting_intent::{Item, Key};
+use hosting_intent::{Audience, EdgeKeyGrant, Item, Key};
 use hosting_intent_sync::identity::{unix_now, utc};
 use hosting_intent_sync::publisher::{Heard, Limits, Session};
 use hosting_intent_sync::tls::NodeCertificate;
@@ -134,9 +134,9 @@ async fn open(
         }
         None => return Err(End::Gone),
     };
-    let record = shared.admit(certificate, &hello.audience).await?;
-    let attached = shared.hub.attach(&hello.audience);
-    let apart = place(shared, node_id, &hello, &attached).await?;
+    let (audience, record) = shared.admit_to(certificate, &hello.audience).await?;
+    let attached = shared.hub.attach(&audience);
+    let apart = place(shared, node_id, &audience, &hello, &attached).await?;
     let limits = Limits {
         heartbeat_ms: millis(shared.heartbeat),
         lease_ms: millis(shared.lease),
@@ -145,8 +145,10 @@ async fn open(
         ..Limits::default()
     };
     let opened = match &apart {
-        Some(apart) => Session::open(&apart.of(&attached), &hello, limits).await,
-        None => Session::open(&attached, &hello, limits).await,
+        Some(apart) => {
+            Session::open(&apart.of(&attached), audience.clone(), hello.cursor.as_ref(), limits).await
+        }
+        None => Session::open(&attached, audience.clone(), hello.cursor.as_ref(), limits).await,
     };
     let (session, mut frames) = opened.map_err(unavailable)?;
     let kind = match (&hello.cursor, session.resumed()) {
@@ -159,7 +161,7 @@ async fn open(
     let mut head = 0;
     for frame in &mut frames {
         if let Some(Frame::Welcome(welcome)) = &mut frame.frame {
-            welcome.edge_key = edge_key(shared, &record, node_id, &hello.audience);
+            welcome.edge_key = edge_key(shared, &record, node_id, &audience);
             head = welcome.head;
         }
     }
@@ -168,10 +170,10 @@ async fn open(
         Some(apart) => joining(&Hello { cursor: None, ..hello.clone() }, &apart.instead_of, head),
         None => joining(&hello, session.epoch(), head),
     };
-    let membership = shared.fleet.join(&hello.audience, node_id, joining);
+    let membership = shared.fleet.join(&audience, node_id, joining);
     // Whoever changes the registry sends the sessions away that are in the fleet by then. This one may not have been.
-    shared.admit(certificate, &hello.audience).await?;
-    tracing::info!(node = %node_id, audience = %hello.audience, build = %words::name(&hello.build), resume = ?kind, "subscribed");
+    shared.admit(certificate, &audience).await?;
+    tracing::info!(node = %node_id, %audience, build = %words::name(&hello.build), resume = ?kind, "subscribed");
     Ok(Running {
         session,
         attached,
@@ -216,18 +218,18 @@ impl ApartSource<'_> {
 
 #[async_trait]
 impl FeedSource for ApartSource<'_> {
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         Ok(self.rename(self.source.audience(audience).await?))
     }
 
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError> {
         let window = self.source.window(audience, after, limit).await?;
         Ok(Window { head: self.rename(window.head), ..window })
     }
 
     async fn page(
         &self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, SourceError> {
@@ -244,10 +246,10 @@ impl FeedSource for ApartSource<'_> {
 async fn place(
     shared: &Shared,
     node_id: &str,
+    audience: &Audience,
     hello: &Hello,
     attached: &Attached,
 ) -> Result<Option<Apart>, End> {
-    let audience = &hello.audience;
     let head = attached.audience(audience).await.map_err(unavailable)?;
     if let Some(witnessed) = shared.witness.head(&hello.witness, &head.epoch)
         && witnessed > head.head
@@ -271,12 +273,12 @@ async fn place(
 }
 
 /// What Welcome tells a subscriber of `audience`, which the record gives it.
-fn edge_key(shared: &Shared, record: &NodeRecord, node_id: &str, audience: &str) -> Bytes {
+fn edge_key(shared: &Shared, record: &NodeRecord, node_id: &str, audience: &Audience) -> Bytes {
     let cluster = || shared.keys.cluster_edge_key(&record.cluster_id);
-    match audience.split_once('/') {
-        Some(("edge", _)) => Bytes::copy_from_slice(cluster().as_bytes()),
-        Some(("node", _)) => Bytes::copy_from_slice(cluster().for_node(node_id).as_bytes()),
-        _ => Bytes::new(),
+    match audience.role().rules().map(|rules| rules.edge_key) {
+        Some(EdgeKeyGrant::Cluster) => Bytes::copy_from_slice(cluster().as_bytes()),
+        Some(EdgeKeyGrant::Node) => Bytes::copy_from_slice(cluster().for_node(node_id).as_bytes()),
+        Some(EdgeKeyGrant::Nothing) | None => Bytes::new(),
     }
 }
 
@@ -465,7 +467,8 @@ pub(crate) async fn report(
 ) -> Result<Response<ReportResponse>, Status> {
     let certificate = caller(&request, shared, false)?;
     let node_id = &certificate.name.node_id;
-    shared.admit(&certificate, &format!("node/{node_id}")).await?;
+    let audience = Audience::node(node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    shared.admit(&certificate, &audience).await?;
     let Some(_turn) = Turn::take(shared, node_id) else {
         shared.metrics.refuse(Refusal::Busy);
         return Err(Status::resource_exhausted("another report of this node is being taken in; try again"));

@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use hosting_intent::{Bytes, Key, Kind};
+use hosting_intent::{Audience, Bytes, Key, Kind};
 use prost::Message;
 
 /// What a unit wants one audience to have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DesiredIntent {
     /// Who applies it.
-    pub audience: String,
+    pub audience: Audience,
     /// What it speaks of.
     pub key: Key,
     /// The encoded message. Maps in it are encoded in key order: the same intent is always the same bytes.
@@ -17,7 +17,12 @@ pub struct DesiredIntent {
 }
 
 impl DesiredIntent {
-    pub(crate) fn new(audience: String, kind: Kind, name: impl Into<String>, message: &impl Message) -> Self {
+    pub(crate) fn new(
+        audience: Audience,
+        kind: Kind,
+        name: impl Into<String>,
+        message: &impl Message,
+    ) -> Self {
         Self { audience, key: Key::new(kind, name), value: Bytes::from(message.encode_to_vec()) }
     }
 }

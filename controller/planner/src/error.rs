@@ -1,6 +1,6 @@
 //! Why a mutation is not carried out.
 
-use hosting_intent::{Key, Rejection};
+use hosting_intent::{Audience, AudienceError, Key, Rejection};
 use hosting_resource::{Kind, ShapeError, SpecError};
 
 use crate::{ApplyError, WorldError};
@@ -51,7 +51,7 @@ pub enum PlanError {
         /// The planning unit.
         owner: String,
         /// Who would have got it.
-        audience: String,
+        audience: Audience,
         /// What.
         key: Key,
         /// What is wrong with it.
@@ -92,6 +92,13 @@ impl From<SpecError> for PlanError {
             SpecError::Invalid { field, problem } => Self::invalid(field, problem),
             SpecError::NotServed { field, detail } => Self::invalid(field, detail),
         }
+    }
+}
+
+/// A stored id that no audience can hold.
+impl From<AudienceError> for PlanError {
+    fn from(error: AudienceError) -> Self {
+        WorldError::from(error).into()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Key};
+use hosting_intent::{Audience, Bytes, Key};
 use hosting_resource::{Index, Kind, Resource, Status};
 
 use crate::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, World, WorldError};
@@ -29,7 +29,7 @@ pub struct Fake {
     /// By id.
     pub resources: BTreeMap<String, Resource>,
     /// By audience and key.
-    pub intents: BTreeMap<(String, Key), IntentRow>,
+    pub intents: BTreeMap<(Audience, Key), IntentRow>,
     /// All changes of intents, oldest first.
     pub log: Vec<Logged>,
     /// By name.
@@ -274,14 +274,14 @@ impl World for Fake {
         Ok(self.intents.values().filter(|row| row.owner == owner).cloned().collect())
     }
 
-    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError> {
+    async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError> {
         self.reads += 1;
-        Ok(self.intents.get(&(audience.to_owned(), key.clone())).cloned())
+        Ok(self.intents.get(&(audience.clone(), key.clone())).cloned())
     }
 
     async fn audience_rows(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError> {
@@ -289,7 +289,7 @@ impl World for Fake {
         Ok(self
             .intents
             .values()
-            .filter(|row| row.audience == audience && after.is_none_or(|after| row.key > *after))
+            .filter(|row| row.audience == *audience && after.is_none_or(|after| row.key > *after))
             .take(limit as usize)
             .cloned()
             .collect())

@@ -1,10 +1,9 @@
 //! Names that several kinds share: audiences, relations, counters, service host names.
 
+use hosting_intent::{Audience, AudienceError, group_or_default};
 use hosting_resource::kinds::brand::BrandSpec;
 use hosting_resource::{Resource, Status};
 
-/// Where brands and `dns` nodes meet that name no group.
-pub(crate) const DEFAULT_DNS_GROUP: &str = "default";
 /// By which a node refers to its shards.
 pub(crate) const SHARD_RELATION: &str = "shard_ids";
 /// By which a zone's records are found by their absolute name: `{zone id}/{name}`.
@@ -20,24 +19,12 @@ pub(crate) const TENANT_UID: &str = "tenant_uid";
 /// The first tenant's uid.
 pub(crate) const FIRST_TENANT_UID: u64 = 5000;
 
-/// `edge/<cluster id>`.
-pub(crate) fn edge_audience(cluster: &str) -> String {
-    format!("edge/{cluster}")
-}
-
-/// `dns/<group>`.
-pub(crate) fn dns_audience(group: &str) -> String {
-    format!("dns/{group}")
-}
-
-/// `node/<node id>`.
-pub(crate) fn node_audience(node: &str) -> String {
-    format!("node/{node}")
-}
-
-/// The group whose name servers serve a brand's zones.
-pub(crate) fn dns_group(brand: &BrandSpec) -> &str {
-    if brand.dns_group.is_empty() { DEFAULT_DNS_GROUP } else { &brand.dns_group }
+/// The name servers that serve a brand's zones.
+///
+/// # Errors
+/// When the stored group cannot stand in an audience.
+pub(crate) fn dns_audience(brand: &BrandSpec) -> Result<Audience, AudienceError> {
+    Audience::dns(group_or_default(&brand.dns_group))
 }
 
 /// Whether the resource is on its way out.

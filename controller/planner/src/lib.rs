@@ -10,6 +10,7 @@
 //! | `derive` | what a unit wants; the units that are no kind's own |
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names` | what several kinds share: automatic records, who may have a name |
+//! | `node` | a node's roles, and what it subscribes to by them |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates/` | where a resource stands |
 //! | `lint/` | what is wrong with a zone as a whole |
@@ -28,6 +29,7 @@ mod kinds;
 pub mod lint;
 mod mutate;
 mod names;
+mod node;
 mod overlay;
 mod plan;
 mod read;
@@ -46,6 +48,7 @@ pub use mutate::{
     forget_node, has_children, open_gates, record_status, replan, retired, retry, retry_failed,
     set_in_service, suspend, unsuspend, update, wants_continuing,
 };
+pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use read::subscription;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Key};
+use hosting_intent::{Audience, Bytes, Key};
 use hosting_resource::{Index, Kind, Resource};
 
 use crate::{ApplyError, Change, Draft, IntentChange, IntentRow, PlanError, Unit, World, WorldError};
@@ -32,7 +32,7 @@ pub(crate) struct Overlay<'d> {
     /// Rows of the store by their owner.
     owned: BTreeMap<String, Vec<IntentRow>>,
     /// Changed rows by audience and key: as they are now, `None` for withdrawn.
-    rows: BTreeMap<(String, Key), Option<IntentRow>>,
+    rows: BTreeMap<(Audience, Key), Option<IntentRow>>,
     counters: BTreeMap<String, u64>,
     intents: Vec<IntentChange>,
     replan: Vec<Unit>,
@@ -402,8 +402,8 @@ impl World for Overlay<'_> {
         Ok(rows)
     }
 
-    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError> {
-        match self.rows.get(&(audience.to_owned(), key.clone())) {
+    async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError> {
+        match self.rows.get(&(audience.clone(), key.clone())) {
             Some(row) => Ok(row.clone()),
             None => self.base.intent(audience, key).await,
         }
@@ -412,7 +412,7 @@ impl World for Overlay<'_> {
     /// Rows that the mutation added are not among them: whoever goes over an audience plans what is stored there.
     async fn audience_rows(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hosting_intent::{Cause, Intent};
+use hosting_intent::{Audience, Cause, Intent};
 use hosting_resource::{Kind, Resource};
 
 use crate::overlay::{Overlay, Written};
@@ -22,7 +22,7 @@ pub(crate) struct Plan<'d> {
     /// Rows written so far.
     rows: usize,
     /// Audiences that anything changed for.
-    changed: BTreeSet<String>,
+    changed: BTreeSet<Audience>,
     /// Zones whose content changed in this revision.
     zones: BTreeSet<String>,
     /// Walks to begin before the end.
@@ -219,12 +219,12 @@ impl<'d> Plan<'d> {
     }
 
     /// Audiences that this plan changed anything for, since the last call.
-    pub(crate) fn take_changed(&mut self) -> BTreeSet<String> {
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Audience> {
         std::mem::take(&mut self.changed)
     }
 
     /// Puts back what [`Plan::take_changed`] took.
-    pub(crate) fn restore_changed(&mut self, changed: BTreeSet<String>) {
+    pub(crate) fn restore_changed(&mut self, changed: BTreeSet<Audience>) {
         self.changed.extend(changed);
     }
 

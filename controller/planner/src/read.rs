@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use hosting_intent::Audience;
 use hosting_resource::kinds::brand::Brand;
 use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::lb_address::LbAddress;
@@ -13,7 +14,7 @@ use hosting_resource::kinds::zone::Zone;
 use hosting_resource::kinds::zone_record::{self, ZoneRecord};
 use hosting_resource::{Doc, Document, Id, Kind, RecordData, Resource, in_brand};
 
-use crate::fields::{OWNER_FACET, SHARD_RELATION, dns_group, is_deleting};
+use crate::fields::{OWNER_FACET, SHARD_RELATION, dns_audience, is_deleting};
 use crate::{PlanError, World, WorldError};
 
 /// Rows per read.
@@ -161,9 +162,15 @@ pub(crate) async fn brands(world: &mut dyn World) -> Result<Vec<Doc<Brand>>, Pla
     living(all_pages!(after => world.list(Kind::Brand, after, PAGE)))
 }
 
-/// The groups that brands name: the audiences that hear of every cluster's addresses.
-pub(crate) async fn dns_groups(world: &mut dyn World) -> Result<BTreeSet<String>, PlanError> {
-    Ok(brands(world).await?.iter().map(|brand| dns_group(&brand.spec).to_owned()).collect())
+/// The audiences of the groups that brands name, which hear of every cluster's addresses.
+pub(crate) async fn dns_audiences(world: &mut dyn World) -> Result<BTreeSet<Audience>, PlanError> {
+    let brands = brands(world).await?;
+    Ok(brands.iter().map(|brand| dns_audience(&brand.spec)).collect::<Result<_, _>>()?)
+}
+
+/// The nodes that serve DNS in a group.
+pub(crate) async fn name_servers(world: &mut dyn World, group: &str) -> Result<Vec<Doc<Node>>, PlanError> {
+    living(all_pages!(after => world.with_facet(Kind::Node, "dns_group", group, after, PAGE)))
 }
 
 /// The records of a zone at one name, by id, those on their way out left out.

@@ -1,6 +1,6 @@
 //! What is planned on its own, and walks over many of them.
 
-use hosting_intent::Cause;
+use hosting_intent::{Audience, Cause};
 use hosting_resource::Kind;
 
 use crate::kinds;
@@ -9,7 +9,7 @@ use crate::kinds;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     /// Trust roots and the like, for one audience.
-    Audience(String),
+    Audience(Audience),
     /// What one resource wants; which intents that are is said in the kind's file.
     Of(Kind, String),
     /// The records of one name and type.
@@ -21,7 +21,7 @@ pub enum Unit {
         /// Type mnemonic.
         record_type: String,
     },
-    /// Data to destroy: `node/<id>` rows that outlive their resource.
+    /// Data to destroy: rows of a node that outlive their resource.
     Retire(String),
     /// No unit of its own: a place in a walk over many, for the replan queue only. Each step plans a bounded number of
     /// units and queues the place where the next step goes on, so that a walk over a million outlives any crash.
@@ -42,7 +42,7 @@ pub enum Unit {
 pub enum Walk {
     /// Resources of one kind.
     Resources(Pages),
-    /// Whatever owns a row of `node/<id>`. The place is the row's key.
+    /// Whatever owns a row of a node. The place is the row's key.
     NodeRows,
     /// No walk: one unit that waits with its cause. The place is its owner ([`Unit::owner`]).
     Unit,
@@ -134,7 +134,7 @@ impl Unit {
     pub fn from_owner(owner: &str) -> Option<Self> {
         let (family, id) = owner.split_once(':')?;
         Some(match family {
-            "audience" => Self::Audience(id.to_owned()),
+            "audience" => Self::Audience(id.parse().ok()?),
             "retire" => Self::Retire(id.to_owned()),
             "rr_set" => {
                 let mut parts = id.splitn(3, '/').map(str::to_owned);
@@ -178,7 +178,7 @@ mod tests {
         }
         let rr_set = Unit::RrSet { zone: "z".into(), name: "a.example".into(), record_type: "A".into() };
         let of_all = Kind::ALL.iter().map(|kind| Unit::Of(*kind, "x".into()));
-        let others = [Unit::Audience("edge/c".into()), Unit::Retire("x".into()), rr_set];
+        let others = [Unit::Audience("edge/c".parse().unwrap()), Unit::Retire("x".into()), rr_set];
         for unit in of_all.chain(others) {
             assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
         }

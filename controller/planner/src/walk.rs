@@ -3,9 +3,8 @@
 //! A step is level-triggered: it plans what is there when it comes by. What changes behind it was planned by whoever
 //! changed it.
 
-use hosting_intent::{Cause, Key};
+use hosting_intent::{Audience, Cause, Key};
 
-use crate::fields::node_audience;
 use crate::plan::Plan;
 use crate::unit::{By, Pages};
 use crate::{PlanError, Unit, Walk, World, kinds};
@@ -62,7 +61,7 @@ async fn node_rows(plan: &mut Plan<'_>, node: &str, after: &str) -> Result<Optio
     let start = after
         .split_once('/')
         .and_then(|(kind, name)| Some(Key { kind: kind.parse().ok()?, name: name.to_owned() }));
-    let rows = plan.draft.audience_rows(&node_audience(node), start.as_ref(), STEP).await?;
+    let rows = plan.draft.audience_rows(&Audience::node(node)?, start.as_ref(), STEP).await?;
     let more = rows.len() == STEP as usize;
     let mut done = after.to_owned();
     for row in rows {

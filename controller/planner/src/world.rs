@@ -1,7 +1,7 @@
 //! What planning reads and what it answers.
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Cause, Key};
+use hosting_intent::{Audience, AudienceError, Bytes, Cause, Key};
 use hosting_resource::{Kind, Resource};
 
 use crate::Unit;
@@ -11,11 +11,18 @@ use crate::Unit;
 #[error("{0}")]
 pub struct WorldError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// A stored id that no audience can hold.
+impl From<AudienceError> for WorldError {
+    fn from(error: AudienceError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
 /// One row of the current intents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntentRow {
-    /// Who applies it: `edge/<cluster id>`, `dns/<group>`, `node/<node id>`.
-    pub audience: String,
+    /// Who applies it.
+    pub audience: Audience,
     /// What it speaks of.
     pub key: Key,
     /// The revision at which it last changed.
@@ -93,12 +100,12 @@ pub trait World: Send {
     }
 
     /// One current intent.
-    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError>;
+    async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError>;
 
     /// Current intents of an audience in key order (kind, name), after `after`.
     async fn audience_rows(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError>;
@@ -187,7 +194,7 @@ pub trait Draft: World {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IntentChange {
     /// Whose.
-    pub audience: String,
+    pub audience: Audience,
     /// What.
     pub key: Key,
     /// The planning unit that wants, or wanted, it.

@@ -1,5 +1,6 @@
 //! The end of the log: what every subscriber is past, or can get by snapshot, is deleted.
 
+use hosting_intent::Audience;
 use sqlx::Row;
 
 use crate::error::{from_sql, to_bound};
@@ -24,13 +25,13 @@ impl Store {
     ///
     /// # Errors
     /// When the store fails; what was deleted before stays deleted.
-    pub async fn compact(&self, audience: &str, keep: u64) -> Result<Compacted, StoreError> {
-        let name = audience.to_owned();
+    pub async fn compact(&self, audience: &Audience, keep: u64) -> Result<Compacted, StoreError> {
+        let name = audience.clone();
         let floor =
             self.status_write(move |tx| Box::pin(async move { raise_floor(tx, &name, keep).await })).await?;
         let mut compacted = Compacted { floor, rows: 0 };
         loop {
-            let name = audience.to_owned();
+            let name = audience.clone();
             let rows = self
                 .status_write(move |tx| Box::pin(async move { delete_chunk(tx, &name, floor).await }))
                 .await?;
@@ -42,13 +43,13 @@ impl Store {
     }
 }
 
-async fn raise_floor(tx: &mut WriteTx, audience: &str, keep: u64) -> Result<u64, StoreError> {
+async fn raise_floor(tx: &mut WriteTx, audience: &Audience, keep: u64) -> Result<u64, StoreError> {
     let query = sqlx::query(
         "UPDATE audiences SET floor = max(floor, coalesce((SELECT revision FROM (SELECT DISTINCT revision \
          FROM intent_log WHERE audience = ?1 ORDER BY revision DESC LIMIT 1 OFFSET ?2)), 0)) \
          WHERE audience = ?1 RETURNING floor",
     )
-    .bind(audience)
+    .bind(audience.to_string())
     .bind(to_bound(keep));
     match tx.optional(query).await? {
         Some(row) => from_sql("floor", row.try_get(0)?),
@@ -57,12 +58,12 @@ async fn raise_floor(tx: &mut WriteTx, audience: &str, keep: u64) -> Result<u64,
 }
 
 /// Oldest first, whole revisions.
-async fn delete_chunk(tx: &mut WriteTx, audience: &str, floor: u64) -> Result<u64, StoreError> {
+async fn delete_chunk(tx: &mut WriteTx, audience: &Audience, floor: u64) -> Result<u64, StoreError> {
     let query = sqlx::query(
         "DELETE FROM intent_log WHERE audience = ?1 AND revision <= (SELECT max(revision) FROM (SELECT revision \
          FROM intent_log WHERE audience = ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3))",
     )
-    .bind(audience)
+    .bind(audience.to_string())
     .bind(to_bound(floor))
     .bind(CHUNK);
     tx.execute(query).await

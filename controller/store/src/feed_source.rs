@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use hosting_intent::{Bytes, Digest, Item, Key, Removal};
+use hosting_intent::{Audience, Bytes, Digest, Item, Key, Removal};
 use hosting_intent_sync::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -14,9 +14,9 @@ use crate::{ReadTx, Store, StoreError};
 /// A window ends at the next revision once its values have this many bytes, whatever its limit.
 const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
-pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &str) -> Result<AudienceHead, StoreError> {
-    let query =
-        sqlx::query("SELECT revision, floor, count, digest FROM audiences WHERE audience = ?").bind(audience);
+pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &Audience) -> Result<AudienceHead, StoreError> {
+    let query = sqlx::query("SELECT revision, floor, count, digest FROM audiences WHERE audience = ?")
+        .bind(audience.to_string());
     let row = tx.optional(query).await?;
     let mut head = AudienceHead {
         epoch: tx.epoch().to_owned(),
@@ -38,7 +38,7 @@ pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &str) -> Result<Aud
 
 pub(crate) async fn log_since(
     tx: &mut ReadTx,
-    audience: &str,
+    audience: &Audience,
     after: u64,
     limit: usize,
 ) -> Result<Vec<LogEntry>, StoreError> {
@@ -47,7 +47,7 @@ pub(crate) async fn log_since(
         "SELECT coalesce((SELECT max(revision) FROM intent_log WHERE audience = ?1 AND revision <= ?2), \
          (SELECT floor FROM audiences WHERE audience = ?1), 0)",
     )
-    .bind(audience)
+    .bind(audience.to_string())
     .bind(to_bound(after));
     let mut prev = tx.number(query).await?;
 
@@ -58,7 +58,7 @@ pub(crate) async fn log_since(
         "SELECT revision, kind, key, value, cause, traceparent FROM intent_log \
          WHERE audience = ? AND revision > ? ORDER BY revision, kind, key",
     )
-    .bind(audience)
+    .bind(audience.to_string())
     .bind(to_bound(after))
     .fetch(connection);
     let read = async {
@@ -126,11 +126,11 @@ impl Change {
 
 #[async_trait]
 impl FeedSource for Store {
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         Ok(self.read().await?.audience(audience).await?)
     }
 
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError> {
         let mut tx = self.read().await?;
         let head = tx.audience(audience).await?;
         // Most reads are of a subscriber that has everything.
@@ -141,7 +141,7 @@ impl FeedSource for Store {
 
     async fn page(
         &self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, SourceError> {

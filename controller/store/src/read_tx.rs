@@ -1,7 +1,7 @@
 //! Reads of one consistent state: [`ReadTx`] on a snapshot, and the same calls inside a [`crate::WriteTx`].
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Cause, Item, Key};
+use hosting_intent::{Audience, AudienceError, Bytes, Cause, Item, Key};
 use hosting_intent_sync::{AudienceHead, LogEntry};
 use hosting_planner::{IntentRow, Unit, World, WorldError};
 use hosting_resource::{Kind, Resource, Status};
@@ -157,14 +157,14 @@ impl ReadTx {
 
     pub(crate) async fn get_intent(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         key: &Key,
     ) -> Result<Option<IntentRow>, StoreError> {
         let query = sqlx::query(
             "SELECT audience, kind, key, revision, owner, value FROM intent_current \
              WHERE audience = ? AND kind = ? AND key = ?",
         )
-        .bind(audience)
+        .bind(audience.to_string())
         .bind(key.kind)
         .bind(&key.name);
         self.optional(query).await?.as_ref().map(intent_row).transpose()
@@ -299,7 +299,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn intents(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, StoreError> {
@@ -307,7 +307,7 @@ impl ReadTx {
             "SELECT audience, kind, key, revision, owner, value FROM intent_current \
              WHERE audience = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
-        .bind(audience)
+        .bind(audience.to_string())
         .bind(after.map_or(-1, |key| i64::from(key.kind)))
         .bind(after.map_or("", |key| key.name.as_str()))
         .bind(limit.min(LIST_MAX));
@@ -317,7 +317,7 @@ impl ReadTx {
     /// The same as a subscriber gets them.
     pub(crate) async fn items(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, StoreError> {
@@ -325,7 +325,7 @@ impl ReadTx {
             "SELECT kind, key, revision, value, cause, traceparent FROM intent_current \
              WHERE audience = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
-        .bind(audience)
+        .bind(audience.to_string())
         .bind(after.map_or(-1, |key| i64::from(key.kind)))
         .bind(after.map_or("", |key| key.name.as_str()))
         .bind(to_bound(limit as u64));
@@ -346,7 +346,7 @@ impl ReadTx {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn audience(&mut self, audience: &str) -> Result<AudienceHead, StoreError> {
+    pub async fn audience(&mut self, audience: &Audience) -> Result<AudienceHead, StoreError> {
         crate::feed_source::audience_head(self, audience).await
     }
 
@@ -356,7 +356,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn log_since(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: u64,
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
@@ -367,19 +367,23 @@ impl ReadTx {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn audiences(&mut self, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
+    pub async fn audiences(
+        &mut self,
+        after: Option<&Audience>,
+        limit: u32,
+    ) -> Result<Vec<Audience>, StoreError> {
         let query =
             sqlx::query("SELECT audience FROM audiences WHERE audience > ? ORDER BY audience LIMIT ?")
-                .bind(after)
+                .bind(after.map(ToString::to_string).unwrap_or_default())
                 .bind(limit.min(LIST_MAX));
-        self.all(query).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        self.all(query).await?.iter().map(|row| audience(row.try_get(0)?)).collect()
     }
 
     /// Recomputes an audience's digest and count from its rows and compares. For tests and repair: it reads all of it.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn digest_is_true(&mut self, audience: &str) -> Result<bool, StoreError> {
+    pub async fn digest_is_true(&mut self, audience: &Audience) -> Result<bool, StoreError> {
         let head = self.audience(audience).await?;
         let mut digest = hosting_intent::Digest::EMPTY;
         let mut count = 0;
@@ -480,13 +484,13 @@ impl World for ReadTx {
         Ok(rows.iter().map(intent_row).collect::<Result<_, _>>()?)
     }
 
-    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError> {
+    async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError> {
         Ok(self.get_intent(audience, key).await?)
     }
 
     async fn audience_rows(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError> {
@@ -546,9 +550,14 @@ fn status(name: &str) -> Result<Status, StoreError> {
     Status::from_name(name).ok_or_else(|| StoreError::row(format!("status {name:?}")))
 }
 
+/// What the column says.
+pub(crate) fn audience(text: &str) -> Result<Audience, StoreError> {
+    text.parse().map_err(|error: AudienceError| StoreError::row(error.to_string()))
+}
+
 fn intent_row(row: &SqliteRow) -> Result<IntentRow, StoreError> {
     Ok(IntentRow {
-        audience: row.try_get(0)?,
+        audience: audience(row.try_get(0)?)?,
         key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },
         revision: from_sql("revision", row.try_get(3)?)?,
         owner: row.try_get(4)?,

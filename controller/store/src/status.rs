@@ -2,13 +2,14 @@
 //!
 //! A node writes here only by way of the feed, which has checked who it is. How much it may write is bounded here.
 
-use hosting_intent::Key;
+use hosting_intent::{Audience, Key};
 use hosting_proto::feed::key_report::Phase;
 use hosting_proto::feed::{self, KeyReport};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::{from_sql, to_bound, to_sql};
+use crate::read_tx::audience;
 use crate::{ReadTx, Store, StoreError, WriteTx};
 
 /// Rows written in one go: mutations wait that long.
@@ -28,7 +29,7 @@ pub struct Watermark {
     /// Node id.
     pub node: String,
     /// Audience.
-    pub audience: String,
+    pub audience: Audience,
     /// The epoch that the revisions are of.
     pub epoch: String,
     /// Highest revision in effect.
@@ -45,7 +46,7 @@ pub struct ExceptionRow {
     /// Node id.
     pub node: String,
     /// Audience.
-    pub audience: String,
+    pub audience: Audience,
     /// Rejected, held or unsupported; unspecified for a type of a newer build.
     pub kind: feed::exception::Type,
     /// The item.
@@ -113,13 +114,13 @@ impl Store {
     pub async fn set_exceptions(
         &self,
         node: &str,
-        audience: &str,
+        audience: &Audience,
         all: &[feed::Exception],
     ) -> Result<(), StoreError> {
         if all.len() > MAX_EXCEPTIONS {
-            tracing::warn!(node, audience, count = all.len(), "more exceptions than are kept");
+            tracing::warn!(node, %audience, count = all.len(), "more exceptions than are kept");
         }
-        let (node, audience) = (node.to_owned(), audience.to_owned());
+        let (node, audience) = (node.to_owned(), audience.clone());
         let all: Vec<_> =
             all.iter().filter(|one| one.key.len() <= MAX_KEY).take(MAX_EXCEPTIONS).cloned().collect();
         self.status_write(move |tx| {
@@ -175,7 +176,7 @@ async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark]) -> Result<
              durable = excluded.durable, seen_at = excluded.seen_at",
         )
         .bind(&mark.node)
-        .bind(&mark.audience)
+        .bind(mark.audience.to_string())
         .bind(&mark.epoch)
         .bind(to_sql("applied", mark.applied)?)
         .bind(to_sql("durable", mark.durable)?)
@@ -188,18 +189,18 @@ async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark]) -> Result<
 async fn write_exceptions(
     tx: &mut WriteTx,
     node: &str,
-    audience: &str,
+    audience: &Audience,
     all: &[feed::Exception],
 ) -> Result<(), StoreError> {
     let query = sqlx::query("DELETE FROM exceptions WHERE node = ? AND audience = ?");
-    tx.execute(query.bind(node).bind(audience)).await?;
+    tx.execute(query.bind(node).bind(audience.to_string())).await?;
     for one in all {
         let query = sqlx::query(
             "INSERT OR REPLACE INTO exceptions (node, audience, type, kind, key, revision, reason) \
              VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(node)
-        .bind(audience)
+        .bind(audience.to_string())
         .bind(one.r#type)
         .bind(one.kind)
         .bind(&one.key)
@@ -277,11 +278,11 @@ impl ReadTx {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn watermarks(&mut self, audience: &str) -> Result<Vec<Watermark>, StoreError> {
+    pub async fn watermarks(&mut self, audience: &Audience) -> Result<Vec<Watermark>, StoreError> {
         let query = sqlx::query(
             "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers WHERE audience = ? ORDER BY node",
         )
-        .bind(audience);
+        .bind(audience.to_string());
         self.all(query).await?.iter().map(watermark).collect()
     }
 
@@ -300,13 +301,17 @@ impl ReadTx {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn exceptions(&mut self, node: &str, audience: &str) -> Result<Vec<ExceptionRow>, StoreError> {
+    pub async fn exceptions(
+        &mut self,
+        node: &str,
+        audience: &Audience,
+    ) -> Result<Vec<ExceptionRow>, StoreError> {
         let query = sqlx::query(
             "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
              WHERE node = ? AND audience = ? ORDER BY kind, key, type",
         )
         .bind(node)
-        .bind(audience);
+        .bind(audience.to_string());
         self.all(query).await?.iter().map(exception).collect()
     }
 
@@ -316,14 +321,14 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn exceptions_about(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         key: &Key,
     ) -> Result<Vec<ExceptionRow>, StoreError> {
         let query = sqlx::query(
             "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
              WHERE audience = ? AND kind = ? AND key = ? ORDER BY node, type",
         )
-        .bind(audience)
+        .bind(audience.to_string())
         .bind(key.kind)
         .bind(&key.name);
         self.all(query).await?.iter().map(exception).collect()
@@ -386,14 +391,15 @@ impl ReadTx {
         if epoch != self.epoch() {
             return Ok(Vec::new());
         }
-        let (audience, head) = (format!("node/{node}"), self.head());
+        let head = self.head();
+        let Ok(audience) = Audience::node(node) else { return Ok(Vec::new()) };
         let mut room = None;
         let mut kept = Vec::with_capacity(reports.len());
         let mut left_out = 0_usize;
         for report in reports.iter().filter(|one| one.key.len() <= MAX_KEY && one.revision <= head) {
             let told =
                 sqlx::query("SELECT 1 FROM intent_current WHERE audience = ? AND kind = ? AND key = ?")
-                    .bind(&audience)
+                    .bind(audience.to_string())
                     .bind(report.kind)
                     .bind(&report.key);
             if self.optional(told).await?.is_none() {
@@ -422,7 +428,12 @@ impl ReadTx {
         Ok(kept)
     }
 
-    async fn room_for_strays(&mut self, node: &str, audience: &str, full: bool) -> Result<usize, StoreError> {
+    async fn room_for_strays(
+        &mut self,
+        node: &str,
+        audience: &Audience,
+        full: bool,
+    ) -> Result<usize, StoreError> {
         // A full report replaces them all.
         if full {
             return Ok(MAX_STRAYS);
@@ -432,7 +443,7 @@ impl ReadTx {
              WHERE wanted.audience = ? AND wanted.kind = reports.kind AND wanted.key = reports.key)",
         )
         .bind(node)
-        .bind(audience);
+        .bind(audience.to_string());
         let row = self.optional(query).await?.ok_or_else(|| StoreError::row("reports"))?;
         let there: i64 = row.try_get(0)?;
         Ok(MAX_STRAYS.saturating_sub(usize::try_from(there).unwrap_or_default()))
@@ -487,7 +498,7 @@ impl ReadTx {
 fn watermark(row: &SqliteRow) -> Result<Watermark, StoreError> {
     Ok(Watermark {
         node: row.try_get(0)?,
-        audience: row.try_get(1)?,
+        audience: audience(row.try_get(1)?)?,
         epoch: row.try_get(2)?,
         applied: from_sql("applied", row.try_get(3)?)?,
         durable: from_sql("durable", row.try_get(4)?)?,
@@ -498,7 +509,7 @@ fn watermark(row: &SqliteRow) -> Result<Watermark, StoreError> {
 fn exception(row: &SqliteRow) -> Result<ExceptionRow, StoreError> {
     Ok(ExceptionRow {
         node: row.try_get(0)?,
-        audience: row.try_get(1)?,
+        audience: audience(row.try_get(1)?)?,
         kind: feed::exception::Type::try_from(row.try_get::<i32, _>(2)?).unwrap_or_default(),
         key: Key { kind: row.try_get(3)?, name: row.try_get(4)? },
         revision: from_sql("revision", row.try_get(5)?)?,

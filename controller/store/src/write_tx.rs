@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Digest, Key, MAX_VALUE_BYTES};
+use hosting_intent::{Audience, Bytes, Digest, Key, MAX_VALUE_BYTES};
 use hosting_planner::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, World, WorldError};
 use hosting_resource::{Index, Kind, Resource, Status};
 use sqlx::{Row, SqliteConnection};
@@ -17,7 +17,7 @@ use crate::{AuditEntry, MAX_ROWS, ReadTx, StoreError};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
-/// Longest audience, owner or intent key in bytes.
+/// Longest owner or intent key in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 
 /// The transaction of one mutation, under the head lock. It reads what it wrote.
@@ -45,14 +45,14 @@ struct Mutation {
     rows: usize,
     replanned: usize,
     next_epoch: Option<String>,
-    audiences: BTreeMap<String, Audience>,
+    audiences: BTreeMap<Audience, AudienceSums>,
     kinds: BTreeSet<Kind>,
     audit: Vec<AuditEntry>,
 }
 
 /// An audience's head while a mutation changes it.
 #[derive(Debug)]
-struct Audience {
+struct AudienceSums {
     floor: u64,
     count: u64,
     digest: Digest,
@@ -65,7 +65,7 @@ pub(crate) struct Written {
     pub(crate) revision: u64,
     pub(crate) moved_head: bool,
     pub(crate) new_epoch: bool,
-    pub(crate) audiences: Vec<String>,
+    pub(crate) audiences: Vec<Audience>,
     pub(crate) kinds: BTreeSet<Kind>,
 }
 
@@ -146,7 +146,7 @@ impl WriteTx {
                  ON CONFLICT (audience) DO UPDATE SET revision = excluded.revision, count = excluded.count, \
                  digest = excluded.digest",
             )
-            .bind(&name)
+            .bind(name.to_string())
             .bind(to_sql("revision", revision)?)
             .bind(to_sql("floor", audience.floor)?)
             .bind(to_sql("count", audience.count)?)
@@ -512,6 +512,7 @@ impl WriteTx {
         let IntentChange { audience, key, owner, value, cause, traceparent } = change;
         let traceparent =
             traceparent.map_or_else(|| self.mutation.origin.traceparent.clone(), harmless_traceparent);
+        let column = audience.to_string();
         let current = self.read.get_intent(&audience, &key).await?;
         match (&current, &value) {
             (None, None) => return Ok(()),
@@ -524,7 +525,7 @@ impl WriteTx {
                     let query = sqlx::query(
                         "UPDATE intent_current SET owner = ? WHERE audience = ? AND kind = ? AND key = ?",
                     );
-                    let query = query.bind(&owner).bind(&audience).bind(key.kind).bind(&key.name);
+                    let query = query.bind(&owner).bind(&column).bind(key.kind).bind(&key.name);
                     self.read.execute(query).await?;
                 }
                 return Ok(());
@@ -544,7 +545,7 @@ impl WriteTx {
                  revision = excluded.revision, owner = excluded.owner, value = excluded.value, cause = excluded.cause, \
                  traceparent = excluded.traceparent",
             )
-            .bind(&audience)
+            .bind(&column)
             .bind(key.kind)
             .bind(&key.name)
             .bind(revision)
@@ -553,7 +554,7 @@ impl WriteTx {
             .bind(cause)
             .bind(&traceparent),
             None => sqlx::query("DELETE FROM intent_current WHERE audience = ? AND kind = ? AND key = ?")
-                .bind(&audience)
+                .bind(&column)
                 .bind(key.kind)
                 .bind(&key.name),
         };
@@ -564,7 +565,7 @@ impl WriteTx {
              op = excluded.op, value = excluded.value, cause = excluded.cause, owner = excluded.owner, \
              traceparent = excluded.traceparent",
         )
-        .bind(&audience)
+        .bind(&column)
         .bind(revision)
         .bind(key.kind)
         .bind(&key.name)
@@ -580,7 +581,7 @@ impl WriteTx {
     /// Moves count and digest; the row itself is written at the end of the mutation.
     async fn note_in_audience(
         &mut self,
-        name: &str,
+        name: &Audience,
         key: &Key,
         old: Option<&Bytes>,
         new: Option<&Bytes>,
@@ -588,8 +589,8 @@ impl WriteTx {
         if !self.mutation.audiences.contains_key(name) {
             let head = self.read.audience(name).await?;
             let audience =
-                Audience { floor: head.floor, count: head.count, digest: head.digest, changed: false };
-            self.mutation.audiences.insert(name.to_owned(), audience);
+                AudienceSums { floor: head.floor, count: head.count, digest: head.digest, changed: false };
+            self.mutation.audiences.insert(name.clone(), audience);
         }
         let Some(audience) = self.mutation.audiences.get_mut(name) else { return Ok(()) };
         audience.changed = true;
@@ -609,8 +610,7 @@ impl WriteTx {
 }
 
 fn check_intent(change: &IntentChange) -> Result<(), StoreError> {
-    for (field, text) in [("audience", &change.audience), ("key", &change.key.name), ("owner", &change.owner)]
-    {
+    for (field, text) in [("key", &change.key.name), ("owner", &change.owner)] {
         if text.len() > MAX_NAME_BYTES {
             let problem = format!("{} bytes; at most {MAX_NAME_BYTES}", text.len());
             return Err(StoreError::value(field, problem));
@@ -689,13 +689,13 @@ impl World for WriteTx {
         self.read.owned(owner).await
     }
 
-    async fn intent(&mut self, audience: &str, key: &Key) -> Result<Option<IntentRow>, WorldError> {
+    async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError> {
         self.read.intent(audience, key).await
     }
 
     async fn audience_rows(
         &mut self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hosting_intent::Audience;
 use hosting_resource::Kind;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
@@ -60,7 +61,7 @@ pub struct Committed<T> {
     /// Its revision; the newest one before it if it changed nothing.
     pub revision: u64,
     /// Audiences whose intents it changed, in order.
-    pub audiences: Vec<String>,
+    pub audiences: Vec<Audience>,
 }
 
 /// What one commit brought.
@@ -69,7 +70,7 @@ pub struct Commit {
     /// The newest revision.
     pub revision: u64,
     /// Audiences whose intents changed, in order.
-    pub audiences: Vec<String>,
+    pub audiences: Vec<Audience>,
     /// Kinds of the resources that were written or removed.
     pub kinds: BTreeSet<Kind>,
     /// Set when a new epoch began: every session has to start over.
@@ -137,7 +138,7 @@ type Notify = Box<dyn FnOnce(Result<Landed, StoreError>) + Send>;
 
 struct Landed {
     revision: u64,
-    audiences: Vec<String>,
+    audiences: Vec<Audience>,
 }
 
 /// A mutation that has run.

@@ -16,7 +16,7 @@ async fn store() -> (TempDir, Store) {
 
 fn change(name: &str, bytes: usize) -> Change {
     let intent = IntentChange {
-        audience: "edge/a".into(),
+        audience: "edge/a".parse().unwrap(),
         key: Key::new(Kind::Route, name),
         owner: "u".into(),
         value: Some(Bytes::from(vec![7; bytes])),
@@ -95,7 +95,7 @@ async fn a_failing_commit_fails_the_whole_group() {
     assert_eq!(*doorbell.borrow(), head);
     assert_eq!(store.stats().failed_commits, 1);
     assert_eq!(apply(&store, "after", 1).await.unwrap(), head + 1, "the writer goes on");
-    assert!(store.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+    assert!(store.read().await.unwrap().digest_is_true(&"edge/a".parse().unwrap()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,8 +135,8 @@ async fn a_full_disk_is_named_and_survived() {
     assert_eq!(landed, (2..2 + landed.len() as u64).collect::<Vec<_>>());
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.head(), 1 + landed.len() as u64);
-    assert!(tx.digest_is_true("edge/a").await.unwrap());
-    assert_eq!(tx.audience("edge/a").await.unwrap().count, 1 + landed.len() as u64);
+    assert!(tx.digest_is_true(&"edge/a".parse().unwrap()).await.unwrap());
+    assert_eq!(tx.audience(&"edge/a".parse().unwrap()).await.unwrap().count, 1 + landed.len() as u64);
     drop(tx);
 
     apply(&store, "after", 30_000).await.unwrap();

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use hosting_intent::{Bytes, Cause, Item, Key, Kind};
+use hosting_intent::{Audience, Bytes, Cause, Item, Key, Kind};
 use hosting_intent_sync::model::{self, Flaws, ModelStore, Summary};
 use hosting_intent_sync::subscriber::{Policy, Strict};
 use hosting_intent_sync::{AudienceHead, FeedSource, SourceError, Window};
@@ -57,7 +57,7 @@ impl SqliteModel {
     async fn new(flaws: Flaws) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder).await.unwrap();
-        let first = store.audience("").await.unwrap().epoch;
+        let first = store.audience(&at("edge/a")).await.unwrap().epoch;
         Self {
             folder,
             flaws,
@@ -98,11 +98,11 @@ async fn open(folder: &TempDir) -> Result<Store, OpenError> {
 
 #[async_trait]
 impl FeedSource for SqliteModel {
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         self.store().audience(audience).await
     }
 
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError> {
         let mut window = self.store().window(audience, after, limit).await?;
         if self.flaws.lose_deletes {
             window.entries.iter_mut().for_each(|entry| entry.removals.clear());
@@ -112,7 +112,7 @@ impl FeedSource for SqliteModel {
 
     async fn page(
         &self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, SourceError> {
@@ -124,9 +124,9 @@ impl FeedSource for SqliteModel {
             return Ok(());
         }
         let store = self.store();
-        let before = store.audience("").await?.epoch;
+        let before = store.audience(&at("edge/a")).await?.epoch;
         store.begin_epoch(seen).await?;
-        let after = store.audience("").await?.epoch;
+        let after = store.audience(&at("edge/a")).await?.epoch;
         if (before == seen) != (before != after) {
             return Err(wrong(format!("a new epoch after {seen} was asked for: {before} became {after}")));
         }
@@ -144,7 +144,7 @@ impl ModelStore for SqliteModel {
     /// Each commit is another owner's. Where it takes a row over, the withdrawal by the former owner comes late.
     async fn commit(&self, changes: &[model::Change]) -> Result<(), SourceError> {
         let owner = format!("unit:{}", self.draw());
-        let touched: BTreeSet<String> = changes.iter().map(|change| change.audience.clone()).collect();
+        let touched: BTreeSet<Audience> = changes.iter().map(|change| change.audience.clone()).collect();
         let changes = changes.to_vec();
         let committed = self
             .store()
@@ -177,7 +177,7 @@ impl ModelStore for SqliteModel {
         Ok(())
     }
 
-    async fn compact(&self, audience: &str, revision: u64) -> Result<(), SourceError> {
+    async fn compact(&self, audience: &Audience, revision: u64) -> Result<(), SourceError> {
         let store = self.store();
         let before = store.audience(audience).await?;
         let kept = log(&store, audience, revision).await?;
@@ -202,11 +202,11 @@ impl ModelStore for SqliteModel {
 
     async fn restore(&self, copy: &PathBuf) -> Result<(), SourceError> {
         let store = self.store();
-        let before = store.audience("").await?;
+        let before = store.audience(&at("edge/a")).await?;
         store.close().await;
         Store::restore(&self.path(), copy).map_err(failed)?;
         let store = open(&self.folder).await.map_err(failed)?;
-        let after = store.audience("").await?;
+        let after = store.audience(&at("edge/a")).await?;
         *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
         self.restores.fetch_add(u64::from(before != after), Ordering::Relaxed);
         Ok(())
@@ -214,7 +214,11 @@ impl ModelStore for SqliteModel {
 }
 
 /// The revisions of the log after `after`.
-async fn log(store: &Store, audience: &str, after: u64) -> Result<Vec<u64>, SourceError> {
+fn at(audience: &str) -> Audience {
+    audience.parse().unwrap()
+}
+
+async fn log(store: &Store, audience: &Audience, after: u64) -> Result<Vec<u64>, SourceError> {
     let mut tx = store.read().await.map_err(failed)?;
     let entries = tx.log_since(audience, after, usize::MAX).await.map_err(failed)?;
     Ok(entries.into_iter().map(|entry| entry.revision).collect())
@@ -320,21 +324,21 @@ async fn it_notices_a_subscriber_that_checks_no_prev() {
 async fn an_epoch_begun_twice_from_one_copy_has_two_names() {
     let model = SqliteModel::new(Flaws::default()).await;
     let change = model::Change {
-        audience: "edge/a".to_owned(),
+        audience: at("edge/a"),
         key: Key::new(Kind::Route, "shop.example"),
         value: Some(Bytes::from_static(b"v")),
         cause: Cause::Person,
     };
     model.commit(&[change]).await.unwrap();
     let copy = model.backup().await.unwrap();
-    let first = model.audience("edge/a").await.unwrap().epoch;
+    let first = model.audience(&at("edge/a")).await.unwrap().epoch;
     let mut names = BTreeSet::from([first.clone()]);
     for _ in 0..3 {
         // The file knows nothing of the epochs that were begun after it was copied.
         model.restore(&copy).await.unwrap();
-        assert_eq!(model.audience("edge/a").await.unwrap().epoch, first);
+        assert_eq!(model.audience(&at("edge/a")).await.unwrap().epoch, first);
         model.begin_epoch(&first).await.unwrap();
-        let name = model.audience("edge/a").await.unwrap().epoch;
+        let name = model.audience(&at("edge/a")).await.unwrap().epoch;
         let drawn = name.strip_prefix(model.store().cell()).and_then(|rest| rest.strip_prefix('-')).unwrap();
         assert_eq!(drawn.len(), 32, "128 bits, all but six of them random: {name}");
         assert!(names.insert(name), "used again: {names:?}");

@@ -39,7 +39,7 @@ fn pool(id: &str, address: String) -> Item {
 fn subscriber(folder: &Path, replica: EdgeReplica) -> Subscriber<Ledger, EdgeReplica, Strict> {
     let ledger = Ledger::open(folder.join("ledger.redb"), "edge/c1").unwrap();
     let config = Config {
-        audience: "edge/c1".into(),
+        audience: "edge/c1".parse().unwrap(),
         build: "test".into(),
         kinds: EDGE_KINDS.to_vec(),
         brake: Brake::default(),

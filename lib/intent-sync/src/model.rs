@@ -11,7 +11,7 @@ mod parts;
 mod store;
 
 use async_trait::async_trait;
-use hosting_intent::{Bytes, Cause, Key};
+use hosting_intent::{Audience, Bytes, Cause, Key};
 
 pub use driver::{Failure, Summary, run};
 pub use store::{Flaws, MemoryStore};
@@ -22,7 +22,7 @@ use crate::{FeedSource, SourceError};
 #[derive(Debug, Clone)]
 pub struct Change {
     /// Whose.
-    pub audience: String,
+    pub audience: Audience,
     /// What.
     pub key: Key,
     /// The encoded intent, sound or not; `None` withdraws it.
@@ -41,7 +41,7 @@ pub trait ModelStore: FeedSource {
     async fn commit(&self, changes: &[Change]) -> Result<(), SourceError>;
 
     /// Forgets the log of `audience` up to and including `revision`, which is at most its newest.
-    async fn compact(&self, audience: &str, revision: u64) -> Result<(), SourceError>;
+    async fn compact(&self, audience: &Audience, revision: u64) -> Result<(), SourceError>;
 
     /// Copies everything, the epoch included.
     async fn backup(&self) -> Result<Self::Backup, SourceError>;

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use hosting_intent::{Bytes, Item, Key};
+use hosting_intent::{Audience, Bytes, Item, Key};
 use hosting_proto::feed as wire;
 use prost::Message;
 use wire::down::Frame;
@@ -104,7 +104,7 @@ enum State {
 /// One subscriber's session. Frames must be sent in the order in which they are given.
 #[derive(Debug)]
 pub struct Session {
-    audience: String,
+    audience: Audience,
     limits: Limits,
     epoch: String,
     state: State,
@@ -116,29 +116,29 @@ pub struct Session {
 }
 
 impl Session {
-    /// Answers a Hello that the caller has authorized. Gives the session with its first frame, Welcome. A cursor beyond the
+    /// Answers a Hello for `audience`, which the caller has authorized, from `cursor`. Gives the session with its first frame, Welcome. A cursor beyond the
     /// head begins a new epoch for all: the caller has made sure that the store went back.
     ///
     /// # Errors
     /// When the source cannot be read.
     pub async fn open(
         source: &(impl FeedSource + ?Sized),
-        hello: &wire::Hello,
+        audience: Audience,
+        cursor: Option<&wire::Cursor>,
         limits: Limits,
     ) -> Result<(Self, Vec<Down>), SourceError> {
-        let cursor = hello.cursor.as_ref();
-        let mut head = source.audience(&hello.audience).await?;
+        let mut head = source.audience(&audience).await?;
         if let Some(cursor) = cursor
             && cursor.epoch == head.epoch
             && cursor.revision > head.revision
         {
             // An audience's log only grows, so this store is older than the subscriber.
-            head = later_epoch(source, &hello.audience, head).await?;
+            head = later_epoch(source, &audience, head).await?;
         }
         let (state, sent) = match cursor {
             Some(cursor) if cursor.epoch == head.epoch => {
-                let continues = cursor.revision >= head.floor
-                    && continues(source, &hello.audience, cursor.revision).await?;
+                let continues =
+                    cursor.revision >= head.floor && continues(source, &audience, cursor.revision).await?;
                 let state = if continues { State::Following { at: cursor.revision } } else { State::Begin };
                 (state, cursor.revision)
             }
@@ -152,15 +152,8 @@ impl Session {
             // The caller knows who is at the other end.
             edge_key: Bytes::new(),
         };
-        let session = Self {
-            audience: hello.audience.clone(),
-            limits,
-            epoch: head.epoch,
-            state,
-            sent,
-            snapshots: 0,
-            bookmarked: None,
-        };
+        let session =
+            Self { audience, limits, epoch: head.epoch, state, sent, snapshots: 0, bookmarked: None };
         Ok((session, vec![down(Frame::Welcome(welcome))]))
     }
 
@@ -438,7 +431,7 @@ fn contiguous(at: u64, entries: &[LogEntry], head: &AudienceHead) -> bool {
 /// Whether the log really continues from `cursor`: after a restore, another history may have grown past it.
 async fn continues(
     source: &(impl FeedSource + ?Sized),
-    audience: &str,
+    audience: &Audience,
     cursor: u64,
 ) -> Result<bool, SourceError> {
     let window = source.window(audience, cursor, 1).await?;
@@ -448,10 +441,10 @@ async fn continues(
 /// The store went back behind what it once sent; positions of its epoch cannot be compared any more.
 async fn later_epoch(
     source: &(impl FeedSource + ?Sized),
-    audience: &str,
+    audience: &Audience,
     head: AudienceHead,
 ) -> Result<AudienceHead, SourceError> {
-    tracing::warn!(audience, epoch = %head.epoch, revision = head.revision, "the store went back; a new epoch begins");
+    tracing::warn!(%audience, epoch = %head.epoch, revision = head.revision, "the store went back; a new epoch begins");
     source.begin_epoch(&head.epoch).await?;
     source.audience(audience).await
 }

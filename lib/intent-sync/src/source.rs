@@ -1,7 +1,7 @@
 //! Where a publisher reads from: the store's log and current rows.
 
 use async_trait::async_trait;
-use hosting_intent::{Digest, Item, Key, Removal};
+use hosting_intent::{Audience, Digest, Item, Key, Removal};
 
 /// A read failed; the session ends and the subscriber comes back.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +51,19 @@ pub struct Window {
 #[async_trait]
 pub trait FeedSource: Send + Sync {
     /// Where `audience` stands.
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError>;
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError>;
 
     /// The log of `audience` after revision `after`: as many whole revisions as hold about `limit` changes, at least one
     /// if there is any. One consistent read. The caller checks `after` against `head.floor` of the answer.
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError>;
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError>;
 
     /// Current items in key order (kind, name) after `after`, at most `limit`. Each call is its own read.
-    async fn page(&self, audience: &str, after: Option<&Key>, limit: usize)
-    -> Result<Vec<Item>, SourceError>;
+    async fn page(
+        &self,
+        audience: &Audience,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Item>, SourceError>;
 
     /// Starts a new epoch if it is still `seen`: the store went back behind what it once sent.
     /// Does nothing if the epoch is no longer `seen`.

@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use hosting_intent::{Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, kind_name};
+use hosting_intent::{
+    Audience, Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, kind_name,
+};
 use hosting_ledger::{Journal, LedgerBatch, LedgerError, Meta, Quarantined, Record, Stored, Why};
 use hosting_proto::feed as wire;
 use wire::down::Frame;
@@ -42,7 +44,7 @@ const SPARE_DIRTY: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Whose intents it applies, e.g. `edge/<cluster id>`.
-    pub audience: String,
+    pub audience: Audience,
     /// The build, for operators.
     pub build: String,
     /// The kinds that this role applies. Others are kept and reported as unsupported.
@@ -337,7 +339,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         up(wire::up::Frame::Hello(wire::Hello {
             build: self.config.build.clone(),
             kinds: self.config.kinds.iter().map(|kind| *kind as i32 as u32).collect(),
-            audience: self.config.audience.clone(),
+            audience: self.config.audience.to_string(),
             cursor: self
                 .position
                 .as_ref()

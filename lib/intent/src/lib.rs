@@ -1,10 +1,11 @@
-//! What machines apply: typed intents, their keys and causes, the digest over them.
+//! What machines apply: typed intents, their keys and causes, the digest over them, and whose they are: audiences and roles.
 //!
 //! Owns the one place where an encoded intent is checked ([`Intent::parse`]): the planner calls it before it stores, every
 //! subscriber calls it before it applies, so that nothing unsound gets past either. It never sees a resource
 //! (`hosting-resource`) and does no I/O.
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+mod audience;
 mod digest;
 pub mod edge_key;
 pub mod folder;
@@ -12,14 +13,20 @@ pub mod limits;
 pub mod name;
 mod parse;
 pub mod php;
+mod role;
 
 use std::fmt;
 
+pub use audience::{Audience, AudienceError, AudienceId};
 pub use bytes::Bytes;
 pub use digest::{Digest, item_digest};
 pub use hosting_proto::intent as message;
 pub use hosting_proto::intent::Kind;
 pub use parse::{Intent, MAX_VALUE_BYTES, Rejection, rr_set_key};
+pub use role::{
+    DEFAULT_DNS_GROUP, EdgeKeyGrant, NodeFacts, Progress, Role, RoleRules, audiences, group_or_default,
+    service_audience,
+};
 
 /// The kinds that this build knows, in ascending order of number.
 pub const KNOWN_KINDS: &[Kind] = &[

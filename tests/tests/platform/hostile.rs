@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 fn poison(audience: &str, key: Key, value: Vec<u8>) -> IntentChange {
     IntentChange {
-        audience: audience.to_owned(),
+        audience: audience.parse().unwrap(),
         key,
         owner: "test:poison".to_owned(),
         value: Some(Bytes::from(value)),

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use hosting_api::{Api, ApiConfig, JoinTokenError, NewJoinToken, Platform, SubscriberView};
-use hosting_intent::{Key, Kind as IntentKind};
+use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_planner::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, evaluate, units_of};
 use hosting_planner::{PlanError, World};
 use hosting_resource::kinds::api_key;
@@ -46,18 +46,17 @@ impl FakeFleet {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    fn node_of(audience: &str) -> String {
-        match audience.split_once('/') {
-            Some(("edge", _)) => "edge-1".to_owned(),
-            Some(("dns", _)) => "dns-1".to_owned(),
-            Some((_, node)) => node.to_owned(),
-            None => panic!("{audience}"),
+    fn node_of(audience: &Audience) -> String {
+        match audience {
+            Audience::Edge(_) => "edge-1".to_owned(),
+            Audience::Dns(_) => "dns-1".to_owned(),
+            Audience::Node(node) | Audience::Gateway(node) => node.as_str().to_owned(),
         }
     }
 }
 
 impl Fleet for FakeFleet {
-    fn subscribers(&self, audience: &str) -> Vec<Subscriber> {
+    fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
         let node_id = Self::node_of(audience);
         let state = self.state.lock().unwrap();
         let applied = state.stuck.get(&node_id).copied().unwrap_or(u64::MAX);
@@ -65,7 +64,7 @@ impl Fleet for FakeFleet {
         vec![Subscriber { node_id, applied, in_service }]
     }
 
-    fn exception(&self, _: &str, node: &str, key: &Key) -> Option<Exception> {
+    fn exception(&self, _: &Audience, node: &str, key: &Key) -> Option<Exception> {
         self.state.lock().unwrap().exceptions.get(&(node.to_owned(), key.clone())).cloned()
     }
 
@@ -91,7 +90,7 @@ impl Platform for FakePlatform {
         let state = self.0.state.lock().unwrap();
         vec![SubscriberView {
             node_id: "edge-1".into(),
-            audience: "edge/c".into(),
+            audience: "edge/c".parse().unwrap(),
             build: "1".into(),
             epoch: "e".into(),
             applied: 3,
@@ -103,7 +102,7 @@ impl Platform for FakePlatform {
         }]
     }
 
-    fn release(&self, audience: &str, node_id: &str, _: &str) -> bool {
+    fn release(&self, audience: &Audience, node_id: &str, _: &str) -> bool {
         self.0.state.lock().unwrap().released.push(format!("{audience} {node_id}"));
         true
     }

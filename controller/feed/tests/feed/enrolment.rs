@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tonic::Code;
 
 use crate::raw::{Raw, channel, channel_of, csr};
-use crate::support::{EDGE, Feed, Node};
+use crate::support::{EDGE, Feed, Node, audience_of};
 
 const DAY: i64 = 24 * 3600;
 
@@ -359,7 +359,7 @@ async fn removing_a_node_from_the_registry_revokes_it() {
     let node = Node::start(&identity, EDGE, dir.path());
     tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap();
     assert_eq!(node.names().len(), 1, "it serves what it has, and gets nothing new");
-    assert!(feed.fleet.subscribers(EDGE).is_empty());
+    assert!(feed.fleet.subscribers(&audience_of(EDGE)).is_empty());
     let channel =
         channel(feed.address, &feed.handle.authorities(), Some(("edge-1", unix_now() - 60, unix_now() + 60)))
             .await;
@@ -396,7 +396,7 @@ async fn one_root_follows_another_without_anybody_losing_touch() {
     feed.handle.replace_authorities(authorities.clone()).unwrap();
     let revision = publish(&authorities);
     feed.applied("edge-1", EDGE, revision).await;
-    assert_eq!(feed.fleet.lagging(EDGE, "epoch-1", revision), [""; 0]);
+    assert_eq!(feed.fleet.lagging(&audience_of(EDGE), "epoch-1", revision), [""; 0]);
     assert_eq!(roots(&identity), [old, new]);
 
     // 2. It issues. Sessions are made anew; one that slept through it all knows the old root only.

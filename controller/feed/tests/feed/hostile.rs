@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::raw::{Raw, channel, channel_of, csr};
-use crate::support::{EDGE, Feed, Node, Store, config, route};
+use crate::support::{EDGE, Feed, Node, Store, audience_of, config, route};
 
 async fn as_node(feed: &Feed, node: &str) -> Channel {
     let now = unix_now();
@@ -90,7 +90,7 @@ async fn who_says_that_it_is_ahead_and_proves_nothing_is_served_apart() {
         assert_eq!((begun, ended), (vec![epoch, "epoch-1".to_owned()], vec![revision; 2]));
         raw.ack("epoch-1", revision).await;
         feed.applied("edge-1", EDGE, revision).await;
-        assert!(feed.fleet.is_in_service(EDGE, "edge-1"));
+        assert!(feed.fleet.is_in_service(&audience_of(EDGE), "edge-1"));
     }
     assert_eq!(greeting(&feed, "edge-2", Some(("epoch-1", revision))).await.unwrap(), "epoch-1");
     assert_eq!(feed.metric("feed_resumes_total{kind=\"Apart\"}"), 4);
@@ -170,7 +170,7 @@ async fn after_a_store_went_back(lives_on: bool) -> String {
     node.until("is where the store is", is_back).await;
     assert_eq!(node.names(), feed.store.names(EDGE));
     let epoch = node.status.borrow().as_ref().unwrap().position.as_ref().unwrap().epoch.clone();
-    assert!(feed.fleet.lagging(EDGE, &epoch, after - 1).is_empty(), "it counts again");
+    assert!(feed.fleet.lagging(&audience_of(EDGE), &epoch, after - 1).is_empty(), "it counts again");
     node.stop().await;
     epoch
 }
@@ -369,7 +369,7 @@ async fn what_a_node_says_is_fit_for_logs_terminals_and_memory() {
     raw.up.send(Up { frame: Some(up::Frame::Ack(ack)) }).await.unwrap();
     let kept = async {
         loop {
-            let kept = feed.fleet.subscribers("node/web-1").remove(0).exceptions;
+            let kept = feed.fleet.subscribers(&audience_of("node/web-1")).remove(0).exceptions;
             if !kept.is_empty() {
                 return kept;
             }

@@ -8,7 +8,7 @@ use hosting_intent_sync::identity::unix_now;
 use hosting_proto::feed::down::Frame;
 
 use crate::raw::{Raw, channel};
-use crate::support::{EDGE, Feed, Store, config};
+use crate::support::{EDGE, Feed, Store, audience_of, config};
 
 const SESSIONS: usize = 100;
 const REVISIONS: u64 = 1_000;
@@ -64,8 +64,8 @@ async fn a_hundred_sessions_get_a_thousand_revisions_each_in_order() {
     for n in 0..SESSIONS {
         feed.applied(&format!("edge-{n:03}"), EDGE, 1 + REVISIONS).await;
     }
-    assert_eq!(feed.fleet.lagging(EDGE, "epoch-1", 1 + REVISIONS), [""; 0]);
-    assert_eq!(feed.fleet.in_service(EDGE).len(), SESSIONS);
+    assert_eq!(feed.fleet.lagging(&audience_of(EDGE), "epoch-1", 1 + REVISIONS), [""; 0]);
+    assert_eq!(feed.fleet.in_service(&audience_of(EDGE)).len(), SESSIONS);
     let (hits, misses) = (feed.metric("feed_ring_hits_total"), feed.metric("feed_ring_misses_total"));
     let reads = feed.store.windows() - reads;
     println!(

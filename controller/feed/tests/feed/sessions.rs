@@ -14,7 +14,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::raw::{Raw, channel};
-use crate::support::{EDGE, Feed, Node, Store, config, padded_route};
+use crate::support::{EDGE, Feed, Node, Store, audience_of, config, padded_route};
 
 async fn feed() -> Feed {
     let feed = Feed::start().await;
@@ -215,8 +215,8 @@ async fn a_newer_session_replaces_the_older() {
     let revision = feed.store.route("b.example");
     new.ack("epoch-1", at).await;
     assert!(matches!(new.next().await.unwrap(), Some(Frame::Delta(delta)) if delta.revision == revision));
-    assert_eq!(feed.fleet.subscribers(EDGE).len(), 1);
-    assert!(feed.fleet.is_in_service(EDGE, "edge-1"), "it came back within its lease");
+    assert_eq!(feed.fleet.subscribers(&audience_of(EDGE)).len(), 1);
+    assert!(feed.fleet.is_in_service(&audience_of(EDGE), "edge-1"), "it came back within its lease");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +237,7 @@ async fn a_stalled_subscriber_falls_out_of_service_when_its_lease_ends() {
     feed.applied("edge-1", EDGE, revision).await;
     feed.applied("edge-2", EDGE, revision).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(feed.fleet.in_service(EDGE).len(), 2, "heartbeats keep it");
+    assert_eq!(feed.fleet.in_service(&audience_of(EDGE)).len(), 2, "heartbeats keep it");
     let hold = Arc::clone(&stalled.memory.stall);
     let hold = hold.lock().unwrap();
     let revision = feed.store.route("b.example");
@@ -245,22 +245,22 @@ async fn a_stalled_subscriber_falls_out_of_service_when_its_lease_ends() {
     tokio::task::block_in_place(|| {
         tokio::runtime::Handle::current().block_on(async {
             feed.applied("edge-1", EDGE, revision).await;
-            assert_eq!(feed.fleet.in_service(EDGE).len(), 2, "within its lease it counts");
-            assert_eq!(feed.fleet.lagging(EDGE, "epoch-1", revision), ["edge-2"]);
+            assert_eq!(feed.fleet.in_service(&audience_of(EDGE)).len(), 2, "within its lease it counts");
+            assert_eq!(feed.fleet.lagging(&audience_of(EDGE), "epoch-1", revision), ["edge-2"]);
             let mut changes = feed.fleet.changes();
-            while feed.fleet.is_in_service(EDGE, "edge-2") {
+            while feed.fleet.is_in_service(&audience_of(EDGE), "edge-2") {
                 changes.changed().await.unwrap();
             }
         });
     });
     let took = began.elapsed();
     assert!((Duration::from_millis(300)..Duration::from_secs(2)).contains(&took), "{took:?}");
-    assert_eq!(feed.fleet.lagging(EDGE, "epoch-1", revision), ["edge-2"]);
+    assert_eq!(feed.fleet.lagging(&audience_of(EDGE), "epoch-1", revision), ["edge-2"]);
     drop(hold);
     feed.applied("edge-2", EDGE, revision).await;
     let mut changes = feed.fleet.changes();
     let back = async {
-        while !feed.fleet.is_in_service(EDGE, "edge-2") {
+        while !feed.fleet.is_in_service(&audience_of(EDGE), "edge-2") {
             changes.changed().await.unwrap();
         }
     };
@@ -298,7 +298,7 @@ async fn a_slow_reader_holds_nobody_back() {
     let began = Instant::now();
     feed.applied("edge-1", EDGE, last).await;
     println!("400 revisions of 100 kB beside a reader that does not read: {:?}", began.elapsed());
-    assert_eq!(feed.fleet.lagging(EDGE, "epoch-1", last), ["edge-2"]);
+    assert_eq!(feed.fleet.lagging(&audience_of(EDGE), "epoch-1", last), ["edge-2"]);
     beat.abort();
     // When it reads again it gets everything, in order, from wherever it is.
     let mut position = at;
@@ -409,12 +409,12 @@ async fn what_the_brake_holds_is_released_by_an_order() {
     feed.applied("edge-1", EDGE, revision).await;
     node.until("held", |s| s.as_ref().is_some_and(|s| s.held == 150)).await;
     assert_eq!(node.names().len(), 200);
-    assert_eq!(feed.fleet.subscribers(EDGE)[0].exceptions.len(), 150);
-    assert!(feed.fleet.release(EDGE, "edge-1", "operator"));
+    assert_eq!(feed.fleet.subscribers(&audience_of(EDGE))[0].exceptions.len(), 150);
+    assert!(feed.fleet.release(&audience_of(EDGE), "edge-1", "operator"));
     node.until("released", |s| s.as_ref().is_some_and(|s| s.held == 0)).await;
     assert_eq!(node.names().len(), 50);
     let cleared = async {
-        while !feed.fleet.subscribers(EDGE)[0].exceptions.is_empty() {
+        while !feed.fleet.subscribers(&audience_of(EDGE))[0].exceptions.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -446,7 +446,7 @@ async fn a_liar_and_a_silent_one_are_sent_away() {
     let mut silent = Raw::open(as_node(&feed, "edge-1").await, EDGE, None).await.unwrap();
     let reason = farewell(&mut silent).await;
     assert!(reason.contains("two leases"), "{reason}");
-    assert!(!feed.fleet.is_in_service(EDGE, "edge-1"));
+    assert!(!feed.fleet.is_in_service(&audience_of(EDGE), "edge-1"));
     assert_eq!(feed.metric("feed_sessions"), 0);
 }
 
@@ -527,7 +527,7 @@ async fn a_session_ends_at_once_when_the_registry_takes_its_audience_away() {
     let mut other = Raw::open(as_node(&feed, "edge-2").await, EDGE, None).await.unwrap();
     settle(&mut other).await;
     feed.registry.add("edge-1", &["database"]);
-    feed.fleet.retain(|audience, node| audience != EDGE || node != "edge-1");
+    feed.fleet.retain(|audience, node| *audience != audience_of(EDGE) || node != "edge-1");
     let away = async {
         loop {
             if let Frame::GoAway(away) = raw.next().await.unwrap().expect("no word") {
@@ -537,7 +537,7 @@ async fn a_session_ends_at_once_when_the_registry_takes_its_audience_away() {
     };
     let away = tokio::time::timeout(Duration::from_secs(1), away).await.expect("the session goes on");
     assert!(away.reason.contains("registry") && away.retry_after_ms > 0, "{away:?}");
-    assert_eq!(feed.fleet.subscribers(EDGE).len(), 1, "the others stay");
+    assert_eq!(feed.fleet.subscribers(&audience_of(EDGE)).len(), 1, "the others stay");
     let mut again = Raw::open(as_node(&feed, "edge-1").await, EDGE, None).await.unwrap();
     assert_eq!(again.next().await.unwrap_err().code(), Code::PermissionDenied);
 }

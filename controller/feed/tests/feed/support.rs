@@ -15,7 +15,9 @@ use hosting_feed::registry::{
 };
 use hosting_feed::{FeedConfig, FeedDeps, FeedHandle, FeedServer};
 use hosting_intent::edge_key::ClusterEdgeKey;
-use hosting_intent::{Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, message};
+use hosting_intent::{
+    Audience, Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, Role, message,
+};
 use hosting_intent_sync::client::{Client, ClientMetrics, EdgeKeyStore, Options, Reporter, ReporterTask};
 use hosting_intent_sync::identity::{Enrolment, Identity, IdentityError, TokenSource, unix_now};
 use hosting_intent_sync::subscriber::{Brake, Config, Status, Strict, Subscriber};
@@ -32,8 +34,12 @@ use zeroize::Zeroizing;
 
 pub const EDGE: &str = "edge/c1";
 
+pub fn audience_of(audience: &str) -> Audience {
+    audience.parse().unwrap()
+}
+
 #[derive(Clone, Default)]
-struct Audience {
+struct Log {
     items: BTreeMap<Key, Item>,
     digest: Digest,
     log: Vec<LogEntry>,
@@ -45,7 +51,7 @@ struct Audience {
 pub struct Rows {
     epoch: String,
     head: u64,
-    audiences: BTreeMap<String, Audience>,
+    audiences: BTreeMap<Audience, Log>,
     windows: u64,
     failing: bool,
     epochs_fail: bool,
@@ -75,7 +81,7 @@ impl Store {
         let mut rows = self.rows.lock().unwrap();
         rows.head += 1;
         let revision = rows.head;
-        let entry = rows.audiences.entry(audience.to_owned()).or_default();
+        let entry = rows.audiences.entry(audience_of(audience)).or_default();
         let upserts: Vec<Item> = upserts
             .into_iter()
             .map(|(key, value)| Item {
@@ -127,7 +133,7 @@ impl Store {
     /// Forgets the log up to `revision`.
     pub fn compact(&self, audience: &str, revision: u64) {
         let mut rows = self.rows.lock().unwrap();
-        let entry = rows.audiences.get_mut(audience).unwrap();
+        let entry = rows.audiences.get_mut(&audience_of(audience)).unwrap();
         entry.log.retain(|row| row.revision > revision);
         entry.floor = revision;
     }
@@ -147,7 +153,11 @@ impl Store {
     }
 
     pub fn names(&self, audience: &str) -> BTreeSet<String> {
-        self.rows.lock().unwrap().audiences[audience].items.keys().map(|key| key.name.clone()).collect()
+        self.rows.lock().unwrap().audiences[&audience_of(audience)]
+            .items
+            .keys()
+            .map(|key| key.name.clone())
+            .collect()
     }
 }
 
@@ -156,8 +166,8 @@ impl Rows {
         if self.failing { Err(SourceError("the disk is gone".into())) } else { Ok(()) }
     }
 
-    fn head_of(&self, audience: &str) -> AudienceHead {
-        let empty = Audience::default();
+    fn head_of(&self, audience: &Audience) -> AudienceHead {
+        let empty = Log::default();
         let rows = self.audiences.get(audience).unwrap_or(&empty);
         AudienceHead {
             epoch: self.epoch.clone(),
@@ -172,13 +182,13 @@ impl Rows {
 
 #[async_trait]
 impl FeedSource for Store {
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         let rows = self.rows.lock().unwrap();
         rows.check()?;
         Ok(rows.head_of(audience))
     }
 
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError> {
         let mut rows = self.rows.lock().unwrap();
         rows.check()?;
         rows.windows += 1;
@@ -191,7 +201,7 @@ impl FeedSource for Store {
 
     async fn page(
         &self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, SourceError> {
@@ -259,7 +269,7 @@ impl Registered {
     /// Made at that time, milliseconds since the Unix epoch.
     pub fn add_at(&self, node: &str, roles: &[&str], created_at: i64) {
         let record = NodeRecord {
-            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            roles: roles.iter().map(|role| Role::from_name(role).unwrap()).collect(),
             cluster_id: "c1".into(),
             good_since: BTreeMap::from([(String::new(), created_at)]),
             ..NodeRecord::default()
@@ -451,7 +461,7 @@ impl Feed {
         let mut changes = self.fleet.changes();
         let wait = async {
             loop {
-                let list = self.fleet.subscribers(audience);
+                let list = self.fleet.subscribers(&audience_of(audience));
                 if list.iter().any(|s| s.node_id == node && s.applied >= revision) {
                     return;
                 }
@@ -459,7 +469,7 @@ impl Feed {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| {
-            panic!("{node} has not applied {revision}: {:?}", self.fleet.subscribers(audience))
+            panic!("{node} has not applied {revision}: {:?}", self.fleet.subscribers(&audience_of(audience)))
         });
     }
 }
@@ -515,7 +525,7 @@ impl Node {
     pub fn start(identity: &Identity, audience: &str, dir: &Path) -> Self {
         let memory = Memory::default();
         let config = Config {
-            audience: audience.to_owned(),
+            audience: audience_of(audience),
             build: "test".into(),
             kinds: vec![Kind::TrustRoots, Kind::Route, Kind::Webroot],
             brake: Brake::default(),

@@ -1,19 +1,22 @@
 //! What every subscriber of one audience needs, whatever else it has: trust roots, and on name servers the serial offset.
 
-use hosting_intent::{Key, Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
 use hosting_resource::Id;
 use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::node::Node;
 
-use crate::fields::{SERIAL_OFFSET, dns_audience};
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::fields::{SERIAL_OFFSET, is_deleting};
+use crate::{DesiredIntent, PlanError, Unit, World, node_audiences, read};
 
-pub(super) async fn derive(audience: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+pub(super) async fn derive(
+    audience: &Audience,
+    world: &mut dyn World,
+) -> Result<Vec<DesiredIntent>, PlanError> {
     let mut wanted = Vec::new();
     let roots = world.trust_roots().await?;
     if roots.is_empty() {
         // Whoever owns the trust roots wrote this row; planning must not take it away.
-        let unit = Unit::Audience(audience.to_owned());
+        let unit = Unit::Audience(audience.clone());
         let key = Key::new(IntentKind::TrustRoots, "roots");
         let kept = world.owned(&unit.owner()).await?.into_iter().filter(|row| row.key == key);
         wanted.extend(kept.map(|row| DesiredIntent {
@@ -21,26 +24,34 @@ pub(super) async fn derive(audience: &str, world: &mut dyn World) -> Result<Vec<
             key: row.key,
             value: row.value,
         }));
-    } else if is_known(audience, world).await? {
+    } else if can_have_subscribers(audience, world).await? {
         let message = m::TrustRoots { ca_der: roots };
-        wanted.push(DesiredIntent::new(audience.to_owned(), IntentKind::TrustRoots, "roots", &message));
+        wanted.push(DesiredIntent::new(audience.clone(), IntentKind::TrustRoots, "roots", &message));
     }
-    if read::dns_groups(world).await?.iter().any(|group| dns_audience(group) == audience) {
+    if read::dns_audiences(world).await?.contains(audience) {
         // Only its low half is on the wire: serials are compared modulo 2^32 (RFC 1982).
         let value = (world.counter(SERIAL_OFFSET).await? & u64::from(u32::MAX)) as u32;
         let message = m::SerialOffset { value };
-        wanted.push(DesiredIntent::new(audience.to_owned(), IntentKind::SerialOffset, "serial", &message));
+        wanted.push(DesiredIntent::new(audience.clone(), IntentKind::SerialOffset, "serial", &message));
     }
     Ok(wanted)
 }
 
-/// Whether anybody can subscribe to the audience.
-async fn is_known(audience: &str, world: &mut dyn World) -> Result<bool, PlanError> {
-    let Some((role, id)) = audience.split_once('/') else { return Ok(false) };
-    Ok(match role {
-        "edge" => read::get(world, &Id::<Cluster>::from(id)).await?.is_some(),
-        "node" => read::get(world, &Id::<Node>::from(id)).await?.is_some(),
-        "dns" => true,
-        _ => false,
+/// Whether anybody subscribes to the audience, or will when a cluster's first edge or a brand's first name server joins.
+async fn can_have_subscribers(audience: &Audience, world: &mut dyn World) -> Result<bool, PlanError> {
+    Ok(match audience {
+        Audience::Edge(cluster) => {
+            let cluster = read::get(world, &Id::<Cluster>::from(cluster.as_str())).await?;
+            cluster.is_some_and(|cluster| !is_deleting(&cluster))
+        }
+        Audience::Node(node) | Audience::Gateway(node) => {
+            let node = read::get(world, &Id::<Node>::from(node.as_str())).await?;
+            node.is_some_and(|node| node_audiences(&node).contains(audience))
+        }
+        Audience::Dns(group) => {
+            let servers = read::name_servers(world, group.as_str()).await?;
+            servers.iter().any(|node| node_audiences(node).contains(audience))
+                || read::dns_audiences(world).await?.contains(audience)
+        }
     })
 }

@@ -1,10 +1,10 @@
 //! Data to destroy. The only unit whose intents outlive their resource: a node that was away finds them when it is back.
 
-use hosting_intent::{Key, Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
 use hosting_resource::kinds::node::Node;
 use hosting_resource::{Id, Resource};
 
-use crate::fields::{is_deleting, node_audience};
+use crate::fields::is_deleting;
 use crate::{DesiredIntent, IntentRow, PlanError, Unit, World, kinds, read};
 
 pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
@@ -18,8 +18,7 @@ pub(super) async fn derive(id: &str, world: &mut dyn World) -> Result<Vec<Desire
 async fn of_nothing(id: &str, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
     let mut wanted = Vec::new();
     for IntentRow { audience, key, value, .. } in world.owned(&Unit::Retire(id.to_owned()).owner()).await? {
-        let node = audience.strip_prefix("node/").unwrap_or_default();
-        if is_registered(node, world).await? {
+        if is_registered(audience.id(), world).await? {
             wanted.push(DesiredIntent { audience, key, value });
         }
     }
@@ -41,7 +40,12 @@ async fn of_resource(resource: &Resource, world: &mut dyn World) -> Result<Vec<D
     let name = Key::new(retires.intent, resource.id.as_str()).to_string();
     for node in nodes {
         if is_registered(&node, world).await? {
-            wanted.push(DesiredIntent::new(node_audience(&node), IntentKind::Retire, name.clone(), &message));
+            wanted.push(DesiredIntent::new(
+                Audience::node(&node)?,
+                IntentKind::Retire,
+                name.clone(),
+                &message,
+            ));
         }
     }
     Ok(wanted)

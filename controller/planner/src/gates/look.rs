@@ -1,6 +1,6 @@
 //! The conditions of one resource, one after the other.
 
-use hosting_intent::Kind as IntentKind;
+use hosting_intent::{Audience, Kind as IntentKind};
 use hosting_resource::{Progress, Resource, Status};
 
 use super::{Condition, Exception, ExceptionKind, Fleet, Gate, Inputs, Phase, Report, Truth, Verdict};
@@ -231,6 +231,8 @@ impl<'a> Look<'a> {
             waiting.push(format!("the withdrawal of {} from {}", row.key, row.audience));
         }
         for (audience, revision) in self.progress.withdrawn.clone().unwrap_or_default() {
+            // Nobody subscribes to what is no audience of this build.
+            let Ok(audience) = audience.parse::<Audience>() else { continue };
             let subscribers = self.fleet.subscribers(&audience);
             if subscribers.is_empty() {
                 // Nobody is registered any more: there is nobody to let go.
@@ -248,7 +250,8 @@ impl<'a> Look<'a> {
                     in_service += 1;
                 }
             }
-            if in_service == 0 && !audience.starts_with("node/") {
+            // Nodes that report are waited for by the Retire that destroys their data.
+            if in_service == 0 && !audience.reports() {
                 waiting.push(format!("{audience} (none in service)"));
             }
         }

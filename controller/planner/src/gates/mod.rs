@@ -7,7 +7,7 @@ mod look;
 
 use std::collections::BTreeMap;
 
-use hosting_intent::Key;
+use hosting_intent::{Audience, Key};
 use hosting_resource::{Kind, Resource, Standing, Status};
 
 pub(crate) use self::look::Look;
@@ -76,10 +76,10 @@ pub struct Report {
 /// What is known of the fleet. Answers must come from memory: one evaluation asks for each row of a resource.
 pub trait Fleet {
     /// Everybody registered for the audience, by node id.
-    fn subscribers(&self, audience: &str) -> Vec<Subscriber>;
+    fn subscribers(&self, audience: &Audience) -> Vec<Subscriber>;
 
     /// What `node` says about one key that it does not apply.
-    fn exception(&self, audience: &str, node: &str, key: &Key) -> Option<Exception>;
+    fn exception(&self, audience: &Audience, node: &str, key: &Key) -> Option<Exception>;
 
     /// What the agent of `node` says about one key.
     fn report(&self, node: &str, key: &Key) -> Option<Report>;

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use hosting_intent::group_or_default;
 use hosting_intent::name::is_in_zone;
 pub(crate) use hosting_resource::kinds::brand::Brand;
 use hosting_resource::{Doc, Id, Kind};
 
 use super::tenant;
 use super::{Changed, Facts, Planned, cluster, zone};
-use crate::fields::{dns_audience, dns_group, is_deleting};
+use crate::fields::{dns_audience, is_deleting};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
@@ -34,7 +35,8 @@ impl Planned for Brand {
     fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
         let Some(brand) = change.both().next() else { return };
         if change.differs(|brand| brand.spec.dns_group.clone()) {
-            units.extend(change.both().map(|brand| Unit::Audience(dns_audience(dns_group(&brand.spec)))));
+            let audiences = change.both().filter_map(|brand| dns_audience(&brand.spec).ok());
+            units.extend(audiences.map(Unit::Audience));
             units.insert(cluster::CLUSTERS.of("", change.cause));
         }
         if change.born_or_gone() {
@@ -58,9 +60,10 @@ impl Planned for Brand {
         draft: &mut Overlay<'_>,
     ) -> Result<(), PlanError> {
         // What decides where a brand's zones and sites may lie is the platform's to say.
-        let group_before = before.map_or(crate::fields::DEFAULT_DNS_GROUP, |before| dns_group(&before.spec));
+        let group = group_or_default(&brand.spec.dns_group);
+        let group_before = group_or_default(before.map_or("", |before| &before.spec.dns_group));
         let clusters_moved = before.is_some_and(|before| before.spec.cluster_ids != brand.spec.cluster_ids);
-        if !draft.by_admin() && (dns_group(&brand.spec) != group_before || clusters_moved) {
+        if !draft.by_admin() && (group != group_before || clusters_moved) {
             return Err(PlanError::Forbidden(
                 "a brand's dns_group and clusters are set with a platform admin's key",
             ));
@@ -82,7 +85,7 @@ impl Planned for Brand {
     ) -> Result<(), PlanError> {
         match aspect {
             Aspect::Machines if !is_deleting(&brand) => {
-                plan.replan([Unit::Audience(dns_audience(dns_group(&brand.spec)))]).await
+                plan.replan([Unit::Audience(dns_audience(&brand.spec)?)]).await
             }
             Aspect::ServiceNames => services_near(&brand, of, plan).await,
             Aspect::Machines | Aspect::Names => Ok(()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::kinds::zone_record::AutoRecord;
 use hosting_resource::{Doc, Document, Id, Kind};
@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, tenant, webroot};
 use crate::auto_records::{self, NameSource};
-use crate::fields::{SUFFIX_FACET, edge_audience, is_deleting};
+use crate::fields::{SUFFIX_FACET, is_deleting};
 use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
@@ -62,7 +62,7 @@ impl Planned for Fqdn {
         if tenant.spec.cluster_id.is_empty() {
             return Ok(Vec::new());
         }
-        let audience = edge_audience(&tenant.spec.cluster_id);
+        let audience = Audience::edge(&tenant.spec.cluster_id)?;
         let name = fqdn.spec.fqdn.as_str();
         let route = |webroot: &str, shard: &str| {
             let message = m::Route {

@@ -8,9 +8,8 @@ use hosting_resource::kinds::node::NodeShard;
 use hosting_resource::{Doc, Kind};
 
 use super::{Changed, Planned, tenant};
-use crate::fields::node_audience;
 use crate::plan::Plan;
-use crate::{PlanError, Unit, Walk, read};
+use crate::{PlanError, Unit, Walk, node_audiences, read};
 
 #[async_trait]
 impl Planned for Node {
@@ -26,9 +25,9 @@ impl Planned for Node {
         };
         let (left, joined) = (shards(change.before), shards(change.after));
         units.extend(left.union(&joined).map(|shard| Unit::Of(Kind::Shard, shard.clone())));
-        if change.born_or_gone() {
-            units.insert(Unit::Audience(node_audience(&node.id)));
-        }
+        let audiences = |node: Option<&Doc<Self>>| node.map(node_audiences).unwrap_or_default();
+        let (before, after) = (audiences(change.before), audiences(change.after));
+        units.extend(before.symmetric_difference(&after).cloned().map(Unit::Audience));
         if change.after.is_none() {
             // Everything that this node was told, whichever shard it came from.
             let (of, after, cause) = (node.id.clone(), String::new(), change.cause);

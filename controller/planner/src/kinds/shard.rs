@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, Role, message as m};
 use hosting_resource::kinds::node::NodeSpec;
 pub(crate) use hosting_resource::kinds::shard::Shard;
 use hosting_resource::{Doc, Document};
@@ -11,7 +11,6 @@ use prost::Message;
 
 use super::{Changed, Planned, node, tenant};
 use crate::desired::socket_address;
-use crate::fields::edge_audience;
 use crate::{DesiredIntent, PlanError, Unit, World, read};
 
 #[async_trait]
@@ -26,7 +25,7 @@ impl Planned for Shard {
 
     async fn derive(shard: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
         let Some(cluster) = shard.parent.as_deref() else { return Ok(Vec::new()) };
-        if shard.spec.role != "web" {
+        if shard.spec.role != Role::Web.name() {
             return Ok(Vec::new());
         }
         let mut members = read::nodes_of_shard(world, &shard.typed_id()).await?;
@@ -39,7 +38,7 @@ impl Planned for Shard {
             }
         }
         let message = m::ShardPool { name: shard.spec.name.clone(), nodes };
-        Ok(vec![DesiredIntent::new(edge_audience(cluster), IntentKind::ShardPool, &*shard.id, &message)])
+        Ok(vec![DesiredIntent::new(Audience::edge(cluster)?, IntentKind::ShardPool, &*shard.id, &message)])
     }
 }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, Role, message as m};
 pub(crate) use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, Document, Kind, Status};
 
 use super::{Changed, Deletion, Facts, Planned, Retires, walks_in_tenant};
-use crate::fields::{FIRST_TENANT_UID, TENANT_UID, edge_audience, is_deleting, node_audience};
+use crate::fields::{FIRST_TENANT_UID, TENANT_UID, is_deleting};
 use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
@@ -72,13 +72,13 @@ impl Planned for Tenant {
         let id = tenant.id.as_str();
         if !tenant.spec.cluster_id.is_empty() {
             let message = m::TenantState { state: state as i32, reason: reason.to_owned() };
-            let audience = edge_audience(&tenant.spec.cluster_id);
+            let audience = Audience::edge(&tenant.spec.cluster_id)?;
             wanted.push(DesiredIntent::new(audience, IntentKind::TenantState, id, &message));
         }
         let message =
             m::Tenant { uid: tenant.state.uid, state: state as i32, incarnation: tenant.created_revision };
         for node in read::nodes_of_tenant(world, tenant).await? {
-            wanted.push(DesiredIntent::new(node_audience(&node.id), IntentKind::Tenant, id, &message));
+            wanted.push(DesiredIntent::new(Audience::node(&node.id)?, IntentKind::Tenant, id, &message));
         }
         Ok(wanted)
     }
@@ -117,7 +117,7 @@ impl Planned for Tenant {
                 let problem = format!("shard {:?} is not in cluster {:?}", shard.id, cluster.id);
                 return Err(PlanError::invalid("shard_id", problem));
             }
-            if shard.spec.role != "web" {
+            if shard.spec.role != Role::Web.name() {
                 let problem =
                     format!("shard {:?} has the role {:?}; a web shard is needed", shard.id, shard.spec.role);
                 return Err(PlanError::invalid("shard_id", problem));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::webroot::Webroot;
 use hosting_resource::kinds::webroot::stored_php_pool;
 use hosting_resource::kinds::zone_record::AutoRecord;
@@ -11,7 +11,7 @@ use hosting_resource::{Doc, Document, Kind, Status};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Retires, Tie, fqdn, subscription, tenant};
 use crate::auto_records::{self, NameSource};
-use crate::fields::{edge_audience, node_audience, service_names};
+use crate::fields::service_names;
 use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
@@ -75,11 +75,10 @@ impl Planned for Webroot {
             incarnation: webroot.created_revision,
             tenant_uid: tenant.state.uid,
         };
-        let mut wanted: Vec<DesiredIntent> = read::nodes_of_shard(world, &shard.typed_id())
-            .await?
-            .iter()
-            .map(|node| DesiredIntent::new(node_audience(&node.id), IntentKind::Webroot, id, &message))
-            .collect();
+        let mut wanted = Vec::new();
+        for node in read::nodes_of_shard(world, &shard.typed_id()).await? {
+            wanted.push(DesiredIntent::new(Audience::node(&node.id)?, IntentKind::Webroot, id, &message));
+        }
         if webroot.state.site_ready && !tenant.spec.cluster_id.is_empty() {
             let route = m::Route {
                 tenant_id: tenant.id.clone(),
@@ -88,7 +87,7 @@ impl Planned for Webroot {
                 ..m::Route::default()
             };
             for name in Self::names(webroot, &tenant, world).await? {
-                let audience = edge_audience(&tenant.spec.cluster_id);
+                let audience = Audience::edge(&tenant.spec.cluster_id)?;
                 wanted.push(DesiredIntent::new(audience, IntentKind::Route, name, &route));
             }
         }

@@ -10,7 +10,7 @@ use hosting_resource::kinds::zone::ZoneState;
 use hosting_resource::{Doc, Document, Id, Kind};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, brand, fqdn, subscription, zone_record};
-use crate::fields::{ZONE_SERIAL, dns_audience, dns_group, is_deleting};
+use crate::fields::{ZONE_SERIAL, dns_audience, is_deleting};
 use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
@@ -73,7 +73,7 @@ impl Planned for Zone {
             minimum: MINIMUM,
             ttl: TTL,
         };
-        let audience = dns_audience(dns_group(&brand.spec));
+        let audience = dns_audience(&brand.spec)?;
         Ok(vec![DesiredIntent::new(audience, IntentKind::Zone, zone.spec.name.as_str(), &message)])
     }
 

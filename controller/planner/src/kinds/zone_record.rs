@@ -9,7 +9,7 @@ use hosting_resource::kinds::zone_record::{AUTO_TTL, ManagedBy, normalise, rdata
 use hosting_resource::{Doc, Id, Kind};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, zone};
-use crate::fields::{dns_audience, dns_group, is_deleting};
+use crate::fields::{dns_audience, is_deleting};
 use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
@@ -173,7 +173,7 @@ pub(crate) async fn derive_rr_set(
         return Ok(Vec::new());
     };
     let key = format!("{}/{name}/{record_type}", zone.spec.name);
-    Ok(vec![DesiredIntent::new(dns_audience(dns_group(&brand.spec)), IntentKind::RrSet, key, &set)])
+    Ok(vec![DesiredIntent::new(dns_audience(&brand.spec)?, IntentKind::RrSet, key, &set)])
 }
 
 async fn rr_set(

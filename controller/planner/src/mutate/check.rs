@@ -1,9 +1,10 @@
 //! What must hold between a resource and the others. What a document alone can show was checked before.
 
+use hosting_intent::{Role, group_or_default};
 use hosting_resource::{Kind, Resource};
 
 use super::names;
-use crate::fields::{DEFAULT_DNS_GROUP, Place, given, is_auto, is_deleting, places, set_places, texts};
+use crate::fields::{Place, given, is_auto, is_deleting, places, set_places, texts};
 use crate::{Draft, PlanError, World, read};
 
 /// Checks `resource` as it is to be written; `before` is what is stored.
@@ -17,9 +18,8 @@ pub(super) async fn check(
         Kind::Region | Kind::Cluster | Kind::LbAddress | Kind::Shard | Kind::Node | Kind::ApiKey => Ok(()),
         Kind::Brand => {
             // What decides where a brand's zones and sites may lie is the platform's to say.
-            let group = given(resource, "dns_group").unwrap_or(DEFAULT_DNS_GROUP);
-            let group_before =
-                before.and_then(|before| given(before, "dns_group")).unwrap_or(DEFAULT_DNS_GROUP);
+            let group = group_or_default(resource.text("dns_group"));
+            let group_before = group_or_default(before.map_or("", |before| before.text("dns_group")));
             let clusters_moved = before.is_some() && moved("cluster_ids");
             if !draft.by_admin() && (group != group_before || clusters_moved) {
                 return Err(PlanError::Forbidden(
@@ -119,7 +119,7 @@ async fn tenant(draft: &mut dyn Draft, tenant: &Resource) -> Result<(), PlanErro
             let problem = format!("shard {:?} is not in cluster {:?}", shard.id, cluster.id);
             return Err(PlanError::invalid("shard_id", problem));
         }
-        if shard.text("role") != "web" {
+        if shard.text("role") != Role::Web.name() {
             let problem =
                 format!("shard {:?} has the role {:?}; a web shard is needed", shard.id, shard.text("role"));
             return Err(PlanError::invalid("shard_id", problem));

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use hosting_intent::Cause;
+use hosting_intent::{Audience, Cause};
 use hosting_resource::{Cascade, Kind, Progress, Resource, Status};
 
 use crate::fields::is_deleting;
-use crate::fields::node_audience;
 use crate::kinds::{self, Deletion, Tie};
 use crate::plan::Plan;
 use crate::{Draft, IntentChange, PlanError, Unit, World, WorldError, trace};
@@ -90,7 +89,7 @@ fn note_withdrawn(plan: &mut Plan<'_>, resource: &mut Resource) {
     let revision = plan.draft.revision();
     let mut progress = resource.progress();
     let withdrawn = progress.withdrawn.get_or_insert_default();
-    withdrawn.extend(plan.take_changed().into_iter().map(|audience| (audience, revision)));
+    withdrawn.extend(plan.take_changed().iter().map(|audience| (audience.to_string(), revision)));
     resource.set_progress(&progress);
 }
 
@@ -98,8 +97,8 @@ fn note_withdrawn(plan: &mut Plan<'_>, resource: &mut Resource) {
 async fn note_retirement(plan: &mut Plan<'_>, resource: &mut Resource) -> Result<(), PlanError> {
     let unit = Unit::Of(resource.kind, resource.id.clone());
     let told = plan.draft.owned(&unit.owner()).await?;
-    let mut nodes: BTreeSet<String> =
-        told.iter().filter_map(|row| row.audience.strip_prefix("node/").map(str::to_owned)).collect();
+    let told = told.iter().filter(|row| matches!(row.audience, Audience::Node(_)));
+    let mut nodes: BTreeSet<String> = told.map(|row| row.audience.id().to_owned()).collect();
     nodes.extend(kinds::of(resource.kind).data_nodes(resource, &mut plan.draft).await?);
     resource.set_progress(&Progress { retire_on: Some(nodes), ..resource.progress() });
     Ok(())
@@ -276,7 +275,7 @@ pub async fn finish_delete(draft: &mut dyn Draft, id: &str, retired: &[String]) 
         return Ok(false);
     }
     plan.remove(&resource);
-    let done: BTreeSet<String> = retired.iter().map(|node| node_audience(node)).collect();
+    let done: BTreeSet<Audience> = retired.iter().filter_map(|node| Audience::node(node).ok()).collect();
     let rows = plan.draft.owned(&Unit::Retire(id.to_owned()).owner()).await?;
     for change in withdraw(rows, |row| done.contains(&row.audience)) {
         plan.draft.intend(change);

@@ -1,11 +1,11 @@
 //! What the fleet's words do to resources, and the replan queue.
 
-use hosting_intent::{Cause, Kind as IntentKind};
+use hosting_intent::{Audience, Cause, Kind as IntentKind};
 use hosting_resource::kinds::node::Node;
 use hosting_resource::{Id, Kind};
 
 use super::delete::withdraw;
-use crate::fields::{is_deleting, node_audience};
+use crate::fields::is_deleting;
 use crate::gates::{self, Gate, Verdict};
 use crate::plan::Plan;
 use crate::{Change, Draft, PlanError, Unit, World, kinds, read};
@@ -135,7 +135,7 @@ pub async fn retired(draft: &mut dyn Draft, node: &str, id: &str) -> Result<(), 
     if draft.resource(id).await?.is_some() {
         return Ok(());
     }
-    let audience = node_audience(node);
+    let audience = Audience::node(node)?;
     let rows = draft.owned(&Unit::Retire(id.to_owned()).owner()).await?;
     let intents = withdraw(rows, |row| row.audience == audience);
     if !intents.is_empty() {
@@ -159,7 +159,7 @@ pub struct Forgotten {
 /// When the store fails.
 pub async fn forget_node(draft: &mut dyn Draft, node: &str) -> Result<Forgotten, PlanError> {
     const ROWS: u32 = 500;
-    let audience = node_audience(node);
+    let audience = Audience::node(node)?;
     // Retire is the last kind of a node's audience: everything from its first key on.
     let start = hosting_intent::Key::new(IntentKind::Retire, "");
     let rows = draft.audience_rows(&audience, Some(&start), ROWS).await?;

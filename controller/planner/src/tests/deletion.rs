@@ -52,7 +52,7 @@ async fn a_name_made_anew_while_its_old_owner_goes_stays_with_the_new_one() {
     let edge = format!("edge/{}", lab.cluster);
     let owner = |lab: &Lab| {
         let key = Key::new(IntentKind::Route, "www.example.com");
-        lab.store.intents[&(edge.clone(), key)].owner.clone()
+        lab.store.intents[&(at(&edge), key)].owner.clone()
     };
     assert_eq!(owner(&lab), format!("fqdn:{}", new.id));
     lab.settle().await;

@@ -9,7 +9,7 @@ const REVISION: u64 = 10;
 
 fn row(audience: &str, kind: IntentKind, name: &str, value: &impl prost::Message) -> IntentRow {
     IntentRow {
-        audience: audience.into(),
+        audience: at(audience),
         key: Key::new(kind, name),
         revision: REVISION,
         owner: "x".into(),
@@ -26,7 +26,7 @@ fn webroot() -> (Resource, Inputs) {
 fn fleet(audiences: &[(&str, &[&str])]) -> Everybody {
     let mut fleet = Everybody::default();
     for (audience, nodes) in audiences {
-        fleet.audiences.insert((*audience).into(), nodes.iter().map(|node| (*node).into()).collect());
+        fleet.audiences.insert(at(audience), nodes.iter().map(|node| (*node).into()).collect());
     }
     fleet
 }

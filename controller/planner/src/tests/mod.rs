@@ -10,8 +10,8 @@ mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hosting_intent::{Intent, Key, Kind as IntentKind, message as m};
-use hosting_resource::{Kind, Resource, Status};
+use hosting_intent::{Audience, Intent, Key, Kind as IntentKind, message as m};
+use hosting_resource::{Doc, Kind, Resource, Status};
 use serde_json::{Value, json};
 
 use crate::fake::Fake;
@@ -30,10 +30,14 @@ pub(super) struct Lab {
     pub(super) region: String,
 }
 
+pub(super) fn at(audience: &str) -> Audience {
+    audience.parse().unwrap()
+}
+
 /// Everybody applies everything at once, but for those named here.
 #[derive(Default, Clone)]
 pub(super) struct Everybody {
-    pub(super) audiences: BTreeMap<String, BTreeSet<String>>,
+    pub(super) audiences: BTreeMap<Audience, BTreeSet<String>>,
     pub(super) out: BTreeSet<String>,
     /// Node, how far it has applied.
     pub(super) stuck: BTreeMap<String, u64>,
@@ -45,13 +49,7 @@ impl Everybody {
     pub(super) fn of(store: &Fake) -> Self {
         let mut all = Self::default();
         for node in store.resources.values().filter(|r| r.kind == Kind::Node) {
-            for role in node.spec["roles"].as_array().unwrap() {
-                let audience = match role.as_str().unwrap() {
-                    "lb" => format!("edge/{}", node.parent.clone().unwrap()),
-                    "dns" => format!("dns/{}", node.text("dns_group")),
-                    "web" => format!("node/{}", node.id),
-                    _ => continue,
-                };
+            for audience in crate::node_audiences(&Doc::read(node.clone()).unwrap()) {
                 all.audiences.entry(audience).or_default().insert(node.id.clone());
             }
         }
@@ -60,7 +58,7 @@ impl Everybody {
 }
 
 impl Fleet for Everybody {
-    fn subscribers(&self, audience: &str) -> Vec<Subscriber> {
+    fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
         let nodes = self.audiences.get(audience).cloned().unwrap_or_default();
         nodes
             .into_iter()
@@ -72,7 +70,7 @@ impl Fleet for Everybody {
             .collect()
     }
 
-    fn exception(&self, _: &str, node: &str, key: &Key) -> Option<Exception> {
+    fn exception(&self, _: &Audience, node: &str, key: &Key) -> Option<Exception> {
         self.exceptions.get(&(node.to_owned(), key.clone())).cloned()
     }
 
@@ -235,7 +233,7 @@ impl Lab {
 
     /// What `key` says to `audience`.
     pub(super) fn intent(&self, audience: &str, kind: IntentKind, name: &str) -> Option<Intent> {
-        let row = self.store.intents.get(&(audience.to_owned(), Key::new(kind, name)))?;
+        let row = self.store.intents.get(&(at(audience), Key::new(kind, name)))?;
         Some(Intent::parse(&row.key, &row.value).unwrap())
     }
 
@@ -347,13 +345,15 @@ impl Lab {
     /// All units that there can be, by the resources and by the rows that are there.
     async fn units(&mut self) -> BTreeSet<Unit> {
         let mut units =
-            BTreeSet::from([Unit::Audience("dns/default".into()), Unit::Audience("dns/other".into())]);
+            BTreeSet::from(["dns/default", "dns/other"].map(|audience| Unit::Audience(at(audience))));
         for resource in self.store.resources.values() {
             units.extend(units_of(resource));
             if resource.kind == Kind::Node {
-                units.insert(Unit::Audience(format!("node/{}", resource.id)));
+                for word in ["node", "gateway"] {
+                    units.insert(Unit::Audience(at(&format!("{word}/{}", resource.id))));
+                }
             } else if resource.kind == Kind::Cluster {
-                units.insert(Unit::Audience(format!("edge/{}", resource.id)));
+                units.insert(Unit::Audience(at(&format!("edge/{}", resource.id))));
             }
         }
         units.extend(self.store.intents.values().map(|row| Unit::from_owner(&row.owner).unwrap()));

@@ -4,7 +4,7 @@ use hosting_resource::Doc;
 use hosting_resource::kinds::node::Node;
 
 use super::*;
-use crate::{converge_shard, retry, set_in_service, suspend, unsuspend};
+use crate::{Draft, converge_shard, retry, set_in_service, suspend, unsuspend};
 
 #[tokio::test]
 async fn a_site_goes_live_in_stages() {
@@ -106,7 +106,7 @@ async fn suspending_is_one_intent_for_each_audience_whatever_lies_in_the_tenant(
     lab.store.commit();
     assert_eq!(suspended.status, Status::Suspended);
     let changes = &lab.store.log[logged..];
-    let audiences: BTreeSet<_> = changes.iter().map(|logged| logged.change.audience.as_str()).collect();
+    let audiences: BTreeSet<_> = changes.iter().map(|logged| &logged.change.audience).collect();
     assert_eq!((changes.len(), audiences.len()), (3, 3), "{changes:?}");
     assert!(lab.store.reads < 20, "{} reads", lab.store.reads);
     let edge = format!("edge/{}", lab.cluster);
@@ -264,13 +264,13 @@ async fn joining_a_shard_is_walked_in_bounded_steps() {
         steps += 1;
     }
     assert!(steps >= 2 && most <= 900, "{steps} steps, {most} rows");
-    let on_node = lab.store.intents.values().filter(|row| row.audience == "node/web3").count();
+    let on_node = lab.store.intents.values().filter(|row| row.audience == at("node/web3")).count();
     assert_eq!(on_node, 130 + 13 + 15);
     lab.assert_planned().await;
     let done = lab.delete("web3").await.unwrap();
     assert_eq!(done, Deleted::Gone);
     lab.drain().await;
-    assert_eq!(lab.store.intents.values().filter(|row| row.audience == "node/web3").count(), 0);
+    assert_eq!(lab.store.intents.values().filter(|row| row.audience == at("node/web3")).count(), 0);
     lab.assert_planned().await;
     let shard = lab.shard.clone();
     let logged = lab.store.log.len();
@@ -325,7 +325,7 @@ async fn a_failed_resource_is_tried_again_with_a_new_revision() {
     retry(&mut lab.store, Kind::Webroot, &webroot.id).await.unwrap();
     let revision = lab.store.commit();
     assert_eq!(lab.status(&webroot.id), Some(Status::Provisioning));
-    let row = &lab.store.intents[&("node/web1".to_owned(), key.clone())];
+    let row = &lab.store.intents[&(at("node/web1"), key.clone())];
     assert_eq!(row.revision, revision);
     // The old report speaks of the old revision: the verdict is open again.
     let verdict = lab.look(&webroot.id, &fleet).await;
@@ -360,7 +360,7 @@ async fn trust_roots_reach_every_audience() {
     let mut lab = Lab::new().await;
     lab.store.roots = vec![hosting_intent::Bytes::from_static(b"root")];
     let audiences = ["node/web1".to_owned(), "dns/default".to_owned(), format!("edge/{}", lab.cluster)];
-    let units = audiences.iter().cloned().map(Unit::Audience);
+    let units = audiences.iter().map(|audience| Unit::Audience(at(audience)));
     crate::replan(units, &mut lab.store, hosting_intent::Cause::Planner).await.unwrap();
     for audience in &audiences {
         assert!(lab.intent(audience, IntentKind::TrustRoots, "roots").is_some(), "{audience}");
@@ -371,10 +371,59 @@ async fn trust_roots_reach_every_audience() {
     assert!(lab.intent("node/web9", IntentKind::TrustRoots, "roots").is_some());
     // Somebody else's roots are left as they are.
     lab.store.roots.clear();
-    crate::replan([Unit::Audience("node/web1".into())], &mut lab.store, hosting_intent::Cause::Planner)
+    crate::replan([Unit::Audience(at("node/web1"))], &mut lab.store, hosting_intent::Cause::Planner)
         .await
         .unwrap();
     assert!(lab.intent("node/web1", IntentKind::TrustRoots, "roots").is_some());
+}
+
+fn told(lab: &Lab) -> BTreeSet<String> {
+    let roots = lab.store.intents.values().filter(|row| row.key.known_kind() == Some(IntentKind::TrustRoots));
+    roots.map(|row| row.audience.to_string()).collect()
+}
+
+#[tokio::test]
+async fn nothing_is_planned_for_an_audience_that_nobody_can_subscribe_to() {
+    let mut lab = Lab::bare().await;
+    lab.store.roots = vec![hosting_intent::Bytes::from_static(b"root")];
+    lab.brand("acme", "acme.example").await;
+    for (id, role) in
+        [("web1", "web"), ("edge1", "lb"), ("dns1", "dns"), ("gw1", "gateway"), ("db1", "database")]
+    {
+        lab.node(id, &[role], false, "192.0.2.7").await;
+    }
+    lab.settle().await;
+    let edge = format!("edge/{}", lab.cluster);
+    let all = |more: &[&str]| -> BTreeSet<String> { more.iter().map(ToString::to_string).collect() };
+    assert_eq!(told(&lab), all(&["dns/default", &edge, "gateway/gw1", "node/web1"]));
+
+    // A row that an older build planned for an edge goes when its audience is planned again.
+    let dead = crate::IntentChange {
+        audience: at("node/edge1"),
+        key: Key::new(IntentKind::TrustRoots, "roots"),
+        owner: Unit::Audience(at("node/edge1")).owner(),
+        value: Some(hosting_intent::Bytes::from_static(b"x")),
+        cause: hosting_intent::Cause::Planner,
+        traceparent: None,
+    };
+    lab.store.apply(crate::Change { intents: vec![dead], ..crate::Change::default() }).await.unwrap();
+    lab.store.commit();
+    crate::replan([Unit::Audience(at("node/edge1"))], &mut lab.store, hosting_intent::Cause::Planner)
+        .await
+        .unwrap();
+    lab.store.commit();
+    assert!(!told(&lab).contains("node/edge1"));
+
+    // Other roles, another group: what a node subscribes to follows, and what it left goes if nobody else is there.
+    lab.put("gw1", json!({"roles": ["web", "gateway"]})).await.unwrap();
+    lab.put("web1", json!({"roles": ["database"]})).await.unwrap();
+    lab.put("dns1", json!({"dns_group": "spare"})).await.unwrap();
+    lab.settle().await;
+    assert_eq!(told(&lab), all(&["dns/default", "dns/spare", &edge, "gateway/gw1", "node/gw1"]));
+    lab.put("dns1", json!({"dns_group": "default"})).await.unwrap();
+    lab.delete("gw1").await.unwrap();
+    lab.settle().await;
+    assert_eq!(told(&lab), all(&["dns/default", &edge]));
 }
 
 #[test]
@@ -386,7 +435,7 @@ fn units_survive_the_queue() {
         cause: hosting_intent::Cause::Person,
     };
     let set = Unit::RrSet { zone: "z".into(), name: "*.a.example".into(), record_type: "A".into() };
-    for unit in [walk, set, Unit::Audience("edge/c".into()), Unit::Retire("web_a".into())] {
+    for unit in [walk, set, Unit::Audience(at("edge/c")), Unit::Retire("web_a".into())] {
         assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
     }
 }

@@ -6,7 +6,7 @@ use hosting_planner::{ApplyError, Draft, World};
 use hosting_store::{Store, WriteError};
 use tokio::sync::oneshot;
 
-use crate::harness::{Bench, applied, apply, intents, put, set, tenant, write};
+use crate::harness::{Bench, applied, apply, at, intents, put, set, tenant, write};
 
 async fn queued(store: &Store, count: u64) {
     while store.stats().queued < count {
@@ -66,7 +66,7 @@ async fn one_commit_holds_several_mutations_and_a_refused_one_leaves_no_trace() 
             Box::pin(async move {
                 // It sees what the group did before it, not what was refused.
                 assert!(tx.resource("t_ghost").await?.is_none());
-                assert!(tx.intent("edge/a", &crate::harness::route("one")).await?.is_some());
+                assert!(tx.intent(&at("edge/a"), &crate::harness::route("one")).await?.is_some());
                 tx.apply(intents([set("edge/b", "two", "u", b"2")])).await?;
                 Ok(tx.revision())
             })
@@ -96,11 +96,11 @@ async fn one_commit_holds_several_mutations_and_a_refused_one_leaves_no_trace() 
         touched.extend(commit.audiences.clone());
     }
     touched.sort();
-    assert_eq!(touched, ["edge/a", "edge/b"]);
+    assert_eq!(touched, ["edge/a", "edge/b"].map(at));
     let mut tx = bench.store.read().await.unwrap();
     assert_eq!(tx.head(), 3);
     assert!(tx.resource("t_ghost").await.unwrap().is_none());
-    assert_eq!(tx.audience("edge/ghost").await.unwrap().revision, 0);
+    assert_eq!(tx.audience(&at("edge/ghost")).await.unwrap().revision, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +144,7 @@ async fn revisions_have_no_gap_and_are_seen_in_commit_order() {
     revisions.sort_unstable();
     assert_eq!(revisions, (1..=150).collect::<Vec<_>>());
     tokio::time::timeout(Duration::from_secs(10), watcher).await.unwrap().unwrap();
-    assert!(bench.store.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+    assert!(bench.store.read().await.unwrap().digest_is_true(&at("edge/a")).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,17 +6,17 @@ use hosting_intent::{Cause, Digest};
 use hosting_intent_sync::FeedSource;
 use hosting_store::Compacted;
 
-use crate::harness::{Bench, applied, intents, open, set, withdraw};
+use crate::harness::{Bench, applied, at, intents, open, set, withdraw};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_audience_is_empty() {
     let bench = Bench::new().await;
     applied(&bench.store, intents([set("edge/a", "h", "u", b"v")])).await;
-    let head = bench.store.audience("edge/none").await.unwrap();
+    let head = bench.store.audience(&at("edge/none")).await.unwrap();
     assert_eq!((head.head, head.revision, head.floor, head.count, head.digest), (1, 0, 0, 0, Digest::EMPTY));
     assert!(head.epoch.starts_with(bench.store.cell()));
-    assert!(bench.store.window("edge/none", 0, 10).await.unwrap().entries.is_empty());
-    assert!(bench.store.page("edge/none", None, 10).await.unwrap().is_empty());
+    assert!(bench.store.window(&at("edge/none"), 0, 10).await.unwrap().entries.is_empty());
+    assert!(bench.store.page(&at("edge/none"), None, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +44,7 @@ async fn windows_stay_contiguous_while_others_commit() {
     let mut waited = 0;
     loop {
         let done = writers.iter().all(tokio::task::JoinHandle::is_finished);
-        let window = bench.store.window("edge/a", position, 3).await.unwrap();
+        let window = bench.store.window(&at("edge/a"), position, 3).await.unwrap();
         assert!(window.head.revision <= window.head.head);
         if window.entries.is_empty() {
             assert_eq!(window.head.revision, position, "there is more, and the window is empty");
@@ -84,7 +84,7 @@ async fn a_window_holds_whole_revisions() {
         applied(&bench.store, intents(changes)).await;
     }
     let sizes = async |after, limit| -> Vec<(u64, usize)> {
-        let window = bench.store.window("edge/a", after, limit).await.unwrap();
+        let window = bench.store.window(&at("edge/a"), after, limit).await.unwrap();
         window.entries.iter().map(|entry| (entry.revision, entry.upserts.len())).collect()
     };
     assert_eq!(sizes(0, 1).await, [(1, 10)], "at least one");
@@ -103,7 +103,7 @@ async fn a_window_of_large_values_is_cut_by_bytes() {
     for n in 0..40 {
         applied(&bench.store, intents([set("edge/a", &format!("h{n}"), "u", &value)])).await;
     }
-    let window = bench.store.window("edge/a", 0, 1_000).await.unwrap();
+    let window = bench.store.window(&at("edge/a"), 0, 1_000).await.unwrap();
     let bytes: usize =
         window.entries.iter().flat_map(|entry| &entry.upserts).map(|item| item.value.len()).sum();
     assert!((4_000_000..9_000_000).contains(&bytes), "{bytes}");
@@ -120,7 +120,7 @@ async fn pages_come_in_key_order() {
     applied(&bench.store, intents(changes)).await;
     let mut paged = Vec::new();
     loop {
-        let page = bench.store.page("edge/a", paged.last(), 2).await.unwrap();
+        let page = bench.store.page(&at("edge/a"), paged.last(), 2).await.unwrap();
         if page.is_empty() {
             break;
         }
@@ -141,22 +141,26 @@ async fn compaction_raises_the_floor_and_keeps_the_chain() {
         // Revisions of others in between.
         applied(store, intents([set("edge/b", "h", "u", &[n])])).await;
     }
-    let before = store.audience("edge/a").await.unwrap();
-    assert_eq!(store.compact("edge/none", 5).await.unwrap(), Compacted::default());
-    assert_eq!(store.compact("edge/a", 10).await.unwrap(), Compacted { floor: 0, rows: 0 });
+    let before = store.audience(&at("edge/a")).await.unwrap();
+    assert_eq!(store.compact(&at("edge/none"), 5).await.unwrap(), Compacted::default());
+    assert_eq!(store.compact(&at("edge/a"), 10).await.unwrap(), Compacted { floor: 0, rows: 0 });
     // Ten revisions 1, 3, ... 19; the newest four stay.
-    assert_eq!(store.compact("edge/a", 4).await.unwrap(), Compacted { floor: 11, rows: 12 });
-    assert_eq!(store.compact("edge/a", 8).await.unwrap(), Compacted { floor: 11, rows: 0 }, "never falls");
-    let head = store.audience("edge/a").await.unwrap();
+    assert_eq!(store.compact(&at("edge/a"), 4).await.unwrap(), Compacted { floor: 11, rows: 12 });
+    assert_eq!(
+        store.compact(&at("edge/a"), 8).await.unwrap(),
+        Compacted { floor: 11, rows: 0 },
+        "never falls"
+    );
+    let head = store.audience(&at("edge/a")).await.unwrap();
     assert_eq!((head.floor, head.digest, head.count), (11, before.digest, before.count));
     for (after, prev, first) in [(11, 11, 13), (13, 13, 15), (12, 11, 13)] {
-        let window = store.window("edge/a", after, 1).await.unwrap();
+        let window = store.window(&at("edge/a"), after, 1).await.unwrap();
         assert_eq!((window.entries[0].prev, window.entries[0].revision), (prev, first));
     }
-    assert_eq!(store.window("edge/b", 0, 100).await.unwrap().entries.len(), 10);
-    assert_eq!(store.compact("edge/a", 0).await.unwrap().floor, 19);
+    assert_eq!(store.window(&at("edge/b"), 0, 100).await.unwrap().entries.len(), 10);
+    assert_eq!(store.compact(&at("edge/a"), 0).await.unwrap().floor, 19);
     applied(store, intents([set("edge/a", "h", "u", b"new")])).await;
-    let window = store.window("edge/a", 19, 10).await.unwrap();
+    let window = store.window(&at("edge/a"), 19, 10).await.unwrap();
     assert_eq!((window.entries[0].prev, window.entries[0].revision), (19, 21));
     assert_eq!(window.head.floor, 19, "a write keeps the floor");
 }
@@ -166,12 +170,12 @@ async fn an_epoch_begins_once_for_many_who_ask() {
     let bench = Bench::new().await;
     let store = &bench.store;
     applied(store, intents([set("edge/a", "h", "u", b"v")])).await;
-    let old = store.audience("edge/a").await.unwrap();
+    let old = store.audience(&at("edge/a")).await.unwrap();
     let mut commits = store.commits();
     let mut doorbell = store.doorbell();
     doorbell.mark_unchanged();
     futures::future::try_join_all((0..20).map(|_| store.begin_epoch(&old.epoch))).await.unwrap();
-    let new = store.audience("edge/a").await.unwrap();
+    let new = store.audience(&at("edge/a")).await.unwrap();
     assert_ne!(new.epoch, old.epoch);
     assert!(new.epoch.starts_with(store.cell()));
     assert_eq!((new.head, new.revision, new.digest), (old.head, old.revision, old.digest));
@@ -179,7 +183,7 @@ async fn an_epoch_begins_once_for_many_who_ask() {
     assert!(commits.recv().await.unwrap().new_epoch);
     assert!(commits.try_recv().is_err());
     store.begin_epoch(&old.epoch).await.unwrap();
-    assert_eq!(store.audience("edge/a").await.unwrap().epoch, new.epoch);
+    assert_eq!(store.audience(&at("edge/a")).await.unwrap().epoch, new.epoch);
     store.close().await;
-    assert_eq!(open(&bench.path()).await.audience("edge/a").await.unwrap().epoch, new.epoch);
+    assert_eq!(open(&bench.path()).await.audience(&at("edge/a")).await.unwrap().epoch, new.epoch);
 }

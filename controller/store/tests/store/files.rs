@@ -10,7 +10,7 @@ use hosting_planner::World;
 use hosting_resource::Kind;
 use hosting_store::{AuditEntry, AuditQuery, OpenError, Origin, Store, StoreError};
 
-use crate::harness::{Bench, applied, config, intents, kek, open, put, set, tenant};
+use crate::harness::{Bench, applied, at, config, intents, kek, open, put, set, tenant};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().mode() & 0o777
@@ -222,20 +222,20 @@ async fn an_older_copy_put_back_is_seen_by_its_head_and_gets_a_new_epoch() {
     for n in 0..5 {
         applied(store, intents([set("edge/a", &format!("new{n}"), "u", b"2")])).await;
     }
-    let ahead = store.audience("edge/a").await.unwrap();
+    let ahead = store.audience(&at("edge/a")).await.unwrap();
     store.close().await;
 
     std::fs::copy(&copy, bench.path()).unwrap();
     let store = open(&bench.path()).await;
-    let back = store.audience("edge/a").await.unwrap();
+    let back = store.audience(&at("edge/a")).await.unwrap();
     // A subscriber's cursor beyond the head of the same epoch is the proof.
     assert_eq!(back.epoch, ahead.epoch);
     assert!(ahead.revision > back.head);
     assert_eq!((back.count, back.revision), (1, 1));
     store.begin_epoch(&ahead.epoch).await.unwrap();
-    assert_ne!(store.audience("edge/a").await.unwrap().epoch, ahead.epoch);
+    assert_ne!(store.audience(&at("edge/a")).await.unwrap().epoch, ahead.epoch);
     assert_eq!(applied(&store, intents([set("edge/a", "next", "u", b"3")])).await, 2);
-    assert!(store.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+    assert!(store.read().await.unwrap().digest_is_true(&at("edge/a")).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,9 +259,9 @@ async fn a_copy_is_put_back_without_the_log_that_a_killed_controller_left() {
     Store::restore(&path, &copy).unwrap();
     assert_eq!(mode(&path), 0o600);
     let back = open(&path).await;
-    let page = back.page("edge/a", None, 9).await.unwrap();
+    let page = back.page(&at("edge/a"), None, 9).await.unwrap();
     assert_eq!((page.len(), page[0].value.as_ref()), (1, b"1".as_slice()));
-    assert!(back.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+    assert!(back.read().await.unwrap().digest_is_true(&at("edge/a")).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,10 +282,12 @@ async fn a_backup_is_one_moment_while_others_write() {
         bench.store.backup_to(&folder.join("store.db")).await.unwrap();
         std::fs::copy(bench.folder.path().join("kek"), folder.join("kek")).unwrap();
         let copy = open(&folder.join("store.db")).await;
-        let (a, b) =
-            (copy.page("edge/a", None, 9).await.unwrap(), copy.page("edge/b", None, 9).await.unwrap());
+        let (a, b) = (
+            copy.page(&at("edge/a"), None, 9).await.unwrap(),
+            copy.page(&at("edge/b"), None, 9).await.unwrap(),
+        );
         assert_eq!(a, b);
-        assert!(copy.read().await.unwrap().digest_is_true("edge/a").await.unwrap());
+        assert!(copy.read().await.unwrap().digest_is_true(&at("edge/a")).await.unwrap());
     }
     writer.await.unwrap();
 }
@@ -351,8 +353,8 @@ async fn a_killed_writer_loses_nothing_that_it_acknowledged() {
         for (_, id) in &acknowledged {
             assert!(tx.resource(id).await.unwrap().is_some(), "{id}");
         }
-        assert!(tx.digest_is_true("edge/a").await.unwrap());
-        let window = tx.log_since("edge/a", 0, usize::MAX).await.unwrap();
+        assert!(tx.digest_is_true(&at("edge/a")).await.unwrap());
+        let window = tx.log_since(&at("edge/a"), 0, usize::MAX).await.unwrap();
         let mut prev = 0;
         for entry in window {
             assert_eq!(entry.prev, prev);

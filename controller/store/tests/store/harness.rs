@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
-use hosting_intent::{Bytes, Cause, Key, Kind as IntentKind};
+use hosting_intent::{Audience, Bytes, Cause, Key, Kind as IntentKind};
 use hosting_planner::{ApplyError, Change, Draft, IntentChange};
 use hosting_resource::{Facet, Index, Kind, Ref, Resource, Status, Unique};
 use hosting_store::{Committed, Kek, Origin, Store, StoreConfig, WriteError, WriteTx};
@@ -84,9 +84,13 @@ pub(crate) fn route(name: &str) -> Key {
     Key::new(IntentKind::Route, name)
 }
 
+pub(crate) fn at(audience: &str) -> Audience {
+    audience.parse().unwrap()
+}
+
 pub(crate) fn set(audience: &str, key: &str, owner: &str, value: &[u8]) -> IntentChange {
     IntentChange {
-        audience: audience.to_owned(),
+        audience: at(audience),
         key: route(key),
         owner: owner.to_owned(),
         value: Some(Bytes::copy_from_slice(value)),

@@ -8,7 +8,7 @@ use hosting_planner::{ApplyError, Draft, IntentChange, World};
 use hosting_store::Origin;
 use proptest::prelude::*;
 
-use crate::harness::{Bench, applied, apply, intents, route, set, withdraw};
+use crate::harness::{Bench, applied, apply, at, intents, route, set, withdraw};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_created_anew_keeps_its_new_owner() {
@@ -20,13 +20,13 @@ async fn a_name_created_anew_keeps_its_new_owner() {
     let late = apply(store, intents([withdraw("edge/a", "shop", "fqdn:old")])).await.unwrap();
     assert_eq!((late.revision, late.audiences), (2, vec![]));
     let mut tx = store.read().await.unwrap();
-    let row = tx.intent("edge/a", &route("shop")).await.unwrap().unwrap();
+    let row = tx.intent(&at("edge/a"), &route("shop")).await.unwrap().unwrap();
     assert_eq!((row.owner.as_str(), row.revision, row.value.as_ref()), ("fqdn:new", 2, b"2".as_slice()));
     assert!(tx.owned("fqdn:old").await.unwrap().is_empty());
     assert_eq!(tx.owned("fqdn:new").await.unwrap(), [row]);
     drop(tx);
     applied(store, intents([withdraw("edge/a", "shop", "fqdn:new")])).await;
-    let window = store.window("edge/a", 2, 10).await.unwrap();
+    let window = store.window(&at("edge/a"), 2, 10).await.unwrap();
     assert_eq!(window.entries[0].removals[0].key, route("shop"));
     assert_eq!((window.head.count, window.head.digest), (0, Digest::EMPTY));
 }
@@ -38,12 +38,12 @@ async fn the_same_value_under_another_owner_is_nothing_to_tell() {
     applied(store, intents([set("edge/a", "shop", "fqdn:old", b"1")])).await;
     let taken = apply(store, intents([set("edge/a", "shop", "fqdn:new", b"1")])).await.unwrap();
     assert_eq!((taken.revision, taken.audiences), (2, vec![]));
-    let row = store.read().await.unwrap().intent("edge/a", &route("shop")).await.unwrap().unwrap();
+    let row = store.read().await.unwrap().intent(&at("edge/a"), &route("shop")).await.unwrap().unwrap();
     // Subscribers have it at revision 1, and report about that.
     assert_eq!((row.owner.as_str(), row.revision), ("fqdn:new", 1));
-    assert_eq!(store.window("edge/a", 0, 10).await.unwrap().entries.len(), 1);
+    assert_eq!(store.window(&at("edge/a"), 0, 10).await.unwrap().entries.len(), 1);
     apply(store, intents([withdraw("edge/a", "shop", "fqdn:old")])).await.unwrap();
-    assert_eq!(store.audience("edge/a").await.unwrap().count, 1);
+    assert_eq!(store.audience(&at("edge/a")).await.unwrap().count, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,7 @@ async fn of_two_changes_in_one_revision_the_log_holds_the_last() {
         ]),
     )
     .await;
-    let window = store.window("edge/a", 0, 10).await.unwrap();
+    let window = store.window(&at("edge/a"), 0, 10).await.unwrap();
     assert_eq!(window.entries.len(), 1);
     let entry = &window.entries[0];
     assert_eq!((entry.upserts.len(), entry.removals.len()), (1, 1));
@@ -84,9 +84,9 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
     prop::collection::vec(prop::collection::vec(step, 1..6), 1..20)
 }
 
-type Model = BTreeMap<(String, String), (String, Vec<u8>)>;
+type Model = BTreeMap<(hosting_intent::Audience, String), (String, Vec<u8>)>;
 
-fn change(step: &Step) -> hosting_planner::IntentChange {
+fn change(step: &Step) -> IntentChange {
     let (audience, key, owner) =
         (format!("edge/{}", step.audience), format!("h{}", step.key), format!("u{}", step.owner));
     match step.value {
@@ -119,19 +119,19 @@ proptest! {
                 }
             }
             for audience in ["edge/0", "edge/1"] {
-                let items = bench.store.page(audience, None, 100).await.unwrap();
-                let wanted: Vec<_> = model.iter().filter(|((of, _), _)| of == audience).collect();
+                let items = bench.store.page(&at(audience), None, 100).await.unwrap();
+                let wanted: Vec<_> = model.iter().filter(|((of, _), _)| *of == at(audience)).collect();
                 prop_assert_eq!(items.len(), wanted.len());
                 for (item, ((_, key), (owner, value))) in items.iter().zip(wanted) {
                     prop_assert_eq!(&item.key.name, key);
                     prop_assert_eq!(item.value.as_ref(), value.as_slice());
-                    let row = bench.store.read().await.unwrap().intent(audience, &item.key).await.unwrap().unwrap();
+                    let row = bench.store.read().await.unwrap().intent(&at(audience), &item.key).await.unwrap().unwrap();
                     prop_assert_eq!(&row.owner, owner);
                 }
-                let window = bench.store.window(audience, 0, usize::MAX).await.unwrap();
+                let window = bench.store.window(&at(audience), 0, usize::MAX).await.unwrap();
                 prop_assert_eq!(window.head.count, items.len() as u64);
                 prop_assert_eq!(window.head.digest, Digest::of(&items));
-                prop_assert!(bench.store.read().await.unwrap().digest_is_true(audience).await.unwrap());
+                prop_assert!(bench.store.read().await.unwrap().digest_is_true(&at(audience)).await.unwrap());
 
                 let mut replayed = BTreeMap::new();
                 let mut prev = 0;
@@ -178,7 +178,7 @@ async fn traces_are_harmless_and_may_be_a_change_s_own() {
         let committed = seen.await.unwrap();
         let kept = if given == "00-trace" { given } else { "" };
         assert_eq!(committed.value, kept);
-        let window = store.window("edge/a", committed.revision - 1, 1).await.unwrap();
+        let window = store.window(&at("edge/a"), committed.revision - 1, 1).await.unwrap();
         let logged: Vec<_> = window.entries[0].upserts.iter().map(|item| item.traceparent.as_str()).collect();
         assert_eq!(logged, [kept, "00-own", kept], "{given:?}");
     }

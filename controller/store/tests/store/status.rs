@@ -8,12 +8,12 @@ use hosting_proto::feed::{Exception, KeyReport};
 use hosting_store::{AuditEntry, AuditQuery, AuditSort, Forgotten, Order, Origin, Watermark};
 use serde_json::json;
 
-use crate::harness::{Bench, applied, intents, put, route, set, tenant, write};
+use crate::harness::{Bench, applied, at, intents, put, route, set, tenant, write};
 
 fn mark(node: &str, audience: &str, applied: u64) -> Watermark {
     Watermark {
         node: node.into(),
-        audience: audience.into(),
+        audience: at(audience),
         epoch: "e".into(),
         applied,
         durable: applied / 2,
@@ -52,25 +52,28 @@ async fn watermarks_and_exceptions_replace_what_was() {
     // A node whose disk was lost goes back; of two for one subscriber the last counts.
     store.save_watermarks(&[mark("n1", "edge/a", 5), mark("n1", "edge/a", 2)]).await.unwrap();
     let mut tx = store.read().await.unwrap();
-    assert_eq!(tx.watermarks("edge/a").await.unwrap(), [mark("n1", "edge/a", 2), mark("n2", "edge/a", 9)]);
+    assert_eq!(
+        tx.watermarks(&at("edge/a")).await.unwrap(),
+        [mark("n1", "edge/a", 2), mark("n2", "edge/a", 9)]
+    );
     assert_eq!(tx.subscribers().await.unwrap().len(), 3);
     assert_eq!(tx.head(), 0, "status is no revision");
     drop(tx);
 
     let long = "é".repeat(2_000);
     let all = [exception(Type::Rejected, "a", &long), exception(Type::Held, "b", "brake")];
-    store.set_exceptions("n1", "edge/a", &all).await.unwrap();
-    store.set_exceptions("n2", "edge/a", &all[..1]).await.unwrap();
+    store.set_exceptions("n1", &at("edge/a"), &all).await.unwrap();
+    store.set_exceptions("n2", &at("edge/a"), &all[..1]).await.unwrap();
     let mut tx = store.read().await.unwrap();
-    let about = tx.exceptions_about("edge/a", &route("a")).await.unwrap();
+    let about = tx.exceptions_about(&at("edge/a"), &route("a")).await.unwrap();
     assert_eq!(
         about.iter().map(|one| (one.node.as_str(), one.kind)).collect::<Vec<_>>(),
         [("n1", Type::Rejected), ("n2", Type::Rejected)]
     );
     assert_eq!(about[0].reason.len(), 1_024);
-    assert_eq!(tx.exceptions("n1", "edge/a").await.unwrap().len(), 2);
+    assert_eq!(tx.exceptions("n1", &at("edge/a")).await.unwrap().len(), 2);
     drop(tx);
-    store.set_exceptions("n1", "edge/a", &[]).await.unwrap();
+    store.set_exceptions("n1", &at("edge/a"), &[]).await.unwrap();
     assert_eq!(store.read().await.unwrap().all_exceptions(10).await.unwrap().len(), 1);
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hosting_intent::Kind;
+use hosting_intent::{Audience, Kind, Role};
 use hosting_ledger::{Ledger, LedgerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,10 +47,8 @@ pub struct Subscription {
     pub controllers: Vec<String>,
     /// The join token of a first start; `-` is standard input.
     pub token_file: Option<PathBuf>,
-    /// What the role's audience begins with, e.g. `edge/`. A node has one such audience.
-    pub audience_prefix: &'static str,
-    /// The role as the registry calls it, for the operator who has to give it to the node, e.g. `lb`.
-    pub role: &'static str,
+    /// The role that the process plays. A node has one audience of it.
+    pub role: Role,
     /// The kinds that the role applies.
     pub kinds: &'static [Kind],
     /// The build, for operators.
@@ -72,27 +70,25 @@ pub enum SubscriptionError {
     Ledger(#[from] LedgerError),
     /// The controller gives the node no audience of this role.
     #[error(
-        "node {node} has no audience `{prefix}…`: the controller gives it {audiences:?}; give it the role `{role}` and enrol again"
+        "node {node} has no audience of the role `{role}`: the controller gives it {audiences:?}; give it the role `{role}` and enrol again"
     )]
     NoAudience {
         /// Its id.
         node: String,
-        /// What was looked for.
-        prefix: &'static str,
         /// The role that has it.
-        role: &'static str,
+        role: Role,
         /// What there is.
         audiences: Vec<String>,
     },
     /// The controller gives the node several audiences of this role.
     #[error(
-        "node {node} has several audiences `{prefix}…` ({audiences:?}); a process serves one, so give it one"
+        "node {node} has several audiences of the role `{role}` ({audiences:?}); a process serves one, so give it one"
     )]
     SeveralAudiences {
         /// Its id.
         node: String,
-        /// What was looked for.
-        prefix: &'static str,
+        /// The role that has them.
+        role: Role,
         /// What there is.
         audiences: Vec<String>,
     },
@@ -132,9 +128,9 @@ impl Subscription {
         }
         let file = ledger_file(&self.data_dir);
         if let Some(audience) = tokio::task::spawn_blocking(move || audience_of(&file)).await??
-            && audience.starts_with(self.audience_prefix)
+            && audience.role() == self.role
         {
-            tracing::error!(%error, audience, "no identity; serving what the ledger knows while enrolling");
+            tracing::error!(%error, %audience, "no identity; serving what the ledger knows while enrolling");
             return Ok(Some(Identified::new(self, audience, None)));
         }
         let enrolment = self.enrolment();
@@ -156,24 +152,26 @@ impl Subscription {
             token: TokenSource::from_path(self.token_file.as_deref()),
             controllers: self.controllers.clone(),
             patience: ENROL_PATIENCE,
-            role: self.role.to_owned(),
+            role: self.role.to_string(),
         }
     }
 
     /// The one audience of this role.
-    fn audience(&self, identity: &Identity) -> Result<String, SubscriptionError> {
+    fn audience(&self, identity: &Identity) -> Result<Audience, SubscriptionError> {
         let audience = self.choose(identity.node_id(), identity.audiences())?;
-        tracing::info!(node = identity.node_id(), cell = identity.cell(), audience, "identity");
+        tracing::info!(node = identity.node_id(), cell = identity.cell(), %audience, "identity");
         Ok(audience)
     }
 
-    fn choose(&self, node: &str, audiences: Vec<String>) -> Result<String, SubscriptionError> {
-        let (node, prefix) = (node.to_owned(), self.audience_prefix);
-        let mut fitting = audiences.iter().filter(|audience| audience.starts_with(prefix));
+    fn choose(&self, node: &str, audiences: Vec<String>) -> Result<Audience, SubscriptionError> {
+        let (node, role) = (node.to_owned(), self.role);
+        // Those of roles that this build does not know are another process's.
+        let known = audiences.iter().filter_map(|audience| audience.parse::<Audience>().ok());
+        let mut fitting = known.filter(|audience| audience.role() == role);
         match (fitting.next(), fitting.next()) {
-            (Some(audience), None) => Ok(audience.clone()),
-            (None, _) => Err(SubscriptionError::NoAudience { node, prefix, role: self.role, audiences }),
-            (Some(_), Some(_)) => Err(SubscriptionError::SeveralAudiences { node, prefix, audiences }),
+            (Some(audience), None) => Ok(audience),
+            (None, _) => Err(SubscriptionError::NoAudience { node, role, audiences }),
+            (Some(_), Some(_)) => Err(SubscriptionError::SeveralAudiences { node, role, audiences }),
         }
     }
 }
@@ -182,7 +180,7 @@ impl Subscription {
 #[derive(Debug)]
 pub struct Identified {
     subscription: Subscription,
-    audience: String,
+    audience: Audience,
     /// `None`: the ledger is all there is; enrolling comes after it is published.
     identity: Option<Identity>,
     options: Options,
@@ -190,14 +188,14 @@ pub struct Identified {
 }
 
 impl Identified {
-    fn new(subscription: Subscription, audience: String, identity: Option<Identity>) -> Self {
+    fn new(subscription: Subscription, audience: Audience, identity: Option<Identity>) -> Self {
         Self { subscription, audience, identity, options: Options::default(), link: watch::Sender::new(None) }
     }
 
-    /// What the audience says after the role's prefix: in `node/<id>` the node's id.
+    /// Whose intents it is about to apply.
     #[must_use]
-    pub fn audience_id(&self) -> &str {
-        self.audience.strip_prefix(self.subscription.audience_prefix).unwrap_or_default()
+    pub const fn audience(&self) -> &Audience {
+        &self.audience
     }
 
     /// Whom the certificate names; `None` while the ledger is all there is.
@@ -246,7 +244,8 @@ impl Identified {
                 let found = subscription.audience(&identity)?;
                 if found != audience {
                     let path = ledger_file(&subscription.data_dir);
-                    return Err(LedgerError::OtherAudience { path, found: audience, wanted: found }.into());
+                    let (found, wanted) = (audience.to_string(), found.to_string());
+                    return Err(LedgerError::OtherAudience { path, found, wanted }.into());
                 }
                 late.get_or_init(|| identity).clone()
             }
@@ -275,18 +274,19 @@ impl Subscription {
 }
 
 /// A damaged ledger was set aside by the first try; the second begins with nothing and waits for the controller.
-fn open_ledger(path: &Path, audience: &str) -> Result<Ledger, LedgerError> {
-    match Ledger::open(path, audience) {
+fn open_ledger(path: &Path, audience: &Audience) -> Result<Ledger, LedgerError> {
+    let audience = audience.to_string();
+    match Ledger::open(path, &audience) {
         Err(error @ LedgerError::Corrupt { .. }) => {
             tracing::error!(%error, "beginning without a ledger");
-            Ledger::open(path, audience)
+            Ledger::open(path, &audience)
         }
         other => other,
     }
 }
 
 /// Whose ledger is there; `None` if there is none, or none that can be used.
-fn audience_of(path: &Path) -> Result<Option<String>, LedgerError> {
+fn audience_of(path: &Path) -> Result<Option<Audience>, LedgerError> {
     // Nobody's: a ledger answers whose it is, and stays as it was.
     const NOBODY: &str = "";
     let io = |doing| move |source: io::Error| LedgerError::Io { doing, path: path.to_owned(), source };
@@ -294,7 +294,7 @@ fn audience_of(path: &Path) -> Result<Option<String>, LedgerError> {
         return Ok(None);
     }
     match Ledger::open(path, NOBODY) {
-        Err(LedgerError::OtherAudience { found, .. }) => Ok(Some(found)),
+        Err(LedgerError::OtherAudience { found, .. }) => Ok(found.parse().ok()),
         Err(error @ LedgerError::Corrupt { .. }) => {
             tracing::error!(%error, "beginning without a ledger");
             Ok(None)
@@ -319,6 +319,10 @@ mod tests {
     use super::*;
     use crate::Batch;
 
+    fn at(audience: &str) -> Audience {
+        audience.parse().unwrap()
+    }
+
     struct Told(mpsc::SyncSender<u64>);
 
     impl Replica for Told {
@@ -335,8 +339,7 @@ mod tests {
             data_dir: data_dir.to_owned(),
             controllers: Vec::new(),
             token_file: None,
-            audience_prefix: "edge/",
-            role: "lb",
+            role: Role::Lb,
             kinds: &[],
             build: "test",
             metrics: ClientMetrics::default(),
@@ -371,7 +374,7 @@ mod tests {
             let stop = CancellationToken::new();
             let (told, hears) = mpsc::sync_channel(8);
             let identified = subscription(dir.path()).identify(&stop).await.unwrap().unwrap();
-            assert_eq!((identified.audience_id(), identified.node_id()), ("c1", None));
+            assert_eq!((identified.audience(), identified.node_id()), (&at("edge/c1"), None));
             let running = tokio::spawn(identified.run(Told(told), stop.clone()));
             let heard = tokio::task::spawn_blocking(move || hears.recv_timeout(Duration::from_secs(20)));
             assert_eq!(heard.await.unwrap(), Ok(7));
@@ -395,7 +398,7 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         ledger_at(other.path(), "dns/default", Some(7));
         assert!(no_identity(start(other.path()).await));
-        assert_eq!(audience_of(&ledger_file(other.path())).unwrap().as_deref(), Some("dns/default"));
+        assert_eq!(audience_of(&ledger_file(other.path())).unwrap(), Some(at("dns/default")));
     }
 
     #[tokio::test]
@@ -417,11 +420,11 @@ mod tests {
         assert_eq!(audience_of(&file).unwrap(), None);
         ledger_at(dir.path(), "edge/c1", Some(1));
         for _ in 0..2 {
-            assert_eq!(audience_of(&file).unwrap().as_deref(), Some("edge/c1"));
+            assert_eq!(audience_of(&file).unwrap(), Some(at("edge/c1")));
         }
         fs::write(&file, [7; 9_000]).unwrap();
         assert_eq!(audience_of(&file).unwrap(), None);
-        open_ledger(&file, "edge/c2").unwrap();
+        open_ledger(&file, &at("edge/c2")).unwrap();
     }
 
     #[test]
@@ -430,12 +433,9 @@ mod tests {
             let audiences = audiences.iter().map(ToString::to_string).collect();
             subscription(Path::new("data")).choose("n1", audiences).map_err(|error| error.to_string())
         };
-        assert_eq!(of(&["dns/default", "edge/c1", "node/n1"]), Ok("edge/c1".to_owned()));
+        assert_eq!(of(&["dns/default", "edge/c1", "node/n1"]), Ok(at("edge/c1")));
         let error = of(&["dns/default"]).unwrap_err();
-        assert!(
-            ["node n1", "edge/", "dns/default", "role `lb`"].iter().all(|word| error.contains(word)),
-            "{error}"
-        );
+        assert!(["node n1", "dns/default", "role `lb`"].iter().all(|word| error.contains(word)), "{error}");
         let error = of(&["edge/c1", "edge/c2"]).unwrap_err();
         assert!(error.contains("several") && error.contains("edge/c2"), "{error}");
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hosting_intent::{Bytes, Cause, Digest, Key, Kind};
+use hosting_intent::{Audience, AudienceError, Bytes, Cause, Digest, Key, Kind};
 use hosting_ledger::Why;
 use hosting_proto::feed as wire;
 use rand::rngs::StdRng;
@@ -22,9 +22,32 @@ use crate::publisher::{Limits, Session};
 use crate::subscriber::{Brake, Config, Policy, SessionEnd, Subscriber};
 use crate::{SourceError, release};
 
-const AUDIENCES: [&str; 3] = ["edge/a", "edge/b", "node/n"];
+/// The audiences of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Which {
+    EdgeA,
+    EdgeB,
+    NodeN,
+}
+
+impl Which {
+    fn audience(self) -> Result<Audience, String> {
+        match self {
+            Self::EdgeA => Audience::edge("a"),
+            Self::EdgeB => Audience::edge("b"),
+            Self::NodeN => Audience::node("n"),
+        }
+        .map_err(said)
+    }
+}
+
+fn said(error: AudienceError) -> String {
+    error.to_string()
+}
+
+const AUDIENCES: [Which; 3] = [Which::EdgeA, Which::EdgeB, Which::NodeN];
 /// The first audience has two subscribers.
-const SUBSCRIBERS: [&str; 4] = ["edge/a", "edge/a", "edge/b", "node/n"];
+const SUBSCRIBERS: [Which; 4] = [Which::EdgeA, Which::EdgeA, Which::EdgeB, Which::NodeN];
 const BRAKE: Brake = Brake { percent: 20, items: 3, window: Duration::from_secs(60) };
 
 /// An invariant was broken. Shows how to see it again.
@@ -76,7 +99,7 @@ pub struct Summary {
 
 type View = BTreeMap<Key, Bytes>;
 /// What the reference had at (audience, epoch, revision).
-type History = HashMap<(String, String, u64), Arc<View>>;
+type History = HashMap<(Which, String, u64), Arc<View>>;
 
 struct Connection {
     session: Session,
@@ -86,7 +109,7 @@ struct Connection {
 }
 
 struct Node<P: Policy> {
-    audience: &'static str,
+    audience: Which,
     name: String,
     journal: ModelJournal,
     replica: ModelReplica,
@@ -108,8 +131,8 @@ struct Node<P: Policy> {
 
 struct Saved<B> {
     store: B,
-    reference: BTreeMap<&'static str, View>,
-    heads: BTreeMap<&'static str, (String, u64)>,
+    reference: BTreeMap<Which, View>,
+    heads: BTreeMap<Which, (String, u64)>,
     history: History,
 }
 
@@ -118,10 +141,10 @@ struct Driver<'s, S: ModelStore, P: Policy> {
     rng: StdRng,
     now: Instant,
     steps: Vec<String>,
-    reference: BTreeMap<&'static str, View>,
+    reference: BTreeMap<Which, View>,
     history: History,
     /// Every value that a key ever had.
-    ever: BTreeMap<(&'static str, Key), BTreeSet<Bytes>>,
+    ever: BTreeMap<(Which, Key), BTreeSet<Bytes>>,
     saved: Vec<Saved<S::Backup>>,
     nodes: Vec<Node<P>>,
     mark: u64,
@@ -148,13 +171,8 @@ pub async fn run<S: ModelStore, P: Policy>(
     }
 }
 
-fn config(audience: &str) -> Config {
-    Config {
-        audience: audience.to_owned(),
-        build: "model".to_owned(),
-        kinds: vec![Kind::Route, Kind::TenantState],
-        brake: BRAKE,
-    }
+fn config(audience: Audience) -> Config {
+    Config { audience, build: "model".to_owned(), kinds: vec![Kind::Route, Kind::TenantState], brake: BRAKE }
 }
 
 /// Two controllers, which cut the same things into different pieces.
@@ -180,11 +198,11 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         let mut nodes = Vec::new();
         for (n, audience) in SUBSCRIBERS.into_iter().enumerate() {
             let (journal, replica) = (ModelJournal::default(), ModelReplica::default());
-            let subscriber = Subscriber::open(config(audience), journal.clone(), replica.clone())
+            let subscriber = Subscriber::open(config(audience.audience()?), journal.clone(), replica.clone())
                 .map_err(|error| error.to_string())?;
             nodes.push(Node {
                 audience,
-                name: format!("subscriber {n} ({audience})"),
+                name: format!("subscriber {n} ({audience:?})"),
                 journal,
                 replica,
                 subscriber,
@@ -296,25 +314,27 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
     }
 
     async fn commit(&mut self) -> Result<(), String> {
-        let mut changes: BTreeMap<(&'static str, Key), Change> = BTreeMap::new();
+        let mut changes: BTreeMap<(Which, Key), Change> = BTreeMap::new();
         for _ in 0..self.rng.random_range(1..=5) {
             let audience = self.any_audience();
             let key = self.any_key();
-            let present = self.reference.get(audience).is_some_and(|view| view.contains_key(&key));
+            let present = self.reference.get(&audience).is_some_and(|view| view.contains_key(&key));
             let value = if present && self.rng.random_bool(0.4) { None } else { Some(self.any_value(&key)) };
             let cause = self.any_cause();
-            changes
-                .insert((audience, key.clone()), Change { audience: audience.to_owned(), key, value, cause });
+            changes.insert(
+                (audience, key.clone()),
+                Change { audience: audience.audience()?, key, value, cause },
+            );
         }
         self.write("commit", changes.into_values().collect()).await
     }
 
-    fn any_audience(&mut self) -> &'static str {
-        AUDIENCES.choose(&mut self.rng).copied().unwrap_or("edge/a")
+    fn any_audience(&mut self) -> Which {
+        AUDIENCES.choose(&mut self.rng).copied().unwrap_or(Which::EdgeA)
     }
 
-    fn any_present(&mut self, audience: &str) -> Option<(Key, Bytes)> {
-        let view = self.reference.get(audience)?;
+    fn any_present(&mut self, audience: Which) -> Option<(Key, Bytes)> {
+        let view = self.reference.get(&audience)?;
         let at = self.rng.random_range(0..view.len().max(1));
         view.iter().nth(at).map(|(key, value)| (key.clone(), value.clone()))
     }
@@ -324,9 +344,10 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         let (from, to) = (self.any_audience(), self.any_audience());
         let Some((key, value)) = self.any_present(from).filter(|_| from != to) else { return Ok(()) };
         let cause = self.any_cause();
-        let change =
-            |audience: &str, value| Change { audience: audience.to_owned(), key: key.clone(), value, cause };
-        self.write("move", vec![change(from, None), change(to, Some(value))]).await
+        let change = |audience: Which, value| {
+            Ok::<_, String>(Change { audience: audience.audience()?, key: key.clone(), value, cause })
+        };
+        self.write("move", vec![change(from, None)?, change(to, Some(value))?]).await
     }
 
     /// A name is withdrawn and given to somebody else before anybody has heard of it.
@@ -334,10 +355,10 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         let audience = self.any_audience();
         let Some((key, _)) = self.any_present(audience) else { return Ok(()) };
         let cause = self.any_cause();
-        let gone = Change { audience: audience.to_owned(), key: key.clone(), value: None, cause };
+        let gone = Change { audience: audience.audience()?, key: key.clone(), value: None, cause };
         self.write("withdraw", vec![gone]).await?;
         let value = Some(self.any_value(&key));
-        self.write("create anew", vec![Change { audience: audience.to_owned(), key, value, cause }]).await
+        self.write("create anew", vec![Change { audience: audience.audience()?, key, value, cause }]).await
     }
 
     /// What the brake is for.
@@ -345,9 +366,10 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         let audience = self.any_audience();
         let cause = self.any_cause();
         let keys: Vec<Key> =
-            self.reference.get(audience).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+            self.reference.get(&audience).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        let whose = audience.audience()?;
         let changes = keys.into_iter().filter(|_| self.rng.random_bool(0.8)).map(|key| Change {
-            audience: audience.to_owned(),
+            audience: whose.clone(),
             key,
             value: None,
             cause,
@@ -360,11 +382,12 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         self.store.commit(&changes).await.map_err(failed)?;
         let mut text = format!("{what}:");
         for change in changes {
-            let Some(audience) = AUDIENCES.into_iter().find(|audience| *audience == change.audience) else {
+            let is = |which: &Which| which.audience().is_ok_and(|audience| audience == change.audience);
+            let Some(audience) = AUDIENCES.into_iter().find(is) else {
                 continue;
             };
             let sign = if change.value.is_some() { '+' } else { '-' };
-            text.push_str(&format!(" {audience} {sign}{} ({:?})", change.key, change.cause));
+            text.push_str(&format!(" {audience:?} {sign}{} ({:?})", change.key, change.cause));
             let view = self.reference.entry(audience).or_default();
             match change.value {
                 Some(value) => {
@@ -384,18 +407,18 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
     /// Remembers what the reference has at each audience's position, and holds the store to it.
     async fn note_heads(&mut self) -> Result<(), String> {
         for audience in AUDIENCES {
-            let head = self.store.audience(audience).await.map_err(failed)?;
-            let Some(view) = self.reference.get(audience) else { continue };
+            let head = self.store.audience(&audience.audience()?).await.map_err(failed)?;
+            let Some(view) = self.reference.get(&audience) else { continue };
             if (head.count, head.digest) != sums(view) {
-                return Err(format!("the store's sums for {audience} are not the reference's"));
+                return Err(format!("the store's sums for {audience:?} are not the reference's"));
             }
             if self.epochs.insert(head.epoch.clone()) && self.epochs.len() > 1 {
                 self.summary.epochs += 1;
             }
-            let at = (audience.to_owned(), head.epoch, head.revision);
+            let at = (audience, head.epoch, head.revision);
             match self.history.get(&at) {
                 Some(known) if **known != *view => {
-                    return Err(format!("{audience} had something else at {} {} before", at.1, at.2));
+                    return Err(format!("{audience:?} had something else at {} {} before", at.1, at.2));
                 }
                 Some(_) => {}
                 None => {
@@ -408,22 +431,20 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
 
     async fn compact(&mut self) -> Result<(), String> {
         let audience = self.any_audience();
-        let newest = self.store.audience(audience).await.map_err(failed)?.revision;
+        let newest = self.store.audience(&audience.audience()?).await.map_err(failed)?.revision;
         let to = self.rng.random_range(newest / 2..=newest);
         // Only revisions of the audience can be a floor.
-        let head = self.store.audience(audience).await.map_err(failed)?;
-        let to = (0..=to)
-            .rev()
-            .find(|to| self.history.contains_key(&(audience.to_owned(), head.epoch.clone(), *to)));
+        let head = self.store.audience(&audience.audience()?).await.map_err(failed)?;
+        let to = (0..=to).rev().find(|to| self.history.contains_key(&(audience, head.epoch.clone(), *to)));
         let Some(to) = to else { return Ok(()) };
-        self.log(format!("compact {audience} to {to}"));
-        self.store.compact(audience, to).await.map_err(failed)
+        self.log(format!("compact {audience:?} to {to}"));
+        self.store.compact(&audience.audience()?, to).await.map_err(failed)
     }
 
     async fn back_up(&mut self) -> Result<(), String> {
         let mut heads = BTreeMap::new();
         for audience in AUDIENCES {
-            let head = self.store.audience(audience).await.map_err(failed)?;
+            let head = self.store.audience(&audience.audience()?).await.map_err(failed)?;
             heads.insert(audience, (head.epoch, head.revision));
         }
         self.log(format!("back up as {}: {heads:?}", self.saved.len()));
@@ -452,11 +473,11 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         self.reference = saved.reference.clone();
         let history = &self.history;
         for node in &mut self.nodes {
-            let Some((epoch, _)) = saved.heads.get(node.audience) else { continue };
+            let Some((epoch, _)) = saved.heads.get(&node.audience) else { continue };
             let status = node.subscriber.status();
             // Of the epoch that goes on now, and not on the way to where it goes on from.
             let undone = |e: &String, revision: u64| {
-                let at = (node.audience.to_owned(), e.clone(), revision);
+                let at = (node.audience, e.clone(), revision);
                 e == epoch && saved.history.get(&at) != history.get(&at)
             };
             let position = status.position;
@@ -469,7 +490,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             }
         }
         self.history.retain(|(audience, epoch, _), _| {
-            saved.heads.get(audience.as_str()).is_none_or(|(current, _)| current != epoch)
+            saved.heads.get(audience).is_none_or(|(current, _)| current != epoch)
         });
         // Of the other epochs a branch that was left may be in the copy; subscribers still there are judged by the one they know.
         for (at, view) in &saved.history {
@@ -493,8 +514,14 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             Some(wire::up::Frame::Hello(hello)) => hello,
             other => return Err(format!("not a Hello: {other:?}")),
         };
-        let (session, frames) =
-            Session::open(self.store, &hello, limits(controller)).await.map_err(failed)?;
+        let (session, frames) = Session::open(
+            self.store,
+            hello.audience.parse().map_err(said)?,
+            hello.cursor.as_ref(),
+            limits(controller),
+        )
+        .await
+        .map_err(failed)?;
         self.note_heads().await?;
         let mut connection =
             Connection { session, down: Pipe::default(), up: Pipe::default(), in_snapshot: false };
@@ -736,8 +763,9 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         }
         node.journal.disk().fault = Fault::None;
         node.replica = ModelReplica::default();
-        node.subscriber = Subscriber::open(config(node.audience), node.journal.clone(), node.replica.clone())
-            .map_err(|error| error.to_string())?;
+        node.subscriber =
+            Subscriber::open(config(node.audience.audience()?), node.journal.clone(), node.replica.clone())
+                .map_err(|error| error.to_string())?;
         node.snapshots = 0;
         node.undone = node.disk_undone;
         // What was only in memory is lost; what was called durable is not.
@@ -763,7 +791,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             return Err(format!("{name}: {wrong}"));
         }
         for (epoch, revision, key) in live.removed.drain(..) {
-            let there = self.history.get(&(node.audience.to_owned(), epoch, revision));
+            let there = self.history.get(&(node.audience, epoch, revision));
             // From an undone history an operator may still release what that history had withdrawn.
             if !node.undone && there.is_some_and(|view| view.contains_key(&key)) {
                 return Err(format!("{name} removed {key}, which the reference has at {revision}"));
@@ -783,7 +811,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         if node.undone {
             return Ok(());
         }
-        let at = (node.audience.to_owned(), position.epoch, position.revision);
+        let at = (node.audience, position.epoch, position.revision);
         let Some(wanted) = self.history.get(&at) else {
             return Err(format!("{name} is at {} {}, where the reference never was", at.1, at.2));
         };
@@ -866,7 +894,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
 
     async fn is_settled(&mut self, node: usize) -> Result<bool, String> {
         let audience = self.node(node)?.audience;
-        let head = self.store.audience(audience).await.map_err(failed)?;
+        let head = self.store.audience(&audience.audience()?).await.map_err(failed)?;
         let some_day = self.now + Duration::from_secs(3_600);
         let node = self.node(node)?;
         let status = node.subscriber.status();

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use hosting_intent::{Digest, Item, Key, Removal};
+use hosting_intent::{Audience, Digest, Item, Key, Removal};
 
 use super::{Change, ModelStore};
 use crate::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
@@ -32,11 +32,11 @@ pub struct MemoryStore {
 pub struct State {
     epoch: String,
     head: u64,
-    audiences: BTreeMap<String, Audience>,
+    audiences: BTreeMap<Audience, Kept>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Audience {
+struct Kept {
     revision: u64,
     floor: u64,
     items: BTreeMap<Key, Item>,
@@ -57,7 +57,7 @@ impl MemoryStore {
 }
 
 impl State {
-    fn head_of(&self, audience: &str) -> AudienceHead {
+    fn head_of(&self, audience: &Audience) -> AudienceHead {
         let (revision, floor, count, digest) =
             self.audiences.get(audience).map_or((0, 0, 0, Digest::EMPTY), |a| {
                 (a.revision, a.floor, a.items.len() as u64, Digest::of(a.items.values()))
@@ -68,11 +68,11 @@ impl State {
 
 #[async_trait]
 impl FeedSource for MemoryStore {
-    async fn audience(&self, audience: &str) -> Result<AudienceHead, SourceError> {
+    async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         Ok(self.lock().head_of(audience))
     }
 
-    async fn window(&self, audience: &str, after: u64, limit: usize) -> Result<Window, SourceError> {
+    async fn window(&self, audience: &Audience, after: u64, limit: usize) -> Result<Window, SourceError> {
         let state = self.lock();
         let mut entries = Vec::new();
         let mut changes = 0;
@@ -89,7 +89,7 @@ impl FeedSource for MemoryStore {
 
     async fn page(
         &self,
-        audience: &str,
+        audience: &Audience,
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, SourceError> {
@@ -157,7 +157,7 @@ impl ModelStore for MemoryStore {
         Ok(())
     }
 
-    async fn compact(&self, audience: &str, revision: u64) -> Result<(), SourceError> {
+    async fn compact(&self, audience: &Audience, revision: u64) -> Result<(), SourceError> {
         if let Some(audience) = self.lock().audiences.get_mut(audience) {
             audience.log.retain(|entry| entry.revision > revision);
             audience.floor = audience.floor.max(revision);

@@ -29,7 +29,7 @@ async fn store(revisions: usize) -> MemoryStore {
     let store = MemoryStore::new(Flaws::default());
     for n in 0..revisions {
         let change = |audience: &str| Change {
-            audience: audience.into(),
+            audience: at(audience),
             key: Key::new(Kind::Route, format!("host-{n}.example")),
             value: Some(Bytes::from_static(b"value")),
             cause: Cause::Person,
@@ -40,12 +40,13 @@ async fn store(revisions: usize) -> MemoryStore {
     store
 }
 
-fn hello(cursor: Option<(&str, u64)>) -> wire::Hello {
-    wire::Hello {
-        audience: "edge/a".into(),
-        cursor: cursor.map(|(epoch, revision)| wire::Cursor { epoch: epoch.into(), revision }),
-        ..wire::Hello::default()
-    }
+fn at(audience: &str) -> Audience {
+    audience.parse().unwrap()
+}
+
+async fn open(store: &MemoryStore, cursor: Option<(&str, u64)>, limits: Limits) -> (Session, Vec<Down>) {
+    let cursor = cursor.map(|(epoch, revision)| wire::Cursor { epoch: epoch.into(), revision });
+    Session::open(store, at("edge/a"), cursor.as_ref(), limits).await.unwrap()
 }
 
 /// Polls until there is nothing more to say.
@@ -111,7 +112,7 @@ fn frames_stay_small_and_lose_nothing() {
 #[tokio::test]
 async fn a_known_cursor_resumes_and_any_other_gets_a_snapshot() {
     let (store, now) = (store(5).await, Instant::now());
-    store.compact("edge/a", 5).await.unwrap();
+    store.compact(&at("edge/a"), 5).await.unwrap();
     for (cursor, expected) in [
         (Some(("epoch-1", 9)), &["bookmark 9 10"][..]),
         (Some(("epoch-1", 5)), &["delta 5 7", "delta 7 9", "bookmark 9 10"]),
@@ -120,15 +121,14 @@ async fn a_known_cursor_resumes_and_any_other_gets_a_snapshot() {
         (Some(("epoch-0", 9)), &["begin epoch-1 9", "items 5", "end 9 5", "bookmark 9 10"]),
         (None, &["begin epoch-1 9", "items 5", "end 9 5", "bookmark 9 10"]),
     ] {
-        let (mut session, welcome) = Session::open(&store, &hello(cursor), Limits::default()).await.unwrap();
+        let (mut session, welcome) = open(&store, cursor, Limits::default()).await;
         assert!(matches!(&welcome[..], [Down { frame: Some(Frame::Welcome(w)) }] if w.head == 9));
         assert_eq!(session.resumed(), expected.len() != 4, "{cursor:?}");
         assert_eq!(all(&mut session, &store, now).await, expected, "{cursor:?}");
         assert_eq!(session.follows(), Some(9));
     }
     // Beyond the head of the audience: the store is older than the subscriber.
-    let (mut session, _) =
-        Session::open(&store, &hello(Some(("epoch-1", 10))), Limits::default()).await.unwrap();
+    let (mut session, _) = open(&store, Some(("epoch-1", 10)), Limits::default()).await;
     assert_eq!(session.epoch(), "epoch-2");
     let expected = ["begin epoch-2 9", "items 5", "end 9 5", "bookmark 9 10"];
     assert_eq!(all(&mut session, &store, now).await, expected);
@@ -137,8 +137,7 @@ async fn a_known_cursor_resumes_and_any_other_gets_a_snapshot() {
 #[tokio::test]
 async fn bookmarks_come_at_the_head_and_now_and_then() {
     let (store, now) = (store(1).await, Instant::now());
-    let (mut session, _) =
-        Session::open(&store, &hello(Some(("epoch-1", 1))), Limits::default()).await.unwrap();
+    let (mut session, _) = open(&store, Some(("epoch-1", 1)), Limits::default()).await;
     assert_eq!(all(&mut session, &store, now).await, ["bookmark 1 2"]);
     assert!(all(&mut session, &store, now + Duration::from_secs(29)).await.is_empty());
     assert_eq!(all(&mut session, &store, now + Duration::from_secs(30)).await, ["bookmark 1 2"]);
@@ -148,17 +147,17 @@ async fn bookmarks_come_at_the_head_and_now_and_then() {
 async fn a_snapshot_that_is_overtaken_begins_again() {
     let (store, now) = (store(3).await, Instant::now());
     let limits = Limits { page_items: 2, snapshots: 2, ..Limits::default() };
-    let (mut session, _) = Session::open(&store, &hello(None), limits).await.unwrap();
+    let (mut session, _) = open(&store, None, limits).await;
     session.poll(&store, now).await.unwrap();
     session.poll(&store, now).await.unwrap();
     let gone = Change {
-        audience: "edge/a".into(),
+        audience: at("edge/a"),
         key: Key::new(Kind::Route, "host-0.example"),
         value: None,
         cause: Cause::Person,
     };
     store.commit(&[gone]).await.unwrap();
-    store.compact("edge/a", 7).await.unwrap();
+    store.compact(&at("edge/a"), 7).await.unwrap();
     let expected = ["items 1", "begin epoch-1 7", "items 2", "end 7 2", "bookmark 7 7"];
     assert_eq!(all(&mut session, &store, now).await, expected);
     let want =
@@ -171,8 +170,7 @@ async fn a_snapshot_that_is_overtaken_begins_again() {
 #[tokio::test]
 async fn shared_frames_are_taken_only_where_they_fit() {
     let (store, now) = (store(3).await, Instant::now());
-    let (mut session, _) =
-        Session::open(&store, &hello(Some(("epoch-1", 1))), Limits::default()).await.unwrap();
+    let (mut session, _) = open(&store, Some(("epoch-1", 1)), Limits::default()).await;
     assert!(!session.skip_to("epoch-1", 3, 5));
     assert!(!session.skip_to("epoch-2", 1, 3));
     assert!(session.skip_to("epoch-1", 1, 3));
@@ -182,8 +180,7 @@ async fn shared_frames_are_taken_only_where_they_fit() {
 #[tokio::test]
 async fn an_ack_of_what_was_never_sent_ends_the_session() {
     let store = store(3).await;
-    let (mut session, _) =
-        Session::open(&store, &hello(Some(("epoch-1", 3))), Limits::default()).await.unwrap();
+    let (mut session, _) = open(&store, Some(("epoch-1", 3)), Limits::default()).await;
     assert!(matches!(session.on_up(ack("epoch-1", 3, 2)), Ok(Heard::Ack(_))));
     assert_eq!(session.on_up(ack("epoch-0", 99, 99)), Ok(Heard::Heartbeat), "of another epoch");
     assert_eq!(
@@ -192,7 +189,7 @@ async fn an_ack_of_what_was_never_sent_ends_the_session() {
     );
     assert!(session.on_up(ack("epoch-1", 1, 2)).is_err());
     assert!(matches!(
-        session.on_up(crate::convert::up(wire::up::Frame::Hello(hello(None)))),
+        session.on_up(crate::convert::up(wire::up::Frame::Hello(wire::Hello::default()))),
         Err(ProtocolError::Unexpected(_))
     ));
 }

@@ -82,7 +82,7 @@ type Tested = Subscriber<TestJournal, TestReplica>;
 
 fn config() -> Config {
     Config {
-        audience: "edge/c".into(),
+        audience: "edge/c".parse().unwrap(),
         build: "test".into(),
         kinds: vec![Kind::Route, Kind::TenantState, Kind::ShardPool],
         brake: Brake::default(),

@@ -94,8 +94,7 @@ impl fmt::Display for Kind {
 }
 
 /// The roles of nodes and shards.
-pub const ROLES: &[&str] =
-    &["web", "database", "dns", "valkey", "email", "storage", "dbadmin", "lb", "gateway"];
+pub const ROLES: &[&str] = hosting_intent::Role::NAMES;
 
 fn role_filter(
     field: &'static str,
@@ -106,7 +105,7 @@ fn role_filter(
 }
 
 fn default_group() -> String {
-    "default".to_owned()
+    hosting_intent::DEFAULT_DNS_GROUP.to_owned()
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ impl Definition for Node {
             index.facets.push(Facet { field: "shard", value: shard.to_string() });
         }
         index.facets.extend(spec.roles.iter().map(|role| Facet { field: "role", value: role.clone() }));
-        if spec.roles.iter().any(|role| role == "dns") {
+        if spec.roles.iter().any(|role| role == hosting_intent::Role::Dns.name()) {
             index.facets.push(Facet { field: "dns_group", value: spec.dns_group.clone() });
         }
     }
