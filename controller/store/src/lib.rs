@@ -22,6 +22,7 @@
 
 mod audit;
 mod backup;
+mod batch;
 mod compaction;
 mod enrolment;
 mod error;

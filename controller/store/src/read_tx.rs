@@ -8,9 +8,10 @@ use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use crate::StoreError;
+use crate::batch::{self, CHUNK};
 use crate::error::{from_sql, to_bound};
 
 /// Most rows that one list answers, whatever was asked for.
@@ -47,6 +48,7 @@ pub struct ReadTx {
     failed: Option<StoreError>,
     epoch: String,
     head: u64,
+    statements: u64,
 }
 
 impl std::fmt::Debug for ReadTx {
@@ -62,11 +64,12 @@ impl ReadTx {
         let row =
             sqlx::query("SELECT epoch, revision FROM head WHERE id = 1").fetch_one(&mut *snapshot).await?;
         let (epoch, head) = (row.try_get(0)?, from_sql("head.revision", row.try_get(1)?)?);
-        Ok(Self { reader: Reader::Snapshot(snapshot), failed: None, epoch, head })
+        Ok(Self { reader: Reader::Snapshot(snapshot), failed: None, epoch, head, statements: 1 })
     }
 
     pub(crate) fn of_writer(connection: SqliteConnection) -> Self {
-        Self { reader: Reader::Writer(connection), failed: None, epoch: String::new(), head: 0 }
+        let (epoch, head, statements) = (String::new(), 0, 0);
+        Self { reader: Reader::Writer(connection), failed: None, epoch, head, statements }
     }
 
     /// The store's epoch.
@@ -79,6 +82,12 @@ impl ReadTx {
     #[must_use]
     pub fn head(&self) -> u64 {
         self.head
+    }
+
+    /// Statements that were sent to the database so far; for a writer, over all mutations.
+    #[must_use]
+    pub fn statements(&self) -> u64 {
+        self.statements
     }
 
     pub(crate) fn set_head(&mut self, epoch: String, head: u64) {
@@ -109,7 +118,9 @@ impl ReadTx {
         }
     }
 
+    /// The connection, for one statement.
     pub(crate) fn live(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.statements += 1;
         match &self.failed {
             Some(error) => Err(error.clone()),
             None => Ok(self.raw()),
@@ -474,6 +485,39 @@ impl World for ReadTx {
         Ok(self.resources(query).await?)
     }
 
+    async fn holders(
+        &mut self,
+        kind: Kind,
+        scope: &str,
+        keys: &[String],
+    ) -> Result<Vec<Resource>, WorldError> {
+        let mut holders = Vec::new();
+        for keys in keys.chunks(CHUNK) {
+            let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+            sql.push(RESOURCE).push(" FROM resources r JOIN uniques u ON u.id = r.id WHERE u.kind = ");
+            sql.push_bind(kind.name()).push(" AND u.scope = ").push_bind(scope.to_owned());
+            sql.push(" AND u.key IN ");
+            batch::list(&mut sql, keys);
+            holders.extend(self.resources(sql.build()).await?);
+        }
+        Ok(holders)
+    }
+
+    async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
+        let mut rows = Vec::new();
+        for owners in owners.chunks(CHUNK) {
+            let mut sql = QueryBuilder::<Sqlite>::new(
+                "SELECT audience, kind, key, revision, owner, value FROM intent_current WHERE owner IN ",
+            );
+            batch::list(&mut sql, owners);
+            for row in self.all(sql.build()).await? {
+                rows.push(intent_row(&row)?);
+            }
+        }
+        rows.sort_by(|a, b| (&a.audience, &a.key).cmp(&(&b.audience, &b.key)));
+        Ok(rows)
+    }
+
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError> {
         let query = sqlx::query(
             "SELECT audience, kind, key, revision, owner, value FROM intent_current \
@@ -555,7 +599,7 @@ pub(crate) fn audience(text: &str) -> Result<Audience, StoreError> {
     text.parse().map_err(|error: AudienceError| StoreError::row(error.to_string()))
 }
 
-fn intent_row(row: &SqliteRow) -> Result<IntentRow, StoreError> {
+pub(crate) fn intent_row(row: &SqliteRow) -> Result<IntentRow, StoreError> {
     Ok(IntentRow {
         audience: audience(row.try_get(0)?)?,
         key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },

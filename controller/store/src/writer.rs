@@ -123,6 +123,8 @@ pub struct Stats {
     pub failed_commits: u64,
     /// Mutations waiting now.
     pub queued: u64,
+    /// Statements that mutations sent to the database, savepoints included.
+    pub statements: u64,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +133,7 @@ struct Counts {
     mutations: AtomicU64,
     refused: AtomicU64,
     failed_commits: AtomicU64,
+    statements: AtomicU64,
 }
 
 /// How a member of a group ended, told once the group has.
@@ -268,6 +271,7 @@ impl Queue {
             refused: self.counts.refused.load(Ordering::Relaxed),
             failed_commits: self.counts.failed_commits.load(Ordering::Relaxed),
             queued: u64::try_from(queued).unwrap_or(u64::MAX),
+            statements: self.counts.statements.load(Ordering::Relaxed),
         }
     }
 
@@ -531,6 +535,15 @@ impl Writer {
     }
 
     async fn member(&mut self, job: Job) -> Result<Member, StoreError> {
+        let before = self.tx.statements();
+        let ended = self.run_in_savepoint(job).await;
+        // The savepoint and its end are two.
+        let statements = self.tx.statements().saturating_sub(before) + 2;
+        self.counts.statements.fetch_add(statements, Ordering::Relaxed);
+        ended
+    }
+
+    async fn run_in_savepoint(&mut self, job: Job) -> Result<Member, StoreError> {
         let Job { origin, span, run, .. } = job;
         sqlx::query("SAVEPOINT mutation").execute(self.tx.raw()).await?;
         let traceparent = harmless_traceparent(origin.traceparent);
