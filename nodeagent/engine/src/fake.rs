@@ -187,10 +187,9 @@ impl Inner {
     }
 
     fn names(&self, at: &Place) -> Vec<String> {
-        self.now
-            .nodes
-            .keys()
-            .filter(|place| place.is_within(at) && place.parts.len() == at.parts.len() + 1)
+        let within = self.now.nodes.range(at.clone()..).map(|(place, _)| place).take_while(|p| p.is_within(at));
+        within
+            .filter(|place| place.parts.len() == at.parts.len() + 1)
             .filter_map(|place| place.parts.last().cloned())
             .collect()
     }
@@ -492,7 +491,8 @@ impl Host for FakeHost {
 
     async fn services(&self, prefix: &str) -> Result<Vec<String>, HostError> {
         let inner = self.lock();
-        Ok(inner.now.services.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
+        let from_prefix = inner.now.services.range(prefix.to_owned()..).map(|(name, _)| name);
+        Ok(from_prefix.take_while(|name| name.starts_with(prefix)).cloned().collect())
     }
 
     async fn install(&self, service: &str, at: &Place, content: Option<&[u8]>) -> Result<(), HostError> {

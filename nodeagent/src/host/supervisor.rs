@@ -223,8 +223,10 @@ impl Supervisor {
 
     /// Names of the services that are not stopped and begin with `prefix`.
     pub(super) fn names(&self, prefix: &str) -> Vec<String> {
-        let mut names: BTreeSet<String> =
-            lock(&self.inner.inherited).keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let inherited = lock(&self.inner.inherited);
+        let from_prefix = inherited.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        let mut names: BTreeSet<String> = from_prefix.map(|(name, _)| name.clone()).collect();
+        drop(inherited);
         let known = lock(&self.inner.services);
         let from_prefix = known.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         names.extend(
