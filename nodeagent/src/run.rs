@@ -18,7 +18,6 @@ use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
     admin::{self, Readiness},
-    file::write_private,
     tasks::{OnEnd, Spawner, TaskGroup},
     telemetry,
 };
@@ -29,17 +28,18 @@ use nix::sys::{
 
 use crate::{
     agent::{Agent, ReadySink, ReportSink},
-    drivers::engine,
     host::{
         RealHost,
         files::Files,
         logs::Rotation,
         supervisor::{AtDeath, Supervisor},
     },
-    layout::Roots,
     metrics::Metrics,
+    role::{Node, Role},
+    roots::Roots,
     settings::Settings,
-    view::{KINDS, NodeReplica, View},
+    view::{NodeReplica, View},
+    wants::Wants,
 };
 use tokio::sync::watch;
 
@@ -47,7 +47,6 @@ use tokio::sync::watch;
 const END_MARGIN: Duration = Duration::from_secs(5);
 
 const VIEW: &str = "view";
-const NGINX: &str = "nginx";
 
 /// Runs the agent until it is told to stop.
 ///
@@ -79,7 +78,10 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let registry = admin::Metrics::new();
     let readiness = Readiness::new();
     readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
-    readiness.not_ready(NGINX, "not started until there is a view");
+    let role = settings.role()?;
+    for part in role.ready {
+        readiness.not_ready(part.name, "not started until there is a view");
+    }
     let port = admin::bind(settings.admin_listen).await?;
     group.spawn(
         "admin port",
@@ -87,7 +89,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
     );
     // Before anything is asked of the controller: a join token is good for one start only.
-    settings.layout("unknown", Secret("unknown".to_owned()))?;
+    (role.check)(&settings)?;
     private_dir(&settings.data_dir())?;
 
     let drain = Duration::from_millis(settings.drain_timeout_ms) + END_MARGIN;
@@ -105,6 +107,7 @@ async fn serve(
     spawner: Spawner,
 ) -> anyhow::Result<()> {
     let stop = spawner.stop();
+    let info = settings.role()?;
     let edge_key = EdgeKeyStore::load(&settings.data_dir());
     let keys = edge_key.subscribe();
     let subscription = Subscription {
@@ -112,8 +115,8 @@ async fn serve(
         controllers: settings.controller.clone(),
         token_file: settings.join_token_file.clone(),
         audience_prefix: "node/",
-        role: "web",
-        kinds: KINDS,
+        role: info.name,
+        kinds: info.kinds,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
@@ -123,26 +126,29 @@ async fn serve(
     if let Some(certified) = subscription.node_id() {
         anyhow::ensure!(
             node == certified,
-            "node {certified} is given the sites of node {node:?}; enrol again with a token of its own"
+            "node {certified} is given what is meant for node {node:?}; enrol again with a token of its own"
         );
     }
 
-    let layout = Arc::new(settings.layout(node, Secret(probe_token(&settings.data_dir())?))?);
-    tracing::warn!(
-        isolation = "none",
-        user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),
-        "isolation: none. All sites of this node run as the same user"
-    );
-    let files = Arc::new(Files::open(&layout.roots, layout.site_user.as_ref())?);
-    check_storage(&layout.roots, &settings.data_dir())?;
-    let at_death = if settings.keep_children { AtDeath::Keep } else { AtDeath::End };
-    let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), settings.services(), at_death)
-        .context("cannot look after services")?;
-    supervisor.bound_old_workers(layout.web.old_workers);
-    let rotation = Rotation::new(files.clone(), supervisor.clone(), settings.log_limits());
-    let host = RealHost::new(files, supervisor, layout.roots.clone());
-
     let (shown, edge_key) = watch::channel(header_value(keys.borrow().as_ref()));
+    let (roots, site_user) = (settings.roots(), settings.site_user()?);
+    let node = Node {
+        id: node.to_owned(),
+        roots: roots.clone(),
+        site_user: site_user.clone(),
+        data_dir: settings.data_dir(),
+        edge_key,
+    };
+    let role: Arc<dyn Role> = (info.open)(&settings, node)?.into();
+    let files = Arc::new(Files::open(&roots, site_user.as_ref())?);
+    check_storage(&roots, &settings.data_dir())?;
+    let at_death = if settings.keep_children { AtDeath::Keep } else { AtDeath::End };
+    let supervisor = Supervisor::open(files.clone(), roots.clone(), settings.services(), at_death)
+        .context("cannot look after services")?;
+    role.bound(&supervisor);
+    let rotation = Rotation::new(files.clone(), supervisor.clone(), settings.log_limits(), info.logs);
+    let host = RealHost::new(files, supervisor, roots);
+
     for (task, work) in [
         ("edge key", Box::pin(show(keys, shown)) as BoxFuture<'static, ()>),
         ("logs", Box::pin(rotation.run())),
@@ -154,7 +160,7 @@ async fn serve(
         });
     }
 
-    let replica = NodeReplica::new(layout.clone());
+    let replica = NodeReplica::new(role.clone());
     let mut views = replica.views();
     let (reporter, reporting) = subscription.reporter();
     let reports_stop = stop.clone();
@@ -163,15 +169,16 @@ async fn serve(
         Ok::<(), anyhow::Error>(())
     });
     let state = readiness.clone();
-    let ready: ReadySink = Arc::new(move |outcome| match outcome {
-        Ok(()) => state.ready(NGINX),
-        Err(why) => state.not_ready(NGINX, why),
+    let ready: ReadySink = Arc::new(move |part, outcome| match outcome {
+        Ok(()) => state.ready(part),
+        Err(why) => state.not_ready(part, why),
     });
     let agent = Agent {
-        engine: engine(&layout, settings.concurrency),
+        engine: info.engine(role.as_ref(), settings.concurrency),
+        role: info,
         host,
         views: views.clone(),
-        edge_key,
+        wants: Wants::new(role.derivation()),
         reports: report_to(reporter),
         ready,
         metrics,
@@ -241,20 +248,6 @@ fn private_dir(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("{}: choose another folder with --data-dir", path.display()))
-}
-
-/// What our probes show to nginx: made once, so that a restart does not change nginx's configuration.
-fn probe_token(data_dir: &Path) -> anyhow::Result<String> {
-    let path = data_dir.join("probe-token");
-    if let Ok(text) = fs::read_to_string(&path) {
-        let text = text.trim();
-        if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Ok(text.to_owned());
-        }
-    }
-    let token = format!("{:032x}", rand::random::<u128>());
-    write_private(&path, token.as_bytes()).with_context(|| path.display().to_string())?;
-    Ok(token)
 }
 
 /// A storage that is not mounted looks like an empty one: sites would be made anew beside their data. So the storage has an
@@ -332,14 +325,5 @@ mod tests {
         fs::remove_dir(path("storage")).unwrap();
         fs::rename(path("away"), path("storage")).unwrap();
         check_storage(&roots, &path("data")).unwrap();
-    }
-
-    #[test]
-    fn the_probe_token_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let token = probe_token(dir.path()).unwrap();
-        assert_eq!(probe_token(dir.path()).unwrap(), token);
-        fs::write(dir.path().join("probe-token"), "; evil").unwrap();
-        assert_ne!(probe_token(dir.path()).unwrap(), token);
     }
 }

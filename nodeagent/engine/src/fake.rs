@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::host::{
-    Access, Answer, DataId, DataKind, Entry, EntryKind, Host, HostError, Owner, Place, Probe, Root,
+    Access, Answer, DataId, Entry, EntryKind, Host, HostError, Owner, Place, Probe, Root,
     ServiceSpec, ServiceState,
 };
 
@@ -215,19 +215,15 @@ impl Inner {
     fn load(&mut self, name: &str) {
         let Some(service) = self.now.services.get(name) else { return };
         let config = &service.spec.config;
-        let loaded: BTreeMap<Place, Vec<u8>> = self
-            .now
-            .nodes
-            .iter()
-            .filter(|(place, _)| {
-                **place == config.main
-                    || (config.parts.as_ref().is_some_and(|parts| place.is_within(parts))
-                        && place.parts.last().is_some_and(|name| name.ends_with(&config.suffix)))
+        let parts = config.parts.iter().flat_map(|parts| {
+            let within = self.now.nodes.range(parts.clone()..).map(|(place, _)| place);
+            within.take_while(|place| place.is_within(parts)).filter(|place| {
+                place.parts.last().is_some_and(|name| name.ends_with(&config.suffix))
             })
-            .filter_map(|(place, node)| match node {
-                FakeNode::File(content, _) => Some((place.clone(), content.clone())),
-                FakeNode::Dir(_) | FakeNode::Symlink(_) => None,
-            })
+        });
+        let loaded: BTreeMap<Place, Vec<u8>> = std::iter::once(&config.main)
+            .chain(parts)
+            .filter_map(|place| Some((place.clone(), self.file(place)?.clone())))
             .collect();
         if let Some(service) = self.now.services.get_mut(name) {
             service.loaded = loaded;
@@ -421,7 +417,7 @@ impl Host for FakeHost {
                 parts.extend(place.parts.iter().skip(home.parts.len()).cloned());
                 inner.now.nodes.insert(Place { root: Root::Storage, parts }, node);
             }
-            if data.kind == DataKind::Tenant {
+            if data.kind.holds_others() {
                 let markers: Vec<Place> = inner
                     .now
                     .nodes

@@ -34,7 +34,7 @@ use super::{
     files::Files,
     process::{Record, Running, Spawner, handles},
 };
-use crate::layout::{Roots, WebLimits};
+use crate::roots::Roots;
 
 mod reload;
 
@@ -51,6 +51,8 @@ pub enum AtDeath {
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait.
 const RESTART_LAST: Duration = Duration::from_secs(30);
+/// Workers of earlier configurations beside a service's own, unless it is set otherwise.
+const OLD_WORKERS: usize = 64;
 /// Services that start at the same time: each start costs a processor for a moment.
 const STARTS: usize = 4;
 /// How long a start may take until the service minds its signals.
@@ -177,7 +179,7 @@ impl Supervisor {
                 starts: Semaphore::new(STARTS),
                 drafts: AtomicU64::new(0),
                 stopping: AtomicBool::new(false),
-                old_workers: AtomicUsize::new(WebLimits::default().old_workers),
+                old_workers: AtomicUsize::new(OLD_WORKERS),
             }),
         })
     }
