@@ -252,11 +252,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let (first, made) = node.apply(intents, Scope::Everything).await?;
     let (again, found) = node.apply(Vec::new(), Scope::Everything).await?;
     anyhow::ensure!(first.ready == again.ready, "{} keys became {}", first.ready, again.ready);
-    let (mut clock, mut cpu) = (Figures::default(), Figures::default());
+    // A change is short beside what the kernel counts the processor's time by: all of them are taken together.
+    let (mut clock, mut cpu) = (Figures::default(), Duration::ZERO);
     for change in 0..args.changes {
         let (_, cost) = node.apply(vec![site(change % args.sites, "htdocs")], Scope::Changes).await?;
         clock.add(cost.clock);
-        cpu.add(cost.cpu);
+        cpu += cost.cpu;
     }
 
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -265,9 +266,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     for (name, cost) in [("everything is made", &made), ("everything is found as wanted", &found)] {
         table.push_record([name.to_owned(), format!("{:.1}", ms(cost.clock)), format!("{:.1}", ms(cost.cpu))]);
     }
-    for (name, part) in [("one site changes, median", 0.5), ("one site changes, 99 %", 0.99)] {
-        let cell = |figures: &Figures| format!("{:.3}", figures.quantile(part));
-        table.push_record([name.to_owned(), cell(&clock), cell(&cpu)]);
+    let mean = ms(cpu) / f64::from(args.changes.max(1));
+    for (name, part, cpu) in [
+        ("one site changes, median (CPU: mean)", 0.5, format!("{mean:.3}")),
+        ("one site changes, 99 %", 0.99, String::new()),
+    ] {
+        table.push_record([name.to_owned(), format!("{:.3}", clock.quantile(part)), cpu]);
     }
     println!("{} sites, {} keys", args.sites, first.ready);
     println!("{}", table.build().with(Style::sharp()));
@@ -279,7 +283,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
             "keys": first.ready,
             "made": pass(&made),
             "found": pass(&found),
-            "change": {"clock": clock.json(), "cpu": cpu.json()},
+            "change": {"clock": clock.json(), "cpu_mean_ms": mean},
         })
     );
     Ok(())

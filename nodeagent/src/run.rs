@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -18,6 +17,7 @@ use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
     admin::{self, Readiness},
+    file::{create_whole, write_private},
     tasks::{OnEnd, Spawner, TaskGroup},
     telemetry,
 };
@@ -275,22 +275,12 @@ fn check_storage(roots: &Roots, data_dir: &Path) -> anyhow::Result<()> {
     if found.is_none() {
         private_dir(&roots.storage.join(".hosting"))?;
         let fresh = format!("{:032x}", rand::random::<u128>());
-        // Another node may be doing the same: whoever links first wins.
-        let draft = roots.storage.join(".hosting").join(format!("id.{fresh}"));
-        let made = fs::OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&draft)
-            .and_then(|mut file| file.write_all(fresh.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| match fs::hard_link(&draft, &id_path) {
-                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-                Ok(()) | Err(_) => fs::remove_file(&draft),
-            });
-        made.with_context(|| id_path.display().to_string())?;
+        // Another node may be doing the same: the first one's is the id.
+        create_whole(&id_path, fresh.as_bytes(), 0o600).with_context(|| id_path.display().to_string())?;
         found = read(&id_path)?;
     }
-    fs::write(&known_path, found.unwrap_or_default()).with_context(|| known_path.display().to_string())
+    write_private(&known_path, found.unwrap_or_default().as_bytes())
+        .with_context(|| known_path.display().to_string())
 }
 
 #[cfg(test)]
