@@ -79,7 +79,8 @@ impl FleetView {
                 let Some(last) = page.last() else { break };
                 after = Some(last.key.clone());
                 let rows = page.into_iter().map(|row| {
-                    let report = Report { phase: phase(row.phase), revision: row.revision, message: row.message };
+                    let report =
+                        Report { phase: phase(row.phase), revision: row.revision, message: row.message };
                     (row.key, report)
                 });
                 write(&view.reports).entry(node.clone()).or_default().extend(rows);
@@ -143,7 +144,8 @@ impl FleetView {
         if let Some(range) = &report.all_of {
             let after = range.after().map_or(Bound::Unbounded, Bound::Excluded);
             let upto = range.upto().map_or(Bound::Unbounded, Bound::Included);
-            let replaced: Vec<Key> = of_node.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
+            let replaced: Vec<Key> =
+                of_node.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
             visited += replaced.len();
             for key in replaced {
                 of_node.remove(&key);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hosting_feed::registry::{
-    Reported,
-    Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched, Watermark,
+    Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Touched,
+    Watermark,
 };
 use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent_sync::tls;
@@ -321,11 +321,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let registry = open(folder.path(), Fleet::new(LEASE)).await;
         let epoch = registry.store.read().await.unwrap().epoch().to_owned();
-        let seen = |key: &str, phase: i32| KeyReport { kind: 21, key: key.into(), phase, ..KeyReport::default() };
-        let request = |full, reports| ReportRequest { epoch: epoch.clone(), full, reports, ..Default::default() };
+        let seen =
+            |key: &str, phase: i32| KeyReport { kind: 21, key: key.into(), phase, ..KeyReport::default() };
+        let request =
+            |full, reports| ReportRequest { epoch: epoch.clone(), full, reports, ..Default::default() };
         let phase = |node: &str, key: &str| {
             let key = hosting_intent::Key { kind: 21, name: key.into() };
-            hosting_planner::gates::Fleet::report(registry.view.as_ref(), node, &key).map(|report| report.phase)
+            hosting_planner::gates::Fleet::report(registry.view.as_ref(), node, &key)
+                .map(|report| report.phase)
         };
 
         assert_eq!(outcome(&registry, &request(false, vec![seen("a", 2)])).await, Reported::WantAll);

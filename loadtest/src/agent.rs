@@ -34,7 +34,7 @@ use serde_json::json;
 use tabled::{builder::Builder, settings::Style};
 use tokio::sync::watch;
 
-use crate::figures::Figures;
+use crate::figures::{Figures, print};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -105,7 +105,12 @@ impl Host for Machine {
     async fn stop_service(&self, name: &str) -> Result<(), HostError> {
         self.0.stop_service(name).await
     }
-    async fn retire_service(&self, name: &str, drained: Option<&Probe>, grace: Duration) -> Result<(), HostError> {
+    async fn retire_service(
+        &self,
+        name: &str,
+        drained: Option<&Probe>,
+        grace: Duration,
+    ) -> Result<(), HostError> {
         self.0.retire_service(name, drained, grace).await
     }
     async fn services(&self, prefix: &str) -> Result<Vec<String>, HostError> {
@@ -182,7 +187,8 @@ impl Node {
         }
         let (started, cpu) = (Instant::now(), cpu()?);
         if !items.is_empty() {
-            let batch = Batch { epoch: "e".into(), revision: self.revision, upserts: items, removals: Vec::new() };
+            let batch =
+                Batch { epoch: "e".into(), revision: self.revision, upserts: items, removals: Vec::new() };
             self.replica.publish(batch);
         }
         let view = self.views.borrow_and_update().clone().context("nothing was published")?;
@@ -196,7 +202,8 @@ impl Node {
 
 /// What this thread had of the processor.
 fn cpu() -> anyhow::Result<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("/proc/thread-self/schedstat")?;
+    let text =
+        std::fs::read_to_string("/proc/thread-self/schedstat").context("/proc/thread-self/schedstat")?;
     let nanos = text.split(' ').next().unwrap_or_default().parse().context("/proc/thread-self/schedstat")?;
     Ok(Duration::from_nanos(nanos))
 }
@@ -230,7 +237,7 @@ fn tenant(number: u32) -> (Key, Vec<u8>) {
 }
 
 fn site(number: u32, folder: &str) -> (Key, Vec<u8>) {
-    let php = number % 2 == 0;
+    let php = number.is_multiple_of(2);
     let webroot = m::Webroot {
         tenant_id: format!("t_{:06}", number / SITES_OF_A_TENANT),
         runtime: if php { "php" } else { "static" }.into(),
@@ -264,7 +271,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let mut table = Builder::new();
     table.push_record(["", "ms", "CPU ms"]);
     for (name, cost) in [("everything is made", &made), ("everything is found as wanted", &found)] {
-        table.push_record([name.to_owned(), format!("{:.1}", ms(cost.clock)), format!("{:.1}", ms(cost.cpu))]);
+        table.push_record([
+            name.to_owned(),
+            format!("{:.1}", ms(cost.clock)),
+            format!("{:.1}", ms(cost.cpu)),
+        ]);
     }
     let mean = ms(cpu) / f64::from(args.changes.max(1));
     for (name, part, cpu) in [
@@ -273,18 +284,17 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     ] {
         table.push_record([name.to_owned(), format!("{:.3}", clock.quantile(part)), cpu]);
     }
-    println!("{} sites, {} keys", args.sites, first.ready);
-    println!("{}", table.build().with(Style::sharp()));
+    print(&format!("{} sites, {} keys", args.sites, first.ready));
+    print(&table.build().with(Style::blank()).to_string());
     let pass = |cost: &Cost| json!({"ms": ms(cost.clock), "cpu_ms": ms(cost.cpu)});
-    println!(
-        "{}",
-        json!({
-            "sites": args.sites,
-            "keys": first.ready,
-            "made": pass(&made),
-            "found": pass(&found),
-            "change": {"clock": clock.json(), "cpu_mean_ms": mean},
-        })
-    );
+    let object = json!({
+        "benchmark": "agent",
+        "sites": args.sites,
+        "keys": first.ready,
+        "made": pass(&made),
+        "found": pass(&found),
+        "change": {"clock": clock.json(), "cpu_mean_ms": mean},
+    });
+    print(&object.to_string());
     Ok(())
 }

@@ -1,12 +1,6 @@
 //! The wiring: ledger → publish → serve → connect.
 
-use std::{
-    fs,
-    os::unix::fs::DirBuilderExt,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::future::BoxFuture;

@@ -114,7 +114,12 @@ impl KeyRange {
         let key = |key: &ReportedKey| Key { kind: key.kind, name: key.key.clone() };
         let range = Self { after: range.after.as_ref().map(key), upto: range.upto.as_ref().map(key) };
         // One that ends before it begins holds nothing.
-        range.after.as_ref().zip(range.upto.as_ref()).is_none_or(|(after, upto)| after < upto).then_some(range)
+        range
+            .after
+            .as_ref()
+            .zip(range.upto.as_ref())
+            .is_none_or(|(after, upto)| after < upto)
+            .then_some(range)
     }
 
     /// The key before the range; `None`: it begins with the first key.
@@ -496,7 +501,8 @@ impl ReadTx {
             .collect();
         let key = |one: &KeyReport| Key { kind: one.kind, name: one.key.clone() };
         let told = self.told(&audience, &reports).await?;
-        let strays: Vec<KeyReport> = reports.iter().filter(|one| !told.contains(&key(one))).cloned().collect();
+        let strays: Vec<KeyReport> =
+            reports.iter().filter(|one| !told.contains(&key(one))).cloned().collect();
         if !strays.is_empty() {
             let mut room = self.room_for_strays(node, &audience, all_of.as_ref()).await?;
             // What a report is all of, it replaces: what was there before has no place of its own.
@@ -516,7 +522,11 @@ impl ReadTx {
             });
             let left_out = before - reports.len();
             if left_out > 0 {
-                tracing::warn!(node, left_out, "a node reports more keys that it was not told of than are kept");
+                tracing::warn!(
+                    node,
+                    left_out,
+                    "a node reports more keys that it was not told of than are kept"
+                );
             }
         }
         let gone = report.gone.iter().filter(|one| one.key.len() <= MAX_KEY);

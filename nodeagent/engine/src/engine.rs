@@ -165,7 +165,8 @@ impl Engine {
             let driver = self.drivers.iter().find(|driver| driver.kind() == key.kind);
             if !same {
                 let holds = |wanted: Option<&Wanted>| {
-                    let claims = driver.zip(wanted).map(|(driver, w)| driver.holds(&key.name, w.spec.as_ref()));
+                    let claims =
+                        driver.zip(wanted).map(|(driver, w)| driver.holds(&key.name, w.spec.as_ref()));
                     claims.unwrap_or_default()
                 };
                 for claim in holds(old) {
@@ -366,7 +367,8 @@ impl Pass<'_> {
         }
         let stuck = schedule.stuck();
         if !stuck.is_empty() {
-            let mut why: Vec<String> = stuck.iter().take(NAMED_IN_A_CIRCLE).map(ToString::to_string).collect();
+            let mut why: Vec<String> =
+                stuck.iter().take(NAMED_IN_A_CIRCLE).map(ToString::to_string).collect();
             if let Some(more) = stuck.len().checked_sub(why.len()).filter(|more| *more > 0) {
                 why.push(format!("and {more} more"));
             }

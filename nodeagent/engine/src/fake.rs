@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::host::{
-    Access, Answer, DataId, Entry, EntryKind, Host, HostError, Owner, Place, Probe, Root,
-    ServiceSpec, ServiceState,
+    Access, Answer, DataId, Entry, EntryKind, Host, HostError, Owner, Place, Probe, Root, ServiceSpec,
+    ServiceState,
 };
 
 /// Something on the fake disk.
@@ -187,7 +187,8 @@ impl Inner {
     }
 
     fn names(&self, at: &Place) -> Vec<String> {
-        let within = self.now.nodes.range(at.clone()..).map(|(place, _)| place).take_while(|p| p.is_within(at));
+        let within =
+            self.now.nodes.range(at.clone()..).map(|(place, _)| place).take_while(|p| p.is_within(at));
         within
             .filter(|place| place.parts.len() == at.parts.len() + 1)
             .filter_map(|place| place.parts.last().cloned())
@@ -217,9 +218,9 @@ impl Inner {
         let config = &service.spec.config;
         let parts = config.parts.iter().flat_map(|parts| {
             let within = self.now.nodes.range(parts.clone()..).map(|(place, _)| place);
-            within.take_while(|place| place.is_within(parts)).filter(|place| {
-                place.parts.last().is_some_and(|name| name.ends_with(&config.suffix))
-            })
+            within
+                .take_while(|place| place.is_within(parts))
+                .filter(|place| place.parts.last().is_some_and(|name| name.ends_with(&config.suffix)))
         });
         let loaded: BTreeMap<Place, Vec<u8>> = std::iter::once(&config.main)
             .chain(parts)

@@ -34,7 +34,9 @@ impl KeyState {
         match &self.outcome {
             _ if self.stale => Turn::Always,
             Some(Outcome::Unknown(_)) => Turn::At(self.not_before),
-            Some(Outcome::Rest(Rest::Ready(_) | Rest::Kept(_) | Rest::Retired | Rest::Refused(_))) => Turn::Rests,
+            Some(Outcome::Rest(Rest::Ready(_) | Rest::Kept(_) | Rest::Retired | Rest::Refused(_))) => {
+                Turn::Rests
+            }
             Some(Outcome::Rest(Rest::Blocked(_) | Rest::Gone) | Outcome::Waits { .. }) | None => Turn::Always,
         }
     }

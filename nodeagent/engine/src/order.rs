@@ -46,7 +46,9 @@ impl Order {
     pub(crate) fn new(engine: &Engine, desired: &Desired, candidates: &BTreeSet<Key>) -> Self {
         let mut order = Self::default();
         for key in candidates {
-            let Some((wanted, driver)) = desired.wants.get(key).zip(engine.driver(key.kind)) else { continue };
+            let Some((wanted, driver)) = desired.wants.get(key).zip(engine.driver(key.kind)) else {
+                continue;
+            };
             let needs = driver.needs(&key.name, wanted.spec.as_ref());
             let mut before: BTreeSet<Key> = needs.iter().cloned().collect();
             let mut first = |order: &mut Self, other: &Key| {

@@ -102,7 +102,8 @@ impl Reports {
         let (origin, part) = match new {
             Some(new) => {
                 let origin = new.origin.as_ref();
-                let part = Part { revision: origin.map(|(_, revision)| *revision), outcome: settled.cloned() };
+                let part =
+                    Part { revision: origin.map(|(_, revision)| *revision), outcome: settled.cloned() };
                 (origin.map(|(origin, _)| origin.clone()), Some(part))
             }
             None => (unwanted, left.map(|left| Part { revision: None, outcome: Some(left.clone()) })),

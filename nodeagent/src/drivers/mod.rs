@@ -53,7 +53,10 @@ pub(crate) async fn marked(host: &dyn Host, prefix: &str) -> Result<Vec<String>,
 }
 
 /// Names in a folder of configuration pieces.
-pub(crate) async fn pieces(host: &dyn Host, folder: &hosting_agent_engine::Place) -> Result<Vec<String>, HostError> {
+pub(crate) async fn pieces(
+    host: &dyn Host,
+    folder: &hosting_agent_engine::Place,
+) -> Result<Vec<String>, HostError> {
     let names = host.names(folder).await?;
     Ok(names
         .iter()

@@ -78,12 +78,8 @@ impl RetireSpec {
     ) -> Option<Self> {
         let kind = kinds.iter().find(|known| known.intent == retire.kind())?.kind;
         let tenant = if kind.holds_others() { &retire.key } else { &retire.tenant_id };
-        let data = DataId {
-            kind,
-            id: retire.key.clone(),
-            tenant: tenant.clone(),
-            incarnation: retire.incarnation,
-        };
+        let data =
+            DataId { kind, id: retire.key.clone(), tenant: tenant.clone(), incarnation: retire.incarnation };
         Some(Self { wanted_by: wanted_by(&data), data })
     }
 }
@@ -250,10 +246,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::web::drivers::{
-        DATA, Tenant, TenantSpec, site_data, tenant_data,
-        tests::{settle},
-    };
+    use crate::web::drivers::{DATA, Tenant, TenantSpec, site_data, tenant_data, tests::settle};
 
     const RETIRE: Retire = Retire::new(DATA);
 

@@ -685,8 +685,7 @@ mod tests {
     #[test]
     fn a_tenant_takes_the_markers_of_its_sites_along() {
         let fixture = fixture();
-        let tenant =
-            DataId { kind: TENANT, id: "t_a".into(), tenant: "t_a".into(), incarnation: 2 };
+        let tenant = DataId { kind: TENANT, id: "t_a".into(), tenant: "t_a".into(), incarnation: 2 };
         let neighbour = DataId { id: "web_b".into(), tenant: "t_b".into(), ..webroot(3) };
         for data in [&tenant, &webroot(5), &neighbour] {
             fixture.files.claim(data).unwrap();

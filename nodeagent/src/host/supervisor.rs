@@ -226,7 +226,8 @@ impl Supervisor {
     /// Names of the services that are not stopped and begin with `prefix`.
     pub(super) fn names(&self, prefix: &str) -> Vec<String> {
         let inherited = lock(&self.inner.inherited);
-        let from_prefix = inherited.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        let from_prefix =
+            inherited.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         let mut names: BTreeSet<String> = from_prefix.map(|(name, _)| name.clone()).collect();
         drop(inherited);
         let known = lock(&self.inner.services);

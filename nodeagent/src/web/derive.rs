@@ -274,25 +274,27 @@ mod tests {
         let tenant = prop::sample::select(vec!["t_a", "t_b"]);
         let id = prop::sample::select(vec!["web_a", "web_b", "web_c"]);
         let state = prop::sample::select(vec![m::State::Active, m::State::Suspended]);
-        (0..6, tenant, id, state, 1..3_u64, any::<bool>()).prop_map(|(what, tenant, id, state, life, there)| {
-            let state = state as i32;
-            let retired = |kind, id: &str| Key::new(Kind::Retire, Key::new(kind, id).to_string());
-            let (key, intent) = match what {
-                0 => (
-                    Key::new(Kind::Tenant, tenant),
-                    Intent::Tenant(m::Tenant { uid: 1, state, incarnation: life }),
-                ),
-                1 => (
-                    Key::new(Kind::TenantState, tenant),
-                    Intent::TenantState(m::TenantState { state, ..m::TenantState::default() }),
-                ),
-                2 => (Key::new(Kind::Webroot, id), site_of(tenant, "php", life)),
-                3 => (Key::new(Kind::Webroot, id), site_of(tenant, "static", life)),
-                4 => (retired(Kind::Webroot, id), retire_of(Kind::Webroot, id, tenant, life)),
-                _ => (retired(Kind::Tenant, tenant), retire_of(Kind::Tenant, tenant, "", life)),
-            };
-            (key, there.then_some(intent))
-        })
+        (0..6, tenant, id, state, 1..3_u64, any::<bool>()).prop_map(
+            |(what, tenant, id, state, life, there)| {
+                let state = state as i32;
+                let retired = |kind, id: &str| Key::new(Kind::Retire, Key::new(kind, id).to_string());
+                let (key, intent) = match what {
+                    0 => (
+                        Key::new(Kind::Tenant, tenant),
+                        Intent::Tenant(m::Tenant { uid: 1, state, incarnation: life }),
+                    ),
+                    1 => (
+                        Key::new(Kind::TenantState, tenant),
+                        Intent::TenantState(m::TenantState { state, ..m::TenantState::default() }),
+                    ),
+                    2 => (Key::new(Kind::Webroot, id), site_of(tenant, "php", life)),
+                    3 => (Key::new(Kind::Webroot, id), site_of(tenant, "static", life)),
+                    4 => (retired(Kind::Webroot, id), retire_of(Kind::Webroot, id, tenant, life)),
+                    _ => (retired(Kind::Tenant, tenant), retire_of(Kind::Tenant, tenant, "", life)),
+                };
+                (key, there.then_some(intent))
+            },
+        )
     }
 
     proptest! {
@@ -321,7 +323,11 @@ mod tests {
             let (mut view, mut wants) = (View::default(), wants());
             for number in 0..sites {
                 let tenant = format!("t_{:04}", number / 10);
-                put(&mut view, Key::new(Kind::Webroot, format!("web_{number:05}")), site_of(&tenant, "static", 1));
+                put(
+                    &mut view,
+                    Key::new(Kind::Webroot, format!("web_{number:05}")),
+                    site_of(&tenant, "static", 1),
+                );
                 let tenant = Key::new(Kind::Tenant, tenant);
                 put(&mut view, tenant, Intent::Tenant(m::Tenant { uid: 1, state: 1, incarnation: 1 }));
             }

@@ -8,8 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use hosting_agent_engine::{
-    Access, Claim, DataId, DataKind, Desired, Driver, Engine, Host, HostError, Key as Thing, Phase, Place, Plan,
-    Report, Rest, Root,
+    Access, Claim, DataId, DataKind, Desired, Driver, Engine, Host, HostError, Key as Thing, Phase, Place,
+    Plan, Report, Rest, Root,
 };
 use hosting_intent::{Bytes, Intent, Item, Key, Kind, Rejection, Removal, message as m};
 use hosting_intent_sync::{Batch, Replica};
@@ -39,7 +39,8 @@ struct Shelf;
 
 const OWN: &str = "node";
 
-const SHELF: DataKind = DataKind::new("shelf", |data| Place::new(Root::Storage, ["shelves", data.id.as_str()]));
+const SHELF: DataKind =
+    DataKind::new("shelf", |data| Place::new(Root::Storage, ["shelves", data.id.as_str()]));
 
 const DATA: &[Destroyable] = &[Destroyable {
     kind: SHELF,
@@ -208,7 +209,13 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
 
     let item = |key: Key, revision, value: Vec<u8>| {
         let intent = Intent::parse(&key, &value).unwrap();
-        let item = Item { key, revision, value: Bytes::from(value), cause: Default::default(), traceparent: String::new() };
+        let item = Item {
+            key,
+            revision,
+            value: Bytes::from(value),
+            cause: Default::default(),
+            traceparent: String::new(),
+        };
         (item, intent)
     };
     let tenant = m::Tenant { uid: 1, state: m::State::Active as i32, incarnation: 7 };
@@ -225,7 +232,8 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
     let retire =
         m::Retire { kind: Kind::Tenant as i32, key: "t_a".into(), tenant_id: String::new(), incarnation: 7 };
     let upserts = vec![item(Key::new(Kind::Retire, "tenant/t_a"), 2, retire.encode_to_vec())];
-    let removal = Removal { key: Key::new(Kind::Tenant, "t_a"), cause: Default::default(), traceparent: String::new() };
+    let removal =
+        Removal { key: Key::new(Kind::Tenant, "t_a"), cause: Default::default(), traceparent: String::new() };
     replica.publish(Batch { epoch: "e".into(), revision: 2, upserts, removals: vec![removal] });
     until("the shelf is gone", || phase_of("retire/tenant/t_a") == Some(Phase::Retired)).await;
     assert!(!path("storage/shelves/t_a").exists());

@@ -56,7 +56,8 @@ async fn only_its_own_audiences() {
     let status = IntentFeedClient::new(channel).report(ReportRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     let web = as_node(&feed, "web-1").await;
-    let request = ReportRequest { epoch: "epoch-1".into(), revision: 7, full: true, ..ReportRequest::default() };
+    let request =
+        ReportRequest { epoch: "epoch-1".into(), revision: 7, full: true, ..ReportRequest::default() };
     IntentFeedClient::new(web).report(request.clone()).await.unwrap();
     assert_eq!(*feed.registry.reports.lock().unwrap(), [("web-1".to_owned(), request)]);
 }

@@ -11,7 +11,8 @@ use hosting_feed::fleet::Fleet;
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::pki::Authorities;
 use hosting_feed::registry::{
-    HeadDoorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Watermark,
+    HeadDoorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse,
+    Watermark,
 };
 use hosting_feed::{FeedConfig, FeedDeps, FeedHandle, FeedServer};
 use hosting_intent::edge_key::ClusterEdgeKey;

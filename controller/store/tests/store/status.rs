@@ -89,7 +89,10 @@ async fn reports_merge_and_a_full_one_sweeps() {
     store.save_reports("n1", all(10, many)).await.unwrap();
     store.save_reports("n2", all(10, vec![report("web_1", Phase::Ready, "")])).await.unwrap();
     let failed = vec![report("web_1", Phase::Failed, "no php")];
-    store.save_reports("n1", NodeReport { revision: 11, reports: failed, ..NodeReport::default() }).await.unwrap();
+    store
+        .save_reports("n1", NodeReport { revision: 11, reports: failed, ..NodeReport::default() })
+        .await
+        .unwrap();
     let key = Key::new(IntentKind::Webroot, "web_1");
     let mut tx = store.read().await.unwrap();
     let about = tx.reports_about(&key).await.unwrap();
@@ -146,9 +149,8 @@ async fn a_node_cannot_fill_the_store_with_keys_of_its_own() {
         reports: reports.to_vec(),
         ..ReportRequest::default()
     };
-    let believed = async |request: ReportRequest| {
-        store.read().await.unwrap().believable("n1", &request).await.unwrap()
-    };
+    let believed =
+        async |request: ReportRequest| store.read().await.unwrap().believable("n1", &request).await.unwrap();
     let send = async |full: bool, reports: Vec<KeyReport>| {
         let kept = believed(request(&epoch, full, &reports)).await.unwrap();
         let count = kept.reports.len();
@@ -210,7 +212,10 @@ async fn a_report_says_what_is_gone_alone_in_a_page_or_by_leaving_it_out_of_ever
         rows.into_iter().map(|row| (row.key.name, row.phase)).collect::<Vec<_>>()
     };
     let seen = |names: &[&str]| -> Vec<KeyReport> {
-        names.iter().map(|name| KeyReport { revision: 0, ..report(name, Phase::Ready, "it's \"here\"\u{1}") }).collect()
+        names
+            .iter()
+            .map(|name| KeyReport { revision: 0, ..report(name, Phase::Ready, "it's \"here\"\u{1}") })
+            .collect()
     };
     let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Phase::Ready)).collect::<Vec<_>>();
 
@@ -224,11 +229,13 @@ async fn a_report_says_what_is_gone_alone_in_a_page_or_by_leaving_it_out_of_ever
     let range = |after: Option<&str>, upto: Option<&str>| {
         Some(feed::KeyRange { after: after.map(key), upto: upto.map(key) })
     };
-    let request = ReportRequest { all_of: range(None, Some("b")), reports: seen(&["b"]), ..Default::default() };
+    let request =
+        ReportRequest { all_of: range(None, Some("b")), reports: seen(&["b"]), ..Default::default() };
     assert_eq!(send(request).await, of(&["b", "c", "d"]));
     let request = ReportRequest { all_of: range(Some("b"), Some("c")), ..Default::default() };
     assert_eq!(send(request).await, of(&["b", "d"]));
-    let request = ReportRequest { all_of: range(Some("b"), None), reports: seen(&["x"]), ..Default::default() };
+    let request =
+        ReportRequest { all_of: range(Some("b"), None), reports: seen(&["x"]), ..Default::default() };
     assert_eq!(send(request).await, of(&["b", "x"]));
     let request = ReportRequest { all_of: range(Some("x"), Some("a")), ..Default::default() };
     assert_eq!(send(request).await, of(&["b", "x"]), "a range that ends before it begins holds nothing");

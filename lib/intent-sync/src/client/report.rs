@@ -215,8 +215,11 @@ impl ReporterTask {
             // No pass yet: saying that there is nothing would take everything away.
             return None;
         }
-        let request =
-            ReportRequest { epoch: level.epoch.clone(), revision: level.revision, ..ReportRequest::default() };
+        let request = ReportRequest {
+            epoch: level.epoch.clone(),
+            revision: level.revision,
+            ..ReportRequest::default()
+        };
         match level.all_after.take() {
             Some(after) => Some(level.page(after, request)),
             None => level.news(request),
