@@ -5,6 +5,7 @@
 //! they are on disk. [`gates::Fleet`] is how the planner sees it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
 use hosting_proto::feed::{self as wire, exception, key_report};
 use hosting_resource::Kind;
-use hosting_store::{Commit, ListQuery, PageError, ReadTx, ReportRow, Store, StoreError};
+use hosting_store::{Commit, ListQuery, NodeReport, PageError, ReadTx, Store, StoreError};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,8 +33,8 @@ pub(crate) struct FleetView {
     members: RwLock<BTreeMap<Audience, BTreeSet<String>>>,
     /// The store's epoch: revisions of another one say nothing.
     epoch: RwLock<String>,
-    /// By key, then node.
-    reports: RwLock<HashMap<Key, BTreeMap<String, Report>>>,
+    /// By node, then key: a node's report costs what it says, whatever others said.
+    reports: RwLock<HashMap<String, BTreeMap<Key, Report>>>,
     reported: watch::Sender<u64>,
 }
 
@@ -77,12 +78,12 @@ impl FleetView {
                 let page = tx.reports_of(&node, after.as_ref(), PAGE).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.key.clone());
-                let mut reports = write(&view.reports);
-                for row in page {
-                    if let Some(report) = stored_report(&row) {
-                        reports.entry(row.key).or_default().insert(row.node, report);
-                    }
-                }
+                let rows = page.into_iter().map(|row| {
+                    let report =
+                        Report { phase: phase(row.phase), revision: row.revision, message: row.message };
+                    (row.key, report)
+                });
+                write(&view.reports).entry(node.clone()).or_default().extend(rows);
             }
         }
         Ok(Arc::new(view))
@@ -94,10 +95,7 @@ impl FleetView {
         let nodes = self.read_registry(&mut tx).await?;
         drop(tx);
         self.drop_strangers();
-        write(&self.reports).retain(|_, by_node| {
-            by_node.retain(|node, _| nodes.contains(node));
-            !by_node.is_empty()
-        });
+        write(&self.reports).retain(|node, _| nodes.contains(node));
         self.changed();
         Ok(())
     }
@@ -130,25 +128,33 @@ impl FleetView {
         self.fleet.retain(|audience, node| members.get(audience).is_some_and(|nodes| nodes.contains(node)));
     }
 
-    /// Takes a node's report, which the store has.
-    pub(crate) fn reported(&self, node: &str, full: bool, all: &[wire::KeyReport]) {
-        let mut reports = write(&self.reports);
-        if full {
-            let kept: BTreeSet<Key> = all.iter().map(key_of).collect();
-            reports.retain(|key, by_node| {
-                if !kept.contains(key) {
-                    by_node.remove(node);
-                }
-                !by_node.is_empty()
-            });
-        }
-        for one in all {
+    /// Takes a node's report, which the store has. Gives back how many keys of the node it went over.
+    pub(crate) fn reported(&self, node: &str, report: &NodeReport) -> usize {
+        let news = report.reports.iter().map(|one| {
             let report =
                 Report { phase: phase(one.phase()), revision: one.revision, message: one.message.clone() };
-            reports.entry(key_of(one)).or_default().insert(node.to_owned(), report);
+            (Key { kind: one.kind, name: one.key.clone() }, report)
+        });
+        let mut reports = write(&self.reports);
+        let of_node = reports.entry(node.to_owned()).or_default();
+        let mut visited = report.gone.len() + report.reports.len();
+        for key in &report.gone {
+            of_node.remove(key);
         }
+        if let Some(range) = &report.all_of {
+            let after = range.after().map_or(Bound::Unbounded, Bound::Excluded);
+            let upto = range.upto().map_or(Bound::Unbounded, Bound::Included);
+            let replaced: Vec<Key> =
+                of_node.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
+            visited += replaced.len();
+            for key in replaced {
+                of_node.remove(&key);
+            }
+        }
+        of_node.extend(news);
         drop(reports);
         self.changed();
+        visited
     }
 
     /// Moves at each change of a position, a lease, an exception, a report or the registry.
@@ -200,10 +206,6 @@ fn page_failed(error: PageError) -> StoreError {
     }
 }
 
-fn key_of(report: &wire::KeyReport) -> Key {
-    Key { kind: report.kind, name: report.key.clone() }
-}
-
 fn phase(phase: key_report::Phase) -> Phase {
     match phase {
         key_report::Phase::Unspecified | key_report::Phase::Converging | key_report::Phase::Blocked => {
@@ -214,10 +216,6 @@ fn phase(phase: key_report::Phase) -> Phase {
         key_report::Phase::Retired => Phase::Retired,
         key_report::Phase::Orphan => Phase::Orphan,
     }
-}
-
-fn stored_report(row: &ReportRow) -> Option<Report> {
-    Some(Report { phase: phase(row.phase), revision: row.revision, message: row.message.clone() })
 }
 
 fn wire_exception(row: hosting_store::ExceptionRow) -> wire::Exception {
@@ -267,7 +265,7 @@ impl gates::Fleet for FleetView {
     }
 
     fn report(&self, node: &str, key: &Key) -> Option<Report> {
-        read(&self.reports).get(key)?.get(node).cloned()
+        read(&self.reports).get(node)?.get(key).cloned()
     }
 }
 

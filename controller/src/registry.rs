@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hosting_feed::registry::{
-    Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Touched, Watermark,
+    Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Touched,
+    Watermark,
 };
 use hosting_intent::NodeFacts;
 use hosting_intent::edge_key::ClusterEdgeKey;
@@ -145,20 +146,20 @@ impl StatusSink for Registry {
         Ok(())
     }
 
-    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<(), RegistryError> {
+    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<Reported, RegistryError> {
         let mut tx = self.store.read().await.map_err(failed)?;
-        if report.epoch != tx.epoch() {
+        let Some(believed) = tx.believable(node_id, report).await.map_err(failed)? else {
             // Of before the store was put back, or begun anew. The node reports everything again once it is in this epoch.
             tracing::debug!(node = node_id, epoch = report.epoch, "a report of another epoch");
-            return Ok(());
-        }
-        let reports =
-            tx.believable(node_id, &report.epoch, report.full, &report.reports).await.map_err(failed)?;
+            return Ok(Reported::Taken);
+        };
+        let is_news = believed.all_of.is_none() && tx.last_pass(node_id).await.map_err(failed)?.is_none();
         drop(tx);
-        self.store.save_reports(node_id, report.revision, report.full, &reports).await.map_err(failed)?;
+        self.store.save_reports(node_id, believed.clone()).await.map_err(failed)?;
         // After the store: what a gate was opened by must outlast this process.
-        self.view.reported(node_id, report.full, &reports);
-        Ok(())
+        let visited = self.view.reported(node_id, &believed);
+        tracing::debug!(node = node_id, visited, "a report");
+        Ok(if is_news { Reported::WantAll } else { Reported::Taken })
     }
 }
 
@@ -186,8 +187,9 @@ mod tests {
 
     use hosting_feed::fleet::{Fleet, LEASE};
     use hosting_intent::Role;
-    use hosting_planner::{Change, Draft};
-    use hosting_store::{Kek, Origin, StoreConfig};
+    use hosting_planner::{Change, Draft, gates::Phase};
+    use hosting_proto::feed::{KeyReport, ReportedKey};
+    use hosting_store::{Kek, KeyRange, NodeReport, Origin, StoreConfig};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -197,6 +199,10 @@ mod tests {
         let store = Store::open(&StoreConfig::new(folder.join("store.db")), kek).await.unwrap();
         let view = FleetView::load(&store, fleet).await.unwrap();
         Registry::new(store, view)
+    }
+
+    async fn outcome(registry: &Registry, report: &ReportRequest) -> Reported {
+        registry.report("n1", report).await.unwrap()
     }
 
     fn web_1(roles: &[&str], created_revision: u64, created_at: i64) -> Resource {
@@ -308,5 +314,46 @@ mod tests {
         view.refresh(store).await.unwrap();
         assert!(known().is_empty());
         store.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_report_costs_what_it_says_and_who_begins_in_the_middle_is_asked_for_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = open(folder.path(), Fleet::new(LEASE)).await;
+        let epoch = registry.store.read().await.unwrap().epoch().to_owned();
+        let seen =
+            |key: &str, phase: i32| KeyReport { kind: 21, key: key.into(), phase, ..KeyReport::default() };
+        let request =
+            |full, reports| ReportRequest { epoch: epoch.clone(), full, reports, ..Default::default() };
+        let phase = |node: &str, key: &str| {
+            let key = hosting_intent::Key { kind: 21, name: key.into() };
+            hosting_planner::gates::Fleet::report(registry.view.as_ref(), node, &key)
+                .map(|report| report.phase)
+        };
+
+        assert_eq!(outcome(&registry, &request(false, vec![seen("a", 2)])).await, Reported::WantAll);
+        assert_eq!(phase("n1", "a"), Some(Phase::Ready), "what it says is taken");
+        let all = request(true, vec![seen("a", 2), seen("b", 3), seen("c", 2)]);
+        assert_eq!(outcome(&registry, &all).await, Reported::Taken);
+        assert_eq!(outcome(&registry, &request(false, vec![seen("b", 2)])).await, Reported::Taken);
+        assert_eq!((phase("n1", "b"), phase("n2", "b")), (Some(Phase::Ready), None));
+        let gone = vec![ReportedKey { kind: 21, key: "a".into() }, ReportedKey { kind: 21, key: "c".into() }];
+        let gone = ReportRequest { gone, ..request(false, vec![seen("c", 3)]) };
+        assert_eq!(outcome(&registry, &gone).await, Reported::Taken);
+        assert_eq!((phase("n1", "a"), phase("n1", "b")), (None, Some(Phase::Ready)));
+        assert_eq!(phase("n1", "c"), Some(Phase::Failed), "gone, and wanted anew");
+
+        // A thousand nodes come back, each with everything: the reports of the others are not gone over.
+        let all = NodeReport {
+            all_of: KeyRange::of(&ReportRequest { full: true, ..Default::default() }),
+            reports: (0..20).map(|n| seen(&format!("web_{n}"), 2)).collect(),
+            ..NodeReport::default()
+        };
+        for round in 0..2 {
+            for node in 0..1_000 {
+                assert_eq!(registry.view.reported(&format!("web-{node}"), &all), 20 + 20 * round);
+            }
+        }
+        assert_eq!(phase("web-7", "web_19"), Some(Phase::Ready));
     }
 }

@@ -5,14 +5,14 @@
 //! certificates will come as intents and take this place.
 
 use std::collections::{HashSet, VecDeque};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hosting_edge_map::Routing;
+use hosting_scaffold::file::write_whole;
 use hosting_swap_map::SwapMap;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -96,7 +96,7 @@ impl DevCa {
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = KeyPair::generate().map_err(crypto)?;
-                write_whole(key, made.serialize_pem().as_bytes(), 0o600).map_err(file(key))?;
+                write(key, &made.serialize_pem(), 0o600).map_err(file(key))?;
                 // A certificate without its key is of no use; the new key gets its own below.
                 match fs::remove_file(certificate) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -112,7 +112,7 @@ impl DevCa {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let text = ca_params(&key_pair)?.self_signed(&key_pair).map_err(crypto)?.pem();
-                write_whole(certificate, text.as_bytes(), 0o644).map_err(file(certificate))?;
+                write(certificate, &text, 0o644).map_err(file(certificate))?;
                 text
             }
             Err(error) => return Err(file(certificate)(error)),
@@ -162,22 +162,9 @@ fn validity(params: &mut CertificateParams, days: u32) {
     params.not_after = (now + DAY * days).into();
 }
 
-/// Writes a file so that nobody ever sees half of it.
-fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    match fs::remove_file(&part) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&part, path)
+fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    write_whole(path, content.as_bytes(), mode)
 }
 
 #[derive(Debug)]

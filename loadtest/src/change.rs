@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tabled::{builder::Builder, settings::Style};
 use tokio::net::UdpSocket;
 
-use crate::figures::Figures;
+use crate::figures::{Figures, print};
 
 /// Longest wait for one effect.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -74,17 +74,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     for (name, one) in names.iter().zip(&figures) {
         table.push_record(one.row(name));
     }
-    println_line(&table.build().with(Style::blank()).to_string());
+    print(&table.build().with(Style::blank()).to_string());
     let object: serde_json::Map<String, Value> =
         names.iter().zip(&figures).map(|(name, one)| (name.replace(", ", "_"), one.json())).collect();
-    println_line(&json!({"benchmark": "change", "figures": object}).to_string());
+    print(&json!({"benchmark": "change", "figures": object}).to_string());
     Ok(())
-}
-
-fn println_line(text: &str) {
-    use std::io::Write;
-    // A closed pipe is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 impl Platform {

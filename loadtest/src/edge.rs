@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +22,8 @@ use serde_json::json;
 use tabled::{builder::Builder, settings::Style};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::figures::print;
 
 /// The core of the server that is measured, and that of everything else.
 const SERVER_CORE: &str = "0";
@@ -227,9 +228,9 @@ fn report(args: &Args, servers: &[Server], rows: &BTreeMap<usize, Vec<Vec<f64>>>
         }
     }
     // A closed pipe is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "{}", table.build().with(Style::blank()));
+    print(&table.build().with(Style::blank()).to_string());
     let object = json!({"benchmark": "edge", "size": args.size, "connections": args.connections, "rounds": args.rounds, "seconds": args.seconds, "names": args.names, "figures": lines});
-    let _ = writeln!(std::io::stdout(), "{object}");
+    print(&object.to_string());
 }
 
 /// A node that answers every request with the same body, over connections that it keeps.

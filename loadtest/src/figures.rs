@@ -36,6 +36,13 @@ impl Figures {
     }
 }
 
+/// A line of the outcome.
+pub(crate) fn print(text: &str) {
+    use std::io::Write as _;
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! Benchmarks: they report figures, they never pass or fail. Each prints a table and ends with one line of JSON.
 
+mod agent;
 mod change;
 mod edge;
 mod figures;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:
   loadtest change                    200 host names added and deleted, against what `./up` runs
+  loadtest agent --sites 2000        the node agent with 2 000 sites, on its own
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
   loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000")]
@@ -22,6 +24,8 @@ struct Cli {
 enum Command {
     /// From the API's answer to the effect on edge and DNS, for host names added and deleted one by one
     Change(change::Args),
+    /// What the node agent's own work costs: a full pass, and one change (over a machine in memory)
+    Agent(agent::Args),
     /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
     Edge(edge::Args),
 }
@@ -31,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Cli::parse().command {
+        Command::Agent(args) => runtime.block_on(agent::run(&args)),
         Command::Change(args) => runtime.block_on(change::run(&args)),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
     }

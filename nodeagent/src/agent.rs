@@ -6,37 +6,33 @@ use std::{
     time::Duration,
 };
 
-use hosting_agent_engine::{Engine, Phase, Report, Scope, Secret};
+use hosting_agent_engine::{Engine, Phase, Report, Scope};
 use hosting_intent::Key;
 use hosting_scaffold::telemetry::spans_of;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use crate::{
-    drivers::nginx_key,
-    host::RealHost,
-    layout::NGINX,
-    metrics::Metrics,
-    view::{View, desired},
-};
+use crate::{host::RealHost, metrics::Metrics, role::RoleInfo, view::View, wants::Wants};
 
 /// Told of reports: keys with their report, or none when there is nothing more to say of them. Must not wait.
 pub type ReportSink = Arc<dyn Fn(&View, Vec<(Key, Option<Report>)>) + Send + Sync>;
 
-/// Told whether the node can serve; the error is for operators. Must not wait.
-pub type ReadySink = Arc<dyn Fn(Result<(), String>) + Send + Sync>;
+/// Told whether a part of the node, by its name, can serve; the error is for operators. Must not wait.
+pub type ReadySink = Arc<dyn Fn(&'static str, Result<(), String>) + Send + Sync>;
 
 /// Runs passes until it is told to stop.
 pub struct Agent {
-    /// With its drivers.
+    /// What it is for.
+    pub role: &'static RoleInfo,
+    /// With the role's drivers.
     pub engine: Engine,
     /// What it works on.
     pub host: RealHost,
-    /// What is wanted.
+    /// What the controller says.
     pub views: watch::Receiver<Option<Arc<View>>>,
-    /// What edges show to nginx.
-    pub edge_key: watch::Receiver<Option<Secret>>,
+    /// What is wanted by it.
+    pub wants: Wants,
     /// Where reports go.
     pub reports: ReportSink,
     /// Where readiness goes.
@@ -61,7 +57,7 @@ const FIRST_REPORTS: Duration = Duration::from_secs(3);
 const EVENT_PAUSE: Duration = Duration::from_millis(200);
 
 impl Agent {
-    /// Runs until `stop`, then ends the services: nginx first, so that nothing is asked of what is about to go.
+    /// Runs until `stop`, then ends the services in the role's order.
     pub async fn run(mut self, stop: CancellationToken) {
         let began = Instant::now();
         let mut events = self.host.supervisor().events();
@@ -107,15 +103,17 @@ impl Agent {
                     // What ended by itself may be anybody's; work that is done is waited for by a key that is not at rest.
                     Some(if ended { Scope::Everything } else { Scope::Changes })
                 }
-                Ok(()) = self.edge_key.changed() => Some(Scope::Changes),
+                () = self.wants.news() => Some(Scope::Changes),
                 () = tokio::time::sleep_until(retry) => {
                     Some(if Instant::now() >= next_drift { Scope::Everything } else { Scope::Changes })
                 }
                 () = stop.cancelled() => break,
             };
         }
-        (self.ready)(Err("draining".to_owned()));
-        self.host.supervisor().shut_down(NGINX).await;
+        for part in self.role.ready {
+            (self.ready)(part.name, Err("draining".to_owned()));
+        }
+        self.host.supervisor().shut_down(self.role.ends_first).await;
     }
 
     async fn pass(
@@ -133,7 +131,7 @@ impl Agent {
         *traced = view.batches;
         let span = spans.first().cloned().unwrap_or_else(Span::none);
         let started = Instant::now();
-        let wanted = desired(view, self.edge_key.borrow_and_update().as_ref());
+        let wanted = self.wants.follow(view);
         let buffer: Mutex<BTreeMap<Key, Option<Report>>> = Mutex::default();
         let hold = held.is_some();
         let (reports, shared) = (self.reports.clone(), &buffer);
@@ -178,11 +176,14 @@ impl Agent {
                 "pass"
             );
         }
-        (self.ready)(match self.engine.status(&nginx_key()) {
-            Some((Phase::Ready, _)) => Ok(()),
-            Some((_, why)) => Err(why.to_owned()),
-            None => Err("not looked at yet".to_owned()),
-        });
+        for part in self.role.ready {
+            let state = match self.engine.status(&(part.thing)()) {
+                Some((Phase::Ready, _)) => Ok(()),
+                Some((_, why)) => Err(why.to_owned()),
+                None => Err("not looked at yet".to_owned()),
+            };
+            (self.ready)(part.name, state);
+        }
         summary.retry_at
     }
 }

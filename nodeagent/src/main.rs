@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hosting_agent_engine::Secret;
 use hosting_nodeagent::run::run;
 use hosting_nodeagent::settings::{Args, Settings};
 
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
 fn start(args: &Args) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
     // What the machine lacks counts as well.
-    let check = || Ok(settings.layout("unknown", Secret("unknown".to_owned())).map(drop)?);
+    let check = || Ok((settings.role()?.check)(&settings)?);
     if args.config.answer(|| settings.dump(), check)? {
         return Ok(());
     }

@@ -1,24 +1,17 @@
 //! The wiring: ledger → publish → serve → connect.
 
-use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::future::BoxFuture;
 use hosting_agent_engine::{Phase, Report, Secret};
-use hosting_intent::{Audience, Key, Role, edge_key::NodeEdgeKey};
+use hosting_intent::{Audience, Key, edge_key::NodeEdgeKey};
 use hosting_intent_sync::client::{ClientMetrics, EdgeKey, EdgeKeyStore, Reporter, Subscription};
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
     admin::{self, Readiness},
-    file::write_private,
+    file::{create_whole, write_private},
     tasks::{OnEnd, Spawner, TaskGroup},
     telemetry,
 };
@@ -29,17 +22,18 @@ use nix::sys::{
 
 use crate::{
     agent::{Agent, ReadySink, ReportSink},
-    drivers::engine,
     host::{
         RealHost,
         files::Files,
         logs::Rotation,
         supervisor::{AtDeath, Supervisor},
     },
-    layout::Roots,
     metrics::Metrics,
+    role::{Node, Role},
+    roots::Roots,
     settings::Settings,
-    view::{KINDS, NodeReplica, View},
+    view::{NodeReplica, View},
+    wants::Wants,
 };
 use tokio::sync::watch;
 
@@ -47,7 +41,6 @@ use tokio::sync::watch;
 const END_MARGIN: Duration = Duration::from_secs(5);
 
 const VIEW: &str = "view";
-const NGINX: &str = "nginx";
 
 /// Runs the agent until it is told to stop.
 ///
@@ -79,7 +72,10 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let registry = admin::Metrics::new();
     let readiness = Readiness::new();
     readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
-    readiness.not_ready(NGINX, "not started until there is a view");
+    let role = settings.role()?;
+    for part in role.ready {
+        readiness.not_ready(part.name, "not started until there is a view");
+    }
     let port = admin::bind(settings.admin_listen).await?;
     group.spawn(
         "admin port",
@@ -87,7 +83,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
     );
     // Before anything is asked of the controller: a join token is good for one start only.
-    settings.layout("unknown", Secret("unknown".to_owned()))?;
+    (role.check)(&settings)?;
     private_dir(&settings.data_dir())?;
 
     let drain = Duration::from_millis(settings.drain_timeout_ms) + END_MARGIN;
@@ -105,14 +101,16 @@ async fn serve(
     spawner: Spawner,
 ) -> anyhow::Result<()> {
     let stop = spawner.stop();
+    let info = settings.role()?;
     let edge_key = EdgeKeyStore::load(&settings.data_dir());
     let keys = edge_key.subscribe();
     let subscription = Subscription {
         data_dir: settings.data_dir(),
         controllers: settings.controller.clone(),
         token_file: settings.join_token_file.clone(),
-        role: Role::Web,
-        kinds: KINDS,
+        role: hosting_intent::Role::from_name(info.name)
+            .with_context(|| format!("the registry knows no role {:?}", info.name))?,
+        kinds: info.kinds,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
@@ -125,26 +123,29 @@ async fn serve(
     if let Some(certified) = subscription.node_id() {
         anyhow::ensure!(
             node == certified,
-            "node {certified} is given the sites of node {node:?}; enrol again with a token of its own"
+            "node {certified} is given what is meant for node {node:?}; enrol again with a token of its own"
         );
     }
 
-    let layout = Arc::new(settings.layout(node, Secret(probe_token(&settings.data_dir())?))?);
-    tracing::warn!(
-        isolation = "none",
-        user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),
-        "isolation: none. All sites of this node run as the same user"
-    );
-    let files = Arc::new(Files::open(&layout.roots, layout.site_user.as_ref())?);
-    check_storage(&layout.roots, &settings.data_dir())?;
-    let at_death = if settings.keep_children { AtDeath::Keep } else { AtDeath::End };
-    let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), settings.services(), at_death)
-        .context("cannot look after services")?;
-    supervisor.bound_old_workers(layout.web.old_workers);
-    let rotation = Rotation::new(files.clone(), supervisor.clone(), settings.log_limits());
-    let host = RealHost::new(files, supervisor, layout.roots.clone());
-
     let (shown, edge_key) = watch::channel(header_value(keys.borrow().as_ref()));
+    let (roots, site_user) = (settings.roots(), settings.site_user()?);
+    let node = Node {
+        id: node.to_owned(),
+        roots: roots.clone(),
+        site_user: site_user.clone(),
+        data_dir: settings.data_dir(),
+        edge_key,
+    };
+    let role: Arc<dyn Role> = (info.open)(&settings, node)?.into();
+    let files = Arc::new(Files::open(&roots, site_user.as_ref())?);
+    check_storage(&roots, &settings.data_dir())?;
+    let at_death = if settings.keep_children { AtDeath::Keep } else { AtDeath::End };
+    let supervisor = Supervisor::open(files.clone(), roots.clone(), settings.services(), at_death)
+        .context("cannot look after services")?;
+    role.bound(&supervisor);
+    let rotation = Rotation::new(files.clone(), supervisor.clone(), settings.log_limits(), info.logs);
+    let host = RealHost::new(files, supervisor, roots);
+
     for (task, work) in [
         ("edge key", Box::pin(show(keys, shown)) as BoxFuture<'static, ()>),
         ("logs", Box::pin(rotation.run())),
@@ -156,7 +157,7 @@ async fn serve(
         });
     }
 
-    let replica = NodeReplica::new(layout.clone());
+    let replica = NodeReplica::new(role.clone());
     let mut views = replica.views();
     let (reporter, reporting) = subscription.reporter();
     let reports_stop = stop.clone();
@@ -165,15 +166,16 @@ async fn serve(
         Ok::<(), anyhow::Error>(())
     });
     let state = readiness.clone();
-    let ready: ReadySink = Arc::new(move |outcome| match outcome {
-        Ok(()) => state.ready(NGINX),
-        Err(why) => state.not_ready(NGINX, why),
+    let ready: ReadySink = Arc::new(move |part, outcome| match outcome {
+        Ok(()) => state.ready(part),
+        Err(why) => state.not_ready(part, why),
     });
     let agent = Agent {
-        engine: engine(&layout, settings.concurrency),
+        engine: info.engine(role.as_ref(), settings.concurrency),
+        role: info,
         host,
         views: views.clone(),
-        edge_key,
+        wants: Wants::new(role.derivation()),
         reports: report_to(reporter),
         ready,
         metrics,
@@ -245,20 +247,6 @@ fn private_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("{}: choose another folder with --data-dir", path.display()))
 }
 
-/// What our probes show to nginx: made once, so that a restart does not change nginx's configuration.
-fn probe_token(data_dir: &Path) -> anyhow::Result<String> {
-    let path = data_dir.join("probe-token");
-    if let Ok(text) = fs::read_to_string(&path) {
-        let text = text.trim();
-        if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Ok(text.to_owned());
-        }
-    }
-    let token = format!("{:032x}", rand::random::<u128>());
-    write_private(&path, token.as_bytes()).with_context(|| path.display().to_string())?;
-    Ok(token)
-}
-
 /// A storage that is not mounted looks like an empty one: sites would be made anew beside their data. So the storage has an
 /// id, and a node that has seen it once serves from no other.
 fn check_storage(roots: &Roots, data_dir: &Path) -> anyhow::Result<()> {
@@ -284,22 +272,12 @@ fn check_storage(roots: &Roots, data_dir: &Path) -> anyhow::Result<()> {
     if found.is_none() {
         private_dir(&roots.storage.join(".hosting"))?;
         let fresh = format!("{:032x}", rand::random::<u128>());
-        // Another node may be doing the same: whoever links first wins.
-        let draft = roots.storage.join(".hosting").join(format!("id.{fresh}"));
-        let made = fs::OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&draft)
-            .and_then(|mut file| file.write_all(fresh.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| match fs::hard_link(&draft, &id_path) {
-                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-                Ok(()) | Err(_) => fs::remove_file(&draft),
-            });
-        made.with_context(|| id_path.display().to_string())?;
+        // Another node may be doing the same: the first one's is the id.
+        create_whole(&id_path, fresh.as_bytes(), 0o600).with_context(|| id_path.display().to_string())?;
         found = read(&id_path)?;
     }
-    fs::write(&known_path, found.unwrap_or_default()).with_context(|| known_path.display().to_string())
+    write_private(&known_path, found.unwrap_or_default().as_bytes())
+        .with_context(|| known_path.display().to_string())
 }
 
 #[cfg(test)]
@@ -334,14 +312,5 @@ mod tests {
         fs::remove_dir(path("storage")).unwrap();
         fs::rename(path("away"), path("storage")).unwrap();
         check_storage(&roots, &path("data")).unwrap();
-    }
-
-    #[test]
-    fn the_probe_token_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let token = probe_token(dir.path()).unwrap();
-        assert_eq!(probe_token(dir.path()).unwrap(), token);
-        fs::write(dir.path().join("probe-token"), "; evil").unwrap();
-        assert_ne!(probe_token(dir.path()).unwrap(), token);
     }
 }

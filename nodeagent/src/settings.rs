@@ -1,24 +1,23 @@
 //! What an operator can set: defaults < file < environment (`HOSTING_NODEAGENT_*`) < flags.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use hosting_agent_engine::Secret;
 use hosting_intent_sync::client::{identity_dir, ledger_file};
 use hosting_scaffold::{
-    config::{self, ConfigArgs, ConfigError},
+    config::{self, ConfigArgs, ConfigError, Layers},
     telemetry::LogFormat,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{files::can_enter, logs::LogLimits},
-    layout::{Layout, Roots, SiteUser, WebLimits},
-    render,
+    role::{self, ROLES, RoleFlags, RoleInfo, RoleSettings},
+    roots::{Roots, SiteUser},
+    text::plain_path,
 };
 
 /// Prefix of the environment variables.
@@ -29,8 +28,10 @@ const STORAGE_DIR: &str = "/var/www/storage";
 
 /// Everything that can be set. Times are in the unit that their name ends with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Settings {
+    /// The node's role, as the registry calls it.
+    pub role: String,
     /// Where the ledger, the identity and generated configuration live. One process at a time.
     pub data_dir: PathBuf,
     /// Customers' data; the nodes of a shard share it.
@@ -43,33 +44,13 @@ pub struct Settings {
     pub temp_dir: Option<PathBuf>,
     /// Sockets. Default: a folder in `/run/hosting` for root, `run` in `data_dir` otherwise.
     pub run_dir: Option<PathBuf>,
-    /// Where nginx listens for the edges.
-    pub listen: Vec<SocketAddr>,
-    /// Addresses or networks of the edges: only they are believed when they name the visitor's host and address. Empty: who
-    /// shows the key that the controller gave to edges is one, wherever it is; as long as there is no key, nobody is.
-    pub edge: Vec<String>,
     /// Address of the admin port. Keep it off public networks.
     pub admin_listen: SocketAddr,
     /// Feed addresses of the controllers, `host:port`, tried in turn. Empty: those of the join token.
     pub controller: Vec<String>,
     /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
     pub join_token_file: Option<PathBuf>,
-    /// The nginx program. Default: the one in the usual places.
-    pub nginx: Option<PathBuf>,
-    /// nginx worker processes.
-    pub workers: u32,
-    /// Header fields of a request with its first line, and of an answer, in bytes; the edges' `max_header_bytes`.
-    pub max_header_bytes: usize,
-    /// Requests with a body larger than 64 KiB that one site may receive at the same time: each lies on disk.
-    pub uploads_per_site: u32,
-    /// The same for one visitor (an IPv4 address or an IPv6 /64), all sites together.
-    pub uploads_per_visitor: u32,
-    /// Answers under way go on for this long after nginx took in a change.
-    pub shutdown_timeout_ms: u64,
-    /// nginx workers of earlier configurations, with answers under way, at the same time. Changes are taken in the less
-    /// often the more there are, and wait when this many are left.
-    pub old_workers: usize,
-    /// A log of nginx or php-fpm that has this size, in bytes, is closed and a new one begun.
+    /// A log of the role's own services that has this size, in bytes, is closed and a new one begun.
     pub log_max_bytes: u64,
     /// The same for the logs of one tenant.
     pub tenant_log_max_bytes: u64,
@@ -81,7 +62,7 @@ pub struct Settings {
     pub site_user: Option<String>,
     /// Run sites as root where `site_user` cannot enter their folders. For trying things out only.
     pub allow_root_sites: bool,
-    /// Leave nginx and php-fpm running when the agent is killed; the next one takes them over.
+    /// Leave services running when the agent is killed; the next one takes them over.
     pub keep_children: bool,
     /// Keys that are worked on at the same time. Most of them wait for a reload that they share.
     pub concurrency: usize,
@@ -93,31 +74,23 @@ pub struct Settings {
     pub log: String,
     /// How logs look.
     pub log_format: LogFormat,
-    /// php-fpm programs by version. Empty: those in the usual places.
-    pub php: BTreeMap<String, PathBuf>,
+    /// Those of the roles. In files and in the environment they stand beside the others.
+    #[serde(skip)]
+    pub roles: RoleSettings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let web = WebLimits::default();
         Self {
+            role: "web".into(),
             data_dir: PathBuf::from(DATA_DIR),
             storage_dir: PathBuf::from(STORAGE_DIR),
             log_dir: None,
             temp_dir: None,
             run_dir: None,
-            listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
-            edge: Vec::new(),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9103)),
             controller: Vec::new(),
             join_token_file: None,
-            nginx: None,
-            workers: 2,
-            max_header_bytes: web.header_bytes,
-            uploads_per_site: web.uploads_per_site,
-            uploads_per_visitor: web.uploads_per_visitor,
-            shutdown_timeout_ms: u64::try_from(web.shutdown_timeout.as_millis()).unwrap_or(u64::MAX),
-            old_workers: web.old_workers,
             log_max_bytes: 256 << 20,
             tenant_log_max_bytes: 16 << 20,
             log_max_age_ms: 24 * 3_600_000,
@@ -130,7 +103,7 @@ impl Default for Settings {
             drain_timeout_ms: 30_000,
             log: "info".into(),
             log_format: LogFormat::Auto,
-            php: BTreeMap::new(),
+            roles: RoleSettings::default(),
         }
     }
 }
@@ -151,7 +124,7 @@ pub enum SettingsError {
     },
 }
 
-fn invalid(setting: &'static str, problem: impl Into<String>) -> SettingsError {
+pub(crate) fn invalid(setting: &'static str, problem: impl Into<String>) -> SettingsError {
     SettingsError::Invalid { setting, problem: problem.into() }
 }
 
@@ -161,7 +134,10 @@ impl Settings {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn load(args: &Args) -> Result<Self, SettingsError> {
-        let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let mut layers = Layers::new(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let settings: Self = layers.part()?;
+        let settings = Self { roles: RoleSettings::load(&mut layers)?, ..settings };
+        layers.finish()?;
         settings.check()?;
         Ok(settings)
     }
@@ -171,47 +147,17 @@ impl Settings {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn check(&self) -> Result<(), SettingsError> {
-        if self.listen.is_empty() {
-            return Err(invalid("listen", "there is no address to serve on; give --listen IP:PORT"));
-        }
-        for (at, address) in self.listen.iter().enumerate() {
-            if address.port() == 0 {
-                return Err(invalid(
-                    "listen",
-                    format!("{address}: edges must know the port; it cannot be 0"),
-                ));
-            }
-            if self.listen.iter().take(at).any(|earlier| earlier == address) {
-                return Err(invalid("listen", format!("{address} stands there twice")));
-            }
-        }
-        for edge in &self.edge {
-            render::nginx::network(edge).map_err(|bad| invalid("edge", bad.problem))?;
-        }
-        if !(1..=64).contains(&self.workers) {
-            return Err(invalid("workers", "must be 1 to 64"));
-        }
+        (self.role()?.sound)(self)?;
         if !(1..=1024).contains(&self.concurrency) {
             return Err(invalid("concurrency", "must be 1 to 1024"));
         }
         if self.drift_interval_ms < 1_000 {
             return Err(invalid("drift_interval_ms", "must be at least 1000"));
         }
-        if !(1024..=256 * 1024).contains(&self.max_header_bytes) {
-            return Err(invalid("max_header_bytes", "must be 1024 to 262144"));
-        }
-        for (setting, value, most) in [
-            ("uploads_per_site", u64::from(self.uploads_per_site), 10_000),
-            ("uploads_per_visitor", u64::from(self.uploads_per_visitor), 10_000),
-            ("old_workers", self.old_workers as u64, 1024),
-            ("log_keep", u64::from(self.log_keep), 1000),
-        ] {
-            if !(1..=most).contains(&value) {
-                return Err(invalid(setting, format!("must be 1 to {most}")));
-            }
+        if !(1..=1000).contains(&self.log_keep) {
+            return Err(invalid("log_keep", "must be 1 to 1000"));
         }
         for (setting, value, least) in [
-            ("shutdown_timeout_ms", self.shutdown_timeout_ms, 1_000),
             ("log_max_bytes", self.log_max_bytes, 4096),
             ("tenant_log_max_bytes", self.tenant_log_max_bytes, 4096),
             ("log_max_age_ms", self.log_max_age_ms, 60_000),
@@ -229,7 +175,7 @@ impl Settings {
             ("data_dir", &roots.config),
         ] {
             let text = path.to_str().ok_or_else(|| invalid(setting, "must be UTF-8"))?;
-            render::plain_path(setting, text).map_err(|bad| invalid(setting, bad.problem))?;
+            plain_path(setting, text).map_err(|bad| invalid(setting, bad.problem))?;
         }
         Ok(())
     }
@@ -288,35 +234,6 @@ impl Settings {
         Roots { storage, logs, config: data.join("config"), run, temp }
     }
 
-    /// The node's set-up, as far as this machine allows it.
-    ///
-    /// # Errors
-    /// What is missing, with the remedy.
-    pub fn layout(&self, node_id: &str, probe_token: Secret) -> Result<Layout, SettingsError> {
-        let roots = self.roots();
-        let site_user = self.site_user(&roots)?;
-        Ok(Layout {
-            node_id: node_id.to_owned(),
-            sites_are_root: site_user.as_ref().is_some_and(|user| user.uid == 0),
-            site_user,
-            roots,
-            listen: self.listen.clone(),
-            edges: self.edge.clone(),
-            nginx: self.nginx_program()?,
-            workers: self.workers,
-            web: WebLimits {
-                header_bytes: self.max_header_bytes,
-                uploads_per_site: self.uploads_per_site,
-                uploads_per_visitor: self.uploads_per_visitor,
-                shutdown_timeout: Duration::from_millis(self.shutdown_timeout_ms),
-                old_workers: self.old_workers,
-                ..WebLimits::default()
-            },
-            php: self.php_programs()?,
-            probe_token,
-        })
-    }
-
     /// When logs are full.
     #[must_use]
     pub fn log_limits(&self) -> LogLimits {
@@ -328,52 +245,23 @@ impl Settings {
         }
     }
 
-    fn nginx_program(&self) -> Result<PathBuf, SettingsError> {
-        if let Some(given) = &self.nginx {
-            return if given.is_file() {
-                Ok(absolute(given))
-            } else {
-                Err(invalid("nginx", format!("{}: no such file", given.display())))
-            };
-        }
-        FOLDERS.iter().map(|folder| Path::new(folder).join("nginx")).find(|path| path.is_file()).ok_or_else(
-            || invalid("nginx", "is not installed; install it (apt-get install nginx) or give --nginx PATH"),
-        )
-    }
-
-    fn php_programs(&self) -> Result<BTreeMap<String, PathBuf>, SettingsError> {
-        if !self.php.is_empty() {
-            return match self.php.iter().find(|(_, path)| !path.is_file()) {
-                Some((version, path)) => {
-                    Err(invalid("php", format!("{version}: {}: no such file", path.display())))
-                }
-                None => {
-                    Ok(self.php.iter().map(|(version, path)| (version.clone(), absolute(path))).collect())
-                }
-            };
-        }
-        let mut found = BTreeMap::new();
-        for folder in FOLDERS {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let Some(version) = name.to_str().and_then(|name| name.strip_prefix("php-fpm")) else {
-                    continue;
-                };
-                let is_version = version.split_once('.').is_some_and(|(major, minor)| {
-                    [major, minor]
-                        .iter()
-                        .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
-                });
-                if is_version {
-                    found.entry(version.to_owned()).or_insert_with(|| entry.path());
-                }
-            }
-        }
-        Ok(found)
+    /// The role that the agent is to have.
+    ///
+    /// # Errors
+    /// It has none of that name.
+    pub fn role(&self) -> Result<&'static RoleInfo, SettingsError> {
+        role::find(&self.role).ok_or_else(|| {
+            let known: Vec<&str> = ROLES.iter().map(|role| role.name).collect();
+            invalid("role", format!("this agent has no role {:?}; it has {}", self.role, known.join(", ")))
+        })
     }
 
     /// Who sites run as. Without privileges there is no choice.
-    fn site_user(&self, roots: &Roots) -> Result<Option<SiteUser>, SettingsError> {
+    ///
+    /// # Errors
+    /// There is no such user, or it cannot enter the folders of sites; with the remedy.
+    pub fn site_user(&self) -> Result<Option<SiteUser>, SettingsError> {
+        let roots = self.roots();
         if !is_root() {
             return match &self.site_user {
                 Some(name) if user(name).is_none_or(|user| user.uid != nix::unistd::geteuid().as_raw()) => {
@@ -417,7 +305,14 @@ impl Settings {
     /// A value that TOML cannot hold.
     pub fn dump(&self) -> Result<String, anyhow::Error> {
         let roots = self.roots();
-        let mut text = config::dump(self)?;
+        #[derive(Serialize)]
+        struct All<'a> {
+            #[serde(flatten)]
+            settings: &'a Settings,
+            #[serde(flatten)]
+            roles: &'a RoleSettings,
+        }
+        let mut text = config::dump(&All { settings: self, roles: &self.roles })?;
         for (what, path) in [
             ("ledger", &self.ledger()),
             ("identity", &self.identity()),
@@ -428,20 +323,18 @@ impl Settings {
         ] {
             text.push_str(&format!("# {what}: {}\n", path.display()));
         }
-        for (version, path) in self.php_programs().unwrap_or_default() {
-            text.push_str(&format!("# php-fpm {version}: {}\n", path.display()));
+        for remark in (self.role()?.remarks)(self) {
+            text.push_str(&format!("# {remark}\n"));
         }
         Ok(text)
     }
 }
 
-const FOLDERS: &[&str] = &["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
-
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
@@ -451,7 +344,7 @@ fn user(name: &str) -> Option<SiteUser> {
     Some(SiteUser { name: user.name, group: group.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
-/// The node agent: keeps nginx, php-fpm and customers' folders on this node as the controller wants them
+/// The node agent: keeps what runs on this node, and customers' folders, as the controller wants them
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "hosting-nodeagent", version, after_help = EXAMPLES)]
 pub struct Args {
@@ -479,6 +372,10 @@ Every setting of --dump-config can stand in the file of --config, or in the envi
 /// The settings that are worth a flag.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Flags {
+    /// The node's role
+    #[arg(long, value_name = "ROLE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// Folder for the ledger, the identity and generated configuration
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -499,14 +396,6 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_dir: Option<PathBuf>,
-    /// Address where nginx listens for the edges; repeat it for several
-    #[arg(long, value_name = "IP:PORT")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub listen: Vec<SocketAddr>,
-    /// Address or network of edges, whose word on the visitor is believed; repeat it for several
-    #[arg(long, value_name = "IP[/BITS]")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub edge: Vec<String>,
     /// Address for /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -519,14 +408,6 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub join_token_file: Option<PathBuf>,
-    /// The nginx program
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nginx: Option<PathBuf>,
-    /// A php-fpm program with its version; repeat it for several
-    #[arg(long, value_name = "VERSION=FILE", value_parser = php_program)]
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
-    pub php: Vec<(String, PathBuf)>,
     /// User that sites run as (root only)
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -535,7 +416,7 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_root_sites: bool,
-    /// Leave nginx and php-fpm running when the agent is killed; the next one takes them over
+    /// Leave services running when the agent is killed; the next one takes them over
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_children: bool,
@@ -547,16 +428,10 @@ pub struct Flags {
     #[arg(long, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-}
-
-fn php_program(text: &str) -> Result<(String, PathBuf), String> {
-    let (version, path) =
-        text.split_once('=').ok_or("write it as VERSION=FILE, for example 8.2=/usr/sbin/php-fpm8.2")?;
-    Ok((version.to_owned(), PathBuf::from(path)))
-}
-
-fn as_map<S: serde::Serializer>(pairs: &[(String, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().map(|(version, path)| (version, path)))
+    /// Those of the roles.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub roles: RoleFlags,
 }
 
 #[cfg(test)]
@@ -587,10 +462,12 @@ mod tests {
             "--keep-children",
         ])
         .unwrap();
-        assert_eq!((settings.workers, settings.concurrency, settings.listen.len()), (7, 3, 1));
-        assert_eq!(settings.php.keys().collect::<Vec<_>>(), ["8.2"]);
+        let web = &settings.roles.web;
+        assert_eq!((web.workers, settings.concurrency, web.listen.len()), (7, 3, 1));
+        assert_eq!(web.php.keys().collect::<Vec<_>>(), ["8.2"]);
         assert!(settings.keep_children && !settings.allow_root_sites);
-        assert_eq!(toml::from_str::<Settings>(&settings.dump().unwrap()).unwrap(), settings);
+        std::fs::write(&file, settings.dump().unwrap()).unwrap();
+        assert_eq!(load(&["--config", file.to_str().unwrap()]).unwrap(), settings);
         assert_eq!(load(&[]).unwrap(), Settings::default());
     }
 
@@ -617,6 +494,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("nodeagent.toml");
         for (text, setting) in [
+            ("role = \"bakery\"", "role"),
             ("listen = []", "listen"),
             ("listen = [\"127.0.0.1:0\"]", "listen"),
             ("listen = [\"127.0.0.1:80\", \"127.0.0.1:80\"]", "listen"),
@@ -653,9 +531,9 @@ mod tests {
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (data, storage) = (path("data"), path("storage"));
         let settings = load(&["--data-dir", &data, "--storage-dir", &storage, "--nginx", "/bin/sh"]).unwrap();
-        let error = settings.layout("web-1", Secret("t".into())).unwrap_err().to_string();
+        let error = settings.site_user().unwrap_err().to_string();
         assert!(error.contains("www-data") && error.contains("--allow-root-sites"), "{error}");
         let settings = Settings { allow_root_sites: true, ..settings };
-        assert!(settings.layout("web-1", Secret("t".into())).unwrap().sites_are_root);
+        assert!(settings.site_user().unwrap().is_some_and(|user| user.uid == 0));
     }
 }

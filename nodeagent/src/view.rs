@@ -1,29 +1,29 @@
-//! The feed's view as things wanted on this node.
+//! The feed's view of the node: every intent in effect.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use hosting_agent_engine::{DataId, DataKind, Desired, Secret};
-use hosting_intent::{Intent, Key, Kind, Rejection, message as m, php::Settings};
+use hosting_intent::{Intent, Key, Rejection};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::{MAX_SPANS, spans_of};
+use imbl::OrdMap;
 use tokio::sync::watch;
 
-use crate::{
-    drivers::{
-        NginxHost, NginxSpec, PhpFpm, Retire, RetireSpec, Site, SiteSpec, Tenant, TenantSpec, nginx_key,
-    },
-    layout::Layout,
-    render::{
-        self, BadValue,
-        php::{Pool, Processes},
-    },
-};
+use crate::role::Role;
 
-/// The kinds that this role applies.
-pub const KINDS: &[Kind] = &[Kind::TrustRoots, Kind::TenantState, Kind::Tenant, Kind::Webroot, Kind::Retire];
+/// An intent in effect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InEffect {
+    /// The revision at which it last changed.
+    pub revision: u64,
+    /// It.
+    pub intent: Arc<Intent>,
+}
+
+/// Intents by key. A clone shares what both have.
+pub type Items = OrdMap<Key, InEffect>;
 
 /// Everything in effect, at one position of the feed. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +32,8 @@ pub struct View {
     pub epoch: String,
     /// Of the position.
     pub revision: u64,
-    /// Each with the revision at which it last changed.
-    pub items: BTreeMap<Key, (u64, Arc<Intent>)>,
+    /// What is in effect.
+    pub items: Items,
     /// Batches that led here, since the start of the process.
     pub batches: u64,
     /// W3C traceparents of the newest changes among them, each with the batch that brought it, oldest first. Several views may
@@ -44,7 +44,7 @@ pub struct View {
 /// Keeps the view. Lives on the feed's thread.
 #[derive(Debug)]
 pub struct NodeReplica {
-    layout: Arc<Layout>,
+    role: Arc<dyn Role>,
     view: View,
     published: watch::Sender<Option<Arc<View>>>,
 }
@@ -52,8 +52,8 @@ pub struct NodeReplica {
 impl NodeReplica {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(layout: Arc<Layout>) -> Self {
-        Self { layout, view: View::default(), published: watch::Sender::new(None) }
+    pub fn new(role: Arc<dyn Role>) -> Self {
+        Self { role, view: View::default(), published: watch::Sender::new(None) }
     }
 
     /// Follows the view; `None` until anything is known.
@@ -65,7 +65,7 @@ impl NodeReplica {
 
 impl Replica for NodeReplica {
     fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
-        check(&self.layout, key, intent)
+        self.role.check(key, intent)
     }
 
     fn publish(&mut self, batch: Batch) {
@@ -91,175 +91,10 @@ impl Replica for NodeReplica {
             self.view.items.remove(&removal.key);
         }
         for (item, intent) in batch.upserts {
-            self.view.items.insert(item.key, (item.revision, Arc::new(intent)));
+            self.view.items.insert(item.key, InEffect { revision: item.revision, intent: Arc::new(intent) });
         }
         self.view.epoch = batch.epoch;
         self.view.revision = batch.revision;
         self.published.send_replace(Some(Arc::new(self.view.clone())));
     }
-}
-
-fn invalid(bad: BadValue, field: &'static str) -> Rejection {
-    Rejection::Invalid { field, problem: bad.to_string() }
-}
-
-/// What [`Intent::parse`] cannot know: whether configuration files can be made of it.
-fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
-    match intent {
-        Intent::Webroot(webroot) => {
-            match webroot.runtime.as_str() {
-                "static" => {}
-                "php" => {
-                    let pool = pool(&key.name, webroot).map_err(|bad| invalid(bad, "php"))?;
-                    render::php::master(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
-                }
-                other => {
-                    let problem = format!("{other:?} is not supported by this agent; it knows static and php");
-                    return Err(Rejection::Invalid { field: "runtime", problem });
-                }
-            }
-            render::nginx::site(layout, &site(&key.name, webroot, false))
-                .map_err(|bad| invalid(bad, "public_folder"))?;
-            Ok(())
-        }
-        Intent::TrustRoots(_)
-        | Intent::TenantState(_)
-        | Intent::Tenant(_)
-        | Intent::Retire(_)
-        // Never sent to nodes; they do no harm.
-        | Intent::Route(_)
-        | Intent::ShardPool(_)
-        | Intent::Zone(_)
-        | Intent::RrSet(_)
-        | Intent::AddressSet(_)
-        | Intent::SerialOffset(_) => Ok(()),
-    }
-}
-
-fn site(id: &str, webroot: &m::Webroot, suspended: bool) -> render::nginx::Site {
-    render::nginx::Site {
-        id: id.to_owned(),
-        tenant: webroot.tenant_id.clone(),
-        public_folder: webroot
-            .public_folder
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(ToOwned::to_owned)
-            .collect(),
-        shard: webroot.shard_name.clone(),
-        php: (webroot.runtime == "php").then(|| render::nginx::Php { settings: settings(webroot) }),
-        suspended,
-    }
-}
-
-/// Settings of a webroot that passed [`Intent::parse`].
-fn settings(webroot: &m::Webroot) -> Settings {
-    webroot.php.as_ref().and_then(|pool| Settings::of(pool).ok()).unwrap_or_default()
-}
-
-fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
-    Ok(Pool {
-        id: id.to_owned(),
-        tenant: webroot.tenant_id.clone(),
-        version: webroot.runtime_version.clone(),
-        processes: Processes::from_intent(webroot.php.as_ref())?,
-        settings: settings(webroot),
-    })
-}
-
-/// What the node should have, from a view whose items passed the check, and with the key that edges show.
-#[must_use]
-pub fn desired(view: &View, edge_key: Option<&Secret>) -> Desired {
-    let mut desired = Desired::new();
-    desired.want::<NginxHost>(nginx_key().name, NginxSpec { edge_key: edge_key.cloned() }, None);
-
-    // Who is suspended, and what still stands in the way of a retire.
-    let mut suspended: BTreeSet<&str> = BTreeSet::new();
-    let mut wanted: BTreeMap<(DataKind, &str), u64> = BTreeMap::new();
-    let mut tenants_of_sites: BTreeMap<&str, &str> = BTreeMap::new();
-    for (key, (_, intent)) in &view.items {
-        match &**intent {
-            Intent::Tenant(tenant) => {
-                wanted.insert((DataKind::Tenant, &key.name), tenant.incarnation);
-                if tenant.state() == m::State::Suspended {
-                    suspended.insert(&key.name);
-                }
-            }
-            Intent::TenantState(state) if state.state() == m::State::Suspended => {
-                suspended.insert(&key.name);
-            }
-            Intent::Webroot(webroot) => {
-                wanted.insert((DataKind::Webroot, &key.name), webroot.incarnation);
-                tenants_of_sites.insert(&webroot.tenant_id, &key.name);
-            }
-            Intent::TenantState(_)
-            | Intent::TrustRoots(_)
-            | Intent::Retire(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Zone(_)
-            | Intent::RrSet(_)
-            | Intent::AddressSet(_)
-            | Intent::SerialOffset(_) => {}
-        }
-    }
-
-    for (key, (revision, intent)) in &view.items {
-        let origin = Some((key.clone(), *revision));
-        match &**intent {
-            Intent::Tenant(tenant) => {
-                let spec = TenantSpec { incarnation: tenant.incarnation };
-                desired.want::<Tenant>(key.name.clone(), spec, origin);
-            }
-            Intent::Webroot(webroot) => {
-                let suspended = suspended.contains(webroot.tenant_id.as_str());
-                let site = site(&key.name, webroot, suspended);
-                if site.php.is_some()
-                    && !suspended
-                    && let Ok(pool) = pool(&key.name, webroot)
-                {
-                    desired.want::<PhpFpm>(key.name.clone(), pool, origin.clone());
-                }
-                let spec = SiteSpec { incarnation: webroot.incarnation, site };
-                desired.want::<Site>(key.name.clone(), spec, origin);
-                // A tenant that is suspended, or no longer, is not done before its sites show it.
-                desired.settles::<Site>(&key.name, Key::new(Kind::Tenant, webroot.tenant_id.clone()));
-            }
-            Intent::Retire(retire) => {
-                let (kind, tenant) = match retire.kind() {
-                    Kind::Tenant => (DataKind::Tenant, retire.key.clone()),
-                    Kind::Webroot => (DataKind::Webroot, retire.tenant_id.clone()),
-                    Kind::Unspecified
-                    | Kind::TrustRoots
-                    | Kind::TenantState
-                    | Kind::Route
-                    | Kind::ShardPool
-                    | Kind::Zone
-                    | Kind::RrSet
-                    | Kind::AddressSet
-                    | Kind::SerialOffset
-                    | Kind::Retire => continue,
-                };
-                let same = wanted.get(&(kind, retire.key.as_str())) == Some(&retire.incarnation);
-                let wanted_by = match kind {
-                    _ if same => Some(format!("{}/{}", kind.as_str(), retire.key)),
-                    DataKind::Tenant => {
-                        tenants_of_sites.get(retire.key.as_str()).map(|site| format!("webroot/{site}"))
-                    }
-                    DataKind::Webroot => None,
-                };
-                let data = DataId { kind, id: retire.key.clone(), tenant, incarnation: retire.incarnation };
-                desired.want::<Retire>(key.name.clone(), RetireSpec { data, wanted_by }, origin);
-            }
-            Intent::TrustRoots(_)
-            | Intent::TenantState(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Zone(_)
-            | Intent::RrSet(_)
-            | Intent::AddressSet(_)
-            | Intent::SerialOffset(_) => {}
-        }
-    }
-    desired
 }

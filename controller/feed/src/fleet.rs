@@ -816,8 +816,8 @@ mod tests {
             &self,
             _: &str,
             _: &hosting_proto::feed::ReportRequest,
-        ) -> Result<(), crate::registry::RegistryError> {
-            Ok(())
+        ) -> Result<crate::registry::Reported, crate::registry::RegistryError> {
+            Ok(crate::registry::Reported::Taken)
         }
     }
 

@@ -137,8 +137,18 @@ pub trait StatusSink: Send + Sync {
     /// Writes watermarks; a few times a second at most, each subscriber at most once a call.
     async fn watermarks(&self, watermarks: &[Watermark]) -> Result<(), RegistryError>;
 
-    /// Writes a node's report: [`ReportRequest::full`] replaces, else it merges.
-    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<(), RegistryError>;
+    /// Writes a node's report: what it is all of ([`ReportRequest::full`], [`ReportRequest::all_of`]) it replaces, else it
+    /// merges.
+    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<Reported, RegistryError>;
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    /// It is kept.
+    Taken,
+    /// It is kept, and what the node reported before is not: everything is to be said again.
+    WantAll,
 }
 
 /// Tells sessions that there is something new.

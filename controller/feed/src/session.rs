@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::fleet::{Joining, Membership, Order};
 use crate::metrics::{FeedMetrics, Refusal, Resume};
-use crate::registry::NodeRecord;
+use crate::registry::{NodeRecord, Reported};
 use crate::ring::{Attached, Next};
 use crate::server::{Shared, caller, unavailable};
 use crate::words;
@@ -474,10 +474,10 @@ pub(crate) async fn report(
         return Err(Status::resource_exhausted("another report of this node is being taken in; try again"));
     };
     let mut report = request.into_inner();
-    words::reports(&mut report.reports);
-    shared.status.report(node_id, &report).await.map_err(unavailable)?;
+    words::report(&mut report);
+    let reported = shared.status.report(node_id, &report).await.map_err(unavailable)?;
     shared.metrics.reports.inc();
-    Ok(Response::new(ReportResponse {}))
+    Ok(Response::new(ReportResponse { want_all: reported == Reported::WantAll }))
 }
 
 /// A node's turn to report: one call at a time, so that a node that never stops reporting does not fill the writer's queue.

@@ -1,6 +1,6 @@
 //! What subscribers say in words, made fit for logs, terminals and memory: they are hostile input.
 
-use hosting_proto::feed::{Exception, KeyReport};
+use hosting_proto::feed::{Exception, ReportRequest};
 
 /// Longest reason or message that is kept, in bytes.
 pub(crate) const MAX_TEXT: usize = 1_024;
@@ -55,16 +55,19 @@ pub(crate) fn exceptions(all: &mut Vec<Exception>, limit: usize) {
     }
 }
 
-/// Reports, fit to be kept and shown.
-pub(crate) fn reports(all: &mut Vec<KeyReport>) {
-    all.retain(|one| is_key(&one.key));
-    for one in all {
+/// A report, fit to be kept and shown.
+pub(crate) fn report(said: &mut ReportRequest) {
+    said.reports.retain(|one| is_key(&one.key));
+    said.gone.retain(|one| is_key(&one.key));
+    for one in &mut said.reports {
         clean(&mut one.message, MAX_TEXT);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hosting_proto::feed::{KeyReport, ReportedKey};
+
     use super::*;
 
     #[test]
@@ -89,9 +92,12 @@ mod tests {
             message: message.into(),
             ..KeyReport::default()
         };
-        let mut all = vec![report("web_1", "m\n"), report("web\n2", ""), report(&"k".repeat(2_000), "")];
-        reports(&mut all);
-        assert_eq!(all, [report("web_1", "m\u{fffd}")]);
+        let reports = vec![report("web_1", "m\n"), report("web\n2", ""), report(&"k".repeat(2_000), "")];
+        let key = |key: &str| ReportedKey { kind: 21, key: key.into() };
+        let gone = vec![key("web\n2"), key("web_3")];
+        let mut said = ReportRequest { reports, gone, ..ReportRequest::default() };
+        super::report(&mut said);
+        assert_eq!((said.reports, said.gone), (vec![report("web_1", "m\u{fffd}")], vec![key("web_3")]));
         let exception =
             |key: &str| Exception { key: key.into(), reason: "r".repeat(5_000), ..Exception::default() };
         let mut all = vec![exception("\u{1b}[2J"), exception("a"), exception("b"), exception("c")];

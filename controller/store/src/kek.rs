@@ -1,9 +1,9 @@
 //! The key that seals secrets at rest: AES-256-GCM under 32 random bytes from a file of our own.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::fill;
 use hosting_intent::edge_key::ClusterEdgeKey;
+use hosting_scaffold::file::create_whole;
 use zeroize::Zeroizing;
 
 const KEY_BYTES: usize = 32;
@@ -210,7 +211,7 @@ impl Kek {
     }
 }
 
-/// Written aside and linked into place: the name appears with the whole key or not at all, and never twice.
+/// The name appears with the whole key or not at all, and never twice.
 fn create(path: &Path) -> Result<(), KekError> {
     let failed = |source| KekError::File { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -218,22 +219,8 @@ fn create(path: &Path) -> Result<(), KekError> {
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     fill(key.as_mut_slice()).map_err(|_| KekError::Crypto("draw random bytes"))?;
 
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}", uuid::Uuid::new_v4().simple()));
-    let aside = PathBuf::from(aside);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&aside)
-        .and_then(|mut file| file.write_all(key.as_slice()).and_then(|()| file.sync_all()))
-        .and_then(|()| match fs::hard_link(&aside, path) {
-            // Somebody else was first: theirs is the key.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        });
-    let removed = fs::remove_file(&aside);
-    written.and(removed).and_then(|()| File::open(folder)?.sync_all()).map_err(failed)
+    // Where somebody else was first, theirs is the key.
+    create_whole(path, key.as_slice(), 0o600).map(drop).map_err(failed)
 }
 
 #[cfg(test)]

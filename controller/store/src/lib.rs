@@ -55,7 +55,7 @@ pub use kek::{Kek, KekError, Secret, UnsealError};
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
-pub use status::{ExceptionRow, Forgotten, NodePass, ReportRow, Watermark};
+pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use write_tx::WriteTx;
 pub use writer::{Commit, Committed, Origin, Stats, WriteError};
 

@@ -2,9 +2,12 @@
 //!
 //! A node writes here only by way of the feed, which has checked who it is. How much it may write is bounded here.
 
+use std::collections::BTreeSet;
+
 use hosting_intent::{Audience, Key};
 use hosting_proto::feed::key_report::Phase;
-use hosting_proto::feed::{self, KeyReport};
+use hosting_proto::feed::{self, KeyReport, ReportRequest, ReportedKey};
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -94,6 +97,71 @@ pub struct Forgotten {
     pub reports: u64,
 }
 
+/// A range of keys, by kind and then by the bytes of their name. It holds at least one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    after: Option<Key>,
+    upto: Option<Key>,
+}
+
+impl KeyRange {
+    /// What a report is all of: keys of that range that it leaves out are gone.
+    #[must_use]
+    pub fn of(report: &ReportRequest) -> Option<Self> {
+        if report.full {
+            return Some(Self::default());
+        }
+        let range = report.all_of.as_ref()?;
+        let key = |key: &ReportedKey| Key { kind: key.kind, name: key.key.clone() };
+        let range = Self { after: range.after.as_ref().map(key), upto: range.upto.as_ref().map(key) };
+        // One that ends before it begins holds nothing.
+        range
+            .after
+            .as_ref()
+            .zip(range.upto.as_ref())
+            .is_none_or(|(after, upto)| after < upto)
+            .then_some(range)
+    }
+
+    /// The key before the range; `None`: it begins with the first key.
+    #[must_use]
+    pub fn after(&self) -> Option<&Key> {
+        self.after.as_ref()
+    }
+
+    /// The last key of the range; `None`: it ends with the last key.
+    #[must_use]
+    pub fn upto(&self) -> Option<&Key> {
+        self.upto.as_ref()
+    }
+
+    fn is_everything(&self) -> bool {
+        self.after.is_none() && self.upto.is_none()
+    }
+
+    /// The bounds as SQL compares them: `(kind, key) > (?, ?) AND (kind, key) <= (?, ?)`. No kind is beyond `u32`.
+    fn bounds(&self) -> ((i64, &str), (i64, &str)) {
+        let bound = |key: &'_ Key| i64::from(key.kind);
+        (
+            self.after.as_ref().map_or((-1, ""), |key| (bound(key), key.name.as_str())),
+            self.upto.as_ref().map_or((i64::MAX, ""), |key| (bound(key), key.name.as_str())),
+        )
+    }
+}
+
+/// What of a node's report is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeReport {
+    /// The intent revision that the pass worked from.
+    pub revision: u64,
+    /// Keys of this range that `reports` leaves out are gone; `None`: those that are left out stay as they were.
+    pub all_of: Option<KeyRange>,
+    /// What the node sees.
+    pub reports: Vec<KeyReport>,
+    /// Keys of which there is nothing to say any more, unless they are in `reports`.
+    pub gone: Vec<Key>,
+}
+
 impl Store {
     /// Writes subscribers' positions, all of them in one go; of several for one subscriber the last counts.
     ///
@@ -129,37 +197,40 @@ impl Store {
         .await
     }
 
-    /// Keeps a node's reports. `revision` is that of the intent the pass worked from. With `full` they are everything, and
-    /// keys left out are gone. Written in chunks: other writes go in between.
+    /// Keeps a node's report. Written in chunks: other writes go in between.
     ///
     /// # Errors
-    /// When the store fails; part of the reports may be written then, and the node's next report heals it.
-    pub async fn save_reports(
-        &self,
-        node: &str,
-        revision: u64,
-        full: bool,
-        reports: &[KeyReport],
-    ) -> Result<(), StoreError> {
-        let name = node.to_owned();
+    /// When the store fails; part of the report may be written then, and the node's next one heals it.
+    pub async fn save_reports(&self, node: &str, report: NodeReport) -> Result<(), StoreError> {
+        let NodeReport { revision, all_of, mut reports, gone } = report;
+        reports.retain(|report| report.key.len() <= MAX_KEY);
+        let mut chunks = reports.chunks(CHUNK).map(<[_]>::to_vec).peekable();
+        let (name, first) = (node.to_owned(), chunks.next().unwrap_or_default());
+        // Most reports are one chunk: they are one write.
+        let at_once = all_of.clone().filter(|_| chunks.peek().is_none());
         let pass = self
-            .status_write(move |tx| Box::pin(async move { begin_pass(tx, &name, revision).await }))
-            .await?;
-        for chunk in reports.chunks(CHUNK) {
-            let name = node.to_owned();
-            let chunk: Vec<_> = chunk.iter().filter(|report| report.key.len() <= MAX_KEY).cloned().collect();
-            self.status_write(move |tx| {
-                Box::pin(async move { write_reports(tx, &name, pass, &chunk).await })
+            .status_write(move |tx| {
+                Box::pin(async move {
+                    let pass = begin_pass(tx, &name, revision).await?;
+                    delete_reports(tx, &name, &gone).await?;
+                    write_reports(tx, &name, pass, &first).await?;
+                    if let Some(range) = at_once {
+                        sweep_reports(tx, &name, pass, &range).await?;
+                    }
+                    Ok(pass)
+                })
             })
             .await?;
-        }
-        if full {
+        while let Some(chunk) = chunks.next() {
             let name = node.to_owned();
+            let range = all_of.clone().filter(|_| chunks.peek().is_none());
             self.status_write(move |tx| {
                 Box::pin(async move {
-                    let query = sqlx::query("DELETE FROM reports WHERE node = ? AND pass < ?");
-                    tx.execute(query.bind(name).bind(pass)).await?;
-                    Ok(())
+                    write_reports(tx, &name, pass, &chunk).await?;
+                    match range {
+                        Some(range) => sweep_reports(tx, &name, pass, &range).await,
+                        None => Ok(()),
+                    }
                 })
             })
             .await?;
@@ -230,26 +301,62 @@ async fn write_reports(
     pass: i64,
     reports: &[KeyReport],
 ) -> Result<(), StoreError> {
-    let now = hosting_planner::Draft::now(tx);
-    for report in reports {
-        // A pass that was overtaken by a later one has nothing to say any more.
-        let query = sqlx::query(
-            "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, \
-             revision = excluded.revision, message = excluded.message, updated_at = excluded.updated_at, \
-             pass = excluded.pass WHERE pass <= excluded.pass",
-        )
-        .bind(node)
-        .bind(report.kind)
-        .bind(&report.key)
-        .bind(report.phase)
-        .bind(to_bound(report.revision))
-        .bind(shorten(&report.message))
-        .bind(now)
-        .bind(pass);
-        tx.execute(query).await?;
+    if reports.is_empty() {
+        return Ok(());
     }
+    let rows: Vec<_> = reports
+        .iter()
+        .map(|one| (one.kind, &one.key, one.phase, to_bound(one.revision), shorten(&one.message)))
+        .collect();
+    // A pass that was overtaken by a later one has nothing to say any more.
+    let query = sqlx::query(
+        "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass) \
+         SELECT ?1, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), \
+         json_extract(value, '$[3]'), json_extract(value, '$[4]'), ?2, ?3 FROM json_each(?4) WHERE true \
+         ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, \
+         revision = excluded.revision, message = excluded.message, updated_at = excluded.updated_at, \
+         pass = excluded.pass WHERE pass <= excluded.pass",
+    )
+    .bind(node)
+    .bind(hosting_planner::Draft::now(tx))
+    .bind(pass)
+    .bind(json(&rows)?);
+    tx.execute(query).await?;
     Ok(())
+}
+
+async fn delete_reports(tx: &mut WriteTx, node: &str, gone: &[Key]) -> Result<(), StoreError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = gone.iter().map(|key| (key.kind, &key.name)).collect();
+    let query = sqlx::query(
+        "DELETE FROM reports WHERE node = ?1 AND (kind, key) IN \
+         (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?2))",
+    );
+    tx.execute(query.bind(node).bind(json(&keys)?)).await?;
+    Ok(())
+}
+
+/// Deletes what lies in the range and was not written in this pass.
+async fn sweep_reports(tx: &mut WriteTx, node: &str, pass: i64, range: &KeyRange) -> Result<(), StoreError> {
+    let ((after_kind, after), (upto_kind, upto)) = range.bounds();
+    let query = sqlx::query(
+        "DELETE FROM reports WHERE node = ? AND pass < ? AND (kind, key) > (?, ?) AND (kind, key) <= (?, ?)",
+    )
+    .bind(node)
+    .bind(pass)
+    .bind(after_kind)
+    .bind(after)
+    .bind(upto_kind)
+    .bind(upto);
+    tx.execute(query).await?;
+    Ok(())
+}
+
+/// For `json_each`: rows in one parameter.
+fn json(rows: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(rows).map_err(|error| StoreError::value("rows", error.to_string()))
 }
 
 fn shorten(text: &str) -> &str {
@@ -384,66 +491,113 @@ impl ReadTx {
     pub async fn believable(
         &mut self,
         node: &str,
-        epoch: &str,
-        full: bool,
-        reports: &[KeyReport],
-    ) -> Result<Vec<KeyReport>, StoreError> {
-        if epoch != self.epoch() {
-            return Ok(Vec::new());
+        report: &ReportRequest,
+    ) -> Result<Option<NodeReport>, StoreError> {
+        if report.epoch != self.epoch() {
+            return Ok(None);
         }
-        let head = self.head();
-        let Ok(audience) = Audience::node(node) else { return Ok(Vec::new()) };
-        let mut room = None;
-        let mut kept = Vec::with_capacity(reports.len());
-        let mut left_out = 0_usize;
-        for report in reports.iter().filter(|one| one.key.len() <= MAX_KEY && one.revision <= head) {
-            let told =
-                sqlx::query("SELECT 1 FROM intent_current WHERE audience = ? AND kind = ? AND key = ?")
-                    .bind(audience.to_string())
-                    .bind(report.kind)
-                    .bind(&report.key);
-            if self.optional(told).await?.is_none() {
-                let room = match &mut room {
-                    Some(room) => room,
-                    None => room.insert(self.room_for_strays(node, &audience, full).await?),
-                };
-                let known = !full
-                    && self
-                        .report(node, &Key { kind: report.kind, name: report.key.clone() })
-                        .await?
-                        .is_some();
-                if !known && *room == 0 {
-                    left_out += 1;
-                    continue;
+        let Ok(audience) = Audience::node(node) else { return Ok(None) };
+        let (audience, head) = (audience.to_string(), self.head());
+        let all_of = KeyRange::of(report);
+        let mut reports: Vec<KeyReport> = report
+            .reports
+            .iter()
+            .filter(|one| one.key.len() <= MAX_KEY && one.revision <= head)
+            .cloned()
+            .collect();
+        let key = |one: &KeyReport| Key { kind: one.kind, name: one.key.clone() };
+        let told = self.told(&audience, &reports).await?;
+        let strays: Vec<KeyReport> =
+            reports.iter().filter(|one| !told.contains(&key(one))).cloned().collect();
+        if !strays.is_empty() {
+            let mut room = self.room_for_strays(node, &audience, all_of.as_ref()).await?;
+            // What a report is all of, it replaces: what was there before has no place of its own.
+            let known = match &all_of {
+                Some(_) => BTreeSet::new(),
+                None => self.reported_keys(node, &strays).await?,
+            };
+            let before = reports.len();
+            reports.retain(|one| {
+                let key = key(one);
+                if told.contains(&key) || known.contains(&key) {
+                    return true;
                 }
-                if !known {
-                    *room -= 1;
-                }
+                let fits = room > 0;
+                room = room.saturating_sub(1);
+                fits
+            });
+            let left_out = before - reports.len();
+            if left_out > 0 {
+                tracing::warn!(
+                    node,
+                    left_out,
+                    "a node reports more keys that it was not told of than are kept"
+                );
             }
-            kept.push(report.clone());
         }
-        if left_out > 0 {
-            tracing::warn!(node, left_out, "a node reports more keys that it was not told of than are kept");
-        }
-        Ok(kept)
+        let gone = report.gone.iter().filter(|one| one.key.len() <= MAX_KEY);
+        let gone = gone.map(|one| Key { kind: one.kind, name: one.key.clone() }).collect();
+        Ok(Some(NodeReport { revision: report.revision, all_of, reports, gone }))
     }
 
+    /// Which of the keys a node is told of.
+    async fn told(&mut self, audience: &str, keys: &[KeyReport]) -> Result<BTreeSet<Key>, StoreError> {
+        self.keys_of(
+            "SELECT wanted.kind, wanted.key FROM json_each(?2) AS asked CROSS JOIN intent_current AS wanted \
+             WHERE wanted.audience = ?1 AND wanted.kind = json_extract(asked.value, '$[0]') \
+             AND wanted.key = json_extract(asked.value, '$[1]')",
+            audience,
+            keys,
+        )
+        .await
+    }
+
+    /// Which of the keys a node has reported before.
+    async fn reported_keys(&mut self, node: &str, keys: &[KeyReport]) -> Result<BTreeSet<Key>, StoreError> {
+        self.keys_of(
+            "SELECT reports.kind, reports.key FROM json_each(?2) AS asked CROSS JOIN reports \
+             WHERE reports.node = ?1 AND reports.kind = json_extract(asked.value, '$[0]') \
+             AND reports.key = json_extract(asked.value, '$[1]')",
+            node,
+            keys,
+        )
+        .await
+    }
+
+    async fn keys_of(
+        &mut self,
+        sql: &'static str,
+        of: &str,
+        keys: &[KeyReport],
+    ) -> Result<BTreeSet<Key>, StoreError> {
+        let keys: Vec<_> = keys.iter().map(|one| (one.kind, &one.key)).collect();
+        let rows = self.all(sqlx::query(sql).bind(of).bind(json(&keys)?)).await?;
+        rows.iter().map(|row| Ok(Key { kind: row.try_get(0)?, name: row.try_get(1)? })).collect()
+    }
+
+    /// How many keys that it was not told of a node may report, beside those outside of what the report replaces.
     async fn room_for_strays(
         &mut self,
         node: &str,
-        audience: &Audience,
-        full: bool,
+        audience: &str,
+        replaced: Option<&KeyRange>,
     ) -> Result<usize, StoreError> {
-        // A full report replaces them all.
-        if full {
+        if replaced.is_some_and(KeyRange::is_everything) {
             return Ok(MAX_STRAYS);
         }
+        let nothing = KeyRange { after: None, upto: Some(Key { kind: 0, name: String::new() }) };
+        let ((after_kind, after), (upto_kind, upto)) = replaced.unwrap_or(&nothing).bounds();
         let query = sqlx::query(
-            "SELECT count(*) FROM reports WHERE node = ? AND NOT EXISTS (SELECT 1 FROM intent_current AS wanted \
+            "SELECT count(*) FROM reports WHERE node = ? AND NOT ((kind, key) > (?, ?) AND (kind, key) <= (?, ?)) \
+             AND NOT EXISTS (SELECT 1 FROM intent_current AS wanted \
              WHERE wanted.audience = ? AND wanted.kind = reports.kind AND wanted.key = reports.key)",
         )
         .bind(node)
-        .bind(audience.to_string());
+        .bind(after_kind)
+        .bind(after)
+        .bind(upto_kind)
+        .bind(upto)
+        .bind(audience);
         let row = self.optional(query).await?.ok_or_else(|| StoreError::row("reports"))?;
         let there: i64 = row.try_get(0)?;
         Ok(MAX_STRAYS.saturating_sub(usize::try_from(there).unwrap_or_default()))

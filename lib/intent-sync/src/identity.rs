@@ -20,6 +20,7 @@ use hosting_intent::{Intent, Key, Rejection, message::Kind};
 use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
 use hosting_scaffold::file::{read_private, write_private};
+use pem::{EncodeConfig, LineEnding, Pem, encode_config};
 use prost::Message;
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
@@ -35,6 +36,8 @@ use crate::client::{DialError, dial, full_jitter};
 use crate::tls::{self, Fingerprint, NodeCertificate, NodeName, Pinned, PinnedVerifier};
 use crate::{Batch, Replica};
 
+/// Of PEM files: as every other file of ours.
+const LINES: EncodeConfig = EncodeConfig::new().set_line_ending(LineEnding::LF);
 const CREDENTIAL: &str = "credential.pem";
 const TRUST: &str = "trust.json";
 const PENDING_KEY: &str = "pending-key.pem";
@@ -960,23 +963,14 @@ fn save_trust(dir: &Path, trust: &Trust) -> Result<(), IdentityError> {
 }
 
 fn save_credential(dir: &Path, state: &State) -> Result<(), IdentityError> {
-    let mut pem = Zeroizing::new(String::new());
-    pem_block(&mut pem, "PRIVATE KEY", &state.key);
+    let key = Pem::new("PRIVATE KEY", state.key.as_slice());
+    let mut text = Zeroizing::new(encode_config(&key, LINES));
+    // The copy of the key goes as the key does.
+    drop(Zeroizing::new(key.into_contents()));
     for certificate in &state.chain {
-        pem_block(&mut pem, "CERTIFICATE", certificate);
+        text.push_str(&encode_config(&Pem::new("CERTIFICATE", certificate.as_ref()), LINES));
     }
-    write(&dir.join(CREDENTIAL), pem.as_bytes())
-}
-
-/// RFC 7468, lines of 64 characters.
-fn pem_block(out: &mut String, label: &str, der: &[u8]) {
-    let coded = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(der));
-    out.push_str(&format!("-----BEGIN {label}-----\n"));
-    for line in coded.as_bytes().chunks(64) {
-        out.extend(line.iter().map(|byte| char::from(*byte)));
-        out.push('\n');
-    }
-    out.push_str(&format!("-----END {label}-----\n"));
+    write(&dir.join(CREDENTIAL), text.as_bytes())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {

@@ -1,11 +1,13 @@
 //! Configuration: defaults < file < environment < flags.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use figment::{
-    Figment,
+    Figment, Provider,
     providers::{Env, Format, Serialized, Toml},
+    value::Dict,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -65,10 +67,64 @@ pub enum ConfigError {
     Setting(#[from] Box<figment::Error>),
 }
 
-/// Merges the layers. `flags` serialises only what was given (`skip_serializing_if = "Option::is_none"`).
+/// The layers above the defaults, from which parts of the configuration are taken, each with settings of its own.
 ///
 /// Environment variables are `{env_prefix}{SETTING}`, nested settings with `__` between: `HOSTING_EDGE_DATA_DIR`.
-/// Lists are written `[a,b]`. `T` should carry `#[serde(deny_unknown_fields)]`, so that a misspelt setting is an error.
+/// Lists are written `[a,b]`.
+#[derive(Debug)]
+pub struct Layers {
+    figment: Figment,
+    known: BTreeSet<String>,
+}
+
+impl Layers {
+    /// Reads the layers. `flags` serialises only what was given (`skip_serializing_if = "Option::is_none"`).
+    ///
+    /// # Errors
+    /// A missing file.
+    pub fn new(env_prefix: &str, file: Option<&Path>, flags: impl Serialize) -> Result<Self, ConfigError> {
+        let mut layers = Figment::new();
+        if let Some(path) = file {
+            if !path.is_file() {
+                return Err(ConfigError::NoFile(path.to_owned()));
+            }
+            layers = layers.merge(Toml::file_exact(path));
+        }
+        let figment = layers.merge(Env::prefixed(env_prefix).split("__")).merge(Serialized::globals(flags));
+        Ok(Self { figment, known: BTreeSet::new() })
+    }
+
+    /// Takes the settings of one part: `T`'s own, above its defaults.
+    ///
+    /// # Errors
+    /// A value of the wrong type.
+    pub fn part<T: Serialize + DeserializeOwned + Default>(&mut self) -> Result<T, ConfigError> {
+        let fault = |error| ConfigError::Setting(Box::new(error));
+        let defaults = Figment::from(Serialized::defaults(T::default()));
+        self.known.extend(defaults.data().map_err(fault)?.into_values().flat_map(Dict::into_keys));
+        defaults.merge(&self.figment).extract().map_err(fault)
+    }
+
+    /// Every part was taken.
+    ///
+    /// # Errors
+    /// A setting that no part has.
+    pub fn finish(self) -> Result<(), ConfigError> {
+        let fault = |error| ConfigError::Setting(Box::new(error));
+        let given = self.figment.data().map_err(fault)?;
+        match given.into_values().flat_map(Dict::into_keys).find(|key| !self.known.contains(key)) {
+            None => Ok(()),
+            Some(key) => {
+                let message = format!("unknown setting `{key}`; --dump-config prints all that there are");
+                let mut error = figment::Error::from(message);
+                error.metadata = self.figment.find_metadata(&key).cloned();
+                Err(fault(error))
+            }
+        }
+    }
+}
+
+/// Merges the layers into settings that are all of one part, as [`Layers`] does.
 ///
 /// # Errors
 /// A missing file, an unknown setting, a value of the wrong type.
@@ -77,18 +133,10 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
     file: Option<&Path>,
     flags: impl Serialize,
 ) -> Result<T, ConfigError> {
-    let mut layers = Figment::from(Serialized::defaults(T::default()));
-    if let Some(path) = file {
-        if !path.is_file() {
-            return Err(ConfigError::NoFile(path.to_owned()));
-        }
-        layers = layers.merge(Toml::file_exact(path));
-    }
-    layers
-        .merge(Env::prefixed(env_prefix).split("__"))
-        .merge(Serialized::globals(flags))
-        .extract()
-        .map_err(|error| ConfigError::Setting(Box::new(error)))
+    let mut layers = Layers::new(env_prefix, file, flags)?;
+    let settings = layers.part()?;
+    layers.finish()?;
+    Ok(settings)
 }
 
 /// The configuration in force, as a TOML file that `--config` reads back.
@@ -152,6 +200,23 @@ mod tests {
         std::fs::write(&file, "nmae = \"file\"\n").unwrap();
         let error = load::<Settings>("SCAFFOLD_TEST_", Some(&file), Flags { limit: None }).unwrap_err();
         assert!(error.to_string().contains("nmae"), "{error}");
+
+        #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        struct Part {
+            workers: u32,
+        }
+        std::fs::write(&file, "workers = 5\nlimit = 2\n").unwrap();
+        let no_flags = Flags { limit: None };
+        let mut layers = Layers::new("SCAFFOLD_TEST_", Some(&file), &no_flags).unwrap();
+        assert_eq!(layers.part::<Part>().unwrap(), Part { workers: 5 });
+        let error = layers.finish().unwrap_err().to_string();
+        assert!(error.contains("`limit`") && error.contains("settings.toml"), "{error}");
+
+        std::fs::write(&file, "workers = \"many\"\n").unwrap();
+        let mut layers = Layers::new("SCAFFOLD_TEST_", Some(&file), &no_flags).unwrap();
+        let error = layers.part::<Part>().unwrap_err().to_string();
+        assert!(error.contains("workers") && error.contains("settings.toml"), "{error}");
 
         let missing = dir.path().join("absent.toml");
         assert!(load::<Settings>("SCAFFOLD_TEST_", Some(&missing), Flags { limit: None }).is_err());

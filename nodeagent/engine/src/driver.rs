@@ -16,13 +16,13 @@ pub struct Key {
     /// A driver's [`Driver::KIND`].
     pub kind: &'static str,
     /// Unique within the kind.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Key {
     /// A key.
     #[must_use]
-    pub fn new(kind: &'static str, name: impl Into<String>) -> Self {
+    pub fn new(kind: &'static str, name: impl Into<Arc<str>>) -> Self {
         Self { kind, name: name.into() }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use futures::{
@@ -11,10 +12,13 @@ use futures::{
 };
 
 use crate::{
-    desired::Desired,
-    driver::{AnySpec, Claim, Driver, Erased, Key, Look, Outcome, Rest},
+    desired::{Desired, Wanted},
+    driver::{Driver, Erased, Key, Look, Outcome, Rest},
     host::Host,
-    report::{Phase, Report, Reports, said},
+    keys::Keys,
+    order::{Claimants, Order},
+    report::{Changed, Phase, Report, Reports, said},
+    schedule::Schedule,
 };
 
 /// What a pass looks at.
@@ -22,7 +26,8 @@ use crate::{
 pub enum Scope {
     /// Everything wanted and everything on the host: at the start, by the clock, and after a process ended.
     Everything,
-    /// What changed since the last pass and what is not at rest: a change costs its own keys only.
+    /// What changed since the last pass and what is not at rest: a change costs its own keys only, as long as what is wanted
+    /// was made of what was wanted before (a clone of it that was changed).
     Changes,
 }
 
@@ -31,6 +36,8 @@ pub enum Scope {
 pub struct PassSummary {
     /// Keys looked at.
     pub looked: usize,
+    /// Keys, needs, claims and reports that the pass went over, each as often as it did: what its bookkeeping costs.
+    pub visited: usize,
     /// Keys that are wanted and ready.
     pub ready: usize,
     /// Keys that failed, now or before.
@@ -43,19 +50,14 @@ pub struct PassSummary {
     pub retry_at: Option<u64>,
 }
 
-#[derive(Default)]
-struct KeyState {
-    spec: Option<AnySpec>,
-    outcome: Option<Outcome>,
-    held: Vec<Claim>,
-    failures: u32,
-    not_before: u64,
-}
-
 /// Brings a host to what is wanted. One pass at a time.
 pub struct Engine {
     drivers: Vec<Box<dyn Erased>>,
-    keys: BTreeMap<Key, KeyState>,
+    pub(crate) keys: Keys,
+    /// As of the last pass.
+    desired: Desired,
+    /// Of what was wanted in the last pass.
+    pub(crate) claimants: Claimants,
     reports: Reports,
     concurrency: usize,
 }
@@ -70,6 +72,8 @@ impl fmt::Debug for Engine {
 const BACKOFF_FIRST_MS: u64 = 500;
 /// Longest wait after a failure.
 const BACKOFF_LAST_MS: u64 = 60_000;
+/// Keys that wait in a circle, named in what is said of each of them.
+const NAMED_IN_A_CIRCLE: usize = 10;
 
 impl Engine {
     /// An engine without drivers that works on at most `concurrency` keys at a time (at least 1).
@@ -77,7 +81,9 @@ impl Engine {
     pub fn new(concurrency: usize) -> Self {
         Self {
             drivers: Vec::new(),
-            keys: BTreeMap::new(),
+            keys: Keys::default(),
+            desired: Desired::default(),
+            claimants: Claimants::default(),
             reports: Reports::default(),
             concurrency: concurrency.max(1),
         }
@@ -94,7 +100,7 @@ impl Engine {
         self.drivers.iter().position(|driver| driver.kind() == kind)
     }
 
-    fn driver(&self, kind: &str) -> Option<&dyn Erased> {
+    pub(crate) fn driver(&self, kind: &str) -> Option<&dyn Erased> {
         self.drivers.iter().find(|driver| driver.kind() == kind).map(AsRef::as_ref)
     }
 
@@ -114,107 +120,106 @@ impl Engine {
         host: &dyn Host,
         sink: &(dyn Fn(&hosting_intent::Key, Option<&Report>) + Sync),
     ) -> PassSummary {
-        let mut reports = std::mem::take(&mut self.reports);
-        {
-            let keys = &self.keys;
-            reports.begin(
-                desired,
-                |key| {
-                    let state = keys.get(key)?;
-                    let same = same_spec(desired, key, state);
-                    state.outcome.clone().filter(|_| same)
-                },
-                |key| {
-                    keys.get(key).is_some_and(|state| {
-                        matches!(state.outcome, Some(Outcome::Rest(Rest::Kept(_)) | Outcome::Unknown(_)))
-                    })
-                },
-                sink,
-            );
-        }
-
-        let candidates = self.candidates(desired, scope, now, host).await;
+        let mut visited = self.follow(desired);
+        visited += self.reports.publish_touched(sink);
+        let candidates = self.candidates(scope, now, host).await;
         let mut pass = Pass {
             desired,
             host,
             sink,
             now,
-            reports,
+            reports: std::mem::take(&mut self.reports),
             looks: BTreeMap::new(),
-            summary: PassSummary { looked: candidates.len(), ..PassSummary::default() },
+            visited: visited + candidates.len(),
         };
         pass.look(self, &candidates).await;
         pass.run(self, &candidates).await;
-
-        self.keys.retain(|key, state| {
-            desired.wants.contains_key(key) || state.outcome != Some(Outcome::Rest(Rest::Gone))
-        });
-        let mut summary = pass.summary;
+        let visited = pass.visited;
         self.reports = pass.reports;
-        for state in self.keys.values() {
-            match &state.outcome {
-                Some(Outcome::Rest(Rest::Ready(_) | Rest::Retired)) => summary.ready += 1,
-                Some(Outcome::Unknown(_)) => {
-                    summary.failed += 1;
-                    summary.retry_at =
-                        Some(summary.retry_at.map_or(state.not_before, |at| at.min(state.not_before)));
-                }
-                Some(Outcome::Rest(Rest::Refused(_))) => summary.failed += 1,
-                Some(Outcome::Rest(Rest::Blocked(_)) | Outcome::Waits { .. }) => summary.blocked += 1,
-                Some(Outcome::Rest(Rest::Kept(_))) => summary.orphans += 1,
-                Some(Outcome::Rest(Rest::Gone)) | None => {}
+
+        for key in candidates.iter().filter(|key| !desired.wants.contains_key(*key)) {
+            if self.keys.get(key).is_some_and(|state| state.outcome == Some(Outcome::Rest(Rest::Gone))) {
+                self.keys.take(key);
             }
         }
-        summary
+        let counts = self.keys.counts();
+        PassSummary {
+            looked: candidates.len(),
+            visited,
+            ready: counts.ready,
+            failed: counts.failed,
+            blocked: counts.blocked,
+            orphans: counts.orphans,
+            retry_at: self.keys.retry_at(),
+        }
+    }
+
+    /// Takes in what is wanted now. Gives back over how much it went.
+    fn follow(&mut self, desired: &Desired) -> usize {
+        let earlier = std::mem::replace(&mut self.desired, desired.clone());
+        let mut visited = 0;
+        for (key, old, new) in earlier.differences(desired) {
+            visited += 1;
+            let (old, new) = (old.map(Arc::as_ref), new.map(Arc::as_ref));
+            let same = old.zip(new).is_some_and(|(old, new)| old.same_spec(new));
+            let driver = self.drivers.iter().find(|driver| driver.kind() == key.kind);
+            if !same {
+                let holds = |wanted: Option<&Wanted>| {
+                    let claims =
+                        driver.zip(wanted).map(|(driver, w)| driver.holds(&key.name, w.spec.as_ref()));
+                    claims.unwrap_or_default()
+                };
+                for claim in holds(old) {
+                    visited += 1;
+                    self.claimants.remove(&claim, key);
+                }
+                for claim in holds(new) {
+                    visited += 1;
+                    self.claimants.insert(claim, key);
+                }
+                self.keys.update(key, |state| {
+                    state.stale = true;
+                    state.failures = 0;
+                    state.not_before = 0;
+                });
+            }
+            let state = self.keys.get(key);
+            self.reports.change(Changed {
+                key,
+                old,
+                new,
+                settled: state.and_then(|state| state.settled()),
+                left: state.filter(|state| state.is_left()).and_then(|state| state.outcome.as_ref()),
+                unwanted: driver.and_then(|driver| driver.origin(&key.name)),
+            });
+        }
+        visited
     }
 
     /// Everything that this pass works on, in ascending order.
-    async fn candidates(
-        &mut self,
-        desired: &Desired,
-        scope: Scope,
-        now: u64,
-        host: &dyn Host,
-    ) -> BTreeSet<Key> {
-        let mut all: BTreeSet<Key> = desired.wants.keys().chain(self.keys.keys()).cloned().collect();
-        if scope == Scope::Everything {
-            for driver in &self.drivers {
-                match driver.list(host).await {
-                    Ok(names) => all.extend(names.into_iter().map(|name| Key::new(driver.kind(), name))),
-                    // Nothing of the kind is swept unseen; what is wanted of it is still tried.
-                    Err(error) => tracing::warn!(kind = driver.kind(), %error, "cannot list what is there"),
-                }
-            }
+    async fn candidates(&mut self, scope: Scope, now: u64, host: &dyn Host) -> BTreeSet<Key> {
+        if scope == Scope::Changes {
+            return self.keys.due(now).cloned().collect();
         }
-        all.retain(|key| {
-            let Some(state) = self.keys.get(key) else { return true };
-            let same = same_spec(desired, key, state);
-            if same && matches!(state.outcome, Some(Outcome::Unknown(_))) && now < state.not_before {
-                return false;
+        let mut all: BTreeSet<Key> = self.keys.all_due(now).cloned().collect();
+        for driver in &self.drivers {
+            match driver.list(host).await {
+                Ok(names) => {
+                    for name in names {
+                        let key = Key::new(driver.kind(), name);
+                        if self.keys.get(&key).is_none() {
+                            self.keys.update(&key, |_| {});
+                        }
+                        if !self.keys.waits_for_time(&key, now) {
+                            all.insert(key);
+                        }
+                    }
+                }
+                // Nothing of the kind is swept unseen; what is wanted of it is still tried.
+                Err(error) => tracing::warn!(kind = driver.kind(), %error, "cannot list what is there"),
             }
-            let at_rest = matches!(
-                state.outcome,
-                Some(Outcome::Rest(Rest::Ready(_) | Rest::Kept(_) | Rest::Retired | Rest::Refused(_)))
-            );
-            scope == Scope::Everything || !same || !at_rest
-        });
-        for key in &all {
-            let state = self.keys.entry(key.clone()).or_default();
-            if !same_spec(desired, key, state) {
-                state.failures = 0;
-                state.not_before = 0;
-            }
-            state.spec = desired.wants.get(key).map(|wanted| wanted.spec.clone());
         }
         all
-    }
-}
-
-fn same_spec(desired: &Desired, key: &Key, state: &KeyState) -> bool {
-    match (desired.wants.get(key), &state.spec) {
-        (Some(wanted), Some(spec)) => wanted.spec.same(spec.as_ref()),
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
@@ -231,14 +236,14 @@ struct Pass<'a> {
     now: u64,
     reports: Reports,
     looks: BTreeMap<Key, Look>,
-    summary: PassSummary,
+    visited: usize,
 }
 
 impl Pass<'_> {
     /// Observes every candidate; those that cannot be observed are unknown and not worked on.
     async fn look(&mut self, engine: &mut Engine, candidates: &BTreeSet<Key>) {
         let host = self.host;
-        let mut failed = Vec::new();
+        let mut looked = Vec::new();
         {
             let shared: &Engine = engine;
             let desired = self.desired;
@@ -251,27 +256,25 @@ impl Pass<'_> {
                 (key, look)
             }))
             .buffer_unordered(shared.concurrency);
-            while let Some((key, look)) = looks.next().await {
-                match look {
-                    Ok(look) => {
-                        self.looks.insert(key, look);
-                    }
-                    Err(error) => failed.push((key, error)),
+            while let Some(ended) = looks.next().await {
+                looked.push(ended);
+            }
+        }
+        self.visited += looked.len();
+        for (key, look) in looked {
+            match look {
+                Ok(look) => {
+                    engine.keys.update(&key, |state| state.held.clone_from(&look.held));
+                    self.looks.insert(key, look);
                 }
+                Err(error) => self.finish(engine, &key, Outcome::Unknown(error)),
             }
-        }
-        for (key, look) in &self.looks {
-            if let Some(state) = engine.keys.get_mut(key) {
-                state.held.clone_from(&look.held);
-            }
-        }
-        for (key, error) in failed {
-            self.finish(engine, &key, Outcome::Unknown(error));
         }
     }
 
     async fn run(&mut self, engine: &mut Engine, candidates: &BTreeSet<Key>) {
         let order = Order::new(engine, self.desired, candidates);
+        self.visited += order.visited;
         for (key, why) in &order.refused {
             self.looks.remove(key);
             self.finish(engine, key, Outcome::Rest(Rest::Refused(why.clone())));
@@ -285,6 +288,7 @@ impl Pass<'_> {
 
         // What is left is wanted by nobody: swept last, users before what they used.
         let mut ranked: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+        self.visited += self.looks.len();
         for key in self.looks.keys().filter(|key| !self.desired.wants.contains_key(*key)) {
             ranked.entry(engine.rank(key.kind).unwrap_or_default()).or_default().push(key.clone());
         }
@@ -323,71 +327,53 @@ impl Pass<'_> {
 
     /// Works on what is wanted, each key as soon as what it needs is ready.
     async fn wanted(&mut self, engine: &mut Engine, order: &Order) {
-        let mut waiting: BTreeMap<Key, BTreeSet<Key>> = self
-            .looks
-            .keys()
-            .filter(|key| self.desired.wants.contains_key(*key))
-            .map(|key| (key.clone(), order.before.get(key).cloned().unwrap_or_default()))
-            .collect();
-        let present: BTreeSet<Key> = waiting.keys().cloned().collect();
-        for before in waiting.values_mut() {
-            before.retain(|key| present.contains(key));
-        }
-        let mut ended: Vec<(Key, Outcome)> = Vec::new();
-        loop {
-            // The running work borrows the engine; outcomes are written down in the gaps when new keys become free.
-            let mut started = false;
-            {
-                let shared: &Engine = engine;
-                let mut running = FuturesUnordered::new();
-                let mut done_now: BTreeMap<Key, Outcome> = BTreeMap::new();
-                loop {
-                    while running.len() < shared.concurrency {
-                        let Some(key) =
-                            waiting.iter().find(|(_, before)| before.is_empty()).map(|(key, _)| key.clone())
-                        else {
-                            break;
+        let wanted = self.looks.keys().filter(|key| self.desired.wants.contains_key(*key));
+        let mut schedule = Schedule::new(wanted.map(|key| (key, order.before.get(key))));
+        // The running work borrows the engine; outcomes are written down when all of it has ended.
+        let mut ended: BTreeMap<Key, Outcome> = BTreeMap::new();
+        {
+            let shared: &Engine = engine;
+            let mut running = FuturesUnordered::new();
+            loop {
+                while running.len() < shared.concurrency {
+                    let Some(key) = schedule.next() else { break };
+                    let Some(look) = self.looks.remove(&key) else { continue };
+                    let needs = order.needs.get(&key).map(Vec::as_slice).unwrap_or_default();
+                    let blocked = needs.iter().find_map(|need| {
+                        let outcome = ended
+                            .get(need)
+                            .or_else(|| shared.keys.get(need).and_then(|state| state.outcome.as_ref()));
+                        unmet(self.desired, need, outcome)
+                    });
+                    let (desired, host) = (self.desired, self.host);
+                    running.push(async move {
+                        let outcome = match blocked {
+                            Some(waits) => waits,
+                            None => work(shared, desired, host, &key, look).await,
                         };
-                        waiting.remove(&key);
-                        started = true;
-                        let Some(look) = self.looks.remove(&key) else { continue };
-                        let needs = order.needs.get(&key).map(Vec::as_slice).unwrap_or_default();
-                        let blocked = needs.iter().find_map(|need| {
-                            let outcome = done_now
-                                .get(need)
-                                .or_else(|| shared.keys.get(need).and_then(|state| state.outcome.as_ref()));
-                            unmet(self.desired, need, outcome)
-                        });
-                        let (desired, host) = (self.desired, self.host);
-                        running.push(async move {
-                            let outcome = match blocked {
-                                Some(waits) => waits,
-                                None => work(shared, desired, host, &key, look).await,
-                            };
-                            (key, outcome)
-                        });
-                    }
-                    let Some((key, outcome)) = running.next().await else { break };
-                    for before in waiting.values_mut() {
-                        before.remove(&key);
-                    }
-                    // Told at once: a slow neighbour must not hold back the news.
-                    self.tell(shared, &key, &outcome);
-                    done_now.insert(key, outcome);
+                        (key, outcome)
+                    });
                 }
-                ended.extend(done_now);
-            }
-            for (key, outcome) in std::mem::take(&mut ended) {
-                self.finish(engine, &key, outcome);
-            }
-            if waiting.is_empty() || !started {
-                break;
+                let Some((key, outcome)) = running.next().await else { break };
+                schedule.ended(&key);
+                // Told at once: a slow neighbour must not hold back the news.
+                self.tell(shared, &key, &outcome);
+                ended.insert(key, outcome);
             }
         }
-        if !waiting.is_empty() {
-            let names: Vec<String> = waiting.keys().map(ToString::to_string).collect();
-            let why = format!("waits in a circle: {}", names.join(", "));
-            for key in waiting.into_keys() {
+        self.visited += schedule.visited();
+        for (key, outcome) in ended {
+            self.finish(engine, &key, outcome);
+        }
+        let stuck = schedule.stuck();
+        if !stuck.is_empty() {
+            let mut why: Vec<String> =
+                stuck.iter().take(NAMED_IN_A_CIRCLE).map(ToString::to_string).collect();
+            if let Some(more) = stuck.len().checked_sub(why.len()).filter(|more| *more > 0) {
+                why.push(format!("and {more} more"));
+            }
+            let why = format!("waits in a circle: {}", why.join(", "));
+            for key in stuck {
                 self.looks.remove(&key);
                 self.finish(engine, &key, Outcome::Rest(Rest::Refused(why.clone())));
             }
@@ -411,6 +397,7 @@ impl Pass<'_> {
     }
 
     fn finish(&mut self, engine: &mut Engine, key: &Key, outcome: Outcome) {
+        self.visited += 1;
         self.tell(engine, key, &outcome);
         let holds = self
             .desired
@@ -418,34 +405,33 @@ impl Pass<'_> {
             .get(key)
             .zip(engine.driver(key.kind))
             .map(|(wanted, driver)| driver.holds(&key.name, wanted.spec.as_ref()));
-        let Some(state) = engine.keys.get_mut(key) else { return };
-        match &outcome {
-            Outcome::Unknown(message) => {
-                state.failures = state.failures.saturating_add(1);
-                let wait = backoff(key, state.failures);
-                state.not_before = self.now.saturating_add(wait);
-                tracing::warn!(%key, message, failures = state.failures, retry_in_ms = wait, "failed");
+        let now = self.now;
+        engine.keys.update(key, |state| {
+            match &outcome {
+                Outcome::Unknown(message) => {
+                    state.failures = state.failures.saturating_add(1);
+                    let wait = backoff(key, state.failures);
+                    state.not_before = now.saturating_add(wait);
+                    tracing::warn!(%key, message, failures = state.failures, retry_in_ms = wait, "failed");
+                }
+                Outcome::Waits { .. } | Outcome::Rest(_) => {
+                    state.failures = 0;
+                    state.not_before = 0;
+                }
             }
-            Outcome::Waits { .. } => {
-                state.failures = 0;
-                state.not_before = 0;
-            }
-            Outcome::Rest(rest) => {
-                state.failures = 0;
-                state.not_before = 0;
-                if let Rest::Refused(message) = rest
-                    && state.outcome.as_ref() != Some(&outcome)
-                {
+            match &outcome {
+                Outcome::Rest(Rest::Refused(message)) if state.outcome.as_ref() != Some(&outcome) => {
                     tracing::warn!(%key, message, "refused");
                 }
-                match rest {
-                    Rest::Ready(_) => state.held = holds.unwrap_or_default(),
-                    Rest::Gone | Rest::Kept(_) | Rest::Retired => state.held.clear(),
-                    Rest::Blocked(_) | Rest::Refused(_) => {}
-                }
+                Outcome::Rest(Rest::Ready(_)) => state.held = holds.unwrap_or_default(),
+                Outcome::Rest(Rest::Gone | Rest::Kept(_) | Rest::Retired) => state.held.clear(),
+                Outcome::Rest(Rest::Blocked(_) | Rest::Refused(_))
+                | Outcome::Unknown(_)
+                | Outcome::Waits { .. } => {}
             }
-        }
-        state.outcome = Some(outcome);
+            state.stale = false;
+            state.outcome = Some(outcome);
+        });
     }
 }
 
@@ -489,71 +475,4 @@ fn backoff(key: &Key, failures: u32) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     wait + spread % (wait / 4 + 1)
-}
-
-/// What goes before what in one pass.
-struct Order {
-    needs: BTreeMap<Key, Vec<Key>>,
-    before: BTreeMap<Key, BTreeSet<Key>>,
-    releases: BTreeSet<Key>,
-    refused: BTreeMap<Key, String>,
-}
-
-impl Order {
-    fn new(engine: &Engine, desired: &Desired, candidates: &BTreeSet<Key>) -> Self {
-        // Who has each claim now, and who wants it.
-        let mut held: BTreeMap<&Claim, &Key> = BTreeMap::new();
-        for (key, state) in &engine.keys {
-            for claim in &state.held {
-                held.entry(claim).or_insert(key);
-            }
-        }
-        let mut wanted_by: BTreeMap<Claim, BTreeSet<&Key>> = BTreeMap::new();
-        let mut order = Self {
-            needs: BTreeMap::new(),
-            before: BTreeMap::new(),
-            releases: BTreeSet::new(),
-            refused: BTreeMap::new(),
-        };
-        for (key, wanted) in &desired.wants {
-            let Some(driver) = engine.driver(key.kind) else { continue };
-            for claim in driver.holds(&key.name, wanted.spec.as_ref()) {
-                wanted_by.entry(claim).or_default().insert(key);
-            }
-        }
-        for (key, wanted) in desired.wants.iter().filter(|(key, _)| candidates.contains(*key)) {
-            let Some(driver) = engine.driver(key.kind) else { continue };
-            let needs = driver.needs(&key.name, wanted.spec.as_ref());
-            let mut before: BTreeSet<Key> = needs.iter().cloned().collect();
-            for first in driver.after(&key.name, wanted.spec.as_ref()) {
-                if desired.wants.contains_key(&first) {
-                    before.insert(first);
-                } else {
-                    order.releases.insert(first);
-                }
-            }
-            for claim in driver.holds(&key.name, wanted.spec.as_ref()) {
-                let holder = held.get(&claim).copied().filter(|holder| *holder != key);
-                let rivals = wanted_by.get(&claim);
-                let winner = rivals.and_then(|rivals| {
-                    held.get(&claim)
-                        .copied()
-                        .filter(|holder| rivals.contains(*holder))
-                        .or_else(|| rivals.iter().next().copied())
-                });
-                if let Some(winner) = winner.filter(|winner| *winner != key) {
-                    order.refused.insert(key.clone(), format!("{claim} belongs to {winner}"));
-                } else if let Some(holder) = holder {
-                    if desired.wants.contains_key(holder) {
-                        before.insert(holder.clone());
-                    } else {
-                        order.releases.insert(holder.clone());
-                    }
-                }
-            }
-            order.needs.insert(key.clone(), needs);
-            order.before.insert(key.clone(), before);
-        }
-        order
-    }
 }

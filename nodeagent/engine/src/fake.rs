@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::host::{
-    Access, Answer, DataId, DataKind, Entry, EntryKind, Host, HostError, Owner, Place, Probe, Root,
-    ServiceSpec, ServiceState,
+    Access, Answer, DataId, Entry, EntryKind, Host, HostError, Owner, Place, Probe, Root, ServiceSpec,
+    ServiceState,
 };
 
 /// Something on the fake disk.
@@ -187,10 +187,10 @@ impl Inner {
     }
 
     fn names(&self, at: &Place) -> Vec<String> {
-        self.now
-            .nodes
-            .keys()
-            .filter(|place| place.is_within(at) && place.parts.len() == at.parts.len() + 1)
+        let within =
+            self.now.nodes.range(at.clone()..).map(|(place, _)| place).take_while(|p| p.is_within(at));
+        within
+            .filter(|place| place.parts.len() == at.parts.len() + 1)
             .filter_map(|place| place.parts.last().cloned())
             .collect()
     }
@@ -216,19 +216,15 @@ impl Inner {
     fn load(&mut self, name: &str) {
         let Some(service) = self.now.services.get(name) else { return };
         let config = &service.spec.config;
-        let loaded: BTreeMap<Place, Vec<u8>> = self
-            .now
-            .nodes
-            .iter()
-            .filter(|(place, _)| {
-                **place == config.main
-                    || (config.parts.as_ref().is_some_and(|parts| place.is_within(parts))
-                        && place.parts.last().is_some_and(|name| name.ends_with(&config.suffix)))
-            })
-            .filter_map(|(place, node)| match node {
-                FakeNode::File(content, _) => Some((place.clone(), content.clone())),
-                FakeNode::Dir(_) | FakeNode::Symlink(_) => None,
-            })
+        let parts = config.parts.iter().flat_map(|parts| {
+            let within = self.now.nodes.range(parts.clone()..).map(|(place, _)| place);
+            within
+                .take_while(|place| place.is_within(parts))
+                .filter(|place| place.parts.last().is_some_and(|name| name.ends_with(&config.suffix)))
+        });
+        let loaded: BTreeMap<Place, Vec<u8>> = std::iter::once(&config.main)
+            .chain(parts)
+            .filter_map(|place| Some((place.clone(), self.file(place)?.clone())))
             .collect();
         if let Some(service) = self.now.services.get_mut(name) {
             service.loaded = loaded;
@@ -422,7 +418,7 @@ impl Host for FakeHost {
                 parts.extend(place.parts.iter().skip(home.parts.len()).cloned());
                 inner.now.nodes.insert(Place { root: Root::Storage, parts }, node);
             }
-            if data.kind == DataKind::Tenant {
+            if data.kind.holds_others() {
                 let markers: Vec<Place> = inner
                     .now
                     .nodes
@@ -492,7 +488,8 @@ impl Host for FakeHost {
 
     async fn services(&self, prefix: &str) -> Result<Vec<String>, HostError> {
         let inner = self.lock();
-        Ok(inner.now.services.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
+        let from_prefix = inner.now.services.range(prefix.to_owned()..).map(|(name, _)| name);
+        Ok(from_prefix.take_while(|name| name.starts_with(prefix)).cloned().collect())
     }
 
     async fn install(&self, service: &str, at: &Place, content: Option<&[u8]>) -> Result<(), HostError> {

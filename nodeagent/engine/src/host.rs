@@ -1,6 +1,11 @@
 //! The machine as drivers see it. Small, idempotent operations; every one of them bounded in time by its implementation.
 
-use std::{fmt, time::Duration};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
@@ -158,23 +163,69 @@ impl Entry {
     }
 }
 
-/// Which kind of customer's data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DataKind {
-    /// A tenant: everything in its folder.
-    Tenant,
-    /// One site's folder.
-    Webroot,
+/// A kind of customers' data. Which ones there are is a role's business.
+#[derive(Clone, Copy)]
+pub struct DataKind {
+    name: &'static str,
+    home: fn(&DataId) -> Place,
+    holds_others: bool,
 }
 
 impl DataKind {
+    /// A kind, by its name in markers and messages (`a-z`, unique on a node) and the folder of each of its data.
+    #[must_use]
+    pub const fn new(name: &'static str, home: fn(&DataId) -> Place) -> Self {
+        Self { name, home, holds_others: false }
+    }
+
+    /// The kind of a tenant: its data holds all other data of the same tenant, which ends with it.
+    #[must_use]
+    pub const fn holding_others(self) -> Self {
+        Self { holds_others: true, ..self }
+    }
+
     /// As in marker names and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tenant => "tenant",
-            Self::Webroot => "webroot",
-        }
+        self.name
+    }
+
+    /// Whether all other data of the tenant lies in it.
+    #[must_use]
+    pub const fn holds_others(self) -> bool {
+        self.holds_others
+    }
+}
+
+impl fmt::Debug for DataKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for DataKind {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for DataKind {}
+
+impl PartialOrd for DataKind {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for DataKind {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(other.name)
+    }
+}
+
+impl Hash for DataKind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
     }
 }
 
@@ -225,12 +276,7 @@ impl DataId {
     /// The folder that is the data.
     #[must_use]
     pub fn home(&self) -> Place {
-        match self.kind {
-            DataKind::Tenant => Place::new(Root::Storage, [self.id.as_str()]),
-            DataKind::Webroot => {
-                Place::new(Root::Storage, [self.tenant.as_str(), "webroots", self.id.as_str()])
-            }
-        }
+        (self.kind.home)(self)
     }
 
     /// What a marker file says.

@@ -10,8 +10,11 @@ mod driver;
 mod engine;
 pub mod fake;
 mod host;
+mod keys;
 pub mod laws;
+mod order;
 mod report;
+mod schedule;
 
 pub use desired::{Desired, Wanted};
 pub use driver::{Claim, Driver, Key, Plan, Rest};

@@ -2,14 +2,61 @@
 
 use std::fmt;
 
-use super::{Marker, PhpFpm, Site, marker};
-use crate::layout::tenant_logs;
 use async_trait::async_trait;
 use hosting_agent_engine::{Claim, DataId, DataKind, Driver, Host, HostError, Key, Place, Plan, Rest, Root};
+use hosting_intent::{Kind, message as m};
 
-/// Destroys data. A key's name is that of the intent: `webroot/{id}` or `tenant/{id}`.
-#[derive(Debug, Default)]
-pub struct Retire;
+use super::{Marker, marker};
+
+/// A kind of data that may be destroyed, and what goes with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Destroyable {
+    /// The kind of data.
+    pub kind: DataKind,
+    /// The kind of the intent that made it, as a retire names it.
+    pub intent: Kind,
+    /// What uses the data of an id, and goes before it.
+    pub users: fn(&str) -> Vec<Key>,
+    /// Where the logs of an id lie, if it has a folder of them.
+    pub logs: fn(&str) -> Option<Place>,
+}
+
+/// Destroys data of the kinds that a role has. A key's name is that of the intent, for example `webroot/{id}`.
+#[derive(Debug)]
+pub struct Retire {
+    kinds: &'static [Destroyable],
+}
+
+impl Retire {
+    /// A driver for these kinds of data; what is of another kind is left alone.
+    #[must_use]
+    pub const fn new(kinds: &'static [Destroyable]) -> Self {
+        Self { kinds }
+    }
+
+    fn known(&self, kind: DataKind) -> Option<&'static Destroyable> {
+        self.kinds.iter().find(|known| known.kind == kind)
+    }
+
+    fn logs(&self, data: &DataId) -> Option<Place> {
+        self.known(data.kind).and_then(|known| (known.logs)(&data.id))
+    }
+
+    /// Kind and id of a key's name.
+    fn split<'a>(&self, name: &'a str) -> Option<(DataKind, &'a str)> {
+        let (kind, id) = name.split_once('/')?;
+        self.kinds.iter().find(|known| known.kind.as_str() == kind).map(|known| (known.kind, id))
+    }
+
+    /// The key's name that a folder in the trash belongs to: `{kind}-{id}-{incarnation}`.
+    fn trash_key(&self, folder: &str) -> Option<String> {
+        let (kind, rest) = folder.split_once('-')?;
+        let (id, incarnation) = rest.rsplit_once('-')?;
+        incarnation.parse::<u64>().ok()?;
+        let name = format!("{kind}/{id}");
+        self.split(&name).is_some().then_some(name)
+    }
+}
 
 /// What to destroy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +65,23 @@ pub struct RetireSpec {
     pub data: DataId,
     /// What still needs it, by the same view: then nothing is destroyed.
     pub wanted_by: Option<String>,
+}
+
+impl RetireSpec {
+    /// What an intent that passed its check asks for, if the role keeps data of that kind. `wanted_by` tells from the view
+    /// what still needs the data.
+    #[must_use]
+    pub fn of(
+        retire: &m::Retire,
+        kinds: &[Destroyable],
+        wanted_by: impl FnOnce(&DataId) -> Option<String>,
+    ) -> Option<Self> {
+        let kind = kinds.iter().find(|known| known.intent == retire.kind())?.kind;
+        let tenant = if kind.holds_others() { &retire.key } else { &retire.tenant_id };
+        let data =
+            DataId { kind, id: retire.key.clone(), tenant: tenant.clone(), incarnation: retire.incarnation };
+        Some(Self { wanted_by: wanted_by(&data), data })
+    }
 }
 
 /// What is there.
@@ -54,24 +118,6 @@ fn trash() -> Place {
     Place::new(Root::Storage, [".hosting", "trash"])
 }
 
-/// Kind and id of a key's name.
-fn split(name: &str) -> Option<(DataKind, &str)> {
-    let (kind, id) = name.split_once('/')?;
-    [DataKind::Tenant, DataKind::Webroot]
-        .into_iter()
-        .find(|known| known.as_str() == kind)
-        .map(|kind| (kind, id))
-}
-
-/// The key's name that a folder in the trash belongs to: `{kind}-{id}-{incarnation}`.
-fn trash_key(folder: &str) -> Option<String> {
-    let (kind, rest) = folder.split_once('-')?;
-    let (id, incarnation) = rest.rsplit_once('-')?;
-    incarnation.parse::<u64>().ok()?;
-    let name = format!("{kind}/{id}");
-    split(&name).is_some().then_some(name)
-}
-
 #[async_trait]
 impl Driver for Retire {
     type Spec = RetireSpec;
@@ -84,12 +130,7 @@ impl Driver for Retire {
     }
 
     fn after(&self, _: &str, spec: &RetireSpec) -> Vec<Key> {
-        match spec.data.kind {
-            DataKind::Tenant => vec![Key::new(super::Tenant::KIND, spec.data.id.clone())],
-            DataKind::Webroot => {
-                vec![Key::new(PhpFpm::KIND, &spec.data.id), Key::new(Site::KIND, &spec.data.id)]
-            }
-        }
+        self.known(spec.data.kind).map(|known| (known.users)(&spec.data.id)).unwrap_or_default()
     }
 
     fn holds(&self, _: &str, _: &RetireSpec) -> Vec<Claim> {
@@ -106,7 +147,7 @@ impl Driver for Retire {
 
     async fn list(&self, host: &dyn Host) -> Result<Vec<String>, HostError> {
         let folders = host.names(&trash()).await?;
-        Ok(folders.iter().filter_map(|folder| trash_key(folder)).collect())
+        Ok(folders.iter().filter_map(|folder| self.trash_key(folder)).collect())
     }
 
     async fn observe(
@@ -119,7 +160,7 @@ impl Driver for Retire {
         let folders = host.names(&trash()).await?;
         let trash: Vec<Place> = folders
             .iter()
-            .filter(|folder| trash_key(folder).as_deref() == Some(name))
+            .filter(|folder| self.trash_key(folder).as_deref() == Some(name))
             .map(|folder| trash().child(folder.clone()))
             .collect();
         let mut removing = false;
@@ -129,13 +170,14 @@ impl Driver for Retire {
         let Some(spec) = want else {
             return Ok(RetireSeen { marker: Marker::None, folder: false, trash, removing, logs: false });
         };
-        let logs = tenant_logs(&spec.data.id);
+        let logs = match self.logs(&spec.data) {
+            Some(logs) => host.entry(&logs).await?.is_some() && !host.is_removing(&logs).await,
+            None => false,
+        };
         Ok(RetireSeen {
             marker: marker(host, &spec.data).await?,
             folder: host.entry(&spec.data.home()).await?.is_some(),
-            logs: spec.data.kind == DataKind::Tenant
-                && host.entry(&logs).await?.is_some()
-                && !host.is_removing(&logs).await,
+            logs,
             removing,
             trash,
         })
@@ -151,9 +193,7 @@ impl Driver for Retire {
             rest = Rest::Retired;
             match seen.marker {
                 Marker::Incarnation(found) if found == spec.data.incarnation => {
-                    if seen.logs {
-                        steps.push(RetireStep::Logs(tenant_logs(&spec.data.id)));
-                    }
+                    steps.extend(self.logs(&spec.data).filter(|_| seen.logs).map(RetireStep::Logs));
                     steps.push(RetireStep::Discard(spec.data.clone()));
                     steps.push(RetireStep::Purge(spec.data.trash()));
                     return Plan::Do(steps);
@@ -173,8 +213,9 @@ impl Driver for Retire {
                         spec.data.home()
                     ));
                 }
-                Marker::None if seen.logs => steps.push(RetireStep::Logs(tenant_logs(&spec.data.id))),
-                Marker::None => {}
+                Marker::None => {
+                    steps.extend(self.logs(&spec.data).filter(|_| seen.logs).map(RetireStep::Logs));
+                }
             }
         }
         if seen.removing {
@@ -204,11 +245,10 @@ mod tests {
         laws::Scenario,
     };
 
-    use super::{
-        super::{site::data as site_data, tenant::data as tenant_data, tests::settle},
-        *,
-    };
-    use crate::drivers::{Tenant, TenantSpec};
+    use super::*;
+    use crate::web::drivers::{DATA, Tenant, TenantSpec, site_data, tenant_data, tests::settle};
+
+    const RETIRE: Retire = Retire::new(DATA);
 
     fn with_data(host: &FakeHost) {
         settle(&Tenant, "t_a", &TenantSpec { incarnation: 4 }, host);
@@ -223,7 +263,7 @@ mod tests {
 
     driver_laws!(
         retiring_a_site_keeps_the_laws,
-        || Retire,
+        || RETIRE,
         Scenario::<Retire> {
             name: "webroot/web_a".into(),
             specs: vec![spec(site_data("web_a", "t_a", 9))],
@@ -238,7 +278,7 @@ mod tests {
 
     driver_laws!(
         retiring_a_tenant_keeps_the_laws,
-        || Retire,
+        || RETIRE,
         Scenario::<Retire> {
             name: "tenant/t_a".into(),
             specs: vec![spec(tenant_data("t_a", 4))],
@@ -252,7 +292,7 @@ mod tests {
     );
 
     fn rest(spec: &RetireSpec, name: &str, host: &FakeHost) -> Rest {
-        let driver = Retire;
+        let driver = RETIRE;
         settle(&driver, name, spec, host);
         let seen = block_on(driver.observe(name, Some(spec), host)).unwrap();
         match driver.plan(name, Some(spec), &seen) {
@@ -296,8 +336,8 @@ mod tests {
 
     #[test]
     fn trash_names_are_read_back() {
-        assert_eq!(trash_key("webroot-web-x_1-12").as_deref(), Some("webroot/web-x_1"));
-        assert_eq!(trash_key("webroot-web_1-x"), None);
-        assert_eq!(trash_key("other-web_1-1"), None);
+        assert_eq!(RETIRE.trash_key("webroot-web-x_1-12").as_deref(), Some("webroot/web-x_1"));
+        assert_eq!(RETIRE.trash_key("webroot-web_1-x"), None);
+        assert_eq!(RETIRE.trash_key("other-web_1-1"), None);
     }
 }

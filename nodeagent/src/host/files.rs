@@ -14,14 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hosting_agent_engine::{Access, DataId, DataKind, Entry, EntryKind, HostError, Owner, Place, Root};
+use hosting_agent_engine::{Access, DataId, Entry, EntryKind, HostError, Owner, Place, Root};
 use rustix::{
     fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 
 use super::purge::{absent_is_fine, fresh_name, move_beside, purge};
-use crate::layout::{Roots, SiteUser};
+use crate::roots::{Roots, SiteUser};
 
 /// Largest file that is read, in bytes.
 const READ_MOST: u64 = 1 << 20;
@@ -393,7 +393,7 @@ impl Files {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(failed(error)),
         }
-        if data.kind == DataKind::Tenant {
+        if data.kind.holds_others() {
             for name in self.names(&DataId::markers())? {
                 let marker = DataId::markers().child(name);
                 let text = self.read(&marker)?.unwrap_or_default();
@@ -476,6 +476,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::web::drivers::{TENANT, WEBROOT};
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -498,7 +499,7 @@ mod tests {
     }
 
     fn webroot(incarnation: u64) -> DataId {
-        DataId { kind: DataKind::Webroot, id: "web_a".into(), tenant: "t_a".into(), incarnation }
+        DataId { kind: WEBROOT, id: "web_a".into(), tenant: "t_a".into(), incarnation }
     }
 
     fn path(fixture: &Fixture, at: &Place) -> std::path::PathBuf {
@@ -684,8 +685,7 @@ mod tests {
     #[test]
     fn a_tenant_takes_the_markers_of_its_sites_along() {
         let fixture = fixture();
-        let tenant =
-            DataId { kind: DataKind::Tenant, id: "t_a".into(), tenant: "t_a".into(), incarnation: 2 };
+        let tenant = DataId { kind: TENANT, id: "t_a".into(), tenant: "t_a".into(), incarnation: 2 };
         let neighbour = DataId { id: "web_b".into(), tenant: "t_b".into(), ..webroot(3) };
         for data in [&tenant, &webroot(5), &neighbour] {
             fixture.files.claim(data).unwrap();

@@ -1,10 +1,11 @@
 //! Rotation of logs, by size and by age.
 //!
 //! A log that is full becomes `NAME.1`, the earlier ones move up and the last of them goes. Services that hold a log open
-//! are then told: nginx by a reload, because its workers, who run as the user of the sites, must not be able to open the
-//! logs by themselves; php-fpm's masters by SIGUSR1. Until then they write on into what is now `NAME.1`.
+//! are then told: by a reload where the role says so, by SIGUSR1 otherwise. Until then they write on into what is now
+//! `NAME.1`.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,7 +20,6 @@ use super::{
     files::Files,
     supervisor::{Supervisor, blocking},
 };
-use crate::layout::NGINX;
 
 /// How often the logs are looked at.
 const PERIOD: Duration = Duration::from_secs(15);
@@ -40,21 +40,37 @@ pub struct LogLimits {
     pub keep: u32,
 }
 
+/// A folder of logs that are a service's own and no tenant's.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceLogs {
+    /// Whether a folder, by its name, is one of the service's.
+    pub owns: fn(&str) -> bool,
+    /// The service that opens them anew by a reload, for example because its workers must not be able to open the logs by
+    /// themselves; `None`: by SIGUSR1, as the services of tenants.
+    pub reload: Option<&'static str>,
+}
+
 /// Looks after the logs.
 #[derive(Debug)]
 pub struct Rotation {
     files: Arc<Files>,
     supervisor: Supervisor,
     limits: LogLimits,
-    /// nginx has not been told yet that its logs moved.
-    nginx_untold: bool,
+    own: &'static [ServiceLogs],
+    /// Services that have not been told yet that their logs moved.
+    untold: BTreeSet<&'static str>,
 }
 
 impl Rotation {
-    /// Over the logs of a node.
+    /// Over the logs of a node, of which `own` are the services'.
     #[must_use]
-    pub fn new(files: Arc<Files>, supervisor: Supervisor, limits: LogLimits) -> Self {
-        Self { files, supervisor, limits, nginx_untold: false }
+    pub fn new(
+        files: Arc<Files>,
+        supervisor: Supervisor,
+        limits: LogLimits,
+        own: &'static [ServiceLogs],
+    ) -> Self {
+        Self { files, supervisor, limits, own, untold: BTreeSet::new() }
     }
 
     /// Looks now and then, for as long as it is polled.
@@ -72,15 +88,16 @@ impl Rotation {
     /// # Errors
     /// What stands in the way. The logs that could be rotated are.
     pub async fn look(&mut self) -> Result<(), HostError> {
-        let (files, limits) = (self.files.clone(), self.limits);
-        let (moved, outcome) = blocking(move || Ok(rotate(&files, limits))).await?;
-        self.nginx_untold |= moved.nginx;
+        let (files, limits, own) = (self.files.clone(), self.limits, self.own);
+        let (moved, outcome) = blocking(move || Ok(rotate(&files, limits, own))).await?;
+        self.untold.extend(moved.reloads);
         if moved.others {
-            self.supervisor.reopen_logs().await;
+            let by_reload: Vec<&str> = self.own.iter().filter_map(|logs| logs.reload).collect();
+            self.supervisor.reopen_logs(&by_reload).await;
         }
-        if self.nginx_untold {
-            self.supervisor.reload(NGINX).await?;
-            self.nginx_untold = false;
+        while let Some(service) = self.untold.first().copied() {
+            self.supervisor.reload(service).await?;
+            self.untold.remove(service);
         }
         outcome
     }
@@ -89,12 +106,12 @@ impl Rotation {
 /// Whose logs were moved.
 #[derive(Debug, Default)]
 struct Moved {
-    nginx: bool,
+    reloads: BTreeSet<&'static str>,
     others: bool,
 }
 
 /// Whose logs were moved, and the first thing that went wrong.
-fn rotate(files: &Files, limits: LogLimits) -> (Moved, Result<(), HostError>) {
+fn rotate(files: &Files, limits: LogLimits, own: &[ServiceLogs]) -> (Moved, Result<(), HostError>) {
     let (mut moved, mut outcome) = (Moved::default(), Ok(()));
     let top = Place { root: Root::Logs, parts: Vec::new() };
     let folders = files.names(&top).unwrap_or_else(|error| {
@@ -102,14 +119,15 @@ fn rotate(files: &Files, limits: LogLimits) -> (Moved, Result<(), HostError>) {
         Vec::new()
     });
     for folder in folders {
-        let is_nginx = folder == NGINX;
-        let bytes =
-            if is_nginx || folder.starts_with("php-fpm") { limits.bytes } else { limits.tenant_bytes };
+        let own = own.iter().find(|own| (own.owns)(&folder));
+        let bytes = if own.is_some() { limits.bytes } else { limits.tenant_bytes };
         match rotate_folder(files, &top.child(folder), bytes, limits) {
-            Ok(any) if is_nginx => moved.nginx |= any,
-            Ok(any) => moved.others |= any,
+            Ok(true) => match own.and_then(|own| own.reload) {
+                Some(service) => drop(moved.reloads.insert(service)),
+                None => moved.others = true,
+            },
             Err(error) if outcome.is_ok() => outcome = Err(error),
-            Err(_) => {}
+            Ok(false) | Err(_) => {}
         }
     }
     (moved, outcome)
@@ -178,7 +196,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::layout::Roots;
+    use crate::{roots::Roots, web::LOGS};
 
     #[test]
     fn what_is_full_or_old_moves_up_and_nothing_else() {
@@ -209,11 +227,11 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let limits = |tenant_bytes, age| LogLimits { bytes: 1 << 20, tenant_bytes, age, keep: 2 };
 
-        let (moved, outcome) = rotate(&files, limits(6, hour));
-        assert_eq!((moved.nginx, moved.others, outcome), (false, false, Ok(())));
+        let (moved, outcome) = rotate(&files, limits(6, hour), LOGS);
+        assert_eq!((moved.reloads.len(), moved.others, outcome), (0, false, Ok(())));
         put("logs/t_a/full.log", "full..");
-        let (moved, outcome) = rotate(&files, limits(6, hour));
-        assert_eq!((moved.nginx, moved.others, outcome), (false, true, Ok(())));
+        let (moved, outcome) = rotate(&files, limits(6, hour), LOGS);
+        assert_eq!((moved.reloads.len(), moved.others, outcome), (0, true, Ok(())));
         assert_eq!(get("logs/t_a/full.log").as_deref(), Some(""));
         assert_eq!(get("logs/t_a/full.log.1").as_deref(), Some("full.."));
         assert_eq!(get("logs/t_a/full.log.2").as_deref(), Some("one"));
@@ -222,7 +240,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o604);
         assert_eq!(get("logs/t_a/small.log").as_deref(), Some("small"));
 
-        let (moved, outcome) = rotate(&files, limits(1 << 20, Duration::ZERO));
+        let (moved, outcome) = rotate(&files, limits(1 << 20, Duration::ZERO), LOGS);
         assert_eq!((moved.others, outcome), (true, Ok(())));
         assert_eq!(get("logs/t_a/small.log.1").as_deref(), Some("small"));
         assert_eq!((get("logs/t_a/empty.log.1"), get("logs/t_a/link.log.1")), (None, None));

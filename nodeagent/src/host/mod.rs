@@ -18,7 +18,7 @@ use hosting_agent_engine::{
     Access, Answer, DataId, Entry, Host, HostError, Place, Probe, ServiceSpec, ServiceState,
 };
 
-use crate::layout::Roots;
+use crate::roots::Roots;
 use files::Files;
 use supervisor::{Supervisor, blocking};
 

@@ -12,6 +12,7 @@ use std::{
     thread,
 };
 
+use hosting_scaffold::file::write_private;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
@@ -124,9 +125,7 @@ impl Record {
 
     /// Writes it down in one go.
     pub(super) fn save(&self, path: &Path) -> io::Result<()> {
-        let draft = path.with_extension("new");
-        fs::write(&draft, serde_json::to_vec(self)?)?;
-        fs::rename(draft, path)
+        write_private(path, &serde_json::to_vec(self)?)
     }
 
     /// The process, if it is still the one that was written down.

@@ -34,7 +34,7 @@ use super::{
     files::Files,
     process::{Record, Running, Spawner, handles},
 };
-use crate::layout::{Roots, WebLimits};
+use crate::roots::Roots;
 
 mod reload;
 
@@ -51,6 +51,8 @@ pub enum AtDeath {
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait.
 const RESTART_LAST: Duration = Duration::from_secs(30);
+/// Workers of earlier configurations beside a service's own, unless it is set otherwise.
+const OLD_WORKERS: usize = 64;
 /// Services that start at the same time: each start costs a processor for a moment.
 const STARTS: usize = 4;
 /// How long a start may take until the service minds its signals.
@@ -177,7 +179,7 @@ impl Supervisor {
                 starts: Semaphore::new(STARTS),
                 drafts: AtomicU64::new(0),
                 stopping: AtomicBool::new(false),
-                old_workers: AtomicUsize::new(WebLimits::default().old_workers),
+                old_workers: AtomicUsize::new(OLD_WORKERS),
             }),
         })
     }
@@ -223,8 +225,11 @@ impl Supervisor {
 
     /// Names of the services that are not stopped and begin with `prefix`.
     pub(super) fn names(&self, prefix: &str) -> Vec<String> {
-        let mut names: BTreeSet<String> =
-            lock(&self.inner.inherited).keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let inherited = lock(&self.inner.inherited);
+        let from_prefix =
+            inherited.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        let mut names: BTreeSet<String> = from_prefix.map(|(name, _)| name.clone()).collect();
+        drop(inherited);
         let known = lock(&self.inner.services);
         let from_prefix = known.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         names.extend(

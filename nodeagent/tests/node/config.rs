@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use hosting_agent_engine::ConfigLayout;
 use hosting_intent::php::Settings;
-use hosting_nodeagent::render::{nginx, php};
+use hosting_nodeagent::web::render::{nginx, php};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},

@@ -14,6 +14,7 @@ mod logs;
 mod php;
 mod processes;
 mod reloads;
+mod roles;
 mod rules;
 mod serving;
 mod support;

@@ -58,7 +58,7 @@ async fn serves(node: &Node, host: &str, body: &str) {
 
 /// The configuration of a site's php-fpm.
 fn php_config(node: &Node, webroot: &str) -> std::path::PathBuf {
-    let folder = node.layout.roots.text(&hosting_nodeagent::layout::php_folder(webroot));
+    let folder = node.layout.roots.text(&hosting_nodeagent::web::layout::php_folder(webroot));
     std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path()
 }
 
@@ -267,7 +267,7 @@ async fn a_configuration_that_the_service_refuses_is_never_in_place() {
     use hosting_agent_engine::Host as _;
     let folder = folder();
     let node = node_with_sites("web-1", folder.path(), AtDeath::End).await;
-    let at = hosting_nodeagent::layout::site_file("web_s");
+    let at = hosting_nodeagent::web::layout::site_file("web_s");
     let path = node.layout.roots.text(&at);
     let before = std::fs::read(&path).unwrap();
     let pids = node.host.supervisor().pids();

@@ -15,16 +15,21 @@ use hosting_intent::{Bytes, Intent, Item, Key, Kind, Removal, message as m};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
     agent::Agent,
-    drivers::engine,
     host::{
         RealHost,
         files::Files,
         logs::{LogLimits, Rotation},
         supervisor::{AtDeath, Supervisor},
     },
-    layout::{Layout, Roots, SiteUser, WebLimits},
     metrics::Metrics,
+    role::Role as _,
+    roots::{Roots, SiteUser},
     view::NodeReplica,
+    wants::Wants,
+    web::{
+        LOGS as OWN_LOGS, ROLE, WebNode,
+        layout::{Layout, WebLimits},
+    },
 };
 use prost::Message;
 use tokio::{
@@ -141,18 +146,20 @@ impl Node {
         let files = Arc::new(Files::open(&layout.roots, layout.site_user.as_ref()).unwrap());
         let services = folder.join(&layout.node_id).join("services");
         let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), services, at_death).unwrap();
-        supervisor.bound_old_workers(layout.web.old_workers);
+        let (key, edge_key) = watch::channel(None);
+        let role = Arc::new(WebNode::new(layout.clone(), edge_key));
+        role.bound(&supervisor);
         let host = RealHost::new(files.clone(), supervisor, layout.roots.clone());
-        let replica = NodeReplica::new(layout.clone());
+        let replica = NodeReplica::new(role.clone());
         let (reports, history) = (Reports::default(), History::default());
         let ready = Arc::new(Mutex::new(Err("not started".to_owned())));
-        let (key, edge_key) = watch::channel(None);
         let (sink, told, readiness) = (reports.clone(), history.clone(), ready.clone());
         let agent = Agent {
-            engine: engine(&layout, 256),
+            role: &ROLE,
+            engine: ROLE.engine(role.as_ref(), 256),
             host: host.clone(),
             views: replica.views(),
-            edge_key,
+            wants: Wants::new(role.derivation()),
             reports: Arc::new(move |_, changed| {
                 let mut reports = sink.lock().unwrap();
                 for (key, report) in changed {
@@ -167,13 +174,13 @@ impl Node {
                     }
                 }
             }),
-            ready: Arc::new(move |state| *readiness.lock().unwrap() = state),
+            ready: Arc::new(move |_, state| *readiness.lock().unwrap() = state),
             metrics: Metrics::new(&hosting_scaffold::admin::Metrics::new()),
             drift_interval: Duration::from_secs(2),
         };
         let stop = CancellationToken::new();
         let task = Some(tokio::spawn(agent.run(stop.clone())));
-        let rotation = Rotation::new(files, host.supervisor().clone(), LOGS);
+        let rotation = Rotation::new(files, host.supervisor().clone(), LOGS, OWN_LOGS);
         let rotation = tokio::sync::Mutex::new(rotation);
         Self {
             layout,
@@ -260,7 +267,7 @@ impl Node {
 
     /// The services that run a site's PHP.
     pub(crate) fn php(&self, webroot: &str) -> Vec<String> {
-        let prefix = hosting_nodeagent::layout::php_services(webroot);
+        let prefix = hosting_nodeagent::web::layout::php_services(webroot);
         self.host.supervisor().pids().into_keys().filter(|name| name.starts_with(&prefix)).collect()
     }
 

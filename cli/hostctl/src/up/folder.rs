@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File},
     io::{Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
 use fs4::{FileExt, TryLockError};
+use hosting_scaffold::file;
 
 /// Held as long as `up` runs.
 #[derive(Debug)]
@@ -99,16 +100,8 @@ pub(super) fn private_folder(path: &Path) -> std::io::Result<()> {
 
 /// Writes a secret to a file that only its owner can read.
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
-    let mut file = File::options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(cannot)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).with_context(cannot)?;
-    writeln!(file, "{text}").with_context(cannot)
+    file::write_private(path, format!("{text}\n").as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

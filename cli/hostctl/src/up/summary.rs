@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hosting_scaffold::file::write_whole;
 use serde::{Deserialize, Serialize};
 
 /// See the field names; addresses are `ip:port`, paths absolute.
@@ -42,9 +43,7 @@ impl Summary {
 
     /// Written whole or not at all.
     pub(crate) fn write(&self, data: &Path) -> std::io::Result<()> {
-        let part = data.join("up.json.part");
-        std::fs::write(&part, serde_json::to_vec_pretty(self)?)?;
-        std::fs::rename(part, Self::path(data))
+        write_whole(&Self::path(data), &serde_json::to_vec_pretty(self)?, 0o644)
     }
 
     pub(crate) fn remove(data: &Path) -> std::io::Result<()> {

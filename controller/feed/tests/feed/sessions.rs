@@ -9,7 +9,7 @@ use hosting_feed::registry::Watermark;
 use hosting_intent_sync::identity::unix_now;
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
-use hosting_proto::feed::{Ack, KeyReport, ReportRequest, Up, WantSnapshot, up};
+use hosting_proto::feed::{Ack, KeyReport, ReportRequest, ReportedKey, Up, WantSnapshot, up};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -56,7 +56,8 @@ async fn only_its_own_audiences() {
     let status = IntentFeedClient::new(channel).report(ReportRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     let web = as_node(&feed, "web-1").await;
-    let request = ReportRequest { epoch: "epoch-1".into(), revision: 7, full: true, reports: vec![] };
+    let request =
+        ReportRequest { epoch: "epoch-1".into(), revision: 7, full: true, ..ReportRequest::default() };
     IntentFeedClient::new(web).report(request.clone()).await.unwrap();
     assert_eq!(*feed.registry.reports.lock().unwrap(), [("web-1".to_owned(), request)]);
 }
@@ -499,8 +500,16 @@ async fn reports_are_levels_and_begin_with_everything() {
     assert_eq!(all[1].reports, [seen("web_a", 2)]);
     node.reporter.report("epoch-1", 3, [], [(21, "web_b".into())]).unwrap();
     let all = reports(3).await;
-    assert!(all[2].full);
-    assert_eq!(all[2].reports, [seen("web_a", 2)]);
+    assert!(!all[2].full && all[2].reports.is_empty());
+    assert_eq!(all[2].gone, [ReportedKey { kind: 21, key: "web_b".into() }]);
+    // A controller that has forgotten the node asks for everything.
+    feed.registry.reports.lock().unwrap().clear();
+    node.reporter.report("epoch-1", 4, [seen("web_c", 1)], []).unwrap();
+    let all = reports(2).await;
+    assert!(!all[0].full && all[1].full);
+    assert_eq!((all[0].reports.len(), all[1].reports.len()), (1, 2));
+    node.reporter.report("epoch-1", 5, [], [(21, "web_c".into())]).unwrap();
+    assert!(!reports(3).await[2].full);
     // Another controller may know nothing.
     let mut address = config();
     address.listen = feed.address;

@@ -11,7 +11,8 @@ use hosting_feed::fleet::Fleet;
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::pki::Authorities;
 use hosting_feed::registry::{
-    HeadDoorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink, TokenUse, Watermark,
+    HeadDoorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse,
+    Watermark,
 };
 use hosting_feed::{FeedConfig, FeedDeps, FeedHandle, FeedServer};
 use hosting_intent::edge_key::ClusterEdgeKey;
@@ -349,10 +350,13 @@ impl StatusSink for Registered {
         Ok(())
     }
 
-    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<(), RegistryError> {
+    async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<Reported, RegistryError> {
         drop(self.hold_reports.lock().await);
-        self.reports.lock().unwrap().push((node_id.to_owned(), report.clone()));
-        Ok(())
+        let mut reports = self.reports.lock().unwrap();
+        // As the controller: who begins with less than everything is asked for it.
+        let knows = report.full || report.all_of.is_some() || reports.iter().any(|(node, _)| node == node_id);
+        reports.push((node_id.to_owned(), report.clone()));
+        Ok(if knows { Reported::Taken } else { Reported::WantAll })
     }
 }
 

@@ -4,8 +4,10 @@ use hosting_intent::{Key, Kind as IntentKind};
 use hosting_planner::Draft;
 use hosting_proto::feed::exception::Type;
 use hosting_proto::feed::key_report::Phase;
-use hosting_proto::feed::{Exception, KeyReport};
-use hosting_store::{AuditEntry, AuditQuery, AuditSort, Forgotten, Order, Origin, Watermark};
+use hosting_proto::feed::{self, Exception, KeyReport, ReportRequest, ReportedKey};
+use hosting_store::{
+    AuditEntry, AuditQuery, AuditSort, Forgotten, KeyRange, NodeReport, Order, Origin, Watermark,
+};
 use serde_json::json;
 
 use crate::harness::{Bench, applied, at, intents, put, route, set, tenant, write};
@@ -29,6 +31,11 @@ fn exception(kind: Type, key: &str, reason: &str) -> Exception {
         revision: 3,
         reason: reason.into(),
     }
+}
+
+fn all(revision: u64, reports: Vec<KeyReport>) -> NodeReport {
+    let all_of = KeyRange::of(&ReportRequest { full: true, ..ReportRequest::default() });
+    NodeReport { revision, all_of, reports, gone: Vec::new() }
 }
 
 fn report(key: &str, phase: Phase, message: &str) -> KeyReport {
@@ -82,9 +89,13 @@ async fn reports_merge_and_a_full_one_sweeps() {
     let bench = Bench::new().await;
     let store = &bench.store;
     let many: Vec<_> = (0..1_200).map(|n| report(&format!("web_{n}"), Phase::Converging, "")).collect();
-    store.save_reports("n1", 10, true, &many).await.unwrap();
-    store.save_reports("n2", 10, true, &[report("web_1", Phase::Ready, "")]).await.unwrap();
-    store.save_reports("n1", 11, false, &[report("web_1", Phase::Failed, "no php")]).await.unwrap();
+    store.save_reports("n1", all(10, many)).await.unwrap();
+    store.save_reports("n2", all(10, vec![report("web_1", Phase::Ready, "")])).await.unwrap();
+    let failed = vec![report("web_1", Phase::Failed, "no php")];
+    store
+        .save_reports("n1", NodeReport { revision: 11, reports: failed, ..NodeReport::default() })
+        .await
+        .unwrap();
     let key = Key::new(IntentKind::Webroot, "web_1");
     let mut tx = store.read().await.unwrap();
     let about = tx.reports_about(&key).await.unwrap();
@@ -99,7 +110,7 @@ async fn reports_merge_and_a_full_one_sweeps() {
     drop(tx);
 
     let full = [report("web_1", Phase::Ready, ""), report("web_x", Phase::Orphan, "kept")];
-    store.save_reports("n1", 12, true, &full).await.unwrap();
+    store.save_reports("n1", all(12, full.to_vec())).await.unwrap();
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.reports_of("n1", None, 5_000).await.unwrap().len(), 2);
     assert_eq!(tx.reports_of("n2", None, 5_000).await.unwrap().len(), 1, "another node's stay");
@@ -134,10 +145,20 @@ async fn a_node_cannot_fill_the_store_with_keys_of_its_own() {
     };
     let epoch = store.read().await.unwrap().epoch().to_owned();
     // As the feed does it: what is believed is saved.
+    let request = |epoch: &str, full, reports: &[KeyReport]| ReportRequest {
+        epoch: epoch.into(),
+        revision: 1,
+        full,
+        reports: reports.to_vec(),
+        ..ReportRequest::default()
+    };
+    let believed =
+        async |request: ReportRequest| store.read().await.unwrap().believable("n1", &request).await.unwrap();
     let send = async |full: bool, reports: Vec<KeyReport>| {
-        let kept = store.read().await.unwrap().believable("n1", &epoch, full, &reports).await.unwrap();
-        store.save_reports("n1", 1, full, &kept).await.unwrap();
-        kept.len()
+        let kept = believed(request(&epoch, full, &reports)).await.unwrap();
+        let count = kept.reports.len();
+        store.save_reports("n1", kept).await.unwrap();
+        count
     };
     assert_eq!(send(true, [told.clone(), strays(0, 9_000)].concat()).await, 9_005);
     assert_eq!(send(false, strays(9_000, 3_000)).await, 1_000);
@@ -151,17 +172,80 @@ async fn a_node_cannot_fill_the_store_with_keys_of_its_own() {
     assert_eq!(send(true, strays(50_000, 12_000)).await, 10_000, "a full report replaces all");
     assert_eq!(store.read().await.unwrap().reports_of("n1", None, 20_000).await.unwrap().len(), 10_000);
 
+    // In pages: what lies outside of the page keeps its room.
+    let page = |after: Option<u32>, upto: Option<u32>, reports: &[KeyReport]| {
+        let key = |n: u32| ReportedKey { kind: route("").kind, key: format!("stray_{n}") };
+        ReportRequest {
+            all_of: Some(feed::KeyRange { after: after.map(key), upto: upto.map(key) }),
+            ..request(&epoch, false, reports)
+        }
+    };
+    let kept = believed(page(Some(50_000), Some(50_010), &strays(50_001, 10))).await.unwrap();
+    assert_eq!(kept.reports.len(), 10, "in place of those that were there");
+    let kept = believed(page(Some(70_000), None, &strays(80_000, 10))).await.unwrap();
+    assert_eq!(kept.reports.len(), 0, "nothing there makes room");
+
     let mut tx = store.read().await.unwrap();
-    assert!(tx.believable("n1", "another", false, &told).await.unwrap().is_empty());
-    assert!(
-        tx.believable("n1", &epoch, false, &[about("told_1".into(), 6)]).await.unwrap().is_empty(),
-        "of the future"
-    );
+    assert_eq!(tx.believable("n1", &request("another", false, &told)).await.unwrap(), None);
+    let future = request(&epoch, false, &[about("told_1".into(), 6)]);
+    assert!(tx.believable("n1", &future).await.unwrap().unwrap().reports.is_empty(), "of the future");
     assert_eq!(
-        tx.believable("n2", &epoch, false, &told).await.unwrap().len(),
+        tx.believable("n2", &request(&epoch, false, &told)).await.unwrap().unwrap().reports.len(),
         5,
         "told of nothing: they are strays"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_says_what_is_gone_alone_in_a_page_or_by_leaving_it_out_of_everything() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let epoch = store.read().await.unwrap().epoch().to_owned();
+    let key = |name: &str| ReportedKey { kind: IntentKind::Webroot as u32, key: name.into() };
+    let send = async |request: ReportRequest| {
+        let request = ReportRequest { epoch: epoch.clone(), ..request };
+        let nodes: &[&str] = if request.full { &["n1", "n2"] } else { &["n1"] };
+        for node in nodes {
+            let kept = store.read().await.unwrap().believable(node, &request).await.unwrap().unwrap();
+            store.save_reports(node, kept).await.unwrap();
+        }
+        let mut tx = store.read().await.unwrap();
+        assert_eq!(tx.reports_of("n2", None, 10).await.unwrap().len(), 4, "another node's stay");
+        let rows = tx.reports_of("n1", None, 10).await.unwrap();
+        rows.into_iter().map(|row| (row.key.name, row.phase)).collect::<Vec<_>>()
+    };
+    let seen = |names: &[&str]| -> Vec<KeyReport> {
+        names
+            .iter()
+            .map(|name| KeyReport { revision: 0, ..report(name, Phase::Ready, "it's \"here\"\u{1}") })
+            .collect()
+    };
+    let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Phase::Ready)).collect::<Vec<_>>();
+
+    let everything = ReportRequest { full: true, reports: seen(&["a", "b", "c", "d"]), ..Default::default() };
+    assert_eq!(send(everything).await, of(&["a", "b", "c", "d"]));
+    let request = ReportRequest { gone: vec![key("b"), key("never there")], ..Default::default() };
+    assert_eq!(send(request).await, of(&["a", "c", "d"]));
+    // Wanted anew before it was said that it is gone.
+    let request = ReportRequest { gone: vec![key("c")], reports: seen(&["c"]), ..Default::default() };
+    assert_eq!(send(request).await, of(&["a", "c", "d"]));
+    let range = |after: Option<&str>, upto: Option<&str>| {
+        Some(feed::KeyRange { after: after.map(key), upto: upto.map(key) })
+    };
+    let request =
+        ReportRequest { all_of: range(None, Some("b")), reports: seen(&["b"]), ..Default::default() };
+    assert_eq!(send(request).await, of(&["b", "c", "d"]));
+    let request = ReportRequest { all_of: range(Some("b"), Some("c")), ..Default::default() };
+    assert_eq!(send(request).await, of(&["b", "d"]));
+    let request =
+        ReportRequest { all_of: range(Some("b"), None), reports: seen(&["x"]), ..Default::default() };
+    assert_eq!(send(request).await, of(&["b", "x"]));
+    let request = ReportRequest { all_of: range(Some("x"), Some("a")), ..Default::default() };
+    assert_eq!(send(request).await, of(&["b", "x"]), "a range that ends before it begins holds nothing");
+
+    let mut tx = store.read().await.unwrap();
+    let row = tx.report("n1", &Key::new(IntentKind::Webroot, "b")).await.unwrap().unwrap();
+    assert_eq!(row.message, "it's \"here\"\u{1}");
 }
 
 fn entry(method: &str, kind: &str, status: u16) -> AuditEntry {

@@ -1,14 +1,16 @@
 //! A node agent's reports: what it sees of each key, kept as a level and sent as changes.
 //!
-//! The level is in memory; whatever is lost on the way is sent again, because a new connection begins with everything. One
-//! call is under way at a time, and what changes meanwhile shares the next one.
+//! What changed and what is gone is sent, nothing else. Whatever is lost on the way is sent again: a new connection begins with
+//! everything, in pages of key ranges, and so does a controller that asks for it. One call is under way at a time, and what
+//! changes meanwhile shares the next one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
-use hosting_proto::feed::{KeyReport, ReportRequest};
+use hosting_proto::feed::{KeyRange, KeyReport, ReportRequest, ReportedKey};
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,11 +22,13 @@ use super::{Link, chain_text, full_jitter};
 const MAX_KEYS: usize = 500_000;
 /// Bytes of a message in a report; the rest is in the node's own log.
 const MAX_MESSAGE: usize = 500;
+/// Keys of one call.
+const PAGE_KEYS: usize = 2_000;
 /// Bytes of one call.
-const MAX_REQUEST_BYTES: usize = 8 << 20;
+const PAGE_BYTES: usize = 1 << 20;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// A withdrawal costs a full report; several share one.
-const FULL_EVERY: Duration = Duration::from_secs(1);
+/// Least time between two times that everything is said because the controller asks for it.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
 
 /// A report was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,14 +38,18 @@ pub enum ReportError {
     TooMany(usize),
 }
 
+/// Kind and name, in the order of the pages.
+type Id = (u32, String);
+
 #[derive(Debug, Default)]
 struct Level {
     epoch: String,
     revision: u64,
-    keys: BTreeMap<(u32, String), KeyReport>,
-    changed: BTreeSet<(u32, String)>,
-    /// A key is gone, which only a full report can say; or the other side may know nothing.
-    full: bool,
+    keys: BTreeMap<Id, KeyReport>,
+    changed: BTreeSet<Id>,
+    gone: BTreeSet<Id>,
+    /// Everything is being said: what comes after this key is still to be.
+    all_after: Option<Bound<Id>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +104,7 @@ impl Reporter {
         let mut news = level.epoch != epoch || level.revision != revision;
         if level.epoch != epoch {
             epoch.clone_into(&mut level.epoch);
-            level.full = true;
+            level.all_after = Some(Bound::Unbounded);
         }
         level.revision = revision;
         let mut left_out = 0;
@@ -111,13 +119,14 @@ impl Reporter {
                 continue;
             }
             level.keys.insert(key.clone(), report);
+            level.gone.remove(&key);
             level.changed.insert(key);
             news = true;
         }
         for key in gone {
             if level.keys.remove(&key).is_some() {
                 level.changed.remove(&key);
-                level.full = true;
+                level.gone.insert(key);
                 news = true;
             }
         }
@@ -142,7 +151,7 @@ impl ReporterTask {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut known = None;
         let mut failures = 0;
-        let mut last_full = None;
+        let mut asked: Option<tokio::time::Instant> = None;
         loop {
             let link = self.link.borrow_and_update().clone();
             let Some(link) = link else {
@@ -154,28 +163,32 @@ impl ReporterTask {
             };
             if known != Some(link.number) {
                 known = Some(link.number);
-                self.state.level().full = true;
-                last_full = None;
+                self.say_all();
             }
-            let Some(requests) = self.next(&mut last_full) else {
-                let later = last_full.map(|at: tokio::time::Instant| at + FULL_EVERY);
+            let Some(request) = self.next() else {
                 tokio::select! {
                     () = self.state.work.notified() => {}
                     changed = self.link.changed() => if changed.is_err() { return },
-                    () = wait_until(later), if self.state.level().full => {}
                     () = stop.cancelled() => return,
                 }
                 continue;
             };
             let sent = tokio::select! {
-                sent = send(&link, &requests) => sent,
+                sent = send(&link, &request) => sent,
                 () = stop.cancelled() => return,
             };
             match sent {
-                Ok(()) => failures = 0,
+                Ok(want_all) => {
+                    failures = 0;
+                    let now = tokio::time::Instant::now();
+                    if want_all && asked.is_none_or(|at| now >= at + ASKED_EVERY) {
+                        asked = Some(now);
+                        self.say_all();
+                    }
+                }
                 Err(status) => {
                     failures += 1;
-                    self.put_back(&requests);
+                    self.put_back(&request);
                     let (base, cap) = self.backoff;
                     let refused = matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument);
                     let wait = full_jitter(failures, if refused { cap } else { base }, cap);
@@ -190,85 +203,142 @@ impl ReporterTask {
         }
     }
 
-    /// What to send now, taken out of the level; `None`: nothing, or not yet.
-    fn next(&self, last_full: &mut Option<tokio::time::Instant>) -> Option<Vec<ReportRequest>> {
+    /// From the first key on, everything is said.
+    fn say_all(&self) {
+        self.state.level().all_after = Some(Bound::Unbounded);
+    }
+
+    /// What to send now, taken out of the level; `None`: nothing.
+    fn next(&self) -> Option<ReportRequest> {
         let mut level = self.state.level();
         if level.epoch.is_empty() {
             // No pass yet: saying that there is nothing would take everything away.
             return None;
         }
-        let now = tokio::time::Instant::now();
-        let full_now = level.full && last_full.is_none_or(|at| now >= at + FULL_EVERY);
-        let reports: Vec<KeyReport> = if full_now {
-            *last_full = Some(now);
-            level.full = false;
-            level.changed.clear();
-            level.keys.values().cloned().collect()
-        } else {
-            let changed = std::mem::take(&mut level.changed);
-            changed.iter().filter_map(|key| level.keys.get(key).cloned()).collect()
+        let request = ReportRequest {
+            epoch: level.epoch.clone(),
+            revision: level.revision,
+            ..ReportRequest::default()
         };
-        if reports.is_empty() && !full_now {
-            return None;
+        match level.all_after.take() {
+            Some(after) => Some(level.page(after, request)),
+            None => level.news(request),
         }
-        Some(split(&level.epoch, level.revision, reports, full_now))
     }
 
-    fn put_back(&self, requests: &[ReportRequest]) {
+    fn put_back(&self, request: &ReportRequest) {
         let mut level = self.state.level();
-        for request in requests {
-            level.full |= request.full;
-            for report in &request.reports {
-                let key = (report.kind, report.key.clone());
-                if level.keys.contains_key(&key) {
-                    level.changed.insert(key);
-                }
+        if request.full || request.all_of.is_some() {
+            let after = request.all_of.as_ref().and_then(|range| range.after.as_ref());
+            let after = after.map_or(Bound::Unbounded, |key| Bound::Excluded((key.kind, key.key.clone())));
+            // A new connection may have begun with the first key meanwhile.
+            if level.all_after != Some(Bound::Unbounded) {
+                level.all_after = Some(after);
+            }
+            return;
+        }
+        for report in &request.reports {
+            let key = (report.kind, report.key.clone());
+            if level.keys.contains_key(&key) {
+                level.changed.insert(key);
+            }
+        }
+        for key in &request.gone {
+            let key = (key.kind, key.key.clone());
+            // Not one that is there again.
+            if !level.keys.contains_key(&key) {
+                level.gone.insert(key);
             }
         }
     }
 }
 
-/// One request, or several partial ones if it would be too large: then keys that are gone stay until they are fewer.
-fn split(epoch: &str, revision: u64, reports: Vec<KeyReport>, full: bool) -> Vec<ReportRequest> {
-    let new = |full| ReportRequest { epoch: epoch.to_owned(), revision, reports: Vec::new(), full };
-    let size: usize = reports.iter().map(|report| report.encoded_len() + 8).sum();
-    if size <= MAX_REQUEST_BYTES {
-        return vec![ReportRequest { reports, ..new(full) }];
-    }
-    if full {
-        tracing::error!(size, "a full report is too large for one call; keys that are gone stay listed");
-    }
-    let mut requests = vec![];
-    let (mut request, mut used) = (new(false), 0);
-    for report in reports {
-        used += report.encoded_len() + 8;
-        if used > MAX_REQUEST_BYTES {
-            requests.push(std::mem::replace(&mut request, new(false)));
-            used = report.encoded_len() + 8;
+/// Counts what goes into one call.
+#[derive(Default)]
+struct Room {
+    keys: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Whether one more fits. One always does.
+    fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.keys == 0 || (self.keys < PAGE_KEYS && self.bytes + bytes <= PAGE_BYTES);
+        if fits {
+            self.keys += 1;
+            self.bytes += bytes;
         }
-        request.reports.push(report);
-    }
-    requests.push(request);
-    requests
-}
-
-async fn wait_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+        fits
     }
 }
 
-async fn send(link: &Link, requests: &[ReportRequest]) -> Result<(), tonic::Status> {
+impl Level {
+    /// The next keys of everything.
+    fn page(&mut self, after: Bound<Id>, mut request: ReportRequest) -> ReportRequest {
+        let mut room = Room::default();
+        let mut rest = self.keys.range((after.clone(), Bound::Unbounded)).peekable();
+        while let Some((_, report)) = rest.next_if(|(_, report)| room.take(report.encoded_len() + 8)) {
+            request.reports.push(report.clone());
+        }
+        let is_last = rest.next().is_none();
+        let last = request.reports.last().map(|report| (report.kind, report.key.clone()));
+        let upto = last.filter(|_| !is_last);
+        // What the page says need not be said again.
+        let to = upto.clone().map_or(Bound::Unbounded, Bound::Included);
+        for set in [&mut self.changed, &mut self.gone] {
+            let said: Vec<Id> = set.range((after.clone(), to.clone())).cloned().collect();
+            for key in said {
+                set.remove(&key);
+            }
+        }
+        let after = match after {
+            Bound::Excluded(key) | Bound::Included(key) => Some(key),
+            Bound::Unbounded => None,
+        };
+        if after.is_none() && upto.is_none() {
+            request.full = true;
+        } else {
+            request.all_of =
+                Some(KeyRange { after: after.map(reported_key), upto: upto.clone().map(reported_key) });
+        }
+        self.all_after = upto.map(Bound::Excluded);
+        request
+    }
+
+    /// Some of what changed or is gone.
+    fn news(&mut self, mut request: ReportRequest) -> Option<ReportRequest> {
+        let mut room = Room::default();
+        while let Some(key) = self.gone.first() {
+            if !room.take(key.1.len() + 16) {
+                return Some(request);
+            }
+            request.gone.extend(self.gone.pop_first().map(reported_key));
+        }
+        while let Some(key) = self.changed.first() {
+            let report = self.keys.get(key);
+            if !room.take(report.map_or(0, |report| report.encoded_len() + 8)) {
+                return Some(request);
+            }
+            request.reports.extend(report.cloned());
+            self.changed.pop_first();
+        }
+        (room.keys > 0).then_some(request)
+    }
+}
+
+fn reported_key((kind, key): Id) -> ReportedKey {
+    ReportedKey { kind, key }
+}
+
+/// Sends one call; whether the controller asks for everything.
+async fn send(link: &Link, request: &ReportRequest) -> Result<bool, tonic::Status> {
     let mut client = IntentFeedClient::new(link.channel.clone());
-    for request in requests {
-        let mut request = tonic::Request::new(request.clone());
-        request.set_timeout(CALL_TIMEOUT);
-        tokio::time::timeout(CALL_TIMEOUT, client.report(request))
-            .await
-            .map_err(|_| tonic::Status::deadline_exceeded("no answer to a report"))??;
-    }
-    Ok(())
+    let mut request = tonic::Request::new(request.clone());
+    request.set_timeout(CALL_TIMEOUT);
+    let answer = tokio::time::timeout(CALL_TIMEOUT, client.report(request))
+        .await
+        .map_err(|_| tonic::Status::deadline_exceeded("no answer to a report"))??;
+    Ok(answer.into_inner().want_all)
 }
 
 #[cfg(test)]
@@ -279,68 +349,86 @@ mod tests {
         KeyReport { kind: 21, key: key.into(), phase: 2, revision, message: String::new() }
     }
 
+    fn id(key: &str) -> (u32, String) {
+        (21, key.into())
+    }
+
     fn task() -> (Reporter, ReporterTask) {
         let (_, link) = watch::channel(None);
         new(link, (Duration::from_millis(1), Duration::from_millis(10)))
     }
 
-    fn keys(requests: &[ReportRequest]) -> Vec<&str> {
-        requests.iter().flat_map(|r| r.reports.iter().map(|k| k.key.as_str())).collect()
+    fn keys(request: &ReportRequest) -> Vec<&str> {
+        request.reports.iter().map(|report| report.key.as_str()).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn changes_are_merged_and_a_withdrawal_sends_everything() {
+    fn gone(request: &ReportRequest) -> Vec<&str> {
+        request.gone.iter().map(|key| key.key.as_str()).collect()
+    }
+
+    #[test]
+    fn what_changed_and_what_is_gone_is_sent_and_nothing_else() {
         let (reporter, task) = task();
-        let mut last_full = None;
-        assert_eq!(
-            task.next(&mut last_full),
-            None,
-            "nothing was seen yet, which is not the same as nothing there"
-        );
+        assert_eq!(task.next(), None, "nothing was seen yet, which is not the same as nothing there");
         reporter.report("e", 5, [seen("a", 1), seen("b", 1)], []).unwrap();
-        let first = task.next(&mut last_full).unwrap();
-        assert!(first[0].full);
+        let first = task.next().unwrap();
+        assert!(first.full);
         assert_eq!(keys(&first), ["a", "b"]);
         reporter.report("e", 6, [seen("a", 1), seen("b", 2)], []).unwrap();
         reporter.report("e", 7, [seen("b", 3)], []).unwrap();
-        let second = task.next(&mut last_full).unwrap();
-        assert!(!second[0].full);
-        assert_eq!((keys(&second), second[0].revision, second[0].reports[0].revision), (vec!["b"], 7, 3));
-        assert_eq!(task.next(&mut last_full), None);
-        reporter.report("e", 8, [], [(21, "a".into())]).unwrap();
-        assert_eq!(task.next(&mut last_full), None, "not so soon after the last full one");
-        tokio::time::advance(FULL_EVERY).await;
-        let third = task.next(&mut last_full).unwrap();
-        assert!(third[0].full);
-        assert_eq!(keys(&third), ["b"]);
+        let second = task.next().unwrap();
+        assert!(!second.full && second.all_of.is_none());
+        assert_eq!((keys(&second), second.revision, second.reports[0].revision), (vec!["b"], 7, 3));
+        assert_eq!(task.next(), None);
+        reporter.report("e", 8, [], [id("a"), id("never there")]).unwrap();
+        let third = task.next().unwrap();
+        assert!(!third.full && third.all_of.is_none());
+        assert_eq!((keys(&third), gone(&third)), (vec![], vec!["a"]));
+        assert_eq!(task.next(), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_could_not_be_sent_is_sent_again_as_it_is_then() {
+    #[test]
+    fn a_key_that_is_there_again_is_not_gone() {
         let (reporter, task) = task();
-        let mut last_full = None;
+        reporter.report("e", 1, [seen("a", 1), seen("b", 1)], []).unwrap();
+        task.next().unwrap();
+        reporter.report("e", 2, [], [id("a"), id("b")]).unwrap();
+        reporter.report("e", 3, [seen("a", 3)], []).unwrap();
+        let sent = task.next().unwrap();
+        assert_eq!((keys(&sent), gone(&sent)), (vec!["a"], vec!["b"]));
+        // The call fails, and the other one comes back meanwhile, while the first goes.
+        reporter.report("e", 4, [seen("b", 4)], [id("a")]).unwrap();
+        task.put_back(&sent);
+        let sent = task.next().unwrap();
+        assert_eq!((keys(&sent), gone(&sent)), (vec!["b"], vec!["a"]));
+        assert_eq!(task.next(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_is_sent_again_as_it_is_then() {
+        let (reporter, task) = task();
         reporter.report("e", 1, [seen("a", 1)], []).unwrap();
-        let lost = task.next(&mut last_full).unwrap();
+        let lost = task.next().unwrap();
         task.put_back(&lost);
         reporter.report("e", 2, [seen("a", 2)], []).unwrap();
-        tokio::time::advance(FULL_EVERY).await;
-        let again = task.next(&mut last_full).unwrap();
-        assert!(again[0].full);
-        assert_eq!(again[0].reports, [seen("a", 2)]);
+        let again = task.next().unwrap();
+        assert!(again.full);
+        assert_eq!(again.reports, [seen("a", 2)]);
+        assert_eq!(task.next(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_epoch_is_news_though_nothing_else_changed() {
         let (reporter, task) = task();
-        let work = async || tokio::time::timeout(FULL_EVERY, task.state.work.notified()).await.is_ok();
+        let work = async || tokio::time::timeout(ASKED_EVERY, task.state.work.notified()).await.is_ok();
         reporter.report("e", 5, [seen("a", 1)], []).unwrap();
         assert!(work().await);
         reporter.report("e", 5, [seen("a", 1)], []).unwrap();
         assert!(!work().await);
         reporter.report("f", 5, [], []).unwrap();
         assert!(work().await, "nobody is told, and the controller forgot everything");
-        let sent = task.next(&mut None).unwrap();
-        assert!(sent[0].full && sent[0].epoch == "f");
+        let sent = task.next().unwrap();
+        assert!(sent.full && sent.epoch == "f");
         assert_eq!(keys(&sent), ["a"]);
     }
 
@@ -355,14 +443,45 @@ mod tests {
     }
 
     #[test]
-    fn a_report_too_large_for_one_call_is_split() {
-        let reports: Vec<KeyReport> =
-            (0..30_000).map(|n| KeyReport { message: "x".repeat(500), ..seen(&n.to_string(), 1) }).collect();
-        let requests = split("e", 1, reports, true);
-        assert!(requests.len() > 1);
-        assert!(
-            requests.iter().all(|request| !request.full && request.encoded_len() <= MAX_REQUEST_BYTES + 100)
-        );
-        assert_eq!(requests.iter().map(|request| request.reports.len()).sum::<usize>(), 30_000);
+    fn everything_is_said_in_pages_that_touch_and_do_not_overlap() {
+        let (reporter, task) = task();
+        let name = |n: usize| format!("k{n:05}");
+        let long = "x".repeat(500);
+        let all = (0..5_000).map(|n| KeyReport { message: long.clone(), ..seen(&name(n), 1) });
+        reporter.report("e", 1, all, []).unwrap();
+        let mut pages = vec![task.next().unwrap()];
+        // Behind the pages that were said, and before them.
+        reporter.report("e", 2, [seen(&name(1), 2)], [id(&name(2)), id(&name(4_999))]).unwrap();
+        task.put_back(&pages.pop().unwrap());
+        while pages.last().is_none_or(|page| page.all_of.as_ref().is_none_or(|range| range.upto.is_some())) {
+            pages.push(task.next().unwrap());
+        }
+        assert!(pages.len() > 2);
+        assert!(pages.iter().all(|page| {
+            page.encoded_len() <= PAGE_BYTES + 200 && page.reports.len() <= PAGE_KEYS && !page.full
+        }));
+        for pair in pages.windows(2) {
+            let [before, after] = [&pair[0], &pair[1]].map(|page| page.all_of.clone().unwrap());
+            assert_eq!(before.upto, after.after);
+        }
+        let said: Vec<&str> = pages.iter().flat_map(keys).collect();
+        assert_eq!(said.len(), 4_998);
+        assert!(said.is_sorted());
+        assert_eq!(pages[0].reports[1].revision, 2);
+        assert_eq!(task.next(), None, "what the pages say is not said again");
+    }
+
+    #[test]
+    fn many_changes_are_split() {
+        let (reporter, task) = task();
+        reporter.report("e", 1, [], []).unwrap();
+        assert!(task.next().unwrap().full);
+        let all: Vec<_> = (0..PAGE_KEYS * 2 + 1).map(|n| seen(&n.to_string(), 1)).collect();
+        reporter.report("e", 2, all.clone(), []).unwrap();
+        let sizes: Vec<_> = std::iter::from_fn(|| task.next()).map(|request| request.reports.len()).collect();
+        assert_eq!(sizes, [PAGE_KEYS, PAGE_KEYS, 1]);
+        reporter.report("e", 3, [], all.into_iter().map(|one| (one.kind, one.key))).unwrap();
+        let sizes: Vec<_> = std::iter::from_fn(|| task.next()).map(|request| request.gone.len()).collect();
+        assert_eq!(sizes, [PAGE_KEYS, PAGE_KEYS, 1]);
     }
 }

@@ -98,7 +98,7 @@ impl Supervisor {
     }
 
     /// Ends every service: `first`, then the others together. The configuration stays for the next start.
-    pub async fn shut_down(&self, first: &str) {
+    pub async fn shut_down(&self, first: Option<&str>) {
         self.inner.stopping.store(true, Ordering::Release);
         let inherited: Vec<String> = lock(&self.inner.inherited).keys().cloned().collect();
         for name in inherited {
@@ -106,7 +106,7 @@ impl Supervisor {
         }
         let services: Vec<Arc<Service>> = lock(&self.inner.services).values().cloned().collect();
         let (first, others): (Vec<_>, Vec<_>) =
-            services.into_iter().partition(|service| service.name == first);
+            services.into_iter().partition(|service| first == Some(service.name.as_str()));
         for together in [first, others] {
             join_all(together.iter().map(|service| self.shut_down_one(service))).await;
         }

@@ -12,7 +12,6 @@ use super::{
     super::process::{Running, children, handles, is_alive, signal, title},
     Control, Supervisor, lock,
 };
-use crate::layout::NGINX;
 
 /// How long workers may take to stop accepting after a reload.
 const RELOAD_TIME: Duration = Duration::from_secs(6);
@@ -67,10 +66,10 @@ impl Supervisor {
         }
     }
 
-    /// Tells every service but nginx, as far as it listens, to open its logs anew.
-    pub(in crate::host) async fn reopen_logs(&self) {
+    /// Tells every service but those, as far as it listens, to open its logs anew.
+    pub(in crate::host) async fn reopen_logs(&self, but: &[&str]) {
         let services: Vec<_> = lock(&self.inner.services).values().cloned().collect();
-        for service in services.iter().filter(|service| service.name != NGINX) {
+        for service in services.iter().filter(|service| !but.contains(&service.name.as_str())) {
             let control = service.control.lock().await;
             if let Some(running) = control.running.as_ref().filter(|running| handles(running.pid, REOPEN)) {
                 signal(REOPEN).into_iter().for_each(|usr1| running.signal(usr1));

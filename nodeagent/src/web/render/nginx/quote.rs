@@ -3,7 +3,7 @@
 use hosting_agent_engine::Place;
 
 use super::super::{BadValue, plain_path};
-use crate::layout::Layout;
+use crate::web::layout::Layout;
 
 /// One word in double quotes. Inside of them nginx takes a backslash before a quote or a backslash away; a dollar sign
 /// begins a variable, which nothing escapes.

@@ -1,9 +1,11 @@
-//! Where things lie on this node and how it is set up: what every driver knows and nothing changes while the agent runs.
+//! Where things lie on a web node and how it is set up: what every driver knows and nothing changes while the agent runs.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hosting_agent_engine::{Place, Root, Secret};
 use hosting_intent::limits;
+
+use crate::roots::{Roots, SiteUser};
 
 /// The node's set-up.
 #[derive(Debug, Clone)]
@@ -60,56 +62,6 @@ impl Default for WebLimits {
             shutdown_timeout: Duration::from_secs(4 * 3600),
             old_workers: 64,
         }
-    }
-}
-
-/// The user that sites run as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SiteUser {
-    /// Name of the user.
-    pub name: String,
-    /// Name of its group.
-    pub group: String,
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-}
-
-/// Absolute paths of the roots. Checked once at the start: they can stand in any configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Roots {
-    /// Customers' data.
-    pub storage: PathBuf,
-    /// Logs.
-    pub logs: PathBuf,
-    /// Generated configuration.
-    pub config: PathBuf,
-    /// Sockets.
-    pub run: PathBuf,
-    /// Requests on their way that are too large for memory.
-    pub temp: PathBuf,
-}
-
-impl Roots {
-    /// A root's path.
-    #[must_use]
-    pub fn path(&self, root: Root) -> &PathBuf {
-        match root {
-            Root::Storage => &self.storage,
-            Root::Logs => &self.logs,
-            Root::Config => &self.config,
-            Root::Run => &self.run,
-            Root::Temp => &self.temp,
-        }
-    }
-
-    /// A place as a path, for configuration files.
-    #[must_use]
-    pub fn text(&self, at: &Place) -> String {
-        let mut path = self.path(at.root).clone();
-        path.extend(&at.parts);
-        path.to_string_lossy().into_owned()
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     content::TYPES,
     path,
 };
-use crate::layout::{Layout, PROBE_PATH};
+use crate::web::layout::{Layout, PROBE_PATH};
 
 /// What an edge adds to a visitor's header fields, in bytes at most.
 const EDGE_FIELDS: usize = 16 * 1024;

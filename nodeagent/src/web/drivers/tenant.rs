@@ -4,12 +4,12 @@ use std::fmt;
 
 use async_trait::async_trait;
 use hosting_agent_engine::{
-    Access, Claim, DataId, DataKind, Driver, EntryKind, Host, HostError, Key, Place, Plan, Rest,
+    Access, Claim, DataId, Driver, EntryKind, Host, HostError, Key, Place, Plan, Rest,
 };
 use hosting_intent::Kind;
 
-use super::{Marker, in_the_way, marked, marker};
-use crate::{layout::tenant_logs, render::php::error_log};
+use super::{Marker, TENANT, in_the_way, marked, marker};
+use crate::web::{layout::tenant_logs, render::php::error_log};
 
 /// Drives tenants' folders.
 #[derive(Debug, Default)]
@@ -64,8 +64,8 @@ impl Tenant {
     }
 }
 
-pub(super) fn data(id: &str, incarnation: u64) -> DataId {
-    DataId { kind: DataKind::Tenant, id: id.to_owned(), tenant: id.to_owned(), incarnation }
+pub(crate) fn data(id: &str, incarnation: u64) -> DataId {
+    DataId { kind: TENANT, id: id.to_owned(), tenant: id.to_owned(), incarnation }
 }
 
 /// The folders that no tenant may replace: the root of its chroot and what leads to its sites.

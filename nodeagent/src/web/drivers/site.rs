@@ -4,14 +4,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hosting_agent_engine::{
-    Access, Answer, Claim, DataId, DataKind, Driver, Host, HostError, Key, Place, Plan, Rest, Root,
+    Access, Answer, Claim, DataId, Driver, Host, HostError, Key, Place, Plan, Rest, Root,
 };
 use hosting_intent::Kind;
 
 use super::{
-    Marker, PhpFpm, Tenant, await_answer, http_probe, in_the_way, marked, marker, nginx_key, pieces,
+    Marker, PhpFpm, Tenant, WEBROOT, await_answer, http_probe, in_the_way, marked, marker, nginx_key, pieces,
 };
-use crate::{
+use crate::web::{
     layout::{Layout, NGINX, site_file},
     render::nginx::{Rendered, site},
 };
@@ -27,7 +27,7 @@ pub struct SiteSpec {
     /// Which life of the id this is.
     pub incarnation: u64,
     /// Its server block.
-    pub site: crate::render::nginx::Site,
+    pub site: crate::web::render::nginx::Site,
 }
 
 /// What is there.
@@ -83,12 +83,12 @@ impl Site {
     }
 }
 
-pub(super) fn data(id: &str, tenant: &str, incarnation: u64) -> DataId {
-    DataId { kind: DataKind::Webroot, id: id.to_owned(), tenant: tenant.to_owned(), incarnation }
+pub(crate) fn data(id: &str, tenant: &str, incarnation: u64) -> DataId {
+    DataId { kind: WEBROOT, id: id.to_owned(), tenant: tenant.to_owned(), incarnation }
 }
 
 /// The webroot, the document root and the folder of sessions, each after those above it.
-fn folders(id: &str, spec: &crate::render::nginx::Site) -> Vec<Place> {
+fn folders(id: &str, spec: &crate::web::render::nginx::Site) -> Vec<Place> {
     let home = data(id, &spec.tenant, 0).home();
     let mut all = vec![home.clone()];
     let sessions = spec.php.as_ref().and_then(|php| php.settings.session_folder());
@@ -255,12 +255,12 @@ mod tests {
     fn spec(php: bool, public_folder: &[&str], suspended: bool) -> SiteSpec {
         SiteSpec {
             incarnation: 3,
-            site: crate::render::nginx::Site {
+            site: crate::web::render::nginx::Site {
                 id: "web_a".into(),
                 tenant: "t_a".into(),
                 public_folder: public_folder.iter().map(|part| (*part).to_owned()).collect(),
                 shard: "shard-1".into(),
-                php: php.then(|| crate::render::nginx::Php {
+                php: php.then(|| crate::web::render::nginx::Php {
                     settings: hosting_intent::php::Settings::new(
                         &[("session.save_path".to_owned(), "var/sessions".to_owned())].into(),
                         &std::collections::BTreeMap::new(),

@@ -13,7 +13,7 @@ use hosting_agent_engine::{
 use hosting_intent::php::REQUEST_SECONDS_MOST;
 
 use super::{Tenant, await_answer, pieces};
-use crate::{
+use crate::web::{
     layout::{Layout, PHP_SERVICES, PING_PATH, php_folder, php_services, php_socket, php_sockets},
     render::php::{Master, Pool, master, socket},
 };
@@ -340,7 +340,7 @@ mod tests {
         },
         *,
     };
-    use crate::render::php::Processes;
+    use crate::web::render::php::Processes;
 
     fn spec(version: &str, max_children: u32) -> Pool {
         Pool {

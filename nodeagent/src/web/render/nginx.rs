@@ -6,7 +6,7 @@ use hosting_agent_engine::{Place, Root};
 
 use self::quote::{path, prefixed};
 use super::{BadValue, fingerprint, plain_id, word};
-use crate::layout::{Layout, PROBE_PATH, pages};
+use crate::web::layout::{Layout, PROBE_PATH, pages};
 
 mod content;
 mod main;
@@ -147,7 +147,7 @@ fn files(text: &mut String) {
 
 /// A site with an application: what is neither a file nor a folder with an index is a request to its front controller.
 fn application(text: &mut String, layout: &Layout, site: &Site, php: &Php) -> Result<(), BadValue> {
-    let socket = prefixed("unix:", "socket", layout, &crate::layout::php_socket(&site.id))?;
+    let socket = prefixed("unix:", "socket", layout, &crate::web::layout::php_socket(&site.id))?;
     line(text, format_args!("client_max_body_size {};", php.settings.body_bytes()));
     line(text, format_args!("location = / {{"));
     line(text, format_args!("  error_page 404 /.hosting/empty.html;"));

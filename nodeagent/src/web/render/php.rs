@@ -6,7 +6,7 @@ use hosting_agent_engine::{Place, Root};
 use hosting_intent::php::{Settings, check_version, in_bytes, is_path};
 
 use super::{BadValue, fingerprint, plain_id, word};
-use crate::layout::{Layout, PING_PATH, php_socket, php_sockets, tenant_logs};
+use crate::web::layout::{Layout, PING_PATH, php_socket, php_sockets, tenant_logs};
 
 /// A site's pool, before its text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use hosting_agent_engine::{
 };
 
 use super::{await_answer, http_probe};
-use crate::{
+use crate::web::{
     layout::{Layout, NGINX, pages},
     render::{
         BadValue,

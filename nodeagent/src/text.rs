@@ -1,9 +1,6 @@
 //! Text of configuration files. Everything that goes into one passes through a quoting function here: what cannot be
 //! quoted is refused with a reason, never escaped by hope.
 
-pub mod nginx;
-pub mod php;
-
 /// A value that must not stand in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {problem}")]
