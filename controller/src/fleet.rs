@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use hosting_api::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
-use hosting_feed::{FeedHandle, fleet::Fleet};
+use hosting_feed::FeedHandle;
+use hosting_feed::fleet::{Fleet, News};
 use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
 use hosting_proto::feed::{self as wire, exception, key_report};
@@ -36,6 +37,8 @@ pub(crate) struct FleetView {
     /// By node, then key: a node's report costs what it says, whatever others said.
     reports: RwLock<HashMap<String, BTreeMap<Key, Report>>>,
     reported: watch::Sender<u64>,
+    /// What reports said since [`FleetView::take_news`].
+    news: Mutex<News>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -55,6 +58,7 @@ impl FleetView {
             epoch: RwLock::default(),
             reports: RwLock::default(),
             reported: watch::Sender::new(0),
+            news: Mutex::default(),
         };
         let mut tx = store.read().await?;
         let mut saved = Vec::new();
@@ -95,6 +99,7 @@ impl FleetView {
         let nodes = self.read_registry(&mut tx).await?;
         drop(tx);
         self.drop_strangers();
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).everything = true;
         write(&self.reports).retain(|node, _| nodes.contains(node));
         self.changed();
         Ok(())
@@ -130,7 +135,14 @@ impl FleetView {
 
     /// Takes a node's report, which the store has. Gives back how many keys of the node it went over.
     pub(crate) fn reported(&self, node: &str, report: &NodeReport) -> usize {
-        let news = report.reports.iter().map(|one| {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let audience = Audience::node(node).ok();
+        let mut concerns = |key: &Key| {
+            if let Some(audience) = &audience {
+                news.item(audience, key.clone());
+            }
+        };
+        let reported = report.reports.iter().map(|one| {
             let report =
                 Report { phase: phase(one.phase()), revision: one.revision, message: one.message.clone() };
             (Key { kind: one.kind, name: one.key.clone() }, report)
@@ -139,6 +151,7 @@ impl FleetView {
         let of_node = reports.entry(node.to_owned()).or_default();
         let mut visited = report.gone.len() + report.reports.len();
         for key in &report.gone {
+            concerns(key);
             of_node.remove(key);
         }
         if let Some(range) = &report.all_of {
@@ -148,13 +161,27 @@ impl FleetView {
                 of_node.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
             visited += replaced.len();
             for key in replaced {
+                concerns(&key);
                 of_node.remove(&key);
             }
         }
-        of_node.extend(news);
+        for (key, report) in reported {
+            concerns(&key);
+            of_node.insert(key, report);
+        }
         drop(reports);
+        drop(news);
         self.changed();
         visited
+    }
+
+    /// What changed since the last call, for the gatekeeper.
+    pub(crate) fn take_news(&self) -> News {
+        let mut news = self.fleet.take_news();
+        let reported = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        news.items.extend(reported.items);
+        news.everything |= reported.everything;
+        news
     }
 
     /// Moves at each change of a position, a lease, an exception, a report or the registry.

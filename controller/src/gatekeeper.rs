@@ -2,14 +2,15 @@
 //! of service.
 //!
 //! Owns no truth: what it knows is read anew at every look, so a crash, a second gatekeeper or a missed wake-up costs time
-//! and nothing else. It never plans by itself ([`hosting_planner`] does) and never waits inside a mutation. `run` is
+//! and nothing else. It looks at what commits, acknowledgements and reports concern; a slow look goes over everything that is open. It never plans by itself ([`hosting_planner`] does) and never waits inside a mutation. `run` is
 //! spawned once by the wiring; waiting for readiness is the API's, which asks the same questions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
+use hosting_feed::fleet::News;
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_planner::gates::{self, Fleet, Gate, Inputs, Verdict, differs, evaluate, units_of};
 use hosting_planner::{PlanError, World, trace_of};
@@ -32,6 +33,8 @@ use crate::metrics::{GatekeeperMetrics, Turn};
 const DEBOUNCE: Duration = Duration::from_millis(2);
 /// A look at least this often, whatever nobody rings for.
 const TICK: Duration = Duration::from_secs(1);
+/// How often to look at a page of what is open that nobody rang for.
+const SLOW: Duration = Duration::from_secs(1);
 /// How often to look at what has failed, and at data destroyed late.
 const SWEEP: Duration = Duration::from_secs(2);
 /// A refused mutation is tried again after this long.
@@ -46,10 +49,10 @@ const PAGE: u32 = 200;
 const AT_ONCE: usize = 64;
 /// Statuses, or nodes, that one mutation writes.
 const TOGETHER: usize = 100;
+/// Changed rows of an audience that are looked up one by one; beyond, everything that is open is looked at.
+const OWNERS: u32 = 5_000;
 /// Mutations that drain the replan queue, before the gates are looked at again.
 const DRAINS: usize = 4;
-
-/// Kinds whose status follows from what the fleet says.
 
 /// The task.
 pub(crate) struct Gatekeeper {
@@ -57,7 +60,14 @@ pub(crate) struct Gatekeeper {
     fleet: Arc<dyn Fleet + Send + Sync>,
     /// Moves whenever an answer of `fleet` may be another one.
     changes: watch::Receiver<u64>,
-    grace: Duration,
+    /// Takes what changed in the fleet.
+    news: Box<dyn Fn() -> News + Send + Sync>,
+    /// What to look at in the next round.
+    suspects: Suspects,
+    /// How far the slow look at everything that is open came.
+    slow: String,
+    next_slow: Instant,
+    paces: Paces,
     started: Instant,
     /// `started`, by the store's clock.
     born: i64,
@@ -68,6 +78,25 @@ pub(crate) struct Gatekeeper {
     failed: BTreeMap<Kind, Cursor>,
     next_sweep: Instant,
     metrics: GatekeeperMetrics,
+}
+
+/// How patient it is.
+#[derive(Debug, Clone, Copy)]
+struct Paces {
+    /// [`GRACE`], but in tests.
+    grace: Duration,
+    /// [`SLOW`], but in tests.
+    slow: Duration,
+}
+
+/// What may have come a step further.
+#[derive(Debug, Default)]
+struct Suspects {
+    ids: BTreeSet<String>,
+    /// All that is open.
+    all: bool,
+    /// The registry of nodes changed.
+    registry: bool,
 }
 
 /// A registered node that can be in and out of service.
@@ -152,14 +181,17 @@ impl Job {
 impl Gatekeeper {
     pub(crate) fn new(store: Store, view: Arc<FleetView>, metrics: GatekeeperMetrics) -> Self {
         let changes = view.changes();
-        Self::with(store, view, changes, GRACE, metrics)
+        let source = Arc::clone(&view);
+        let news = Box::new(move || source.take_news());
+        Self::with(store, view, changes, news, Paces { grace: GRACE, slow: SLOW }, metrics)
     }
 
     fn with(
         store: Store,
         fleet: Arc<dyn Fleet + Send + Sync>,
         changes: watch::Receiver<u64>,
-        grace: Duration,
+        news: Box<dyn Fn() -> News + Send + Sync>,
+        paces: Paces,
         metrics: GatekeeperMetrics,
     ) -> Self {
         let born = store.now();
@@ -167,7 +199,11 @@ impl Gatekeeper {
             store,
             fleet,
             changes,
-            grace,
+            news,
+            suspects: Suspects { all: true, registry: true, ..Suspects::default() },
+            slow: String::new(),
+            next_slow: Instant::now() + paces.slow,
+            paces,
             started: Instant::now(),
             born,
             nodes: Vec::new(),
@@ -185,27 +221,27 @@ impl Gatekeeper {
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let mut doorbell = self.store.doorbell();
         let mut commits = self.store.commits();
-        let mut registry_is_stale = true;
         loop {
             // Marked as seen before looking: what changes while looking is looked at once more.
             doorbell.borrow_and_update();
             self.changes.borrow_and_update();
-            registry_is_stale |= registry_changed(&mut commits);
+            self.note_commits(&mut commits);
             let began = Instant::now();
             let round = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                round = self.round(registry_is_stale) => round,
+                round = self.round() => round,
             };
             let more = match round {
                 Ok(more) => {
                     self.metrics.round(began.elapsed());
-                    registry_is_stale = false;
                     more
                 }
                 Err(_) if stop.is_cancelled() => return Ok(()),
                 Err(error @ StoreError::Closed) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "gates cannot be looked at; trying again");
+                    // What this round was to look at is not known any more.
+                    self.suspects = Suspects { all: true, registry: true, ..Suspects::default() };
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         () = tokio::time::sleep(STORE_FAILED) => continue,
@@ -230,13 +266,24 @@ impl Gatekeeper {
         }
     }
 
-    /// One look at everything that is open. True when the replan queue has more.
-    async fn round(&mut self, registry_is_stale: bool) -> Result<bool, StoreError> {
-        if registry_is_stale {
+    /// One look at what may have come a step further. True when the replan queue has more.
+    async fn round(&mut self) -> Result<bool, StoreError> {
+        let Suspects { mut ids, mut all, registry } = std::mem::take(&mut self.suspects);
+        if registry {
             self.read_registry().await?;
         }
+        let news = (self.news)();
+        all |= news.everything || registry;
         self.turn_service().await?;
-        self.look().await?;
+        if !all {
+            all = !self.find(news, &mut ids).await?;
+        }
+        if all {
+            self.look_at_all().await?;
+        } else {
+            self.look_at(ids).await?;
+            self.look_slowly().await?;
+        }
         let more = self.drain().await?;
         if Instant::now() >= self.next_sweep {
             self.next_sweep = Instant::now() + SWEEP;
@@ -269,7 +316,7 @@ impl Gatekeeper {
 
     /// Takes out of service who is silent or behind, and back who has caught up.
     async fn turn_service(&mut self) -> Result<(), StoreError> {
-        let in_grace = self.started.elapsed() < self.grace;
+        let in_grace = self.started.elapsed() < self.paces.grace;
         let mut seen: BTreeMap<&Audience, BTreeMap<String, bool>> = BTreeMap::new();
         let mut turns = Vec::new();
         for node in &self.nodes {
@@ -311,8 +358,78 @@ impl Gatekeeper {
         Ok(())
     }
 
+    /// Notes what the commits since the last call concern. One that was missed may concern anything.
+    fn note_commits(&mut self, commits: &mut broadcast::Receiver<Arc<Commit>>) {
+        loop {
+            match commits.try_recv() {
+                Ok(commit) => {
+                    self.suspects.registry |= commit.new_epoch || commit.kinds.contains(&Kind::Node);
+                    self.suspects.all |= commit.new_epoch;
+                    self.suspects.ids.extend(commit.concerns.iter().cloned());
+                }
+                Err(TryRecvError::Lagged(_)) => {
+                    self.suspects = Suspects { all: true, registry: true, ..Suspects::default() };
+                }
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Finds the resources that the fleet's news concern. False when they are too many to tell.
+    async fn find(&self, news: News, ids: &mut BTreeSet<String>) -> Result<bool, StoreError> {
+        if news.applied.is_empty() && news.items.is_empty() {
+            return Ok(true);
+        }
+        let mut tx = self.store.read().await?;
+        let mut owners = BTreeSet::new();
+        for (audience, (after, upto)) in news.applied.into_iter().filter(|(_, (after, upto))| after < upto) {
+            match tx.owners_between(&audience, after, upto, OWNERS).await? {
+                Some(some) => owners.extend(some),
+                None => return Ok(false),
+            }
+        }
+        for (audience, key) in news.items {
+            owners.extend(tx.intent(&audience, &key).await.map_err(world_failed)?.map(|row| row.owner));
+        }
+        for owner in owners {
+            ids.extend(hosting_planner::resources_behind(&mut tx, &owner).await.map_err(world_failed)?);
+        }
+        Ok(true)
+    }
+
+    /// Looks at some resources, if they are on their way.
+    async fn look_at(&mut self, ids: BTreeSet<String>) -> Result<(), StoreError> {
+        let ids: Vec<String> = ids.into_iter().collect();
+        for ids in ids.chunks(PAGE as usize) {
+            let mut tx = self.store.read().await?;
+            let mut found = tx.resources(ids).await?;
+            found.retain(|resource| resource.status.is_open() || resource.status == Status::Failed);
+            let dues = self.decide_all(&mut tx, &found).await?;
+            drop(tx);
+            self.act(dues).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the next page of what is open, so that a way to learn of a step that is missing costs time and nothing else.
+    async fn look_slowly(&mut self) -> Result<(), StoreError> {
+        if Instant::now() < self.next_slow {
+            return Ok(());
+        }
+        self.next_slow = Instant::now() + self.paces.slow;
+        let mut tx = self.store.read().await?;
+        let open = tx.open_resources(&self.slow, PAGE).await?;
+        self.slow = match open.last() {
+            Some(last) if open.len() == PAGE as usize => last.id.clone(),
+            Some(_) | None => String::new(),
+        };
+        let dues = self.decide_all(&mut tx, &open).await?;
+        drop(tx);
+        self.act(dues).await
+    }
+
     /// Looks at all open resources, a page at a time.
-    async fn look(&mut self) -> Result<(), StoreError> {
+    async fn look_at_all(&mut self) -> Result<(), StoreError> {
         let mut after = String::new();
         let mut seen = 0;
         loop {
@@ -555,18 +672,6 @@ async fn carry_out(tx: &mut hosting_store::WriteTx, action: Action) -> Result<()
     }
 }
 
-/// Whether any commit since the last call changed node resources. One that was missed may have.
-fn registry_changed(commits: &mut broadcast::Receiver<Arc<Commit>>) -> bool {
-    let mut changed = false;
-    loop {
-        match commits.try_recv() {
-            Ok(commit) => changed |= commit.new_epoch || commit.kinds.contains(&Kind::Node),
-            Err(TryRecvError::Lagged(_)) => changed = true,
-            Err(TryRecvError::Empty | TryRecvError::Closed) => return changed,
-        }
-    }
-}
-
 /// `None` for a node that applies no intents.
 fn node(resource: &Resource) -> Option<Node> {
     let node = Doc::<kinds::node::Node>::of(resource).ok()?;
@@ -621,7 +726,19 @@ mod tests {
         out: Mutex<BTreeSet<String>>,
         stuck: Mutex<BTreeSet<String>>,
         broken: Mutex<BTreeSet<String>>,
+        /// What changed since it was last asked; `None`: it cannot tell, so that everything is looked at.
+        told: Mutex<Option<News>>,
     }
+
+    impl Puppets {
+        fn news(&self) -> News {
+            let everything = News { everything: true, ..News::default() };
+            self.told.lock().unwrap().as_mut().map_or(everything, std::mem::take)
+        }
+    }
+
+    /// Without a slow look: what is not found is not looked at.
+    const PACES: Paces = Paces { grace: Duration::ZERO, slow: Duration::from_secs(3_600) };
 
     impl Fleet for Puppets {
         fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
@@ -683,11 +800,13 @@ mod tests {
             let stop = CancellationToken::new();
             let mut registry = Registry::default();
             let metrics = GatekeeperMetrics::register(&mut registry);
+            let source = puppets.clone();
             let keeper = Gatekeeper::with(
                 store.clone(),
                 puppets.clone(),
                 changes.subscribe(),
-                Duration::ZERO,
+                Box::new(move || source.news()),
+                PACES,
                 metrics,
             );
             let task = tokio::spawn(keeper.run(stop.clone()));
@@ -1032,11 +1151,13 @@ mod tests {
         let fqdn = lab.fqdn("www.example.com", &webroot).await;
         lab.post(Kind::LbAddress, Some(&lab.cluster.clone()), json!({"address": "2001:db8::1"})).await;
         assert_eq!(lab.get(&fqdn).await.unwrap().status, Status::Pending);
+        let source = lab.puppets.clone();
         let keeper = Gatekeeper::with(
             lab.store.clone(),
             lab.puppets.clone(),
             lab.changes.subscribe(),
-            Duration::ZERO,
+            Box::new(move || source.news()),
+            PACES,
             metrics(),
         );
         let lab = Lab { task: tokio::spawn(keeper.run(stop)), ..lab };
@@ -1047,5 +1168,41 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         lab.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_acknowledgements_and_reports_concern_is_found() {
+        let lab = Lab::start().await;
+        let edge = Audience::edge(&lab.cluster).unwrap();
+        lab.change(|puppets| {
+            puppets.stuck.lock().unwrap().extend(["edge1", "web1", "web2"].map(str::to_owned));
+        });
+        let webroot = lab.webroot().await;
+        let fqdn = lab.fqdn("www.example.com", &webroot).await;
+        lab.until(&fqdn, Some(Status::Provisioning)).await;
+        lab.change(|puppets| *puppets.told.lock().unwrap() = Some(News::default()));
+
+        // Nothing is looked at for itself.
+        lab.change(|puppets| puppets.stuck.lock().unwrap().retain(|node| node == "edge1"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(lab.get(&webroot).await.unwrap().status, Status::Provisioning);
+
+        // A node's report opens the site's gate; the name is routed, and waits for the edge.
+        let site = Key::new(IntentKind::Webroot, webroot.as_str());
+        lab.change(|puppets| {
+            puppets.told.lock().unwrap().as_mut().unwrap().item(&Audience::node("web1").unwrap(), site);
+        });
+        lab.until(&webroot, Some(Status::Active)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(lab.get(&fqdn).await.unwrap().status, Status::Provisioning);
+
+        // The edge's acknowledgement concerns the name, and the name servers' its automatic records.
+        let head = lab.store.read().await.unwrap().head();
+        lab.change(|puppets| {
+            puppets.stuck.lock().unwrap().clear();
+            let applied = (edge, (0, head));
+            puppets.told.lock().unwrap().as_mut().unwrap().applied.extend([applied]);
+        });
+        lab.until(&fqdn, Some(Status::Active)).await;
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hosting_intent::Audience;
+use hosting_intent::{Audience, Key};
 use hosting_proto::feed::{Ack, Exception};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,36 @@ pub struct Standing {
     pub in_service: bool,
 }
 
+/// What changed since it was last taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct News {
+    /// Revisions that somebody applied, by audience: after the first, up to the second.
+    pub applied: BTreeMap<Audience, (u64, u64)>,
+    /// Items about which a subscriber said something.
+    pub items: BTreeSet<(Audience, Key)>,
+    /// Who is in service, or who there is; or more changed than is listed.
+    pub everything: bool,
+}
+
+impl News {
+    /// Items that are listed; beyond, everything may have changed.
+    const MAX_ITEMS: usize = 10_000;
+
+    /// Adds an item.
+    pub fn item(&mut self, audience: &Audience, key: Key) {
+        if self.items.len() < Self::MAX_ITEMS {
+            self.items.insert((audience.clone(), key));
+        } else {
+            self.everything = true;
+        }
+    }
+
+    fn moved(&mut self, audience: &Audience, before: u64, after: u64) {
+        let range = self.applied.entry(audience.clone()).or_insert((before, after));
+        *range = (range.0.min(before), range.1.max(after));
+    }
+}
+
 /// What a session is told from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -124,6 +154,7 @@ struct Core {
     dirty: BTreeSet<Who>,
     /// Long lists of exceptions whose time to be saved has not come.
     put_off: BTreeSet<Who>,
+    news: News,
     next_session: u64,
 }
 
@@ -135,6 +166,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             dirty: BTreeSet::new(),
             put_off: BTreeSet::new(),
+            news: News::default(),
             next_session: 0,
         }
     }
@@ -166,6 +198,7 @@ impl Core {
                 retry_after: HEARTBEAT,
             });
         }
+        self.news.everything |= stays != entry.in_service;
         entry.session = session;
         entry.build = hello.build;
         entry.last_frame = now;
@@ -173,6 +206,8 @@ impl Core {
         // Where it says it is counts, not where it once was: it may have lost its disk. Positions of another epoch say
         // nothing about this one.
         let at = hello.cursor.filter(|(epoch, _)| *epoch == hello.epoch).map_or(0, |(_, revision)| revision);
+        self.news.everything |= entry.epoch != hello.epoch || at < entry.applied;
+        self.news.moved(&who.audience, entry.applied.min(at), at);
         entry.epoch.clone_from(&hello.epoch);
         (entry.applied, entry.durable) = (at, at);
         entry.joined = (hello.epoch, hello.head);
@@ -193,10 +228,16 @@ impl Core {
         let moved =
             (entry.epoch.as_str(), entry.applied, entry.durable) != (&ack.epoch, ack.applied, durable);
         if moved {
+            self.news.everything |= entry.epoch != ack.epoch || ack.applied < entry.applied;
+            self.news.moved(&who.audience, entry.applied.min(ack.applied), ack.applied);
             (entry.epoch, entry.applied, entry.durable) = (ack.epoch, ack.applied, durable);
         }
         let mut changed = moved;
         if ack.has_exceptions && ack.exceptions != entry.exceptions {
+            for exception in entry.exceptions.iter().chain(&ack.exceptions) {
+                let key = Key { kind: exception.kind, name: exception.key.clone() };
+                self.news.item(&who.audience, key);
+            }
             entry.exceptions = ack.exceptions;
             entry.exceptions_dirty = true;
             changed = true;
@@ -207,6 +248,7 @@ impl Core {
         let caught_up = entry.epoch == entry.joined.0 && entry.applied >= entry.joined.1;
         if caught_up && !entry.in_service {
             entry.in_service = true;
+            self.news.everything = true;
             changed = true;
         }
         Some(changed)
@@ -238,7 +280,9 @@ impl Core {
                 self.deadlines.insert((ends, who));
             } else {
                 entry.armed = false;
-                changed |= std::mem::take(&mut entry.in_service);
+                let ended = std::mem::take(&mut entry.in_service);
+                self.news.everything |= ended;
+                changed |= ended;
             }
         }
         (changed, None)
@@ -340,9 +384,16 @@ impl Fleet {
                 },
             );
         }
+        core.news.everything = true;
         drop(core);
         self.changed();
         self.shared.work.notify_one();
+    }
+
+    /// What changed since the last call. For one caller.
+    #[must_use]
+    pub fn take_news(&self) -> News {
+        std::mem::take(&mut self.core().news)
     }
 
     /// Counts the changes of positions, exceptions and service. Waiters look again at each.
@@ -439,13 +490,16 @@ impl Fleet {
 
     /// Ends and forgets the subscriptions (audience, node id) that the registry no longer gives.
     pub fn retain(&self, gives: impl Fn(&Audience, &str) -> bool) {
-        self.core().entries.retain(|who, entry| {
+        let mut core = self.core();
+        core.news.everything = true;
+        core.entries.retain(|who, entry| {
             let stays = gives(&who.audience, &who.node_id);
             if !stays {
                 entry.send_away("the registry no longer gives this audience to the node");
             }
             stays
         });
+        drop(core);
         self.changed();
     }
 

@@ -13,11 +13,13 @@
 //! | `node` | a node's roles, and what it subscribes to by them |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates/` | where a resource stands |
+//! | `concerns` | which resources a row or a removal concerns |
 //! | `lint/` | what is wrong with a zone as a whole |
 //! | `trace` | the request that a waiting resource is on its way from |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod auto_records;
+mod concerns;
 mod derive;
 mod desired;
 mod error;
@@ -40,6 +42,7 @@ mod unit;
 mod walk;
 mod world;
 
+pub use concerns::{resources_behind, waited_for};
 pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;

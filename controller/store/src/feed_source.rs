@@ -36,6 +36,34 @@ pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &Audience) -> Resul
     Ok(head)
 }
 
+/// Owners of the rows of an audience that changed after one revision, up to another; `None` when that is not known any more, or
+/// there are more than `most`.
+pub(crate) async fn owners_between(
+    tx: &mut ReadTx,
+    audience: &Audience,
+    after: u64,
+    upto: u64,
+    most: u32,
+) -> Result<Option<Vec<String>>, StoreError> {
+    if audience_head(tx, audience).await?.floor > after {
+        return Ok(None);
+    }
+    let query = sqlx::query(
+        "SELECT DISTINCT owner FROM intent_log WHERE audience = ? AND revision > ? AND revision <= ? LIMIT ?",
+    )
+    .bind(audience.to_string())
+    .bind(to_bound(after))
+    .bind(to_bound(upto))
+    .bind(i64::from(most) + 1);
+    let owners = tx
+        .all(query)
+        .await?
+        .iter()
+        .map(|row| Ok(row.try_get(0)?))
+        .collect::<Result<Vec<String>, StoreError>>()?;
+    Ok((owners.len() <= most as usize).then_some(owners))
+}
+
 pub(crate) async fn log_since(
     tx: &mut ReadTx,
     audience: &Audience,

@@ -147,7 +147,7 @@ impl ReadTx {
         Ok(self.note(done)?.rows_affected())
     }
 
-    async fn resources(&mut self, query: SqlQuery<'_>) -> Result<Vec<Resource>, StoreError> {
+    async fn resources_of(&mut self, query: SqlQuery<'_>) -> Result<Vec<Resource>, StoreError> {
         self.all(query).await?.iter().map(resource).collect()
     }
 
@@ -181,6 +181,21 @@ impl ReadTx {
         self.optional(query).await?.as_ref().map(intent_row).transpose()
     }
 
+    /// Resources by id, those that are not there left out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, StoreError> {
+        let mut found = Vec::new();
+        for ids in ids.chunks(CHUNK) {
+            let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+            sql.push(RESOURCE).push(" FROM resources r WHERE r.id IN ");
+            batch::list(&mut sql, ids);
+            found.extend(self.resources_of(sql.build()).await?);
+        }
+        Ok(found)
+    }
+
     /// Resources that a gate still holds back (pending, provisioning, converging, deleting), by id above `after`.
     ///
     /// # Errors
@@ -191,7 +206,7 @@ impl ReadTx {
         ))
         .bind(after)
         .bind(limit.min(LIST_MAX));
-        self.resources(query).await
+        self.resources_of(query).await
     }
 
     /// How long the replan queue is.
@@ -374,6 +389,21 @@ impl ReadTx {
         crate::feed_source::log_since(self, audience, after, limit).await
     }
 
+    /// Owners of the rows of an audience that changed after one revision, up to another; `None` when that is not known any more,
+    /// or there are more than `most`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn owners_between(
+        &mut self,
+        audience: &Audience,
+        after: u64,
+        upto: u64,
+        most: u32,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        crate::feed_source::owners_between(self, audience, after, upto, most).await
+    }
+
     /// Audiences that ever had an intent, above `after`.
     ///
     /// # Errors
@@ -432,7 +462,7 @@ impl World for ReadTx {
         .bind(kind.name())
         .bind(after)
         .bind(limit.min(LIST_MAX));
-        Ok(self.resources(query).await?)
+        Ok(self.resources_of(query).await?)
     }
 
     async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError> {
@@ -462,7 +492,7 @@ impl World for ReadTx {
         .bind(relation)
         .bind(after)
         .bind(limit.min(LIST_MAX));
-        Ok(self.resources(query).await?)
+        Ok(self.resources_of(query).await?)
     }
 
     async fn with_facet(
@@ -482,7 +512,7 @@ impl World for ReadTx {
         .bind(value)
         .bind(after)
         .bind(limit.min(LIST_MAX));
-        Ok(self.resources(query).await?)
+        Ok(self.resources_of(query).await?)
     }
 
     async fn holders(
@@ -498,7 +528,7 @@ impl World for ReadTx {
             sql.push_bind(kind.name()).push(" AND u.scope = ").push_bind(scope.to_owned());
             sql.push(" AND u.key IN ");
             batch::list(&mut sql, keys);
-            holders.extend(self.resources(sql.build()).await?);
+            holders.extend(self.resources_of(sql.build()).await?);
         }
         Ok(holders)
     }
@@ -550,7 +580,7 @@ impl World for ReadTx {
             .bind(kind.name())
             .bind(after)
             .bind(limit.min(LIST_MAX));
-        Ok(self.resources(query).await?)
+        Ok(self.resources_of(query).await?)
     }
 
     async fn queued(&mut self, limit: u32) -> Result<Vec<Unit>, WorldError> {

@@ -47,6 +47,7 @@ struct Mutation {
     next_epoch: Option<String>,
     audiences: BTreeMap<Audience, AudienceSums>,
     kinds: BTreeSet<Kind>,
+    concerns: BTreeSet<String>,
     /// By how much the numbers of resources change, by kind, brand (empty for none) and status.
     counts: BTreeMap<(Kind, String, Status), i64>,
     audit: Vec<AuditEntry>,
@@ -69,6 +70,7 @@ pub(crate) struct Written {
     pub(crate) new_epoch: bool,
     pub(crate) audiences: Vec<Audience>,
     pub(crate) kinds: BTreeSet<Kind>,
+    pub(crate) concerns: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for WriteTx {
@@ -151,6 +153,7 @@ impl WriteTx {
             new_epoch: self.mutation.next_epoch.is_some(),
             audiences,
             kinds: std::mem::take(&mut self.mutation.kinds),
+            concerns: std::mem::take(&mut self.mutation.concerns),
         })
     }
 

@@ -73,6 +73,8 @@ pub struct Commit {
     pub audiences: Vec<Audience>,
     /// Kinds of the resources that were written or removed.
     pub kinds: BTreeSet<Kind>,
+    /// Resources that may have come a step further: what was written and is on its way, and what waited for a row to go.
+    pub concerns: BTreeSet<String>,
     /// Set when a new epoch began: every session has to start over.
     pub new_epoch: bool,
 }
@@ -602,7 +604,7 @@ impl Writer {
 
     /// After the commit only: a subscriber must never see what a crash can still take back.
     fn tell(&mut self, members: Vec<Member>) {
-        let (mut audiences, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+        let (mut audiences, mut kinds, mut concerns) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut new_epoch = false;
         let mut moved = false;
         for written in members.iter().filter_map(|member| member.written.as_ref()) {
@@ -610,11 +612,17 @@ impl Writer {
             new_epoch |= written.new_epoch;
             audiences.extend(written.audiences.iter().cloned());
             kinds.extend(written.kinds.iter().copied());
+            concerns.extend(written.concerns.iter().cloned());
         }
         let head = self.tx.group_head().0;
         if moved || new_epoch {
-            let commit =
-                Commit { revision: head, audiences: audiences.into_iter().collect(), kinds, new_epoch };
+            let commit = Commit {
+                revision: head,
+                audiences: audiences.into_iter().collect(),
+                kinds,
+                concerns,
+                new_epoch,
+            };
             // No receiver: nobody is interested yet.
             let _ = self.commits.send(Arc::new(commit));
             self.ring.send_replace(head);

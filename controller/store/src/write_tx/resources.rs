@@ -10,7 +10,6 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use super::WriteTx;
 use crate::batch::{self, CHUNK};
 use crate::error::to_sql;
-use crate::read_tx::{RESOURCE, resource};
 use crate::{ReadTx, StoreError};
 
 /// A resource that is written, beside what is stored of it.
@@ -92,7 +91,9 @@ impl WriteTx {
             );
         }
         let ids: Vec<String> = last.keys().chain(&remove).cloned().collect();
-        let mut old = stored_resources(&mut self.read, &ids).await?;
+        let old = self.read.resources(&ids).await?;
+        let mut old: BTreeMap<String, Resource> =
+            old.into_iter().map(|resource| (resource.id.clone(), resource)).collect();
         let there: Vec<String> = old.keys().cloned().collect();
         let mut indexes = stored_indexes(&mut self.read, &there).await?;
 
@@ -120,6 +121,9 @@ impl WriteTx {
         self.rows(removed.len() + written.len())?;
         self.mutation.kinds.extend(removed.iter().map(|gone| gone.kind));
         self.mutation.kinds.extend(written.iter().map(|row| row.resource.kind));
+        self.mutation.concerns.extend(removed.iter().flat_map(hosting_planner::waited_for));
+        let open = written.iter().filter(|row| row.resource.status.is_open());
+        self.mutation.concerns.extend(open.map(|row| row.resource.id.clone()));
 
         drop_index(&mut self.read, &dropped).await?;
         batch::delete(&mut self.read, "DELETE FROM resources", &["id"], &removed, |gone, _| gone.id.clone())
@@ -164,20 +168,6 @@ impl WriteTx {
         .await?;
         Ok(())
     }
-}
-
-async fn stored_resources(tx: &mut ReadTx, ids: &[String]) -> Result<BTreeMap<String, Resource>, StoreError> {
-    let mut stored = BTreeMap::new();
-    for ids in ids.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
-        sql.push(RESOURCE).push(" FROM resources r WHERE r.id IN ");
-        batch::list(&mut sql, ids);
-        for row in tx.all(sql.build()).await? {
-            let resource = resource(&row)?;
-            stored.insert(resource.id.clone(), resource);
-        }
-    }
-    Ok(stored)
 }
 
 /// Reads the rows rather than asking the old documents: an older build may have indexed them otherwise.
