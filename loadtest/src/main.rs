@@ -2,8 +2,10 @@
 
 mod agent;
 mod change;
+mod controller;
 mod edge;
 mod figures;
+mod platform;
 
 use clap::{Parser, Subcommand};
 
@@ -11,6 +13,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:
   loadtest change                    200 host names added and deleted, against what `./up` runs
+  loadtest controller --names 8000   8 000 host names as fast as the API takes them
   loadtest agent --sites 2000        the node agent with 2 000 sites, on its own
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
@@ -24,6 +27,8 @@ struct Cli {
 enum Command {
     /// From the API's answer to the effect on edge and DNS, for host names added and deleted one by one
     Change(change::Args),
+    /// Writes per second and CPU per write, and how long another tenant's change takes meanwhile
+    Controller(controller::Args),
     /// What the node agent's own work costs: a full pass, and one change (over a machine in memory)
     Agent(agent::Args),
     /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
@@ -36,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Cli::parse().command {
         Command::Agent(args) => runtime.block_on(agent::run(&args)),
+        Command::Controller(args) => runtime.block_on(controller::run(&args)),
         Command::Change(args) => runtime.block_on(change::run(&args)),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
     }
