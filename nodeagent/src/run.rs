@@ -39,7 +39,7 @@ use crate::{
     layout::Roots,
     metrics::Metrics,
     settings::Settings,
-    view::{KINDS, NodeReplica, View},
+    view::{NodeReplica, View},
 };
 use tokio::sync::watch;
 
@@ -112,7 +112,6 @@ async fn serve(
         controllers: settings.controller.clone(),
         token_file: settings.join_token_file.clone(),
         role: Role::Web,
-        kinds: KINDS,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),

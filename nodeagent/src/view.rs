@@ -6,7 +6,7 @@ use std::{
 };
 
 use hosting_agent_engine::{DataId, DataKind, Desired, Secret};
-use hosting_intent::{Intent, Key, Kind, Rejection, message as m, php::Settings};
+use hosting_intent::{Key, Kind, NodeIntent, Rejection, Retired, message as m, php};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::{MAX_SPANS, spans_of};
 use tokio::sync::watch;
@@ -16,14 +16,8 @@ use crate::{
         NginxHost, NginxSpec, PhpFpm, Retire, RetireSpec, Site, SiteSpec, Tenant, TenantSpec, nginx_key,
     },
     layout::Layout,
-    render::{
-        self, BadValue,
-        php::{Pool, Processes},
-    },
+    render::{self, BadValue, php::Pool},
 };
-
-/// The kinds that this role applies.
-pub const KINDS: &[Kind] = &[Kind::TrustRoots, Kind::TenantState, Kind::Tenant, Kind::Webroot, Kind::Retire];
 
 /// Everything in effect, at one position of the feed. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +27,7 @@ pub struct View {
     /// Of the position.
     pub revision: u64,
     /// Each with the revision at which it last changed.
-    pub items: BTreeMap<Key, (u64, Arc<Intent>)>,
+    pub items: BTreeMap<Key, (u64, Arc<NodeIntent>)>,
     /// Batches that led here, since the start of the process.
     pub batches: u64,
     /// W3C traceparents of the newest changes among them, each with the batch that brought it, oldest first. Several views may
@@ -64,11 +58,13 @@ impl NodeReplica {
 }
 
 impl Replica for NodeReplica {
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    type Intent = NodeIntent;
+
+    fn check(&self, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
         check(&self.layout, key, intent)
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<NodeIntent>) {
         let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
         let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
         let spans = spans_of(traces.clone(), || {
@@ -103,10 +99,10 @@ fn invalid(bad: BadValue, field: &'static str) -> Rejection {
     Rejection::Invalid { field, problem: bad.to_string() }
 }
 
-/// What [`Intent::parse`] cannot know: whether configuration files can be made of it.
-fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+/// What [`hosting_intent::RoleIntent::parse`] cannot know: whether configuration files can be made of it.
+fn check(layout: &Layout, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
     match intent {
-        Intent::Webroot(webroot) => {
+        NodeIntent::Webroot(webroot) => {
             match webroot.runtime.as_str() {
                 "static" => {}
                 "php" => {
@@ -114,7 +110,8 @@ fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
                     render::php::master(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
                 }
                 other => {
-                    let problem = format!("{other:?} is not supported by this agent; it knows static and php");
+                    let problem =
+                        format!("{other:?} is not supported by this agent; it knows static and php");
                     return Err(Rejection::Invalid { field: "runtime", problem });
                 }
             }
@@ -122,17 +119,10 @@ fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
                 .map_err(|bad| invalid(bad, "public_folder"))?;
             Ok(())
         }
-        Intent::TrustRoots(_)
-        | Intent::TenantState(_)
-        | Intent::Tenant(_)
-        | Intent::Retire(_)
-        // Never sent to nodes; they do no harm.
-        | Intent::Route(_)
-        | Intent::ShardPool(_)
-        | Intent::Zone(_)
-        | Intent::RrSet(_)
-        | Intent::AddressSet(_)
-        | Intent::SerialOffset(_) => Ok(()),
+        NodeIntent::TrustRoots(_)
+        | NodeIntent::TenantState(_)
+        | NodeIntent::Tenant(_)
+        | NodeIntent::Retire(_) => Ok(()),
     }
 }
 
@@ -152,9 +142,9 @@ fn site(id: &str, webroot: &m::Webroot, suspended: bool) -> render::nginx::Site 
     }
 }
 
-/// Settings of a webroot that passed [`Intent::parse`].
-fn settings(webroot: &m::Webroot) -> Settings {
-    webroot.php.as_ref().and_then(|pool| Settings::of(pool).ok()).unwrap_or_default()
+/// Settings of a webroot that passed [`hosting_intent::RoleIntent::parse`].
+fn settings(webroot: &m::Webroot) -> php::Settings {
+    webroot.php.as_ref().and_then(|pool| php::Settings::of(pool).ok()).unwrap_or_default()
 }
 
 fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
@@ -162,7 +152,8 @@ fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
         id: id.to_owned(),
         tenant: webroot.tenant_id.clone(),
         version: webroot.runtime_version.clone(),
-        processes: Processes::from_intent(webroot.php.as_ref())?,
+        processes: php::Processes::of(webroot.php.as_ref())
+            .map_err(|problem| BadValue::new("php", problem.to_string()))?,
         settings: settings(webroot),
     })
 }
@@ -179,39 +170,31 @@ pub fn desired(view: &View, edge_key: Option<&Secret>) -> Desired {
     let mut tenants_of_sites: BTreeMap<&str, &str> = BTreeMap::new();
     for (key, (_, intent)) in &view.items {
         match &**intent {
-            Intent::Tenant(tenant) => {
+            NodeIntent::Tenant(tenant) => {
                 wanted.insert((DataKind::Tenant, &key.name), tenant.incarnation);
                 if tenant.state() == m::State::Suspended {
                     suspended.insert(&key.name);
                 }
             }
-            Intent::TenantState(state) if state.state() == m::State::Suspended => {
+            NodeIntent::TenantState(state) if state.state() == m::State::Suspended => {
                 suspended.insert(&key.name);
             }
-            Intent::Webroot(webroot) => {
+            NodeIntent::Webroot(webroot) => {
                 wanted.insert((DataKind::Webroot, &key.name), webroot.incarnation);
                 tenants_of_sites.insert(&webroot.tenant_id, &key.name);
             }
-            Intent::TenantState(_)
-            | Intent::TrustRoots(_)
-            | Intent::Retire(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Zone(_)
-            | Intent::RrSet(_)
-            | Intent::AddressSet(_)
-            | Intent::SerialOffset(_) => {}
+            NodeIntent::TenantState(_) | NodeIntent::TrustRoots(_) | NodeIntent::Retire(_) => {}
         }
     }
 
     for (key, (revision, intent)) in &view.items {
         let origin = Some((key.clone(), *revision));
         match &**intent {
-            Intent::Tenant(tenant) => {
+            NodeIntent::Tenant(tenant) => {
                 let spec = TenantSpec { incarnation: tenant.incarnation };
                 desired.want::<Tenant>(key.name.clone(), spec, origin);
             }
-            Intent::Webroot(webroot) => {
+            NodeIntent::Webroot(webroot) => {
                 let suspended = suspended.contains(webroot.tenant_id.as_str());
                 let site = site(&key.name, webroot, suspended);
                 if site.php.is_some()
@@ -225,20 +208,11 @@ pub fn desired(view: &View, edge_key: Option<&Secret>) -> Desired {
                 // A tenant that is suspended, or no longer, is not done before its sites show it.
                 desired.settles::<Site>(&key.name, Key::new(Kind::Tenant, webroot.tenant_id.clone()));
             }
-            Intent::Retire(retire) => {
-                let (kind, tenant) = match retire.kind() {
-                    Kind::Tenant => (DataKind::Tenant, retire.key.clone()),
-                    Kind::Webroot => (DataKind::Webroot, retire.tenant_id.clone()),
-                    Kind::Unspecified
-                    | Kind::TrustRoots
-                    | Kind::TenantState
-                    | Kind::Route
-                    | Kind::ShardPool
-                    | Kind::Zone
-                    | Kind::RrSet
-                    | Kind::AddressSet
-                    | Kind::SerialOffset
-                    | Kind::Retire => continue,
+            NodeIntent::Retire(retire) => {
+                let (kind, tenant) = match Retired::of(retire) {
+                    Some(Retired::Tenant) => (DataKind::Tenant, retire.key.clone()),
+                    Some(Retired::Webroot) => (DataKind::Webroot, retire.tenant_id.clone()),
+                    None => continue,
                 };
                 let same = wanted.get(&(kind, retire.key.as_str())) == Some(&retire.incarnation);
                 let wanted_by = match kind {
@@ -251,14 +225,7 @@ pub fn desired(view: &View, edge_key: Option<&Secret>) -> Desired {
                 let data = DataId { kind, id: retire.key.clone(), tenant, incarnation: retire.incarnation };
                 desired.want::<Retire>(key.name.clone(), RetireSpec { data, wanted_by }, origin);
             }
-            Intent::TrustRoots(_)
-            | Intent::TenantState(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Zone(_)
-            | Intent::RrSet(_)
-            | Intent::AddressSet(_)
-            | Intent::SerialOffset(_) => {}
+            NodeIntent::TrustRoots(_) | NodeIntent::TenantState(_) => {}
         }
     }
     desired

@@ -162,6 +162,7 @@ pub(crate) fn webroot(key: &str, value: &[u8]) -> Result<m::Webroot, Rejection> 
         if let Some(pool) = &webroot.php {
             php::Settings::of(pool).map_err(|e| invalid("php", e))?;
         }
+        php::Processes::of(webroot.php.as_ref()).map_err(|e| invalid("php", e))?;
     }
     Ok(webroot)
 }
@@ -336,6 +337,11 @@ mod tests {
         assert!(problem(&key, &bad).starts_with("public_folder: "));
         let bad = m::Webroot { runtime_version: "../8".into(), ..good.clone() };
         assert!(problem(&key, &bad).starts_with("runtime_version: "));
+        let bad = m::Webroot {
+            php: Some(m::PhpPool { max_children: 201, ..m::PhpPool::default() }),
+            ..good.clone()
+        };
+        assert!(problem(&key, &bad).starts_with("php: pm.max_children: "));
         let values = [("session.save_path".to_owned(), "tcp://x;/storage/t_b/tmp".to_owned())].into();
         let bad = m::Webroot { php: Some(m::PhpPool { values, ..m::PhpPool::default() }), ..good };
         assert!(problem(&key, &bad).starts_with("php: php_values.session.save_path: "));
