@@ -71,12 +71,8 @@ macro_rules! role_intents {
         impl RoleIntent for $intent {
             const KINDS: &'static [Kind] = &[$(Kind::$kind),*];
 
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a role does not know the others' kinds")]
             fn of(intent: Intent) -> Option<Self> {
-                match intent {
-                    $(Intent::$kind(message) => Some(Self::$kind(message)),)*
-                    _ => None,
-                }
+                Self::try_from(intent).ok()
             }
 
             fn takes_away(&self) -> bool {
@@ -93,9 +89,9 @@ macro_rules! role_intents {
             type Error = Intent;
 
             fn try_from(intent: Intent) -> Result<Self, Intent> {
-                match Self::of(intent.clone()) {
-                    Some(own) => Ok(own),
-                    None => Err(intent),
+                match intent {
+                    $(Intent::$kind(message) => Ok(Self::$kind(message)),)*
+                    others => Err(others),
                 }
             }
         }
