@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hosting_edge_map::{Writer, check};
-use hosting_intent::{EdgeIntent, Key, Kind, Rejection};
+use hosting_intent::{EdgeIntent, EdgeKind, Key, Rejection};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
@@ -50,7 +50,8 @@ impl Replica for EdgeReplica {
         let _entered = spans.first().map(tracing::Span::enter);
 
         let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, EdgeIntent::Route(_)));
-        let removed = batch.removals.iter().filter(|removal| removal.key.known_kind() == Some(Kind::Route));
+        let removed =
+            batch.removals.iter().filter(|removal| EdgeKind::of(&removal.key) == Some(EdgeKind::Route));
         self.writer.apply(&batch.upserts, &batch.removals);
         // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
         // for it can shake hands.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
-use hosting_intent::{EdgeIntent, Item, Kind, Rejection, Removal, message};
+use hosting_intent::{EdgeIntent, EdgeKind, Item, Rejection, Removal, message};
 use hosting_swap_map::SwapMap;
 
 use crate::pool::{Candidates, Pool};
@@ -239,7 +239,7 @@ impl Writer {
             }
         }
         for removal in removals {
-            if removal.key.known_kind() == Some(Kind::Route) {
+            if EdgeKind::of(&removal.key) == Some(EdgeKind::Route) {
                 routes.push((Arc::from(removal.key.name.as_str()), None));
             }
         }
@@ -248,18 +248,22 @@ impl Writer {
         self.routing.routes.update(routes);
         for removal in removals {
             let name = removal.key.name.as_str();
-            if removal.key.known_kind() == Some(Kind::TenantState) {
+            match EdgeKind::of(&removal.key) {
                 // Routes that still name the tenant keep its last state: a suspended one must not come back by this.
-                if let Some(tenant) = self.tenants.get_mut(name) {
-                    tenant.wanted = false;
-                    self.dropped += 1;
+                Some(EdgeKind::TenantState) => {
+                    if let Some(tenant) = self.tenants.get_mut(name) {
+                        tenant.wanted = false;
+                        self.dropped += 1;
+                    }
                 }
-            } else if removal.key.known_kind() == Some(Kind::ShardPool)
-                && let Some(pool) = self.pools.get_mut(name)
-            {
-                pool.wanted = false;
-                pool.cell.store(None);
-                self.dropped += 1;
+                Some(EdgeKind::ShardPool) => {
+                    if let Some(pool) = self.pools.get_mut(name) {
+                        pool.wanted = false;
+                        pool.cell.store(None);
+                        self.dropped += 1;
+                    }
+                }
+                Some(EdgeKind::Route | EdgeKind::TrustRoots) | None => {}
             }
         }
         self.sweep();
@@ -313,7 +317,7 @@ fn refer<T>(
 #[cfg(test)]
 mod tests {
     use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
-    use hosting_intent::{Bytes, Cause, Key};
+    use hosting_intent::{Bytes, Cause, Key, Kind};
 
     use super::*;
 
