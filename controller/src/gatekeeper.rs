@@ -49,8 +49,6 @@ const TOGETHER: usize = 100;
 /// Mutations that drain the replan queue, before the gates are looked at again.
 const DRAINS: usize = 4;
 
-/// Kinds whose status follows from what the fleet says.
-
 /// The task.
 pub(crate) struct Gatekeeper {
     store: Store,
