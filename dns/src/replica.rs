@@ -1,15 +1,12 @@
 //! The feed's view as zones.
 
 use hosting_dns_zone::{Writer, Zones};
-use hosting_intent::{Intent, Key, Kind, Rejection};
+use hosting_intent::{DnsIntent, Key, Rejection};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-
-/// The kinds that this role applies.
-pub const KINDS: &[Kind] = &[Kind::TrustRoots, Kind::Zone, Kind::RrSet, Kind::AddressSet, Kind::SerialOffset];
 
 /// What is in effect: epoch and revision; `None` until anything is known.
 pub type Applied = Option<(String, u64)>;
@@ -43,11 +40,13 @@ impl DnsReplica {
 }
 
 impl Replica for DnsReplica {
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    type Intent = DnsIntent;
+
+    fn check(&self, key: &Key, intent: &DnsIntent) -> Result<(), Rejection> {
         self.writer.check(key, intent)
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<DnsIntent>) {
         let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
         let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
         let spans = spans_of(traces, || {

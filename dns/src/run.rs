@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::replica::{Applied, DnsReplica, KINDS};
+use crate::replica::{Applied, DnsReplica};
 use crate::server::{Server, check_addresses};
 use crate::settings::{Settings, ms};
 
@@ -82,7 +82,6 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         controllers: settings.controller,
         token_file: settings.join_token_file,
         role: Role::Dns,
-        kinds: KINDS,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: None,

@@ -343,7 +343,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use hosting_intent::message::Route;
-    use hosting_intent::{Bytes, Cause, Intent, Item, Key, Kind};
+    use hosting_intent::{Bytes, Cause, EdgeIntent, Item, Key, Kind};
     use hosting_scaffold::admin;
 
     use super::*;
@@ -355,7 +355,7 @@ mod tests {
     fn store(capacity: usize, routes: usize) -> (Arc<CertStore>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let (routing, mut writer) = Routing::new(16);
-        let upserts: Vec<(Item, Intent)> = (0..routes)
+        let upserts: Vec<(Item, EdgeIntent)> = (0..routes)
             .map(|n| {
                 let key = Key::new(Kind::Route, format!("h{n}.example"));
                 let item = Item {
@@ -365,7 +365,7 @@ mod tests {
                     cause: Cause::Person,
                     traceparent: String::new(),
                 };
-                (item, Intent::Route(Route { tenant_id: "t".into(), ..Route::default() }))
+                (item, EdgeIntent::Route(Route { tenant_id: "t".into(), ..Route::default() }))
             })
             .collect();
         writer.apply(&upserts, &[]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hosting_edge_map::{Writer, check};
-use hosting_intent::{Intent, Key, Kind, Rejection};
+use hosting_intent::{EdgeIntent, EdgeKind, Key, Rejection};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
@@ -30,11 +30,13 @@ impl EdgeReplica {
 }
 
 impl Replica for EdgeReplica {
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
-        check(key, intent)
+    type Intent = EdgeIntent;
+
+    fn check(&self, _: &Key, intent: &EdgeIntent) -> Result<(), Rejection> {
+        check(intent)
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<EdgeIntent>) {
         let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
         let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
         let spans = spans_of(traces, || {
@@ -47,8 +49,9 @@ impl Replica for EdgeReplica {
         });
         let _entered = spans.first().map(tracing::Span::enter);
 
-        let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, Intent::Route(_)));
-        let removed = batch.removals.iter().filter(|removal| removal.key.known_kind() == Some(Kind::Route));
+        let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, EdgeIntent::Route(_)));
+        let removed =
+            batch.removals.iter().filter(|removal| EdgeKind::of(&removal.key) == Some(EdgeKind::Route));
         self.writer.apply(&batch.upserts, &batch.removals);
         // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
         // for it can shake hands.

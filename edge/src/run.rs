@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use hosting_edge_map::{EDGE_KINDS, Routing};
+use hosting_edge_map::Routing;
 use hosting_intent::Role;
 use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Subscription};
 use hosting_scaffold::admin::{self, Readiness};
@@ -100,7 +100,6 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         controllers: settings.controller,
         token_file: settings.join_token_file,
         role: Role::Lb,
-        kinds: EDGE_KINDS,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),

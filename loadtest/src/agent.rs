@@ -17,7 +17,7 @@ use hosting_agent_engine::{
     Access, Answer, DataId, Engine, Entry, Host, HostError, PassSummary, Place, Probe, Scope, Secret,
     ServiceSpec, ServiceState, fake::FakeHost,
 };
-use hosting_intent::{Bytes, Cause, Intent, Item, Key, Kind, message as m};
+use hosting_intent::{Bytes, Cause, Item, Key, Kind, NodeIntent, RoleIntent, message as m};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
     role::Role as _,
@@ -174,7 +174,7 @@ impl Node {
         self.revision += 1;
         let mut items = Vec::with_capacity(upserts.len());
         for (key, value) in upserts {
-            let intent = Intent::parse(&key, &value).with_context(|| key.to_string())?;
+            let intent = NodeIntent::parse(&key, &value).with_context(|| key.to_string())?;
             self.replica.check(&key, &intent).with_context(|| key.to_string())?;
             let item = Item {
                 key,

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Debug, path::PathBuf};
 
 use futures::future::BoxFuture;
 use hosting_agent_engine::{Desired, Engine, Key as Thing, Secret};
-use hosting_intent::{Intent, Key, Kind, Rejection};
+use hosting_intent::{Key, Kind, NodeIntent, Rejection};
 use hosting_scaffold::config::{ConfigError, Layers};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -79,11 +79,11 @@ impl RoleInfo {
 
 /// A role on a node.
 pub trait Role: Debug + Send + Sync + 'static {
-    /// Checks what [`Intent::parse`] cannot know. Changes nothing.
+    /// Checks what [`hosting_intent::RoleIntent::parse`] cannot know. Changes nothing.
     ///
     /// # Errors
     /// Why the intent cannot be applied here.
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection>;
+    fn check(&self, key: &Key, intent: &NodeIntent) -> Result<(), Rejection>;
 
     /// Adds the role's drivers, those that the others build on first.
     fn drivers(&self, engine: Engine) -> Engine;
@@ -103,13 +103,13 @@ pub trait Derivation: Send {
     fn changed(
         &mut self,
         key: &Key,
-        before: Option<&Intent>,
-        after: Option<&Intent>,
+        before: Option<&NodeIntent>,
+        after: Option<&NodeIntent>,
         touched: &mut BTreeSet<Key>,
     );
 
     /// The things that come from one intent in effect. Things of different intents have different names.
-    fn wants(&self, items: &Items, key: &Key, revision: u64, intent: &Intent) -> Desired;
+    fn wants(&self, items: &Items, key: &Key, revision: u64, intent: &NodeIntent) -> Desired;
 
     /// What the node itself needs, whatever the controller says.
     fn always(&mut self) -> Desired;

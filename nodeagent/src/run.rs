@@ -110,7 +110,6 @@ async fn serve(
         token_file: settings.join_token_file.clone(),
         role: hosting_intent::Role::from_name(info.name)
             .with_context(|| format!("the registry knows no role {:?}", info.name))?,
-        kinds: info.kinds,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hosting_intent::{Intent, Key, Rejection};
+use hosting_intent::{Key, NodeIntent, Rejection};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::{MAX_SPANS, spans_of};
 use imbl::OrdMap;
@@ -19,7 +19,7 @@ pub struct InEffect {
     /// The revision at which it last changed.
     pub revision: u64,
     /// It.
-    pub intent: Arc<Intent>,
+    pub intent: Arc<NodeIntent>,
 }
 
 /// Intents by key. A clone shares what both have.
@@ -64,11 +64,13 @@ impl NodeReplica {
 }
 
 impl Replica for NodeReplica {
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    type Intent = NodeIntent;
+
+    fn check(&self, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
         self.role.check(key, intent)
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<NodeIntent>) {
         let upserts = batch.upserts.iter().map(|(item, _)| item.traceparent.as_str());
         let traces = upserts.chain(batch.removals.iter().map(|removal| removal.traceparent.as_str()));
         let spans = spans_of(traces.clone(), || {

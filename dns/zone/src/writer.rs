@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use ahash::RandomState;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hosting_intent::message::{RrSet as RrSetIntent, rr_set};
-use hosting_intent::{Intent, Key, Kind, Rejection, kind_name, name as names, rr_set_key};
+use hosting_intent::{DnsIntent, DnsKind, Key, Rejection, name as names, rr_set_key};
 
 use crate::name::{KeyBuf, NameBuf, Octets, is_wildcard, parent, wire_of};
 use crate::record::{AddressCell, Addresses, Data, RrSet, invalid, rtype, type_number};
@@ -65,24 +65,18 @@ impl Writer {
     ///
     /// # Errors
     /// Which field cannot be served and why.
-    pub fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    pub fn check(&self, key: &Key, intent: &DnsIntent) -> Result<(), Rejection> {
         match intent {
-            Intent::Zone(settings) => {
+            DnsIntent::Zone(settings) => {
                 Apex::compile(settings)?;
                 wire_of(&key.name).ok_or_else(|| invalid("key", "is no zone name")).map(drop)
             }
-            Intent::RrSet(set) => {
+            DnsIntent::RrSet(set) => {
                 let place = Place::of(&key.name)?;
                 place.compile(set, |_| Arc::new(ArcSwapOption::empty())).map(drop)
             }
-            Intent::AddressSet(set) => Addresses::compile(set).map(drop),
-            Intent::SerialOffset(_) | Intent::TrustRoots(_) => Ok(()),
-            Intent::TenantState(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Tenant(_)
-            | Intent::Webroot(_)
-            | Intent::Retire(_) => Err(Rejection::UnknownKind(kind_name(key.kind))),
+            DnsIntent::AddressSet(set) => Addresses::compile(set).map(drop),
+            DnsIntent::SerialOffset(_) | DnsIntent::TrustRoots(_) => Ok(()),
         }
     }
 
@@ -91,7 +85,7 @@ impl Writer {
     /// Each key should occur once. Removals come first, so that a key that is removed and set is set.
     pub fn apply<'a>(
         &mut self,
-        upserts: impl IntoIterator<Item = (&'a Key, &'a Intent)>,
+        upserts: impl IntoIterator<Item = (&'a Key, &'a DnsIntent)>,
         removals: impl IntoIterator<Item = &'a Key>,
     ) -> Applied {
         let mut batch = Edit::default();
@@ -106,9 +100,9 @@ impl Writer {
         self.publish(batch)
     }
 
-    fn put(&mut self, key: &Key, intent: &Intent, batch: &mut Edit) -> Result<(), Rejection> {
+    fn put(&mut self, key: &Key, intent: &DnsIntent, batch: &mut Edit) -> Result<(), Rejection> {
         match intent {
-            Intent::Zone(settings) => {
+            DnsIntent::Zone(settings) => {
                 let name = zone_name(&key.name).ok_or_else(|| invalid("key", "is no zone name"))?;
                 let apex = Apex::compile(settings)?;
                 let book = self.books.entry(name.clone()).or_default();
@@ -116,31 +110,25 @@ impl Writer {
                 book.merge_ns();
                 batch.touched.push(name);
             }
-            Intent::RrSet(set) => {
+            DnsIntent::RrSet(set) => {
                 let place = Place::of(&key.name)?;
                 let cells = &mut self.address_sets;
                 let set = place.compile(set, |id| Arc::clone(cells.entry(id.into()).or_default()))?;
                 self.store(place, Some(set), batch);
             }
-            Intent::AddressSet(set) => {
+            DnsIntent::AddressSet(set) => {
                 let addresses = Arc::new(Addresses::compile(set)?);
                 self.address_sets.entry(key.name.as_str().into()).or_default().store(Some(addresses));
             }
-            Intent::SerialOffset(offset) => batch.serial_offset = Some(offset.value),
-            Intent::TrustRoots(_)
-            | Intent::TenantState(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Tenant(_)
-            | Intent::Webroot(_)
-            | Intent::Retire(_) => {}
+            DnsIntent::SerialOffset(offset) => batch.serial_offset = Some(offset.value),
+            DnsIntent::TrustRoots(_) => {}
         }
         Ok(())
     }
 
     fn withdraw(&mut self, key: &Key, batch: &mut Edit) {
-        match key.known_kind() {
-            Some(Kind::Zone) => {
+        match DnsKind::of(key) {
+            Some(DnsKind::Zone) => {
                 if let Some(name) = zone_name(&key.name)
                     && let Some(book) = self.books.get_mut(&name)
                 {
@@ -148,26 +136,16 @@ impl Writer {
                     batch.touched.push(name);
                 }
             }
-            Some(Kind::RrSet) => {
+            Some(DnsKind::RrSet) => {
                 // What has no place here was never taken in.
                 if let Ok(place) = Place::of(&key.name) {
                     self.store(place, None, batch);
                 }
             }
-            Some(Kind::AddressSet) => batch.forgotten.push(key.name.as_str().into()),
+            Some(DnsKind::AddressSet) => batch.forgotten.push(key.name.as_str().into()),
             // A serial never goes back, so the last offset stays.
-            Some(Kind::SerialOffset) => {}
-            Some(
-                Kind::Unspecified
-                | Kind::TrustRoots
-                | Kind::TenantState
-                | Kind::Route
-                | Kind::ShardPool
-                | Kind::Tenant
-                | Kind::Webroot
-                | Kind::Retire,
-            )
-            | None => {}
+            Some(DnsKind::SerialOffset) => {}
+            Some(DnsKind::TrustRoots) | None => {}
         }
     }
 

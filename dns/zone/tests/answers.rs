@@ -4,7 +4,7 @@
 mod support;
 
 use hosting_dns_zone::{Counts, Outcome, Transport, Writer, rcode};
-use hosting_intent::{Intent, Key, Kind};
+use hosting_intent::{DnsIntent, Intent, Key, Kind};
 use support::*;
 
 const Z: &str = "example.com";
@@ -327,12 +327,12 @@ fn absurd_items_are_rejected_one_by_one() {
         assert!(error.contains(word), "{error:?} should mention {word:?}");
     }
     let (key, mut intent) = zone(Z, 1);
-    if let Intent::Zone(settings) = &mut intent {
+    if let DnsIntent::Zone(settings) = &mut intent {
         settings.hostmaster = format!("{}@{}", "a".repeat(63), ["abcdefgh"; 25].join("."));
     }
     assert!(writer.check(&key, &intent).is_err());
     let foreign = hosting_intent::message::Route::default();
-    assert!(writer.check(&Key::new(Kind::Route, "a.example"), &Intent::Route(foreign)).is_err());
+    assert!(DnsIntent::try_from(Intent::Route(foreign)).is_err());
 }
 
 #[test]

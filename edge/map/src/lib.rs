@@ -11,4 +11,4 @@ mod routing;
 
 pub use host::{Host, HostError, parse_host};
 pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};
-pub use routing::{Decision, EDGE_KINDS, Routing, Sizes, Target, Writer, check};
+pub use routing::{Decision, Routing, Sizes, Target, Writer, check};

@@ -8,13 +8,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
-use hosting_intent::{Intent, Item, Key, Kind, Rejection, Removal, kind_name, message};
+use hosting_intent::{EdgeIntent, EdgeKind, Item, Rejection, Removal, message};
 use hosting_swap_map::SwapMap;
 
 use crate::pool::{Candidates, Pool};
-
-/// The kinds that an edge applies, for the feed's Hello.
-pub const EDGE_KINDS: &[Kind] = &[Kind::TrustRoots, Kind::TenantState, Kind::Route, Kind::ShardPool];
 
 /// Nodes of one shard; the ring counts in 16 bits, and no shard comes near.
 const MAX_POOL_NODES: usize = 4_096;
@@ -148,21 +145,14 @@ fn invalid(field: &'static str, problem: impl Display) -> Rejection {
     Rejection::Invalid { field, problem: problem.to_string() }
 }
 
-/// What [`Intent::parse`] leaves to the edge.
+/// What [`hosting_intent::RoleIntent::parse`] leaves to the edge.
 ///
 /// # Errors
 /// Why the item cannot be applied.
-pub fn check(key: &Key, intent: &Intent) -> Result<(), Rejection> {
+pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
     match intent {
-        Intent::TrustRoots(_) | Intent::TenantState(_) | Intent::Route(_) => Ok(()),
-        Intent::ShardPool(pool) => check_pool(pool),
-        Intent::Zone(_)
-        | Intent::RrSet(_)
-        | Intent::AddressSet(_)
-        | Intent::SerialOffset(_)
-        | Intent::Tenant(_)
-        | Intent::Webroot(_)
-        | Intent::Retire(_) => Err(Rejection::UnknownKind(kind_name(key.kind))),
+        EdgeIntent::TrustRoots(_) | EdgeIntent::TenantState(_) | EdgeIntent::Route(_) => Ok(()),
+        EdgeIntent::ShardPool(pool) => check_pool(pool),
     }
 }
 
@@ -220,33 +210,25 @@ impl Writer {
 
     /// Puts a batch into effect: pools and tenants first, so that no new route finds nothing behind it, withdrawn ones last.
     /// Every item passed [`check`]; others are left out.
-    pub fn apply(&mut self, upserts: &[(Item, Intent)], removals: &[Removal]) {
+    pub fn apply(&mut self, upserts: &[(Item, EdgeIntent)], removals: &[Removal]) {
         let mut routes: Vec<(Arc<str>, Option<Route>)> = Vec::new();
         for (item, intent) in upserts {
             match intent {
-                Intent::TenantState(state) => {
+                EdgeIntent::TenantState(state) => {
                     let cell = self.tenant(&item.key.name, true);
                     let state = if state.state() == message::State::Suspended { SUSPENDED } else { ACTIVE };
                     cell.store(state, Ordering::Relaxed);
                 }
-                Intent::ShardPool(pool) => {
+                EdgeIntent::ShardPool(pool) => {
                     let cell = self.pool(&item.key.name, true);
                     let before = cell.load_full();
                     cell.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
                 }
-                Intent::Route(_)
-                | Intent::TrustRoots(_)
-                | Intent::Zone(_)
-                | Intent::RrSet(_)
-                | Intent::AddressSet(_)
-                | Intent::SerialOffset(_)
-                | Intent::Tenant(_)
-                | Intent::Webroot(_)
-                | Intent::Retire(_) => {}
+                EdgeIntent::Route(_) | EdgeIntent::TrustRoots(_) => {}
             }
         }
         for (item, intent) in upserts {
-            if let Intent::Route(route) = intent {
+            if let EdgeIntent::Route(route) = intent {
                 let tenant = self.tenant(&route.tenant_id, false);
                 let site = (!route.webroot_id.is_empty()).then(|| Site {
                     webroot: self.webroot(&route.webroot_id),
@@ -257,7 +239,7 @@ impl Writer {
             }
         }
         for removal in removals {
-            if removal.key.known_kind() == Some(Kind::Route) {
+            if EdgeKind::of(&removal.key) == Some(EdgeKind::Route) {
                 routes.push((Arc::from(removal.key.name.as_str()), None));
             }
         }
@@ -266,18 +248,22 @@ impl Writer {
         self.routing.routes.update(routes);
         for removal in removals {
             let name = removal.key.name.as_str();
-            if removal.key.known_kind() == Some(Kind::TenantState) {
+            match EdgeKind::of(&removal.key) {
                 // Routes that still name the tenant keep its last state: a suspended one must not come back by this.
-                if let Some(tenant) = self.tenants.get_mut(name) {
-                    tenant.wanted = false;
-                    self.dropped += 1;
+                Some(EdgeKind::TenantState) => {
+                    if let Some(tenant) = self.tenants.get_mut(name) {
+                        tenant.wanted = false;
+                        self.dropped += 1;
+                    }
                 }
-            } else if removal.key.known_kind() == Some(Kind::ShardPool)
-                && let Some(pool) = self.pools.get_mut(name)
-            {
-                pool.wanted = false;
-                pool.cell.store(None);
-                self.dropped += 1;
+                Some(EdgeKind::ShardPool) => {
+                    if let Some(pool) = self.pools.get_mut(name) {
+                        pool.wanted = false;
+                        pool.cell.store(None);
+                        self.dropped += 1;
+                    }
+                }
+                Some(EdgeKind::Route | EdgeKind::TrustRoots) | None => {}
             }
         }
         self.sweep();
@@ -331,11 +317,11 @@ fn refer<T>(
 #[cfg(test)]
 mod tests {
     use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
-    use hosting_intent::{Bytes, Cause};
+    use hosting_intent::{Bytes, Cause, Key, Kind};
 
     use super::*;
 
-    fn upsert(kind: Kind, name: &str, intent: Intent) -> (Item, Intent) {
+    fn upsert(kind: Kind, name: &str, intent: EdgeIntent) -> (Item, EdgeIntent) {
         let item = Item {
             key: Key::new(kind, name),
             revision: 1,
@@ -346,25 +332,25 @@ mod tests {
         (item, intent)
     }
 
-    fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, Intent) {
+    fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, EdgeIntent) {
         let route = Route {
             tenant_id: tenant.into(),
             webroot_id: webroot.into(),
             shard_id: shard.into(),
             ..Route::default()
         };
-        upsert(Kind::Route, fqdn, Intent::Route(route))
+        upsert(Kind::Route, fqdn, EdgeIntent::Route(route))
     }
 
-    fn tenant(id: &str, state: State) -> (Item, Intent) {
+    fn tenant(id: &str, state: State) -> (Item, EdgeIntent) {
         upsert(
             Kind::TenantState,
             id,
-            Intent::TenantState(TenantState { state: state as i32, reason: String::new() }),
+            EdgeIntent::TenantState(TenantState { state: state as i32, reason: String::new() }),
         )
     }
 
-    fn pool(id: &str, nodes: &[(&str, bool)]) -> (Item, Intent) {
+    fn pool(id: &str, nodes: &[(&str, bool)]) -> (Item, EdgeIntent) {
         let nodes = nodes
             .iter()
             .map(|(id, in_service)| PoolNode {
@@ -373,7 +359,7 @@ mod tests {
                 in_service: *in_service,
             })
             .collect();
-        upsert(Kind::ShardPool, id, Intent::ShardPool(ShardPool { name: format!("{id}-name"), nodes }))
+        upsert(Kind::ShardPool, id, EdgeIntent::ShardPool(ShardPool { name: format!("{id}-name"), nodes }))
     }
 
     fn gone(kind: Kind, name: &str) -> Removal {
@@ -465,19 +451,17 @@ mod tests {
 
     #[test]
     fn what_an_edge_cannot_apply_is_rejected() {
-        let problem = |(item, intent): (Item, Intent)| check(&item.key, &intent).unwrap_err().to_string();
+        let problem = |(_, intent): (Item, EdgeIntent)| check(&intent).unwrap_err().to_string();
         assert!(problem(pool("s1", &[("n1", true), ("n1", true)])).contains("n1 is there twice"));
         for address in ["192.0.2.1:0", "0.0.0.0:80", "[::]:80", "[ff02::1]:80"] {
             let nodes =
                 vec![PoolNode { node_id: "n".into(), addresses: vec![address.into()], in_service: true }];
-            let pool = Intent::ShardPool(ShardPool { name: "s".into(), nodes });
+            let pool = EdgeIntent::ShardPool(ShardPool { name: "s".into(), nodes });
             assert!(
                 problem(upsert(Kind::ShardPool, "s", pool)).starts_with("nodes.addresses: "),
                 "{address}"
             );
         }
-        let zone = upsert(Kind::Zone, "example.com", Intent::Zone(message::Zone::default()));
-        assert_eq!(check(&zone.0.key, &zone.1), Err(Rejection::UnknownKind("zone".into())));
-        assert_eq!(check(&Key::new(Kind::Route, "a"), &route("a", "t", "w", "s").1), Ok(()));
+        assert_eq!(check(&route("a", "t", "w", "s").1), Ok(()));
     }
 }

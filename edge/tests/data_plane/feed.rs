@@ -4,9 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hosting_edge::EdgeReplica;
-use hosting_edge_map::EDGE_KINDS;
 use hosting_intent::message::{PoolNode, Route, ShardPool};
-use hosting_intent::{Bytes, Cause, Digest, Item, Key, Kind};
+use hosting_intent::{Bytes, Cause, Digest, EdgeIntent, Item, Key, Kind, RoleIntent};
 use hosting_intent_sync::item_to_wire;
 use hosting_intent_sync::subscriber::{Brake, Config, Strict, Subscriber};
 use hosting_ledger::Ledger;
@@ -41,7 +40,7 @@ fn subscriber(folder: &Path, replica: EdgeReplica) -> Subscriber<Ledger, EdgeRep
     let config = Config {
         audience: "edge/c1".parse().unwrap(),
         build: "test".into(),
-        kinds: EDGE_KINDS.to_vec(),
+        kinds: EdgeIntent::KINDS.to_vec(),
         brake: Brake::default(),
     };
     Subscriber::open(config, ledger, replica).unwrap()

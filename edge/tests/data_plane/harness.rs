@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hosting_edge::{Bound, CertStore, DevCa, EdgeReplica, Metrics, NodeKeys, Server, Settings};
 use hosting_edge_map::Routing;
 use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
-use hosting_intent::{Cause, Intent, Item, Key, Kind, Removal};
+use hosting_intent::{Cause, EdgeIntent, Item, Key, Kind, Removal};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::admin;
 use http_body_util::{BodyExt, Full};
@@ -195,7 +195,7 @@ impl Edge {
         self.replica.take().unwrap()
     }
 
-    pub(crate) fn publish(&mut self, upserts: Vec<(Item, Intent)>, removals: Vec<Removal>) {
+    pub(crate) fn publish(&mut self, upserts: Vec<(Item, EdgeIntent)>, removals: Vec<Removal>) {
         let replica = self.replica.as_mut().unwrap();
         for (item, intent) in &upserts {
             replica.check(&item.key, intent).unwrap();
@@ -264,32 +264,32 @@ pub(crate) async fn read_all(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -
     String::from_utf8_lossy(&all).into_owned()
 }
 
-fn upsert(kind: Kind, name: &str, intent: Intent) -> (Item, Intent) {
+fn upsert(kind: Kind, name: &str, intent: EdgeIntent) -> (Item, EdgeIntent) {
     let key = Key::new(kind, name);
     let item =
         Item { key, revision: 1, value: Bytes::new(), cause: Cause::Person, traceparent: String::new() };
     (item, intent)
 }
 
-pub(crate) fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, Intent) {
+pub(crate) fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (Item, EdgeIntent) {
     let route = Route {
         tenant_id: tenant.into(),
         webroot_id: webroot.into(),
         shard_id: shard.into(),
         may_upgrade: true,
     };
-    upsert(Kind::Route, fqdn, Intent::Route(route))
+    upsert(Kind::Route, fqdn, EdgeIntent::Route(route))
 }
 
-pub(crate) fn tenant(id: &str, state: State) -> (Item, Intent) {
+pub(crate) fn tenant(id: &str, state: State) -> (Item, EdgeIntent) {
     upsert(
         Kind::TenantState,
         id,
-        Intent::TenantState(TenantState { state: state as i32, reason: "unpaid".into() }),
+        EdgeIntent::TenantState(TenantState { state: state as i32, reason: "unpaid".into() }),
     )
 }
 
-pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, Intent) {
+pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, EdgeIntent) {
     let nodes = nodes
         .iter()
         .map(|(id, address, in_service)| PoolNode {
@@ -298,7 +298,7 @@ pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, Inten
             in_service: *in_service,
         })
         .collect();
-    upsert(Kind::ShardPool, id, Intent::ShardPool(ShardPool { name: format!("{id}-name"), nodes }))
+    upsert(Kind::ShardPool, id, EdgeIntent::ShardPool(ShardPool { name: format!("{id}-name"), nodes }))
 }
 
 pub(crate) fn gone(fqdn: &str) -> Removal {

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hosting_intent::{Intent, Key, Rejection, message::Kind};
+use hosting_intent::{Key, Rejection, RoleIntent as _};
 use hosting_proto::feed::enrollment_client::EnrollmentClient;
 use hosting_proto::feed::{Credential, EnrollRequest, RenewRequest};
 use hosting_scaffold::file::{read_private, write_private};
@@ -735,8 +735,10 @@ impl<R> RootsWatch<R> {
 }
 
 impl<R: Replica> Replica for RootsWatch<R> {
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
-        if let Intent::TrustRoots(roots) = intent {
+    type Intent = R::Intent;
+
+    fn check(&self, key: &Key, intent: &R::Intent) -> Result<(), Rejection> {
+        if let Some(roots) = intent.trust_roots() {
             let roots: Vec<Vec<u8>> = roots.ca_der.iter().map(|root| root.to_vec()).collect();
             match self.identity.get() {
                 Some(identity) => identity.check_roots(&roots),
@@ -747,11 +749,9 @@ impl<R: Replica> Replica for RootsWatch<R> {
         self.replica.check(key, intent)
     }
 
-    fn publish(&mut self, batch: Batch) {
-        let roots = batch.upserts.iter().find_map(|(item, intent)| match (item.key.known_kind(), intent) {
-            (Some(Kind::TrustRoots), Intent::TrustRoots(roots)) => Some((item.revision, roots)),
-            _ => None,
-        });
+    fn publish(&mut self, batch: Batch<R::Intent>) {
+        let mut upserts = batch.upserts.iter();
+        let roots = upserts.find_map(|(item, intent)| Some((item.revision, intent.trust_roots()?)));
         if let (Some(identity), Some((revision, roots))) = (self.identity.get(), roots) {
             let roots: Vec<Vec<u8>> = roots.ca_der.iter().map(|root| root.to_vec()).collect();
             if let Err(error) = identity.set_roots(&roots, &batch.epoch, revision) {

@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use hosting_intent::{
-    Audience, Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, kind_name,
+    Audience, Bytes, Cause, Digest, Item, Key, Kind, Rejection, Removal, RoleIntent as _, kind_name,
 };
 use hosting_ledger::{Journal, LedgerBatch, LedgerError, Meta, Quarantined, Record, Stored, Why};
 use hosting_proto::feed as wire;
@@ -159,8 +159,8 @@ enum Change {
 }
 
 /// The same with its verdict.
-enum Judged {
-    Good(Item, Intent),
+enum Judged<I> {
+    Good(Item, I),
     Bad(Item, Why, String),
     Gone(Removal),
 }
@@ -293,7 +293,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     }
 
     /// What a record from disk is to this build, and what of it goes into effect.
-    fn judge_again(&self, key: &Key, record: &Record) -> (Record, Option<(Stored, Intent)>) {
+    fn judge_again(&self, key: &Key, record: &Record) -> (Record, Option<(Stored, R::Intent)>) {
         let quarantine = |why, reason, revision, wanted, good: Option<Stored>| {
             let good =
                 good.and_then(|stored| self.judge(key, &stored.value).ok().map(|intent| (stored, intent)));
@@ -840,9 +840,10 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     }
 
     /// Whether a change stops serving something that is served, or destroys it, without a person having asked for it.
-    fn stops(&self, key: &Key, change: &Judged) -> bool {
-        let present =
-            || self.view.get(key).and_then(Record::effective).map(|stored| Intent::parse(key, &stored.value));
+    fn stops(&self, key: &Key, change: &Judged<R::Intent>) -> bool {
+        let present = || {
+            self.view.get(key).and_then(Record::effective).map(|stored| R::Intent::parse(key, &stored.value))
+        };
         match change {
             // That a Retire is no longer wanted destroys nothing.
             Judged::Gone(removal) => {
@@ -855,7 +856,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                     Some(Ok(served)) => !served.takes_away(),
                     Some(Err(_)) => true,
                     // New and empty from the start takes nothing away, except a Retire, which is about something else.
-                    None => matches!(intent, Intent::Retire(_)),
+                    None => key.known_kind() == Some(Kind::Retire),
                 }
             }
             Judged::Good(..) | Judged::Bad(..) => false,
@@ -869,13 +870,13 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             .is_some_and(|quarantined| quarantined.why == Why::Held)
     }
 
-    fn judge(&self, key: &Key, value: &[u8]) -> Result<Intent, (Why, String)> {
+    fn judge(&self, key: &Key, value: &[u8]) -> Result<R::Intent, (Why, String)> {
         if let Some(kind) = key.known_kind()
             && !self.config.kinds.contains(&kind)
         {
             return Err((Why::Unsupported, format!("this role does not apply {}", kind_name(key.kind))));
         }
-        let intent = Intent::parse(key, value).map_err(|rejection| match rejection {
+        let intent = R::Intent::parse(key, value).map_err(|rejection| match rejection {
             Rejection::UnknownKind(_) => (Why::Unsupported, rejection.to_string()),
             Rejection::Malformed(_) | Rejection::Invalid { .. } => (Why::Rejected, rejection.to_string()),
         })?;
@@ -883,7 +884,12 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         Ok(intent)
     }
 
-    fn apply(&mut self, change: Judged, upserts: &mut Vec<(Item, Intent)>, removals: &mut Vec<Removal>) {
+    fn apply(
+        &mut self,
+        change: Judged<R::Intent>,
+        upserts: &mut Vec<(Item, R::Intent)>,
+        removals: &mut Vec<Removal>,
+    ) {
         match change {
             Judged::Good(item, intent) => {
                 let stored = stored(&item);
@@ -920,7 +926,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         }
     }
 
-    fn hold(&mut self, key: &Key, change: Judged, revision: u64) {
+    fn hold(&mut self, key: &Key, change: Judged<R::Intent>, revision: u64) {
         self.counters.held += 1;
         let good = self.view.get(key).and_then(Record::effective).cloned();
         let (wanted, reason) = match change {
@@ -978,7 +984,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         }
     }
 
-    fn publish(&mut self, upserts: Vec<(Item, Intent)>, mut removals: Vec<Removal>) {
+    fn publish(&mut self, upserts: Vec<(Item, R::Intent)>, mut removals: Vec<Removal>) {
         let Some(position) = &self.position else { return };
         if !P::PUBLISH_REMOVALS {
             removals.clear();

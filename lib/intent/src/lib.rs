@@ -9,11 +9,13 @@ mod audience;
 mod digest;
 pub mod edge_key;
 pub mod folder;
+mod kinds;
 pub mod limits;
 pub mod name;
 mod parse;
 pub mod php;
 mod role;
+mod role_intent;
 
 use std::fmt;
 
@@ -22,26 +24,13 @@ pub use bytes::Bytes;
 pub use digest::{Digest, item_digest};
 pub use hosting_proto::intent as message;
 pub use hosting_proto::intent::Kind;
-pub use parse::{Intent, MAX_VALUE_BYTES, Rejection, rr_set_key};
+pub use kinds::{Intent, KNOWN_KINDS, Retired, roles_of};
+pub use parse::{MAX_VALUE_BYTES, Rejection, rr_set_key};
 pub use role::{
     DEFAULT_DNS_GROUP, EdgeKeyGrant, NodeFacts, Progress, Role, RoleRules, audiences, group_or_default,
     service_audience,
 };
-
-/// The kinds that this build knows, in ascending order of number.
-pub const KNOWN_KINDS: &[Kind] = &[
-    Kind::TrustRoots,
-    Kind::TenantState,
-    Kind::Route,
-    Kind::ShardPool,
-    Kind::Zone,
-    Kind::RrSet,
-    Kind::AddressSet,
-    Kind::SerialOffset,
-    Kind::Tenant,
-    Kind::Webroot,
-    Kind::Retire,
-];
+pub use role_intent::{DnsIntent, DnsKind, EdgeIntent, EdgeKind, NodeIntent, NodeKind, RoleIntent};
 
 /// A kind's name as operators see it: `route`, `rr_set`; `kind 4711` for one that this build does not know.
 #[must_use]

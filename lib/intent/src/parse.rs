@@ -1,40 +1,13 @@
-//! From stored bytes to a checked intent.
+//! From stored bytes to a checked message: what the table of kinds names.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
 
-use crate::{Key, Kind, folder, kind_name, message as m, name, php};
+use crate::{Key, Retired, folder, kind_name, message as m, name, php};
 
 /// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
-
-/// An intent that passed every check that can be made without knowing the others.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Intent {
-    /// Certificate authorities to trust.
-    TrustRoots(m::TrustRoots),
-    /// Whether a tenant is served.
-    TenantState(m::TenantState),
-    /// FQDN to site.
-    Route(m::Route),
-    /// A shard's nodes.
-    ShardPool(m::ShardPool),
-    /// A zone's apex.
-    Zone(m::Zone),
-    /// One RRset.
-    RrSet(m::RrSet),
-    /// A cluster's load-balancer addresses.
-    AddressSet(m::AddressSet),
-    /// Added to every zone's serial.
-    SerialOffset(m::SerialOffset),
-    /// A tenant on a node.
-    Tenant(m::Tenant),
-    /// A site on a node.
-    Webroot(m::Webroot),
-    /// Data to destroy.
-    Retire(m::Retire),
-}
 
 /// Why an item is not applied. The last good one stays in effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,185 +32,153 @@ fn invalid(field: &'static str, problem: impl ToString) -> Rejection {
     Rejection::Invalid { field, problem: problem.to_string() }
 }
 
-impl Intent {
-    /// Decodes and checks one item.
-    ///
-    /// # Errors
-    /// [`Rejection::UnknownKind`] for a kind from a newer controller, else which field is wrong and why.
-    pub fn parse(key: &Key, value: &[u8]) -> Result<Self, Rejection> {
-        let kind = key.known_kind().ok_or_else(|| Rejection::UnknownKind(kind_name(key.kind)))?;
-        if value.len() > MAX_VALUE_BYTES {
-            return Err(invalid("value", format!("{} bytes; at most {MAX_VALUE_BYTES}", value.len())));
-        }
-        let name = key.name.as_str();
-        Ok(match kind {
-            Kind::Unspecified => return Err(Rejection::UnknownKind(kind_name(key.kind))),
-            Kind::TrustRoots => {
-                let roots: m::TrustRoots = decode(value)?;
-                exact_key(name, "roots")?;
-                if roots.ca_der.is_empty() {
-                    return Err(invalid("ca_der", "there must be at least one authority"));
-                }
-                Self::TrustRoots(roots)
-            }
-            Kind::TenantState => {
-                let state: m::TenantState = decode(value)?;
-                id_key(name)?;
-                stated(state.state)?;
-                Self::TenantState(state)
-            }
-            Kind::Route => {
-                let route: m::Route = decode(value)?;
-                name::check_host(name).map_err(|e| invalid("key", e))?;
-                check_id("tenant_id", &route.tenant_id)?;
-                if !route.webroot_id.is_empty() {
-                    check_id("webroot_id", &route.webroot_id)?;
-                    check_id("shard_id", &route.shard_id)?;
-                }
-                Self::Route(route)
-            }
-            Kind::ShardPool => {
-                let pool: m::ShardPool = decode(value)?;
-                id_key(name)?;
-                check_id("name", &pool.name)?;
-                for node in &pool.nodes {
-                    check_id("nodes.node_id", &node.node_id)?;
-                    if node.addresses.is_empty() {
-                        return Err(invalid("nodes.addresses", format!("node {} has none", node.node_id)));
-                    }
-                    for address in &node.addresses {
-                        address
-                            .parse::<SocketAddr>()
-                            .map_err(|e| invalid("nodes.addresses", format!("{address:?}: {e}")))?;
-                    }
-                }
-                Self::ShardPool(pool)
-            }
-            Kind::Zone => {
-                let zone: m::Zone = decode(value)?;
-                name::check_host(name).map_err(|e| invalid("key", e))?;
-                check_id("zone_id", &zone.zone_id)?;
-                host("primary_ns", &zone.primary_ns)?;
-                if zone.nameservers.is_empty() {
-                    return Err(invalid("nameservers", "there must be at least one"));
-                }
-                zone.nameservers.iter().try_for_each(|ns| host("nameservers", ns))?;
-                let (local, domain) = zone
-                    .hostmaster
-                    .split_once('@')
-                    .ok_or_else(|| invalid("hostmaster", "must be a mail address"))?;
-                if local.is_empty() || local.len() > 63 || !local.is_ascii() {
-                    return Err(invalid("hostmaster", "the local part must have 1 to 63 ASCII characters"));
-                }
-                host("hostmaster", domain)?;
-                Self::Zone(zone)
-            }
-            Kind::RrSet => {
-                let set: m::RrSet = decode(value)?;
-                let (zone, owner, record_type) = rr_set_key(name)?;
-                name::check_host(zone).map_err(|e| invalid("key", e))?;
-                name::check_owner(owner).map_err(|e| invalid("key", e))?;
-                if !name::is_in_zone(owner, zone) {
-                    return Err(invalid("key", format!("{owner} does not lie in {zone}")));
-                }
-                if record_type.is_empty()
-                    || !record_type.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
-                {
-                    return Err(invalid("key", format!("{record_type:?} is no record type")));
-                }
-                if set.ttl > 0x7fff_ffff {
-                    return Err(invalid("ttl", "must be below 2^31 seconds (RFC 2181 §8)"));
-                }
-                match &set.data {
-                    None => return Err(invalid("data", "missing")),
-                    Some(m::rr_set::Data::Records(records)) if records.rdata.is_empty() => {
-                        return Err(invalid("records", "there must be at least one"));
-                    }
-                    Some(m::rr_set::Data::Records(_)) => {}
-                    Some(m::rr_set::Data::AddressSet(set)) => {
-                        check_id("address_set", set)?;
-                        if record_type != "A" && record_type != "AAAA" {
-                            return Err(invalid("address_set", format!("cannot give {record_type} data")));
-                        }
-                    }
-                }
-                Self::RrSet(set)
-            }
-            Kind::AddressSet => {
-                let set: m::AddressSet = decode(value)?;
-                id_key(name)?;
-                for address in &set.ipv4 {
-                    address.parse::<Ipv4Addr>().map_err(|e| invalid("ipv4", format!("{address:?}: {e}")))?;
-                }
-                for address in &set.ipv6 {
-                    address.parse::<Ipv6Addr>().map_err(|e| invalid("ipv6", format!("{address:?}: {e}")))?;
-                }
-                Self::AddressSet(set)
-            }
-            Kind::SerialOffset => {
-                exact_key(name, "serial")?;
-                Self::SerialOffset(decode(value)?)
-            }
-            Kind::Tenant => {
-                let tenant: m::Tenant = decode(value)?;
-                id_key(name)?;
-                stated(tenant.state)?;
-                incarnation(tenant.incarnation)?;
-                Self::Tenant(tenant)
-            }
-            Kind::Webroot => {
-                let webroot: m::Webroot = decode(value)?;
-                id_key(name)?;
-                check_id("tenant_id", &webroot.tenant_id)?;
-                check_id("shard_name", &webroot.shard_name)?;
-                incarnation(webroot.incarnation)?;
-                folder::check(&webroot.public_folder).map_err(|e| invalid("public_folder", e))?;
-                if webroot.runtime == "php" {
-                    php::check_version(&webroot.runtime_version)
-                        .map_err(|e| invalid("runtime_version", e))?;
-                    if let Some(pool) = &webroot.php {
-                        php::Settings::of(pool).map_err(|e| invalid("php", e))?;
-                    }
-                }
-                Self::Webroot(webroot)
-            }
-            Kind::Retire => {
-                let retire: m::Retire = decode(value)?;
-                if retire.kind() != Kind::Tenant && retire.kind() != Kind::Webroot {
-                    return Err(invalid("kind", format!("{} holds no data", kind_name(retire.kind as u32))));
-                }
-                check_id("key", &retire.key)?;
-                incarnation(retire.incarnation)?;
-                if retire.kind() == Kind::Webroot {
-                    check_id("tenant_id", &retire.tenant_id)?;
-                }
-                exact_key(name, &Key::new(retire.kind(), retire.key.clone()).to_string())?;
-                Self::Retire(retire)
-            }
-        })
+pub(crate) fn trust_roots(key: &str, value: &[u8]) -> Result<m::TrustRoots, Rejection> {
+    let roots: m::TrustRoots = decode(value)?;
+    exact_key(key, "roots")?;
+    if roots.ca_der.is_empty() {
+        return Err(invalid("ca_der", "there must be at least one authority"));
     }
+    Ok(roots)
 }
 
-impl Intent {
-    /// Whether putting this into effect stops serving something, or destroys it: a suspended tenant, a pool without a node
-    /// in service, an address set without addresses, a [`Intent::Retire`]. Without a person's cause the brake counts it
-    /// like a removal.
-    #[must_use]
-    pub fn takes_away(&self) -> bool {
-        match self {
-            Self::TenantState(state) => state.state() == m::State::Suspended,
-            Self::Tenant(tenant) => tenant.state() == m::State::Suspended,
-            Self::ShardPool(pool) => !pool.nodes.iter().any(|node| node.in_service),
-            Self::AddressSet(set) => set.ipv4.is_empty() && set.ipv6.is_empty(),
-            Self::Retire(_) => true,
-            Self::TrustRoots(_)
-            | Self::Route(_)
-            | Self::Zone(_)
-            | Self::RrSet(_)
-            | Self::SerialOffset(_)
-            | Self::Webroot(_) => false,
+pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Rejection> {
+    let state: m::TenantState = decode(value)?;
+    id_key(key)?;
+    stated(state.state)?;
+    Ok(state)
+}
+
+pub(crate) fn route(key: &str, value: &[u8]) -> Result<m::Route, Rejection> {
+    let route: m::Route = decode(value)?;
+    name::check_host(key).map_err(|e| invalid("key", e))?;
+    check_id("tenant_id", &route.tenant_id)?;
+    if !route.webroot_id.is_empty() {
+        check_id("webroot_id", &route.webroot_id)?;
+        check_id("shard_id", &route.shard_id)?;
+    }
+    Ok(route)
+}
+
+pub(crate) fn shard_pool(key: &str, value: &[u8]) -> Result<m::ShardPool, Rejection> {
+    let pool: m::ShardPool = decode(value)?;
+    id_key(key)?;
+    check_id("name", &pool.name)?;
+    for node in &pool.nodes {
+        check_id("nodes.node_id", &node.node_id)?;
+        if node.addresses.is_empty() {
+            return Err(invalid("nodes.addresses", format!("node {} has none", node.node_id)));
+        }
+        for address in &node.addresses {
+            address
+                .parse::<SocketAddr>()
+                .map_err(|e| invalid("nodes.addresses", format!("{address:?}: {e}")))?;
         }
     }
+    Ok(pool)
+}
+
+pub(crate) fn zone(key: &str, value: &[u8]) -> Result<m::Zone, Rejection> {
+    let zone: m::Zone = decode(value)?;
+    name::check_host(key).map_err(|e| invalid("key", e))?;
+    check_id("zone_id", &zone.zone_id)?;
+    host("primary_ns", &zone.primary_ns)?;
+    if zone.nameservers.is_empty() {
+        return Err(invalid("nameservers", "there must be at least one"));
+    }
+    zone.nameservers.iter().try_for_each(|ns| host("nameservers", ns))?;
+    let (local, domain) =
+        zone.hostmaster.split_once('@').ok_or_else(|| invalid("hostmaster", "must be a mail address"))?;
+    if local.is_empty() || local.len() > 63 || !local.is_ascii() {
+        return Err(invalid("hostmaster", "the local part must have 1 to 63 ASCII characters"));
+    }
+    host("hostmaster", domain)?;
+    Ok(zone)
+}
+
+pub(crate) fn rr_set(key: &str, value: &[u8]) -> Result<m::RrSet, Rejection> {
+    let set: m::RrSet = decode(value)?;
+    let (zone, owner, record_type) = rr_set_key(key)?;
+    name::check_host(zone).map_err(|e| invalid("key", e))?;
+    name::check_owner(owner).map_err(|e| invalid("key", e))?;
+    if !name::is_in_zone(owner, zone) {
+        return Err(invalid("key", format!("{owner} does not lie in {zone}")));
+    }
+    if record_type.is_empty() || !record_type.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
+        return Err(invalid("key", format!("{record_type:?} is no record type")));
+    }
+    if set.ttl > 0x7fff_ffff {
+        return Err(invalid("ttl", "must be below 2^31 seconds (RFC 2181 §8)"));
+    }
+    match &set.data {
+        None => return Err(invalid("data", "missing")),
+        Some(m::rr_set::Data::Records(records)) if records.rdata.is_empty() => {
+            return Err(invalid("records", "there must be at least one"));
+        }
+        Some(m::rr_set::Data::Records(_)) => {}
+        Some(m::rr_set::Data::AddressSet(set)) => {
+            check_id("address_set", set)?;
+            if record_type != "A" && record_type != "AAAA" {
+                return Err(invalid("address_set", format!("cannot give {record_type} data")));
+            }
+        }
+    }
+    Ok(set)
+}
+
+pub(crate) fn address_set(key: &str, value: &[u8]) -> Result<m::AddressSet, Rejection> {
+    let set: m::AddressSet = decode(value)?;
+    id_key(key)?;
+    for address in &set.ipv4 {
+        address.parse::<Ipv4Addr>().map_err(|e| invalid("ipv4", format!("{address:?}: {e}")))?;
+    }
+    for address in &set.ipv6 {
+        address.parse::<Ipv6Addr>().map_err(|e| invalid("ipv6", format!("{address:?}: {e}")))?;
+    }
+    Ok(set)
+}
+
+pub(crate) fn serial_offset(key: &str, value: &[u8]) -> Result<m::SerialOffset, Rejection> {
+    exact_key(key, "serial")?;
+    decode(value)
+}
+
+pub(crate) fn tenant(key: &str, value: &[u8]) -> Result<m::Tenant, Rejection> {
+    let tenant: m::Tenant = decode(value)?;
+    id_key(key)?;
+    stated(tenant.state)?;
+    incarnation(tenant.incarnation)?;
+    Ok(tenant)
+}
+
+pub(crate) fn webroot(key: &str, value: &[u8]) -> Result<m::Webroot, Rejection> {
+    let webroot: m::Webroot = decode(value)?;
+    id_key(key)?;
+    check_id("tenant_id", &webroot.tenant_id)?;
+    check_id("shard_name", &webroot.shard_name)?;
+    incarnation(webroot.incarnation)?;
+    folder::check(&webroot.public_folder).map_err(|e| invalid("public_folder", e))?;
+    if webroot.runtime == "php" {
+        php::check_version(&webroot.runtime_version).map_err(|e| invalid("runtime_version", e))?;
+        if let Some(pool) = &webroot.php {
+            php::Settings::of(pool).map_err(|e| invalid("php", e))?;
+        }
+        php::Processes::of(webroot.php.as_ref()).map_err(|e| invalid("php", e))?;
+    }
+    Ok(webroot)
+}
+
+pub(crate) fn retire(key: &str, value: &[u8]) -> Result<m::Retire, Rejection> {
+    let retire: m::Retire = decode(value)?;
+    let Some(retired) = Retired::of(&retire) else {
+        return Err(invalid("kind", format!("{} holds no data", kind_name(retire.kind as u32))));
+    };
+    check_id("key", &retire.key)?;
+    incarnation(retire.incarnation)?;
+    if retired == Retired::Webroot {
+        check_id("tenant_id", &retire.tenant_id)?;
+    }
+    exact_key(key, &Key::new(retired.kind(), retire.key.clone()).to_string())?;
+    Ok(retire)
 }
 
 /// Splits the key of an RRset into zone, owner name and type mnemonic.
@@ -289,6 +230,7 @@ fn incarnation(value: u64) -> Result<(), Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Intent, Kind};
 
     fn problem(key: &Key, message: &impl Message) -> String {
         Intent::parse(key, &message.encode_to_vec()).unwrap_err().to_string()
@@ -395,6 +337,11 @@ mod tests {
         assert!(problem(&key, &bad).starts_with("public_folder: "));
         let bad = m::Webroot { runtime_version: "../8".into(), ..good.clone() };
         assert!(problem(&key, &bad).starts_with("runtime_version: "));
+        let bad = m::Webroot {
+            php: Some(m::PhpPool { max_children: 201, ..m::PhpPool::default() }),
+            ..good.clone()
+        };
+        assert!(problem(&key, &bad).starts_with("php: pm.max_children: "));
         let values = [("session.save_path".to_owned(), "tcp://x;/storage/t_b/tmp".to_owned())].into();
         let bad = m::Webroot { php: Some(m::PhpPool { values, ..m::PhpPool::default() }), ..good };
         assert!(problem(&key, &bad).starts_with("php: php_values.session.save_path: "));

@@ -1,12 +1,16 @@
 //! What a PHP site may set.
 //!
-//! Owns the one table of php.ini settings that sites may have, with the type of each, and the limits of a request that
-//! follow from them. The API refuses by it and nodes render from it. A setting that is not in the table does not exist for
+//! Owns the one table of php.ini settings that sites may have, with the type of each, the limits of a request that follow
+//! from them, and the numbers of a pool's processes. The API refuses by it and nodes render from it. A setting that is not in the table does not exist for
 //! sites: it could load code, write where it says or reach into another site.
+
+mod processes;
 
 use std::{collections::BTreeMap, fmt};
 
 use crate::{folder, message as m};
+
+pub use processes::{ProcessNumbers, Processes, Waiting};
 
 /// The type of a setting, from which its normal text follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

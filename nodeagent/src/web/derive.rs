@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use futures::future::BoxFuture;
 use hosting_agent_engine::{DataId, Desired, Secret};
-use hosting_intent::{Intent, Key, Kind, Rejection, message as m, php::Settings};
+use hosting_intent::{
+    Key, Kind, NodeIntent, Rejection, message as m,
+    php::{Processes, Settings},
+};
 use tokio::sync::watch;
 
 use super::{
@@ -12,10 +15,7 @@ use super::{
         DATA, NginxHost, NginxSpec, PhpFpm, Site, SiteSpec, TENANT, Tenant, TenantSpec, WEBROOT, nginx_key,
     },
     layout::Layout,
-    render::{
-        self, BadValue,
-        php::{Pool, Processes},
-    },
+    render::{self, BadValue, php::Pool},
 };
 use crate::{
     drivers::{Retire, RetireSpec},
@@ -27,10 +27,10 @@ fn invalid(bad: BadValue, field: &'static str) -> Rejection {
     Rejection::Invalid { field, problem: bad.to_string() }
 }
 
-/// What [`Intent::parse`] cannot know: whether configuration files can be made of it.
-pub(super) fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+/// What [`hosting_intent::RoleIntent::parse`] cannot know: whether configuration files can be made of it.
+pub(super) fn check(layout: &Layout, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
     match intent {
-        Intent::Webroot(webroot) => {
+        NodeIntent::Webroot(webroot) => {
             match webroot.runtime.as_str() {
                 "static" => {}
                 "php" => {
@@ -38,7 +38,8 @@ pub(super) fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), R
                     render::php::master(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
                 }
                 other => {
-                    let problem = format!("{other:?} is not supported by this agent; it knows static and php");
+                    let problem =
+                        format!("{other:?} is not supported by this agent; it knows static and php");
                     return Err(Rejection::Invalid { field: "runtime", problem });
                 }
             }
@@ -46,17 +47,10 @@ pub(super) fn check(layout: &Layout, key: &Key, intent: &Intent) -> Result<(), R
                 .map_err(|bad| invalid(bad, "public_folder"))?;
             Ok(())
         }
-        Intent::TrustRoots(_)
-        | Intent::TenantState(_)
-        | Intent::Tenant(_)
-        | Intent::Retire(_)
-        // Never sent to nodes; they do no harm.
-        | Intent::Route(_)
-        | Intent::ShardPool(_)
-        | Intent::Zone(_)
-        | Intent::RrSet(_)
-        | Intent::AddressSet(_)
-        | Intent::SerialOffset(_) => Ok(()),
+        NodeIntent::TrustRoots(_)
+        | NodeIntent::TenantState(_)
+        | NodeIntent::Tenant(_)
+        | NodeIntent::Retire(_) => Ok(()),
     }
 }
 
@@ -76,7 +70,7 @@ fn site(id: &str, webroot: &m::Webroot, suspended: bool) -> render::nginx::Site 
     }
 }
 
-/// Settings of a webroot that passed [`Intent::parse`].
+/// Settings of a webroot that passed [`hosting_intent::RoleIntent::parse`].
 fn settings(webroot: &m::Webroot) -> Settings {
     webroot.php.as_ref().and_then(|pool| Settings::of(pool).ok()).unwrap_or_default()
 }
@@ -86,7 +80,8 @@ fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
         id: id.to_owned(),
         tenant: webroot.tenant_id.clone(),
         version: webroot.runtime_version.clone(),
-        processes: Processes::from_intent(webroot.php.as_ref())?,
+        processes: Processes::of(webroot.php.as_ref())
+            .map_err(|problem| BadValue::new("php", problem.to_string()))?,
         settings: settings(webroot),
     })
 }
@@ -94,14 +89,14 @@ fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
 fn is_suspended(items: &Items, tenant: &str) -> bool {
     let on_node = items.get(&Key::new(Kind::Tenant, tenant)).map(|item| item.intent.as_ref());
     let served = items.get(&Key::new(Kind::TenantState, tenant)).map(|item| item.intent.as_ref());
-    matches!(on_node, Some(Intent::Tenant(tenant)) if tenant.state() == m::State::Suspended)
-        || matches!(served, Some(Intent::TenantState(state)) if state.state() == m::State::Suspended)
+    matches!(on_node, Some(NodeIntent::Tenant(tenant)) if tenant.state() == m::State::Suspended)
+        || matches!(served, Some(NodeIntent::TenantState(state)) if state.state() == m::State::Suspended)
 }
 
-fn incarnation(intent: &Intent) -> Option<u64> {
-    if let Intent::Tenant(tenant) = intent {
+fn incarnation(intent: &NodeIntent) -> Option<u64> {
+    if let NodeIntent::Tenant(tenant) = intent {
         Some(tenant.incarnation)
-    } else if let Intent::Webroot(webroot) = intent {
+    } else if let NodeIntent::Webroot(webroot) = intent {
         Some(webroot.incarnation)
     } else {
         None
@@ -142,16 +137,16 @@ impl Web {
     }
 }
 
-fn tenant_of(intent: Option<&Intent>) -> Option<&str> {
-    if let Some(Intent::Webroot(webroot)) = intent { Some(&webroot.tenant_id) } else { None }
+fn tenant_of(intent: Option<&NodeIntent>) -> Option<&str> {
+    if let Some(NodeIntent::Webroot(webroot)) = intent { Some(&webroot.tenant_id) } else { None }
 }
 
 impl Derivation for Web {
     fn changed(
         &mut self,
         key: &Key,
-        before: Option<&Intent>,
-        after: Option<&Intent>,
+        before: Option<&NodeIntent>,
+        after: Option<&NodeIntent>,
         touched: &mut BTreeSet<Key>,
     ) {
         let retire = |kind: Kind, id: &str| Key::new(Kind::Retire, Key::new(kind, id).to_string());
@@ -173,15 +168,15 @@ impl Derivation for Web {
         }
     }
 
-    fn wants(&self, items: &Items, key: &Key, revision: u64, intent: &Intent) -> Desired {
+    fn wants(&self, items: &Items, key: &Key, revision: u64, intent: &NodeIntent) -> Desired {
         let mut desired = Desired::new();
         let origin = Some((key.clone(), revision));
         match intent {
-            Intent::Tenant(tenant) => {
+            NodeIntent::Tenant(tenant) => {
                 let spec = TenantSpec { incarnation: tenant.incarnation };
                 desired.want::<Tenant>(key.name.clone(), spec, origin);
             }
-            Intent::Webroot(webroot) => {
+            NodeIntent::Webroot(webroot) => {
                 let suspended = is_suspended(items, &webroot.tenant_id);
                 let site = site(&key.name, webroot, suspended);
                 if site.php.is_some()
@@ -195,19 +190,12 @@ impl Derivation for Web {
                 // A tenant that is suspended, or no longer, is not done before its sites show it.
                 desired.settles::<Site>(&key.name, Key::new(Kind::Tenant, webroot.tenant_id.clone()));
             }
-            Intent::Retire(retire) => {
+            NodeIntent::Retire(retire) => {
                 if let Some(spec) = RetireSpec::of(retire, DATA, |data| self.wanted_by(items, data)) {
                     desired.want::<Retire>(key.name.clone(), spec, origin);
                 }
             }
-            Intent::TrustRoots(_)
-            | Intent::TenantState(_)
-            | Intent::Route(_)
-            | Intent::ShardPool(_)
-            | Intent::Zone(_)
-            | Intent::RrSet(_)
-            | Intent::AddressSet(_)
-            | Intent::SerialOffset(_) => {}
+            NodeIntent::TrustRoots(_) | NodeIntent::TenantState(_) => {}
         }
         desired
     }
@@ -249,13 +237,13 @@ mod tests {
         Wants::new(derivation())
     }
 
-    fn put(view: &mut View, key: Key, intent: Intent) {
+    fn put(view: &mut View, key: Key, intent: NodeIntent) {
         view.revision += 1;
         view.items.insert(key, InEffect { revision: view.revision, intent: Arc::new(intent) });
     }
 
-    fn site_of(tenant: &str, runtime: &str, incarnation: u64) -> Intent {
-        Intent::Webroot(m::Webroot {
+    fn site_of(tenant: &str, runtime: &str, incarnation: u64) -> NodeIntent {
+        NodeIntent::Webroot(m::Webroot {
             tenant_id: tenant.into(),
             runtime: runtime.into(),
             runtime_version: if runtime == "php" { "8.2".into() } else { String::new() },
@@ -265,12 +253,17 @@ mod tests {
         })
     }
 
-    fn retire_of(kind: Kind, id: &str, tenant: &str, incarnation: u64) -> Intent {
-        Intent::Retire(m::Retire { kind: kind as i32, key: id.into(), tenant_id: tenant.into(), incarnation })
+    fn retire_of(kind: Kind, id: &str, tenant: &str, incarnation: u64) -> NodeIntent {
+        NodeIntent::Retire(m::Retire {
+            kind: kind as i32,
+            key: id.into(),
+            tenant_id: tenant.into(),
+            incarnation,
+        })
     }
 
     /// One change of a view with few tenants and sites, so that they meet.
-    fn change() -> impl Strategy<Value = (Key, Option<Intent>)> {
+    fn change() -> impl Strategy<Value = (Key, Option<NodeIntent>)> {
         let tenant = prop::sample::select(vec!["t_a", "t_b"]);
         let id = prop::sample::select(vec!["web_a", "web_b", "web_c"]);
         let state = prop::sample::select(vec![m::State::Active, m::State::Suspended]);
@@ -281,11 +274,11 @@ mod tests {
                 let (key, intent) = match what {
                     0 => (
                         Key::new(Kind::Tenant, tenant),
-                        Intent::Tenant(m::Tenant { uid: 1, state, incarnation: life }),
+                        NodeIntent::Tenant(m::Tenant { uid: 1, state, incarnation: life }),
                     ),
                     1 => (
                         Key::new(Kind::TenantState, tenant),
-                        Intent::TenantState(m::TenantState { state, ..m::TenantState::default() }),
+                        NodeIntent::TenantState(m::TenantState { state, ..m::TenantState::default() }),
                     ),
                     2 => (Key::new(Kind::Webroot, id), site_of(tenant, "php", life)),
                     3 => (Key::new(Kind::Webroot, id), site_of(tenant, "static", life)),
@@ -329,14 +322,14 @@ mod tests {
                     site_of(&tenant, "static", 1),
                 );
                 let tenant = Key::new(Kind::Tenant, tenant);
-                put(&mut view, tenant, Intent::Tenant(m::Tenant { uid: 1, state: 1, incarnation: 1 }));
+                put(&mut view, tenant, NodeIntent::Tenant(m::Tenant { uid: 1, state: 1, incarnation: 1 }));
             }
             wants.follow(&view);
             put(&mut view, Key::new(Kind::Webroot, "web_00007"), site_of("t_0000", "php", 1));
             wants.follow(&view);
             let one = wants.derived();
             let suspended = m::Tenant { uid: 1, state: m::State::Suspended as i32, incarnation: 1 };
-            put(&mut view, Key::new(Kind::Tenant, "t_0000"), Intent::Tenant(suspended));
+            put(&mut view, Key::new(Kind::Tenant, "t_0000"), NodeIntent::Tenant(suspended));
             wants.follow(&view);
             (one, wants.derived())
         };

@@ -10,7 +10,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use anyhow::Context;
 use hosting_agent_engine::{Engine, Secret};
-use hosting_intent::{Intent, Key, Kind, Rejection};
+use hosting_intent::{Key, Kind, NodeIntent, Rejection};
 use hosting_scaffold::file::write_private;
 use tokio::sync::watch;
 
@@ -70,7 +70,7 @@ impl WebNode {
 }
 
 impl Role for WebNode {
-    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+    fn check(&self, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
         derive::check(&self.layout, key, intent)
     }
 

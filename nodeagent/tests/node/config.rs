@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::Command};
 
 use hosting_agent_engine::ConfigLayout;
-use hosting_intent::php::Settings;
+use hosting_intent::php::{Processes, Settings};
 use hosting_nodeagent::web::render::{nginx, php};
 use proptest::{
     prelude::*,
@@ -130,7 +130,7 @@ fn pool(values: BTreeMap<String, String>, admin_values: BTreeMap<String, String>
         id: "web_a".into(),
         tenant: "t_a".into(),
         version: "8.2".into(),
-        processes: php::Processes::from_intent(None).unwrap(),
+        processes: Processes::default(),
         settings: Settings::new(&values, &admin_values, 0).ok()?,
     })
 }

@@ -11,7 +11,7 @@ use hosting_agent_engine::{
     Access, Claim, DataId, DataKind, Desired, Driver, Engine, Host, HostError, Key as Thing, Phase, Place,
     Plan, Report, Rest, Root,
 };
-use hosting_intent::{Bytes, Intent, Item, Key, Kind, Rejection, Removal, message as m};
+use hosting_intent::{Bytes, Item, Key, Kind, NodeIntent, Rejection, Removal, RoleIntent, message as m};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
     agent::Agent,
@@ -120,7 +120,7 @@ impl Driver for Shelf {
 struct Library;
 
 impl Role for Library {
-    fn check(&self, _: &Key, _: &Intent) -> Result<(), Rejection> {
+    fn check(&self, _: &Key, _: &NodeIntent) -> Result<(), Rejection> {
         Ok(())
     }
 
@@ -134,14 +134,14 @@ impl Role for Library {
 }
 
 impl Derivation for Library {
-    fn changed(&mut self, _: &Key, _: Option<&Intent>, _: Option<&Intent>, _: &mut BTreeSet<Key>) {}
+    fn changed(&mut self, _: &Key, _: Option<&NodeIntent>, _: Option<&NodeIntent>, _: &mut BTreeSet<Key>) {}
 
-    fn wants(&self, _: &Items, key: &Key, revision: u64, intent: &Intent) -> Desired {
+    fn wants(&self, _: &Items, key: &Key, revision: u64, intent: &NodeIntent) -> Desired {
         let mut desired = Desired::new();
         let origin = Some((key.clone(), revision));
-        if let Intent::Tenant(tenant) = intent {
+        if let NodeIntent::Tenant(tenant) = intent {
             desired.want::<Shelf>(key.name.clone(), tenant.incarnation, origin);
-        } else if let Intent::Retire(retire) = intent
+        } else if let NodeIntent::Retire(retire) = intent
             && let Some(spec) = RetireSpec::of(retire, DATA, |_| None)
         {
             desired.want::<Retire>(format!("shelf/{}", retire.key), spec, origin);
@@ -208,7 +208,7 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
     let running = tokio::spawn(agent.run(stop.clone()));
 
     let item = |key: Key, revision, value: Vec<u8>| {
-        let intent = Intent::parse(&key, &value).unwrap();
+        let intent = NodeIntent::parse(&key, &value).unwrap();
         let item = Item {
             key,
             revision,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hosting_agent_engine::{Phase, Report, Secret};
-use hosting_intent::{Bytes, Intent, Item, Key, Kind, Removal, message as m};
+use hosting_intent::{Bytes, Item, Key, Kind, NodeIntent, Removal, RoleIntent, message as m};
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
     agent::Agent,
@@ -204,7 +204,7 @@ impl Node {
         let upserts = upserts
             .into_iter()
             .map(|(key, value)| {
-                let intent = Intent::parse(&key, &value).unwrap();
+                let intent = NodeIntent::parse(&key, &value).unwrap();
                 replica.check(&key, &intent).unwrap();
                 let item = Item {
                     key,

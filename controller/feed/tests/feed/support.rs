@@ -495,11 +495,13 @@ pub struct Memory {
 }
 
 impl Replica for Memory {
+    type Intent = Intent;
+
     fn check(&self, _: &Key, _: &Intent) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<Intent>) {
         drop(self.stall.lock().unwrap());
         let mut names = self.names.lock().unwrap();
         for removal in &batch.removals {

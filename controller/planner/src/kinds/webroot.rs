@@ -203,12 +203,13 @@ impl NameSource for Webroot {
 
 fn pool(webroot: &Doc<Webroot>) -> m::PhpPool {
     let pool = stored_php_pool(&webroot.spec.runtime_config);
+    let waiting = pool.processes.waiting();
     m::PhpPool {
-        max_children: pool.max_children,
-        start_servers: pool.start_servers,
-        min_spare_servers: pool.min_spare_servers,
-        max_spare_servers: pool.max_spare_servers,
-        max_requests: pool.max_requests,
+        max_children: pool.processes.max_children(),
+        start_servers: waiting.map_or(0, |waiting| waiting.start),
+        min_spare_servers: waiting.map_or(0, |waiting| waiting.min_spare),
+        max_spare_servers: waiting.map_or(0, |waiting| waiting.max_spare),
+        max_requests: pool.processes.max_requests(),
         values: pool.settings.values().clone(),
         admin_values: pool.settings.admin_values().clone(),
         request_seconds: pool.settings.request_seconds(),

@@ -8,9 +8,9 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 use hosting_dns_zone::{Answered, Transport, Writer, Zones};
 use hosting_intent::message as m;
-use hosting_intent::{Intent, Key, Kind};
+use hosting_intent::{DnsIntent, Key, Kind};
 
-pub(crate) type Item = (Key, Intent);
+pub(crate) type Item = (Key, DnsIntent);
 
 /// Says loudly that something was not tested because the machine lacks what it needs.
 #[allow(clippy::print_stderr, reason = "a skipped test must never look like a passed one")]
@@ -36,7 +36,7 @@ pub(crate) fn zone(name: &str, serial: u32) -> Item {
         minimum: 300,
         ttl: 3600,
     };
-    (Key::new(Kind::Zone, name), Intent::Zone(settings))
+    (Key::new(Kind::Zone, name), DnsIntent::Zone(settings))
 }
 
 pub(crate) fn rr_key(zone: &str, owner: &str, record_type: &str) -> Key {
@@ -46,12 +46,12 @@ pub(crate) fn rr_key(zone: &str, owner: &str, record_type: &str) -> Key {
 pub(crate) fn rrset(zone: &str, owner: &str, record_type: &str, rdata: &[&str]) -> Item {
     let records = m::Records { rdata: rdata.iter().map(ToString::to_string).collect() };
     let set = m::RrSet { ttl: 600, data: Some(m::rr_set::Data::Records(records)) };
-    (rr_key(zone, owner, record_type), Intent::RrSet(set))
+    (rr_key(zone, owner, record_type), DnsIntent::RrSet(set))
 }
 
 pub(crate) fn auto(zone: &str, owner: &str, record_type: &str, cluster: &str) -> Item {
     let set = m::RrSet { ttl: 60, data: Some(m::rr_set::Data::AddressSet(cluster.into())) };
-    (rr_key(zone, owner, record_type), Intent::RrSet(set))
+    (rr_key(zone, owner, record_type), DnsIntent::RrSet(set))
 }
 
 pub(crate) fn address_set(cluster: &str, v4: &[&str], v6: &[&str]) -> Item {
@@ -59,11 +59,11 @@ pub(crate) fn address_set(cluster: &str, v4: &[&str], v6: &[&str]) -> Item {
         ipv4: v4.iter().map(ToString::to_string).collect(),
         ipv6: v6.iter().map(ToString::to_string).collect(),
     };
-    (Key::new(Kind::AddressSet, cluster), Intent::AddressSet(set))
+    (Key::new(Kind::AddressSet, cluster), DnsIntent::AddressSet(set))
 }
 
 pub(crate) fn offset(value: u32) -> Item {
-    (Key::new(Kind::SerialOffset, "serial"), Intent::SerialOffset(m::SerialOffset { value }))
+    (Key::new(Kind::SerialOffset, "serial"), DnsIntent::SerialOffset(m::SerialOffset { value }))
 }
 
 /// Applies items that must all be sound.

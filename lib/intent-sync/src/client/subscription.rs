@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hosting_intent::{Audience, Kind, Role};
+use hosting_intent::{Audience, Role, RoleIntent as _};
 use hosting_ledger::{Ledger, LedgerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,8 +49,6 @@ pub struct Subscription {
     pub token_file: Option<PathBuf>,
     /// The role that the process plays. A node has one audience of it.
     pub role: Role,
-    /// The kinds that the role applies.
-    pub kinds: &'static [Kind],
     /// The build, for operators.
     pub build: &'static str,
     /// Registered by the process.
@@ -221,7 +219,7 @@ impl Identified {
         let config = Config {
             audience: audience.clone(),
             build: subscription.build.to_owned(),
-            kinds: subscription.kinds.to_vec(),
+            kinds: R::Intent::KINDS.to_vec(),
             brake: Brake::default(),
         };
         let file = ledger_file(&subscription.data_dir);
@@ -313,7 +311,7 @@ fn audience_of(path: &Path) -> Result<Option<Audience>, LedgerError> {
 mod tests {
     use std::sync::mpsc;
 
-    use hosting_intent::{Digest, Intent, Key, Rejection};
+    use hosting_intent::{Digest, EdgeIntent, Key, Rejection};
     use hosting_ledger::{Journal, LedgerBatch, Meta};
 
     use super::*;
@@ -326,10 +324,12 @@ mod tests {
     struct Told(mpsc::SyncSender<u64>);
 
     impl Replica for Told {
-        fn check(&self, _: &Key, _: &Intent) -> Result<(), Rejection> {
+        type Intent = EdgeIntent;
+
+        fn check(&self, _: &Key, _: &EdgeIntent) -> Result<(), Rejection> {
             Ok(())
         }
-        fn publish(&mut self, batch: Batch) {
+        fn publish(&mut self, batch: Batch<EdgeIntent>) {
             self.0.send(batch.revision).unwrap();
         }
     }
@@ -340,7 +340,6 @@ mod tests {
             controllers: Vec::new(),
             token_file: None,
             role: Role::Lb,
-            kinds: &[],
             build: "test",
             metrics: ClientMetrics::default(),
             edge_key: None,

@@ -168,6 +168,8 @@ impl ModelReplica {
 }
 
 impl Replica for ModelReplica {
+    type Intent = Intent;
+
     fn check(&self, _: &Key, intent: &Intent) -> Result<(), Rejection> {
         match intent {
             Intent::Route(route) if route.tenant_id == REFUSED => {
@@ -177,7 +179,7 @@ impl Replica for ModelReplica {
         }
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<Intent>) {
         let mut live = self.live();
         live.published += 1;
         for (item, intent) in batch.upserts {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hosting_intent::{Bytes, message as m};
+use hosting_intent::{Bytes, Intent, message as m};
 use prost::Message;
 
 use super::*;
@@ -58,6 +58,8 @@ struct TestReplica {
 }
 
 impl Replica for TestReplica {
+    type Intent = Intent;
+
     fn check(&self, _: &Key, intent: &Intent) -> Result<(), Rejection> {
         match intent {
             Intent::Route(route) if route.tenant_id == "refused" => {
@@ -67,7 +69,7 @@ impl Replica for TestReplica {
         }
     }
 
-    fn publish(&mut self, batch: Batch) {
+    fn publish(&mut self, batch: Batch<Intent>) {
         self.batches.push((batch.revision, batch.upserts.len(), batch.removals.len()));
         for (item, intent) in batch.upserts {
             self.view.insert(item.key, (item.revision, intent));

@@ -464,12 +464,13 @@ fn php_pools() {
     let pool = |config: Value| php_pool(&object(config)).map_err(|error| error.to_string());
     let numbers = |config: Value| {
         let pool = pool(config).unwrap();
+        let waiting = pool.processes.waiting();
         (
-            pool.max_children,
-            pool.start_servers,
-            pool.min_spare_servers,
-            pool.max_spare_servers,
-            pool.max_requests,
+            pool.processes.max_children(),
+            waiting.map_or(0, |waiting| waiting.start),
+            waiting.map_or(0, |waiting| waiting.min_spare),
+            waiting.map_or(0, |waiting| waiting.max_spare),
+            pool.processes.max_requests(),
         )
     };
     // Nobody asked for processes that wait: they are started when a request comes.
@@ -547,7 +548,7 @@ fn php_pools() {
     let stored =
         stored_php_pool(&object(json!({"pm": {"max_children": 9}, "php_values": {"memory_limit": "1G",
         "session.save_path": "tcp://10.0.0.1:6379"}, "php_admin_values": {"sendmail_path": "/x"}})));
-    assert_eq!((stored.max_children, stored.settings.values().len()), (9, 1));
+    assert_eq!((stored.processes.max_children(), stored.settings.values().len()), (9, 1));
     assert!(stored.settings.admin_values().is_empty());
     assert!(pool(json!({"pm": "lots"})).unwrap_err().starts_with("invalid JSON: "));
 }

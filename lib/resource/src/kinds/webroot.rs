@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
-use hosting_intent::php::{Bounds, Problem, Settings};
+use hosting_intent::php::{Bounds, Problem, ProcessNumbers, Processes, Settings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -77,18 +77,10 @@ pub struct PhpPm {
 }
 
 /// A PHP pool with every default filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PhpPool {
-    /// 1..=200
-    pub max_children: u32,
-    /// 0..=200; 0 with both spare numbers 0: a process is started when a request comes.
-    pub start_servers: u32,
-    /// 0..=200
-    pub min_spare_servers: u32,
-    /// 0..=200
-    pub max_spare_servers: u32,
-    /// 0..=100000
-    pub max_requests: u32,
+    /// Its processes.
+    pub processes: Processes,
     /// Settings and limits.
     pub settings: Settings,
 }
@@ -128,7 +120,10 @@ pub fn php_pool(config: &Map<String, Value>) -> Result<PhpPool, SpecError> {
     let values = texts("runtime_config.php_values", &config.php_values)?;
     let admin_values = texts("runtime_config.php_admin_values", &config.php_admin_values)?;
     let settings = Settings::new(&values, &admin_values, seconds).map_err(within)?;
-    pool(&config.pm, settings)
+    let PhpPm { max_children, start_servers, min_spare_servers, max_spare_servers, max_requests } = config.pm;
+    let numbers =
+        ProcessNumbers { max_children, start_servers, min_spare_servers, max_spare_servers, max_requests };
+    Ok(PhpPool { processes: Processes::new(&numbers).map_err(within)?, settings })
 }
 
 /// As [`php_pool`], for what is stored already: what today's rules refuse of it is left out, so that the site stays up.
@@ -158,58 +153,6 @@ pub fn stored_php_pool(config: &Map<String, Value>) -> PhpPool {
         pool.settings = settings;
     }
     pool
-}
-
-fn pool(pm: &PhpPm, settings: Settings) -> Result<PhpPool, SpecError> {
-    let number = |field: &str, given: Option<i64>, default: i64, low: i64, high: i64| {
-        let value = given.unwrap_or(default);
-        check::between(&format!("runtime_config.pm.{field}"), value, low, high)?;
-        u32::try_from(value).map_err(|_| SpecError::invalid(field, "out of range"))
-    };
-    // A default never contradicts a number that was given: php-fpm refuses to start a pool that does not fit together.
-    let max_children = number("max_children", pm.max_children, 5, 1, 200)?;
-    let max_requests = number("max_requests", pm.max_requests, 500, 0, 100_000)?;
-    if pm.start_servers.is_none() && pm.min_spare_servers.is_none() && pm.max_spare_servers.is_none() {
-        return Ok(PhpPool { max_children, max_requests, settings, ..PhpPool::default() });
-    }
-    let most = i64::from(max_children);
-    let max_spare_servers = number("max_spare_servers", pm.max_spare_servers, most.min(3), 1, 200)?;
-    let spare = i64::from(max_spare_servers);
-    let min_spare_servers = number("min_spare_servers", pm.min_spare_servers, 1, 1, 200)?;
-    let least = i64::from(min_spare_servers);
-    let start_servers = number("start_servers", pm.start_servers, 2.clamp(least, spare.max(least)), 1, 200)?;
-    if max_spare_servers > max_children {
-        return Err(SpecError::invalid(
-            "runtime_config.pm.max_spare_servers",
-            format!("{max_spare_servers} must not exceed max_children ({max_children})"),
-        ));
-    }
-    if min_spare_servers > max_spare_servers {
-        return Err(SpecError::invalid(
-            "runtime_config.pm.min_spare_servers",
-            format!("{min_spare_servers} must not exceed max_spare_servers ({max_spare_servers})"),
-        ));
-    }
-    if !(min_spare_servers..=max_spare_servers).contains(&start_servers) {
-        return Err(SpecError::invalid(
-            "runtime_config.pm.start_servers",
-            format!("{start_servers} must lie between min_spare_servers and max_spare_servers"),
-        ));
-    }
-    Ok(PhpPool { max_children, start_servers, min_spare_servers, max_spare_servers, max_requests, settings })
-}
-
-impl Default for PhpPool {
-    fn default() -> Self {
-        Self {
-            max_children: 5,
-            start_servers: 0,
-            min_spare_servers: 0,
-            max_spare_servers: 0,
-            max_requests: 500,
-            settings: Settings::default(),
-        }
-    }
 }
 
 /// Settings as texts: what their types make of these is decided by [`Settings`].

@@ -331,7 +331,7 @@ mod tests {
         fake::{FakeHost, Snapshot},
         laws::Scenario,
     };
-    use hosting_intent::php::Settings;
+    use hosting_intent::php::{ProcessNumbers, Processes, Settings};
 
     use super::{
         super::{
@@ -340,14 +340,18 @@ mod tests {
         },
         *,
     };
-    use crate::web::render::php::Processes;
 
     fn spec(version: &str, max_children: u32) -> Pool {
         Pool {
             id: "web_a".into(),
             tenant: "t_a".into(),
             version: version.into(),
-            processes: Processes { max_children, waiting: None, max_requests: 0 },
+            processes: Processes::new(&ProcessNumbers {
+                max_children: Some(max_children.into()),
+                max_requests: Some(0),
+                ..ProcessNumbers::default()
+            })
+            .unwrap(),
             settings: Settings::default(),
         }
     }

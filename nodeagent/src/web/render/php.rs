@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use hosting_agent_engine::{Place, Root};
-use hosting_intent::php::{Settings, check_version, in_bytes, is_path};
+use hosting_intent::php::{Processes, Settings, Waiting, check_version, in_bytes, is_path};
 
 use super::{BadValue, fingerprint, plain_id, word};
 use crate::web::layout::{Layout, PING_PATH, php_socket, php_sockets, tenant_logs};
@@ -21,76 +21,6 @@ pub struct Pool {
     pub processes: Processes,
     /// php.ini settings and limits.
     pub settings: Settings,
-}
-
-/// How many processes a pool has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Processes {
-    /// 1–200.
-    pub max_children: u32,
-    /// Those that wait for requests; `None`: one is started when a request comes.
-    pub waiting: Option<Waiting>,
-    /// Requests after which a process is replaced: 0 (never) to 100 000.
-    pub max_requests: u32,
-}
-
-/// Processes that wait for requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
-    /// 1–200.
-    pub start: u32,
-    /// 1–200.
-    pub min_spare: u32,
-    /// 1–200.
-    pub max_spare: u32,
-}
-
-impl Processes {
-    /// From an intent, where 0 means that nothing was said (`max_requests` excepted).
-    ///
-    /// # Errors
-    /// Numbers that php-fpm would not start a pool with.
-    pub fn from_intent(pool: Option<&hosting_intent::message::PhpPool>) -> Result<Self, BadValue> {
-        let Some(pool) = pool else {
-            return Ok(Self { max_children: 5, waiting: None, max_requests: 500 });
-        };
-        let given = |value: u32, default: u32| if value == 0 { default } else { value };
-        let max_children = given(pool.max_children, 5);
-        let waiting = [pool.start_servers, pool.min_spare_servers, pool.max_spare_servers];
-        let waiting = waiting.iter().any(|given| *given != 0).then(|| {
-            let max_spare = given(pool.max_spare_servers, 3.min(max_children));
-            let min_spare = given(pool.min_spare_servers, 1.min(max_spare));
-            let start = given(pool.start_servers, 2.clamp(min_spare, max_spare.max(min_spare)));
-            Waiting { start, min_spare, max_spare }
-        });
-        let processes = Self { max_children, waiting, max_requests: pool.max_requests };
-        processes.check()?;
-        Ok(processes)
-    }
-
-    fn check(&self) -> Result<(), BadValue> {
-        let rule = |holds: bool, what: &str, problem: &str| {
-            if holds { Ok(()) } else { Err(BadValue::new(what, problem)) }
-        };
-        rule((1..=200).contains(&self.max_children), "php.max_children", "must be 1 to 200")?;
-        rule(self.max_requests <= 100_000, "php.max_requests", "must be at most 100000")?;
-        let Some(Waiting { start, min_spare, max_spare }) = self.waiting else { return Ok(()) };
-        rule(
-            (1..=self.max_children).contains(&max_spare),
-            "php.max_spare_servers",
-            "must be 1 to php.max_children",
-        )?;
-        rule(
-            (1..=max_spare).contains(&min_spare),
-            "php.min_spare_servers",
-            "must be 1 to php.max_spare_servers",
-        )?;
-        rule(
-            (min_spare..=max_spare).contains(&start),
-            "php.start_servers",
-            "must be php.min_spare_servers to php.max_spare_servers",
-        )
-    }
 }
 
 /// A value as php-fpm's INI scanner reads it back: single quotes keep everything but themselves, double quotes keep all but
@@ -166,7 +96,6 @@ pub fn master(layout: &Layout, pool: &Pool) -> Result<Master, BadValue> {
     let id = plain_id("webroot id", &pool.id)?;
     let tenant = plain_id("tenant id", &pool.tenant)?;
     check_version(&pool.version).map_err(|why| BadValue::new("PHP version", why))?;
-    pool.processes.check()?;
     let home = layout.roots.text(&Place::new(Root::Storage, [tenant]));
     if home.contains(':') {
         return Err(BadValue::new("storage", format!("{home:?} holds ':', which separates folders for PHP")));
@@ -182,8 +111,8 @@ pub fn master(layout: &Layout, pool: &Pool) -> Result<Master, BadValue> {
             write!(body, "user = {name}\ngroup = {group}\nlisten.owner = {name}\nlisten.group = {group}\n");
     }
     body.push_str("listen.mode = 0600\n");
-    let Processes { max_children, waiting, max_requests } = pool.processes;
-    let _ = match waiting {
+    let (max_children, max_requests) = (pool.processes.max_children(), pool.processes.max_requests());
+    let _ = match pool.processes.waiting() {
         None => body.write_str("pm = ondemand\npm.process_idle_timeout = 60s\n"),
         Some(Waiting { start, min_spare, max_spare }) => write!(
             body,
