@@ -14,13 +14,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hosting_edge_http2::{Failure, Front};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use hosting_edge_http2::{Failure, Front};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -142,8 +142,7 @@ impl Conn {
     /// From here on requests are written anew. The receiver learns why the connection has to end; nothing is read after that.
     pub(crate) fn follow(&mut self, front: Front) -> oneshot::Receiver<Failure> {
         let (failed, failure) = oneshot::channel();
-        self.front =
-            Some(Box::new(Followed { front, ready: Vec::new(), taken: 0, failed: Some(failed) }));
+        self.front = Some(Box::new(Followed { front, ready: Vec::new(), taken: 0, failed: Some(failed) }));
         failure
     }
 

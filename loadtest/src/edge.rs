@@ -24,6 +24,8 @@ use tabled::{builder::Builder, settings::Style};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod http2;
+
 /// The core of the server that is measured, and that of everything else.
 const SERVER_CORE: &str = "0";
 const OTHER_CORE: &str = "1";
@@ -54,11 +56,16 @@ pub(crate) struct Args {
     /// Bytes of a response
     #[arg(long, default_value_t = 1_024)]
     size: usize,
+    /// HTTP/2 over TLS, with the fields of a browser; each connection asks for one host
+    #[arg(long)]
+    http2: bool,
 }
 
 struct Server {
     name: &'static str,
     address: SocketAddr,
+    /// The same over TLS.
+    https: SocketAddr,
     child: Child,
 }
 
@@ -81,7 +88,8 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", command.join(" ")))?;
-        let server = Self { name, address: SocketAddr::from(([127, 0, 0, 1], port)), child };
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let server = Self { name, address: at(port), https: at(port + 1), child };
         let until = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(server.address).is_err() {
             ensure!(Instant::now() < until, "{name} does not listen; its command: {}", command.join(" "));
@@ -189,7 +197,7 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
             for index in order {
                 let server = &servers[index];
                 let begun = server.cpu()?;
-                let done = load(server.address, &requests, args).await?;
+                let done = load(server, *hosts, &requests, args).await?;
                 figures[index] = (server.cpu()? - begun).as_secs_f64() * 1e6 / done as f64;
             }
             // The first round fills caches and pools.
@@ -228,7 +236,7 @@ fn report(args: &Args, servers: &[Server], rows: &BTreeMap<usize, Vec<Vec<f64>>>
     }
     // A closed pipe is the reader's choice.
     let _ = writeln!(std::io::stdout(), "{}", table.build().with(Style::blank()));
-    let object = json!({"benchmark": "edge", "size": args.size, "connections": args.connections, "rounds": args.rounds, "seconds": args.seconds, "names": args.names, "figures": lines});
+    let object = json!({"benchmark": "edge", "http2": args.http2, "size": args.size, "connections": args.connections, "rounds": args.rounds, "seconds": args.seconds, "names": args.names, "figures": lines});
     let _ = writeln!(std::io::stdout(), "{object}");
 }
 
@@ -304,12 +312,15 @@ fn haproxy(args: &Args, folder: &Path, node: SocketAddr) -> anyhow::Result<Serve
         (0..args.names).map(|index| format!("{} {}\n", fqdn(index), webroot(index))).collect();
     fs::write(&map, lines.concat())?;
     let configuration = folder.join("haproxy.cfg");
-    let map = map.display();
+    let certificate = folder.join("haproxy.pem");
+    fs::write(&certificate, http2::certificate()?)?;
+    let (map, certificate) = (map.display(), certificate.display());
     fs::write(
         &configuration,
         format!(
             "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 300s\n  \
              timeout http-request 10s\n  timeout http-keep-alive 60s\n  http-reuse always\nfrontend fe\n  bind 127.0.0.1:18600\n  \
+             bind 127.0.0.1:18601 ssl crt {certificate} alpn h2\n  \
              http-request set-var(txn.h) req.hdr(host),host_only,lower\n  http-request set-var(txn.w) var(txn.h),map_str({map})\n  \
              http-request deny deny_status 404 unless {{ var(txn.w) -m found }}\n  http-request del-header x-hosting- -m beg\n  \
              http-request del-header x-forwarded- -m beg\n  http-request del-header forwarded\n  http-request del-header x-real-ip\n  \
@@ -332,11 +343,24 @@ fn haproxy(args: &Args, folder: &Path, node: SocketAddr) -> anyhow::Result<Serve
 }
 
 /// Asks for the time of a measurement and returns how many answers came. Any answer but 200 ends it.
-async fn load(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>, args: &Args) -> anyhow::Result<u64> {
+async fn load(
+    server: &Server,
+    hosts: usize,
+    requests: &Arc<Vec<Vec<u8>>>,
+    args: &Args,
+) -> anyhow::Result<u64> {
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let connector = args.http2.then(http2::connector).transpose()?;
     let clients: Vec<_> = (0..args.connections)
         .map(|seed| {
-            tokio::spawn(client(address, Arc::clone(requests), Arc::clone(&stop), Arc::clone(&done), seed))
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            match &connector {
+                Some(connector) => {
+                    let name = fqdn(seed % hosts * 4 % args.names);
+                    tokio::spawn(http2::client(server.https, connector.clone(), name, stop, done))
+                }
+                None => tokio::spawn(client(server.address, Arc::clone(requests), stop, done, seed)),
+            }
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;

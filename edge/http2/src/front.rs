@@ -201,7 +201,8 @@ impl Front {
             None => self.open(head, payload)?,
         };
         block.size += fragment.len();
-        if block.continuations > MAX_CONTINUATIONS || block.size > self.limit.saturating_mul(MAX_BLOCK_FACTOR) {
+        if block.continuations > MAX_CONTINUATIONS || block.size > self.limit.saturating_mul(MAX_BLOCK_FACTOR)
+        {
             return Err(Failure::TooMuch);
         }
         let last = head.flags & END_HEADERS != 0;
@@ -234,7 +235,8 @@ impl Front {
             fragment = rest;
             Ok(taken)
         };
-        let padding = if head.flags & PADDED != 0 { take(1)?.first().copied().unwrap_or_default() } else { 0 };
+        let padding =
+            if head.flags & PADDED != 0 { take(1)?.first().copied().unwrap_or_default() } else { 0 };
         let depends = if head.flags & PRIORITY != 0 { take(5)?.first_chunk::<4>() } else { None };
         let length = fragment.len().checked_sub(usize::from(padding)).ok_or(Failure::Protocol)?;
         // A stream that is known has its request, so these are trailers.

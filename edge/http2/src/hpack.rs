@@ -166,14 +166,14 @@ impl Decoder {
         let value = reader.take(length)?;
         self.scratch.clear();
         let name = match name {
-            Some((false, name)) => Part::Sent(name),
-            Some((true, coded)) => self.plain(coded)?,
-            None => Part::Table,
+            Some((false, name)) => Some(Part::Sent(name)),
+            Some((true, coded)) => Some(self.plain(coded)?),
+            None => None,
         };
         let value = if huffman { self.plain(value)? } else { Part::Sent(value) };
         let name = match name {
-            Part::Table => self.table.get(index)?.0,
-            part => part.bytes(&self.scratch),
+            Some(part) => part.bytes(&self.scratch),
+            None => self.table.get(index)?.0,
         };
         let value = value.bytes(&self.scratch);
         sink(Item::Field(name, value));
@@ -225,7 +225,6 @@ impl Decoder {
 enum Part<'a> {
     Sent(&'a [u8]),
     Decoded(Range<usize>),
-    Table,
 }
 
 impl<'a> Part<'a> {
@@ -236,7 +235,6 @@ impl<'a> Part<'a> {
         match self {
             Self::Sent(bytes) => bytes,
             Self::Decoded(range) => scratch.get(range).unwrap_or_default(),
-            Self::Table => &[],
         }
     }
 }
@@ -380,7 +378,10 @@ mod tests {
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     }
 
     #[test]
@@ -407,11 +408,23 @@ mod tests {
                 );
                 assert_eq!(
                     decode(&mut decoder, &hex(second), piece).unwrap(),
-                    fields(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), host, ("cache-control", "no-cache")])
+                    fields(&[
+                        (":method", "GET"),
+                        (":scheme", "http"),
+                        (":path", "/"),
+                        host,
+                        ("cache-control", "no-cache")
+                    ])
                 );
                 assert_eq!(
                     decode(&mut decoder, &hex(third), piece).unwrap(),
-                    fields(&[(":method", "GET"), (":scheme", "https"), (":path", "/index.html"), host, ("custom-key", "custom-value")])
+                    fields(&[
+                        (":method", "GET"),
+                        (":scheme", "https"),
+                        (":path", "/index.html"),
+                        host,
+                        ("custom-key", "custom-value")
+                    ])
                 );
                 assert_eq!(decoder.table.size, 164);
             }
@@ -442,7 +455,10 @@ mod tests {
     fn the_table_follows_its_size() {
         let mut decoder = Decoder::new(1_000);
         // Two changes at the beginning are one to the smaller and one to the larger size.
-        assert_eq!(decode(&mut decoder, &hex("20 3fe1 1f 40 01 61 01 62 be"), 1).unwrap(), fields(&[("a", "b"), ("a", "b")]));
+        assert_eq!(
+            decode(&mut decoder, &hex("20 3fe1 1f 40 01 61 01 62 be"), 1).unwrap(),
+            fields(&[("a", "b"), ("a", "b")])
+        );
         assert_eq!(decode(&mut decoder, &hex("3f03 be"), 1).unwrap(), fields(&[("a", "b")]));
         assert_eq!(decode(&mut decoder, &hex("3f02 be"), 1), Err(HpackError::Index));
     }
@@ -466,15 +482,24 @@ mod tests {
                 block.extend(literal(0x00, &vec![b'n'; name], &vec![b'v'; value]));
                 block.push(0xbe);
                 let too_long = ("", "too long");
-                assert_eq!(decode(&mut decoder, &block, piece).unwrap(), fields(&[("a", "b"), too_long, ("a", "b")]));
+                assert_eq!(
+                    decode(&mut decoder, &block, piece).unwrap(),
+                    fields(&[("a", "b"), too_long, ("a", "b")])
+                );
                 let mut block = literal(0x40, &vec![b'n'; name], &vec![b'v'; value]);
                 block.extend(literal(0x40, b"c", b"d"));
                 block.push(0xbe);
-                assert_eq!(decode(&mut decoder, &block, piece).unwrap(), fields(&[too_long, ("c", "d"), ("c", "d")]));
+                assert_eq!(
+                    decode(&mut decoder, &block, piece).unwrap(),
+                    fields(&[too_long, ("c", "d"), ("c", "d")])
+                );
                 assert_eq!(decoder.table.entries.len(), 1);
             }
         }
-        assert_eq!(decode(&mut Decoder::new(1), &literal(0, b"a", &[0; 20_000])[..15_000], 1), Err(HpackError::Truncated));
+        assert_eq!(
+            decode(&mut Decoder::new(1), &literal(0, b"a", &[0; 20_000])[..15_000], 1),
+            Err(HpackError::Truncated)
+        );
     }
 
     /// What an encoder may do with a field.

@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(decoded(&www).unwrap(), b"www.example.com");
         assert_eq!(encode(b"www.example.com"), www);
         let date = [
-            0xd0, 0x7a, 0xbe, 0x94, 0x10, 0x54, 0xd4, 0x44, 0xa8, 0x20, 0x05, 0x95, 0x04, 0x0b, 0x81, 0x66, 0xe0,
-            0x82, 0xa6, 0x2d, 0x1b, 0xff,
+            0xd0, 0x7a, 0xbe, 0x94, 0x10, 0x54, 0xd4, 0x44, 0xa8, 0x20, 0x05, 0x95, 0x04, 0x0b, 0x81, 0x66,
+            0xe0, 0x82, 0xa6, 0x2d, 0x1b, 0xff,
         ];
         assert_eq!(decoded(&date).unwrap(), b"Mon, 21 Oct 2013 20:13:21 GMT");
     }
@@ -168,7 +168,8 @@ mod tests {
         assert_eq!(decoded(b""), Ok(Vec::new()));
         // '0' is 00000.
         assert_eq!(decoded(&[0b0000_0111]), Ok(b"0".to_vec()));
-        for bad in [&[0b0000_0000][..], &[0b0000_0110], &[0b0000_0111, 0xff], &[0xff], &[0xff; 4], &[0xff; 5]] {
+        for bad in [&[0b0000_0000][..], &[0b0000_0110], &[0b0000_0111, 0xff], &[0xff], &[0xff; 4], &[0xff; 5]]
+        {
             assert_eq!(decoded(bad), Err(NotHuffman), "{bad:?}");
         }
     }

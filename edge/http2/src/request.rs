@@ -129,7 +129,9 @@ impl Fields {
                 return self.fail(Fault::Malformed);
             }
             b"te" if !value.eq_ignore_ascii_case(b"trailers") => return self.fail(Fault::Malformed),
-            b"host" if self.said(&self.authority).is_some_and(|said| said.eq_ignore_ascii_case(value)) => return,
+            b"host" if self.said(&self.authority).is_some_and(|said| said.eq_ignore_ascii_case(value)) => {
+                return;
+            }
             _ => {}
         }
         if self.trailers || self.fault.is_some() {

@@ -76,10 +76,13 @@ enum Seen {
     Trailers,
 }
 
+/// Stream, END_STREAM and the block as far as it came.
+type Open = (u32, bool, Vec<u8>);
+
 /// The lists behind the preface, as the library sees them.
 fn seen(out: &[u8]) -> Vec<(u32, bool, Seen)> {
     let mut decoder = loona_hpack::Decoder::new();
-    let (mut lists, mut open): (Vec<_>, Option<(u32, bool, Vec<u8>)>) = (Vec::new(), None);
+    let (mut lists, mut open): (Vec<_>, Option<Open>) = (Vec::new(), None);
     for (kind, flags, stream, payload) in frames(out.strip_prefix(PREFACE).unwrap()) {
         assert!(payload.len() <= 16_384);
         let (stream, ends, block) = match (kind, open.take()) {
@@ -147,9 +150,17 @@ fn every_target_that_is_a_path_keeps_its_bytes() {
         b"*",
         b"/?",
     ] {
-        let fields = [(&b":method"[..], &b"GET"[..]), (b":scheme", b"https"), (b":authority", b"a.example"), (b":path", path)];
+        let fields = [
+            (&b":method"[..], &b"GET"[..]),
+            (b":scheme", b"https"),
+            (b":authority", b"a.example"),
+            (b":path", path),
+        ];
         let text: String = path.iter().copied().map(char::from).collect();
-        assert_eq!(one(END_STREAM, &fields), Seen::Head(format!("GET {text} HTTP/1.1\r\nhost: a.example\r\n\r\n")));
+        assert_eq!(
+            one(END_STREAM, &fields),
+            Seen::Head(format!("GET {text} HTTP/1.1\r\nhost: a.example\r\n\r\n"))
+        );
     }
 }
 
@@ -179,7 +190,10 @@ fn bodies_are_framed_for_the_parser_and_their_length_is_held_to() {
     let head = |method: &str, line: &str| format!("{method} / HTTP/1.1\r\nhost: a.example\r\n{line}\r\n");
     assert_eq!(one(0, &fields(b"GET", None)), Seen::Head(head("GET", "transfer-encoding: chunked\r\n")));
     assert_eq!(one(END_STREAM, &fields(b"POST", None)), Seen::Head(head("POST", "content-length: 0\r\n")));
-    assert_eq!(one(0, &fields(b"POST", Some(b"5"))), Seen::Length(head("POST", "content-length: 5\r\n"), "5".into()));
+    assert_eq!(
+        one(0, &fields(b"POST", Some(b"5"))),
+        Seen::Length(head("POST", "content-length: 5\r\n"), "5".into())
+    );
     for length in [&b"+5"[..], b"", b"5, 5", b"5 5", b"10000000000000000000", b"0x5"] {
         assert_eq!(one(0, &fields(b"POST", Some(length))), Seen::Refused("400".into()));
     }
@@ -216,7 +230,13 @@ fn what_is_malformed_is_reset() {
         fields.remove(left_out);
         assert_eq!(one(END_STREAM, &fields), Seen::Reset);
     }
-    for extra in [(&b":status"[..], &b"200"[..]), (b":protocol", b"websocket"), (b":x", b"y"), (b":", b""), (b":method", b"GET")] {
+    for extra in [
+        (&b":status"[..], &b"200"[..]),
+        (b":protocol", b"websocket"),
+        (b":x", b"y"),
+        (b":", b""),
+        (b":method", b"GET"),
+    ] {
         assert_eq!(one(END_STREAM, &[GET, &[extra]].concat()), Seen::Reset, "{extra:?}");
     }
     assert_eq!((path(b""), path(b"/a\r\nx: y"), path(b"/\0")), (Seen::Reset, Seen::Reset, Seen::Reset));
@@ -233,11 +253,21 @@ fn what_is_malformed_is_reset() {
 #[test]
 fn what_http1_cannot_say_is_refused() {
     let path = |path: &'static [u8]| one(END_STREAM, &[&GET[..3], &[(b":path", path)]].concat());
-    for bad in [path(b"http://a.example/x"), path(b"x"), path(b"?x"), path(b"/\x01"), path(b"/\x7f"), with((b"x", b"\x1b[0m"))] {
+    for bad in [
+        path(b"http://a.example/x"),
+        path(b"x"),
+        path(b"?x"),
+        path(b"/\x01"),
+        path(b"/\x7f"),
+        with((b"x", b"\x1b[0m")),
+    ] {
         assert_eq!(bad, Seen::Refused("400".into()));
     }
     let connect: List<'_> = &[(b":method", b"CONNECT"), (b":authority", b"a.example:443")];
-    assert_eq!(one(END_STREAM, connect), Seen::Head("CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n".into()));
+    assert_eq!(
+        one(END_STREAM, connect),
+        Seen::Head("CONNECT a.example:443 HTTP/1.1\r\nhost: a.example:443\r\n\r\n".into())
+    );
     assert_eq!(one(END_STREAM, &[connect, &[(b":path", b"/")]].concat()), Seen::Reset);
 }
 
@@ -326,8 +356,16 @@ fn what_breaks_the_connection_is_said_and_nothing_follows() {
         ("no such index", frame(1, END_HEADERS, 1, &[0xff, 0x7f]), Failure::Compression),
         ("a block that breaks off", frame(1, END_HEADERS, 1, &[0, 5]), Failure::Compression),
         ("too large a table", frame(1, END_HEADERS, 1, &[0x3f, 0xe2, 0x1f]), Failure::Compression),
-        ("endless pieces of nothing", [open.clone(), frame(9, 0, 1, b"").repeat(2_000)].concat(), Failure::TooMuch),
-        ("an endless block", [open.clone(), frame(9, 0, 1, &[0xbe - 0x3d; 16_000]).repeat(70)].concat(), Failure::TooMuch),
+        (
+            "endless pieces of nothing",
+            [open.clone(), frame(9, 0, 1, b"").repeat(2_000)].concat(),
+            Failure::TooMuch,
+        ),
+        (
+            "an endless block",
+            [open.clone(), frame(9, 0, 1, &[0xbe - 0x3d; 16_000]).repeat(70)].concat(),
+            Failure::TooMuch,
+        ),
     ] {
         for piece in [1, 9, 1_000, 1_000_000] {
             let before = [PREFACE, &frame(6, 0, 0, &[0; 8])].concat();
@@ -341,15 +379,36 @@ fn what_breaks_the_connection_is_said_and_nothing_follows() {
 /// A frame that a client may send.
 #[derive(Debug, Clone)]
 enum Sent {
-    Other { kind: u8, stream: u32, payload: Vec<u8> },
-    Request { fields: Vec<(String, Vec<u8>)>, cuts: Vec<usize>, padding: Option<u8>, priority: bool, ends: bool },
+    Other {
+        kind: u8,
+        stream: u32,
+        payload: Vec<u8>,
+    },
+    Request {
+        fields: Vec<(String, Vec<u8>)>,
+        cuts: Vec<usize>,
+        padding: Option<u8>,
+        priority: bool,
+        ends: bool,
+    },
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    let name = proptest::sample::select(vec!["accept", "x-a", "x-b", "user-agent", "cookie", "x-long-name-of-a-field"]);
+    let name = proptest::sample::select(vec![
+        "accept",
+        "x-a",
+        "x-b",
+        "user-agent",
+        "cookie",
+        "x-long-name-of-a-field",
+    ]);
     let value = proptest::collection::vec(prop_oneof![0x20u8..=0x7e, 0x80u8..=0xff, Just(b'\t')], 0..60);
     prop_oneof![
-        (prop_oneof![Just(0u8), Just(2), Just(3), Just(4), Just(6), Just(8), 10u8..], 0u32..9, proptest::collection::vec(any::<u8>(), 0..60))
+        (
+            prop_oneof![Just(0u8), Just(2), Just(3), Just(4), Just(6), Just(8), 10u8..],
+            0u32..9,
+            proptest::collection::vec(any::<u8>(), 0..60)
+        )
             .prop_map(|(kind, stream, payload)| Sent::Other { kind, stream, payload }),
         (
             proptest::collection::vec((name.prop_map(str::to_owned), value), 0..6),
@@ -358,7 +417,13 @@ fn sent() -> impl Strategy<Value = Sent> {
             any::<bool>(),
             any::<bool>(),
         )
-            .prop_map(|(fields, cuts, padding, priority, ends)| Sent::Request { fields, cuts, padding, priority, ends }),
+            .prop_map(|(fields, cuts, padding, priority, ends)| Sent::Request {
+                fields,
+                cuts,
+                padding,
+                priority,
+                ends
+            }),
     ]
 }
 

@@ -84,7 +84,14 @@ impl Raw {
         let mut tls = crate::tls::connect(edge, "a.example", &[b"h2"]).await.unwrap();
         let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
         tls.write_all(&hello).await.unwrap();
-        Self { tls, input: Vec::new(), decoder: loona_hpack::Decoder::new(), answers: BTreeMap::new(), goaway: None, closed: false }
+        Self {
+            tls,
+            input: Vec::new(),
+            decoder: loona_hpack::Decoder::new(),
+            answers: BTreeMap::new(),
+            goaway: None,
+            closed: false,
+        }
     }
 
     async fn send(&mut self, bytes: &[u8]) {
@@ -168,7 +175,8 @@ async fn targets_and_fields_keep_their_bytes_as_over_http1() {
         assert_eq!(first_line(&node), [b"GET ", target, b" HTTP/1.1"].concat());
         stream += 2;
         // Over HTTP/1.1 the same.
-        let request = [b"GET ", target, b" HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"].concat();
+        let request =
+            [b"GET ", target, b" HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"].concat();
         let mut http1 = TcpStream::connect(edge.http).await.unwrap();
         http1.write_all(&request).await.unwrap();
         assert!(crate::harness::read_all(&mut http1).await.starts_with("HTTP/1.1 200 "));
@@ -217,7 +225,11 @@ async fn a_bad_stream_leaves_its_neighbours_alone() {
         assert_eq!((client.status(stream).await, client.status(stream + 4).await), (200, 200), "{bad:?}");
         stream += 6;
     }
-    for (bad, code) in [((&b"x"[..], &b"\x1b"[..]), 400), ((b"host", b"b.example"), 400), ((b"content-length", b"5, 5"), 400)] {
+    for (bad, code) in [
+        ((&b"x"[..], &b"\x1b"[..]), 400),
+        ((b"host", b"b.example"), 400),
+        ((b"content-length", b"5, 5"), 400),
+    ] {
         client.send(&get(stream, &[bad])).await;
         assert_eq!(client.status(stream).await, code, "{bad:?}");
         stream += 2;
@@ -281,7 +293,8 @@ async fn blocks_come_in_pieces_with_padding_and_from_the_table() {
     let sent = String::from_utf8(node.take_bytes()).unwrap();
     assert!(sent.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n") && !sent.contains("x-trailer"), "{sent}");
     // A body that is longer than it was said to be.
-    let fields = [&[(&b":method"[..], &b"POST"[..])], &GET[1..], &[(&b"content-length"[..], &b"3"[..])]].concat();
+    let fields =
+        [&[(&b":method"[..], &b"POST"[..])], &GET[1..], &[(&b"content-length"[..], &b"3"[..])]].concat();
     let post = block(&fields, false);
     client.send(&[frame(1, END_HEADERS, 9, &post), frame(0, END_STREAM, 9, b"hello")].concat()).await;
     assert_eq!(client.answer(9).await, Some(Answer::Reset(1)));

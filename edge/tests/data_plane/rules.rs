@@ -91,8 +91,10 @@ async fn serve(
 
 fn request_length(bytes: &[u8]) -> Option<usize> {
     // One character for each byte, so that positions are the bytes'.
-    let text: String =
-        bytes.iter().map(|byte| if byte.is_ascii() { char::from(byte.to_ascii_lowercase()) } else { '?' }).collect();
+    let text: String = bytes
+        .iter()
+        .map(|byte| if byte.is_ascii() { char::from(byte.to_ascii_lowercase()) } else { '?' })
+        .collect();
     let head = text.find("\r\n\r\n")? + 4;
     if text[..head].contains("transfer-encoding: chunked") {
         return Some(head + text[head..].find("0\r\n\r\n")? + 5);
