@@ -127,7 +127,11 @@ async fn serve(
         );
     }
 
-    let layout = Arc::new(settings.layout(node, Secret(probe_token(&settings.data_dir())?))?);
+    let mut layout = settings.layout(node, Secret(probe_token(&settings.data_dir())?))?;
+    if let Ok((handles, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        layout.web = layout.web.within(handles);
+    }
+    let layout = Arc::new(layout);
     tracing::warn!(
         isolation = "none",
         user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),
