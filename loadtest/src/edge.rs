@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -61,35 +61,55 @@ pub(crate) struct Args {
     http2: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
+    #[arg(long)]
+    size: usize,
+}
+
+/// A process that ends with what it is part of.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; the folder goes in any case.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 struct Server {
     name: &'static str,
     address: SocketAddr,
     /// The same over TLS.
     https: SocketAddr,
-    child: Child,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself; the folder goes in any case.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    process: Process,
+    _node: Process,
 }
 
 impl Server {
-    fn start(name: &'static str, port: u16, mut command: Vec<String>, log: &Path) -> anyhow::Result<Self> {
+    fn start(
+        name: &'static str,
+        port: u16,
+        mut command: Vec<String>,
+        log: &Path,
+        node: Process,
+    ) -> anyhow::Result<Self> {
         command.splice(0..0, ["taskset".to_owned(), "-c".to_owned(), SERVER_CORE.to_owned()]);
         let log = fs::File::create(log.join(format!("{name}.log")))?;
         let child = Command::new(&command[0])
             .args(&command[1..])
+            // So that file handles are left for idle connections to the node.
+            .env("HOSTING_EDGE_MAX_CONNECTIONS", "1000")
+            .env("HOSTING_EDGE_MAX_CONNECTIONS_PER_NETWORK", "1000")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", command.join(" ")))?;
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let server = Self { name, address: at(port), https: at(port + 1), child };
+        let server =
+            Self { name, address: at(port), https: at(port + 1), process: Process(child), _node: node };
         let until = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(server.address).is_err() {
             ensure!(Instant::now() < until, "{name} does not listen; its command: {}", command.join(" "));
@@ -101,7 +121,7 @@ impl Server {
     /// CPU time of all its threads.
     fn cpu(&self) -> anyhow::Result<Duration> {
         let mut nanos = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.process.0.id()))? {
             // A thread may end between the two reads.
             let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
             nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
@@ -114,7 +134,7 @@ impl Server {
         for _ in 0..240 {
             let before = self.cpu()?;
             std::thread::sleep(Duration::from_millis(500));
-            if self.cpu()? - before < Duration::from_millis(5) {
+            if self.cpu()?.saturating_sub(before) < Duration::from_millis(5) {
                 return Ok(());
             }
         }
@@ -150,13 +170,13 @@ fn pin() -> anyhow::Result<()> {
 }
 
 async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
-    let node = node(args.size).await?;
     let mut servers = Vec::new();
     let builds =
         [("edge", Some(&args.edge)), ("edge again", Some(&args.edge)), ("edge before", args.before.as_ref())];
     for (port, (name, binary)) in (18_480..).step_by(10).zip(builds) {
         let Some(binary) = binary else { continue };
         let data = folder.join(name.replace(' ', "-"));
+        let (process, node) = start_node(args.size)?;
         ledger(&data, args.names, node)?;
         let listen = |flag: &str, port: u16| format!("--{flag}=127.0.0.1:{port}");
         let command = vec![
@@ -168,9 +188,9 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
             "--controller=127.0.0.1:1".to_owned(),
             "--threads=1".to_owned(),
         ];
-        servers.push(Server::start(name, port, command, folder)?);
+        servers.push(Server::start(name, port, command, folder, process)?);
     }
-    servers.push(haproxy(args, folder, node)?);
+    servers.push(haproxy(args, folder)?);
     for server in &servers {
         server.settle()?;
     }
@@ -198,7 +218,7 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
                 let server = &servers[index];
                 let begun = server.cpu()?;
                 let done = load(server, *hosts, &requests, args).await?;
-                figures[index] = (server.cpu()? - begun).as_secs_f64() * 1e6 / done as f64;
+                figures[index] = server.cpu()?.saturating_sub(begun).as_secs_f64() * 1e6 / done as f64;
             }
             // The first round fills caches and pools.
             if round > 0 {
@@ -240,36 +260,50 @@ fn report(args: &Args, servers: &[Server], rows: &BTreeMap<usize, Vec<Vec<f64>>>
     let _ = writeln!(std::io::stdout(), "{object}");
 }
 
-/// A node that answers every request with the same body, over connections that it keeps.
-async fn node(size: usize) -> anyhow::Result<SocketAddr> {
+/// A node in a process of its own for each server: from one address there are 28 000 connections to a port, and handles are
+/// counted for each process.
+fn start_node(size: usize) -> anyhow::Result<(Process, SocketAddr)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["node".to_owned(), format!("--size={size}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let said = child.stdout.take().context("the node has no output")?;
+    let process = Process(child);
+    let mut line = String::new();
+    BufReader::new(said).read_line(&mut line)?;
+    Ok((process, line.trim().parse().context("the node did not start")?))
+}
+
+/// Says its address, and answers every request with the same body, over connections that it keeps.
+pub(crate) async fn node(args: &NodeArgs) -> anyhow::Result<()> {
+    let size = args.size;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
+    writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\nServer: node\r\nContent-Type: text/html\r\nContent-Length: {size}\r\n\r\n"
     )
     .into_bytes();
     answer.resize(answer.len() + size, b'x');
     let answer = Arc::new(answer);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let answer = Arc::clone(&answer);
-            tokio::spawn(async move {
-                let _ = stream.set_nodelay(true);
-                let mut buffer = [0; 4_096];
-                let mut filled = 0;
-                while let Ok(read @ 1..) = stream.read(&mut buffer[filled..]).await {
-                    filled += read;
-                    if buffer[..filled].ends_with(b"\r\n\r\n") {
-                        filled = 0;
-                        if stream.write_all(&answer).await.is_err() {
-                            return;
-                        }
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let answer = Arc::clone(&answer);
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let mut buffer = [0; 4_096];
+            let mut filled = 0;
+            while let Ok(read @ 1..) = stream.read(&mut buffer[filled..]).await {
+                filled += read;
+                if buffer[..filled].ends_with(b"\r\n\r\n") {
+                    filled = 0;
+                    if stream.write_all(&answer).await.is_err() {
+                        return;
                     }
                 }
-            });
-        }
-    });
-    Ok(address)
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The last good state of an edge that has `names` host names, all at one node.
@@ -306,7 +340,8 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// HAProxy with the same map and the same work on the fields.
-fn haproxy(args: &Args, folder: &Path, node: SocketAddr) -> anyhow::Result<Server> {
+fn haproxy(args: &Args, folder: &Path) -> anyhow::Result<Server> {
+    let (process, node) = start_node(args.size)?;
     let map = folder.join("hosts.map");
     let lines: Vec<String> =
         (0..args.names).map(|index| format!("{} {}\n", fqdn(index), webroot(index))).collect();
@@ -339,7 +374,7 @@ fn haproxy(args: &Args, folder: &Path, node: SocketAddr) -> anyhow::Result<Serve
     let mut command: Vec<String> =
         String::from_utf8(found.stdout)?.split_whitespace().map(str::to_owned).collect();
     command.extend(["-db".to_owned(), "-f".to_owned(), configuration.display().to_string()]);
-    Server::start("HAProxy", 18_600, command, folder)
+    Server::start("HAProxy", 18_600, command, folder, process)
 }
 
 /// Asks for the time of a measurement and returns how many answers came. Any answer but 200 ends it.
@@ -350,6 +385,8 @@ async fn load(
     args: &Args,
 ) -> anyhow::Result<u64> {
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    // No two measurements ask for the same hosts in the same order.
+    static CLIENTS: AtomicUsize = AtomicUsize::new(1);
     let connector = args.http2.then(http2::connector).transpose()?;
     let clients: Vec<_> = (0..args.connections)
         .map(|seed| {
@@ -359,7 +396,10 @@ async fn load(
                     let name = fqdn(seed % hosts * 4 % args.names);
                     tokio::spawn(http2::client(server.https, connector.clone(), name, stop, done))
                 }
-                None => tokio::spawn(client(server.address, Arc::clone(requests), stop, done, seed)),
+                None => {
+                    let seed = CLIENTS.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(client(server.address, Arc::clone(requests), stop, done, seed))
+                }
             }
         })
         .collect();
@@ -381,7 +421,7 @@ async fn client(
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; 128 * 1_024];
-    let mut random = seed as u64 * 0x9e37_79b9 + 1;
+    let mut random = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     while !stop.load(Ordering::Relaxed) {
         random ^= random << 13;
         random ^= random >> 7;

@@ -24,6 +24,9 @@ enum Command {
     Change(change::Args),
     /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
     Edge(edge::Args),
+    /// The node behind a server of `edge`
+    #[command(hide = true)]
+    Node(edge::NodeArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,5 +36,6 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Change(args) => runtime.block_on(change::run(&args)),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
+        Command::Node(args) => runtime.block_on(edge::node(&args)),
     }
 }
