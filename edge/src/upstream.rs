@@ -220,6 +220,16 @@ mod tests {
         assert!(pool.shards.iter().all(|shard| shard.lock().unwrap().idle.is_empty()));
     }
 
+    #[tokio::test]
+    async fn a_node_is_not_blamed_for_what_is_missing_here() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EADDRNOTAVAIL] {
+            assert!(is_ours(&errno.into()), "{errno}");
+        }
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert!(!is_ours(&connect(nobody, Duration::from_secs(1)).await.unwrap_err()));
+        assert!(!is_ours(&io::ErrorKind::TimedOut.into()));
+    }
+
     /// Puts connections for these webroots, in this order.
     async fn fill(pool: &IdleConnections, webroots: impl IntoIterator<Item = Arc<str>>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

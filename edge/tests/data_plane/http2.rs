@@ -234,6 +234,16 @@ async fn a_bad_stream_leaves_its_neighbours_alone() {
         assert_eq!(client.status(stream).await, code, "{bad:?}");
         stream += 2;
     }
+    for authority in [&b"a.example evil"[..], b"u@a.example", b"", b"\xff", b"a.example:x"] {
+        let fields = [&GET[..2], &[(&b":authority"[..], authority)], &GET[3..]].concat();
+        client.send(&frame(1, END_HEADERS | END_STREAM, stream, &block(&fields, false))).await;
+        assert_eq!(client.status(stream).await, 400, "{authority:?}");
+        stream += 2;
+    }
+    let many: Vec<_> = std::iter::repeat_n((&b"x"[..], &b"y"[..]), 300).collect();
+    client.send(&get(stream, &many)).await;
+    assert_eq!(client.status(stream).await, 431);
+    stream += 2;
     assert!(!String::from_utf8_lossy(&node.take_bytes()).contains("upper"));
     // Too large in one field, in many, and in what the table holds.
     let mut bomb = block(GET, false);
