@@ -12,7 +12,8 @@ use clap::{Parser, Subcommand};
   loadtest change                    200 host names added and deleted, against what `./up` runs
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
-  loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000")]
+  loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000
+  loadtest edge --http2 --hosts 1,100")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
