@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hosting_edge_http2::{Failure, Front};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -23,6 +24,7 @@ use pingora_core::protocols::{
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
@@ -50,6 +52,47 @@ pub(crate) struct Conn {
     tls: Option<Arc<SslDigest>>,
     h2: bool,
     opening: Option<Opening>,
+    front: Option<Box<Followed>>,
+}
+
+/// What an HTTP/2 client sends is followed, and its requests are written anew.
+struct Followed {
+    front: Front,
+    /// Written anew, not yet read.
+    ready: Vec<u8>,
+    taken: usize,
+    failed: Option<oneshot::Sender<Failure>>,
+}
+
+impl Followed {
+    /// Gives what is ready. `None`: nothing is, read on.
+    fn poll_ready(&mut self, buf: &mut ReadBuf<'_>) -> Option<Poll<()>> {
+        let rest = self.ready.get(self.taken..).unwrap_or_default();
+        if rest.is_empty() {
+            let failure = self.front.failure()?;
+            if let Some(failed) = self.failed.take() {
+                // Nobody listens on a connection that ends anyway.
+                let _ = failed.send(failure);
+            }
+            return Some(Poll::Pending);
+        }
+        let (now, later) = rest.split_at_checked(buf.remaining()).unwrap_or((rest, &[]));
+        buf.put_slice(now);
+        if later.is_empty() {
+            // Given back, as the write buffer is.
+            (self.ready, self.taken) = (Vec::new(), 0);
+        } else {
+            self.taken += now.len();
+        }
+        Some(Poll::Ready(()))
+    }
+
+    /// How many of the bytes that came pass as they are; what stands for the rest is ready then.
+    fn follow(&mut self, bytes: &[u8]) -> usize {
+        let passed = self.front.pass(bytes);
+        self.front.feed(bytes.get(passed..).unwrap_or_default(), &mut self.ready);
+        passed
+    }
 }
 
 /// A client that negotiated HTTP/2 must begin to speak it.
@@ -69,6 +112,7 @@ impl Conn {
             tls: None,
             h2: false,
             opening: None,
+            front: None,
         }
     }
 
@@ -91,7 +135,15 @@ impl Conn {
             tls,
             h2,
             opening,
+            front: None,
         }
+    }
+
+    /// From here on requests are written anew. The receiver learns why the connection has to end; nothing is read after that.
+    pub(crate) fn follow(&mut self, front: Front) -> oneshot::Receiver<Failure> {
+        let (failed, failure) = oneshot::channel();
+        self.front = Some(Box::new(Followed { front, ready: Vec::new(), taken: 0, failed: Some(failed) }));
+        failure
     }
 
     /// Ready when there may be something to read. A TLS session may hold it already, so it is always worth a try.
@@ -132,6 +184,23 @@ impl Conn {
     /// Whether TLS negotiated HTTP/2.
     pub(crate) fn is_h2(&self) -> bool {
         self.h2
+    }
+
+    fn poll_read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = match &mut self.io {
+            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        };
+        if let Some(opening) = &mut self.opening {
+            opening.missing = opening.missing.saturating_sub(buf.filled().len() - before);
+            if opening.missing == 0 {
+                self.opening = None;
+            } else if outcome.is_pending() && opening.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        outcome
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -198,20 +267,22 @@ impl AsyncRead for Conn {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let conn = &mut *self;
-        let before = buf.filled().len();
-        let outcome = match &mut conn.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-        };
-        if let Some(opening) = &mut conn.opening {
-            opening.missing = opening.missing.saturating_sub(buf.filled().len() - before);
-            if opening.missing == 0 {
-                conn.opening = None;
-            } else if outcome.is_pending() && opening.deadline.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        loop {
+            if let Some(ready) = conn.front.as_mut().and_then(|front| front.poll_ready(buf)) {
+                return ready.map(Ok);
+            }
+            let before = buf.filled().len();
+            ready!(conn.poll_read_through(cx, buf))?;
+            let came = buf.filled().get(before..).unwrap_or_default();
+            let Some(front) = conn.front.as_mut().filter(|_| !came.is_empty()) else {
+                return Poll::Ready(Ok(()));
+            };
+            let passed = front.follow(came);
+            buf.set_filled(before + passed);
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
             }
         }
-        outcome
     }
 }
 

@@ -1,24 +1,27 @@
-//! A client's HTTP/2 streams. Pingora keeps the connection; each stream's request is read as an HTTP/1.1 head, so that both
-//! versions are held to the same rules.
+//! A client's HTTP/2 streams. Pingora's library keeps the connection; each stream's request is read as an HTTP/1.1 head, so that
+//! both versions are held to the same rules.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use hosting_edge_http1::{AnswerHead, Request, RequestHead, push_chunk};
+use hosting_edge_http2::{Front, HEAD, REFUSED, head};
 use http::header::{self, HeaderName, HeaderValue};
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{H2Options, HttpSession, default_h2_options};
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession, default_h2_options};
 use pingora_core::server::ShutdownWatch;
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
+use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer};
 use crate::pages::Page;
 use crate::proxy::{Edge, Visitor};
@@ -67,96 +70,96 @@ pub(crate) struct H2Limits {
     pub(crate) idle: Duration,
 }
 
+/// What the request that stands for a client's counts beside its head.
+const STAND_IN: usize = 512;
+
+/// Saying why a connection ends may take this long.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     edge: &Arc<Edge>,
-    conn: crate::conn::Conn,
+    mut conn: Conn,
     visitor: Visitor,
     limits: H2Limits,
     windows: &Windows,
-    shutdown: &ShutdownWatch,
+    mut shutdown: ShutdownWatch,
 ) {
     let share = windows.take();
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(limits.idle);
-    let window = if share.is_some() { LARGE_WINDOW } else { SMALL_WINDOW };
-    let streams = Arc::new(Streams { edge: Arc::clone(edge), visitor, limits, window, options });
-    pingora_core::apps::ServerApp::process_new(&streams, Box::new(conn), shutdown).await;
-}
-
-/// The application in Pingora's sense: one for each connection.
-struct Streams {
-    edge: Arc<Edge>,
-    visitor: Visitor,
-    limits: H2Limits,
-    window: u32,
-    options: HttpServerOptions,
-}
-
-#[async_trait]
-impl HttpServerApp for Streams {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        _shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let ServerSession::H2(session) = session else { return None };
-        let head = head_of(&session);
-        let mut client = H2Client { session, writer: None, ended: false, timer: Timer::new() };
-        match RequestHead::parse(head).and_then(Request::new) {
-            Ok(request) => self.edge.serve(&mut client, &request, &self.visitor).await,
-            Err(error) => self.edge.refuse(&mut client, Page::from(error)).await,
-        }
-        None
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        let mut h2 = default_h2_options();
-        h2.max_concurrent_streams(self.limits.streams.max(1));
-        h2.max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX));
-        h2.initial_window_size(self.window);
-        h2.initial_connection_window_size(self.window);
-        h2.max_send_buffer_size(2 * SEND);
-        Some(h2)
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
-    }
-}
-
-/// A stream's request as an HTTP/1.1 head. Whether it is a sound one is the parser's business.
-fn head_of(session: &HttpSession) -> Bytes {
-    let request: &RequestHeader = session.req_header();
-    let mut out = BytesMut::with_capacity(512);
-    let mut field = |name: &[u8], value: &[u8]| {
-        for part in [name, b": ", value, b"\r\n"] {
-            out.extend_from_slice(part);
+    let mut failure = conn.follow(Front::new(limits.header_bytes));
+    let options = options(limits, if share.is_some() { LARGE_WINDOW } else { SMALL_WINDOW });
+    let Ok(mut connection) = server::handshake(Box::new(conn), Some(options)).await else { return };
+    let (digest, visitor) = (Arc::new(Digest::default()), Arc::new(visitor));
+    // Closed from the beginning, so that a wait ends whenever no stream is left.
+    let streams = TaskTracker::new();
+    streams.close();
+    let mut timer = Timer::new();
+    let mut draining = false;
+    let failure = loop {
+        let drain = async {
+            // Fails only when the server is gone.
+            let _ = shutdown.wait_for(|draining| *draining).await;
+        };
+        let idle = async {
+            streams.wait().await;
+            let deadline = Instant::now() + limits.idle;
+            poll_fn(|cx| timer.poll_until(cx, deadline)).await;
+        };
+        let accepted = tokio::select! {
+            biased;
+            Ok(failure) = &mut failure => break failure,
+            () = drain, if !draining => {
+                connection.graceful_shutdown();
+                draining = true;
+                continue;
+            }
+            accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+            () = idle, if !draining => return,
+        };
+        match accepted {
+            Ok(Some(H2Accept::Session(session))) => {
+                drop(streams.spawn(answer(Arc::clone(edge), Arc::clone(&visitor), session)));
+            }
+            Ok(Some(H2Accept::Rejected)) => {}
+            Ok(None) | Err(_) => return,
         }
     };
-    let path = request.raw_path();
-    let method = request.method.as_str();
-    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let host = authority.or_else(|| request.headers.get(header::HOST).map(HeaderValue::as_bytes));
-    field(b"host", host.unwrap_or_default());
-    for (name, value) in &request.headers {
-        if *name != header::HOST && *name != header::TRANSFER_ENCODING && *name != header::CONNECTION {
-            field(name.as_str().as_bytes(), value.as_bytes());
+    tracing::debug!(%failure, "an HTTP/2 connection ends");
+    connection.abrupt_shutdown(Reason::from(failure as u32));
+    // The client may be gone or take nothing: then there is nothing left to say to it.
+    let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| connection.poll_closed(cx))).await;
+}
+
+fn options(limits: H2Limits, window: u32) -> H2Options {
+    let mut h2 = default_h2_options();
+    h2.max_concurrent_streams(limits.streams.max(1));
+    h2.max_header_list_size(u32::try_from(limits.header_bytes + STAND_IN).unwrap_or(u32::MAX));
+    h2.initial_window_size(window);
+    h2.initial_connection_window_size(window);
+    h2.max_send_buffer_size(2 * SEND);
+    h2
+}
+
+async fn answer(edge: Arc<Edge>, visitor: Arc<Visitor>, session: HttpSession) {
+    let request = request(&session);
+    let mut client = H2Client { session, writer: None, ended: false, timer: Timer::new() };
+    match request {
+        Ok(request) => edge.serve(&mut client, &request, &visitor).await,
+        Err(page) => edge.refuse(&mut client, page).await,
+    }
+}
+
+/// The request that the stand-in carries. Whether it is a sound one is the parser's business.
+fn request(session: &HttpSession) -> Result<Request, Page> {
+    let fields = &session.req_header().headers;
+    match fields.get(HEAD) {
+        Some(value) => {
+            let head = RequestHead::parse(head(value.as_bytes()).into())?;
+            Ok(Request::new(head)?)
         }
+        None if fields.get(REFUSED).is_some_and(|code| code == "431") => Err(Page::HeaderTooLarge),
+        None => Err(Page::BadRequest),
     }
-    if !request.headers.contains_key(header::CONTENT_LENGTH) {
-        if !session.is_body_done() {
-            field(b"transfer-encoding", b"chunked");
-        } else if matches!(method, "POST" | "PUT" | "PATCH") {
-            field(b"content-length", b"0");
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    let mut head = BytesMut::with_capacity(method.len() + path.len() + 16 + out.len());
-    for part in [method.as_bytes(), b" ", if path.is_empty() { b"/" } else { path }, b" HTTP/1.1\r\n", &out] {
-        head.extend_from_slice(part);
-    }
-    head.freeze()
 }
 
 struct H2Client {

@@ -1,8 +1,9 @@
 //! The edge proxy: takes requests for every site and passes them to the nodes that serve it.
 //!
 //! Owns the sockets towards clients and nodes, TLS, the pages for what cannot be served, and the feed's replica. Where a
-//! request goes is decided in `hosting-edge-map`, what HTTP/1.1 means in `hosting-edge-http1`; HTTP/2 connections are Pingora's. It never asks the controller anything on a
-//! request's way, and what comes from there cannot stop it.
+//! request goes is decided in `hosting-edge-map`, what HTTP/1.1 means in `hosting-edge-http1`, what HTTP/2's fields do in
+//! `hosting-edge-http2`; HTTP/2 connections are Pingora's. It never asks the controller anything on a request's way, and what
+//! comes from there cannot stop it.
 #![warn(clippy::indexing_slicing)]
 
 mod certs;

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
 use crate::settings::{Settings, ms};
-use crate::upstream::{IdleConnections, connect};
+use crate::upstream::{IdleConnections, connect, is_ours};
 
 /// Tells a node which host the client asked for, with the port if there was one. Nodes believe it from edges only.
 pub const ORIGINAL_HOST: &str = "x-hosting-host";
@@ -93,8 +93,7 @@ impl Edge {
             upgrade_idle: ms(settings.upgrade_idle_timeout_ms),
             eject: settings.eject_ms,
         };
-        let capacity = settings.upstream_pool.saturating_mul(crate::server::threads(settings));
-        let idle = IdleConnections::new(capacity, ms(settings.upstream_idle_timeout_ms));
+        let idle = IdleConnections::new(settings.upstream_pool, ms(settings.upstream_idle_timeout_ms));
         Self { routing, metrics, start: Instant::now(), limits, idle, keys }
     }
 
@@ -257,7 +256,15 @@ impl Edge {
     }
 
     async fn connect(&self, serving: &Serving, candidate: Candidate) -> io::Result<TcpStream> {
-        connect(candidate.address, self.limits.connect).await.inspect_err(|error| {
+        let mut connected = connect(candidate.address, self.limits.connect).await;
+        if connected.as_ref().is_err_and(is_ours) && self.idle.give_up_one() {
+            connected = connect(candidate.address, self.limits.connect).await;
+        }
+        connected.inspect_err(|error| {
+            if is_ours(error) {
+                tracing::warn!(%error, "no connection to a node can be made; raise LimitNOFILE, or lower upstream_pool or max_connections");
+                return;
+            }
             let Some(node) = serving.candidates.node(candidate) else { return };
             let now = self.now();
             if !node.is_ejected(now) {

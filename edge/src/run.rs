@@ -138,22 +138,49 @@ async fn serve(
     task.await?.context("cannot listen")
 }
 
-/// Every connection takes a file handle here and one towards a node. Takes no more connections than there are handles for:
-/// without one no client could be told anything.
+/// Every connection takes a file handle here and one towards a node, and idle ones to nodes have theirs. Takes no more than there
+/// are handles for: without one no client could be told anything.
 fn raise_file_limit(settings: &mut Settings) {
-    const OTHERS: u64 = 1_000;
-    let wanted = u64::try_from(settings.max_connections).unwrap_or(u64::MAX).saturating_mul(2) + OTHERS;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let soft =
         if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
-    if soft < wanted {
-        let connections = usize::try_from(soft.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX).max(1);
+    let (connections, pool) = shares(soft, settings.max_connections, settings.upstream_pool);
+    if (connections, pool) != (settings.max_connections, settings.upstream_pool) {
         tracing::warn!(
             limit = soft,
-            wanted,
-            connections,
-            "few file handles: fewer connections are taken than max_connections; raise LimitNOFILE of the service"
+            max_connections = connections,
+            upstream_pool = pool,
+            "few file handles: these are in force instead of what is set; raise LimitNOFILE of the service"
         );
-        settings.max_connections = settings.max_connections.min(connections);
+        (settings.max_connections, settings.upstream_pool) = (connections, pool);
+    }
+}
+
+/// How many connections of clients, and idle ones to nodes, so many handles are enough for. The idle ones give way first: they
+/// only save time.
+fn shares(handles: u64, connections: usize, pool: usize) -> (usize, usize) {
+    const OTHERS: usize = 1_000;
+    let handles = usize::try_from(handles).unwrap_or(usize::MAX);
+    let left = handles.saturating_sub(OTHERS);
+    if connections.saturating_mul(2).saturating_add(pool) <= left {
+        return (connections, pool);
+    }
+    let pool = pool.min(left.saturating_sub(connections.saturating_mul(2)).max(left / 4));
+    (connections.min((left - pool) / 2).max(1), pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_shared_between_clients_and_idle_connections() {
+        assert_eq!(shares(524_288, 50_000, 20_480), (50_000, 20_480));
+        assert_eq!(shares(u64::MAX, 50_000, 20_480), (50_000, 20_480));
+        assert_eq!(shares(111_000, 50_000, 20_480), (44_760, 20_480));
+        assert_eq!(shares(21_000, 50_000, 20_480), (7_500, 5_000));
+        assert_eq!(shares(21_000, 1_000, 20_480), (1_000, 18_000));
+        assert_eq!(shares(1_024, 50_000, 20_480), (9, 6));
+        assert_eq!(shares(10, 50_000, 20_480), (1, 0));
     }
 }

@@ -309,7 +309,7 @@ async fn serve(
     };
     let visitor = Visitor::new(peer.ip(), tls, name);
     if conn.is_h2() {
-        h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, &shutdown).await;
+        h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, shutdown).await;
     } else {
         h1::serve(&server.edge, conn, &visitor, server.h1, shutdown).await;
     }

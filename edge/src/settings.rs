@@ -68,7 +68,9 @@ pub struct Settings {
     pub upstream_timeout_ms: u64,
     /// Idle connections to nodes are kept this long; less than the nodes' own limit.
     pub upstream_idle_timeout_ms: u64,
-    /// Idle connections to nodes, per thread.
+    /// Idle connections to nodes. Each belongs to one webroot, so a site is asked without a new connection as long as its own is
+    /// among these; those used last are kept. From one address there are 28 000 connections to a node's port, and the kernel finds
+    /// ports slowly when more than half of them are taken: raise this only with the number of nodes.
     pub upstream_pool: usize,
     /// A node that refused a connection gets no requests for this long.
     pub eject_ms: u64,
@@ -109,7 +111,7 @@ impl Default for Settings {
             connect_timeout_ms: 1_000,
             upstream_timeout_ms: 300_000,
             upstream_idle_timeout_ms: 45_000,
-            upstream_pool: 1_024,
+            upstream_pool: 12_288,
             eject_ms: 3_000,
             certificate_cache: 100_000,
             drain_timeout_ms: 30_000,

@@ -3,13 +3,15 @@
 //! A connection is kept for the webroot that it served and is given to no other: what one tenant's code may have left behind
 //! in it can reach that tenant's own visitors only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
+use nix::errno::Errno;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// Locks that the threads share. A power of two.
@@ -23,14 +25,58 @@ struct Key {
 
 #[derive(Debug)]
 struct Idle {
+    id: u64,
     tcp: TcpStream,
     until: Instant,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
+    /// The connections of a webroot, the last one used at the end.
     idle: HashMap<Key, Vec<Idle>, RandomState>,
     count: usize,
+    /// In the order of their last use, with some that are not idle any more.
+    order: VecDeque<(u64, Key)>,
+    next: u64,
+}
+
+impl Shard {
+    fn put(&mut self, key: Key, tcp: TcpStream, until: Instant) {
+        if self.order.len() > 2 * self.count + SHARDS {
+            let idle = &self.idle;
+            self.order
+                .retain(|(id, key)| idle.get(key).is_some_and(|kept| kept.iter().any(|idle| idle.id == *id)));
+        }
+        let id = self.next;
+        self.next += 1;
+        self.order.push_back((id, key.clone()));
+        self.idle.entry(key).or_default().push(Idle { id, tcp, until });
+        self.count += 1;
+    }
+
+    /// Closes the connection whose last use is longest ago.
+    fn evict(&mut self) -> bool {
+        while let Some((id, key)) = self.order.pop_front() {
+            let Some(connections) = self.idle.get_mut(&key) else { continue };
+            if connections.first().is_none_or(|oldest| oldest.id != id) {
+                continue;
+            }
+            close(&connections.remove(0).tcp);
+            self.count -= 1;
+            if connections.is_empty() {
+                self.idle.remove(&key);
+            }
+            return true;
+        }
+        false
+    }
+}
+
+/// Has a connection on which nothing is under way end in a reset. Closed in the usual way it would occupy its port for a minute
+/// more, and there are 28 000 towards a node.
+fn close(tcp: &TcpStream) {
+    // Fails only on a connection that is gone.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// Idle connections to nodes.
@@ -55,7 +101,7 @@ impl IdleConnections {
 
     fn shard(&self, key: &Key) -> Option<MutexGuard<'_, Shard>> {
         let hash = usize::try_from(self.hasher.hash_one(&key.webroot) % SHARDS as u64).unwrap_or_default();
-        Some(self.shards.get(hash)?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(lock(self.shards.get(hash)?))
     }
 
     /// A connection to `address` that served this webroot before and is quiet since.
@@ -78,33 +124,34 @@ impl IdleConnections {
         found
     }
 
-    /// Keeps a connection. Only for one that is proven clean: the request was written whole before the response ended, and the
-    /// response was read to its end with nothing behind it.
+    /// Keeps a connection; the one whose last use is longest ago makes room. Only for one that is proven clean: the request was
+    /// written whole before the response ended, and the response was read to its end with nothing behind it.
     pub(crate) fn put(&self, webroot: &Arc<str>, address: SocketAddr, tcp: TcpStream) {
         let key = Key { webroot: Arc::clone(webroot), address };
         let Some(mut shard) = self.shard(&key) else { return };
-        let shard = &mut *shard;
-        if shard.count >= self.capacity {
-            // Any other makes room: which one does not matter, because all are as good as a new one.
-            let Some(victim) = shard.idle.keys().next().cloned() else { return };
-            if let Some(connections) = shard.idle.get_mut(&victim) {
-                shard.count -= usize::from(connections.pop().is_some());
-                if connections.is_empty() {
-                    shard.idle.remove(&victim);
-                }
-            }
+        if shard.count < self.capacity || shard.evict() {
+            shard.put(key, tcp, Instant::now() + self.keep);
         }
-        shard.idle.entry(key).or_default().push(Idle { tcp, until: Instant::now() + self.keep });
-        shard.count += 1;
+    }
+
+    /// Closes one connection, for the handle and the port that it takes.
+    pub(crate) fn give_up_one(&self) -> bool {
+        self.shards.iter().any(|shard| lock(shard).evict())
     }
 
     /// Closes what was kept long enough, or was closed by its node. Looks at every idle connection, so it is called once a second.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = lock(shard);
             shard.idle.retain(|_, connections| {
-                connections.retain(|idle| idle.until > now && is_quiet(&idle.tcp));
+                connections.retain(|idle| {
+                    let kept = idle.until > now && is_quiet(&idle.tcp);
+                    if !kept {
+                        close(&idle.tcp);
+                    }
+                    kept
+                });
                 !connections.is_empty()
             });
             shard.count = shard.idle.values().map(Vec::len).sum();
@@ -112,9 +159,22 @@ impl IdleConnections {
     }
 }
 
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Whether the node neither closed the connection nor said anything. Costs no system call unless something came.
 fn is_quiet(tcp: &TcpStream) -> bool {
     matches!(tcp.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Whether a connection failed for want of something of ours: handles, ports, memory.
+pub(crate) fn is_ours(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL)
+    )
 }
 
 /// Connects within `limit`.
@@ -161,16 +221,69 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_pool_holds_no_more_than_it_may() {
+    async fn a_node_is_not_blamed_for_what_is_missing_here() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::EADDRNOTAVAIL] {
+            assert!(is_ours(&errno.into()), "{errno}");
+        }
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert!(!is_ours(&connect(nobody, Duration::from_secs(1)).await.unwrap_err()));
+        assert!(!is_ours(&io::ErrorKind::TimedOut.into()));
+    }
+
+    /// Puts connections for these webroots, in this order.
+    async fn fill(pool: &IdleConnections, webroots: impl IntoIterator<Item = Arc<str>>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let pool = IdleConnections::new(SHARDS, Duration::from_secs(60));
-        for n in 0..300 {
+        tokio::spawn(async move {
+            let mut nodes = Vec::new();
+            while let Ok((node, _)) = listener.accept().await {
+                nodes.push(node);
+            }
+        });
+        for webroot in webroots {
             let tcp = connect(address, Duration::from_secs(1)).await.unwrap();
-            drop(listener.accept().await.unwrap());
-            pool.put(&Arc::from(format!("web_{n}")), address, tcp);
+            pool.put(&webroot, address, tcp);
         }
-        let held: usize = pool.shards.iter().map(|shard| shard.lock().unwrap().count).sum();
-        assert!(held <= SHARDS, "{held}");
+        address
+    }
+
+    fn count(pool: &IdleConnections) -> usize {
+        pool.shards.iter().map(|shard| shard.lock().unwrap().count).sum()
+    }
+
+    #[tokio::test]
+    async fn the_pool_holds_no_more_than_it_may() {
+        let pool = IdleConnections::new(SHARDS, Duration::from_secs(60));
+        fill(&pool, (0..300).map(|n| format!("web_{n}").into())).await;
+        assert!(count(&pool) <= SHARDS, "{}", count(&pool));
+    }
+
+    #[tokio::test]
+    async fn the_busiest_keep_their_connections() {
+        // One shard is all that a webroot shares with others: three of it fit.
+        let pool = IdleConnections::new(3 * SHARDS, Duration::from_secs(60));
+        let shard = |name: &Arc<str>| pool.hasher.hash_one(name) % SHARDS as u64;
+        let mut names = (0..).map(|n| Arc::<str>::from(format!("web_{n}")));
+        let busy = names.next().unwrap();
+        let others: Vec<_> = names.filter(|name| shard(name) == shard(&busy)).take(20).collect();
+        let address = fill(&pool, [Arc::clone(&busy)]).await;
+        for other in &others {
+            let tcp = pool.take(&busy, address).expect("used between all the others");
+            pool.put(&busy, address, tcp);
+            fill(&pool, [Arc::clone(other)]).await;
+        }
+        assert_eq!(count(&pool), 3);
+        // Used a hundred times, it leaves no hundred traces.
+        for _ in 0..1_000 {
+            let tcp = pool.take(&busy, address).unwrap();
+            pool.put(&busy, address, tcp);
+        }
+        assert!(pool.shards.iter().all(|shard| shard.lock().unwrap().order.len() <= 2 * 3 + SHARDS + 1));
+        let mut given_up = 0;
+        while pool.give_up_one() {
+            given_up += 1;
+        }
+        assert_eq!((given_up, count(&pool)), (3, 0));
+        assert!(pool.take(&busy, address).is_none());
     }
 }

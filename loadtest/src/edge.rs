@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -24,6 +25,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::figures::print;
+
+mod http2;
 
 /// The core of the server that is measured, and that of everything else.
 const SERVER_CORE: &str = "0";
@@ -55,34 +58,60 @@ pub(crate) struct Args {
     /// Bytes of a response
     #[arg(long, default_value_t = 1_024)]
     size: usize,
+    /// HTTP/2 over TLS, with the fields of a browser; each connection asks for one host
+    #[arg(long)]
+    http2: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
+    #[arg(long)]
+    size: usize,
+}
+
+/// A process that ends with what it is part of.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; the folder goes in any case.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 struct Server {
     name: &'static str,
     address: SocketAddr,
-    child: Child,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself; the folder goes in any case.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    /// The same over TLS.
+    https: SocketAddr,
+    process: Process,
+    _node: Process,
 }
 
 impl Server {
-    fn start(name: &'static str, port: u16, mut command: Vec<String>, log: &Path) -> anyhow::Result<Self> {
+    fn start(
+        name: &'static str,
+        port: u16,
+        mut command: Vec<String>,
+        log: &Path,
+        node: Process,
+    ) -> anyhow::Result<Self> {
         command.splice(0..0, ["taskset".to_owned(), "-c".to_owned(), SERVER_CORE.to_owned()]);
         let log = fs::File::create(log.join(format!("{name}.log")))?;
         let child = Command::new(&command[0])
             .args(&command[1..])
+            // So that file handles are left for idle connections to the node.
+            .env("HOSTING_EDGE_MAX_CONNECTIONS", "1000")
+            .env("HOSTING_EDGE_MAX_CONNECTIONS_PER_NETWORK", "1000")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", command.join(" ")))?;
-        let server = Self { name, address: SocketAddr::from(([127, 0, 0, 1], port)), child };
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let server =
+            Self { name, address: at(port), https: at(port + 1), process: Process(child), _node: node };
         let until = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(server.address).is_err() {
             ensure!(Instant::now() < until, "{name} does not listen; its command: {}", command.join(" "));
@@ -94,7 +123,7 @@ impl Server {
     /// CPU time of all its threads.
     fn cpu(&self) -> anyhow::Result<Duration> {
         let mut nanos = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.process.0.id()))? {
             // A thread may end between the two reads.
             let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
             nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
@@ -107,7 +136,7 @@ impl Server {
         for _ in 0..240 {
             let before = self.cpu()?;
             std::thread::sleep(Duration::from_millis(500));
-            if self.cpu()? - before < Duration::from_millis(5) {
+            if self.cpu()?.saturating_sub(before) < Duration::from_millis(5) {
                 return Ok(());
             }
         }
@@ -143,13 +172,13 @@ fn pin() -> anyhow::Result<()> {
 }
 
 async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
-    let node = node(args.size).await?;
     let mut servers = Vec::new();
     let builds =
         [("edge", Some(&args.edge)), ("edge again", Some(&args.edge)), ("edge before", args.before.as_ref())];
     for (port, (name, binary)) in (18_480..).step_by(10).zip(builds) {
         let Some(binary) = binary else { continue };
         let data = folder.join(name.replace(' ', "-"));
+        let (process, node) = start_node(args.size)?;
         ledger(&data, args.names, node)?;
         let listen = |flag: &str, port: u16| format!("--{flag}=127.0.0.1:{port}");
         let command = vec![
@@ -161,9 +190,9 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
             "--controller=127.0.0.1:1".to_owned(),
             "--threads=1".to_owned(),
         ];
-        servers.push(Server::start(name, port, command, folder)?);
+        servers.push(Server::start(name, port, command, folder, process)?);
     }
-    servers.push(haproxy(args, folder, node)?);
+    servers.push(haproxy(args, folder)?);
     for server in &servers {
         server.settle()?;
     }
@@ -190,8 +219,8 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
             for index in order {
                 let server = &servers[index];
                 let begun = server.cpu()?;
-                let done = load(server.address, &requests, args).await?;
-                figures[index] = (server.cpu()? - begun).as_secs_f64() * 1e6 / done as f64;
+                let done = load(server, *hosts, &requests, args).await?;
+                figures[index] = server.cpu()?.saturating_sub(begun).as_secs_f64() * 1e6 / done as f64;
             }
             // The first round fills caches and pools.
             if round > 0 {
@@ -229,40 +258,54 @@ fn report(args: &Args, servers: &[Server], rows: &BTreeMap<usize, Vec<Vec<f64>>>
     }
     // A closed pipe is the reader's choice.
     print(&table.build().with(Style::blank()).to_string());
-    let object = json!({"benchmark": "edge", "size": args.size, "connections": args.connections, "rounds": args.rounds, "seconds": args.seconds, "names": args.names, "figures": lines});
+    let object = json!({"benchmark": "edge", "http2": args.http2, "size": args.size, "connections": args.connections, "rounds": args.rounds, "seconds": args.seconds, "names": args.names, "figures": lines});
     print(&object.to_string());
 }
 
-/// A node that answers every request with the same body, over connections that it keeps.
-async fn node(size: usize) -> anyhow::Result<SocketAddr> {
+/// A node in a process of its own for each server: from one address there are 28 000 connections to a port, and handles are
+/// counted for each process.
+fn start_node(size: usize) -> anyhow::Result<(Process, SocketAddr)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["node".to_owned(), format!("--size={size}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let said = child.stdout.take().context("the node has no output")?;
+    let process = Process(child);
+    let mut line = String::new();
+    BufReader::new(said).read_line(&mut line)?;
+    Ok((process, line.trim().parse().context("the node did not start")?))
+}
+
+/// Says its address, and answers every request with the same body, over connections that it keeps.
+pub(crate) async fn node(args: &NodeArgs) -> anyhow::Result<()> {
+    let size = args.size;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
+    writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\nServer: node\r\nContent-Type: text/html\r\nContent-Length: {size}\r\n\r\n"
     )
     .into_bytes();
     answer.resize(answer.len() + size, b'x');
     let answer = Arc::new(answer);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let answer = Arc::clone(&answer);
-            tokio::spawn(async move {
-                let _ = stream.set_nodelay(true);
-                let mut buffer = [0; 4_096];
-                let mut filled = 0;
-                while let Ok(read @ 1..) = stream.read(&mut buffer[filled..]).await {
-                    filled += read;
-                    if buffer[..filled].ends_with(b"\r\n\r\n") {
-                        filled = 0;
-                        if stream.write_all(&answer).await.is_err() {
-                            return;
-                        }
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let answer = Arc::clone(&answer);
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let mut buffer = [0; 4_096];
+            let mut filled = 0;
+            while let Ok(read @ 1..) = stream.read(&mut buffer[filled..]).await {
+                filled += read;
+                if buffer[..filled].ends_with(b"\r\n\r\n") {
+                    filled = 0;
+                    if stream.write_all(&answer).await.is_err() {
+                        return;
                     }
                 }
-            });
-        }
-    });
-    Ok(address)
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The last good state of an edge that has `names` host names, all at one node.
@@ -299,18 +342,22 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// HAProxy with the same map and the same work on the fields.
-fn haproxy(args: &Args, folder: &Path, node: SocketAddr) -> anyhow::Result<Server> {
+fn haproxy(args: &Args, folder: &Path) -> anyhow::Result<Server> {
+    let (process, node) = start_node(args.size)?;
     let map = folder.join("hosts.map");
     let lines: Vec<String> =
         (0..args.names).map(|index| format!("{} {}\n", fqdn(index), webroot(index))).collect();
     fs::write(&map, lines.concat())?;
     let configuration = folder.join("haproxy.cfg");
-    let map = map.display();
+    let certificate = folder.join("haproxy.pem");
+    fs::write(&certificate, http2::certificate()?)?;
+    let (map, certificate) = (map.display(), certificate.display());
     fs::write(
         &configuration,
         format!(
             "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 300s\n  \
              timeout http-request 10s\n  timeout http-keep-alive 60s\n  http-reuse always\nfrontend fe\n  bind 127.0.0.1:18600\n  \
+             bind 127.0.0.1:18601 ssl crt {certificate} alpn h2\n  \
              http-request set-var(txn.h) req.hdr(host),host_only,lower\n  http-request set-var(txn.w) var(txn.h),map_str({map})\n  \
              http-request deny deny_status 404 unless {{ var(txn.w) -m found }}\n  http-request del-header x-hosting- -m beg\n  \
              http-request del-header x-forwarded- -m beg\n  http-request del-header forwarded\n  http-request del-header x-real-ip\n  \
@@ -329,15 +376,33 @@ fn haproxy(args: &Args, folder: &Path, node: SocketAddr) -> anyhow::Result<Serve
     let mut command: Vec<String> =
         String::from_utf8(found.stdout)?.split_whitespace().map(str::to_owned).collect();
     command.extend(["-db".to_owned(), "-f".to_owned(), configuration.display().to_string()]);
-    Server::start("HAProxy", 18_600, command, folder)
+    Server::start("HAProxy", 18_600, command, folder, process)
 }
 
 /// Asks for the time of a measurement and returns how many answers came. Any answer but 200 ends it.
-async fn load(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>, args: &Args) -> anyhow::Result<u64> {
+async fn load(
+    server: &Server,
+    hosts: usize,
+    requests: &Arc<Vec<Vec<u8>>>,
+    args: &Args,
+) -> anyhow::Result<u64> {
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    // No two measurements ask for the same hosts in the same order.
+    static CLIENTS: AtomicUsize = AtomicUsize::new(1);
+    let connector = args.http2.then(http2::connector).transpose()?;
     let clients: Vec<_> = (0..args.connections)
         .map(|seed| {
-            tokio::spawn(client(address, Arc::clone(requests), Arc::clone(&stop), Arc::clone(&done), seed))
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            match &connector {
+                Some(connector) => {
+                    let name = fqdn(seed % hosts * 4 % args.names);
+                    tokio::spawn(http2::client(server.https, connector.clone(), name, stop, done))
+                }
+                None => {
+                    let seed = CLIENTS.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(client(server.address, Arc::clone(requests), stop, done, seed))
+                }
+            }
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
@@ -358,7 +423,7 @@ async fn client(
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; 128 * 1_024];
-    let mut random = seed as u64 * 0x9e37_79b9 + 1;
+    let mut random = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     while !stop.load(Ordering::Relaxed) {
         random ^= random << 13;
         random ^= random >> 7;

@@ -17,7 +17,8 @@ use clap::{Parser, Subcommand};
   loadtest agent --sites 2000        the node agent with 2 000 sites, on its own
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
-  loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000")]
+  loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000
+  loadtest edge --http2 --hosts 1,100")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +34,9 @@ enum Command {
     Agent(agent::Args),
     /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
     Edge(edge::Args),
+    /// The node behind a server of `edge`
+    #[command(hide = true)]
+    Node(edge::NodeArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,5 +48,6 @@ fn main() -> anyhow::Result<()> {
         Command::Controller(args) => runtime.block_on(controller::run(&args)),
         Command::Change(args) => runtime.block_on(change::run(&args)),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
+        Command::Node(args) => runtime.block_on(edge::node(&args)),
     }
 }

@@ -3,6 +3,7 @@
 
 mod feed;
 mod harness;
+mod http2;
 mod pages;
 mod proxying;
 mod resilience;

@@ -47,7 +47,12 @@ impl Script {
         *self.answer.lock().unwrap() = answer.as_bytes().to_vec();
     }
 
-    /// All connections' bytes since the last call.
+    /// All connections' bytes since the last call, in the order of the connections.
+    pub(crate) fn take_bytes(&self) -> Vec<u8> {
+        self.seen.lock().unwrap().iter_mut().flat_map(std::mem::take).collect()
+    }
+
+    /// The same as texts.
     fn take(&self) -> Vec<String> {
         let mut seen = self.seen.lock().unwrap();
         seen.iter_mut()
@@ -85,7 +90,11 @@ async fn serve(
 }
 
 fn request_length(bytes: &[u8]) -> Option<usize> {
-    let text = String::from_utf8_lossy(bytes).to_lowercase();
+    // One character for each byte, so that positions are the bytes'.
+    let text: String = bytes
+        .iter()
+        .map(|byte| if byte.is_ascii() { char::from(byte.to_ascii_lowercase()) } else { '?' })
+        .collect();
     let head = text.find("\r\n\r\n")? + 4;
     if text[..head].contains("transfer-encoding: chunked") {
         return Some(head + text[head..].find("0\r\n\r\n")? + 5);

@@ -38,6 +38,9 @@ pub struct Layout {
 /// What nginx allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebLimits {
+    /// Connections of each worker: of edges, idle ones among them, and those to sites' code. When few are left, nginx closes idle
+    /// ones.
+    pub connections: u32,
     /// Header fields of a request with its first line, and of an answer, in bytes.
     pub header_bytes: usize,
     /// A request's body, in bytes.
@@ -55,6 +58,7 @@ pub struct WebLimits {
 impl Default for WebLimits {
     fn default() -> Self {
         Self {
+            connections: 16_384,
             header_bytes: limits::HEADER_BYTES,
             body_bytes: limits::BODY_BYTES,
             uploads_per_site: 64,
@@ -62,6 +66,15 @@ impl Default for WebLimits {
             shutdown_timeout: Duration::from_secs(4 * 3600),
             old_workers: 64,
         }
+    }
+}
+
+impl WebLimits {
+    /// The same with no more connections than so many file handles of a worker are enough for, when some are left for files.
+    #[must_use]
+    pub fn within(self, handles: u64) -> Self {
+        let most = u32::try_from(handles / 4 * 3).unwrap_or(u32::MAX);
+        Self { connections: self.connections.min(most).max(512), ..self }
     }
 }
 
@@ -120,4 +133,16 @@ pub fn pages() -> Place {
 #[must_use]
 pub fn tenant_logs(tenant: &str) -> Place {
     Place::new(Root::Logs, [tenant])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_take_no_more_connections_than_they_have_handles_for() {
+        let connections = |handles| WebLimits::default().within(handles).connections;
+        assert_eq!((connections(u64::MAX), connections(20_000), connections(4_096)), (16_384, 15_000, 3_072));
+        assert_eq!(connections(64), 512);
+    }
 }

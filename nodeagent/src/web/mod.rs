@@ -12,6 +12,7 @@ use anyhow::Context;
 use hosting_agent_engine::{Engine, Secret};
 use hosting_intent::{Key, Kind, NodeIntent, Rejection};
 use hosting_scaffold::file::write_private;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
 
 use self::{
@@ -37,7 +38,10 @@ pub const ROLE: RoleInfo = RoleInfo {
     remarks: settings::remarks,
     open: |settings, node| {
         let token = Secret(probe_token(&node.data_dir)?);
-        let layout = settings::layout(settings, &node, token)?;
+        let mut layout = settings::layout(settings, &node, token)?;
+        if let Ok((handles, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            layout.web = layout.web.within(handles);
+        }
         tracing::warn!(
             isolation = "none",
             user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),

@@ -50,7 +50,7 @@ worker_processes {workers};
 worker_shutdown_timeout {shutdown}ms;
 pid {pid};
 error_log {error_log} warn;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {connections}; }}
 http {{
   server_tokens off;
   sendfile on;
@@ -81,6 +81,7 @@ http {{
   real_ip_header X-Forwarded-For;
 ",
         workers = layout.workers.clamp(1, 512),
+        connections = web.connections,
         shutdown = web.shutdown_timeout.as_millis(),
         pid = run("nginx.pid")?,
         error_log = log("error.log")?,
