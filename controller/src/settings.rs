@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
-use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
+pub use hosting_scaffold::config::SettingsError;
+use hosting_scaffold::config::{self, ConfigArgs};
 use hosting_scaffold::telemetry::LogFormat;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -87,22 +88,6 @@ impl Default for Settings {
     }
 }
 
-/// A setting that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// Reading them.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// One that makes no sense.
-    #[error("{setting}: {problem}")]
-    Invalid {
-        /// Which.
-        setting: &'static str,
-        /// What is wrong, and what to do.
-        problem: &'static str,
-    },
-}
-
 impl Settings {
     /// Merges the layers and checks the outcome.
     ///
@@ -110,7 +95,7 @@ impl Settings {
     /// The setting and what is wrong with it.
     pub fn load(args: &Args) -> Result<Self, SettingsError> {
         let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
-        let invalid = |setting, problem| Err(SettingsError::Invalid { setting, problem });
+        let invalid = |setting, problem: &str| Err(SettingsError::invalid(setting, problem));
         if !(24..=720).contains(&settings.node_certificate_hours) {
             return invalid("node_certificate_hours", "must be 24 to 720");
         }
@@ -150,7 +135,7 @@ impl Settings {
     /// # Errors
     /// A text that is no network, or one that is everybody.
     pub fn trusted(&self) -> Result<Vec<IpNet>, SettingsError> {
-        let wrong = |problem| SettingsError::Invalid { setting: "trusted_proxies", problem };
+        let wrong = |problem: &str| SettingsError::invalid("trusted_proxies", problem);
         self.trusted_proxies
             .iter()
             .map(|text| {

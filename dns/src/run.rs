@@ -2,29 +2,26 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use hosting_dns_zone::{Writer, Zones};
 use hosting_intent::Role;
 use hosting_intent_sync::client::{ClientMetrics, Subscription};
-use hosting_scaffold::admin::{self, Readiness};
-use hosting_scaffold::tasks::{OnEnd, TaskGroup};
-use hosting_scaffold::{BUILD, telemetry};
+use hosting_scaffold::BUILD;
+use hosting_scaffold::admin::Readiness;
+use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
+use hosting_scaffold::tasks::OnEnd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::replica::{Applied, DnsReplica};
 use crate::server::{Server, check_addresses};
-use crate::settings::{Settings, ms};
+use crate::settings::Settings;
 
-/// For everything but the connections, when the process ends.
-const END_MARGIN: Duration = Duration::from_secs(5);
 /// How often the packet threads are looked after.
 const SOUND_CHECK: Duration = Duration::from_secs(1);
 
-const VIEW: &str = "view";
 const LISTENERS: &str = "listeners";
 
 /// Runs the server until it is told to stop.
@@ -41,53 +38,34 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     outcome
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
-        .context("cannot start threads")
-}
-
 async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
-    let _telemetry = telemetry::init("hosting-dns", &settings.log, settings.log_format)?;
+    let process =
+        RoleProcess::start("hosting-dns", &settings.shared, [(LISTENERS, "closed until there is a view")])
+            .await?;
     raise_file_limit(&settings);
-
-    let group = TaskGroup::new();
-    let registry = admin::Metrics::new();
-    let readiness = Readiness::new();
-    readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
-    readiness.not_ready(LISTENERS, "closed until there is a view");
-    let port = admin::bind(settings.admin_listen).await?;
-    group.spawn(
-        "admin port",
-        OnEnd::Fatal,
-        admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
-    );
+    let (group, readiness) = (&process.group, process.readiness.clone());
     check_addresses(&settings)?;
 
     let writer = Writer::new();
     let zones = writer.zones();
-    let metrics = Metrics::new(&registry, zones.clone());
-    let feed_metrics = registry.register(ClientMetrics::register);
+    let metrics = Metrics::new(&process.registry, zones.clone());
+    let feed_metrics = process.registry.register(ClientMetrics::register);
     let replica = DnsReplica::new(writer, metrics.clone());
     let applied = replica.applied();
 
-    let drain = ms(settings.drain_timeout_ms) + END_MARGIN;
     let serve = serve(settings.clone(), zones, metrics, applied, readiness, streams, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
     let subscription = Subscription {
-        data_dir: settings.data_dir,
-        controllers: settings.controller,
-        token_file: settings.join_token_file,
+        data_dir: settings.shared.data_dir,
+        controllers: settings.shared.controller,
+        token_file: settings.shared.join_token_file,
         role: Role::Dns,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: None,
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
-    group.run(drain).await
+    process.run().await
 }
 
 /// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.
@@ -123,7 +101,7 @@ async fn serve(
         }
     }
     readiness.not_ready(LISTENERS, "draining");
-    server.drain(ms(settings.drain_timeout_ms)).await;
+    server.drain(settings.shared.drain()).await;
     Ok(())
 }
 

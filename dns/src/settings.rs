@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use hosting_intent_sync::client::{identity_dir, ledger_file};
-use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
-use hosting_scaffold::telemetry::LogFormat;
+pub use hosting_scaffold::config::SettingsError;
+use hosting_scaffold::config::{self, ConfigArgs, Layers};
+pub(crate) use hosting_scaffold::role::ms;
+pub use hosting_scaffold::role::{RoleFlags, RoleSettings};
 use serde::{Deserialize, Serialize};
 
 /// Prefix of the environment variables.
@@ -17,18 +18,13 @@ pub const MAX_UDP_PAYLOAD: u16 = 4096;
 
 /// Everything that can be set. Times are in the unit that their name ends with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Settings {
-    /// Where the ledger and the identity live. One process at a time.
-    pub data_dir: PathBuf,
+    /// Those of every role. In files and in the environment they stand beside the others.
+    #[serde(skip)]
+    pub shared: RoleSettings,
     /// Addresses for UDP and TCP. An IPv6 one takes IPv6 only. Answers leave from the address that was asked.
     pub listen: Vec<SocketAddr>,
-    /// Address of the admin port. Keep it off public networks.
-    pub admin_listen: SocketAddr,
-    /// Feed addresses of the controllers, `host:port`, tried in turn. Empty: those of the join token.
-    pub controller: Vec<String>,
-    /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
-    pub join_token_file: Option<PathBuf>,
     /// UDP threads per address; 0: one per core.
     pub threads: usize,
     /// Largest answer over UDP in bytes, 512 to 4096. 1232 passes every path unfragmented (RFC 9715).
@@ -47,22 +43,13 @@ pub struct Settings {
     /// Of the answers beyond the limit every how manyth goes out empty with the TC bit, so that a real client comes back over
     /// TCP; 0: none.
     pub rate_limit_slip: u32,
-    /// Waiting for connections under way at the end.
-    pub drain_timeout_ms: u64,
-    /// Log filter, as `tracing` reads it.
-    pub log: String,
-    /// How logs look.
-    pub log_format: LogFormat,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            data_dir: PathBuf::from("/var/lib/hosting/dns"),
+            shared: RoleSettings::new("/var/lib/hosting/dns", 9102, 5_000, "info"),
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 53)), SocketAddr::from(([0u16; 8], 53))],
-            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9102)),
-            controller: Vec::new(),
-            join_token_file: None,
             threads: 0,
             udp_payload: 1232,
             udp_receive_buffer: 4 << 20,
@@ -71,27 +58,8 @@ impl Default for Settings {
             tcp_idle_timeout_ms: 10_000,
             rate_limit: 100,
             rate_limit_slip: 2,
-            drain_timeout_ms: 5_000,
-            log: "info".into(),
-            log_format: LogFormat::Auto,
         }
     }
-}
-
-/// A setting that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// Reading them.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// One that makes no sense.
-    #[error("{setting}: {problem}")]
-    Invalid {
-        /// Which.
-        setting: &'static str,
-        /// What is wrong, and what to do.
-        problem: String,
-    },
 }
 
 impl Settings {
@@ -100,7 +68,11 @@ impl Settings {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn load(args: &Args) -> Result<Self, SettingsError> {
-        let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let mut layers = Layers::new(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let settings: Self = layers.part()?;
+        let shared = layers.part_above(settings.shared.clone())?;
+        layers.finish()?;
+        let settings = Self { shared, ..settings };
         settings.check()?;
         Ok(settings)
     }
@@ -110,8 +82,7 @@ impl Settings {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let invalid =
-            |setting, problem: &str| Err(SettingsError::Invalid { setting, problem: problem.to_owned() });
+        let invalid = |setting, problem: &str| Err(SettingsError::invalid(setting, problem));
         if self.listen.is_empty() {
             return invalid("listen", "there is no address to serve on; give --listen IP:PORT");
         }
@@ -144,13 +115,13 @@ impl Settings {
     /// Last good state.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        ledger_file(&self.data_dir)
+        ledger_file(&self.shared.data_dir)
     }
 
     /// The node's certificate and key for the feed.
     #[must_use]
     pub fn identity(&self) -> PathBuf {
-        identity_dir(&self.data_dir)
+        identity_dir(&self.shared.data_dir)
     }
 
     /// UDP threads for each address.
@@ -168,13 +139,10 @@ impl Settings {
     /// A value that TOML cannot hold.
     pub fn dump(&self) -> Result<String, anyhow::Error> {
         let say = |what: &str, path: &Path| format!("# {what}: {}\n", path.display());
-        Ok(config::dump(self)? + &say("ledger", &self.ledger()) + &say("identity", &self.identity()))
+        Ok(config::dump_parts(&self.shared, self)?
+            + &say("ledger", &self.ledger())
+            + &say("identity", &self.identity()))
     }
-}
-
-/// Milliseconds as settings have them.
-pub(crate) fn ms(value: u64) -> Duration {
-    Duration::from_millis(value)
 }
 
 /// The authoritative DNS server: answers for every zone of the platform
@@ -205,26 +173,14 @@ Every setting of --dump-config can stand in the file of --config, or in the envi
 /// The settings that are worth a flag.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Flags {
-    /// Folder for the ledger and the identity
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
+    /// Those of every role.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub shared: RoleFlags,
     /// Address for UDP and TCP; repeat it for several
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listen: Vec<SocketAddr>,
-    /// Address for /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_listen: Option<SocketAddr>,
-    /// Where a controller's feed is; repeat it for several
-    #[arg(long, value_name = "HOST:PORT")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub controller: Vec<String>,
-    /// File with the join token (first start only; it says which node this is)
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub join_token_file: Option<PathBuf>,
     /// UDP threads per address (0: one per core)
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,14 +189,6 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<u32>,
-    /// Log filter, for example `info,hosting_dns=debug`
-    #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<String>,
-    /// How logs look
-    #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_format: Option<LogFormat>,
 }
 
 #[cfg(test)]
@@ -264,7 +212,8 @@ mod tests {
             load(&["--config", file, "--threads", "2", "--listen", "127.0.0.1:1", "--listen", "[::1]:1"])
                 .unwrap();
         assert_eq!((settings.rate_limit, settings.threads, settings.listen.len()), (7, 2, 2));
-        assert_eq!(toml::from_str::<Settings>(&settings.dump().unwrap()).unwrap(), settings);
+        std::fs::write(file, settings.dump().unwrap()).unwrap();
+        assert_eq!(load(&["--config", file]).unwrap(), settings);
         assert_eq!(load(&[]).unwrap(), Settings::default());
     }
 

@@ -29,4 +29,4 @@ pub use proxy::{ORIGINAL_HOST, SHARD};
 pub use replica::EdgeReplica;
 pub use run::run;
 pub use server::{BindError, Bound, Listeners, Server, threads};
-pub use settings::{Args, Flags, Settings, SettingsError};
+pub use settings::{Args, Flags, RoleFlags, RoleSettings, Settings, SettingsError};

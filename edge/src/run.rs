@@ -9,11 +9,12 @@ use anyhow::Context;
 use hosting_edge_map::Routing;
 use hosting_intent::Role;
 use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Subscription};
-use hosting_scaffold::admin::{self, Readiness};
-use hosting_scaffold::tasks::{OnEnd, TaskGroup};
-use hosting_scaffold::{BUILD, telemetry};
+use hosting_scaffold::BUILD;
+use hosting_scaffold::admin::Readiness;
+use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
+use hosting_scaffold::tasks::OnEnd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,12 +23,8 @@ use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
 use crate::replica::EdgeReplica;
 use crate::server::{Bound, Server, threads};
-use crate::settings::{Settings, ms};
+use crate::settings::Settings;
 
-/// For everything but the connections, when the process ends.
-const END_MARGIN: Duration = Duration::from_secs(5);
-
-const VIEW: &str = "view";
 const LISTENERS: &str = "listeners";
 
 /// Runs the edge until it is told to stop.
@@ -44,48 +41,30 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     outcome
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
-        .context("cannot start threads")
-}
-
 async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
-    let _telemetry = telemetry::init("hosting-edge", &settings.log, settings.log_format)?;
+    let process =
+        RoleProcess::start("hosting-edge", &settings.shared, [(LISTENERS, "closed until there is a view")])
+            .await?;
+    let (group, readiness) = (&process.group, process.readiness.clone());
     raise_file_limit(&mut settings);
     DirBuilder::new()
         .recursive(true)
         .mode(0o755) // the authority's certificate is for everybody, each secret in here has a mode of its own
-        .create(&settings.data_dir)
-        .with_context(|| format!("data_dir {}", settings.data_dir.display()))?;
+        .create(&settings.shared.data_dir)
+        .with_context(|| format!("data_dir {}", settings.shared.data_dir.display()))?;
 
-    let group = TaskGroup::new();
-    let registry = admin::Metrics::new();
-    let readiness = Readiness::new();
-    readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
-    readiness.not_ready(LISTENERS, "closed until there is a view");
-    let port = admin::bind(settings.admin_listen).await?;
     let bound = Bound::bind(&settings)?;
 
-    let metrics = Metrics::new(&registry);
-    let feed_metrics = registry.register(ClientMetrics::register);
+    let metrics = Metrics::new(&process.registry);
+    let feed_metrics = process.registry.register(ClientMetrics::register);
     let (routing, writer) = Routing::new(settings.map_buckets);
     let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key())?;
     let certs = CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone())?;
-    let edge_key = EdgeKeyStore::load(&settings.data_dir);
+    let edge_key = EdgeKeyStore::load(&settings.shared.data_dir);
     let keys = Arc::new(NodeKeys::default());
     let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
     let (replica, loaded) = EdgeReplica::new(writer, certs, metrics);
 
-    let drain = ms(settings.drain_timeout_ms) + END_MARGIN;
-    group.spawn(
-        "admin port",
-        OnEnd::Fatal,
-        admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
-    );
     let serve = serve(server, bound, loaded, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
     let told = edge_key.subscribe();
@@ -96,16 +75,16 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         Ok::<(), std::io::Error>(())
     });
     let subscription = Subscription {
-        data_dir: settings.data_dir,
-        controllers: settings.controller,
-        token_file: settings.join_token_file,
+        data_dir: settings.shared.data_dir,
+        controllers: settings.shared.controller,
+        token_file: settings.shared.join_token_file,
         role: Role::Lb,
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
-    group.run(drain).await
+    process.run().await
 }
 
 /// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.

@@ -186,7 +186,7 @@ impl Server {
             networks: Arc::default(),
             per_network: settings.per_network(),
             metrics,
-            drain: ms(settings.drain_timeout_ms),
+            drain: settings.shared.drain(),
         })
     }
 

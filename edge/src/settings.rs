@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use hosting_intent::limits;
 use hosting_intent_sync::client::{identity_dir, ledger_file};
-use hosting_scaffold::config::{self, ConfigArgs, ConfigError};
-use hosting_scaffold::telemetry::LogFormat;
+pub use hosting_scaffold::config::SettingsError;
+use hosting_scaffold::config::{self, ConfigArgs, Layers};
+pub(crate) use hosting_scaffold::role::ms;
+pub use hosting_scaffold::role::{RoleFlags, RoleSettings};
 use serde::{Deserialize, Serialize};
 
 /// Prefix of the environment variables.
@@ -15,20 +16,15 @@ const ENV_PREFIX: &str = "HOSTING_EDGE_";
 
 /// Everything that can be set. Times are in the unit that their name ends with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Settings {
-    /// Where the ledger, the identity and the development authority live. One process at a time.
-    pub data_dir: PathBuf,
+    /// Those of every role. In files and in the environment they stand beside the others.
+    #[serde(skip)]
+    pub shared: RoleSettings,
     /// Addresses for HTTP. An IPv6 one takes IPv6 only.
     pub http_listen: Vec<SocketAddr>,
     /// Addresses for HTTPS.
     pub https_listen: Vec<SocketAddr>,
-    /// Address of the admin port. Keep it off public networks.
-    pub admin_listen: SocketAddr,
-    /// Feed addresses of the controllers, `host:port`, tried in turn; empty: those that the join token named.
-    pub controller: Vec<String>,
-    /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
-    pub join_token_file: Option<PathBuf>,
     /// Threads for user bytes; 0: one per core.
     pub threads: usize,
     /// Buckets of the FQDN map, rounded up to a power of two.
@@ -76,23 +72,14 @@ pub struct Settings {
     pub eject_ms: u64,
     /// Development certificates kept; more routes than this have theirs signed again when asked for.
     pub certificate_cache: usize,
-    /// Waiting for requests under way at the end.
-    pub drain_timeout_ms: u64,
-    /// Log filter, as `tracing` reads it.
-    pub log: String,
-    /// How logs look.
-    pub log_format: LogFormat,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            data_dir: PathBuf::from("/var/lib/hosting/edge"),
+            shared: RoleSettings::new("/var/lib/hosting/edge", 9101, 30_000, "info,pingora_core=error"),
             http_listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
             https_listen: vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0u16; 8], 443))],
-            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9101)),
-            controller: Vec::new(),
-            join_token_file: None,
             threads: 0,
             map_buckets: 16_384,
             max_connections: 50_000,
@@ -114,27 +101,8 @@ impl Default for Settings {
             upstream_pool: 12_288,
             eject_ms: 3_000,
             certificate_cache: 100_000,
-            drain_timeout_ms: 30_000,
-            log: "info,pingora_core=error".into(),
-            log_format: LogFormat::Auto,
         }
     }
-}
-
-/// A setting that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// Reading them.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// One that makes no sense.
-    #[error("{setting}: {problem}")]
-    Invalid {
-        /// Which.
-        setting: &'static str,
-        /// What is wrong, and what to do.
-        problem: String,
-    },
 }
 
 impl Settings {
@@ -143,7 +111,11 @@ impl Settings {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn load(args: &Args) -> Result<Self, SettingsError> {
-        let settings: Self = config::load(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let mut layers = Layers::new(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
+        let settings: Self = layers.part()?;
+        let shared = layers.part_above(settings.shared.clone())?;
+        layers.finish()?;
+        let settings = Self { shared, ..settings };
         settings.check()?;
         Ok(settings)
     }
@@ -153,8 +125,7 @@ impl Settings {
     /// # Errors
     /// The setting and what is wrong with it.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let invalid =
-            |setting, problem: &str| Err(SettingsError::Invalid { setting, problem: problem.to_owned() });
+        let invalid = |setting, problem: &str| Err(SettingsError::invalid(setting, problem));
         if self.http_listen.is_empty() && self.https_listen.is_empty() {
             return invalid(
                 "http_listen",
@@ -188,25 +159,25 @@ impl Settings {
     /// The development authority's certificate, which clients may be told to trust.
     #[must_use]
     pub fn dev_ca(&self) -> PathBuf {
-        self.data_dir.join("dev-ca.pem")
+        self.shared.data_dir.join("dev-ca.pem")
     }
 
     /// Its key, readable by this process only.
     #[must_use]
     pub fn dev_ca_key(&self) -> PathBuf {
-        self.data_dir.join("dev-ca.key")
+        self.shared.data_dir.join("dev-ca.key")
     }
 
     /// Last good state.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        ledger_file(&self.data_dir)
+        ledger_file(&self.shared.data_dir)
     }
 
     /// The node's certificate and key for the feed.
     #[must_use]
     pub fn identity(&self) -> PathBuf {
-        identity_dir(&self.data_dir)
+        identity_dir(&self.shared.data_dir)
     }
 
     /// What `--dump-config` prints: the settings, and as comments the paths that follow from them.
@@ -215,16 +186,11 @@ impl Settings {
     /// A value that TOML cannot hold.
     pub fn dump(&self) -> Result<String, anyhow::Error> {
         let say = |what: &str, path: &Path| format!("# {what}: {}\n", path.display());
-        Ok(config::dump(self)?
+        Ok(config::dump_parts(&self.shared, self)?
             + &say("development authority, to be trusted by test clients", &self.dev_ca())
             + &say("ledger", &self.ledger())
             + &say("identity", &self.identity()))
     }
-}
-
-/// Milliseconds as settings have them.
-pub(crate) fn ms(value: u64) -> Duration {
-    Duration::from_millis(value)
 }
 
 /// The edge: takes requests for every site and passes them to the nodes that serve it
@@ -254,10 +220,10 @@ Every setting of --dump-config can stand in the file of --config, or in the envi
 /// The settings that are worth a flag.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Flags {
-    /// Folder for the ledger, the identity and the development authority
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
+    /// Those of every role.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub shared: RoleFlags,
     /// Address for HTTP; repeat it for several
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -266,30 +232,10 @@ pub struct Flags {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub https_listen: Vec<SocketAddr>,
-    /// Address for /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_listen: Option<SocketAddr>,
-    /// Where a controller's feed is; repeat it for several
-    #[arg(long, value_name = "HOST:PORT")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub controller: Vec<String>,
-    /// File with the join token (first start only; it says which node this is)
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub join_token_file: Option<PathBuf>,
     /// Threads for user bytes (0: one per core)
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Log filter, for example `info,hosting_edge=debug`
-    #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<String>,
-    /// How logs look
-    #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_format: Option<LogFormat>,
 }
 
 #[cfg(test)]
@@ -322,7 +268,8 @@ mod tests {
         assert_eq!((settings.eject_ms, settings.threads, settings.http_listen.len()), (7, 2, 2));
         let dump = settings.dump().unwrap();
         assert!(dump.contains("dev-ca.pem"), "{dump}");
-        assert_eq!(toml::from_str::<Settings>(&dump).unwrap(), settings);
+        std::fs::write(file, dump).unwrap();
+        assert_eq!(load(&["--config", file]).unwrap(), settings);
     }
 
     #[test]

@@ -127,7 +127,7 @@ macro_rules! roles {
 
         /// The settings of every role.
         #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-        pub struct RoleSettings {
+        pub struct SettingsByRole {
             $(
                 #[doc = concat!("Those of the role `", stringify!($role), "`.")]
                 #[serde(flatten)]
@@ -135,7 +135,7 @@ macro_rules! roles {
             )+
         }
 
-        impl RoleSettings {
+        impl SettingsByRole {
             pub(crate) fn load(layers: &mut Layers) -> Result<Self, ConfigError> {
                 Ok(Self { $($role: layers.part()?),+ })
             }
@@ -143,7 +143,7 @@ macro_rules! roles {
 
         /// The flags of every role.
         #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-        pub struct RoleFlags {
+        pub struct FlagsByRole {
             $(
                 #[doc = concat!("Those of the role `", stringify!($role), "`.")]
                 #[command(flatten)]

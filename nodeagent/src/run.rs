@@ -10,10 +10,10 @@ use hosting_intent_sync::client::{ClientMetrics, EdgeKey, EdgeKeyStore, Reporter
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
-    admin::{self, Readiness},
+    admin::Readiness,
     file::{create_whole, write_private},
-    tasks::{OnEnd, Spawner, TaskGroup},
-    telemetry,
+    role::{RoleProcess, VIEW, runtime},
+    tasks::{OnEnd, Spawner},
 };
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
@@ -37,29 +37,21 @@ use crate::{
 };
 use tokio::sync::watch;
 
-/// For everything but the services, when the process ends.
-const END_MARGIN: Duration = Duration::from_secs(5);
-
-const VIEW: &str = "view";
-
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
 /// What stands in the way, with the remedy.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("nodeagent")
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
+    let runtime = runtime("nodeagent", 2)?;
     let outcome = runtime.block_on(wire(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
 async fn wire(settings: Settings) -> anyhow::Result<()> {
-    let _telemetry = telemetry::init("hosting-nodeagent", &settings.log, settings.log_format)?;
+    let role = settings.role()?;
+    let parts = role.ready.iter().map(|part| (part.name, "not started until there is a view"));
+    let process = RoleProcess::start("hosting-nodeagent", &settings.shared, parts).await?;
     // Services inherit both.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -68,29 +60,15 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 
-    let group = TaskGroup::new();
-    let registry = admin::Metrics::new();
-    let readiness = Readiness::new();
-    readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
-    let role = settings.role()?;
-    for part in role.ready {
-        readiness.not_ready(part.name, "not started until there is a view");
-    }
-    let port = admin::bind(settings.admin_listen).await?;
-    group.spawn(
-        "admin port",
-        OnEnd::Fatal,
-        admin::serve(port, registry.clone(), readiness.clone(), group.stop()),
-    );
     // Before anything is asked of the controller: a join token is good for one start only.
     (role.check)(&settings)?;
     private_dir(&settings.data_dir())?;
 
-    let drain = Duration::from_millis(settings.drain_timeout_ms) + END_MARGIN;
-    let metrics = Metrics::new(&registry);
-    let feed_metrics = registry.register(ClientMetrics::register);
+    let metrics = Metrics::new(&process.registry);
+    let feed_metrics = process.registry.register(ClientMetrics::register);
+    let (group, readiness) = (&process.group, process.readiness.clone());
     group.spawn("agent", OnEnd::Fatal, serve(settings, metrics, feed_metrics, readiness, group.spawner()));
-    group.run(drain).await
+    process.run().await
 }
 
 async fn serve(
@@ -106,8 +84,8 @@ async fn serve(
     let keys = edge_key.subscribe();
     let subscription = Subscription {
         data_dir: settings.data_dir(),
-        controllers: settings.controller.clone(),
-        token_file: settings.join_token_file.clone(),
+        controllers: settings.shared.controller.clone(),
+        token_file: settings.shared.join_token_file.clone(),
         role: hosting_intent::Role::from_name(info.name)
             .with_context(|| format!("the registry knows no role {:?}", info.name))?,
         build: BUILD,

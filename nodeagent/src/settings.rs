@@ -1,21 +1,21 @@
 //! What an operator can set: defaults < file < environment (`HOSTING_NODEAGENT_*`) < flags.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hosting_intent_sync::client::{identity_dir, ledger_file};
+pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::{
-    config::{self, ConfigArgs, ConfigError, Layers},
-    telemetry::LogFormat,
+    config::{self, ConfigArgs, Layers},
+    role::{RoleFlags, RoleSettings},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{files::can_enter, logs::LogLimits},
-    role::{self, ROLES, RoleFlags, RoleInfo, RoleSettings},
+    role::{self, FlagsByRole, ROLES, RoleInfo, SettingsByRole},
     roots::{Roots, SiteUser},
     text::plain_path,
 };
@@ -30,10 +30,11 @@ const STORAGE_DIR: &str = "/var/www/storage";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
+    /// Those of every role. In files and in the environment they stand beside the others.
+    #[serde(skip)]
+    pub shared: RoleSettings,
     /// The node's role, as the registry calls it.
     pub role: String,
-    /// Where the ledger, the identity and generated configuration live. One process at a time.
-    pub data_dir: PathBuf,
     /// Customers' data; the nodes of a shard share it.
     pub storage_dir: PathBuf,
     /// Logs. Default: `/var/log/hosting`; with other folders than the default ones, `log/<name of data_dir>` beside
@@ -44,12 +45,6 @@ pub struct Settings {
     pub temp_dir: Option<PathBuf>,
     /// Sockets. Default: a folder in `/run/hosting` for root, `run` in `data_dir` otherwise.
     pub run_dir: Option<PathBuf>,
-    /// Address of the admin port. Keep it off public networks.
-    pub admin_listen: SocketAddr,
-    /// Feed addresses of the controllers, `host:port`, tried in turn. Empty: those of the join token.
-    pub controller: Vec<String>,
-    /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
-    pub join_token_file: Option<PathBuf>,
     /// A log of the role's own services that has this size, in bytes, is closed and a new one begun.
     pub log_max_bytes: u64,
     /// The same for the logs of one tenant.
@@ -68,29 +63,20 @@ pub struct Settings {
     pub concurrency: usize,
     /// How often everything is looked at.
     pub drift_interval_ms: u64,
-    /// Waiting for requests under way at the end.
-    pub drain_timeout_ms: u64,
-    /// Log filter, as `tracing` reads it.
-    pub log: String,
-    /// How logs look.
-    pub log_format: LogFormat,
     /// Those of the roles. In files and in the environment they stand beside the others.
     #[serde(skip)]
-    pub roles: RoleSettings,
+    pub roles: SettingsByRole,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            shared: RoleSettings::new(DATA_DIR, 9103, 30_000, "info"),
             role: "web".into(),
-            data_dir: PathBuf::from(DATA_DIR),
             storage_dir: PathBuf::from(STORAGE_DIR),
             log_dir: None,
             temp_dir: None,
             run_dir: None,
-            admin_listen: SocketAddr::from(([127, 0, 0, 1], 9103)),
-            controller: Vec::new(),
-            join_token_file: None,
             log_max_bytes: 256 << 20,
             tenant_log_max_bytes: 16 << 20,
             log_max_age_ms: 24 * 3_600_000,
@@ -100,32 +86,13 @@ impl Default for Settings {
             keep_children: false,
             concurrency: 256,
             drift_interval_ms: 60_000,
-            drain_timeout_ms: 30_000,
-            log: "info".into(),
-            log_format: LogFormat::Auto,
-            roles: RoleSettings::default(),
+            roles: SettingsByRole::default(),
         }
     }
 }
 
-/// A setting that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// Reading them.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// One that makes no sense, or that this machine cannot follow.
-    #[error("{setting}: {problem}")]
-    Invalid {
-        /// Which.
-        setting: &'static str,
-        /// What is wrong, and what to do.
-        problem: String,
-    },
-}
-
 pub(crate) fn invalid(setting: &'static str, problem: impl Into<String>) -> SettingsError {
-    SettingsError::Invalid { setting, problem: problem.into() }
+    SettingsError::invalid(setting, problem)
 }
 
 impl Settings {
@@ -136,7 +103,8 @@ impl Settings {
     pub fn load(args: &Args) -> Result<Self, SettingsError> {
         let mut layers = Layers::new(ENV_PREFIX, args.config.config.as_deref(), &args.flags)?;
         let settings: Self = layers.part()?;
-        let settings = Self { roles: RoleSettings::load(&mut layers)?, ..settings };
+        let shared = layers.part_above(settings.shared.clone())?;
+        let settings = Self { shared, roles: SettingsByRole::load(&mut layers)?, ..settings };
         layers.finish()?;
         settings.check()?;
         Ok(settings)
@@ -201,7 +169,7 @@ impl Settings {
     /// `data_dir` without a dependence on where the agent was started: services work from `/`.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        absolute(&self.data_dir)
+        absolute(&self.shared.data_dir)
     }
 
     /// Where things lie.
@@ -305,14 +273,8 @@ impl Settings {
     /// A value that TOML cannot hold.
     pub fn dump(&self) -> Result<String, anyhow::Error> {
         let roots = self.roots();
-        #[derive(Serialize)]
-        struct All<'a> {
-            #[serde(flatten)]
-            settings: &'a Settings,
-            #[serde(flatten)]
-            roles: &'a RoleSettings,
-        }
-        let mut text = config::dump(&All { settings: self, roles: &self.roles })?;
+        let own = config::dump_parts(self, &self.roles)?;
+        let mut text = config::dump(&self.shared)? + &own;
         for (what, path) in [
             ("ledger", &self.ledger()),
             ("identity", &self.identity()),
@@ -372,14 +334,14 @@ Every setting of --dump-config can stand in the file of --config, or in the envi
 /// The settings that are worth a flag.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct Flags {
+    /// Those of every role.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub shared: RoleFlags,
     /// The node's role
     #[arg(long, value_name = "ROLE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Folder for the ledger, the identity and generated configuration
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_dir: Option<PathBuf>,
     /// Folder for customers' data, shared by the nodes of a shard
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -396,18 +358,6 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_dir: Option<PathBuf>,
-    /// Address for /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_listen: Option<SocketAddr>,
-    /// Where a controller's feed is; repeat it for several
-    #[arg(long, value_name = "HOST:PORT")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub controller: Vec<String>,
-    /// File with the join token (first start only; it says which node this is)
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub join_token_file: Option<PathBuf>,
     /// User that sites run as (root only)
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -420,18 +370,10 @@ pub struct Flags {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_children: bool,
-    /// Log filter, for example `info,hosting_nodeagent=debug`
-    #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<String>,
-    /// How logs look
-    #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_format: Option<LogFormat>,
     /// Those of the roles.
     #[command(flatten)]
     #[serde(flatten)]
-    pub roles: RoleFlags,
+    pub roles: FlagsByRole,
 }
 
 #[cfg(test)]

@@ -122,7 +122,6 @@ pub(crate) fn settings() -> Settings {
     Settings {
         http_listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         https_listen: vec!["127.0.0.1:0".parse().unwrap()],
-        controller: vec!["127.0.0.1:1".into()],
         connect_timeout_ms: 300,
         ..Settings::default()
     }
@@ -142,9 +141,9 @@ impl Edge {
     }
 
     /// Knows nothing yet, and is closed.
-    pub(crate) fn unloaded(settings: Settings) -> Self {
+    pub(crate) fn unloaded(mut settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings { data_dir: dir.path().to_owned(), ..settings };
+        settings.shared.data_dir = dir.path().to_owned();
         let registry = admin::Metrics::new();
         let metrics = Metrics::new(&registry);
         let (routing, writer) = Routing::new(settings.map_buckets);

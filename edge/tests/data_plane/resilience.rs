@@ -373,7 +373,9 @@ async fn the_end_waits_for_requests_under_way_and_takes_no_new_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_has_a_deadline() {
     let node = Node::start("node-1").await;
-    let mut edge = Edge::with(Settings { drain_timeout_ms: 200, ..settings() }).await;
+    let mut short = settings();
+    short.shared.drain_timeout_ms = 200;
+    let mut edge = Edge::with(short).await;
     edge.publish(
         vec![pool("s1", &[("n1", node.address, true)]), route("www.example.com", "t_a", "web_a", "s1")],
         Vec::new(),

@@ -67,6 +67,30 @@ pub enum ConfigError {
     Setting(#[from] Box<figment::Error>),
 }
 
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Reading them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// One that makes no sense, or that this machine cannot follow.
+    #[error("{setting}: {problem}")]
+    Invalid {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
+impl SettingsError {
+    /// Names the setting, what is wrong with it, and what to do.
+    #[must_use]
+    pub fn invalid(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid { setting, problem: problem.into() }
+    }
+}
+
 /// The layers above the defaults, from which parts of the configuration are taken, each with settings of its own.
 ///
 /// Environment variables are `{env_prefix}{SETTING}`, nested settings with `__` between: `HOSTING_EDGE_DATA_DIR`.
@@ -99,8 +123,16 @@ impl Layers {
     /// # Errors
     /// A value of the wrong type.
     pub fn part<T: Serialize + DeserializeOwned + Default>(&mut self) -> Result<T, ConfigError> {
+        self.part_above(T::default())
+    }
+
+    /// The same, with defaults that are not the type's own.
+    ///
+    /// # Errors
+    /// A value of the wrong type.
+    pub fn part_above<T: Serialize + DeserializeOwned>(&mut self, defaults: T) -> Result<T, ConfigError> {
         let fault = |error| ConfigError::Setting(Box::new(error));
-        let defaults = Figment::from(Serialized::defaults(T::default()));
+        let defaults = Figment::from(Serialized::defaults(defaults));
         self.known.extend(defaults.data().map_err(fault)?.into_values().flat_map(Dict::into_keys));
         defaults.merge(&self.figment).extract().map_err(fault)
     }
@@ -145,6 +177,21 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
 /// A value that TOML cannot hold.
 pub fn dump<T: Serialize>(settings: &T) -> Result<String, toml::ser::Error> {
     toml::to_string_pretty(settings)
+}
+
+/// [`dump`] of settings that are of several parts.
+///
+/// # Errors
+/// A value that TOML cannot hold.
+pub fn dump_parts(first: &impl Serialize, second: &impl Serialize) -> Result<String, toml::ser::Error> {
+    #[derive(Serialize)]
+    struct Both<'a, A, B> {
+        #[serde(flatten)]
+        first: &'a A,
+        #[serde(flatten)]
+        second: &'a B,
+    }
+    dump(&Both { first, second })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod exposition;
 pub mod file;
 pub mod http;
 pub mod networks;
+pub mod role;
 pub mod tasks;
 pub mod telemetry;
 

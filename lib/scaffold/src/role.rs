@@ -1,0 +1,153 @@
+//! What every role that follows the feed has in common: its settings and flags, and how its process starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::admin::{self, Metrics, Readiness};
+use crate::tasks::{OnEnd, TaskGroup};
+use crate::telemetry::{self, LogFormat, TelemetryGuard};
+
+/// The part of readiness that is there when a view of the feed is.
+pub const VIEW: &str = "view";
+
+/// For everything but the work under way, when the process ends.
+const END_MARGIN: Duration = Duration::from_secs(5);
+
+/// Settings of every role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleSettings {
+    /// Where the ledger, the identity and what else the process keeps lie. One process at a time.
+    pub data_dir: PathBuf,
+    /// Address of the admin port. Keep it off public networks.
+    pub admin_listen: SocketAddr,
+    /// Feed addresses of the controllers, `host:port`, tried in turn. Empty: those of the join token.
+    pub controller: Vec<String>,
+    /// File with the join token for the first start; not needed once there is an identity in `data_dir`.
+    pub join_token_file: Option<PathBuf>,
+    /// Waiting for work under way at the end.
+    pub drain_timeout_ms: u64,
+    /// Log filter, as `tracing` reads it.
+    pub log: String,
+    /// How logs look.
+    pub log_format: LogFormat,
+}
+
+impl RoleSettings {
+    /// A role's defaults.
+    #[must_use]
+    pub fn new(data_dir: &str, admin_port: u16, drain_timeout_ms: u64, log: &str) -> Self {
+        Self {
+            data_dir: PathBuf::from(data_dir),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], admin_port)),
+            controller: Vec::new(),
+            join_token_file: None,
+            drain_timeout_ms,
+            log: log.to_owned(),
+            log_format: LogFormat::Auto,
+        }
+    }
+
+    /// [`RoleSettings::drain_timeout_ms`].
+    #[must_use]
+    pub const fn drain(&self) -> Duration {
+        ms(self.drain_timeout_ms)
+    }
+}
+
+/// Flags of every role. Flatten them into the role's own.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[group(skip)]
+pub struct RoleFlags {
+    /// Folder for the ledger, the identity and what else the process keeps
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Address for /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Where a controller's feed is; repeat it for several
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controller: Vec<String>,
+    /// File with the join token (first start only; it says which node this is)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_token_file: Option<PathBuf>,
+    /// Log filter, for example `info,hosting_intent_sync=debug`
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// How logs look
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Milliseconds as settings have them.
+#[must_use]
+pub const fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+/// A runtime of its own, with named threads.
+///
+/// # Errors
+/// The system gives no threads.
+pub fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}
+
+/// A role's process: logs go where they should, the admin port answers, and nothing is ready.
+#[derive(Debug)]
+pub struct RoleProcess {
+    /// Its tasks.
+    pub group: TaskGroup,
+    /// Its metrics.
+    pub registry: Metrics,
+    /// Its readiness. [`VIEW`] and the role's own parts are not there yet.
+    pub readiness: Readiness,
+    drain: Duration,
+    _telemetry: TelemetryGuard,
+}
+
+impl RoleProcess {
+    /// Starts it. `not_ready` are the role's own parts of readiness, each with why it is not there.
+    ///
+    /// # Errors
+    /// The log filter or the admin port cannot be used.
+    pub async fn start(
+        service: &'static str,
+        settings: &RoleSettings,
+        not_ready: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> anyhow::Result<Self> {
+        let telemetry = telemetry::init(service, &settings.log, settings.log_format)?;
+        let (group, registry, readiness) = (TaskGroup::new(), Metrics::new(), Readiness::new());
+        readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
+        for (part, why) in not_ready {
+            readiness.not_ready(part, why);
+        }
+        let port = admin::bind(settings.admin_listen).await?;
+        let serve = admin::serve(port, registry.clone(), readiness.clone(), group.stop());
+        group.spawn("admin port", OnEnd::Fatal, serve);
+        Ok(Self { group, registry, readiness, drain: settings.drain() + END_MARGIN, _telemetry: telemetry })
+    }
+
+    /// Runs until it is told to stop or a task fails, and then until all tasks have ended, for as long as the settings allow.
+    ///
+    /// # Errors
+    /// Those of its tasks.
+    pub async fn run(self) -> anyhow::Result<()> {
+        self.group.run(self.drain).await
+    }
+}
