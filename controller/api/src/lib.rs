@@ -19,6 +19,7 @@
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod actions;
 mod audit;
 mod auth;
 mod bodies;

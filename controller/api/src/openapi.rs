@@ -132,9 +132,8 @@ fn parameters(route: &Route) -> Vec<Value> {
     ];
     let header = headers.into_iter().find_map(|(name, about)| match (route.is_mutating(), route.op) {
         (true, _) if name == "If-Match" => Some((name, about)),
-        (false, Op::Get(_) | Op::BrandClusters | Op::Runtimes) if name == "If-None-Match" => {
-            Some((name, about))
-        }
+        (false, Op::Get(_)) if name == "If-None-Match" => Some((name, about)),
+        (false, Op::Ask(ask)) if ask.tagged && name == "If-None-Match" => Some((name, about)),
         _ => None,
     });
     if let Some((name, about)) = header {

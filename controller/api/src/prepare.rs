@@ -66,25 +66,9 @@ impl Call {
             | Op::Get(_)
             | Op::Delete(_)
             | Op::Retry(_)
-            | Op::Suspend
-            | Op::Unsuspend
-            | Op::RetryFailed
-            | Op::Summary
-            | Op::Converge
-            | Op::BrandClusters
-            | Op::SetBrandClusters
-            | Op::Runtimes
-            | Op::AddRuntime
-            | Op::RemoveRuntime
-            | Op::AuditLogs
-            | Op::Stats
-            | Op::Search
-            | Op::Await
-            | Op::JoinToken
-            | Op::Forget
-            | Op::Subscribers
-            | Op::Release
-            | Op::Explain => Ok(Prepared::Nothing),
+            | Op::Ask(_)
+            | Op::Act(_)
+            | Op::Order(_) => Ok(Prepared::Nothing),
         }
     }
 

@@ -62,19 +62,61 @@ fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
     Param { name, takes, about: about.into() }
 }
 
-/// What a route takes.
-pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
-    let order = |default: &str| {
-        param("order", Takes::Word(vec!["asc", "desc"]), format!("The direction, {default} when absent."))
-    };
-    let limit = || {
+fn order(default: &str) -> Param {
+    param("order", Takes::Word(vec!["asc", "desc"]), format!("The direction, {default} when absent."))
+}
+
+fn limit() -> Param {
+    param(
+        "limit",
+        Takes::Count { default: PAGE.0, most: PAGE.1 },
+        format!("Items of a page: 1 to {}, default {}.", PAGE.1, PAGE.0),
+    )
+}
+
+fn cursor() -> Param {
+    param("cursor", Takes::Text, "The next_cursor of the page before.")
+}
+
+/// What the audit log takes.
+pub(crate) fn of_audit_logs() -> Vec<Param> {
+    vec![
+        limit(),
+        cursor(),
+        param("search", Takes::Text, "Only rows whose resource type or method contains this."),
+        param("resource_type", Takes::Text, "Only rows of this type, e.g. webroots."),
+        param("resource_id", Takes::Text, "Only rows of this resource."),
+        param("action", Takes::Caseless(ACTIONS), "Only rows of this HTTP method."),
+        param("date_from", Takes::Time, "Only rows from this time on."),
+        param("date_to", Takes::Time, "Only rows from before this time."),
+        param(
+            "sort",
+            Takes::Word(vec!["created_at", "method", "resource_type"]),
+            "What the list is sorted by.",
+        ),
+        order("desc"),
+    ]
+}
+
+/// What the search takes.
+pub(crate) fn of_search() -> Vec<Param> {
+    vec![
+        param("q", Takes::AnyText, "Part of an id or a name; without it nothing is found."),
         param(
             "limit",
-            Takes::Count { default: PAGE.0, most: PAGE.1 },
-            format!("Items of a page: 1 to {}, default {}.", PAGE.1, PAGE.0),
-        )
-    };
-    let cursor = || param("cursor", Takes::Text, "The next_cursor of the page before.");
+            Takes::Count { default: FOUND.0, most: FOUND.1 },
+            format!("Results per type: 1 to {}, default {}.", FOUND.1, FOUND.0),
+        ),
+    ]
+}
+
+/// What waiting for a workflow takes.
+pub(crate) fn of_await() -> Vec<Param> {
+    vec![param("wait_timeout", Takes::Seconds, "How long to wait: 1 to 300 seconds, default 300.")]
+}
+
+/// What a route takes.
+pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
     let mut known = match op {
         Op::List(kind) | Op::ListBy(kind, _) => {
             let info = kind.info();
@@ -95,55 +137,15 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             }));
             known
         }
-        Op::AuditLogs => vec![
-            limit(),
-            cursor(),
-            param("search", Takes::Text, "Only rows whose resource type or method contains this."),
-            param("resource_type", Takes::Text, "Only rows of this type, e.g. webroots."),
-            param("resource_id", Takes::Text, "Only rows of this resource."),
-            param("action", Takes::Caseless(ACTIONS), "Only rows of this HTTP method."),
-            param("date_from", Takes::Time, "Only rows from this time on."),
-            param("date_to", Takes::Time, "Only rows from before this time."),
-            param(
-                "sort",
-                Takes::Word(vec!["created_at", "method", "resource_type"]),
-                "What the list is sorted by.",
-            ),
-            order("desc"),
-        ],
-        Op::Search => vec![
-            param("q", Takes::AnyText, "Part of an id or a name; without it nothing is found."),
-            param(
-                "limit",
-                Takes::Count { default: FOUND.0, most: FOUND.1 },
-                format!("Results per type: 1 to {}, default {}.", FOUND.1, FOUND.0),
-            ),
-        ],
-        Op::Await => {
-            vec![param("wait_timeout", Takes::Seconds, "How long to wait: 1 to 300 seconds, default 300.")]
-        }
+        Op::Ask(ask) => (ask.params)(),
         Op::Get(_)
         | Op::Create(_)
         | Op::CreateBy(..)
         | Op::Update(_)
         | Op::Delete(_)
         | Op::Retry(_)
-        | Op::Suspend
-        | Op::Unsuspend
-        | Op::RetryFailed
-        | Op::Summary
-        | Op::Converge
-        | Op::BrandClusters
-        | Op::SetBrandClusters
-        | Op::Runtimes
-        | Op::AddRuntime
-        | Op::RemoveRuntime
-        | Op::Stats
-        | Op::JoinToken
-        | Op::Forget
-        | Op::Subscribers
-        | Op::Release
-        | Op::Explain => Vec::new(),
+        | Op::Act(_)
+        | Op::Order(_) => Vec::new(),
     };
     if *method != Method::GET {
         known.push(param(
@@ -351,7 +353,7 @@ mod tests {
         assert_eq!((query.text("status"), query.text("order")), (Some("active"), Some("asc")));
         assert_eq!((read("").unwrap().limit(), read("limit=9999").unwrap().limit()), (50, 200));
         assert_eq!(read("limit=99999999999999999999999").unwrap().limit(), 200);
-        let audit = declared(&Method::GET, Op::AuditLogs);
+        let audit = of_audit_logs();
         let query =
             Query::read("date_from=1970-01-02&date_to=1970-01-01T00:00:01Z&action=put", &audit).unwrap();
         assert_eq!((query.time("date_from"), query.time("date_to")), (Some(86_400_000), Some(1000)));
@@ -385,7 +387,7 @@ mod tests {
             let error = read(raw).unwrap_err();
             assert!(error.starts_with(start), "{raw}: {error}");
         }
-        let none = Query::read("a=b", &declared(&Method::GET, Op::Stats)).unwrap_err();
+        let none = Query::read("a=b", &Vec::new()).unwrap_err();
         assert!(none.message.ends_with("it takes none"), "{}", none.message);
         let put = declared(&Method::PUT, Op::Update(Kind::Zone));
         assert!(Query::read("wait=ready&wait_timeout=5s", &put).is_ok());

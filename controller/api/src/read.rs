@@ -1,11 +1,9 @@
 //! What reads answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use hosting_planner::{World, lint};
-use hosting_resource::kinds::brand::BrandSpec;
-use hosting_resource::kinds::cluster::{Cluster, Runtime};
 use hosting_resource::kinds::shard::Shard;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, FilterBy, Kind, ListBy, Resource, Status, Tier, timestamp};
@@ -13,8 +11,7 @@ use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx};
 use serde_json::{Map, Value, json};
 
 use crate::bodies::{
-    AuditLog, AuditPage, ClusterNodes, Completed, Found, RuntimeView, Runtimes, SearchResults, ShardTenants,
-    Stats, StatusCount, Summary,
+    AuditLog, AuditPage, ClusterNodes, Completed, Found, SearchResults, ShardTenants, Stats, StatusCount,
 };
 use crate::query::{GONE, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
@@ -23,21 +20,6 @@ use crate::{Api, ApiError, SubscriberView};
 
 /// Clusters and shards that the dashboard lists; a cell has far fewer.
 const MAX_ROWS: u32 = 1000;
-/// Kinds that a tenant's summary names and that the platform does not serve yet.
-const NOT_SERVED: &[&str] = &[
-    "certificates",
-    "email_accounts",
-    "email_aliases",
-    "email_forwards",
-    "email_autoreplies",
-    "databases",
-    "database_users",
-    "valkey_instances",
-    "valkey_users",
-    "ssh_keys",
-    "backups",
-    "cron_jobs",
-];
 
 /// The direction of a list.
 fn order(query: &Query, default: Order) -> Order {
@@ -50,11 +32,15 @@ fn order(query: &Query, default: Order) -> Order {
 
 /// Which tenants are suspended and why, each read once.
 #[derive(Default)]
-struct Suspensions(BTreeMap<String, Option<String>>);
+pub(crate) struct Suspensions(BTreeMap<String, Option<String>>);
 
 impl Suspensions {
     /// Why a resource shows as suspended although its own status is another; `None` when it does not.
-    async fn over(&mut self, tx: &mut ReadTx, resource: &Resource) -> Result<Option<String>, ApiError> {
+    pub(crate) async fn over(
+        &mut self,
+        tx: &mut ReadTx,
+        resource: &Resource,
+    ) -> Result<Option<String>, ApiError> {
         if !resource.kind.info().suspends_with_tenant || resource.status != Status::Active {
             return Ok(None);
         }
@@ -244,73 +230,6 @@ impl Api {
         if !sessions.is_empty() {
             view.insert("in_service".to_owned(), sessions.iter().all(|session| session.in_service).into());
         }
-    }
-
-    pub(crate) async fn summary(&self, call: &Call) -> Result<Reply, ApiError> {
-        let mut tx = self.store().read().await?;
-        let tenant = call.subject(&mut tx, Kind::Tenant).await?;
-        let mut summary =
-            Summary { kinds: BTreeMap::new(), total: 0, pending: 0, provisioning: 0, failed: 0 };
-        let mut suspensions = Suspensions::default();
-        for name in NOT_SERVED {
-            summary.kinds.insert(name, BTreeMap::new());
-        }
-        for (name, kind) in [
-            ("webroots", Kind::Webroot),
-            ("fqdns", Kind::Fqdn),
-            ("zones", Kind::Zone),
-            ("zone_records", Kind::ZoneRecord),
-        ] {
-            let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-            let mut list = ListQuery::new(kind);
-            list.tenant = Some(tenant.id.clone());
-            list.limit = MAX_ROWS;
-            loop {
-                let page = tx.page(&list).await?;
-                for resource in &page.items {
-                    let covered = suspensions.over(&mut tx, resource).await?.is_some();
-                    let status = if covered { Status::Suspended } else { resource.status };
-                    *counts.entry(status.as_str()).or_default() += 1;
-                }
-                match page.next {
-                    Some(next) => list.after = Some(next),
-                    None => break,
-                }
-            }
-            summary.total += counts.values().sum::<u64>();
-            let of = |status: Status| counts.get(status.as_str()).copied().unwrap_or_default();
-            summary.pending += of(Status::Pending);
-            summary.provisioning += of(Status::Provisioning);
-            summary.failed += of(Status::Failed);
-            summary.kinds.insert(name, counts);
-        }
-        Ok(Reply::json(200, to_json(&summary)?))
-    }
-
-    pub(crate) async fn brand_clusters(&self, call: &Call) -> Result<Reply, ApiError> {
-        let mut tx = self.store().read().await?;
-        let brand = call.subject(&mut tx, Kind::Brand).await?;
-        let spec: BrandSpec = brand.typed().map_err(|error| ApiError::internal(&error))?;
-        let mut reply = Reply::json(200, json!({"cluster_ids": spec.cluster_ids}));
-        reply.generation = Some(brand.generation);
-        Ok(reply)
-    }
-
-    pub(crate) async fn runtimes(&self, call: &Call) -> Result<Reply, ApiError> {
-        let mut tx = self.store().read().await?;
-        let cluster = call.subject(&mut tx, Kind::Cluster).await?;
-        let items = runtimes_of(&cluster)
-            .into_iter()
-            .map(|runtime| RuntimeView {
-                cluster_id: cluster.id.clone(),
-                runtime: runtime.runtime,
-                version: runtime.version,
-                available: true,
-            })
-            .collect();
-        let mut reply = Reply::json(200, to_json(&Runtimes { items, has_more: false })?);
-        reply.generation = Some(cluster.generation);
-        Ok(reply)
     }
 
     pub(crate) async fn audit_logs(&self, call: &Call) -> Result<Reply, ApiError> {
@@ -506,11 +425,6 @@ fn parse_workflow(text: &str) -> Option<Workflow<'_>> {
         }
     }
     None
-}
-
-/// What a cluster can run, from its state.
-pub(crate) fn runtimes_of(cluster: &Resource) -> BTreeSet<Runtime> {
-    Doc::<Cluster>::of(cluster).map(|cluster| cluster.state.runtimes).unwrap_or_default()
 }
 
 #[cfg(test)]

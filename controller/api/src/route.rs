@@ -5,6 +5,7 @@ use std::fmt;
 use axum::http::Method;
 use hosting_resource::{Kind, ListBy, Tier};
 
+use crate::actions::{self, Act, Ask, Order};
 use crate::query::{Param, declared};
 
 /// Where all routes lie.
@@ -67,44 +68,12 @@ pub enum Op {
     Delete(Kind),
     /// Another attempt at what failed.
     Retry(Kind),
-    /// A tenant off.
-    Suspend,
-    /// A tenant on.
-    Unsuspend,
-    /// Another attempt at everything of a tenant that failed.
-    RetryFailed,
-    /// A tenant's resources by kind and status.
-    Summary,
-    /// A shard planned anew.
-    Converge,
-    /// The clusters that a brand may use.
-    BrandClusters,
-    /// Sets them.
-    SetBrandClusters,
-    /// What a cluster can run.
-    Runtimes,
-    /// Adds one.
-    AddRuntime,
-    /// Takes one away.
-    RemoveRuntime,
-    /// Who did what.
-    AuditLogs,
-    /// Counts for the dashboard.
-    Stats,
-    /// Resources by id or label.
-    Search,
-    /// Blocks until a resource is settled.
-    Await,
-    /// A single-use token with which a node enrols.
-    JoinToken,
-    /// What a dead node left open is closed.
-    Forget,
-    /// Who applied what.
-    Subscribers,
-    /// Lets a subscriber apply what its brake holds.
-    Release,
-    /// The way of a name from here to its site.
-    Explain,
+    /// A read of its own.
+    Ask(&'static Ask),
+    /// A change of its own.
+    Act(&'static Act),
+    /// What is no change of resources, and audited.
+    Order(&'static Order),
 }
 
 /// The shape of a body.
@@ -184,25 +153,9 @@ impl Route {
             | Op::Update(kind)
             | Op::Delete(kind)
             | Op::Retry(kind) => kind.info().plural(),
-            Op::Suspend
-            | Op::Unsuspend
-            | Op::RetryFailed
-            | Op::Summary
-            | Op::Converge
-            | Op::BrandClusters
-            | Op::SetBrandClusters
-            | Op::Runtimes
-            | Op::AddRuntime
-            | Op::RemoveRuntime
-            | Op::AuditLogs
-            | Op::Stats
-            | Op::Search
-            | Op::Await
-            | Op::JoinToken
-            | Op::Forget
-            | Op::Subscribers
-            | Op::Release
-            | Op::Explain => self.path.trim_start_matches('/').split('/').next().unwrap_or_default(),
+            Op::Ask(_) | Op::Act(_) | Op::Order(_) => {
+                self.path.trim_start_matches('/').split('/').next().unwrap_or_default()
+            }
         }
     }
 }
@@ -211,19 +164,19 @@ impl Route {
 #[must_use]
 pub fn table() -> Vec<Route> {
     let mut routes: Vec<Route> = Kind::ALL.iter().flat_map(|kind| generic(*kind)).collect();
-    routes.extend(special());
+    routes.extend(actions::routes());
     routes
 }
 
 impl Route {
     /// A route of a scope's resource; the method says which action it takes.
-    fn scoped(method: Method, path: &str, resource: &'static str, tier: Tier, op: Op) -> Self {
+    pub(crate) fn scoped(method: Method, path: &str, resource: &'static str, tier: Tier, op: Op) -> Self {
         let action = action_of(&method);
         Self { scope: Some(Scope { resource, action }), tier, ..Self::admin(method, path, op) }
     }
 
     /// A route for platform admins, whatever their scopes.
-    fn admin(method: Method, path: &str, op: Op) -> Self {
+    pub(crate) fn admin(method: Method, path: &str, op: Op) -> Self {
         Self {
             params: declared(&method, op),
             body_optional: false,
@@ -240,23 +193,23 @@ impl Route {
         }
     }
 
-    fn says(self, summary: impl Into<String>) -> Self {
+    pub(crate) fn says(self, summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), ..self }
     }
 
-    fn takes(self, request: Shape) -> Self {
+    pub(crate) fn takes(self, request: Shape) -> Self {
         Self { request, ..self }
     }
 
-    fn may_take(self, request: Shape) -> Self {
+    pub(crate) fn may_take(self, request: Shape) -> Self {
         Self { request, body_optional: true, ..self }
     }
 
-    fn gives(self, success: u16, response: Shape) -> Self {
+    pub(crate) fn gives(self, success: u16, response: Shape) -> Self {
         Self { success, response, ..self }
     }
 
-    fn of(self, subject: Option<Kind>) -> Self {
+    pub(crate) fn of(self, subject: Option<Kind>) -> Self {
         Self { subject, ..self }
     }
 }
@@ -329,89 +282,6 @@ fn generic(kind: Kind) -> Vec<Route> {
         );
     }
     routes
-}
-
-fn special() -> Vec<Route> {
-    use Shape::{Empty, Named};
-    use Tier::{Admin, Brand};
-    let (get, post) = (|| Method::GET, || Method::POST);
-    let (tenant, brand, cluster, node) =
-        (Some(Kind::Tenant), Some(Kind::Brand), Some(Kind::Cluster), Some(Kind::Node));
-    let runtimes = "/clusters/{id}/runtimes";
-    vec![
-        Route::scoped(post(), "/tenants/{id}/suspend", "tenants", Brand, Op::Suspend)
-            .may_take(Named("Suspend"))
-            .gives(202, Empty)
-            .of(tenant)
-            .says("Switch a tenant off"),
-        Route::scoped(post(), "/tenants/{id}/unsuspend", "tenants", Brand, Op::Unsuspend)
-            .gives(202, Empty)
-            .of(tenant)
-            .says("Switch a tenant on again"),
-        Route::scoped(post(), "/tenants/{id}/retry-failed", "tenants", Brand, Op::RetryFailed)
-            .gives(202, Named("RetryFailed"))
-            .of(tenant)
-            .says("Try again everything of a tenant that failed"),
-        Route::scoped(get(), "/tenants/{id}/resource-summary", "tenants", Brand, Op::Summary)
-            .gives(200, Named("Summary"))
-            .of(tenant)
-            .says("A tenant's resources by kind and status"),
-        Route::scoped(post(), "/shards/{id}/converge", "shards", Admin, Op::Converge)
-            .gives(202, Named("Converging"))
-            .of(Some(Kind::Shard))
-            .says("Plan a shard and its tenants anew"),
-        Route::scoped(get(), "/brands/{id}/clusters", "brands", Brand, Op::BrandClusters)
-            .gives(200, Named("BrandClusters"))
-            .of(brand)
-            .says("The clusters that a brand may use; none: all"),
-        Route::scoped(Method::PUT, "/brands/{id}/clusters", "brands", Brand, Op::SetBrandClusters)
-            .takes(Named("BrandClusters"))
-            .gives(200, Named("BrandClusters"))
-            .of(brand)
-            .says("Set the clusters that a brand may use"),
-        Route::scoped(get(), runtimes, "clusters", Admin, Op::Runtimes)
-            .gives(200, Named("Runtimes"))
-            .of(cluster)
-            .says("What a cluster can run"),
-        Route::scoped(post(), runtimes, "clusters", Admin, Op::AddRuntime)
-            .takes(Named("Runtime"))
-            .gives(201, Named("RuntimeView"))
-            .of(cluster)
-            .says("Add a runtime to a cluster"),
-        Route::scoped(Method::DELETE, runtimes, "clusters", Admin, Op::RemoveRuntime)
-            .takes(Named("Runtime"))
-            .gives(204, Empty)
-            .of(cluster)
-            .says("Take a runtime from a cluster"),
-        Route::admin(get(), "/audit-logs", Op::AuditLogs).gives(200, Named("AuditPage")).says("Who did what"),
-        Route::admin(get(), "/dashboard/stats", Op::Stats)
-            .gives(200, Named("Stats"))
-            .says("Counts for the dashboard"),
-        Route::admin(get(), "/search", Op::Search)
-            .gives(200, Named("SearchResults"))
-            .says("Resources by id or label"),
-        Route::admin(get(), "/workflows/{workflowID}/await", Op::Await)
-            .gives(200, Named("Completed"))
-            .says("Block until the resource that a workflow id names is settled"),
-        Route::scoped(post(), "/nodes/{id}/join-tokens", "nodes", Admin, Op::JoinToken)
-            .gives(201, Named("JoinToken"))
-            .of(node)
-            .says("Make a single-use token with which the node enrols"),
-        Route::scoped(post(), "/nodes/{id}/forget", "nodes", Admin, Op::Forget)
-            .gives(200, Named("Forgotten"))
-            .of(node)
-            .says("Close what a dead node left open"),
-        Route::scoped(get(), "/subscribers", "nodes", Admin, Op::Subscribers)
-            .gives(200, Named("Subscribers"))
-            .says("Who applied what, and what is not applied"),
-        Route::scoped(post(), "/subscribers/{id}/release", "nodes", Admin, Op::Release)
-            .gives(200, Named("Released"))
-            .of(node)
-            .says("Let a node apply what its brake holds"),
-        Route::scoped(get(), "/explain/{fqdn}", "fqdns", Brand, Op::Explain)
-            .gives(200, Named("Explanation"))
-            .says("The way of a name: API, intent, edges, name servers, nodes"),
-    ]
 }
 
 #[cfg(test)]

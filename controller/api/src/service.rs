@@ -532,33 +532,14 @@ impl Api {
             Op::List(kind) => Ok(self.list(&call, kind, None).await?),
             Op::ListBy(kind, by) => Ok(self.list(&call, kind, Some(by)).await?),
             Op::Get(kind) => Ok(self.get(&call, kind).await?),
-            Op::Summary => Ok(self.summary(&call).await?),
-            Op::BrandClusters => Ok(self.brand_clusters(&call).await?),
-            Op::Runtimes => Ok(self.runtimes(&call).await?),
-            Op::AuditLogs => Ok(self.audit_logs(&call).await?),
-            Op::Stats => Ok(self.stats().await?),
-            Op::Search => Ok(self.search(&call).await?),
-            Op::Await => Ok(self.await_workflow(&call).await?),
-            Op::Subscribers => Ok(self.subscribers().await?),
-            Op::Explain => {
-                let explanation = self.explain(&call.principal, &call.id).await?;
-                Ok(Reply::json(200, to_json(&explanation)?))
-            }
+            Op::Ask(ask) => Ok((ask.answer)(self, &call).await?),
             Op::Create(_)
             | Op::CreateBy(..)
             | Op::Update(_)
             | Op::Delete(_)
             | Op::Retry(_)
-            | Op::Suspend
-            | Op::Unsuspend
-            | Op::RetryFailed
-            | Op::Converge
-            | Op::SetBrandClusters
-            | Op::AddRuntime
-            | Op::RemoveRuntime
-            | Op::JoinToken
-            | Op::Forget
-            | Op::Release => self.change(call, path, kept).await,
+            | Op::Act(_)
+            | Op::Order(_) => self.change(call, path, kept).await,
         }
     }
 

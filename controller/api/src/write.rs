@@ -5,25 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use hosting_planner::{Change, Deleted, Draft, World, lint};
-use hosting_resource::kinds::brand;
-use hosting_resource::kinds::cluster::{Cluster, Runtime};
-use hosting_resource::{Creation, Doc, Kind, Resource, ShapeError, Status, Tier, Update, Warning, public_id};
-use hosting_store::{ListQuery, Origin, WriteTx};
+use hosting_planner::{Deleted, World, lint};
+use hosting_resource::{Creation, Kind, Resource, ShapeError, Tier, Update, Warning, public_id};
+use hosting_store::{Origin, WriteTx};
 use serde_json::{Map, Value};
 
+use crate::actions::Act;
 use crate::audit::{bounded, entry};
 use crate::auth::is_revoked;
-use crate::bodies::{Converging, RetryFailed, RuntimeView, Suspend};
 use crate::prepare::Prepared;
 use crate::route::{Op, Shape};
 use crate::service::{Call, Failure, Reply, described, find, item_path, named, to_json};
 use crate::wait::{Look, Waited, lagging};
 use crate::{Api, ApiError};
 
-/// Resources that one mutation of retry-failed tries again.
-const RETRIES: u32 = 100;
-/// Mutations of one retry-failed: what is beyond it is for the next call.
+/// Mutations of one action that repeats: what is beyond is for the next call.
 const ROUNDS: u32 = 100;
 /// What a caller is told to wait before it asks again.
 const RETRY_AFTER: u32 = 5;
@@ -52,7 +48,38 @@ enum Body {
 }
 
 impl Done {
-    fn of(resource: Resource) -> Self {
+    /// How much an action says that it did.
+    fn count(&self) -> u64 {
+        match &self.body {
+            Body::Json(body) => body.get("count").and_then(Value::as_u64).unwrap_or_default(),
+            Body::None | Body::View(..) => 0,
+        }
+    }
+
+    /// Shows more beside the resource.
+    pub(crate) fn also(mut self, field: &str, value: Value) -> Self {
+        if let Body::View(_, more) = &mut self.body {
+            more.insert(field.to_owned(), value);
+        }
+        self
+    }
+
+    /// What is waited for with `?wait=ready`.
+    pub(crate) fn waiting_for(self, wait: Vec<String>) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// What was accepted and will not work as it is.
+    pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
+        Self { warnings, ..self }
+    }
+
+    /// The answer has no body.
+    pub(crate) fn silent(self) -> Self {
+        Self { body: Body::None, ..self }
+    }
+
+    pub(crate) fn of(resource: Resource) -> Self {
         Self {
             wait: vec![resource.id.clone()],
             subject: Some(resource.id.clone()),
@@ -61,7 +88,7 @@ impl Done {
         }
     }
 
-    fn without_body(resource: &Resource) -> Self {
+    pub(crate) fn without_body(resource: &Resource) -> Self {
         Self {
             body: Body::None,
             wait: vec![resource.id.clone()],
@@ -70,7 +97,7 @@ impl Done {
         }
     }
 
-    fn json<T: serde::Serialize>(id: &str, body: &T) -> Result<Self, ApiError> {
+    pub(crate) fn json<T: serde::Serialize>(id: &str, body: &T) -> Result<Self, ApiError> {
         Ok(Self {
             body: Body::Json(to_json(body)?),
             wait: Vec::new(),
@@ -102,17 +129,8 @@ impl Api {
             admin: call.principal.is_admin(),
         };
         // Nothing is planned: the row is written for itself.
-        let op = call.route.op;
-        let alone = if op == Op::JoinToken {
-            Some(self.join_token(&call).await?)
-        } else if op == Op::Forget {
-            Some(self.forget(&call, origin.clone()).await?)
-        } else if op == Op::Release {
-            Some(self.release(&call).await?)
-        } else {
-            None
-        };
-        if let Some(body) = alone {
+        if let Op::Order(order) = call.route.op {
+            let body = (order.give)(self, &call, origin.clone()).await?;
             self.store().audit(origin, row).await.map_err(ApiError::from)?;
             return Ok(Reply::json(call.route.success, body));
         }
@@ -136,8 +154,10 @@ impl Api {
             .map_err(ApiError::from)?;
         call.end_turn();
         let mut done = committed.value;
-        if call.route.op == Op::RetryFailed {
-            self.retry_the_rest(&call, &origin, &mut done).await.map_err(audited)?;
+        if let Op::Act(act) = call.route.op
+            && let Some(most) = act.repeats
+        {
+            self.repeat(&call, act, most, &origin, &mut done).await.map_err(audited)?;
         }
         if call.route.op == Op::Delete(Kind::Node) {
             self.platform().forget(&call.id);
@@ -161,28 +181,33 @@ impl Api {
         reply.map(|reply| Reply { location, ..reply }).map_err(audited)
     }
 
-    async fn retry_the_rest(
+    /// Carries an action out again while it counts `most`, and sums up what it counted.
+    async fn repeat(
         &self,
         call: &Arc<Call>,
+        act: &'static Act,
+        most: u32,
         origin: &Origin,
         done: &mut Done,
     ) -> Result<(), ApiError> {
-        let mut total = count_of(&done.body);
-        let mut last = total;
+        let mut last = done.count();
+        let mut total = last;
         for _ in 1..ROUNDS {
-            if last < u64::from(RETRIES) {
+            if last < u64::from(most) {
                 break;
             }
             let inner = Arc::clone(call);
             let more = self
                 .store()
-                .write(origin.clone(), move |tx| Box::pin(async move { inner.retry_failed(tx).await }))
+                .write(origin.clone(), move |tx| Box::pin(async move { (act.carry_out)(&inner, tx).await }))
                 .await?;
-            last = count_of(&more.value.body);
+            last = more.value.count();
             total += last;
             done.wait.extend(more.value.wait);
         }
-        done.body = Body::Json(to_json(&RetryFailed { status: "retrying", count: total })?);
+        if let Body::Json(Value::Object(body)) = &mut done.body {
+            body.insert("count".to_owned(), total.into());
+        }
         Ok(())
     }
 
@@ -313,13 +338,6 @@ fn audited(error: ApiError) -> Failure {
     Failure { error, audited: true }
 }
 
-fn count_of(body: &Body) -> u64 {
-    match body {
-        Body::Json(body) => body.get("count").and_then(Value::as_u64).unwrap_or_default(),
-        Body::None | Body::View(..) => 0,
-    }
-}
-
 /// The answer of /brands/{id}/clusters; the brand's own view hides the list.
 fn cluster_ids(mut view: Map<String, Value>) -> Map<String, Value> {
     view.retain(|field, _| matches!(field.as_str(), "cluster_ids" | "generation" | "revision" | "warnings"));
@@ -337,59 +355,10 @@ impl Call {
                 let retried = hosting_planner::retry(tx, kind, &current.id).await?;
                 Ok(Done::without_body(&retried))
             }
-            Op::Suspend => {
-                let reason = self.typed::<Suspend>()?.reason;
-                if reason.chars().count() > 1024 || reason.chars().any(char::is_control) {
-                    return Err(ApiError::invalid(
-                        "reason",
-                        "must have at most 1024 characters, none of them control characters",
-                    ));
-                }
-                let tenant = self.current(tx, Kind::Tenant).await?;
-                let suspended = hosting_planner::suspend(tx, &tenant.id, reason.trim()).await?;
-                Ok(Done::without_body(&suspended))
+            Op::Act(act) => (act.carry_out)(self, tx).await,
+            Op::List(_) | Op::ListBy(..) | Op::Get(_) | Op::Ask(_) | Op::Order(_) => {
+                Err(ApiError::internal(&"not a change of the store"))
             }
-            Op::Unsuspend => {
-                let tenant = self.current(tx, Kind::Tenant).await?;
-                let back = hosting_planner::unsuspend(tx, &tenant.id).await?;
-                Ok(Done::without_body(&back))
-            }
-            Op::RetryFailed => self.retry_failed(tx).await,
-            Op::Converge => {
-                let shard = self.current(tx, Kind::Shard).await?;
-                hosting_planner::converge_shard(tx, &shard.id).await?;
-                Done::json(&shard.id, &Converging { status: "converging" })
-            }
-            Op::SetBrandClusters => {
-                let current = self.current(tx, Kind::Brand).await?;
-                let update = brand::set_clusters(&current, &self.body)?;
-                self.may_set(&current, &update.spec)?;
-                let cluster_ids = update.spec.get("cluster_ids").cloned().unwrap_or_default();
-                let warnings = update.warnings.clone();
-                let updated = hosting_planner::update(tx, current, update).await?;
-                let mut done = Done::of(updated);
-                if let Body::View(_, more) = &mut done.body {
-                    more.insert("cluster_ids".to_owned(), cluster_ids);
-                }
-                done.warnings = warnings;
-                Ok(done)
-            }
-            Op::AddRuntime | Op::RemoveRuntime => self.set_runtime(tx).await,
-            Op::List(_)
-            | Op::ListBy(..)
-            | Op::Get(_)
-            | Op::Summary
-            | Op::BrandClusters
-            | Op::Runtimes
-            | Op::AuditLogs
-            | Op::Stats
-            | Op::Search
-            | Op::Await
-            | Op::JoinToken
-            | Op::Forget
-            | Op::Subscribers
-            | Op::Release
-            | Op::Explain => Err(ApiError::internal(&"not a change of the store")),
         }
     }
 
@@ -473,62 +442,6 @@ impl Call {
             Deleted::Deleting(resource) => vec![resource.id],
         };
         Ok(Done { wait, ..Done::without_body(&current) })
-    }
-
-    async fn retry_failed(&self, tx: &mut WriteTx) -> Result<Done, ApiError> {
-        let tenant = self.current(tx, Kind::Tenant).await?;
-        let mut ids = Vec::new();
-        for kind in [Kind::Webroot, Kind::Fqdn, Kind::Zone, Kind::ZoneRecord, Kind::Tenant] {
-            let mut list = ListQuery::new(kind);
-            list.tenant = Some(tenant.id.clone());
-            list.status = Some(Status::Failed);
-            list.limit = RETRIES;
-            ids.extend(tx.page(&list).await?.items.into_iter().map(|resource| resource.id));
-        }
-        ids.truncate(RETRIES as usize);
-        let count = hosting_planner::retry_failed(tx, &tenant.id, &ids).await?;
-        let mut done = Done::json(&tenant.id, &RetryFailed { status: "retrying", count })?;
-        done.wait = ids;
-        Ok(done)
-    }
-
-    /// Runtimes are for information: they stand in the cluster's state, beside its spec.
-    async fn set_runtime(&self, tx: &mut WriteTx) -> Result<Done, ApiError> {
-        let runtime: Runtime = self.typed()?;
-        for (field, text) in [("runtime", &runtime.runtime), ("version", &runtime.version)] {
-            let sound = (1..=32).contains(&text.len())
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-            if !sound {
-                return Err(ApiError::invalid(field, "must be 1 to 32 of A-Z a-z 0-9 . _ -"));
-            }
-        }
-        let cluster = self.current(tx, Kind::Cluster).await?;
-        let mut cluster = Doc::<Cluster>::read(cluster).map_err(|error| ApiError::internal(&error))?;
-        let adds = self.route.op == Op::AddRuntime;
-        if adds {
-            cluster.state.runtimes.insert(runtime.clone());
-        } else if !cluster.state.runtimes.remove(&runtime) {
-            return Err(ApiError::not_found(format!(
-                "the cluster has no runtime {} {}",
-                runtime.runtime, runtime.version
-            )));
-        }
-        cluster.updated_at = tx.now();
-        let id = cluster.id.clone();
-        tx.apply(Change { put: vec![cluster.into_resource()], ..Change::default() }).await?;
-        let mut done = Done::json(
-            &id,
-            &RuntimeView {
-                cluster_id: id.clone(),
-                runtime: runtime.runtime,
-                version: runtime.version,
-                available: true,
-            },
-        )?;
-        if !adds {
-            done.body = Body::None;
-        }
-        Ok(done)
     }
 }
 

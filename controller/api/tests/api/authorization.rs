@@ -31,8 +31,8 @@ fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
 
 pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
     let value = match (route.op, route.subject) {
-        (Op::Explain, _) => ids.fqdn_name.clone(),
-        (Op::Await, _) => format!("create-webroot-{}", ids.webroot),
+        (Op::Ask(ask), _) if ask.name == "explain" => ids.fqdn_name.clone(),
+        (Op::Ask(ask), _) if ask.name == "await" => format!("create-webroot-{}", ids.webroot),
         (_, Some(kind)) => id_of(test, ids, kind),
         (_, None) => String::new(),
     };

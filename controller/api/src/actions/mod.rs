@@ -1,0 +1,89 @@
+//! Routes beyond creating, reading, changing and deleting: one file for each kind or part of the platform that has some, which declares
+//! verb, path, scope, tier, bodies and codes, and does the work. Router, OpenAPI and the authorization tests follow.
+
+mod brand;
+mod cluster;
+mod node;
+mod platform;
+mod shard;
+mod tenant;
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+use hosting_store::{Origin, WriteTx};
+use serde_json::Value;
+
+use crate::query::Param;
+use crate::route::Route;
+use crate::service::{Call, Reply};
+use crate::write::Done;
+use crate::{Api, ApiError};
+
+/// What a read of its own does.
+pub struct Ask {
+    /// Its name, for the tables of tests.
+    pub name: &'static str,
+    /// What its query may have.
+    pub(crate) params: fn() -> Vec<Param>,
+    /// Whether its answer has an entity tag.
+    pub(crate) tagged: bool,
+    pub(crate) answer: for<'c> fn(&'c Api, &'c Call) -> BoxFuture<'c, Result<Reply, ApiError>>,
+}
+
+/// What a change of its own does, inside the write transaction.
+pub struct Act {
+    /// Its name, for the tables of tests.
+    pub name: &'static str,
+    pub(crate) carry_out: for<'c> fn(&'c Call, &'c mut WriteTx) -> BoxFuture<'c, Result<Done, ApiError>>,
+    /// Its answer counts what it did; it is carried out again while it did as much as one transaction holds.
+    pub(crate) repeats: Option<u32>,
+}
+
+/// What a request does that is no change of resources. Its audit row is written for itself.
+pub struct Order {
+    /// Its name, for the tables of tests.
+    pub name: &'static str,
+    pub(crate) give: for<'c> fn(&'c Api, &'c Call, Origin) -> BoxFuture<'c, Result<Value, ApiError>>,
+}
+
+/// A read without parameters and without an entity tag.
+const PLAIN: Ask = Ask {
+    name: "",
+    params: Vec::new,
+    tagged: false,
+    answer: |_, _| Box::pin(async { Err(ApiError::internal(&"a read without an answer")) }),
+};
+
+macro_rules! by_name {
+    ($($kind:ty),*) => {$(
+        impl PartialEq for $kind {
+            fn eq(&self, other: &Self) -> bool {
+                self.name == other.name
+            }
+        }
+
+        impl Eq for $kind {}
+
+        impl fmt::Debug for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name)
+            }
+        }
+    )*};
+}
+
+by_name!(Ask, Act, Order);
+
+/// All of them.
+pub(crate) fn routes() -> Vec<Route> {
+    [
+        tenant::routes(),
+        shard::routes(),
+        brand::routes(),
+        cluster::routes(),
+        node::routes(),
+        platform::routes(),
+    ]
+    .concat()
+}
