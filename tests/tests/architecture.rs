@@ -177,3 +177,32 @@ fn a_spelt_audience_is_found() {
                   \"/fqdns/x\"\n}\n\n#[cfg(test)]\nmod tests {\n    const A: &str = \"edge/c\";\n}\n";
     assert_eq!(spelt_audiences(source), [2, 4]);
 }
+
+/// A resource kind, and the files that name it: its own two and the tables, a read that several kinds share, and the manifest of a
+/// cluster, which has it as a part. A place that goes over kinds does not name them.
+const SAMPLE_KIND: [&str; 2] = ["LbAddress", "\"lb_address\""];
+const NAME_THE_SAMPLE: &[&str] = &[
+    "cli/hostctl/src/cluster.rs",
+    "cli/hostctl/src/up/plan.rs",
+    "controller/planner/src/kinds/lb_address.rs",
+    "controller/planner/src/kinds/mod.rs",
+    "controller/planner/src/read.rs",
+    "lib/resource/src/kinds/lb_address.rs",
+    "lib/resource/src/kinds/mod.rs",
+];
+
+#[test]
+fn a_kind_is_named_in_its_own_files() {
+    let root = MetadataCommand::new().no_deps().exec().unwrap().workspace_root.into_std_path_buf();
+    let mut all = Vec::new();
+    sources(&root, &mut all);
+    let naming = all.iter().filter(|path| {
+        let source = fs::read_to_string(path).unwrap();
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        SAMPLE_KIND.iter().any(|name| code.contains(name))
+    });
+    let mut naming: Vec<String> =
+        naming.map(|path| path.strip_prefix(&root).unwrap().display().to_string()).collect();
+    naming.sort();
+    assert_eq!(naming, NAME_THE_SAMPLE);
+}
