@@ -252,14 +252,6 @@ impl ReadTx {
         }
     }
 
-    /// Units in the replan queue.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn replan_len(&mut self) -> Result<u64, StoreError> {
-        self.number(sqlx::query("SELECT count(*) FROM replan")).await
-    }
-
     /// How many resources of `kind` stand where, in the order of [`Status::ALL`], zeroes left out. `brands` limits it to
     /// those of some brands.
     ///
@@ -292,17 +284,6 @@ impl ReadTx {
     pub async fn count_children(&mut self, kind: Kind, parent: &str) -> Result<u64, StoreError> {
         let query = sqlx::query("SELECT count(*) FROM resources WHERE parent = ? AND kind = ?")
             .bind(parent)
-            .bind(kind.name());
-        self.number(query).await
-    }
-
-    /// How many resources of `kind` belong to `tenant`. Counted, so for what is bounded by a quota.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn count_of_tenant(&mut self, kind: Kind, tenant: &str) -> Result<u64, StoreError> {
-        let query = sqlx::query("SELECT count(*) FROM resources WHERE tenant = ? AND kind = ?")
-            .bind(tenant)
             .bind(kind.name());
         self.number(query).await
     }

@@ -418,7 +418,7 @@ async fn keep_gates(store: Store, fleet: Arc<FakeFleet>) {
 }
 
 async fn drain(store: &Store) -> bool {
-    if store.read().await.unwrap().replan_len().await.unwrap() == 0 {
+    if store.read().await.unwrap().replan_count().await.unwrap() == 0 {
         return false;
     }
     store

@@ -194,5 +194,5 @@ async fn the_replan_queue_keeps_order_and_place() {
     apply(store, queue(vec![units[0].clone()], vec![units[0].clone()])).await.unwrap();
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.queued(9).await.unwrap(), [units[1].clone(), units[2].clone(), units[0].clone()]);
-    assert_eq!(tx.replan_len().await.unwrap(), 3);
+    assert_eq!(tx.replan_count().await.unwrap(), 3);
 }
