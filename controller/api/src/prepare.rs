@@ -153,7 +153,7 @@ impl Call {
         }
         let text = |field: &str| self.body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         if kind == Kind::Brand {
-            // A brand of one's own making would be out of one's reach, unless it was granted before it was there.
+            // A key that is no platform admin's may create a brand only under an id that the key already names.
             return self.principal.may_use_brand(text("id"));
         }
         if let Some(brand) = text("brand_id") {

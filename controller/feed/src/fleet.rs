@@ -27,7 +27,7 @@ const ORDERS: usize = 4;
 const MAX_EXCEPTIONS: usize = 2_000;
 /// A long list of exceptions is saved no more often than this: each time the whole of it is written.
 const LIST_EVERY: Duration = Duration::from_secs(5);
-/// What is not long.
+/// Exceptions of a list that is saved at each flush; a longer list is saved now and then.
 const SHORT_LIST: usize = 50;
 
 /// A subscriber as gates and operators see it.

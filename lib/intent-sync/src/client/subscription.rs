@@ -285,7 +285,7 @@ fn open_ledger(path: &Path, audience: &Audience) -> Result<Ledger, LedgerError> 
 
 /// Whose ledger is there; `None` if there is none, or none that can be used.
 fn audience_of(path: &Path) -> Result<Option<Audience>, LedgerError> {
-    // Nobody's: a ledger answers whose it is, and stays as it was.
+    // Opening the ledger for an audience that it is not of fails with the audience that it is of, and writes nothing.
     const NOBODY: &str = "";
     let io = |doing| move |source: io::Error| LedgerError::Io { doing, path: path.to_owned(), source };
     if !path.try_exists().map_err(io("look for"))? {
