@@ -3,6 +3,7 @@
 mod deletion;
 mod gates;
 mod names;
+mod overlay;
 mod planning;
 mod sequences;
 mod traces;
