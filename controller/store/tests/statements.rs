@@ -1,6 +1,7 @@
 //! What the common mutations cost: statements sent to the database, in a small store and in one with many more resources.
 //!
 //! The limits are what each takes today. A change that needs more has to say so here.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 use std::collections::BTreeMap;
 
