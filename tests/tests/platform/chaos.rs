@@ -150,7 +150,13 @@ async fn stored(platform: &Platform, sites: &[(String, String)]) -> BTreeMap<Str
     for (tenant, _) in sites {
         for fqdn in platform.items(&format!("/tenants/{tenant}/fqdns")).await {
             let text = |field: &str| fqdn[field].as_str().unwrap().to_owned();
-            all.insert(text("fqdn"), (text("id"), text("status")));
+            let (name, status) = (text("fqdn"), text("status"));
+            // A name may be made anew, by another tenant too, while the row of the one before is still going.
+            if status == "deleting" {
+                all.entry(name).or_insert((text("id"), status));
+            } else {
+                all.insert(name, (text("id"), status));
+            }
         }
     }
     all
