@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_intent_sync::FeedSource;
@@ -24,12 +25,17 @@ struct Puppets {
     broken: Mutex<BTreeSet<String>>,
     /// What changed since it was last asked; `None`: it cannot tell, so that everything is looked at.
     told: Mutex<Option<News>>,
+    /// How often it was asked while it could tell.
+    asked: AtomicUsize,
 }
 
 impl Puppets {
     fn news(&self) -> News {
         let everything = News { everything: true, ..News::default() };
-        self.told.lock().unwrap().as_mut().map_or(everything, std::mem::take)
+        let mut told = self.told.lock().unwrap();
+        let Some(news) = told.as_mut() else { return everything };
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        std::mem::take(news)
     }
 }
 
@@ -188,6 +194,26 @@ impl Lab {
             .await
             .unwrap();
         made.value.first().unwrap().id.clone()
+    }
+
+    /// Until two rounds came and went without a commit: then nothing is left to look at for what was committed.
+    async fn until_it_rests(&self) {
+        let head = async || self.store.read().await.unwrap().head();
+        loop {
+            let before = head().await;
+            for _ in 0..2 {
+                let asked = self.puppets.asked.load(Ordering::SeqCst);
+                self.change(|_| {});
+                while self.puppets.asked.load(Ordering::SeqCst) == asked {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            // The second of them may still be at work.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if head().await == before {
+                return;
+            }
+        }
     }
 
     async fn webroot(&self) -> String {
@@ -475,6 +501,7 @@ async fn what_acknowledgements_and_reports_concern_is_found() {
     let fqdn = lab.fqdn("www.example.com", &webroot).await;
     lab.until(&fqdn, Some(Status::Provisioning)).await;
     lab.change(|puppets| *puppets.told.lock().unwrap() = Some(News::default()));
+    lab.until_it_rests().await;
 
     // Nothing is looked at for itself.
     lab.change(|puppets| puppets.stuck.lock().unwrap().retain(|node| node == "edge1"));
@@ -487,6 +514,7 @@ async fn what_acknowledgements_and_reports_concern_is_found() {
         puppets.told.lock().unwrap().as_mut().unwrap().item(&Audience::node("web1").unwrap(), site);
     });
     lab.until(&webroot, Some(Status::Active)).await;
+    lab.until_it_rests().await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(lab.get(&fqdn).await.unwrap().status, Status::Provisioning);
 
