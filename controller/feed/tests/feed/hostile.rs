@@ -170,7 +170,14 @@ async fn after_a_store_went_back(lives_on: bool) -> String {
     node.until("is where the store is", is_back).await;
     assert_eq!(node.names(), feed.store.names(EDGE));
     let epoch = node.status.borrow().as_ref().unwrap().position.as_ref().unwrap().epoch.clone();
-    assert!(feed.fleet.lagging(&audience_of(EDGE), &epoch, after - 1).is_empty(), "it counts again");
+    // What the subscriber knows of itself, its acknowledgement tells the controller a moment later.
+    let counts = async {
+        while !feed.fleet.lagging(&audience_of(EDGE), &epoch, after - 1).is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(10);
+    assert!(tokio::time::timeout(limit, counts).await.is_ok(), "it counts again");
     node.stop().await;
     epoch
 }
