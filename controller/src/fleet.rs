@@ -150,25 +150,25 @@ impl FleetView {
         let mut reports = write(&self.reports);
         let of_node = reports.entry(node.to_owned()).or_default();
         let mut visited = report.gone.len() + report.reports.len();
-        for key in &report.gone {
-            concerns(key);
-            of_node.remove(key);
-        }
+        let mut before: BTreeMap<Key, Report> =
+            report.gone.iter().filter_map(|key| of_node.remove_entry(key)).collect();
         if let Some(range) = &report.all_of {
             let after = range.after().map_or(Bound::Unbounded, Bound::Excluded);
             let upto = range.upto().map_or(Bound::Unbounded, Bound::Included);
             let replaced: Vec<Key> =
                 of_node.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
             visited += replaced.len();
-            for key in replaced {
-                concerns(&key);
-                of_node.remove(&key);
-            }
+            before.extend(replaced.iter().filter_map(|key| of_node.remove_entry(key)));
         }
+        // A node that comes back says again what is known: that concerns nobody.
         for (key, report) in reported {
-            concerns(&key);
+            let known = before.remove(&key).or_else(|| of_node.get(&key).cloned());
+            if known.as_ref() != Some(&report) {
+                concerns(&key);
+            }
             of_node.insert(key, report);
         }
+        before.keys().for_each(concerns);
         drop(reports);
         drop(news);
         self.changed();

@@ -353,6 +353,8 @@ mod tests {
             for node in 0..1_000 {
                 assert_eq!(registry.view.reported(&format!("web-{node}"), &all), 20 + 20 * round);
             }
+            // Said a second time it concerns nobody.
+            assert_eq!(registry.view.take_news().items.is_empty(), round == 1);
         }
         assert_eq!(phase("web-7", "web_19"), Some(Phase::Ready));
     }

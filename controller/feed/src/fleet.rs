@@ -71,8 +71,9 @@ pub struct Standing {
 /// What changed since it was last taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct News {
-    /// Revisions that somebody applied, by audience: after the first, up to the second.
-    pub applied: BTreeMap<Audience, (u64, u64)>,
+    /// Revisions that somebody applied, by audience: each after the first, up to the second. Ranges of one audience are apart, so that
+    /// one subscriber that catches up from far behind does not make of all of them one that holds everything.
+    pub applied: BTreeMap<Audience, Vec<(u64, u64)>>,
     /// Items about which a subscriber said something.
     pub items: BTreeSet<(Audience, Key)>,
     /// Who is in service, or who there is; or more changed than is listed.
@@ -82,6 +83,8 @@ pub struct News {
 impl News {
     /// Items that are listed; beyond, everything may have changed.
     const MAX_ITEMS: usize = 10_000;
+    /// Ranges of one audience that are kept apart.
+    const MAX_RANGES: usize = 16;
 
     /// Adds an item.
     pub fn item(&mut self, audience: &Audience, key: Key) {
@@ -92,9 +95,25 @@ impl News {
         }
     }
 
+    /// Adds the revisions after `before`, up to `after`.
     fn moved(&mut self, audience: &Audience, before: u64, after: u64) {
-        let range = self.applied.entry(audience.clone()).or_insert((before, after));
-        *range = (range.0.min(before), range.1.max(after));
+        if before >= after {
+            return;
+        }
+        let ranges = self.applied.entry(audience.clone()).or_default();
+        let (mut from, mut upto) = (before, after);
+        ranges.retain(|range| {
+            let apart = range.1 < from || upto < range.0;
+            if !apart {
+                (from, upto) = (from.min(range.0), upto.max(range.1));
+            }
+            apart
+        });
+        if ranges.len() >= Self::MAX_RANGES {
+            self.everything = true;
+        } else {
+            ranges.push((from, upto));
+        }
     }
 }
 
@@ -672,6 +691,20 @@ impl Drop for Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_catches_up_does_not_widen_what_others_applied() {
+        let audience = edge("edge/c1");
+        let mut news = News::default();
+        for (before, after) in [(100, 101), (5, 6), (6, 8), (101, 102), (7, 7), (100, 101)] {
+            news.moved(&audience, before, after);
+        }
+        assert_eq!(news.applied[&audience], [(5, 8), (100, 102)]);
+        for n in 0..News::MAX_RANGES as u64 {
+            news.moved(&audience, 1_000 + 10 * n, 1_001 + 10 * n);
+        }
+        assert!(news.everything, "more than is kept apart");
+    }
 
     fn edge(audience: &str) -> Audience {
         audience.parse().unwrap()

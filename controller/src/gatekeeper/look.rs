@@ -43,10 +43,12 @@ impl Gatekeeper {
         }
         let mut tx = self.store.read().await?;
         let mut owners = BTreeSet::new();
-        for (audience, (after, upto)) in news.applied.into_iter().filter(|(_, (after, upto))| after < upto) {
-            match tx.owners_between(&audience, after, upto, OWNERS).await? {
-                Some(some) => owners.extend(some),
-                None => return Ok(false),
+        for (audience, ranges) in news.applied {
+            for (after, upto) in ranges {
+                match tx.owners_between(&audience, after, upto, OWNERS).await? {
+                    Some(some) => owners.extend(some),
+                    None => return Ok(false),
+                }
             }
         }
         for (audience, key) in news.items {

@@ -522,7 +522,7 @@ async fn what_acknowledgements_and_reports_concern_is_found() {
     let head = lab.store.read().await.unwrap().head();
     lab.change(|puppets| {
         puppets.stuck.lock().unwrap().clear();
-        let applied = (edge, (0, head));
+        let applied = (edge, vec![(0, head)]);
         puppets.told.lock().unwrap().as_mut().unwrap().applied.extend([applied]);
     });
     lab.until(&fqdn, Some(Status::Active)).await;
