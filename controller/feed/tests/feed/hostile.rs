@@ -173,10 +173,10 @@ async fn after_a_store_went_back(lives_on: bool) -> String {
     // What the subscriber knows of itself, its acknowledgement tells the controller a moment later.
     let counts = async {
         while !feed.fleet.lagging(&audience_of(EDGE), &epoch, after - 1).is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let limit = std::time::Duration::from_secs(10);
+    let limit = Duration::from_secs(10);
     assert!(tokio::time::timeout(limit, counts).await.is_ok(), "it counts again");
     node.stop().await;
     epoch
