@@ -138,11 +138,26 @@ struct Row {
     /// The same for the client.
     client: &'static [&'static str],
     end: End,
+    /// The edge resets its connection to the node, which discards what the node has not read yet. Such a row is said again until
+    /// the node has read something.
+    resets: bool,
 }
 
 impl Row {
     const fn new(rule: &'static str, request: &'static str) -> Self {
-        Self { rule, request, answer: FINE, node: &["GET "], client: &["HTTP/1.1 200 "], end: End::Open }
+        Self {
+            rule,
+            request,
+            answer: FINE,
+            node: &["GET "],
+            client: &["HTTP/1.1 200 "],
+            end: End::Open,
+            resets: false,
+        }
+    }
+
+    const fn resets(self) -> Self {
+        Self { resets: true, ..self }
     }
 
     const fn node(self, node: &'static [&'static str]) -> Self {
@@ -206,7 +221,7 @@ const ROWS: &[Row] = &[
     Row::new("9112 6.1: no coding in HTTP/1.0", "POST / HTTP/1.0\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").refused(&["HTTP/1.1 400 "]),
     Row::new("9112 6.3: a length is a number", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: +5\r\n\r\nhello").refused(&["HTTP/1.1 400 "]),
     Row::new("9112 7.1: a chunk that is none", "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n")
-        .node(&["POST /", "!0\r\n\r\n", "!X"]).client(&["HTTP/1.1 400 "]).ends(End::Closed),
+        .node(&["POST /", "!0\r\n\r\n", "!X"]).client(&["HTTP/1.1 400 "]).ends(End::Closed).resets(),
     // Requests: expectations and upgrades.
     Row::new("9110 10.1.1: the edge answers an expectation", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n")
         .node(&["POST /", "!xpect"]).client(&["HTTP/1.1 200 ", "!100 Continue"]),
@@ -284,8 +299,15 @@ async fn every_rule_of_the_table() {
     let mut seen_rules = 0;
     for row in ROWS {
         node.say(row.answer);
-        let (got, end) = talk(&edge, row.request.as_bytes()).await;
-        let sent = node.take().concat();
+        let (mut got, mut end) = talk(&edge, row.request.as_bytes()).await;
+        let mut sent = node.take().concat();
+        for _ in 0..50 {
+            if !row.resets || !sent.is_empty() {
+                break;
+            }
+            (got, end) = talk(&edge, row.request.as_bytes()).await;
+            sent = node.take().concat();
+        }
         assert_eq!(row.node.is_empty(), sent.is_empty(), "{} ({:?}) sent {sent:?}", row.rule, row.request);
         check(row, "node", row.node, &sent);
         check(row, "client", row.client, &got);
