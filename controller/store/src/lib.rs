@@ -1,4 +1,4 @@
-//! The controller's store on SQLite: resources as documents, intents with their log, what the fleet reports, secrets.
+//! The controller's store on SQLite or PostgreSQL: resources as documents, intents with their log, what the fleet reports, secrets.
 //!
 //! Owns every row and the order of revisions: one writer, group commit, one savepoint and one revision for each mutation.
 //! It knows neither what a resource means nor what an intent says, opens no socket, and never writes a secret in clear.
@@ -7,7 +7,8 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | `open` | configuration, files, lock, connections |
+//! | `database`, `open` | which database; configuration, files, lock, connections |
+//! | `sql` | statements, values and rows over both databases |
 //! | `schema`, `migrations/` | tables and their version |
 //! | `writer`, `lanes` | group commit; whose turn it is |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
@@ -24,6 +25,7 @@ mod audit;
 mod backup;
 mod batch;
 mod compaction;
+mod database;
 mod enrolment;
 mod error;
 mod feed_source;
@@ -35,7 +37,9 @@ mod page;
 mod read_tx;
 mod schema;
 mod secrets;
+mod sql;
 mod status;
+mod tables;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -43,11 +47,11 @@ mod writer_tests;
 
 use std::sync::Arc;
 
-use sqlx::SqlitePool;
 use tokio::sync::{broadcast, watch};
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
 pub use compaction::Compacted;
+pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use join_token::TokenUse;
@@ -70,8 +74,8 @@ struct Inner {
     cell: String,
     kek: Kek,
     clock: fn() -> i64,
-    path: std::path::PathBuf,
-    readers: SqlitePool,
+    database: Database,
+    readers: sql::Readers,
     writer: writer::Queue,
     head: watch::Receiver<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
@@ -80,7 +84,7 @@ struct Inner {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
-            .field("path", &self.0.path)
+            .field("database", &self.0.database)
             .field("cell", &self.0.cell)
             .finish_non_exhaustive()
     }
@@ -138,9 +142,9 @@ impl Store {
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.status_write(|tx| {
             Box::pin(async move {
-                let query = sqlx::query(
+                let query = sql::query(
                     "INSERT INTO counters (name, value) VALUES ('store_probe', 1) \
-                     ON CONFLICT (name) DO UPDATE SET value = value + 1",
+                     ON CONFLICT (name) DO UPDATE SET value = counters.value + 1",
                 );
                 tx.execute(query).await
             })

@@ -2,8 +2,8 @@
 
 use aws_lc_rs::digest;
 use hosting_intent::Bytes;
-use sqlx::Row;
 
+use crate::sql;
 use crate::{Kek, KekError, ReadTx, Secret, Store, StoreError, UnsealError, WriteTx};
 
 impl From<KekError> for StoreError {
@@ -78,16 +78,17 @@ impl WriteTx {
         sealed: &[u8],
         keep_first: bool,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?1, ?2, ?3, ?4) \
+        let query = sql::query(if keep_first {
+            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
+        } else {
+            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?, ?, ?, ?) \
              ON CONFLICT (name) DO UPDATE SET kek_id = excluded.kek_id, sealed = excluded.sealed, \
-             updated_at = excluded.updated_at WHERE NOT ?5",
-        )
+             updated_at = excluded.updated_at"
+        })
         .bind(name)
         .bind(kek_id)
         .bind(sealed)
-        .bind(hosting_planner::Draft::now(self))
-        .bind(keep_first);
+        .bind(hosting_planner::Draft::now(self));
         self.execute(query).await
     }
 
@@ -96,11 +97,13 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn add_trust_root(&mut self, der: &[u8]) -> Result<(), StoreError> {
-        let query =
-            sqlx::query("INSERT OR IGNORE INTO trust_roots (fingerprint, der, added_at) VALUES (?, ?, ?)")
-                .bind(digest::digest(&digest::SHA256, der).as_ref())
-                .bind(der)
-                .bind(hosting_planner::Draft::now(self));
+        let query = sql::query(
+            "INSERT INTO trust_roots (fingerprint, der, added_at) VALUES (?, ?, ?) \
+                 ON CONFLICT (fingerprint) DO NOTHING",
+        )
+        .bind(digest::digest(&digest::SHA256, der).as_ref())
+        .bind(der)
+        .bind(hosting_planner::Draft::now(self));
         self.execute(query).await?;
         Ok(())
     }
@@ -110,7 +113,7 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn remove_trust_root(&mut self, der: &[u8]) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM trust_roots WHERE fingerprint = ?")
+        let query = sql::query("DELETE FROM trust_roots WHERE fingerprint = ?")
             .bind(digest::digest(&digest::SHA256, der).as_ref());
         Ok(self.execute(query).await? > 0)
     }
@@ -118,14 +121,14 @@ impl WriteTx {
 
 impl ReadTx {
     async fn sealed(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, StoreError> {
-        let query = sqlx::query("SELECT kek_id, sealed FROM secrets WHERE name = ?").bind(name);
+        let query = sql::query("SELECT kek_id, sealed FROM secrets WHERE name = ?").bind(name);
         let Some(row) = self.optional(query).await? else { return Ok(None) };
         Ok(Some((row.try_get(0)?, row.try_get(1)?)))
     }
 
     /// Oldest first; the fingerprint breaks ties, so that the same set always reads the same.
     pub(crate) async fn read_trust_roots(&mut self) -> Result<Vec<Bytes>, StoreError> {
-        let query = sqlx::query("SELECT der FROM trust_roots ORDER BY added_at, fingerprint");
-        self.all(query).await?.iter().map(|row| Ok(Bytes::from(row.try_get::<Vec<u8>, _>(0)?))).collect()
+        let query = sql::query("SELECT der FROM trust_roots ORDER BY added_at, fingerprint");
+        self.all(query).await?.iter().map(|row| Ok(Bytes::from(row.try_get::<Vec<u8>>(0)?))).collect()
     }
 }

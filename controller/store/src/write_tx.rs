@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Digest, Key};
 use hosting_planner::{ApplyError, Change, Draft, IntentRow, Unit, World, WorldError};
 use hosting_resource::{Kind, Resource, Status};
-use sqlx::SqliteConnection;
 
 use crate::error::to_sql;
 use crate::open::IndexFn;
+use crate::sql::Connection;
 use crate::writer::Origin;
 use crate::{AuditEntry, MAX_ROWS, ReadTx, StoreError, batch};
 
@@ -96,7 +96,7 @@ impl DerefMut for WriteTx {
 // What the writer calls, around the mutation.
 impl WriteTx {
     pub(crate) fn new(
-        connection: SqliteConnection,
+        connection: Connection,
         index: IndexFn,
         clock: fn() -> i64,
         cell: String,
@@ -113,7 +113,7 @@ impl WriteTx {
         }
     }
 
-    pub(crate) fn replace_connection(&mut self, connection: SqliteConnection) {
+    pub(crate) fn replace_connection(&mut self, connection: Connection) {
         self.read = ReadTx::of_writer(connection);
     }
 

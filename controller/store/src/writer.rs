@@ -1,28 +1,30 @@
 //! The one writer: a fair queue, group commit, one savepoint and one revision for each mutation.
 //!
-//! All writes go through here, the fleet's status too: SQLite has one write lock, and a queue is fair where its busy
-//! handler is not. Status jobs touch no revision.
+//! All writes go through here, the fleet's status too: a database has one lock for the head, and a queue is fair where waiting for a
+//! lock is not. Status jobs touch no revision. The writer has a thread and a runtime of its own: statements for SQLite run right there,
+//! and a mutation's planning beside them.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hosting_intent::Audience;
 use hosting_resource::Kind;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Mutex, Notify as Bell, OwnedSemaphorePermit, broadcast, oneshot, watch};
-use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::error::{from_sql, to_sql};
 use crate::lanes::{Caller, Lanes, Next};
 use crate::open::{IndexFn, Lock, new_epoch};
+use crate::sql::{self, Connection, Dialect, SqliteConnection, SqliteOptions};
 use crate::write_tx::Written;
 use crate::{Store, StoreError, WriteTx};
 
@@ -259,7 +261,7 @@ impl Drop for Ending {
 
 pub(crate) struct Queue {
     waiting: Arc<Waiting>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
     counts: Arc<Counts>,
     mutation_timeout: Duration,
 }
@@ -279,10 +281,10 @@ impl Queue {
 
     pub(crate) async fn close(&self) {
         self.waiting.close();
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
+        if let Some(ended) = self.ended.lock().await.take()
+            && ended.await.is_err()
         {
-            tracing::error!(%error, "the store's writer ended badly");
+            tracing::error!("the store's writer ended badly");
         }
     }
 }
@@ -293,9 +295,25 @@ impl Drop for Queue {
     }
 }
 
+/// How the writer's connection is made, at the start and after a failure that leaves its state unknown.
+#[derive(Debug, Clone)]
+pub(crate) enum Connect {
+    Sqlite(SqliteOptions),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Connect {
+    pub(crate) async fn open(&self) -> Result<Connection, StoreError> {
+        Ok(match self {
+            Self::Sqlite(options) => Connection::Sqlite(SqliteConnection::open(options)?),
+            Self::Postgres(options) => Connection::Postgres(Box::new(sql::connect_postgres(options).await?)),
+        })
+    }
+}
+
 pub(crate) struct Setup {
-    pub(crate) connection: SqliteConnection,
-    pub(crate) options: SqliteConnectOptions,
+    pub(crate) connection: Connection,
+    pub(crate) connect: Connect,
     pub(crate) index: IndexFn,
     pub(crate) clock: fn() -> i64,
     pub(crate) mutation_timeout: Duration,
@@ -303,32 +321,37 @@ pub(crate) struct Setup {
     pub(crate) audit_bytes: u64,
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
-    pub(crate) lock: Lock,
+    /// Against a second controller on the same file.
+    pub(crate) lock: Option<Lock>,
 }
 
-pub(crate) fn start(setup: Setup) -> Queue {
+pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
     let waiting = Arc::new(Waiting {
         state: std::sync::Mutex::new(State { lanes: Lanes::new(), closed: false }),
         bell: Bell::new(),
         began: Instant::now(),
     });
     let counts = Arc::new(Counts::default());
+    let dialect = setup.connection.dialect();
     let writer = Writer {
         tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell, setup.audit_bytes),
-        options: setup.options,
-        broken: false,
+        connect: setup.connect,
+        // A connection over a socket belongs to the runtime that made it.
+        broken: dialect == Dialect::Postgres,
         waiting: Arc::clone(&waiting),
         ring: setup.ring,
         commits: setup.commits,
         counts: Arc::clone(&counts),
         lock: setup.lock,
     };
-    Queue {
-        waiting,
-        task: Mutex::new(Some(tokio::spawn(writer.run()))),
-        counts,
-        mutation_timeout: setup.mutation_timeout,
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+        runtime.block_on(writer.run());
+        // Nobody may wait for it.
+        let _ = end.send(());
+    })?;
+    Ok(Queue { waiting, ended: Mutex::new(Some(ended)), counts, mutation_timeout: setup.mutation_timeout })
 }
 
 impl Store {
@@ -432,14 +455,14 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 struct Writer {
     tx: WriteTx,
-    options: SqliteConnectOptions,
+    connect: Connect,
     /// The connection's state is unknown: make a new one before the next group.
     broken: bool,
     waiting: Arc<Waiting>,
     ring: watch::Sender<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
     counts: Arc<Counts>,
-    lock: Lock,
+    lock: Option<Lock>,
 }
 
 /// A member that has run: what it wrote if it is kept.
@@ -454,9 +477,7 @@ impl Writer {
         while let Some((caller, first)) = self.waiting.next().await {
             self.group(caller, first).await;
         }
-        if let Some(connection) = self.tx.into_reader().into_connection()
-            && let Err(error) = connection.close().await
-        {
+        if let Err(error) = self.tx.into_reader().into_connection().close().await {
             tracing::warn!(%error, "cannot close the store in order; the next start recovers it");
         }
         drop(self.lock);
@@ -493,13 +514,19 @@ impl Writer {
 
     async fn begin(&mut self) -> Result<(), StoreError> {
         if self.broken {
-            let connection = self.options.connect().await?;
+            let connection = self.connect.open().await?;
             self.tx.replace_connection(connection);
             self.broken = false;
         }
         let connection = self.tx.raw();
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-        let head = sqlx::query("SELECT epoch, revision FROM head WHERE id = 1").fetch_one(connection).await?;
+        // The head is locked first, so that revisions follow the order of commits whoever writes.
+        let (begin, head) = match connection.dialect() {
+            Dialect::Sqlite => ("BEGIN IMMEDIATE", "SELECT epoch, revision FROM head WHERE id = 1"),
+            Dialect::Postgres => ("BEGIN", "SELECT epoch, revision FROM head WHERE id = 1 FOR UPDATE"),
+        };
+        connection.command(begin).await?;
+        let head = connection.rows(sql::query(head)).await?;
+        let head = head.first().ok_or_else(|| StoreError::row("there is no head row"))?;
         self.tx.start_group(head.try_get(0)?, from_sql("head.revision", head.try_get(1)?)?);
         Ok(())
     }
@@ -547,14 +574,14 @@ impl Writer {
 
     async fn run_in_savepoint(&mut self, job: Job) -> Result<Member, StoreError> {
         let Job { origin, span, run, .. } = job;
-        sqlx::query("SAVEPOINT mutation").execute(self.tx.raw()).await?;
+        self.tx.raw().command("SAVEPOINT mutation").await?;
         let traceparent = harmless_traceparent(origin.traceparent);
         self.tx.start_mutation(Origin { traceparent, ..origin });
         let ran = run(&mut self.tx).instrument(span).await;
         if ran.keep {
             match self.tx.finish_mutation().await {
                 Ok(written) => {
-                    sqlx::query("RELEASE mutation").execute(self.tx.raw()).await?;
+                    self.tx.raw().command("RELEASE SAVEPOINT mutation").await?;
                     self.tx.keep_mutation();
                     return Ok(Member { written: Some(written), notify: ran.notify });
                 }
@@ -570,16 +597,15 @@ impl Writer {
         Ok(Member { written: None, notify: ran.notify })
     }
 
-    /// Fails when SQLite has rolled back the whole transaction by itself, as it may on a full disk: then the members
+    /// Fails when the database has rolled back the whole transaction by itself, as SQLite may on a full disk: then the members
     /// before are lost too.
     async fn undo_mutation(&mut self) -> Result<(), StoreError> {
         let cause = self.tx.failure();
         let undone = async {
-            sqlx::query("ROLLBACK TO mutation").execute(self.tx.raw()).await?;
-            sqlx::query("RELEASE mutation").execute(self.tx.raw()).await
+            self.tx.raw().command("ROLLBACK TO SAVEPOINT mutation").await?;
+            self.tx.raw().command("RELEASE SAVEPOINT mutation").await
         };
-        undone.await.map_err(|error| cause.unwrap_or_else(|| error.into()))?;
-        Ok(())
+        undone.await.map_err(|error| cause.unwrap_or(error))
     }
 
     async fn commit(&mut self, kept: bool) -> Result<(), StoreError> {
@@ -591,13 +617,10 @@ impl Writer {
         let (revision, epoch) = (to_sql("head.revision", revision)?, epoch.to_owned());
         let connection = self.tx.raw();
         if moved {
-            sqlx::query("UPDATE head SET epoch = ?, revision = ? WHERE id = 1")
-                .bind(epoch)
-                .bind(revision)
-                .execute(&mut *connection)
-                .await?;
+            let query = sql::query("UPDATE head SET epoch = ?, revision = ? WHERE id = 1");
+            connection.execute(query.bind(epoch).bind(revision)).await?;
         }
-        sqlx::query("COMMIT").execute(connection).await?;
+        connection.command("COMMIT").await?;
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -640,8 +663,8 @@ impl Writer {
     }
 
     async fn roll_back(&mut self) {
-        // SQLite may have rolled back already. Then this fails, and a new connection is the sure way to a known state.
-        self.broken = sqlx::query("ROLLBACK").execute(self.tx.raw()).await.is_err();
+        // The database may have rolled back already. Then this fails, and a new connection is the sure way to a known state.
+        self.broken = self.tx.raw().command("ROLLBACK").await.is_err();
     }
 }
 

@@ -3,6 +3,8 @@
 //! The limits are what each takes today. A change that needs more has to say so here.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
+mod databases;
+
 use std::collections::BTreeMap;
 
 use hosting_planner::gates::Gate;
@@ -10,7 +12,8 @@ use hosting_planner::{create, delete, drain, open_gates, suspend, unsuspend, upd
 use hosting_resource::{Kind, Resource};
 use hosting_store::{Kek, Origin, Store, StoreConfig};
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use self::databases::{Backend, Place};
 
 const LIMITS: [(&str, u64); 14] = [
     ("create fqdn", 28),
@@ -31,7 +34,7 @@ const LIMITS: [(&str, u64); 14] = [
 
 struct Lab {
     store: Store,
-    _folder: TempDir,
+    _place: Place,
     drawn: u64,
     region: String,
     cluster: String,
@@ -39,13 +42,13 @@ struct Lab {
 }
 
 impl Lab {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
-        let store = Store::open(&StoreConfig::new(folder.path().join("store.db")), kek).await.unwrap();
+    async fn new(backend: Backend) -> Self {
+        let place = Place::new(backend);
+        let kek = Kek::load_or_create(&place.kek()).unwrap();
+        let store = Store::open(&StoreConfig::of(place.database.clone()), kek).await.unwrap();
         let empty = String::new;
         let mut lab =
-            Self { store, _folder: folder, drawn: 0, region: empty(), cluster: empty(), shard: empty() };
+            Self { store, _place: place, drawn: 0, region: empty(), cluster: empty(), shard: empty() };
         lab.region = lab.post(Kind::Region, None, json!({"name": "eu"})).await.id;
         let region = lab.region.clone();
         lab.cluster = lab.post(Kind::Cluster, Some(&region), json!({"name": "c"})).await.id;
@@ -194,8 +197,17 @@ impl Lab {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn common_mutations_take_few_statements_however_much_is_stored() {
-    let mut lab = Lab::new().await;
+async fn common_mutations_take_few_statements_on_sqlite() {
+    common_mutations_take_few_statements_however_much_is_stored(Backend::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn common_mutations_take_few_statements_on_postgres() {
+    common_mutations_take_few_statements_however_much_is_stored(Backend::Postgres).await;
+}
+
+async fn common_mutations_take_few_statements_however_much_is_stored(backend: Backend) {
+    let mut lab = Lab::new(backend).await;
     let few = lab.costs("first").await;
     for n in 0..8 {
         let (tenant, _) = lab.tenant(&format!("t{n}")).await;

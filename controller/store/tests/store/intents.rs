@@ -8,6 +8,7 @@ use hosting_planner::{ApplyError, Draft, IntentChange, World};
 use hosting_store::Origin;
 use proptest::prelude::*;
 
+use crate::databases::Backend;
 use crate::harness::{Bench, applied, apply, at, intents, route, set, withdraw};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,8 +96,14 @@ fn change(step: &Step) -> IntentChange {
     }
 }
 
+/// Each case makes stores of its own, which takes longer with a server.
+const CASES: u32 = match crate::BACKEND {
+    Backend::Sqlite => 24,
+    Backend::Postgres => 4,
+};
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
 
     /// Rows, count and digest follow a reference map, and replaying the log gives the same.
     #[test]

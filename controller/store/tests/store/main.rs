@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod commits;
+#[path = "../databases/mod.rs"]
+mod databases;
 mod feed;
 mod files;
 mod harness;
@@ -10,3 +12,5 @@ mod paging;
 mod resources;
 mod status;
 mod trust;
+
+const BACKEND: databases::Backend = databases::Backend::Sqlite;
