@@ -7,6 +7,7 @@ mod bootstrap;
 mod fleet;
 mod gatekeeper;
 mod housekeeping;
+mod members;
 mod metrics;
 mod registry;
 mod run;

@@ -15,7 +15,7 @@ use hosting_planner::World;
 use hosting_proto::feed::ReportRequest;
 use hosting_resource::kinds::node::Node;
 use hosting_resource::{Doc, Resource, Status};
-use hosting_store::{Commit, Enrolled, Store};
+use hosting_store::{Commit, Enrolled, FleetOrder, Store};
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
 
@@ -78,7 +78,16 @@ impl Nodes for Registry {
         let (created_at, incarnation) = self.born(node_id).await?;
         let at = self.store.now().max(created_at);
         let enrolled = Enrolled { role: role.to_owned(), at, incarnation };
-        self.store.enrol(node_id, enrolled).await.map_err(failed)
+        let at = self.store.enrol(node_id, enrolled).await.map_err(failed)?;
+        if self.store.is_shared() {
+            let order = FleetOrder::SendAway {
+                node: node_id.to_owned(),
+                role: role.to_owned(),
+                reason: format!("node {node_id} was joined anew; another machine may have taken its place"),
+            };
+            self.store.order(order).await.map_err(failed)?;
+        }
+        Ok(at)
     }
 
     async fn learn(&self, node_id: &str, enrolled: &tls::Enrolled) -> Result<(), RegistryError> {
@@ -120,24 +129,48 @@ impl JoinTokens for Registry {
             hosting_store::TokenUse::Expired => TokenUse::Expired,
         })
     }
+
+    async fn grant(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        enrolled: &tls::Enrolled,
+    ) -> Result<(), RegistryError> {
+        self.store.grant(hash, key, &enrolled.role, enrolled.at).await.map_err(failed)
+    }
+
+    async fn granted(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        since: i64,
+    ) -> Result<Option<tls::Enrolled>, RegistryError> {
+        let mut tx = self.store.read().await.map_err(failed)?;
+        let granted = tx.granted(hash, key, since).await.map_err(failed)?;
+        Ok(granted.map(|(role, at)| tls::Enrolled { role, at }))
+    }
 }
 
 #[async_trait]
 impl StatusSink for Registry {
     async fn watermarks(&self, watermarks: &[Watermark]) -> Result<(), RegistryError> {
         let seen_at = self.store.now();
-        let rows: Vec<hosting_store::Watermark> = watermarks
-            .iter()
-            .map(|one| hosting_store::Watermark {
-                node: one.node_id.clone(),
-                audience: one.audience.clone(),
-                epoch: one.epoch.clone(),
-                applied: one.applied,
-                durable: one.durable,
-                seen_at,
-            })
-            .collect();
-        self.store.save_watermarks(&rows).await.map_err(failed)?;
+        let row = |one: &Watermark| hosting_store::Watermark {
+            node: one.node_id.clone(),
+            audience: one.audience.clone(),
+            epoch: one.epoch.clone(),
+            applied: one.applied,
+            durable: one.durable,
+            seen_at,
+            controller: self.store.controller().to_owned(),
+            connected: one.connected,
+            in_service: one.in_service,
+            build: one.build.clone(),
+        };
+        for claim in [true, false] {
+            let rows: Vec<_> = watermarks.iter().filter(|one| one.claim == claim).map(row).collect();
+            self.store.save_watermarks(&rows, claim).await.map_err(failed)?;
+        }
         for one in watermarks {
             if let Some(exceptions) = &one.exceptions {
                 self.store.set_exceptions(&one.node_id, &one.audience, exceptions).await.map_err(failed)?;
@@ -171,7 +204,7 @@ impl Doorbell for Commits {
     async fn ring(&mut self) -> Touched {
         match self.0.recv().await {
             Ok(commit) => {
-                let audiences = (!commit.new_epoch).then(|| commit.audiences.clone());
+                let audiences = (!commit.new_epoch && !commit.lost).then(|| commit.audiences.clone());
                 Touched { head: commit.revision, audiences }
             }
             Err(RecvError::Lagged(_)) => Touched { head: 0, audiences: None },
@@ -185,7 +218,7 @@ impl Doorbell for Commits {
 mod tests {
     use std::path::Path;
 
-    use hosting_feed::fleet::{Fleet, LEASE};
+    use hosting_feed::fleet::{Fleet, LEASE, Remote};
     use hosting_intent::Role;
     use hosting_planner::{Change, Draft, gates::Phase};
     use hosting_proto::feed::{KeyReport, ReportedKey};
@@ -295,13 +328,18 @@ mod tests {
         let registry = open(folder.path(), fleet.clone()).await;
         let (store, view) = (&registry.store, &registry.view);
         let known = || fleet.all().into_iter().map(|one| one.audience.to_string()).collect::<Vec<_>>();
-        let saved = |audience: &str| Watermark {
-            node_id: "web-1".into(),
-            audience: audience.parse().unwrap(),
-            epoch: "e".into(),
-            applied: 1,
-            durable: 1,
-            exceptions: None,
+        let saved = |audience: &str| {
+            let said = Remote {
+                controller: "former".into(),
+                connected: false,
+                in_service: true,
+                build: "1".into(),
+                epoch: "e".into(),
+                applied: 1,
+                durable: 1,
+                exceptions: Vec::new(),
+            };
+            (audience.parse().unwrap(), "web-1".to_owned(), said)
         };
         put(store, web_1(&["web", "dns"], 1, 1)).await;
         fleet.restore(["node/web-1", "dns/default"].map(saved));

@@ -21,7 +21,10 @@ use crate::gatekeeper::Gatekeeper;
 use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Commits, Registry};
 use crate::settings::Settings;
-use crate::{bootstrap, housekeeping};
+use crate::{bootstrap, housekeeping, members};
+
+/// How often positions are saved when other controllers want to know them.
+const SHARED_FLUSH: Duration = Duration::from_millis(40);
 
 /// Runs the controller until it is told to stop.
 ///
@@ -42,7 +45,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
 
     hosting_resource::kinds::webroot::set_php_bounds(settings.php_bounds());
     let kek = Kek::load_or_create(&settings.kek())?;
-    let mut store_config = StoreConfig::new(settings.store());
+    let mut store_config = StoreConfig::of(settings.database()?);
     store_config.audit_bytes = settings.audit_max_mib << 20;
     let store = Store::open(&store_config, kek).await?;
     let authorities = bootstrap::authorities(&store).await?;
@@ -64,6 +67,10 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         keys: registry,
     };
     let mut feed_config = FeedConfig::new(settings.feed_listen);
+    if store.is_shared() {
+        // Other controllers' gates wait for what is saved.
+        feed_config.flush_every = SHARED_FLUSH;
+    }
     feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);
     let feed_metrics = metrics.register(FeedMetrics::register);
     let feed =
@@ -71,6 +78,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
             .await?;
 
     let running = Running {
+        store: store.clone(),
         view: Arc::clone(&view),
         feed: feed.handle(),
         token_life: Duration::from_secs(settings.join_token_minutes * 60),
@@ -82,6 +90,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     })?;
 
     group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits, group.stop()));
+    group.spawn("members", OnEnd::Fatal, members::run(store.clone(), Arc::clone(&view), group.stop()));
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
     let gatekeeper = Gatekeeper::new(store.clone(), view, metrics.register(GatekeeperMetrics::register));
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));

@@ -22,6 +22,9 @@ pub enum StoreError {
         "the store's files cannot be read or written ({0}); look at the disk and the file's owner and mode"
     )]
     Io(Arc<str>),
+    /// Another controller does by now what this one was to do alone.
+    #[error("another controller has taken this over")]
+    LostLease,
     /// The store was closed, or its writer ended.
     #[error("the store is closed")]
     Closed,
@@ -55,7 +58,12 @@ impl StoreError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::DiskFull | Self::Busy(_) | Self::Io(_) => true,
-            Self::Corrupt(_) | Self::Closed | Self::Row(_) | Self::Value { .. } | Self::Sql(_) => false,
+            Self::Corrupt(_)
+            | Self::LostLease
+            | Self::Closed
+            | Self::Row(_)
+            | Self::Value { .. }
+            | Self::Sql(_) => false,
         }
     }
 }

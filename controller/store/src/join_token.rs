@@ -64,6 +64,25 @@ impl Store {
         self.status_write(move |tx| Box::pin(async move { consume(tx, hash, &node, now).await })).await
     }
 
+    /// Remembers which key an enrolment was given for a spent token: the SHA-256 of the public key, the role and the time of the
+    /// enrolment.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn grant(&self, hash: [u8; 32], key: [u8; 32], role: &str, at: i64) -> Result<(), StoreError> {
+        let role = role.to_owned();
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                let query = sql::query(
+                    "UPDATE join_tokens SET granted_key = ?, granted_role = ?, granted_at = ? WHERE hash = ?",
+                );
+                let query = query.bind(key.as_slice()).bind(role).bind(at).bind(hash.as_slice());
+                tx.execute(query).await.map(drop)
+            })
+        })
+        .await
+    }
+
     /// Makes a node's unused tokens worthless; how many there were.
     ///
     /// # Errors
@@ -81,6 +100,24 @@ impl Store {
 }
 
 impl ReadTx {
+    /// The enrolment, as role and time, that a key was given for a token that was spent at `since` or later (seconds since the Unix
+    /// epoch).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn granted(
+        &mut self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        since: i64,
+    ) -> Result<Option<(String, i64)>, StoreError> {
+        let query = sql::query(
+            "SELECT granted_role, granted_at FROM join_tokens WHERE hash = ? AND granted_key = ? AND used_at >= ?",
+        );
+        let query = query.bind(hash.as_slice()).bind(key.as_slice()).bind(since);
+        self.optional(query).await?.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+    }
+
     /// Whether a token could be spent now.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 //! | `sql` | statements, values and rows over both databases |
 //! | `schema`, `migrations/` | tables and their version |
 //! | `writer`, `lanes` | group commit; whose turn it is |
+//! | `commit_log`, `lease` | what the controllers of one store tell each other; what one of them does at a time |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
 //! | `read_tx`, `page` | snapshots: `World`, lists, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
@@ -24,6 +25,7 @@
 mod audit;
 mod backup;
 mod batch;
+mod commit_log;
 mod compaction;
 mod database;
 mod enrolment;
@@ -32,6 +34,7 @@ mod feed_source;
 mod join_token;
 mod kek;
 mod lanes;
+mod lease;
 mod open;
 mod page;
 mod read_tx;
@@ -50,18 +53,20 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
+pub use commit_log::{Commit, FleetChange, FleetOrder};
 pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
+pub use lease::Lease;
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use write_tx::WriteTx;
-pub use writer::{Commit, Committed, Origin, Stats, WriteError};
+pub use writer::{Committed, Origin, Stats, WriteError};
 
 /// Most rows that one mutation may write: more is a walk over several.
 pub const MAX_ROWS: usize = 1_000;
@@ -72,6 +77,7 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     cell: String,
+    controller: String,
     kek: Kek,
     clock: fn() -> i64,
     database: Database,
@@ -95,6 +101,15 @@ impl Store {
     #[must_use]
     pub fn cell(&self) -> &str {
         &self.0.cell
+    }
+
+    /// Whether other controllers may run on this store too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match self.0.database {
+            Database::Sqlite(_) => false,
+            Database::Postgres(_) => true,
+        }
     }
 
     /// The key that seals this store's secrets.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hosting_resource::{Index, Resource};
 use tokio::sync::{broadcast, watch};
 
+use crate::commit_log::CommitLog;
 use crate::schema;
 use crate::sql::{self, Connection, SqliteOptions, SqliteReaders};
 use crate::writer::{self, Connect};
@@ -193,6 +194,15 @@ impl Store {
                 sql::Readers::Postgres(sql::postgres_pool(options, config.readers, config.busy_timeout))
             }
         };
+        let controller = uuid::Uuid::new_v4().simple().to_string();
+        let log = match config.database {
+            Database::Sqlite(_) => None,
+            // Before the head is read that callers begin from.
+            Database::Postgres(_) => {
+                Some(CommitLog::begin(&mut connection, controller.clone()).await.map_err(store)?)
+            }
+        };
+        let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
         let (ring, doorbell) = watch::channel(head.revision);
         // A reader that is further behind takes everything for touched, so the size bounds memory and nothing else.
         let (commits, _) = broadcast::channel(1024);
@@ -207,10 +217,13 @@ impl Store {
             ring,
             commits: commits.clone(),
             lock,
+            log,
+            controller: controller.clone(),
         })
         .map_err(|error| store(StoreError::Io(error.to_string().into())))?;
         Ok(Self(Arc::new(Inner {
             cell: head.cell,
+            controller,
             kek,
             clock: config.clock,
             database: config.database.clone(),

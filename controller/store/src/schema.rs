@@ -26,6 +26,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("../migrations/0005_two_databases.sql"),
         postgres: include_str!("../migrations/postgres/0005_first.sql"),
     },
+    Migration {
+        sqlite: include_str!("../migrations/0006_several_controllers.sql"),
+        postgres: include_str!("../migrations/postgres/0006_several_controllers.sql"),
+    },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -11,7 +11,7 @@ use hosting_proto::feed::{self, KeyReport, ReportRequest, ReportedKey};
 use crate::error::{from_sql, to_bound, to_sql};
 use crate::read_tx::audience;
 use crate::sql::{self, QueryBuilder, Row};
-use crate::{ReadTx, Store, StoreError, WriteTx, batch};
+use crate::{FleetOrder, ReadTx, Store, StoreError, WriteTx, batch};
 
 /// Rows written in one go: mutations wait that long.
 const CHUNK: usize = 500;
@@ -39,6 +39,14 @@ pub struct Watermark {
     pub durable: u64,
     /// When it was last heard of before the flush, milliseconds since the Unix epoch.
     pub seen_at: i64,
+    /// The controller that it was connected to last; empty for rows of older builds. What is saved names the store's own.
+    pub controller: String,
+    /// Whether it is connected to that one.
+    pub connected: bool,
+    /// Whether it is in service, as far as that one knows.
+    pub in_service: bool,
+    /// Build that said Hello.
+    pub build: String,
 }
 
 /// An item that a subscriber does not apply.
@@ -161,16 +169,32 @@ pub struct NodeReport {
 }
 
 impl Store {
-    /// Writes subscribers' positions, all of them in one go; of several for one subscriber the last counts.
+    /// Writes subscribers' positions, all of them in one go; of several for one subscriber the last counts. One that is connected to
+    /// another controller by now stays as that one says, unless it is claimed because it has just come here.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn save_watermarks(&self, watermarks: &[Watermark]) -> Result<(), StoreError> {
+    pub async fn save_watermarks(&self, watermarks: &[Watermark], claim: bool) -> Result<(), StoreError> {
         for chunk in watermarks.chunks(CHUNK) {
             let chunk = chunk.to_vec();
-            self.status_write(move |tx| Box::pin(async move { write_watermarks(tx, &chunk).await })).await?;
+            self.status_write(move |tx| Box::pin(async move { write_watermarks(tx, &chunk, claim).await }))
+                .await?;
         }
         Ok(())
+    }
+
+    /// Tells the sessions of other controllers something. This one's are told by its own fleet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn order(&self, order: FleetOrder) -> Result<(), StoreError> {
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                tx.fleet().orders.push(order);
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Replaces what a subscriber does not apply of an audience. Beyond 10 000 the rest is dropped.
@@ -201,6 +225,11 @@ impl Store {
     pub async fn save_reports(&self, node: &str, report: NodeReport) -> Result<(), StoreError> {
         let NodeReport { revision, all_of, mut reports, gone } = report;
         reports.retain(|report| is_fit(&report.key));
+        // Of a report that is all of a range, what it leaves out changes too.
+        let keys = all_of.is_none().then(|| {
+            let said = reports.iter().map(|one| Key { kind: one.kind, name: one.key.clone() });
+            said.chain(gone.iter().cloned()).collect()
+        });
         let mut chunks = reports.chunks(CHUNK).map(<[_]>::to_vec).peekable();
         let (name, first) = (node.to_owned(), chunks.next().unwrap_or_default());
         // Most reports are one chunk: they are one write.
@@ -209,6 +238,7 @@ impl Store {
             .status_write(move |tx| {
                 Box::pin(async move {
                     let pass = begin_pass(tx, &name, revision).await?;
+                    tx.fleet().report(name.clone(), keys);
                     delete_reports(tx, &name, &gone).await?;
                     write_reports(tx, &name, pass, &first).await?;
                     if let Some(range) = at_once {
@@ -224,6 +254,7 @@ impl Store {
             self.status_write(move |tx| {
                 Box::pin(async move {
                     write_reports(tx, &name, pass, &chunk).await?;
+                    tx.fleet().report(name.clone(), None);
                     match range {
                         Some(range) => sweep_reports(tx, &name, pass, &range).await,
                         None => Ok(()),
@@ -236,23 +267,35 @@ impl Store {
     }
 }
 
-async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark]) -> Result<(), StoreError> {
+/// What becomes of a row that is there when its subscriber is claimed.
+const WATERMARK_CLAIMED: &str = "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, \
+     applied = excluded.applied, durable = excluded.durable, seen_at = excluded.seen_at, controller = excluded.controller, \
+     connected = excluded.connected, in_service = excluded.in_service, build = excluded.build";
+/// And when it is not: another controller's row stays.
+const WATERMARK_KEPT: &str = "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, \
+     applied = excluded.applied, durable = excluded.durable, seen_at = excluded.seen_at, connected = excluded.connected, \
+     in_service = excluded.in_service, build = excluded.build WHERE subscribers.controller = excluded.controller";
+
+async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark], claim: bool) -> Result<(), StoreError> {
     // One statement may not write a row twice.
     let last: BTreeMap<(&str, String), &Watermark> =
         watermarks.iter().map(|mark| ((mark.node.as_str(), mark.audience.to_string()), mark)).collect();
     let mut rows = Vec::new();
     for ((_, audience), mark) in last {
+        tx.fleet().subscribers.insert((mark.audience.clone(), mark.node.clone()));
         rows.push((mark, audience, to_sql("applied", mark.applied)?, to_sql("durable", mark.durable)?));
     }
+    let me = tx.controller().to_owned();
+    let tail = if claim { WATERMARK_CLAIMED } else { WATERMARK_KEPT };
     batch::insert(
         tx,
-        "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at)",
-        "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, applied = excluded.applied, \
-         durable = excluded.durable, seen_at = excluded.seen_at",
+        "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build)",
+        tail,
         &rows,
         |row, (mark, audience, applied, durable)| {
             row.push_bind(&mark.node).push_bind(audience).push_bind(&mark.epoch);
             row.push_bind(*applied).push_bind(*durable).push_bind(mark.seen_at);
+            row.push_bind(&me).push_bind(mark.connected).push_bind(mark.in_service).push_bind(&mark.build);
         },
     )
     .await?;
@@ -265,6 +308,7 @@ async fn write_exceptions(
     audience: &Audience,
     all: &[feed::Exception],
 ) -> Result<(), StoreError> {
+    tx.fleet().subscribers.insert((audience.clone(), node.to_owned()));
     let query = sql::query("DELETE FROM exceptions WHERE node = ? AND audience = ?");
     tx.execute(query.bind(node).bind(audience.to_string())).await?;
     let last: BTreeMap<_, _> = all.iter().map(|one| ((one.kind, &one.key, one.r#type), one)).collect();
@@ -376,8 +420,14 @@ impl WriteTx {
     /// When the store fails.
     pub async fn forget_node(&mut self, node: &str) -> Result<Forgotten, StoreError> {
         let delete = |sql: &'static str| sql::query(sql).bind(node.to_owned());
+        let gone = self.all(delete("DELETE FROM subscribers WHERE node = ? RETURNING audience")).await?;
+        for row in &gone {
+            let subscriber = (audience(row.try_get(0)?)?, node.to_owned());
+            self.fleet().subscribers.insert(subscriber);
+        }
+        self.fleet().report(node.to_owned(), None);
         let forgotten = Forgotten {
-            audiences: self.execute(delete("DELETE FROM subscribers WHERE node = ?")).await?,
+            audiences: gone.len() as u64,
             exceptions: self.execute(delete("DELETE FROM exceptions WHERE node = ?")).await?,
             reports: self.execute(delete("DELETE FROM reports WHERE node = ?")).await?,
         };
@@ -393,20 +443,45 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn watermarks(&mut self, audience: &Audience) -> Result<Vec<Watermark>, StoreError> {
         let query = sql::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers WHERE audience = ? ORDER BY node",
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build FROM subscribers WHERE audience = ? ORDER BY node",
         )
         .bind(audience.to_string());
         self.all(query).await?.iter().map(watermark).collect()
     }
 
-    /// All subscribers that were ever heard of, by node and audience.
+    /// One subscriber.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn subscribers(&mut self) -> Result<Vec<Watermark>, StoreError> {
+    pub async fn subscriber(
+        &mut self,
+        node: &str,
+        audience: &Audience,
+    ) -> Result<Option<Watermark>, StoreError> {
         let query = sql::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers ORDER BY node, audience",
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build \
+             FROM subscribers WHERE node = ? AND audience = ?",
         );
+        let row = self.optional(query.bind(node).bind(audience.to_string())).await?;
+        row.as_ref().map(watermark).transpose()
+    }
+
+    /// Subscribers that were ever heard of, by node and audience behind `after`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn subscribers(
+        &mut self,
+        after: Option<&Watermark>,
+        limit: u32,
+    ) -> Result<Vec<Watermark>, StoreError> {
+        let query = sql::query(
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build FROM subscribers \
+             WHERE (node, audience) > (?, ?) ORDER BY node, audience LIMIT ?",
+        )
+        .bind(after.map_or("", |mark| mark.node.as_str()))
+        .bind(after.map(|mark| mark.audience.to_string()).unwrap_or_default())
+        .bind(limit);
         self.all(query).await?.iter().map(watermark).collect()
     }
 
@@ -653,6 +728,10 @@ fn watermark(row: &Row) -> Result<Watermark, StoreError> {
         applied: from_sql("applied", row.try_get(3)?)?,
         durable: from_sql("durable", row.try_get(4)?)?,
         seen_at: row.try_get(5)?,
+        controller: row.try_get(6)?,
+        connected: row.try_get(7)?,
+        in_service: row.try_get(8)?,
+        build: row.try_get(9)?,
     })
 }
 

@@ -16,22 +16,25 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hosting_intent::Audience;
-use hosting_resource::Kind;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Mutex, Notify as Bell, OwnedSemaphorePermit, broadcast, oneshot, watch};
 use tracing::Instrument;
 
+use crate::commit_log::{CHANNEL, Commit, CommitLog, FleetChange};
 use crate::error::{from_sql, to_sql};
 use crate::lanes::{Caller, Lanes, Next};
+use crate::lease::Lease;
 use crate::open::{IndexFn, Lock, new_epoch};
 use crate::sql::{self, Connection, Dialect, SqliteConnection, SqliteOptions};
-use crate::write_tx::Written;
+use crate::write_tx::{Fixed, Written};
 use crate::{Store, StoreError, WriteTx};
 
 /// Most mutations in one commit.
 const GROUP: usize = 128;
 /// A group takes no new member after this long: the first one waits for its commit.
 const GROUP_TIME: Duration = Duration::from_millis(50);
+/// How often to look at what other controllers committed, whatever PostgreSQL says.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// A traceparent (W3C Trace Context) has 55 bytes; later versions may be longer.
 const TRACEPARENT_BYTES: usize = 128;
 
@@ -45,6 +48,8 @@ pub struct Origin {
     pub actor: Option<String>,
     /// Whether that is a platform admin, who may have what others may not.
     pub admin: bool,
+    /// What the caller may do this by. Without that the mutation is not begun: [`StoreError::LostLease`].
+    pub lease: Option<Lease>,
 }
 
 /// It comes from a header and goes into the log, to every subscriber and into resources: nothing that is wrong with one may be
@@ -64,21 +69,6 @@ pub struct Committed<T> {
     pub revision: u64,
     /// Audiences whose intents it changed, in order.
     pub audiences: Vec<Audience>,
-}
-
-/// What one commit brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Commit {
-    /// The newest revision.
-    pub revision: u64,
-    /// Audiences whose intents changed, in order.
-    pub audiences: Vec<Audience>,
-    /// Kinds of the resources that were written or removed.
-    pub kinds: BTreeSet<Kind>,
-    /// Resources that may have come a step further: what was written and is on its way, and what waited for a row to go.
-    pub concerns: BTreeSet<String>,
-    /// Set when a new epoch began: every session has to start over.
-    pub new_epoch: bool,
 }
 
 /// Why a mutation is not on disk.
@@ -170,6 +160,8 @@ struct Waiting {
     state: std::sync::Mutex<State>,
     bell: Bell,
     began: Instant,
+    /// Other controllers may have committed.
+    heard: Bell,
 }
 
 struct State {
@@ -323,6 +315,9 @@ pub(crate) struct Setup {
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
     /// Against a second controller on the same file.
     pub(crate) lock: Option<Lock>,
+    /// What other controllers of the store commit, if there may be others.
+    pub(crate) log: Option<CommitLog>,
+    pub(crate) controller: String,
 }
 
 pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
@@ -330,11 +325,22 @@ pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
         state: std::sync::Mutex::new(State { lanes: Lanes::new(), closed: false }),
         bell: Bell::new(),
         began: Instant::now(),
+        heard: Bell::new(),
     });
     let counts = Arc::new(Counts::default());
     let dialect = setup.connection.dialect();
+    let known = *setup.ring.borrow();
     let writer = Writer {
-        tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell, setup.audit_bytes),
+        tx: WriteTx::new(
+            setup.connection,
+            Fixed {
+                index: setup.index,
+                clock: setup.clock,
+                cell: setup.cell,
+                controller: setup.controller,
+                audit_bytes: setup.audit_bytes,
+            },
+        ),
         connect: setup.connect,
         // A connection over a socket belongs to the runtime that made it.
         broken: dialect == Dialect::Postgres,
@@ -343,6 +349,8 @@ pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
         commits: setup.commits,
         counts: Arc::clone(&counts),
         lock: setup.lock,
+        log: setup.log,
+        known,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = oneshot::channel();
@@ -463,6 +471,9 @@ struct Writer {
     commits: broadcast::Sender<Arc<Commit>>,
     counts: Arc<Counts>,
     lock: Option<Lock>,
+    log: Option<CommitLog>,
+    /// The newest revision that was told of.
+    known: u64,
 }
 
 /// A member that has run: what it wrote if it is kept.
@@ -474,8 +485,28 @@ struct Member {
 impl Writer {
     async fn run(mut self) {
         let _ending = Ending(Arc::clone(&self.waiting));
-        while let Some((caller, first)) = self.waiting.next().await {
-            self.group(caller, first).await;
+        let listener = match (&self.log, &self.connect) {
+            (Some(_), Connect::Postgres(options)) => {
+                let waiting = Arc::clone(&self.waiting);
+                let heard = move || waiting.heard.notify_one();
+                Some(tokio::spawn(sql::listen((**options).clone(), CHANNEL, heard)))
+            }
+            (_, Connect::Sqlite(_) | Connect::Postgres(_)) => None,
+        };
+        loop {
+            let waiting = Arc::clone(&self.waiting);
+            tokio::select! {
+                biased;
+                next = waiting.next() => match next {
+                    Some((caller, first)) => self.group(caller, first).await,
+                    None => break,
+                },
+                () = waiting.heard.notified(), if self.log.is_some() => self.look_around().await,
+                () = tokio::time::sleep(LOOK_AROUND), if self.log.is_some() => self.look_around().await,
+            }
+        }
+        if let Some(listener) = listener {
+            listener.abort();
         }
         if let Err(error) = self.tx.into_reader().into_connection().close().await {
             tracing::warn!(%error, "cannot close the store in order; the next start recovers it");
@@ -494,13 +525,14 @@ impl Writer {
         };
         let outcome = match outcome {
             Ok(()) => {
+                let commit = self.touched(&members);
                 let kept = members.iter().any(|member| member.written.is_some());
-                self.commit(kept).await
+                self.commit(kept, &commit).await.map(|()| commit)
             }
-            failed @ Err(_) => failed,
+            Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) => self.tell(members),
+            Ok(commit) => self.tell(members, commit),
             Err(error) => {
                 self.roll_back().await;
                 self.counts.failed_commits.fetch_add(1, Ordering::Relaxed);
@@ -512,12 +544,54 @@ impl Writer {
         }
     }
 
+    /// Tells of what the other controllers committed.
+    async fn look_around(&mut self) {
+        let looked = async {
+            self.mend().await?;
+            self.read_log().await
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!(%error, "what other controllers changed cannot be read; trying again");
+            self.broken = true;
+        }
+    }
+
+    /// Before it tells of a commit of its own, so that revisions are told of in order.
+    async fn read_log(&mut self) -> Result<(), StoreError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        for commit in log.read(self.tx.raw()).await? {
+            self.known = self.known.max(commit.revision);
+            self.announce(commit);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, commit: Commit) {
+        let (revision, rings) = (commit.revision, commit.new_epoch || commit.lost);
+        // No receiver: nobody is interested yet.
+        let _ = self.commits.send(Arc::new(commit));
+        self.ring.send_if_modified(|head| {
+            let rings = rings || revision > *head;
+            *head = revision.max(*head);
+            rings
+        });
+    }
+
     async fn begin(&mut self) -> Result<(), StoreError> {
+        self.mend().await?;
+        self.begin_group().await
+    }
+
+    async fn mend(&mut self) -> Result<(), StoreError> {
         if self.broken {
             let connection = self.connect.open().await?;
             self.tx.replace_connection(connection);
             self.broken = false;
         }
+        Ok(())
+    }
+
+    async fn begin_group(&mut self) -> Result<(), StoreError> {
         let connection = self.tx.raw();
         // The head is locked first, so that revisions follow the order of commits whoever writes.
         let (begin, head) = match connection.dialect() {
@@ -527,7 +601,11 @@ impl Writer {
         connection.command(begin).await?;
         let head = connection.rows(sql::query(head)).await?;
         let head = head.first().ok_or_else(|| StoreError::row("there is no head row"))?;
-        self.tx.start_group(head.try_get(0)?, from_sql("head.revision", head.try_get(1)?)?);
+        let revision = from_sql("head.revision", head.try_get(1)?)?;
+        self.tx.start_group(head.try_get(0)?, revision);
+        if revision != self.known {
+            self.read_log().await?;
+        }
         Ok(())
     }
 
@@ -573,10 +651,18 @@ impl Writer {
     }
 
     async fn run_in_savepoint(&mut self, job: Job) -> Result<Member, StoreError> {
-        let Job { origin, span, run, .. } = job;
+        let Job { origin, span, run, refuse, .. } = job;
         self.tx.raw().command("SAVEPOINT mutation").await?;
         let traceparent = harmless_traceparent(origin.traceparent);
+        let lease = origin.lease.clone().filter(|_| self.log.is_some());
         self.tx.start_mutation(Origin { traceparent, ..origin });
+        if let Some(lease) = lease
+            && !self.tx.holds(&lease).await?
+        {
+            self.undo_mutation().await?;
+            refuse(StoreError::LostLease);
+            return Ok(Member { written: None, notify: Box::new(|_| {}) });
+        }
         let ran = run(&mut self.tx).instrument(span).await;
         if ran.keep {
             match self.tx.finish_mutation().await {
@@ -608,7 +694,7 @@ impl Writer {
         undone.await.map_err(|error| cause.unwrap_or(error))
     }
 
-    async fn commit(&mut self, kept: bool) -> Result<(), StoreError> {
+    async fn commit(&mut self, kept: bool, commit: &Commit) -> Result<(), StoreError> {
         if !kept {
             self.roll_back().await;
             return Ok(());
@@ -620,35 +706,38 @@ impl Writer {
             let query = sql::query("UPDATE head SET epoch = ?, revision = ? WHERE id = 1");
             connection.execute(query.bind(epoch).bind(revision)).await?;
         }
+        if let Some(log) = &self.log
+            && (moved || !commit.fleet.is_empty())
+        {
+            log.write(connection, commit).await?;
+        }
         connection.command("COMMIT").await?;
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// After the commit only: a subscriber must never see what a crash can still take back.
-    fn tell(&mut self, members: Vec<Member>) {
-        let (mut audiences, mut kinds, mut concerns) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut new_epoch = false;
-        let mut moved = false;
+    /// What the members of a group touched together.
+    fn touched(&self, members: &[Member]) -> Commit {
+        let mut commit = Commit { revision: self.tx.group_head().0, ..Commit::default() };
+        let mut audiences = BTreeSet::new();
         for written in members.iter().filter_map(|member| member.written.as_ref()) {
-            moved |= written.moved_head;
-            new_epoch |= written.new_epoch;
+            commit.new_epoch |= written.new_epoch;
             audiences.extend(written.audiences.iter().cloned());
-            kinds.extend(written.kinds.iter().copied());
-            concerns.extend(written.concerns.iter().cloned());
+            commit.kinds.extend(written.kinds.iter().copied());
+            commit.concerns.extend(written.concerns.iter().cloned());
+            commit.fleet.merge(written.fleet.clone());
         }
-        let head = self.tx.group_head().0;
-        if moved || new_epoch {
-            let commit = Commit {
-                revision: head,
-                audiences: audiences.into_iter().collect(),
-                kinds,
-                concerns,
-                new_epoch,
-            };
-            // No receiver: nobody is interested yet.
-            let _ = self.commits.send(Arc::new(commit));
-            self.ring.send_replace(head);
+        commit.audiences = audiences.into_iter().collect();
+        commit
+    }
+
+    /// After the commit only: a subscriber must never see what a crash can still take back.
+    fn tell(&mut self, members: Vec<Member>, commit: Commit) {
+        let head = commit.revision;
+        if self.tx.group_head().2 {
+            self.known = head;
+            // The fleet's own changes are known here.
+            self.announce(Commit { fleet: FleetChange::default(), ..commit });
         }
         for member in members {
             let counter =

@@ -117,22 +117,3 @@ async fn a_store_moves_to_postgres_and_back_into_a_file() {
     Store::transfer(&Database::Sqlite(copy), &back, |_, _| {}).await.unwrap();
     assert_eq!(seen(&open(&place, &back).await).await, after);
 }
-
-/// Two controllers on one database: revisions follow the order of commits, and none is given twice.
-#[tokio::test(flavor = "multi_thread")]
-async fn two_controllers_write_one_store() {
-    let place = Place::new(Backend::Postgres);
-    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
-    let writers = (0..200_u64).map(|n| {
-        let store = stores[usize::try_from(n % 2).unwrap()].clone();
-        tokio::spawn(async move { write(&store, n).await })
-    });
-    futures::future::try_join_all(writers).await.unwrap();
-    let mut tx = stores[0].read().await.unwrap();
-    assert_eq!(tx.head(), 200);
-    let audience = "edge/a".parse().unwrap();
-    let log = tx.log_since(&audience, 0, usize::MAX).await.unwrap();
-    let revisions: Vec<u64> = log.iter().map(|entry| entry.revision).collect();
-    assert_eq!(revisions, (1..=200).collect::<Vec<_>>());
-    assert!(tx.digest_is_true(&audience).await.unwrap());
-}

@@ -257,6 +257,7 @@ pub struct Registered {
     pub nodes: Mutex<BTreeMap<String, NodeRecord>>,
     tokens: Mutex<BTreeMap<[u8; 32], (String, i64, bool)>>,
     pub marks: Mutex<Vec<Watermark>>,
+    pub grants: Mutex<BTreeMap<[[u8; 32]; 2], Enrolled>>,
     pub reports: Mutex<Vec<(String, ReportRequest)>>,
     /// Reports are not taken in while it is held.
     pub hold_reports: tokio::sync::Mutex<()>,
@@ -340,6 +341,20 @@ impl JoinTokens for Registered {
             }
             None => TokenUse::Unknown,
         })
+    }
+
+    async fn grant(&self, hash: [u8; 32], key: [u8; 32], enrolled: &Enrolled) -> Result<(), RegistryError> {
+        self.grants.lock().unwrap().insert([hash, key], enrolled.clone());
+        Ok(())
+    }
+
+    async fn granted(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        _since: i64,
+    ) -> Result<Option<Enrolled>, RegistryError> {
+        Ok(self.grants.lock().unwrap().get(&[hash, key]).cloned())
     }
 }
 

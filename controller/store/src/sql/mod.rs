@@ -12,7 +12,8 @@ mod value;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 pub(crate) use postgres::{
-    connect as connect_postgres, options as postgres_options, place as postgres_place, pool as postgres_pool,
+    connect as connect_postgres, listen, options as postgres_options, place as postgres_place,
+    pool as postgres_pool,
 };
 pub(crate) use query::{Query, QueryBuilder, Separated, query};
 pub(crate) use sqlite::{Connection as SqliteConnection, Lease, Readers as SqliteReaders, SqliteOptions};

@@ -7,7 +7,9 @@ use std::time::Duration;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgTypeInfo};
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow, PgTypeInfo,
+};
 use sqlx::{
     Arguments, AssertSqlSafe, Column, ConnectOptions, Encode, PgConnection, PgPool, Postgres, Row as _, Type,
     TypeInfo,
@@ -18,6 +20,8 @@ use crate::StoreError;
 
 /// Prepared statements that a connection keeps. Those of many rows differ by the number of rows, so there are some hundreds.
 const PREPARED: usize = 512;
+/// After notifications could not be heard.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 fn read(url: &str) -> Result<PgConnectOptions, StoreError> {
     // The driver's error shows the text that it could not read, which may hold a password.
@@ -51,6 +55,27 @@ pub(crate) fn options(url: &str, mutation_timeout: Duration) -> Result<PgConnect
 /// The writer's connection.
 pub(crate) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     Ok(options.connect().await?)
+}
+
+/// Calls `heard` at each notification of a channel, until the task is ended. A connection that is lost is made anew: what was missed
+/// meanwhile counts as heard.
+pub(crate) async fn listen(options: PgConnectOptions, channel: &'static str, heard: impl Fn()) {
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+    loop {
+        let listened = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(channel).await?;
+            loop {
+                heard();
+                listener.recv().await?;
+            }
+        };
+        let ended: Result<(), sqlx::Error> = listened.await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "notifications of PostgreSQL are not heard; trying again");
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
 }
 
 /// The readers' connections.

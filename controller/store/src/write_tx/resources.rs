@@ -109,7 +109,7 @@ impl WriteTx {
                 return Err(StoreError::value("kind", problem).into());
             }
             let stored = indexes.remove(&resource.id).unwrap_or_default();
-            let index = (self.index)(&resource);
+            let index = (self.fixed.index)(&resource);
             dropped.note(resource.kind, &resource.id, &stored, &StoredIndex::from(&index));
             written.push(Written { resource, old, index, stored });
         }

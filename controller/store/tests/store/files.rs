@@ -83,7 +83,8 @@ async fn two_controllers_on_one_file_are_refused() {
 /// The log of a store from before its size was kept is measured once; from then on the oldest rows make room.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_log_has_a_largest_size() {
-    let bench = Bench::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
     let entry = |n: usize| AuditEntry {
         method: "POST".into(),
         path: format!("/{n}"),
@@ -92,14 +93,16 @@ async fn the_audit_log_has_a_largest_size() {
         body: Some(serde_json::json!({"n": "x".repeat(1_000)})),
         ..AuditEntry::default()
     };
-    for n in 0..300 {
-        bench.store.audit(Origin::default(), entry(n)).await.unwrap();
-    }
-    bench.store.close().await;
-    edit(&file_of(&bench), "DROP TABLE audit_size; DROP TABLE commits; PRAGMA user_version = 3");
-    let mut small = config(&bench.place.database);
+    of_version(&path, 3);
+    edit(
+        &path,
+        "WITH RECURSIVE n (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM n WHERE n < 299) \
+         INSERT INTO audit (id, at, method, path, resource_type, status_code, body, traceparent) \
+         SELECT 'a' || n, 1, 'POST', '/' || n, 'x', 400, '{\"n\":\"' || printf('%.*c', 1000, 'x') || '\"}', '' FROM n",
+    );
+    let mut small = file_config(&path);
     small.audit_bytes = 1 << 20;
-    let store = Store::open(&small, kek(&bench.place)).await.unwrap();
+    let store = Store::open(&small, file_kek(&path)).await.unwrap();
     for n in 300..2_000 {
         store.audit(Origin::default(), entry(n)).await.unwrap();
     }
@@ -153,7 +156,21 @@ async fn settings_are_checked() {
     }
 }
 
-fn edit(path: &Path, sql: &'static str) {
+/// A file as a former build left it.
+fn of_version(path: &Path, version: usize) {
+    const MIGRATIONS: [&str; 3] = [
+        include_str!("../../migrations/0001_first.sql"),
+        include_str!("../../migrations/0002_zone_suffixes.sql"),
+        include_str!("../../migrations/0003_enrolments.sql"),
+    ];
+    for migration in &MIGRATIONS[..version] {
+        edit(path, migration);
+    }
+    // "hstr", as the store marks its files.
+    edit(path, &format!("PRAGMA application_id = 1752396914; PRAGMA user_version = {version}"));
+}
+
+fn edit(path: &Path, sql: &str) {
     rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap();
 }
 
@@ -182,15 +199,14 @@ async fn a_newer_schema_and_a_foreign_file_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_file_is_brought_up_to_date() {
-    let bench = Bench::new().await;
-    bench.store.close().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    of_version(&path, 1);
     edit(
-        &file_of(&bench),
-        "DROP TABLE audit_size; DROP TABLE commits; DROP TABLE enrolments; \
-         PRAGMA user_version = 1; \
-         INSERT INTO resources VALUES ('z1', 'zone', NULL, NULL, NULL, 'a.b.example', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}')",
+        &path,
+        "INSERT INTO resources VALUES ('z1', 'zone', NULL, NULL, NULL, 'a.b.example', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}')",
     );
-    let store = Store::open(&config(&bench.place.database), kek(&bench.place)).await.unwrap();
+    let store = open_file(&path).await;
     for (name, found) in [("a.b.example", 1), ("b.example", 1), ("example", 1), ("x.example", 0)] {
         let zones = store.read().await.unwrap().with_facet(Kind::Zone, "suffix", name, "", 9).await.unwrap();
         assert_eq!(zones.len(), found, "{name}");

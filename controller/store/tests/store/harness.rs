@@ -118,7 +118,7 @@ pub(crate) fn intents(intents: impl Into<Vec<IntentChange>>) -> Change {
 }
 
 pub(crate) async fn apply(store: &Store, change: Change) -> Result<Committed<()>, WriteError<ApplyError>> {
-    let origin = Origin { traceparent: "00-trace".into(), actor: Some("key_1".into()), admin: false };
+    let origin = Origin { traceparent: "00-trace".into(), actor: Some("key_1".into()), ..Origin::default() };
     store.write(origin, move |tx| Box::pin(async move { tx.apply(change).await })).await
 }
 

@@ -167,7 +167,7 @@ async fn traces_are_harmless_and_may_be_a_change_s_own() {
     let long = "0".repeat(129);
     let hostile = ["00-a\r\nx: y", "00-\u{202e}", "'; DROP TABLE head; --", long.as_str(), "00 a", "\0"];
     for (n, given) in hostile.into_iter().chain(["00-trace", ""]).enumerate() {
-        let origin = Origin { traceparent: given.to_owned(), actor: None, admin: false };
+        let origin = Origin { traceparent: given.to_owned(), actor: None, ..Origin::default() };
         // One of the mutation, one of its own, one that is hostile itself.
         let change = |name: &str, traceparent: Option<&str>| {
             let set = set("edge/a", &format!("{name}{n}"), "u", b"1");
