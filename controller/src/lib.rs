@@ -12,6 +12,8 @@ mod metrics;
 mod registry;
 mod run;
 mod settings;
+mod store;
 
 pub use run::run;
-pub use settings::{Args, Flags, Settings, SettingsError};
+pub use settings::{Args, Command, Flags, Settings, SettingsError, StoreCommand};
+pub use store::store;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 pub use hosting_scaffold::config::SettingsError;
@@ -174,9 +174,17 @@ impl Settings {
     /// # Errors
     /// When the file with its connection string cannot be read, is open to others, or does not name a database.
     pub fn database(&self) -> Result<Database, SettingsError> {
-        let Some(file) = &self.database_file else {
-            return Ok(Database::Sqlite(self.data_dir.join("store.db")));
-        };
+        match &self.database_file {
+            None => Ok(Database::Sqlite(self.data_dir.join("store.db"))),
+            Some(file) => Self::database_in(file),
+        }
+    }
+
+    /// The database that a file names.
+    ///
+    /// # Errors
+    /// As for [`Settings::database`].
+    pub fn database_in(file: &Path) -> Result<Database, SettingsError> {
         let wrong = |problem: String| SettingsError::invalid("database_file", &problem);
         let mode =
             std::fs::metadata(file).map_err(|error| wrong(format!("{}: {error}", file.display())))?.mode();
@@ -219,6 +227,41 @@ pub struct Args {
     /// Flags.
     #[command(flatten)]
     pub flags: Flags,
+    /// Something else than running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the controller's program does beside running.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Copy the store away, put a copy back, or move it to PostgreSQL
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+/// What is done with the store.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum StoreCommand {
+    /// Copy the store and its key into a new folder, while the controller runs
+    Backup {
+        /// The folder, which must not exist
+        folder: PathBuf,
+        /// Leave the key file out
+        #[arg(long)]
+        without_key: bool,
+    },
+    /// Put a backup in place of the store; the controller must be stopped
+    Restore {
+        /// The folder that `backup` wrote
+        folder: PathBuf,
+    },
+    /// Copy a store in a SQLite file to PostgreSQL; the controller must be stopped
+    Migrate {
+        /// File with the connection string of a database without a store
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
 }
 
 const EXAMPLES: &str = "Examples:

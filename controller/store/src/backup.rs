@@ -46,36 +46,23 @@ impl Store {
         fs::rename(&aside, path).and_then(|()| File::open(folder_of(path))?.sync_all()).map_err(failed(path))
     }
 
+    /// As [`Store::backup_to`], of a store that a controller may have open.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or the copy not be written.
+    pub async fn backup(database: &Database, path: &Path) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Store { database: database.to_string(), source };
+        let snapshot = reader(database).await.map_err(failed)?;
+        place_copy(snapshot, path).await.map_err(failed)
+    }
+
     /// Writes a consistent copy to `path` (mode 0600), which must not exist. The name appears once the copy is whole and on
     /// disk. Secrets in it stay sealed: keep the key file apart. Writes go on meanwhile.
     ///
     /// # Errors
     /// When the copy cannot be written; nothing is left at `path` then.
     pub async fn backup_to(&self, path: &Path) -> Result<(), StoreError> {
-        let io = |error: io::Error| StoreError::Io(format!("{}: {error}", path.display()).into());
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(StoreError::value("path", format!("{} exists already", path.display())));
-        }
-        let partial = beside(path, ".partial");
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-            // Left by a copy that was cut short.
-            Ok(()) | Err(_) => {}
-        }
-        let copied = self.copy_to(&partial).await;
-        let placed = copied.and_then(|()| {
-            File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
-            fs::hard_link(&partial, path).map_err(io)
-        });
-        let removed = fs::remove_file(&partial).map_err(io);
-        placed?;
-        removed?;
-        File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(io)
-    }
-
-    async fn copy_to(&self, partial: &Path) -> Result<(), StoreError> {
-        let snapshot = self.0.readers.snapshot().await?;
-        copy_into_file(snapshot, partial).await
+        place_copy(self.0.readers.snapshot().await?, path).await
     }
 
     /// Copies a store into another database, which must have none: from SQLite to PostgreSQL, or a backup file to where it is wanted.
@@ -128,6 +115,29 @@ impl Store {
         target.close().await.map_err(failed(to))?;
         copied.close().await.map_err(failed(from))
     }
+}
+
+/// Writes what a snapshot sees to `path`: the name appears once the copy is whole and on disk.
+async fn place_copy(snapshot: Connection, path: &Path) -> Result<(), StoreError> {
+    let io = |error: io::Error| StoreError::Io(format!("{}: {error}", path.display()).into());
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(StoreError::value("path", format!("{} exists already", path.display())));
+    }
+    let partial = beside(path, ".partial");
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        // Left by a copy that was cut short.
+        Ok(()) | Err(_) => {}
+    }
+    let copied = copy_into_file(snapshot, &partial).await;
+    let placed = copied.and_then(|()| {
+        File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
+        fs::hard_link(&partial, path).map_err(io)
+    });
+    let removed = fs::remove_file(&partial).map_err(io);
+    placed?;
+    removed?;
+    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
 /// A connection whose statements see one state, without any check of what the database holds.
