@@ -4,11 +4,11 @@
 //! does; once it was silent for [`AWAY`] they give those one lease to come to them. So a controller that was away for that long itself, because
 //! it stood still or could not reach the store, ends its sessions before it says anything of them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hosting_store::{Store, StoreError};
+use hosting_feed::FeedHandle;
+use hosting_store::{OtherController, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::FleetView;
@@ -22,12 +22,14 @@ const AWAY: Duration = Duration::from_secs(8);
 pub(crate) async fn run(
     store: Store,
     view: Arc<FleetView>,
+    feed: FeedHandle,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     if !store.is_shared() {
         stop.cancelled().await;
         return Ok(());
     }
+    let own = feed.controllers();
     let mut heard = Instant::now();
     let mut is_away = false;
     loop {
@@ -38,15 +40,24 @@ pub(crate) async fn run(
             );
             view.abandon("this controller was away from its store");
         }
-        match tokio::time::timeout(AWAY / 2, store.beat()).await {
+        match tokio::time::timeout(AWAY / 2, store.beat(&own)).await {
             Ok(Ok(others)) => {
                 if std::mem::take(&mut is_away) {
                     view.reload(&store).await?;
                 }
                 heard = Instant::now();
-                let running: BTreeSet<String> =
-                    others.into_iter().filter(|(_, since)| *since < AWAY).map(|(id, _)| id).collect();
-                view.alive(&running);
+                let running: Vec<OtherController> =
+                    others.into_iter().filter(|other| other.silent_for < AWAY).collect();
+                let others = running.iter().flat_map(|other| other.feed.iter());
+                // One that started again is known twice for a while.
+                let mut addresses = own.clone();
+                for address in others {
+                    if !addresses.contains(address) {
+                        addresses.push(address.clone());
+                    }
+                }
+                feed.advertise(addresses);
+                view.alive(&running.into_iter().map(|other| other.id).collect());
             }
             Ok(Err(StoreError::Closed)) => return Err(StoreError::Closed),
             Ok(Err(error)) => tracing::warn!(%error, "the store does not hear that this controller runs"),

@@ -90,7 +90,11 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     })?;
 
     group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits, group.stop()));
-    group.spawn("members", OnEnd::Fatal, members::run(store.clone(), Arc::clone(&view), group.stop()));
+    group.spawn(
+        "members",
+        OnEnd::Fatal,
+        members::run(store.clone(), Arc::clone(&view), feed.handle(), group.stop()),
+    );
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
     let gatekeeper = Gatekeeper::new(store.clone(), view, metrics.register(GatekeeperMetrics::register));
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));

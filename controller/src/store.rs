@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -41,6 +41,7 @@ async fn backup(settings: &Settings, folder: &Path, with_key: bool) -> anyhow::R
     let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let aside = tempfile::Builder::new()
         .prefix(".backup-")
+        .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(above)
         .with_context(|| format!("cannot write to {}", above.display()))?;
     Store::backup(&settings.database()?, &aside.path().join(STORE)).await?;

@@ -115,6 +115,8 @@ struct Running {
     /// The log must be asked, the ring will not do.
     must_poll: bool,
     last_heard: Instant,
+    /// The controllers that the subscriber was told of.
+    told: Vec<String>,
 }
 
 async fn open(
@@ -159,9 +161,11 @@ async fn open(
     };
     shared.metrics.resume(kind);
     let mut head = 0;
+    let told = shared.controllers();
     for frame in &mut frames {
         if let Some(Frame::Welcome(welcome)) = &mut frame.frame {
             welcome.edge_key = edge_key(shared, &record, node_id, &audience);
+            welcome.controllers.clone_from(&told);
             head = welcome.head;
         }
     }
@@ -185,6 +189,7 @@ async fn open(
         waits_for_snapshot: false,
         must_poll: true,
         last_heard: Instant::now(),
+        told,
     })
 }
 
@@ -398,12 +403,27 @@ impl Running {
             None => self.session.poll(&self.attached, Instant::now()).await,
         };
         let mut frames = polled.map_err(unavailable)?;
+        self.name_controllers(shared, &mut frames);
         if self.apart.is_none() {
             shared.witness.stamp(self.session.epoch(), &mut frames);
         }
         self.outbox.extend(encode(&frames));
         // With nothing to say the doorbell or the next heartbeat makes us look again.
         Ok(())
+    }
+
+    /// Tells the subscriber when there are other controllers than it was told of.
+    fn name_controllers(&mut self, shared: &Shared, frames: &mut [Down]) {
+        let bookmark = frames.iter_mut().find_map(|frame| match &mut frame.frame {
+            Some(Frame::Bookmark(bookmark)) => Some(bookmark),
+            _ => None,
+        });
+        let Some(bookmark) = bookmark else { return };
+        let controllers = shared.controllers();
+        if self.told != controllers {
+            bookmark.controllers.clone_from(&controllers);
+            self.told = controllers;
+        }
     }
 
     /// Whether the log may be asked now: following it always, a snapshot when there is room for one.

@@ -7,7 +7,9 @@ ALTER TABLE subscribers ADD COLUMN build TEXT NOT NULL DEFAULT '';
 -- The controllers that run on this store. Times are milliseconds since the Unix epoch by the database's clock.
 CREATE TABLE controllers (
     id      TEXT    NOT NULL PRIMARY KEY,
-    seen_at INTEGER NOT NULL
+    seen_at INTEGER NOT NULL,
+    -- Where nodes reach it, `host:port`, one to a line.
+    feed    TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- What one controller at a time does. `fence` grows with each change of the holder: what is written under an older one is refused.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::sql::{self, Dialect};
+use crate::sql::{self, Dialect, Row};
 use crate::{ReadTx, Store, StoreError, WriteTx};
 
 /// Controllers that were not seen for so long are forgotten, in milliseconds.
@@ -16,6 +16,17 @@ pub struct Lease {
     pub name: &'static str,
     /// Grows with each change of the holder.
     pub fence: u64,
+}
+
+/// Another controller of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherController {
+    /// Its name, another one at each start.
+    pub id: String,
+    /// Since it said that it runs.
+    pub silent_for: Duration,
+    /// Where nodes reach it, `host:port`.
+    pub feed: Vec<String>,
 }
 
 impl Store {
@@ -67,28 +78,35 @@ impl Store {
         .await
     }
 
-    /// Says that this controller runs, and answers the others with the time since each was heard of.
+    /// Says that this controller runs and where nodes reach it, and answers the others.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn beat(&self) -> Result<Vec<(String, Duration)>, StoreError> {
-        let me = self.controller().to_owned();
+    pub async fn beat(&self, feed: &[String]) -> Result<Vec<OtherController>, StoreError> {
+        let (me, feed) = (self.controller().to_owned(), feed.join("\n"));
         self.status_write(move |tx| {
             Box::pin(async move {
                 let now = tx.database_now().await?;
                 let query = sql::query(
-                    "INSERT INTO controllers (id, seen_at) VALUES (?, ?) \
-                     ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
+                    "INSERT INTO controllers (id, seen_at, feed) VALUES (?, ?, ?) \
+                     ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, feed = excluded.feed",
                 );
-                tx.execute(query.bind(&me).bind(now)).await?;
+                tx.execute(query.bind(&me).bind(now).bind(feed)).await?;
                 let old = sql::query("DELETE FROM controllers WHERE seen_at < ?");
                 tx.execute(old.bind(now.saturating_sub(FORGOTTEN))).await?;
-                let query =
-                    sql::query("SELECT id, seen_at FROM controllers WHERE id <> ? ORDER BY id").bind(&me);
+                let query = sql::query("SELECT id, seen_at, feed FROM controllers WHERE id <> ? ORDER BY id")
+                    .bind(&me);
                 let since = |seen: i64| {
                     Duration::from_millis(u64::try_from(now.saturating_sub(seen)).unwrap_or_default())
                 };
-                tx.all(query).await?.iter().map(|row| Ok((row.try_get(0)?, since(row.try_get(1)?)))).collect()
+                let other = |row: &Row| {
+                    Ok(OtherController {
+                        id: row.try_get(0)?,
+                        silent_for: since(row.try_get(1)?),
+                        feed: row.try_get::<&str>(2)?.lines().map(str::to_owned).collect(),
+                    })
+                };
+                tx.all(query).await?.iter().map(other).collect()
             })
         })
         .await

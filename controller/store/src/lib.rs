@@ -60,7 +60,7 @@ pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
-pub use lease::Lease;
+pub use lease::{Lease, OtherController};
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;

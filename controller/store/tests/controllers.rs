@@ -204,10 +204,10 @@ async fn a_lease_has_one_holder_and_what_was_done_by_a_lost_one_is_refused() {
     b.let_go(second).await.unwrap();
     assert!(a.hold("gatekeeper", term).await.unwrap().is_some(), "given back");
     let others: Vec<String> = {
-        a.beat().await.unwrap();
-        b.beat().await.unwrap().into_iter().map(|(id, _)| id).collect()
+        a.beat(&["192.0.2.1:8091".into(), "192.0.2.1:8092".into()]).await.unwrap();
+        b.beat(&[]).await.unwrap().into_iter().flat_map(|other| other.feed).collect()
     };
-    assert_eq!(others, [a.controller()]);
+    assert_eq!(others, ["192.0.2.1:8091", "192.0.2.1:8092"]);
 }
 
 /// A controller that stands still in the middle of a transaction does not stop the others.

@@ -5,6 +5,7 @@
 mod changes;
 mod chaos;
 mod compat;
+mod controllers;
 mod failures;
 mod first_light;
 mod harness;

@@ -6,7 +6,8 @@ ALTER TABLE subscribers ADD COLUMN build TEXT COLLATE "C" NOT NULL DEFAULT '';
 
 CREATE TABLE controllers (
     id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
-    seen_at BIGINT NOT NULL
+    seen_at BIGINT NOT NULL,
+    feed TEXT COLLATE "C" NOT NULL
 );
 
 CREATE TABLE leases (
