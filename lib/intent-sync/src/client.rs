@@ -617,7 +617,7 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
     }
 }
 
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a connection did not come about.
 #[derive(Debug, thiserror::Error)]
