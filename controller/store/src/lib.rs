@@ -15,6 +15,7 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
+//! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `secrets` | sealed blobs, trust roots |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
@@ -27,6 +28,7 @@ mod compaction;
 mod enrolment;
 mod error;
 mod feed_source;
+mod jobs;
 mod join_token;
 mod kek;
 mod lanes;
@@ -50,6 +52,7 @@ pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
 pub use compaction::Compacted;
 pub use enrolment::Enrolled;
 pub use error::StoreError;
+pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
 pub use open::{IndexFn, OpenError, StoreConfig};
