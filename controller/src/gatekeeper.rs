@@ -251,10 +251,7 @@ impl Gatekeeper {
 
 /// The store's own error comes out of its reads as a boxed one.
 fn world_failed(error: hosting_planner::WorldError) -> StoreError {
-    match error.0.downcast::<StoreError>() {
-        Ok(error) => *error,
-        Err(other) => StoreError::Sql(other.to_string().into()),
-    }
+    error.into()
 }
 
 /// The cursor comes from the page before, so only the store can fail.

@@ -20,6 +20,8 @@ pub struct KindFacts {
     pub about: &'static str,
     /// The names of its steps, in order; at least one.
     pub steps: &'static [&'static str],
+    /// Whether a step's effect can be taken back. Otherwise a job that is cancelled or given up leaves what it did as it is.
+    pub undoes: bool,
 }
 
 /// How patient a kind is, and how much of it happens at once.
@@ -133,7 +135,8 @@ pub trait JobKind: Send + Sync + 'static {
         Ok(Asked::NotHappened)
     }
 
-    /// Takes a step's effect back, whether it is there, is there in part, or is gone already.
+    /// Takes a step's effect back, whether it is there, is there in part, or is gone already. Asked of kinds that say so in their
+    /// facts.
     async fn undo(&self, _at: At<'_, Self::Params>) -> Result<(), Failure> {
         Ok(())
     }

@@ -10,17 +10,20 @@
 //! | `pace` | how fast jobs of a kind may begin |
 //! | `kind`, `kinds/` | what a kind says of itself; one file for each, and the table of them |
 //! | `runner`, `work` | what is due; one job under its lease |
+//! | `settle` | resources that jobs wait for |
 //! | `orders` | cancelling and trying again, for the API |
 //! | `bell`, `metrics` | waking; counting |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod bell;
 mod kind;
+pub mod kinds;
 pub mod machine;
 mod metrics;
 mod orders;
 pub mod pace;
 mod runner;
+mod settle;
 mod work;
 
 pub use bell::Bell;
@@ -28,3 +31,4 @@ pub use kind::{AnyKind, Asked, At, Failure, JobKind, KindFacts, Limits, Went};
 pub use metrics::JobMetrics;
 pub use orders::{OrderError, cancel, retry};
 pub use runner::{Runner, RunnerConfig};
+pub use settle::settle;

@@ -58,6 +58,8 @@ impl Backoff {
 pub struct Rules<'r> {
     /// The names of the kind's steps, in order; at least one.
     pub steps: &'r [&'r str],
+    /// Whether what a step did can be undone.
+    pub undoes: bool,
     /// How patient the kind is.
     pub backoff: Backoff,
     /// How long a lease lasts, in milliseconds.
@@ -276,11 +278,11 @@ fn take_back_attempt(job: &mut Job) {
     }
 }
 
-/// Cancels a job that has not ended: what is done is undone.
+/// Cancels a job that has not ended: what is done is undone, if its kind `undoes`.
 ///
 /// # Errors
 /// [`Refused`] when there is nothing left to cancel.
-pub fn cancel(job: &mut Job, by: &str, now: i64) -> Result<Cancelled, Refused> {
+pub fn cancel(job: &mut Job, by: &str, undoes: bool, now: i64) -> Result<Cancelled, Refused> {
     match job.state {
         JobState::Running => return Ok(Cancelled::Noted),
         JobState::Waiting | JobState::Retrying => {}
@@ -293,7 +295,7 @@ pub fn cancel(job: &mut Job, by: &str, now: i64) -> Result<Cancelled, Refused> {
         }
     }
     job.cancelled_by.get_or_insert_with(|| by.to_owned());
-    if job.steps.iter().any(|step| has_effect(step.state)) {
+    if undoes && job.steps.iter().any(|step| has_effect(step.state)) {
         job.state = JobState::Undoing;
         job.attempts = 0;
         // A job behind another one of its lane has no step that was begun, so this one is at the head.
@@ -399,7 +401,7 @@ fn give_up(job: &mut Job, why: Option<&str>, rules: &Rules<'_>) -> Move {
         (None, None) => {}
     }
     job.attempts = 0;
-    if job.steps.iter().any(|step| has_effect(step.state)) {
+    if rules.undoes && job.steps.iter().any(|step| has_effect(step.state)) {
         job.state = JobState::Undoing;
         return undo(job, rules);
     }

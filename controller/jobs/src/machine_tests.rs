@@ -10,7 +10,14 @@ const LEASE: i64 = 1_000;
 const LIMIT: u32 = 3;
 
 fn rules(now: i64) -> Rules<'static> {
-    Rules { steps: &STEPS, backoff: Backoff { first: 100, most: 1_000 }, lease: LEASE, now, random: 1.0 }
+    Rules {
+        steps: &STEPS,
+        undoes: true,
+        backoff: Backoff { first: 100, most: 1_000 },
+        lease: LEASE,
+        now,
+        random: 1.0,
+    }
 }
 
 fn new_job() -> Job {
@@ -165,14 +172,14 @@ fn what_was_done_is_undone_backwards_when_a_job_is_given_up() {
 fn a_cancelled_job_is_undone_between_two_steps() {
     // Not begun: nothing to undo.
     let mut job = new_job();
-    assert_eq!(cancel(&mut job, "k", 5), Ok(Cancelled::Written));
+    assert_eq!(cancel(&mut job, "k", true, 5), Ok(Cancelled::Written));
     assert_eq!((job.state, job.ended_at, job.next_at), (JobState::Cancelled, Some(5), None));
-    assert!(matches!(cancel(&mut job, "k", 6), Err(Refused::NotToCancel(..))));
+    assert!(matches!(cancel(&mut job, "k", true, 6), Err(Refused::NotToCancel(..))));
 
     // Under way: the runner sees it when it records.
     let mut job = new_job();
     claim(&mut job, "a", &rules(0));
-    assert_eq!(cancel(&mut job, "k", 1), Ok(Cancelled::Noted));
+    assert_eq!(cancel(&mut job, "k", true, 1), Ok(Cancelled::Noted));
     job.cancelled_by = Some("k".into());
     assert_eq!(tell(&mut job, 1, done(), &rules(2)), Ok(Move::Undo(0)));
     assert_eq!(tell(&mut job, 1, done(), &rules(3)), Ok(Move::Ended));
@@ -191,7 +198,7 @@ fn a_cancelled_job_is_undone_between_two_steps() {
     claim(&mut job, "a", &rules(0));
     tell(&mut job, 1, done(), &rules(0)).unwrap();
     tell(&mut job, 1, failed(Again::Later), &rules(0)).unwrap();
-    assert_eq!(cancel(&mut job, "k", 7), Ok(Cancelled::Written));
+    assert_eq!(cancel(&mut job, "k", true, 7), Ok(Cancelled::Written));
     assert_eq!((job.state, job.next_at), (JobState::Undoing, Some(7)));
     assert_eq!(claim(&mut job, "a", &rules(7)), Some(Move::Undo(0)));
 
@@ -203,6 +210,35 @@ fn a_cancelled_job_is_undone_between_two_steps() {
     job.cancelled_by = Some("k".into());
     assert_eq!(tell(&mut job, 1, done(), &rules(0)), Ok(Move::Ended));
     assert_eq!(job.state, JobState::Done);
+}
+
+/// A kind that cannot take back what it did leaves it as it is.
+#[test]
+fn a_kind_that_undoes_nothing_ends_at_once() {
+    let rules = |now| Rules { undoes: false, ..rules(now) };
+    let begun = || {
+        let mut job = new_job();
+        claim(&mut job, "a", &rules(0));
+        tell(&mut job, 1, done(), &rules(0)).unwrap();
+        job
+    };
+    let mut job = begun();
+    for attempt in 1..=2 {
+        assert_eq!(tell(&mut job, attempt, failed(Again::Unsure), &rules(9_999)), Ok(Move::Rest));
+        claim(&mut job, "a", &rules(99_999));
+    }
+    assert_eq!(tell(&mut job, 3, failed(Again::Unsure), &rules(99_999)), Ok(Move::Ended));
+    assert_eq!((job.state, job.error.as_deref()), (JobState::Failed, Some("no")));
+    assert_eq!(states(&job), [StepState::Done, StepState::Running]);
+
+    let mut job = begun();
+    tell(&mut job, 1, failed(Again::Unsure), &rules(0)).unwrap();
+    assert_eq!(cancel(&mut job, "k", false, 1), Ok(Cancelled::Written));
+    assert_eq!(job.state, JobState::Cancelled);
+    let mut job = begun();
+    job.cancelled_by = Some("k".into());
+    assert_eq!(tell(&mut job, 1, done(), &rules(1)), Ok(Move::Ended));
+    assert_eq!(job.state, JobState::Cancelled);
 }
 
 #[test]
@@ -408,7 +444,7 @@ impl Model {
             }
             Event::Cancel => {
                 let mut job = self.job.clone();
-                match cancel(&mut job, "k", self.now) {
+                match cancel(&mut job, "k", true, self.now) {
                     Ok(Cancelled::Written) => self.job = job,
                     Ok(Cancelled::Noted) => self.job.cancelled_by = Some("k".into()),
                     Err(_) => {}

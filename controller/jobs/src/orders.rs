@@ -3,6 +3,7 @@
 use hosting_planner::Draft;
 use hosting_store::{Job, StoreError, WriteTx};
 
+use crate::kinds;
 use crate::machine::{self, Cancelled, Refused, Retried};
 
 /// Why nothing was done.
@@ -27,7 +28,9 @@ pub enum OrderError {
 pub async fn cancel(tx: &mut WriteTx, id: &str, by: &str) -> Result<Result<Job, OrderError>, StoreError> {
     let Some(mut job) = tx.job(id).await? else { return Ok(Err(OrderError::NotFound)) };
     let fence = job.fence;
-    let cancelled = match machine::cancel(&mut job, by, Draft::now(tx)) {
+    // A kind that this build does not know is left to a runner that does.
+    let undoes = kinds::of(&job.kind).is_none_or(|kind| kind.facts.undoes);
+    let cancelled = match machine::cancel(&mut job, by, undoes, Draft::now(tx)) {
         Ok(cancelled) => cancelled,
         Err(refused) => return Ok(Err(refused.into())),
     };

@@ -327,7 +327,7 @@ impl Worker {
 
 /// What the machine has to know, with fresh jitter.
 pub(crate) fn rules(facts: KindFacts, backoff: machine::Backoff, lease: i64, now: i64) -> Rules<'static> {
-    Rules { steps: facts.steps, backoff, lease, now, random: rand::random() }
+    Rules { steps: facts.steps, undoes: facts.undoes, backoff, lease, now, random: rand::random() }
 }
 
 /// The lane of a recurring kind.

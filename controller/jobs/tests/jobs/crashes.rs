@@ -174,7 +174,7 @@ async fn a_frozen_runner_records_nothing_once_another_has_its_job() {
     let bench = Bench::new().await;
     let outside = Outside::default();
     let (reached, thaw) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let frozen = {
+    let mut frozen = {
         let (reached, thaw) = (reached.clone(), thaw.clone());
         TestKind::hooked(&outside, move |what, _| {
             let (reached, thaw) = (reached.clone(), thaw.clone());
@@ -187,6 +187,8 @@ async fn a_frozen_runner_records_nothing_once_another_has_its_job() {
             })
         })
     };
+    // It does not take its own job back.
+    frozen.limits.at_once = 1;
     let id = bench.enqueue("a", "a").await;
     let first = bench.runner(frozen);
     reached.notified().await;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use hosting_jobs::kinds::JobDeps;
+use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_jobs::machine::Backoff;
 use hosting_jobs::pace::Rate;
 use hosting_jobs::{
@@ -99,7 +101,8 @@ impl TestKind {
 impl JobKind for TestKind {
     type Params = Params;
 
-    const FACTS: KindFacts = KindFacts { name: "test", about: "For tests.", steps: &["one", "two", "three"] };
+    const FACTS: KindFacts =
+        KindFacts { name: "test", about: "For tests.", steps: &["one", "two", "three"], undoes: true };
 
     fn limits(&self) -> Limits {
         self.limits
@@ -192,6 +195,13 @@ impl Bench {
     pub(crate) async fn until(&self, id: &str, states: &[JobState]) -> Job {
         until(&self.store, id, states).await
     }
+}
+
+/// What the real kinds need.
+pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> JobDeps {
+    // In production the process installs one; a second install can only fail because the first one stands.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    JobDeps { store: store.clone(), callbacks, audit_days }
 }
 
 pub(crate) fn new_job(label: &str, lane: &str, due_at: i64) -> NewJob {

@@ -39,9 +39,9 @@ pub enum JobState {
     Undoing,
     /// All steps are done.
     Done,
-    /// Given up. Steps that are done are left as they are.
+    /// Given up. Steps that are done are left as they are: their kind undoes nothing, or undoing did not succeed.
     Failed,
-    /// Cancelled before any step was done.
+    /// Cancelled before any step was done, or by a kind that undoes nothing.
     Cancelled,
     /// Cancelled or given up, and all steps that were done are undone.
     Undone,
