@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use futures::FutureExt;
+use hosting_jobs::Bell;
+use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::World;
 use hosting_resource::{Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
@@ -63,6 +65,10 @@ pub struct ApiConfig {
     pub refusal_rows: u32,
     /// See `refusal_rows`.
     pub refusal_window: Duration,
+    /// Where callbacks may go.
+    pub callbacks: CallbackRules,
+    /// Rung when a job is written.
+    pub bell: Bell,
     /// Cancelled when the process drains: waiting requests are answered with what is known then.
     pub stop: CancellationToken,
 }
@@ -77,6 +83,8 @@ impl Default for ApiConfig {
             max_waiting: 1024,
             refusal_rows: 100,
             refusal_window: Duration::from_secs(600),
+            callbacks: CallbackRules::default(),
+            bell: Bell::default(),
             stop: CancellationToken::new(),
         }
     }
@@ -121,7 +129,8 @@ pub(crate) struct Call {
     /// How long to wait for the fleet.
     pub(crate) wait: Option<Duration>,
     pub(crate) traceparent: String,
-    pub(crate) callback: bool,
+    /// Where to tell that the change is complete: a URL that the operator's rules allow.
+    pub(crate) callback: Option<String>,
     /// Held by a large request until it is written.
     turn: Mutex<Option<Turn>>,
 }
@@ -224,6 +233,14 @@ impl Api {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(crate) fn callback_rules(&self) -> &CallbackRules {
+        &self.0.config.callbacks
+    }
+
+    pub(crate) fn job_bell(&self) -> &Bell {
+        &self.0.config.bell
     }
 
     pub(crate) fn platform(&self) -> &dyn Platform {
@@ -401,7 +418,7 @@ impl Api {
                     conditions: sound.conditions,
                     wait: sound.wait,
                     traceparent: traceparent.to_owned(),
-                    callback: parts.headers.contains_key("x-callback-url"),
+                    callback: sound.callback,
                     turn: Mutex::new(sound.turn),
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
@@ -469,13 +486,14 @@ impl Api {
             None => None,
         };
         let conditions = Preconditions::read(headers)?;
+        let callback = request::callback_url(route, headers, &self.0.config.callbacks)?;
         let (body, turn) = match route.request {
             Shape::Empty => (Map::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {
                 self.read_body(route, principal, headers, body).await?
             }
         };
-        Ok(Sound { query, body, conditions, wait, turn })
+        Ok(Sound { query, body, conditions, wait, callback, turn })
     }
 
     /// `?wait_timeout=` in seconds.
@@ -567,6 +585,7 @@ struct Sound {
     body: Map<String, Value>,
     conditions: Preconditions,
     wait: Option<Duration>,
+    callback: Option<String>,
     turn: Option<Turn>,
 }
 

@@ -109,6 +109,7 @@ impl Lab {
             changes.subscribe(),
             Box::new(move || source.news()),
             PACES,
+            Bell::default(),
             metrics,
         );
         let task = tokio::spawn(keeper.run(stop.clone()));
@@ -478,6 +479,7 @@ async fn a_gatekeeper_that_starts_late_finds_everything() {
         lab.changes.subscribe(),
         Box::new(move || source.news()),
         PACES,
+        Bell::default(),
         metrics(),
     );
     let lab = Lab { task: tokio::spawn(keeper.run(stop)), ..lab };

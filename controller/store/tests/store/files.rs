@@ -82,7 +82,8 @@ async fn the_audit_log_has_a_largest_size() {
     bench.store.close().await;
     edit(
         &bench.path(),
-        "DROP TRIGGER audit_grows; DROP TRIGGER audit_shrinks; DROP TABLE audit_size; PRAGMA user_version = 3",
+        "DROP TABLE jobs; DROP TABLE job_steps; DROP TABLE job_waits; DROP TABLE job_pace; \
+         DROP TRIGGER audit_grows; DROP TRIGGER audit_shrinks; DROP TABLE audit_size; PRAGMA user_version = 3",
     )
     .await;
     let mut small = config(&bench.path());
@@ -172,7 +173,8 @@ async fn an_older_file_is_brought_up_to_date() {
     bench.store.close().await;
     edit(
         &bench.path(),
-        "DROP TRIGGER audit_grows; DROP TRIGGER audit_shrinks; DROP TABLE audit_size; DROP TABLE enrolments; \
+        "DROP TABLE jobs; DROP TABLE job_steps; DROP TABLE job_waits; DROP TABLE job_pace; \
+         DROP TRIGGER audit_grows; DROP TRIGGER audit_shrinks; DROP TABLE audit_size; DROP TABLE enrolments; \
          PRAGMA user_version = 1; \
          INSERT INTO resources VALUES ('z1', 'zone', NULL, NULL, NULL, 'a.b.example', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}')",
     )
