@@ -173,7 +173,7 @@ impl Settings {
         let authorities = match &self.callback_ca_file {
             None => None,
             Some(file) => Some(std::fs::read(file).map_err(|error| {
-                SettingsError::invalid("callback_ca_file", &format!("{}: {error}", file.display()))
+                SettingsError::invalid("callback_ca_file", format!("{}: {error}", file.display()))
             })?),
         };
         Ok(CallbackRules {
