@@ -204,23 +204,43 @@ async fn a_frozen_runner_records_nothing_once_another_has_its_job() {
     second.end().await;
 }
 
+/// Notes when it is dropped.
+struct Dropped(Outside);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.note("dropped".into());
+    }
+}
+
 /// A runner that cannot lengthen its lease drops its step.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runner_that_lost_its_lease_stops_its_step() {
     let bench = Bench::new().await;
     let outside = Outside::default();
-    let kind = TestKind::hooked(&outside, |what, _| {
-        Box::pin(async move {
-            if what == "do one" {
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
-            None
+    let mut kind = {
+        let outside = outside.clone();
+        TestKind::hooked(&outside.clone(), move |_, _| {
+            let guard = Dropped(outside.clone());
+            Box::pin(async move {
+                std::future::pending::<()>().await;
+                drop(guard);
+                None
+            })
         })
-    });
+    };
+    // It does not take its own job back.
+    kind.limits.at_once = 1;
+    kind.limits.step_time = Duration::from_secs(600);
     let id = bench.enqueue("a", "a").await;
-    let short = hosting_jobs::RunnerConfig { lease: Duration::from_millis(600), ..config() };
+    let short = hosting_jobs::RunnerConfig { lease: Duration::from_secs(3), ..config() };
     let runner = run(&bench.store, &bench.bell, vec![Arc::new(kind)], short);
     let held = bench.until(&id, &[JobState::Running]).await;
+    // Its lease is lengthened for as long as it has it.
+    while bench.job(&id).await.next_at <= held.next_at {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(bench.job(&id).await.fence, held.fence);
     // Somebody else takes the job, as after a partition.
     let of = id.clone();
     write(&bench.store, move |tx| {
@@ -235,8 +255,13 @@ async fn a_runner_that_lost_its_lease_stops_its_step() {
     })
     .await
     .unwrap();
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert_eq!(outside.all(), Vec::<String>::new(), "the step was dropped before its effect");
+    for _ in 0..1_000 {
+        if !outside.all().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(outside.all(), ["dropped"]);
     assert_eq!(bench.job(&id).await.fence, held.fence + 1);
     runner.end().await;
 }

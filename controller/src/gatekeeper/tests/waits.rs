@@ -1,6 +1,6 @@
 //! Jobs that wait for resources learn how these settled, whoever saw it first.
 
-use hosting_store::{JobWait, NewJob, StoreError};
+use hosting_store::{JobWait, NewJob};
 
 use super::*;
 
@@ -19,9 +19,7 @@ impl Lab {
         };
         let made = self
             .store
-            .write(Origin::default(), |tx| {
-                Box::pin(async move { Ok::<_, StoreError>(tx.enqueue_job(new).await?) })
-            })
+            .write(Origin::default(), |tx| Box::pin(async move { tx.enqueue_job(new).await }))
             .await;
         made.unwrap().value
     }
