@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 
 use crate::ApiError;
-use crate::route::{Op, Route};
+use crate::route::Route;
 
 /// Bodies from this size on are read on a thread that may block: others' requests go on meanwhile.
 const LARGE: usize = 16 * 1024;
@@ -43,7 +43,7 @@ pub(crate) fn callback_url(
     if given.next().is_some() {
         return Err(wrong("is given twice; give it once"));
     }
-    if route.subject.is_none() && matches!(route.op, Op::Act(_) | Op::Order(_)) {
+    if !route.takes_callback() {
         return Err(wrong("has nothing to tell of: the request is complete with its answer; leave it out"));
     }
     let text = value.to_str().map_err(|_| wrong("must be printable ASCII"))?;

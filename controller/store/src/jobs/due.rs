@@ -44,16 +44,14 @@ impl ReadTx {
         let mut sql = QueryBuilder::<Sqlite>::new("");
         for (n, kind) in kinds.iter().enumerate() {
             // One look into the index for each kind, however many jobs it has.
-            sql.push(if n == 0 { "SELECT " } else { " UNION ALL SELECT " });
+            sql.push(if n == 0 { "" } else { " UNION ALL " });
+            sql.push("SELECT kind, next_at FROM (SELECT kind, next_at FROM jobs WHERE kind = ");
             sql.push_bind((*kind).to_owned());
-            sql.push(", min(next_at) FROM jobs WHERE next_at IS NOT NULL AND kind = ");
-            sql.push_bind((*kind).to_owned());
+            sql.push(" AND next_at IS NOT NULL ORDER BY next_at, seq LIMIT 1) AS first");
         }
         let mut times = Vec::new();
         for row in self.all(sql.build()).await? {
-            if let Some(at) = row.try_get::<Option<i64>, _>(1)? {
-                times.push((row.try_get(0)?, at));
-            }
+            times.push((row.try_get(0)?, row.try_get(1)?));
         }
         Ok(times)
     }

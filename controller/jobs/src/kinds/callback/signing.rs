@@ -100,3 +100,19 @@ impl Signer {
         signatures.collect::<Vec<_>>().join(" ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example that the specification's libraries are tested with.
+    #[test]
+    fn the_specifications_own_example() {
+        let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signer = Signer(vec![hmac::Key::new(hmac::HMAC_SHA256, &secret)]);
+        let signature =
+            signer.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert_eq!(format!("{signer:?}"), "Signer(1 secrets, redacted)");
+    }
+}
