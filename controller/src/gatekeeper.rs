@@ -8,12 +8,14 @@
 mod act;
 mod look;
 mod service;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hosting_feed::fleet::News;
+use hosting_jobs::Bell;
 use hosting_planner::gates::Fleet;
 use hosting_resource::Kind;
 use hosting_store::{Cursor, Lease, PageError, Store, StoreError, WriteError};
@@ -62,6 +64,11 @@ pub(crate) struct Gatekeeper {
     /// How far the slow look at everything that is open came.
     slow: String,
     next_slow: Instant,
+    /// How far the slow look at what jobs wait for came.
+    slow_wait: String,
+    next_slow_wait: Instant,
+    /// Rung when a job that waited is due.
+    bell: Bell,
     paces: Paces,
     started: Instant,
     /// `started`, by the store's clock.
@@ -99,11 +106,11 @@ struct Suspects {
 }
 
 impl Gatekeeper {
-    pub(crate) fn new(store: Store, view: Arc<FleetView>, metrics: GatekeeperMetrics) -> Self {
+    pub(crate) fn new(store: Store, view: Arc<FleetView>, bell: Bell, metrics: GatekeeperMetrics) -> Self {
         let changes = view.changes();
         let source = Arc::clone(&view);
         let news = Box::new(move || source.take_news());
-        Self::with(store, view, changes, news, Paces { grace: GRACE, slow: SLOW }, metrics)
+        Self::with(store, view, changes, news, Paces { grace: GRACE, slow: SLOW }, bell, metrics)
     }
 
     fn with(
@@ -112,6 +119,7 @@ impl Gatekeeper {
         changes: watch::Receiver<u64>,
         news: Box<dyn Fn() -> News + Send + Sync>,
         paces: Paces,
+        bell: Bell,
         metrics: GatekeeperMetrics,
     ) -> Self {
         let born = store.now();
@@ -123,6 +131,9 @@ impl Gatekeeper {
             suspects: Suspects { all: true, registry: true, ..Suspects::default() },
             slow: String::new(),
             next_slow: Instant::now() + paces.slow,
+            slow_wait: String::new(),
+            next_slow_wait: Instant::now() + paces.slow,
+            bell,
             paces,
             started: Instant::now(),
             born,
@@ -244,9 +255,10 @@ impl Gatekeeper {
         if all {
             self.look_at_all().await?;
         } else {
-            self.look_at(ids).await?;
+            self.look_at(&ids).await?;
             self.look_slowly().await?;
         }
+        self.settle(&ids, all).await?;
         let more = self.drain().await?;
         if Instant::now() >= self.next_sweep {
             self.next_sweep = Instant::now() + SWEEP;
@@ -301,10 +313,7 @@ impl Gatekeeper {
 
 /// The store's own error comes out of its reads as a boxed one.
 fn world_failed(error: hosting_planner::WorldError) -> StoreError {
-    match error.0.downcast::<StoreError>() {
-        Ok(error) => *error,
-        Err(other) => StoreError::Sql(other.to_string().into()),
-    }
+    error.into()
 }
 
 /// The cursor comes from the page before, so only the store can fail.

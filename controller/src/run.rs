@@ -8,6 +8,8 @@ use hosting_api::{Api, ApiConfig};
 use hosting_feed::fleet::{Fleet, LEASE};
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::{FeedConfig, FeedDeps, FeedServer};
+use hosting_jobs::kinds::JobDeps;
+use hosting_jobs::{Bell, JobMetrics, Runner, RunnerConfig};
 use hosting_scaffold::admin::{self, Metrics};
 use hosting_scaffold::http::{self, HttpLimits};
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
@@ -83,7 +85,14 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         feed: feed.handle(),
         token_life: Duration::from_secs(settings.join_token_minutes * 60),
     };
-    let config = ApiConfig { stop: group.stop(), ..ApiConfig::default() };
+    let bell = Bell::default();
+    let callbacks = settings.callbacks()?;
+    let config = ApiConfig {
+        stop: group.stop(),
+        callbacks: callbacks.clone(),
+        bell: bell.clone(),
+        ..ApiConfig::default()
+    };
     let api = metrics.register(|registry| Api::new(store.clone(), Arc::new(running), config, registry));
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
         anyhow::anyhow!("API address {}: {error}; choose another with --listen", settings.listen)
@@ -96,10 +105,18 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         members::run(store.clone(), Arc::clone(&view), feed.handle(), group.stop()),
     );
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
-    let gatekeeper = Gatekeeper::new(store.clone(), view, metrics.register(GatekeeperMetrics::register));
+    let gatekeeper =
+        Gatekeeper::new(store.clone(), view, bell.clone(), metrics.register(GatekeeperMetrics::register));
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
-    let (revisions, days) = (settings.log_revisions, settings.audit_retention_days);
-    group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), revisions, days, group.stop()));
+    let deps = JobDeps { store: store.clone(), callbacks, audit_days: settings.audit_retention_days };
+    let keep = Duration::from_secs(u64::from(settings.job_retention_days) * 24 * 3600);
+    let runner_config = RunnerConfig { keep, ..RunnerConfig::new() };
+    let job_metrics = metrics.register(JobMetrics::register);
+    let runner =
+        Runner::new(store.clone(), hosting_jobs::kinds::all(&deps), bell, runner_config, job_metrics);
+    group.spawn("jobs", OnEnd::Fatal, runner.run(group.stop()));
+    let log_revisions = settings.log_revisions;
+    group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), log_revisions, group.stop()));
     let limits = HttpLimits {
         connections: settings.api_connections,
         per_network: settings.api_connections_per_network,

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
+use hosting_jobs::kinds::callback::CallbackRules;
 pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::config::{self, ConfigArgs};
 use hosting_scaffold::telemetry::LogFormat;
@@ -45,6 +46,16 @@ pub struct Settings {
     pub audit_retention_days: u32,
     /// And no more of them than this, in MiB; then the oldest go first.
     pub audit_max_mib: u64,
+    /// Jobs are shown so long after they ended, 1 to 365.
+    pub job_retention_days: u32,
+    /// Whether `X-Callback-URL` may begin with `http://`.
+    pub callback_plain_http: bool,
+    /// Networks that callbacks may go to although they are not the public Internet, as `10.0.0.0/8` or one address.
+    pub callback_networks: Vec<String>,
+    /// A callback is given up after so many attempts, 1 to 100; twelve take some two and a half hours.
+    pub callback_attempts: u32,
+    /// File with certificate authorities (PEM) that callbacks trust beside the system's.
+    pub callback_ca_file: Option<PathBuf>,
     /// Connections to the API at once.
     pub api_connections: usize,
     /// Of these from one IPv4 address or IPv6 /64.
@@ -82,6 +93,11 @@ impl Default for Settings {
             log_revisions: 100_000,
             audit_retention_days: 90,
             audit_max_mib: 1024,
+            job_retention_days: 7,
+            callback_plain_http: false,
+            callback_networks: Vec::new(),
+            callback_attempts: 12,
+            callback_ca_file: None,
             api_connections: 4_096,
             api_connections_per_network: 2_048,
             trusted_proxies: Vec::new(),
@@ -121,6 +137,12 @@ impl Settings {
         if settings.audit_retention_days == 0 {
             return invalid("audit_retention_days", "must be at least 1");
         }
+        if !(1..=365).contains(&settings.job_retention_days) {
+            return invalid("job_retention_days", "must be 1 to 365");
+        }
+        if !(1..=100).contains(&settings.callback_attempts) {
+            return invalid("callback_attempts", "must be 1 to 100");
+        }
         if !(16..=1024 * 1024).contains(&settings.audit_max_mib) {
             return invalid("audit_max_mib", "must be 16 to 1048576");
         }
@@ -143,20 +165,31 @@ impl Settings {
     /// # Errors
     /// A text that is no network, or one that is everybody.
     pub fn trusted(&self) -> Result<Vec<IpNet>, SettingsError> {
-        let wrong = |problem: &str| SettingsError::invalid("trusted_proxies", problem);
-        self.trusted_proxies
-            .iter()
-            .map(|text| {
-                let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-                match network {
-                    Ok(network) if network.prefix_len() > 0 => Ok(network.trunc()),
-                    Ok(_) => Err(wrong("a network of length 0 is everybody; name your proxies")),
-                    Err(_) => {
-                        Err(wrong("must be networks or addresses, e.g. [\"10.0.0.0/8\", \"192.0.2.7\"]"))
-                    }
-                }
-            })
-            .collect()
+        let proxies = networks("trusted_proxies", &self.trusted_proxies)?;
+        if proxies.iter().any(|network| network.prefix_len() == 0) {
+            let problem = "a network of length 0 is everybody; name your proxies";
+            return Err(SettingsError::invalid("trusted_proxies", problem));
+        }
+        Ok(proxies)
+    }
+
+    /// Where callbacks may go, and how often they are tried.
+    ///
+    /// # Errors
+    /// A text that is no network, or a file that cannot be read.
+    pub fn callbacks(&self) -> Result<CallbackRules, SettingsError> {
+        let authorities = match &self.callback_ca_file {
+            None => None,
+            Some(file) => Some(std::fs::read(file).map_err(|error| {
+                SettingsError::invalid("callback_ca_file", format!("{}: {error}", file.display()))
+            })?),
+        };
+        Ok(CallbackRules {
+            plain_http: self.callback_plain_http,
+            networks: networks("callback_networks", &self.callback_networks)?,
+            attempts: self.callback_attempts,
+            authorities,
+        })
     }
 
     /// What sites may have at most.
@@ -215,6 +248,18 @@ impl Settings {
             self.kek().display()
         ))
     }
+}
+
+/// Networks, or single addresses.
+fn networks(setting: &'static str, texts: &[String]) -> Result<Vec<IpNet>, SettingsError> {
+    let network = |text: &String| {
+        let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        parsed.map(|network| network.trunc()).map_err(|_| {
+            let problem = "must be networks or addresses, e.g. [\"10.0.0.0/8\", \"192.0.2.7\"]";
+            SettingsError::invalid(setting, problem)
+        })
+    };
+    texts.iter().map(network).collect()
 }
 
 /// The controller: takes intent over REST, stores it and streams it to the fleet
@@ -343,6 +388,26 @@ mod tests {
         let settings = load(&["--config", file.to_str().unwrap()]).unwrap();
         let networks: Vec<String> = settings.trusted().unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.0.0.0/8", "2001:db8::7/128"]);
+        std::fs::write(&file, "callback_networks = [\"10.1.2.3/8\"]\ncallback_plain_http = true\n").unwrap();
+        let rules = load(&["--config", file.to_str().unwrap()]).unwrap().callbacks().unwrap();
+        assert_eq!((rules.networks[0].to_string().as_str(), rules.plain_http), ("10.0.0.0/8", true));
+        for (wrong, setting) in [
+            ("callback_networks = [\"crm.example\"]", "callback_networks: "),
+            ("callback_ca_file = \"/nowhere/ca.pem\"", "callback_ca_file: /nowhere/ca.pem: "),
+        ] {
+            std::fs::write(&file, wrong).unwrap();
+            let error =
+                load(&["--config", file.to_str().unwrap()]).unwrap().callbacks().unwrap_err().to_string();
+            assert!(error.starts_with(setting), "{error}");
+        }
+        for (wrong, setting) in [
+            ("callback_attempts = 0", "callback_attempts: "),
+            ("job_retention_days = 0", "job_retention_days: "),
+        ] {
+            std::fs::write(&file, wrong).unwrap();
+            let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+            assert!(error.starts_with(setting), "{error}");
+        }
         for wrong in ["0.0.0.0/0", "proxy.example", "10.0.0.0/33", ""] {
             std::fs::write(&file, format!("trusted_proxies = [\"{wrong}\"]\n")).unwrap();
             let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();

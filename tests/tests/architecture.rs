@@ -17,7 +17,9 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("hosting-resource", "hosting-intent"),
     ("hosting-intent-sync", "hosting-ledger"),
     ("hosting-intent-sync", "hosting-scaffold"),
+    ("hosting-jobs", "hosting-store"),
     ("hosting-api", "hosting-store"),
+    ("hosting-api", "hosting-jobs"),
     ("hosting-api", "hosting-feed"),
 ];
 

@@ -13,7 +13,7 @@ use clap::{
 };
 use hosting_resource::KindInfo;
 
-use crate::resources::KindParser;
+use crate::{jobs::JobsCommand, resources::KindParser};
 
 /// Operate the hosting platform
 #[derive(Debug, Parser)]
@@ -197,6 +197,14 @@ pub(crate) enum Command {
   hostctl node forget web-2"
     )]
     Node(NodeCommand),
+    /// What the platform does in the background: callbacks, retention
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl jobs list --state failed
+  hostctl jobs retry job_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+    )]
+    Jobs(JobsCommand),
     /// Print a shell completion script
     Completion(CompletionArgs),
 }

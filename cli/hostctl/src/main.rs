@@ -9,6 +9,7 @@ mod cluster;
 mod environment;
 mod explain;
 mod fleet;
+mod jobs;
 mod output;
 mod progress;
 mod resources;
@@ -69,6 +70,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,
         Command::Node(command) => resources::node(&api()?, &command, json).await?,
+        Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
         Command::Completion(completion) => {
             let mut script = Vec::new();
             clap_complete::generate(completion.shell, &mut Cli::command(), "hostctl", &mut script);

@@ -116,6 +116,7 @@ fn printing() -> (StandIn, Vec<Vec<&'static str>>) {
         _ if target.starts_with("/api/v1/zones?") => {
             page(json!([{"id": UUID, "name": "a.example", "status": "active"}]))
         }
+        _ if target.starts_with("/api/v1/jobs?") => page(json!([{"id": "job_1", "state": "done"}])),
         _ => (200, json!({"id": UUID, "name": "a.example", "status": "active"})),
     });
     let commands = [
@@ -129,6 +130,10 @@ fn printing() -> (StandIn, Vec<Vec<&'static str>>) {
         "get zones --json",
         "describe zone a.example",
         "fleet",
+        "jobs list",
+        "jobs list --json",
+        "jobs get job_1",
+        "jobs --help",
     ];
     (api, commands.map(|line| line.split(' ').collect()).to_vec())
 }
@@ -494,4 +499,57 @@ fn completion_offers_the_kinds() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn jobs_are_listed_shown_cancelled_and_tried_again() {
+    let job = |state: &str| {
+        json!({
+            "id": "job_1", "kind": "callback", "subject": "t_1", "state": state, "attempts": 3, "attempt_limit": 3,
+            "created_at": "2026-01-01T00:00:00Z", "due_at": "2026-01-01T00:00:00Z", "error": "the receiver answered 410 Gone",
+            "params": {"to": "https://crm.example"}, "waits_for": [{"resource_id": "t_1", "status": "active"}],
+            "steps": [{"name": "deliver", "state": "failed", "attempts": 3, "started_at": "2026-01-01T00:00:01Z"}],
+        })
+    };
+    let api = StandIn::new(move |method, target, _| match (method, target.trim_start_matches("/api/v1")) {
+        ("GET", "/jobs?kind=callback&state=failed&subject=t%201&limit=1") => page(json!([job("failed")])),
+        ("GET", "/jobs/job_1") => (200, job("failed")),
+        ("POST", "/jobs/job_1/retry") => (202, job("waiting")),
+        ("POST", "/jobs/job_1/cancel") => (202, job("running")),
+        _ => (409, json!({"error": "job job_2 is done and cannot be cancelled"})),
+    });
+    let said = |line: &[&str]| {
+        let output = api.run(line);
+        assert!(output.status.success(), "{line:?}: {}", words(&output.stderr));
+        words(&output.stdout)
+    };
+    let list = said(&[
+        "jobs",
+        "list",
+        "--kind",
+        "callback",
+        "--state",
+        "failed",
+        "--subject",
+        "t 1",
+        "--limit",
+        "1",
+    ]);
+    for part in ["ID", "STATE", "job_1", "3/3", "the receiver answered 410 Gone"] {
+        assert!(list.contains(part), "{part}: {list}");
+    }
+    let shown = said(&["jobs", "get", "job_1"]);
+    for part in ["3 of 3", "https://crm.example", "deliver", "WAITS FOR", "active"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(said(&["jobs", "retry", "job_1"]), "job_1 is tried again; see `hostctl jobs get job_1`\n");
+    assert!(
+        said(&["jobs", "cancel", "job_1"])
+            .starts_with("job_1 is to be cancelled when its step has come to an end")
+    );
+    let as_json: Value = serde_json::from_str(&said(&["jobs", "get", "job_1", "--json"])).unwrap();
+    assert_eq!(as_json["state"], "failed");
+    let refused = api.run(&["jobs", "cancel", "job_2"]);
+    assert_eq!(refused.status.code(), Some(6));
+    assert!(words(&refused.stderr).contains("job job_2 is done"));
 }

@@ -268,6 +268,104 @@ pub(crate) struct Explanation {
     pub(crate) links: Vec<Link>,
 }
 
+/// A step that a job has begun.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JobStepView {
+    pub(crate) name: String,
+    /// `running` (begun and not recorded), `failed`, `done`, `undoing` or `undone`.
+    pub(crate) state: &'static str,
+    pub(crate) attempts: u32,
+    /// RFC 3339.
+    pub(crate) started_at: String,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_at: Option<String>,
+    /// Why the last attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// A resource that a job waits for.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JobWaitView {
+    pub(crate) resource_id: String,
+    /// How it settled: a status, or `deleted`; absent while it has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<String>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<String>,
+}
+
+/// A job: work outside the platform's own store, in steps, with retries.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JobView {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    /// What jobs of the kind do; absent when this build does not know the kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) about: Option<&'static str>,
+    /// What it is about, e.g. the id of a resource.
+    pub(crate) subject: String,
+    /// Brand whose keys may see it; absent: platform admins alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) brand_id: Option<String>,
+    /// The kind's parameters, without secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) params: Option<Value>,
+    /// `waiting`, `running`, `retrying`, `undoing`, `done`, `failed`, `cancelled` or `undone`.
+    pub(crate) state: &'static str,
+    /// Begun attempts of the step that it is at.
+    pub(crate) attempts: u32,
+    /// It is given up after so many attempts of one step.
+    pub(crate) attempt_limit: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) progress: Option<String>,
+    /// Why the last attempt failed, or why it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cancelled_by: Option<String>,
+    /// The key behind the change that it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key_id: Option<String>,
+    /// RFC 3339.
+    pub(crate) created_at: String,
+    /// RFC 3339. It begins no earlier; one that waits for resources begins when they have settled, and then at the latest.
+    pub(crate) due_at: String,
+    /// RFC 3339. When it is looked at next; absent while it runs, has ended, or waits behind another job about the same thing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_at: Option<String>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) started_at: Option<String>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_at: Option<String>,
+    /// Steps that it has begun.
+    pub(crate) steps: Vec<JobStepView>,
+    /// Resources that it waits for or waited for; in lists always empty.
+    pub(crate) waits_for: Vec<JobWaitView>,
+}
+
+/// A page of jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct JobPage {
+    pub(crate) items: Vec<JobView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_cursor: Option<String>,
+    pub(crate) has_more: bool,
+}
+
+/// The secret that signs callbacks of an API key: shown once.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct CallbackSecret {
+    /// `whsec_` and base64, as libraries of the Standard Webhooks specification take it.
+    pub(crate) secret: String,
+    /// RFC 3339. The secret before signs along until then.
+    pub(crate) previous_signs_until: String,
+}
+
 type Make = fn(&mut SchemaGenerator) -> Schema;
 
 /// Every named body.
@@ -288,6 +386,9 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Forgotten", |g| Forgotten::json_schema(g)),
     ("Subscribers", |g| Subscribers::json_schema(g)),
     ("Released", |g| Released::json_schema(g)),
+    ("Job", |g| JobView::json_schema(g)),
+    ("JobPage", |g| JobPage::json_schema(g)),
+    ("CallbackSecret", |g| CallbackSecret::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

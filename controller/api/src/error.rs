@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hosting_jobs::OrderError;
 use hosting_planner::{ApplyError, PlanError, WorldError};
 use hosting_resource::SpecError;
 use hosting_store::{PageError, StoreError, WriteError};
@@ -164,6 +165,15 @@ impl From<StoreError> for ApiError {
                 Self::new(StatusCode::BAD_REQUEST, format!("validation error: {error}"))
             }
             StoreError::Corrupt(_) | StoreError::Row(_) | StoreError::Sql(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<OrderError> for ApiError {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::NotFound => Self::not_found(error.to_string()),
+            OrderError::Refused(_) | OrderError::Begun(_) => Self::conflict(error.to_string()),
         }
     }
 }

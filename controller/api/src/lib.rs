@@ -13,6 +13,7 @@
 //! | `trace` | ids of requests, W3C Trace Context |
 //! | `audit`, `turns` | rows of requests, refused ones counted; a key's large requests one after another |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
+//! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait` | where resources stand; `?wait=ready`, workflows |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
@@ -23,6 +24,7 @@ mod actions;
 mod audit;
 mod auth;
 mod bodies;
+mod config;
 mod error;
 mod explain;
 mod fallback;
@@ -44,9 +46,10 @@ mod wait;
 mod write;
 
 pub use auth::Principal;
+pub use config::ApiConfig;
 pub use error::ApiError;
 pub use platform::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
 pub use query::{Param, Takes};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
-pub use service::{Api, ApiConfig};
+pub use service::Api;
 pub use unserved::unserved;

@@ -136,7 +136,11 @@ fn parameters(route: &Route) -> Vec<Value> {
         (false, Op::Ask(ask)) if ask.tagged && name == "If-None-Match" => Some((name, about)),
         _ => None,
     });
-    if let Some((name, about)) = header {
+    let callback = (
+        "X-Callback-URL",
+        "Where to tell that the change is complete: a signed POST of resource_type, resource_id, status and status_message.",
+    );
+    for (name, about) in header.into_iter().chain(route.takes_callback().then_some(callback)) {
         parameters
             .push(json!({"name": name, "in": "header", "schema": {"type": "string"}, "description": about}));
     }
@@ -318,6 +322,8 @@ mod tests {
             let operation = &document["paths"][route.full_path()][method];
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{operation}");
             assert_eq!(operation["requestBody"].is_null(), route.request == Shape::Empty, "{operation}");
+            let mut names = operation["parameters"].as_array().unwrap().iter().map(|one| &one["name"]);
+            assert_eq!(names.any(|name| name == "X-Callback-URL"), route.takes_callback(), "{operation}");
         }
         assert_eq!(
             document["components"]["schemas"]["ZoneRecordCreate"]["required"],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::{Method, StatusCode};
 use hosting_resource::{Column, Kind, Status};
-use hosting_store::Sort;
+use hosting_store::{JobState, Sort};
 use percent_encoding::percent_decode_str;
 
 use crate::ApiError;
@@ -107,6 +107,19 @@ pub(crate) fn of_search() -> Vec<Param> {
             Takes::Count { default: FOUND.0, most: FOUND.1 },
             format!("Results per type: 1 to {}, default {}.", FOUND.1, FOUND.0),
         ),
+    ]
+}
+
+/// What the list of jobs takes.
+pub(crate) fn of_jobs() -> Vec<Param> {
+    let kinds = hosting_jobs::kinds::TABLE.iter().map(|kind| kind.facts.name).collect();
+    let states = JobState::ALL.iter().map(|state| state.as_str()).collect();
+    vec![
+        limit(),
+        cursor(),
+        param("kind", Takes::Word(kinds), "Only jobs of this kind."),
+        param("state", Takes::Word(states), "Only jobs in this state."),
+        param("subject", Takes::Text, "Only jobs about this, e.g. the id of a resource."),
     ]
 }
 

@@ -10,6 +10,7 @@ use hosting_resource::{Doc, FilterBy, Kind, ListBy, Resource, Status, Tier, time
 use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx};
 use serde_json::{Map, Value, json};
 
+use crate::actions::jobs::await_job;
 use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, SearchResults, ShardTenants, Stats, StatusCount,
 };
@@ -363,6 +364,9 @@ impl Api {
 
     /// Blocks until what a workflow id names is settled. `create-webroot-web_x`, `webroot-web_x`, `delete-tenant-t_x`, ...
     pub(crate) async fn await_workflow(&self, call: &Call) -> Result<Reply, ApiError> {
+        if call.id.starts_with(JOB_PREFIX) {
+            return await_job(self, call).await;
+        }
         let workflow = parse_workflow(&call.id)
             .ok_or_else(|| ApiError::not_found(format!("{:?} names no workflow of a resource", call.id)))?;
         let limit = self.wait_timeout(&call.query, self.max_wait())?;
@@ -398,6 +402,9 @@ impl Api {
         }
     }
 }
+
+/// How ids of jobs begin; no workflow id of a resource does.
+const JOB_PREFIX: &str = "job_";
 
 /// What a workflow id says.
 struct Workflow<'a> {

@@ -4,10 +4,12 @@ use std::fmt;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use hosting_jobs::kinds::callback::CallbackRules;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::ApiError;
+use crate::route::Route;
 
 /// Bodies from this size on are read on a thread that may block: others' requests go on meanwhile.
 const LARGE: usize = 16 * 1024;
@@ -24,6 +26,29 @@ pub(crate) fn entity_tag(generation: u64, body: &Value) -> String {
     }
     let digest = hex::encode(Sha256::digest(shown.to_string().as_bytes()));
     format!("\"{generation}-{}\"", digest.get(..8).unwrap_or_default())
+}
+
+/// The header that says where to tell that a change is complete.
+pub(crate) const CALLBACK_URL: &str = "x-callback-url";
+
+/// Where to tell that the change is complete, checked by the operator's rules. Reads take the header and ignore it.
+pub(crate) fn callback_url(
+    route: &Route,
+    headers: &HeaderMap,
+    rules: &CallbackRules,
+) -> Result<Option<String>, ApiError> {
+    let mut given = headers.get_all(CALLBACK_URL).iter();
+    let Some(value) = given.next().filter(|_| route.is_mutating()) else { return Ok(None) };
+    let wrong = |problem: &str| ApiError::invalid("X-Callback-URL", problem);
+    if given.next().is_some() {
+        return Err(wrong("is given twice; give it once"));
+    }
+    if !route.takes_callback() {
+        return Err(wrong("has nothing to tell of: the request is complete with its answer; leave it out"));
+    }
+    let text = value.to_str().map_err(|_| wrong("must be printable ASCII"))?;
+    let url = rules.check(text).map_err(|problem| wrong(&problem))?;
+    Ok(Some(url.into()))
 }
 
 /// One entity tag of a list (RFC 9110 §8.8.3).

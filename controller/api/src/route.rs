@@ -129,6 +129,13 @@ impl Route {
         self.method != Method::GET
     }
 
+    /// Whether it takes `X-Callback-URL`: it changes something of a resource.
+    #[must_use]
+    pub fn takes_callback(&self) -> bool {
+        let is_order = matches!(self.op, Op::Act(_) | Op::Order(_));
+        self.is_mutating() && (self.subject.is_some() || !is_order)
+    }
+
     /// The whole path.
     #[must_use]
     pub fn full_path(&self) -> String {

@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use futures::FutureExt;
+use hosting_jobs::Bell;
+use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::World;
 use hosting_resource::{Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
@@ -26,6 +28,7 @@ use tracing::Instrument;
 
 use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate};
+use crate::config::ApiConfig;
 use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
@@ -45,42 +48,6 @@ pub(crate) const MAX_PARAM: usize = 1024;
 const LARGE: (usize, usize) = (64 * 1024, 50);
 /// Large requests of a key that may be in line.
 const IN_LINE: usize = 64;
-
-/// How the API behaves.
-#[derive(Debug, Clone)]
-pub struct ApiConfig {
-    /// Largest request body in bytes.
-    pub body_limit: usize,
-    /// How long a body may take to arrive.
-    pub body_timeout: Duration,
-    /// `?wait=ready` without `wait_timeout`.
-    pub default_wait: Duration,
-    /// The longest `wait_timeout`.
-    pub max_wait: Duration,
-    /// Requests that may wait at a time, an eighth of them with one key; more are told to come back.
-    pub max_waiting: usize,
-    /// Refused requests of a key that get audit rows of their own within `refusal_window`; more are counted in one row.
-    pub refusal_rows: u32,
-    /// See `refusal_rows`.
-    pub refusal_window: Duration,
-    /// Cancelled when the process drains: waiting requests are answered with what is known then.
-    pub stop: CancellationToken,
-}
-
-impl Default for ApiConfig {
-    fn default() -> Self {
-        Self {
-            body_limit: 1024 * 1024,
-            body_timeout: Duration::from_secs(30),
-            default_wait: Duration::from_secs(30),
-            max_wait: Duration::from_secs(300),
-            max_waiting: 1024,
-            refusal_rows: 100,
-            refusal_window: Duration::from_secs(600),
-            stop: CancellationToken::new(),
-        }
-    }
-}
 
 /// The API. Cheap to clone.
 #[derive(Clone)]
@@ -121,7 +88,8 @@ pub(crate) struct Call {
     /// How long to wait for the fleet.
     pub(crate) wait: Option<Duration>,
     pub(crate) traceparent: String,
-    pub(crate) callback: bool,
+    /// Where to tell that the change is complete: a URL that the operator's rules allow.
+    pub(crate) callback: Option<String>,
     /// Held by a large request until it is written.
     turn: Mutex<Option<Turn>>,
 }
@@ -224,6 +192,14 @@ impl Api {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(crate) fn callback_rules(&self) -> &CallbackRules {
+        &self.0.config.callbacks
+    }
+
+    pub(crate) fn job_bell(&self) -> &Bell {
+        &self.0.config.bell
     }
 
     pub(crate) fn platform(&self) -> &dyn Platform {
@@ -401,7 +377,7 @@ impl Api {
                     conditions: sound.conditions,
                     wait: sound.wait,
                     traceparent: traceparent.to_owned(),
-                    callback: parts.headers.contains_key("x-callback-url"),
+                    callback: sound.callback,
                     turn: Mutex::new(sound.turn),
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
@@ -469,13 +445,14 @@ impl Api {
             None => None,
         };
         let conditions = Preconditions::read(headers)?;
+        let callback = request::callback_url(route, headers, &self.0.config.callbacks)?;
         let (body, turn) = match route.request {
             Shape::Empty => (Map::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {
                 self.read_body(route, principal, headers, body).await?
             }
         };
-        Ok(Sound { query, body, conditions, wait, turn })
+        Ok(Sound { query, body, conditions, wait, callback, turn })
     }
 
     /// `?wait_timeout=` in seconds.
@@ -567,6 +544,7 @@ struct Sound {
     body: Map<String, Value>,
     conditions: Preconditions,
     wait: Option<Duration>,
+    callback: Option<String>,
     turn: Option<Turn>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hosting_planner::gates::{Inputs, Truth, Verdict, evaluate, units_of};
+use hosting_planner::gates::{Inputs, Settled, Truth, Verdict, evaluate, settled, units_of};
 use hosting_planner::{World, has_children};
 use hosting_resource::{Resource, Status, timestamp};
 use hosting_store::ReadTx;
@@ -83,18 +83,12 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// In effect everywhere in service, and the stored status says so too.
     fn is_ready(&self) -> bool {
-        let verdict = &self.verdict;
-        if self.resource.status == Status::Deleting {
-            return false;
-        }
-        verdict.conditions.is_empty()
-            || (verdict.settled && verdict.open.is_empty() && self.resource.status == verdict.status)
+        settled(&self.resource, &self.verdict) == Some(Settled::Ready)
     }
 
     fn is_rejected(&self) -> bool {
-        self.verdict.status == Status::Failed
+        settled(&self.resource, &self.verdict) == Some(Settled::Rejected)
     }
 
     /// As the API shows it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use hosting_planner::{Deleted, World, lint};
 use hosting_resource::{Creation, Kind, Resource, ShapeError, Tier, Update, Warning, public_id};
-use hosting_store::{Origin, WriteTx};
+use hosting_store::{AuditEntry, Origin, WriteTx};
 use serde_json::{Map, Value};
 
 use crate::actions::Act;
@@ -34,9 +34,13 @@ pub(crate) struct Done {
     body: Body,
     /// What `?wait=ready` waits for.
     wait: Vec<String>,
-    /// For the audit row.
+    /// For the audit row and the callback.
     subject: Option<String>,
+    /// Kind and brand of the subject, where it was at hand.
+    about: Option<(Kind, Option<String>)>,
     warnings: Vec<Warning>,
+    /// A job was written: its runner is to look.
+    rings: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +73,26 @@ impl Done {
         Self { wait, ..self }
     }
 
+    /// Whose callback it is: the id as the store knows it.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
+    /// Kind and brand of the subject, where they are known.
+    pub(crate) fn about(&self) -> Option<(Kind, Option<String>)> {
+        self.about.clone()
+    }
+
+    /// The resources that the change is complete with.
+    pub(crate) fn waits(&self) -> &[String] {
+        &self.wait
+    }
+
+    /// A job was written: its runner is to look.
+    pub(crate) fn ringing(self) -> Self {
+        Self { rings: true, ..self }
+    }
+
     /// What was accepted and will not work as it is.
     pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
         Self { warnings, ..self }
@@ -83,8 +107,10 @@ impl Done {
         Self {
             wait: vec![resource.id.clone()],
             subject: Some(resource.id.clone()),
+            about: Some((resource.kind, resource.brand.clone())),
             body: Body::View(Box::new(resource), Map::new()),
             warnings: Vec::new(),
+            rings: false,
         }
     }
 
@@ -93,7 +119,9 @@ impl Done {
             body: Body::None,
             wait: vec![resource.id.clone()],
             subject: Some(resource.id.clone()),
+            about: Some((resource.kind, resource.brand.clone())),
             warnings: Vec::new(),
+            rings: false,
         }
     }
 
@@ -102,7 +130,9 @@ impl Done {
             body: Body::Json(to_json(body)?),
             wait: Vec::new(),
             subject: Some(id.to_owned()),
+            about: None,
             warnings: Vec::new(),
+            rings: false,
         })
     }
 }
@@ -132,17 +162,19 @@ impl Api {
         // Nothing is planned: the row is written for itself.
         if let Op::Order(order) = call.route.op {
             let body = (order.give)(self, &call, origin.clone()).await?;
-            self.store().audit(origin, row).await.map_err(ApiError::from)?;
+            self.write_order(&call, origin, row).await?;
             return Ok(Reply::json(call.route.success, body));
         }
 
         let prepared = call.prepare(self.store()).await?;
         let inner = Arc::clone(&call);
+        let rules = self.callback_rules().clone();
         let committed = self
             .store()
             .write(origin.clone(), move |tx| {
                 Box::pin(async move {
                     let done = inner.carry_out(tx, prepared).await?;
+                    inner.enqueue_callback(tx, &done, &rules).await?;
                     let mut row = row;
                     if let Some(subject) = &done.subject {
                         row.resource_id = Some(public_id(subject).to_owned());
@@ -163,13 +195,8 @@ impl Api {
         if call.route.op == Op::Delete(Kind::Node) {
             self.platform().forget(&call.id);
         }
-        if call.callback {
-            done.warnings.push(Warning::of_field(
-                "not_served",
-                "X-Callback-URL",
-                "callbacks are not delivered yet",
-                "use ?wait=ready, or poll",
-            ));
+        if done.rings || call.callback.is_some() {
+            self.job_bell().ring();
         }
         done.warnings.extend(self.zone_warnings(&done.body).await.map_err(audited)?);
         let location = location(&call, path, &done);
@@ -180,6 +207,25 @@ impl Api {
         drop(place);
         // The change is on disk and its row with it, whatever became of the answer.
         reply.map(|reply| Reply { location, ..reply }).map_err(audited)
+    }
+
+    /// The audit row of what was ordered, and the callback.
+    async fn write_order(&self, call: &Arc<Call>, origin: Origin, row: AuditEntry) -> Result<(), ApiError> {
+        let (inner, rules) = (Arc::clone(call), self.callback_rules().clone());
+        self.store()
+            .write(origin, move |tx| {
+                Box::pin(async move {
+                    let done = Done::json(&inner.id, &())?;
+                    inner.enqueue_callback(tx, &done, &rules).await?;
+                    tx.audit(row);
+                    Ok::<_, ApiError>(())
+                })
+            })
+            .await?;
+        if call.callback.is_some() {
+            self.job_bell().ring();
+        }
+        Ok(())
     }
 
     /// Carries an action out again while it counts `most`, and sums up what it counted.
@@ -411,7 +457,8 @@ impl Call {
             .into_iter()
             .find(|resource| public_id(&resource.id) == main)
             .ok_or_else(|| ApiError::internal(&"nothing was created"))?;
-        Ok(Done { subject: Some(main.id.clone()), body: Body::View(Box::new(main), secrets), wait, warnings })
+        let done = Done::of(main).waiting_for(wait).warning(warnings);
+        Ok(secrets.into_iter().fold(done, |done, (field, value)| done.also(&field, value)))
     }
 
     async fn update(&self, tx: &mut WriteTx, kind: Kind, prepared: Prepared) -> Result<Done, ApiError> {

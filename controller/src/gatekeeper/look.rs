@@ -62,8 +62,8 @@ impl Gatekeeper {
     }
 
     /// Looks at some resources, if they are on their way.
-    pub(super) async fn look_at(&mut self, ids: BTreeSet<String>) -> Result<(), StoreError> {
-        let ids: Vec<String> = ids.into_iter().collect();
+    pub(super) async fn look_at(&mut self, ids: &BTreeSet<String>) -> Result<(), StoreError> {
+        let ids: Vec<String> = ids.iter().cloned().collect();
         for ids in ids.chunks(PAGE as usize) {
             let mut tx = self.store.read().await?;
             let mut found = tx.resources(ids).await?;

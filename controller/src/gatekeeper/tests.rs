@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+mod waits;
+
 /// A fleet that applies what it is told, but for who is told not to.
 #[derive(Default)]
 struct Puppets {
@@ -94,6 +96,10 @@ fn metrics() -> GatekeeperMetrics {
 
 impl Lab {
     async fn start() -> Self {
+        Self::with(PACES).await
+    }
+
+    async fn with(paces: Paces) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kek = Kek::load_or_create(&dir.path().join("kek")).unwrap();
         let store = Store::open(&StoreConfig::new(dir.path().join("store.db")), kek).await.unwrap();
@@ -108,7 +114,8 @@ impl Lab {
             puppets.clone(),
             changes.subscribe(),
             Box::new(move || source.news()),
-            PACES,
+            paces,
+            Bell::default(),
             metrics,
         );
         let task = tokio::spawn(keeper.run(stop.clone()));
@@ -478,6 +485,7 @@ async fn a_gatekeeper_that_starts_late_finds_everything() {
         lab.changes.subscribe(),
         Box::new(move || source.news()),
         PACES,
+        Bell::default(),
         metrics(),
     );
     let lab = Lab { task: tokio::spawn(keeper.run(stop)), ..lab };

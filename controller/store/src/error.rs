@@ -74,6 +74,16 @@ impl From<StoreError> for WorldError {
     }
 }
 
+/// The store's own error comes out of planning's reads as a boxed one.
+impl From<WorldError> for StoreError {
+    fn from(error: WorldError) -> Self {
+        match error.0.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(other) => Self::Sql(other.to_string().into()),
+        }
+    }
+}
+
 impl From<StoreError> for ApplyError {
     fn from(error: StoreError) -> Self {
         Self::World(error.into())

@@ -17,6 +17,7 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
+//! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `secrets` | sealed blobs, trust roots |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
@@ -31,6 +32,7 @@ mod database;
 mod enrolment;
 mod error;
 mod feed_source;
+mod jobs;
 mod join_token;
 mod kek;
 mod lanes;
@@ -58,6 +60,7 @@ pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
+pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
 pub use lease::{Lease, OtherController};

@@ -30,6 +30,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("../migrations/0006_several_controllers.sql"),
         postgres: include_str!("../migrations/postgres/0006_several_controllers.sql"),
     },
+    Migration {
+        sqlite: include_str!("../migrations/0007_jobs.sql"),
+        postgres: include_str!("../migrations/postgres/0007_jobs.sql"),
+    },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -202,6 +202,11 @@ impl WriteTx {
         self.mutation.audit.push(entry);
     }
 
+    /// Resources to look at once the mutation is on disk, if it takes a revision.
+    pub(crate) fn concerns(&mut self, ids: &[String]) {
+        self.mutation.concerns.extend(ids.iter().cloned());
+    }
+
     /// Takes units off the replan queue. Part of no revision.
     ///
     /// # Errors

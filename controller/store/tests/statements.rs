@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use hosting_planner::gates::Gate;
 use hosting_planner::{create, delete, drain, open_gates, suspend, unsuspend, update};
 use hosting_resource::{Kind, Resource};
-use hosting_store::{Kek, Origin, Store, StoreConfig};
+use hosting_store::{Kek, NewJob, Origin, Store, StoreConfig};
 use serde_json::{Value, json};
 
 use self::databases::{Backend, Place};
 
-const LIMITS: [(&str, u64); 14] = [
+const LIMITS: [(&str, u64); 15] = [
     ("create fqdn", 28),
     ("create record", 19),
     ("create tenant with subscription", 26),
@@ -24,6 +24,7 @@ const LIMITS: [(&str, u64); 14] = [
     ("delete fqdn", 15),
     ("delete record", 18),
     ("delete webroot", 19),
+    ("enqueue callback", 6),
     ("open routed", 19),
     ("open site_ready", 17),
     ("suspend tenant", 14),
@@ -192,6 +193,23 @@ impl Lab {
             let gone = self.cost(move |tx| Box::pin(async move { delete(tx, kind, &id).await.map(|_| ()) }));
             costs.insert(what, gone.await);
         }
+        let new = NewJob {
+            kind: "callback".into(),
+            subject: tenant.id.clone(),
+            lane: tenant.id.clone(),
+            brand: Some("acme".into()),
+            params: json!({}),
+            due_at: 0,
+            attempt_limit: 1,
+            waits: vec![tenant.id],
+        };
+        let enqueued = self.cost(move |tx| {
+            Box::pin(async move {
+                let enqueued = tx.enqueue_job(new).await;
+                enqueued.map(|_| ()).map_err(|error| hosting_planner::WorldError::from(error).into())
+            })
+        });
+        costs.insert("enqueue callback", enqueued.await);
         costs
     }
 }

@@ -3,6 +3,7 @@
 
 mod brand;
 mod cluster;
+pub(crate) mod jobs;
 mod node;
 mod platform;
 mod shard;
@@ -84,6 +85,7 @@ pub(crate) fn routes() -> Vec<Route> {
         cluster::routes(),
         node::routes(),
         platform::routes(),
+        jobs::routes(),
     ]
     .concat()
 }

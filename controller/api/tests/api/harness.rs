@@ -10,6 +10,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use hosting_api::{Api, ApiConfig, JoinTokenError, NewJoinToken, Platform, SubscriberView};
 use hosting_intent::{Audience, Key, Kind as IntentKind};
+use hosting_jobs::Bell;
+use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, evaluate, units_of};
 use hosting_planner::{PlanError, World};
 use hosting_resource::kinds::api_key;
@@ -151,6 +153,8 @@ pub(crate) struct Ids {
     pub(crate) fqdn_name: String,
     pub(crate) zone: String,
     pub(crate) record: String,
+    /// A callback about the record that nobody delivers.
+    pub(crate) job: String,
 }
 
 pub(crate) struct TestApi {
@@ -159,6 +163,7 @@ pub(crate) struct TestApi {
     pub(crate) fleet: Arc<FakeFleet>,
     pub(crate) admin: String,
     pub(crate) registry: Registry,
+    pub(crate) bell: Bell,
     /// The API drains.
     pub(crate) stop: CancellationToken,
     pub(crate) region: String,
@@ -184,8 +189,13 @@ impl TestApi {
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
         let mut registry = Registry::default();
-        let config =
-            ApiConfig { body_limit: 64 * 1024, body_timeout: Duration::from_secs(1), ..ApiConfig::default() };
+        let config = ApiConfig {
+            body_limit: 64 * 1024,
+            body_timeout: Duration::from_secs(1),
+            callbacks: callback_rules(),
+            ..ApiConfig::default()
+        };
+        let bell = config.bell.clone();
         let stop = config.stop.clone();
         let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
         let admin = "hst_test-admin-key".to_owned();
@@ -202,13 +212,14 @@ impl TestApi {
             })
             .await
             .unwrap();
-        let gatekeeper = tokio::spawn(keep_gates(store.clone(), fleet.clone()));
+        let gatekeeper = tokio::spawn(keep_gates(store.clone(), fleet.clone(), bell.clone()));
         Self {
             router: api.router(),
             store,
             fleet,
             admin,
             registry,
+            bell,
             stop,
             region: String::new(),
             cluster: String::new(),
@@ -272,7 +283,16 @@ impl TestApi {
         assert_eq!(zone.status, 202, "{zone:?}");
         let zone = zone.id();
         let record = json!({"type": "TXT", "name": "@", "content": "hello"});
-        let record = self.post(&format!("/zones/{zone}/records"), record).await.id();
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("/api/v1/zones/{zone}/records"))
+            .header("x-api-key", &self.admin)
+            .header("x-callback-url", "https://crm.example/done")
+            .body(Body::from(record.to_string()))
+            .unwrap();
+        let record = self.send(request).await.id();
+        let jobs = self.get(&format!("/jobs?subject={record}")).await.ok(200);
+        let job = jobs["items"][0]["id"].as_str().unwrap().to_owned();
         let site = json!({"subscription_id": subscription, "runtime": "static", "runtime_version": "1"});
         let webroot = self.post(&format!("/tenants/{tenant}/webroots"), site).await.id();
         let fqdn_name = format!("www.{name}-zone.example");
@@ -292,6 +312,7 @@ impl TestApi {
             fqdn_name,
             zone,
             record,
+            job,
         }
     }
 
@@ -368,7 +389,7 @@ impl TestApi {
 }
 
 /// The gatekeeper in its simplest form: looks at every open resource whenever something changed.
-async fn keep_gates(store: Store, fleet: Arc<FakeFleet>) {
+async fn keep_gates(store: Store, fleet: Arc<FakeFleet>, bell: Bell) {
     loop {
         while drain(&store).await {}
         let mut open = Vec::new();
@@ -413,7 +434,20 @@ async fn keep_gates(store: Store, fleet: Arc<FakeFleet>) {
                 .await
                 .unwrap();
         }
+        let awaited = store.read().await.unwrap().awaited_resources("", 1_000).await.unwrap();
+        if hosting_jobs::settle(&store, fleet.as_ref(), &awaited).await.unwrap() > 0 {
+            bell.ring();
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Callbacks may go to receivers on this machine.
+pub(crate) fn callback_rules() -> CallbackRules {
+    CallbackRules {
+        plain_http: true,
+        networks: vec!["127.0.0.0/8".parse().unwrap()],
+        ..CallbackRules::default()
     }
 }
 

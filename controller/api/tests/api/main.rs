@@ -8,6 +8,7 @@ mod crud;
 mod exhaustion;
 mod harness;
 mod http;
+mod jobs;
 mod names;
 mod operators;
 mod protocol;

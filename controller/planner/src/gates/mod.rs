@@ -186,6 +186,27 @@ pub fn evaluate(resource: &Resource, inputs: &Inputs, fleet: &dyn Fleet, now: i6
     look.verdict()
 }
 
+/// How a change came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// In effect everywhere in service, and the stored status says so too.
+    Ready,
+    /// It will not come into effect as it is.
+    Rejected,
+}
+
+/// Whether what the user wrote last has come to an end, by what an evaluation found; `None` while it is on its way. A resource that is
+/// being deleted settles when its row goes.
+#[must_use]
+pub fn settled(resource: &Resource, verdict: &Verdict) -> Option<Settled> {
+    if verdict.status == Status::Failed {
+        return Some(Settled::Rejected);
+    }
+    let in_effect = verdict.conditions.is_empty()
+        || (verdict.settled && verdict.open.is_empty() && resource.status == verdict.status);
+    (in_effect && !is_deleting(resource)).then_some(Settled::Ready)
+}
+
 /// Whether [`record`] would change anything. What a condition waits for is no change: answers look afresh.
 #[must_use]
 pub fn differs(resource: &Resource, verdict: &Verdict) -> bool {

@@ -37,6 +37,8 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "incidents",
     "audit_logs",
     "platform",
+    "jobs",
+    "callbacks",
 ];
 
 /// The action parts of scopes.

@@ -1,0 +1,133 @@
+//! Audit rows older than the policy are deleted, in chunks, each day at 04:00 UTC.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use hosting_store::Store;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::JobDeps;
+use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
+use crate::machine::Backoff;
+use crate::pace::Rate;
+
+const DAY: i64 = 24 * 3_600_000;
+/// After midnight UTC, in milliseconds.
+const TIME_OF_DAY: i64 = 4 * 3_600_000;
+/// Rows that the store deletes in one transaction; other writes go in between.
+const CHUNK: u64 = 1_000;
+
+/// The kind.
+#[derive(Debug)]
+pub struct AuditRetention {
+    store: Store,
+    days: u32,
+    clock: Clock,
+}
+
+/// Nothing: the policy counts that is in force when the job runs.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct AuditRetentionParams {}
+
+/// Tells a clock that was set from time that passed.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    wall: i64,
+    steady: Instant,
+}
+
+impl Clock {
+    /// Before when audit rows may go; `None` while the clock is more than a day ahead of the time that has passed since the
+    /// start: what it calls old may be of today.
+    fn keeps_from(&self, days: u32, wall: i64, steady: Instant) -> Option<i64> {
+        let passed =
+            i64::try_from(steady.saturating_duration_since(self.steady).as_millis()).unwrap_or(i64::MAX);
+        let jumped = wall.saturating_sub(self.wall).saturating_sub(passed);
+        (jumped <= DAY).then(|| wall.saturating_sub(i64::from(days).saturating_mul(DAY)))
+    }
+}
+
+pub(super) fn make(deps: &JobDeps) -> Arc<dyn AnyKind> {
+    let clock = Clock { wall: deps.store.now(), steady: Instant::now() };
+    Arc::new(AuditRetention { store: deps.store.clone(), days: deps.audit_days, clock })
+}
+
+/// The next 04:00 UTC after `now`.
+fn next_run_after(now: i64) -> i64 {
+    (now.saturating_sub(TIME_OF_DAY).div_euclid(DAY) + 1).saturating_mul(DAY).saturating_add(TIME_OF_DAY)
+}
+
+#[async_trait]
+impl JobKind for AuditRetention {
+    type Params = AuditRetentionParams;
+
+    const FACTS: KindFacts = KindFacts {
+        name: "audit_retention",
+        about: "Deletes audit rows that are older than the policy.",
+        steps: &["prune"],
+        undoes: false,
+    };
+
+    fn limits(&self) -> Limits {
+        Limits {
+            attempts: 20,
+            backoff: Backoff { first: 60_000, most: 3_600_000 },
+            rate: Rate { each: Duration::from_secs(1), burst: 5 },
+            at_once: 1,
+            step_time: Duration::from_secs(60),
+        }
+    }
+
+    fn next_run(&self, now: i64) -> Option<(i64, AuditRetentionParams)> {
+        Some((next_run_after(now), AuditRetentionParams {}))
+    }
+
+    fn show(_: &AuditRetentionParams) -> Value {
+        json!({})
+    }
+
+    /// One chunk. Deleting once more does no harm.
+    async fn step(&self, at: At<'_, AuditRetentionParams>) -> Result<Went, Failure> {
+        let Some(before) = self.clock.keeps_from(self.days, self.store.now(), Instant::now()) else {
+            return Err(Failure::finally(
+                "the clock was set forward by more than a day: no audit rows are dropped until the controller is started again",
+            ));
+        };
+        let rows = self.store.prune_audit(before).await.map_err(|error| Failure::later(error.to_string()))?;
+        let so_far = at.job.progress.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
+        let all = so_far.unwrap_or(0_u64).saturating_add(rows);
+        if rows >= CHUNK {
+            return Ok(Went::More(format!("{all} rows dropped")));
+        }
+        if all > 0 {
+            tracing::info!(rows = all, days = self.days, "old audit rows dropped");
+        }
+        Ok(Went::Done(json!({"rows": all, "days": self.days})))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_forward_makes_nothing_old() {
+        let start = Instant::now();
+        let clock = Clock { wall: 1_000 * DAY, steady: start };
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(clock.keeps_from(90, 1_010 * DAY, start + day * 10), Some(920 * DAY));
+        assert_eq!(clock.keeps_from(90, 1_100 * DAY, start + day), None);
+        assert_eq!(clock.keeps_from(90, 0, start + day), Some(-90 * DAY), "put back: nothing is old");
+    }
+
+    #[test]
+    fn it_runs_each_day_at_four() {
+        let four = 100 * DAY + TIME_OF_DAY;
+        assert_eq!(next_run_after(four), four + DAY);
+        assert_eq!(next_run_after(four - 1), four);
+        assert_eq!(next_run_after(100 * DAY), four);
+        assert_eq!(next_run_after(-1), TIME_OF_DAY);
+    }
+}

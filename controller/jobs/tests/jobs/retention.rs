@@ -1,0 +1,80 @@
+//! Audit rows go when they are old, in chunks, and the next run is planned with the end of this one.
+
+use hosting_jobs::kinds;
+use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_store::{AuditEntry, AuditQuery, JobQuery, JobState, NewJob, Origin};
+use serde_json::json;
+
+use crate::harness::{Bench, config, deps, pass, run, write};
+
+const DAY: i64 = 24 * 3_600_000;
+
+async fn audit_rows(bench: &Bench, count: usize) {
+    let entry = AuditEntry {
+        method: "POST".into(),
+        path: "/x".into(),
+        resource_type: "x".into(),
+        status_code: 400,
+        ..AuditEntry::default()
+    };
+    let rows = (0..count).map(|_| bench.store.audit(Origin::default(), entry.clone()));
+    futures::future::try_join_all(rows).await.unwrap();
+}
+
+fn retention(due_at: i64) -> NewJob {
+    NewJob {
+        kind: "audit_retention".into(),
+        subject: "audit_retention".into(),
+        lane: "kind/audit_retention".into(),
+        brand: None,
+        params: json!({}),
+        due_at,
+        attempt_limit: 3,
+        waits: Vec::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_old_goes_however_much_it_is_and_the_next_run_is_planned() {
+    let bench = Bench::new().await;
+    audit_rows(&bench, 2_500).await;
+    pass(DAY / 2);
+    audit_rows(&bench, 3).await;
+    // The policy of this test keeps nothing that is older than now: the last three are of the future.
+    pass(-DAY / 2);
+    let deps = deps(&bench.store, CallbackRules::default(), 0);
+    let id =
+        write(&bench.store, |tx| Box::pin(async move { tx.enqueue_job(retention(0)).await })).await.unwrap();
+    let runner = run(&bench.store, &bench.bell, kinds::all(&deps), config());
+    let job = bench.until(&id, &[JobState::Done, JobState::Failed]).await;
+    assert_eq!((job.state, job.progress.as_deref()), (JobState::Done, Some("2000 rows dropped")));
+    assert_eq!(job.steps[0].result, json!({"rows": 2_500, "days": 0}));
+    let mut tx = bench.store.read().await.unwrap();
+    assert_eq!(tx.audit_page(&AuditQuery::default()).await.unwrap().rows.len(), 3);
+    let jobs = tx.job_page(&JobQuery::default()).await.unwrap().jobs;
+    assert_eq!(jobs.len(), 2);
+    assert_eq!((jobs[0].state, jobs[0].kind.as_str()), (JobState::Waiting, "audit_retention"));
+    assert_eq!(jobs[0].due_at.rem_euclid(DAY), 4 * 3_600_000);
+    assert!((0..=DAY).contains(&(jobs[0].due_at - bench.store.now())));
+    drop(tx);
+    runner.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_forward_drops_nothing() {
+    let bench = Bench::new().await;
+    audit_rows(&bench, 5).await;
+    let deps = deps(&bench.store, CallbackRules::default(), 90);
+    let kinds = kinds::all(&deps);
+    pass(365 * DAY);
+    let id =
+        write(&bench.store, |tx| Box::pin(async move { tx.enqueue_job(retention(0)).await })).await.unwrap();
+    let runner = run(&bench.store, &bench.bell, kinds, config());
+    let job = bench.until(&id, &[JobState::Done, JobState::Failed]).await;
+    assert_eq!(job.state, JobState::Failed);
+    assert!(job.error.unwrap().starts_with("the clock was set forward"), "and says so");
+    let mut tx = bench.store.read().await.unwrap();
+    assert_eq!(tx.audit_page(&AuditQuery::default()).await.unwrap().rows.len(), 5);
+    drop(tx);
+    runner.end().await;
+}
