@@ -82,6 +82,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
+        audience_keys: None,
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await

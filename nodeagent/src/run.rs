@@ -91,6 +91,7 @@ async fn serve(
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
+        audience_keys: None,
     };
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
     let Audience::Node(node) = subscription.audience() else {

@@ -151,7 +151,10 @@ fn invalid(field: &'static str, problem: impl Display) -> Rejection {
 /// Why the item cannot be applied.
 pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
     match intent {
-        EdgeIntent::TrustRoots(_) | EdgeIntent::TenantState(_) | EdgeIntent::Route(_) => Ok(()),
+        EdgeIntent::TrustRoots(_)
+        | EdgeIntent::AudienceKey(_)
+        | EdgeIntent::TenantState(_)
+        | EdgeIntent::Route(_) => Ok(()),
         EdgeIntent::ShardPool(pool) => check_pool(pool),
     }
 }
@@ -224,7 +227,7 @@ impl Writer {
                     let before = cell.load_full();
                     cell.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
                 }
-                EdgeIntent::Route(_) | EdgeIntent::TrustRoots(_) => {}
+                EdgeIntent::Route(_) | EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) => {}
             }
         }
         for (item, intent) in upserts {
@@ -263,7 +266,7 @@ impl Writer {
                         self.dropped += 1;
                     }
                 }
-                Some(EdgeKind::Route | EdgeKind::TrustRoots) | None => {}
+                Some(EdgeKind::Route | EdgeKind::TrustRoots | EdgeKind::AudienceKey) | None => {}
             }
         }
         self.sweep();
