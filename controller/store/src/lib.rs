@@ -15,7 +15,10 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
-//! | `kek`, `secrets` | sealed blobs, trust roots |
+//! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
+//! | `secrets` | sealed blobs by name, trust roots |
+//! | `data_keys` | a key for each tenant, by which secrets of resources are sealed |
+//! | `readers` | a key for each audience, and who can open it |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -24,15 +27,18 @@ mod audit;
 mod backup;
 mod batch;
 mod compaction;
+mod data_keys;
 mod enrolment;
 mod error;
 mod feed_source;
 mod join_token;
 mod kek;
+mod keyring;
 mod lanes;
 mod open;
 mod page;
 mod read_tx;
+mod readers;
 mod schema;
 mod secrets;
 mod status;
@@ -45,6 +51,7 @@ use std::sync::Arc;
 
 use sqlx::SqlitePool;
 use tokio::sync::{broadcast, watch};
+use zeroize::Zeroizing;
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
 pub use compaction::Compacted;
@@ -52,6 +59,7 @@ pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
+pub use keyring::Resealed;
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
@@ -68,7 +76,8 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     cell: String,
-    kek: Kek,
+    keys: keyring::SharedKek,
+    root: Zeroizing<[u8; 32]>,
     clock: fn() -> i64,
     path: std::path::PathBuf,
     readers: SqlitePool,
@@ -91,12 +100,6 @@ impl Store {
     #[must_use]
     pub fn cell(&self) -> &str {
         &self.0.cell
-    }
-
-    /// The key that seals this store's secrets.
-    #[must_use]
-    pub fn kek(&self) -> &Kek {
-        &self.0.kek
     }
 
     /// The doorbell: the newest committed revision. It may ring without a new one when the epoch changed.

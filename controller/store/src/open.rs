@@ -12,6 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Row, SqliteConnection};
 use tokio::sync::{broadcast, watch};
 
+use crate::keyring::{self, SharedKek};
 use crate::schema::{self, SchemaError};
 use crate::writer;
 use crate::{Inner, Kek, Store, StoreError};
@@ -161,12 +162,8 @@ impl Store {
             SchemaError::Store(error) => store(error),
         })?;
         let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
-        if head.kek_id != kek.id() {
-            return Err(OpenError::WrongKek {
-                path: path.to_owned(),
-                expected: head.kek_id,
-                found: kek.id().to_owned(),
-            });
+        if let Some(expected) = keyring::missing_key(&mut connection, &kek).await.map_err(store)? {
+            return Err(OpenError::WrongKek { path: path.to_owned(), expected, found: kek.id().to_owned() });
         }
         if let Some(configured) = config.cell.as_ref().filter(|cell| **cell != head.cell) {
             return Err(OpenError::WrongCell {
@@ -175,6 +172,11 @@ impl Store {
                 configured: configured.clone(),
             });
         }
+
+        let root = keyring::derivation_root(&mut connection, &kek, &head.kek_id, head.is_new)
+            .await
+            .map_err(store)?;
+        let keys = SharedKek::new(kek);
 
         let readers = SqlitePoolOptions::new()
             .max_connections(config.readers)
@@ -195,13 +197,15 @@ impl Store {
             mutation_timeout: config.mutation_timeout,
             cell: head.cell.clone(),
             audit_bytes: config.audit_bytes,
+            keys: keys.clone(),
             ring,
             commits: commits.clone(),
             lock,
         });
         Ok(Self(Arc::new(Inner {
             cell: head.cell,
-            kek,
+            keys,
+            root,
             clock: config.clock,
             path: config.path.clone(),
             readers,
@@ -249,6 +253,8 @@ struct Head {
     cell: String,
     revision: u64,
     kek_id: String,
+    /// This call made it.
+    is_new: bool,
 }
 
 async fn read_head(
@@ -260,18 +266,20 @@ async fn read_head(
         let drawn = uuid::Uuid::new_v4().simple().to_string();
         drawn.chars().take(8).collect()
     });
-    sqlx::query("INSERT OR IGNORE INTO head (id, cell, epoch, revision, kek_id) VALUES (1, ?, ?, 0, ?)")
-        .bind(&cell)
-        .bind(new_epoch(&cell))
-        .bind(kek.id())
-        .execute(&mut *connection)
-        .await?;
+    let made =
+        sqlx::query("INSERT OR IGNORE INTO head (id, cell, epoch, revision, kek_id) VALUES (1, ?, ?, 0, ?)")
+            .bind(&cell)
+            .bind(new_epoch(&cell))
+            .bind(kek.id())
+            .execute(&mut *connection)
+            .await?;
     let row =
         sqlx::query("SELECT cell, revision, kek_id FROM head WHERE id = 1").fetch_one(connection).await?;
     Ok(Head {
         cell: row.try_get(0)?,
         revision: crate::error::from_sql("head.revision", row.try_get(1)?)?,
         kek_id: row.try_get(2)?,
+        is_new: made.rows_affected() > 0,
     })
 }
 

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_zone_suffixes.sql"),
     include_str!("../migrations/0003_enrolments.sql"),
     include_str!("../migrations/0004_audit_size.sql"),
+    include_str!("../migrations/0005_keys.sql"),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -8,14 +8,18 @@ use std::ops::{Deref, DerefMut};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Digest, Key};
-use hosting_planner::{ApplyError, Change, Draft, IntentRow, Unit, World, WorldError};
-use hosting_resource::{Kind, Resource, Status};
+use hosting_planner::{
+    Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, SealFor, SealedFor, Unit, World, WorldError,
+};
+use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace, Status};
 use sqlx::SqliteConnection;
 
+use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
+use crate::keyring::SharedKek;
 use crate::open::IndexFn;
 use crate::writer::Origin;
-use crate::{AuditEntry, MAX_ROWS, ReadTx, StoreError, batch};
+use crate::{AuditEntry, Kek, MAX_ROWS, ReadTx, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
@@ -30,6 +34,8 @@ pub struct WriteTx {
     cell: String,
     /// The audit log's largest size.
     audit_bytes: u64,
+    /// Seals and opens the keys that the store holds.
+    keys: SharedKek,
     /// The group has changed the head row.
     head_moved: bool,
     mutation: Mutation,
@@ -51,6 +57,8 @@ struct Mutation {
     /// By how much the numbers of resources change, by kind, brand (empty for none) and status.
     counts: BTreeMap<(Kind, String, Status), i64>,
     audit: Vec<AuditEntry>,
+    /// Keys that it opened.
+    opened: OpenedKeys,
 }
 
 /// An audience's head while a mutation changes it.
@@ -101,6 +109,7 @@ impl WriteTx {
         clock: fn() -> i64,
         cell: String,
         audit_bytes: u64,
+        keys: SharedKek,
     ) -> Self {
         Self {
             read: ReadTx::of_writer(connection),
@@ -108,6 +117,7 @@ impl WriteTx {
             clock,
             cell,
             audit_bytes,
+            keys,
             head_moved: false,
             mutation: Mutation::default(),
         }
@@ -174,6 +184,16 @@ impl WriteTx {
 
     pub(crate) fn audit_bytes(&self) -> u64 {
         self.audit_bytes
+    }
+
+    /// The key-encryption key as it is now.
+    pub(crate) fn kek(&self) -> Kek {
+        self.keys.get()
+    }
+
+    /// Keys that this mutation opened or made.
+    pub(crate) fn opened(&mut self) -> &mut OpenedKeys {
+        &mut self.mutation.opened
     }
 
     pub(crate) fn cell(&self) -> &str {
@@ -349,6 +369,14 @@ impl World for WriteTx {
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         self.read.trust_roots().await
     }
+
+    async fn seal_for(&mut self, wanted: SealFor<'_>) -> Result<Option<SealedFor>, WorldError> {
+        Ok(WriteTx::seal_for(self, wanted).await?)
+    }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        self.read.key_shares(audience).await
+    }
 }
 
 #[async_trait]
@@ -367,6 +395,23 @@ impl Draft for WriteTx {
 
     fn by_admin(&self) -> bool {
         self.mutation.origin.admin
+    }
+
+    async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError> {
+        Ok(WriteTx::seal_secret(self, place, text).await?)
+    }
+
+    async fn admit_reader(
+        &mut self,
+        audience: &Audience,
+        node: &str,
+        sealing_key: &[u8; 32],
+    ) -> Result<Admitted, WorldError> {
+        Ok(WriteTx::admit_reader(self, audience, node, sealing_key).await?)
+    }
+
+    async fn expel_reader(&mut self, audience: &Audience, node: &str) -> Result<bool, WorldError> {
+        Ok(WriteTx::expel_reader(self, audience, node).await?)
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {

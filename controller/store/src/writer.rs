@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::error::{from_sql, to_sql};
+use crate::keyring::SharedKek;
 use crate::lanes::{Caller, Lanes, Next};
 use crate::open::{IndexFn, Lock, new_epoch};
 use crate::write_tx::Written;
@@ -301,6 +302,7 @@ pub(crate) struct Setup {
     pub(crate) mutation_timeout: Duration,
     pub(crate) cell: String,
     pub(crate) audit_bytes: u64,
+    pub(crate) keys: SharedKek,
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
     pub(crate) lock: Lock,
@@ -314,7 +316,14 @@ pub(crate) fn start(setup: Setup) -> Queue {
     });
     let counts = Arc::new(Counts::default());
     let writer = Writer {
-        tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell, setup.audit_bytes),
+        tx: WriteTx::new(
+            setup.connection,
+            setup.index,
+            setup.clock,
+            setup.cell,
+            setup.audit_bytes,
+            setup.keys,
+        ),
         options: setup.options,
         broken: false,
         waiting: Arc::clone(&waiting),
