@@ -28,7 +28,7 @@ impl Clock {
     }
 }
 
-/// Compacts logs and drops old audit rows until `stop`. A failure is logged and tried again: the fleet does not depend on it.
+/// Compacts logs, drops old audit rows and keys of tenants that are gone until `stop`. A failure is logged and tried again: the fleet does not depend on it.
 pub(crate) async fn run(
     store: Store,
     log_revisions: u64,
@@ -43,6 +43,9 @@ pub(crate) async fn run(
         }
         if let Err(error) = compact_all(&store, log_revisions).await {
             tracing::warn!(%error, "cannot compact the log; it grows until this works");
+        }
+        if let Err(error) = drop_dead_keys(&store).await {
+            tracing::warn!(%error, "cannot drop the keys of tenants that are gone");
         }
         let Some(before) = clock.keeps_from(audit_days, store.now(), Instant::now()) else {
             tracing::warn!(
@@ -84,6 +87,15 @@ async fn compact_all(store: &Store, keep: u64) -> Result<(), hosting_store::Stor
             store.compact(audience, keep).await?;
         }
     }
+}
+
+/// Looks at every tenant's key, a hundred in one go.
+async fn drop_dead_keys(store: &Store) -> Result<(), hosting_store::StoreError> {
+    let mut after = String::new();
+    while let Some(last) = store.drop_dead_keys(&after, 100).await? {
+        after = last;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetView, Running};
 use crate::gatekeeper::Gatekeeper;
+use crate::kek_file::KekFile;
 use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Commits, Registry};
 use crate::settings::Settings;
@@ -70,10 +71,12 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         FeedServer::bind(feed_config, deps, authorities, fleet, feed_metrics, settings.advertise.clone())
             .await?;
 
+    let keks = KekFile::new(settings.kek(), store.clone());
     let running = Running {
         view: Arc::clone(&view),
         feed: feed.handle(),
         token_life: Duration::from_secs(settings.join_token_minutes * 60),
+        keks: keks.clone(),
     };
     let config = ApiConfig { stop: group.stop(), ..ApiConfig::default() };
     let api = metrics.register(|registry| Api::new(store.clone(), Arc::new(running), config, registry));
@@ -87,6 +90,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
     let (revisions, days) = (settings.log_revisions, settings.audit_retention_days);
     group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), revisions, days, group.stop()));
+    group.spawn("key file", OnEnd::Log, keks.run(group.stop()));
     let limits = HttpLimits {
         connections: settings.api_connections,
         per_network: settings.api_connections_per_network,

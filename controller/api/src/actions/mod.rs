@@ -3,6 +3,7 @@
 
 mod brand;
 mod cluster;
+mod keks;
 mod node;
 mod platform;
 mod shard;
@@ -83,6 +84,7 @@ pub(crate) fn routes() -> Vec<Route> {
         brand::routes(),
         cluster::routes(),
         node::routes(),
+        keks::routes(),
         platform::routes(),
     ]
     .concat()

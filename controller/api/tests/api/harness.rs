@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use hosting_api::{Api, ApiConfig, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+use hosting_api::{
+    Api, ApiConfig, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+};
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_planner::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, evaluate, units_of};
 use hosting_planner::{PlanError, World};
@@ -38,6 +40,7 @@ pub(crate) struct FleetState {
     pub(crate) exceptions: BTreeMap<(String, Key), Exception>,
     pub(crate) released: Vec<String>,
     pub(crate) forgotten: Vec<String>,
+    pub(crate) kek_changes: Vec<KekChange>,
 }
 
 impl FakeFleet {
@@ -113,6 +116,14 @@ impl Platform for FakePlatform {
 
     async fn join_token(&self, node_id: &str) -> Result<NewJoinToken, JoinTokenError> {
         Ok(NewJoinToken { token: format!("token-of-{node_id}"), expires_at: 3_600_000 })
+    }
+
+    async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError> {
+        self.0.state.lock().unwrap().kek_changes.push(change);
+        match change {
+            KekChange::Rotate => Ok(()),
+            KekChange::ForgetFormer => Err(KekChangeError::Conflict("still needed".into())),
+        }
     }
 }
 
