@@ -64,7 +64,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let audience_keys = AudienceKeys::load(&settings.shared.data_dir).context("sealing key")?;
     let keys = Arc::new(NodeKeys::default());
     let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
-    let (replica, loaded) = EdgeReplica::new(writer, certs, metrics);
+    let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
 
     let serve = serve(server, bound, loaded, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);

@@ -31,7 +31,6 @@ pub(crate) async fn expel(
 ///
 /// # Errors
 /// [`PlanError::Unreadable`] when the store cannot open it: the intent stays as it is.
-#[expect(dead_code, reason = "the first kind with a secret comes next")]
 pub(crate) async fn sealed_for(
     world: &mut dyn World,
     (audience, key, field): (&Audience, &Key, &str),

@@ -91,6 +91,8 @@ kinds! {
     ShardPool: [Lb], parse::shard_pool, |pool| !pool.nodes.iter().any(|node| node.in_service);
     /// A version of the audience's key, sealed to one of its subscribers.
     AudienceKey: [Web, Dns, Lb, Gateway], parse::audience_key, |_| false;
+    /// A tenant's certificate with its private key.
+    Certificate: [Lb], parse::certificate, |_| false, sealed;
     /// A zone's apex.
     Zone: [Dns], parse::zone, |_| false;
     /// One RRset.

@@ -80,6 +80,22 @@ pub(crate) fn audience_key(key: &str, value: &[u8]) -> Result<m::AudienceKey, Re
     Ok(share)
 }
 
+pub(crate) fn certificate(key: &str, value: &[u8]) -> Result<m::Certificate, Rejection> {
+    let certificate: m::Certificate = decode(value)?;
+    id_key(key)?;
+    check_id("tenant_id", &certificate.tenant_id)?;
+    for name in &certificate.names {
+        host("names", name.strip_prefix("*.").unwrap_or(name))?;
+    }
+    if certificate.names.is_empty() || certificate.chain_der.is_empty() {
+        return Err(invalid("names, chain_der", "there must be at least one of each"));
+    }
+    if certificate.key.as_ref().is_none_or(|key| key.version == 0 || key.sealed.is_empty()) {
+        return Err(invalid("key", "missing"));
+    }
+    Ok(certificate)
+}
+
 pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Rejection> {
     let state: m::TenantState = decode(value)?;
     id_key(key)?;
@@ -322,6 +338,27 @@ mod tests {
         assert!(Intent::parse(&key, &share.encode_to_vec()).is_ok());
         let bad = m::AudienceKey { sealed: vec![2; 47].into(), ..share };
         assert!(problem(&key, &bad).starts_with("sealed: "));
+    }
+
+    #[test]
+    fn a_certificate_has_names_a_chain_and_a_key() {
+        let good = m::Certificate {
+            tenant_id: "t_a".into(),
+            names: vec!["a.example".into(), "*.a.example".into()],
+            chain_der: vec![vec![1].into()],
+            key: Some(m::Sealed { version: 1, sealed: vec![1].into() }),
+            not_after: 1,
+        };
+        let key = Key::new(Kind::Certificate, "c-1");
+        assert!(Intent::parse(&key, &good.encode_to_vec()).is_ok());
+        let names = |name: &str| m::Certificate { names: vec![name.into()], ..good.clone() };
+        for wrong in ["*", "a.*.example", "../a", ""] {
+            assert!(problem(&key, &names(wrong)).starts_with("names: "), "{wrong}");
+        }
+        assert!(problem(&key, &m::Certificate { chain_der: vec![], ..good.clone() }).contains("chain_der"));
+        assert!(problem(&key, &m::Certificate { key: None, ..good.clone() }).starts_with("key: "));
+        let unsealed = m::Certificate { key: Some(m::Sealed::default()), ..good };
+        assert!(problem(&key, &unsealed).starts_with("key: "));
     }
 
     #[test]

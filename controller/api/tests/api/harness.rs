@@ -160,6 +160,7 @@ pub(crate) struct Ids {
     pub(crate) webroot: String,
     pub(crate) fqdn: String,
     pub(crate) fqdn_name: String,
+    pub(crate) certificate: String,
     pub(crate) zone: String,
     pub(crate) record: String,
 }
@@ -294,6 +295,10 @@ impl TestApi {
             )
             .await;
         assert_eq!(fqdn.status, 200, "{fqdn:?}");
+        let certificate = self
+            .post(&format!("/fqdns/{}/certificates?wait=ready", fqdn.id()), certificate(&fqdn_name))
+            .await;
+        assert_eq!(certificate.status, 200, "{certificate:?}");
         Ids {
             brand: name.to_owned(),
             tenant,
@@ -301,6 +306,7 @@ impl TestApi {
             webroot,
             fqdn: fqdn.id(),
             fqdn_name,
+            certificate: certificate.id(),
             zone,
             record,
         }
@@ -441,6 +447,12 @@ async fn drain(store: &Store) -> bool {
 }
 
 /// The kind's example with ids that exist.
+/// A new certificate for a host name that signs itself, with its key.
+pub(crate) fn certificate(name: &str) -> Value {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    json!({"cert_pem": made.cert.pem(), "key_pem": made.signing_key.serialize_pem()})
+}
+
 pub(crate) fn example(test: &TestApi, ids: &Ids, kind: Kind) -> Value {
     let mut body = kind.def().example();
     let real = [
@@ -461,6 +473,9 @@ pub(crate) fn example(test: &TestApi, ids: &Ids, kind: Kind) -> Value {
     }
     if kind == Kind::ApiKey {
         body["brands"] = json!([ids.brand]);
+    }
+    if kind == Kind::Certificate {
+        body = certificate(&ids.fqdn_name);
     }
     body
 }
