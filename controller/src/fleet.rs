@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hosting_api::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+use hosting_api::{
+    ExceptionView, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+};
 use hosting_feed::FeedHandle;
 use hosting_feed::fleet::{Fleet, News, Remote};
 use hosting_intent::{Audience, Key};
@@ -25,6 +27,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::kek_file::KekFile;
 use crate::registry::record;
 
 /// Node resources read at once.
@@ -428,6 +431,7 @@ pub(crate) struct Running {
     pub(crate) view: Arc<FleetView>,
     pub(crate) feed: FeedHandle,
     pub(crate) token_life: Duration,
+    pub(crate) keks: KekFile,
 }
 
 #[async_trait]
@@ -503,5 +507,9 @@ impl Platform for Running {
         let life = i64::try_from(self.token_life.as_millis()).unwrap_or(i64::MAX);
         let expires_at = hosting_intent_sync::identity::unix_now().saturating_mul(1000).saturating_add(life);
         Ok(NewJoinToken { token: token.to_string(), expires_at })
+    }
+
+    async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError> {
+        self.keks.change(change).await
     }
 }

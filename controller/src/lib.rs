@@ -7,6 +7,7 @@ mod bootstrap;
 mod fleet;
 mod gatekeeper;
 mod housekeeping;
+mod kek_file;
 mod members;
 mod metrics;
 mod registry;

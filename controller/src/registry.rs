@@ -8,14 +8,14 @@ use hosting_feed::registry::{
     Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Touched,
     Watermark,
 };
-use hosting_intent::NodeFacts;
 use hosting_intent::edge_key::ClusterEdgeKey;
+use hosting_intent::{Audience, NodeFacts};
 use hosting_intent_sync::tls;
-use hosting_planner::World;
+use hosting_planner::{Admitted, World};
 use hosting_proto::feed::ReportRequest;
 use hosting_resource::kinds::node::Node;
 use hosting_resource::{Doc, Resource, Status};
-use hosting_store::{Commit, Enrolled, FleetOrder, Store};
+use hosting_store::{Commit, Enrolled, FleetOrder, Origin, Store};
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
 
@@ -39,6 +39,31 @@ impl Registry {
     async fn born(&self, node_id: &str) -> Result<(i64, u64), RegistryError> {
         let node = self.store.read().await.map_err(failed)?.resource(node_id).await.map_err(failed)?;
         Ok(node.map_or((0, 0), |node| (node.created_at, node.created_revision)))
+    }
+}
+
+impl Registry {
+    /// The machine that enrolled before, in the same role or in any, no longer opens what is sealed from now on.
+    async fn expel_former(&self, node_id: &str, role: &str) -> Result<(), RegistryError> {
+        let Some(record) = self.node(node_id).await? else { return Ok(()) };
+        let mut former = Vec::new();
+        for audience in record.audiences(node_id) {
+            let is_of_role = role.is_empty() || audience.role().name() == role;
+            if is_of_role && self.store.sealing_key(&audience, node_id).await.map_err(failed)?.is_some() {
+                former.push(audience);
+            }
+        }
+        if former.is_empty() {
+            return Ok(());
+        }
+        let node = node_id.to_owned();
+        self.store
+            .write(Origin::default(), move |tx| {
+                Box::pin(async move { hosting_planner::expel_reader(tx, &node, former).await })
+            })
+            .await
+            .map_err(failed)?;
+        Ok(())
     }
 }
 
@@ -87,6 +112,7 @@ impl Nodes for Registry {
             };
             self.store.order(order).await.map_err(failed)?;
         }
+        self.expel_former(node_id, role).await?;
         Ok(at)
     }
 
@@ -96,15 +122,38 @@ impl Nodes for Registry {
         tracing::info!(node = node_id, role = enrolled.role, "an enrolment that the store did not know");
         self.store.learn_enrolment(node_id, enrolled).await.map_err(failed)
     }
+
+    async fn reads_with(
+        &self,
+        node_id: &str,
+        audience: &Audience,
+        sealing_key: &[u8; 32],
+    ) -> Result<(), RegistryError> {
+        if self.store.sealing_key(audience, node_id).await.map_err(failed)?.as_ref() == Some(sealing_key) {
+            return Ok(());
+        }
+        let (node, audience, key) = (node_id.to_owned(), audience.clone(), *sealing_key);
+        let admitted = self
+            .store
+            .write(Origin::default(), move |tx| {
+                Box::pin(async move { hosting_planner::admit_reader(tx, &audience, &node, &key).await })
+            })
+            .await
+            .map_err(failed)?;
+        if admitted.value == Admitted::Replaced {
+            tracing::warn!(node = node_id, "a node came with another sealing key: secrets are sealed anew");
+        }
+        Ok(())
+    }
 }
 
 impl Keys for Registry {
     fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
-        self.store.kek().cluster_edge_key(cluster_id)
+        self.store.cluster_edge_key(cluster_id)
     }
 
     fn witness_key(&self) -> Zeroizing<[u8; 32]> {
-        self.store.kek().derive("hosting store witness 1")
+        self.store.derive("hosting store witness 1")
     }
 }
 
@@ -222,7 +271,7 @@ mod tests {
     use hosting_intent::Role;
     use hosting_planner::{Change, Draft, gates::Phase};
     use hosting_proto::feed::{KeyReport, ReportedKey};
-    use hosting_store::{Kek, KeyRange, NodeReport, Origin, StoreConfig};
+    use hosting_store::{Kek, KeyRange, NodeReport, StoreConfig};
     use serde_json::{Map, Value, json};
 
     use super::*;

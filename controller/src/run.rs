@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetView, Running};
 use crate::gatekeeper::Gatekeeper;
+use crate::kek_file::KekFile;
 use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Commits, Registry};
 use crate::settings::Settings;
@@ -79,11 +80,13 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         FeedServer::bind(feed_config, deps, authorities, fleet, feed_metrics, settings.advertise.clone())
             .await?;
 
+    let keks = KekFile::new(settings.kek(), store.clone());
     let running = Running {
         store: store.clone(),
         view: Arc::clone(&view),
         feed: feed.handle(),
         token_life: Duration::from_secs(settings.join_token_minutes * 60),
+        keks: keks.clone(),
     };
     let bell = Bell::default();
     let callbacks = settings.callbacks()?;
@@ -117,6 +120,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     group.spawn("jobs", OnEnd::Fatal, runner.run(group.stop()));
     let log_revisions = settings.log_revisions;
     group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), log_revisions, group.stop()));
+    group.spawn("key file", OnEnd::Log, keks.run(group.stop()));
     let limits = HttpLimits {
         connections: settings.api_connections,
         per_network: settings.api_connections_per_network,

@@ -77,6 +77,15 @@ pub trait Nodes: Send + Sync {
     /// A certificate of an enrolment in a role was shown that is newer than the registry knows: the registry was put back to
     /// an older copy since. From now on it is the oldest good one.
     async fn learn(&self, node_id: &str, enrolled: &Enrolled) -> Result<(), RegistryError>;
+
+    /// A subscriber of an audience says to which public key (X25519) the audience's keys are to be sealed for it. When this is done, they
+    /// are among the audience's intents.
+    async fn reads_with(
+        &self,
+        node_id: &str,
+        audience: &Audience,
+        sealing_key: &[u8; 32],
+    ) -> Result<(), RegistryError>;
 }
 
 /// Keys that follow from the key-encryption key: the same whenever they are asked for.

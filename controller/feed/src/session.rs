@@ -137,6 +137,15 @@ async fn open(
         None => return Err(End::Gone),
     };
     let (audience, record) = shared.admit_to(certificate, &hello.audience).await?;
+    match <&[u8; 32]>::try_from(hello.sealing_key.as_ref()) {
+        // Before the session begins, so that it begins with what opens the rest.
+        Ok(key) => shared.nodes.reads_with(node_id, &audience, key).await.map_err(unavailable)?,
+        Err(_) if hello.sealing_key.is_empty() => {}
+        Err(_) => {
+            shared.metrics.refuse(Refusal::Protocol);
+            return Err(Status::invalid_argument("sealing_key: must have 32 bytes").into());
+        }
+    }
     let attached = shared.hub.attach(&audience);
     let apart = place(shared, node_id, &audience, &hello, &attached).await?;
     let limits = Limits {

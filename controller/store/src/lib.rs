@@ -18,7 +18,10 @@
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
-//! | `kek`, `secrets` | sealed blobs, trust roots |
+//! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
+//! | `secrets` | sealed blobs by name, trust roots |
+//! | `data_keys` | a key for each tenant, by which secrets of resources are sealed |
+//! | `readers` | a key for each audience, and who can open it |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -28,6 +31,7 @@ mod backup;
 mod batch;
 mod commit_log;
 mod compaction;
+mod data_keys;
 mod database;
 mod enrolment;
 mod error;
@@ -35,11 +39,13 @@ mod feed_source;
 mod jobs;
 mod join_token;
 mod kek;
+mod keyring;
 mod lanes;
 mod lease;
 mod open;
 mod page;
 mod read_tx;
+mod readers;
 mod schema;
 mod secrets;
 mod sql;
@@ -53,6 +59,7 @@ mod writer_tests;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
+use zeroize::Zeroizing;
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
 pub use commit_log::{Commit, FleetChange, FleetOrder};
@@ -63,6 +70,7 @@ pub use error::StoreError;
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
+pub use keyring::Resealed;
 pub use lease::{Lease, OtherController};
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
@@ -81,7 +89,8 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     cell: String,
     controller: String,
-    kek: Kek,
+    keys: keyring::SharedKek,
+    root: Zeroizing<[u8; 32]>,
     clock: fn() -> i64,
     database: Database,
     readers: sql::Readers,
@@ -113,12 +122,6 @@ impl Store {
             Database::Sqlite(_) => false,
             Database::Postgres(_) => true,
         }
-    }
-
-    /// The key that seals this store's secrets.
-    #[must_use]
-    pub fn kek(&self) -> &Kek {
-        &self.0.kek
     }
 
     /// The doorbell: the newest committed revision. It may ring without a new one when the epoch changed.

@@ -11,6 +11,7 @@ use hosting_resource::{Index, Resource};
 use tokio::sync::{broadcast, watch};
 
 use crate::commit_log::CommitLog;
+use crate::keyring::{self, SharedKek};
 use crate::schema;
 use crate::sql::{self, Connection, SqliteOptions, SqliteReaders};
 use crate::writer::{self, Connect};
@@ -171,10 +172,10 @@ impl Store {
         let mut connection = connect.open().await.map_err(store)?;
         schema::migrate(&mut connection).await.map_err(|error| error.of(&config.database))?;
         let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
-        if head.kek_id != kek.id() {
+        if let Some(expected) = keyring::missing_key(&mut connection, &kek).await.map_err(store)? {
             return Err(OpenError::WrongKek {
                 database: config.database.to_string(),
-                expected: head.kek_id,
+                expected,
                 found: kek.id().to_owned(),
             });
         }
@@ -185,6 +186,10 @@ impl Store {
                 configured: configured.clone(),
             });
         }
+
+        let root = keyring::derivation_root(&mut connection, &kek, &head.kek_id, head.is_new)
+            .await
+            .map_err(store)?;
 
         let readers = match &connect {
             Connect::Sqlite(options) => sql::Readers::Sqlite(
@@ -203,6 +208,7 @@ impl Store {
             }
         };
         let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
+        let keys = SharedKek::new(kek);
         let (ring, doorbell) = watch::channel(head.revision);
         // A reader that is further behind takes everything for touched, so the size bounds memory and nothing else.
         let (commits, _) = broadcast::channel(1024);
@@ -214,6 +220,7 @@ impl Store {
             mutation_timeout: config.mutation_timeout,
             cell: head.cell.clone(),
             audit_bytes: config.audit_bytes,
+            keys: keys.clone(),
             ring,
             commits: commits.clone(),
             lock,
@@ -224,7 +231,8 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             cell: head.cell,
             controller,
-            kek,
+            keys,
+            root,
             clock: config.clock,
             database: config.database.clone(),
             readers,
@@ -258,6 +266,8 @@ struct Head {
     cell: String,
     revision: u64,
     kek_id: String,
+    /// This call made it.
+    is_new: bool,
 }
 
 async fn read_head(connection: &mut Connection, config: &StoreConfig, kek: &Kek) -> Result<Head, StoreError> {
@@ -268,13 +278,14 @@ async fn read_head(connection: &mut Connection, config: &StoreConfig, kek: &Kek)
     let query = sql::query(
         "INSERT INTO head (id, cell, epoch, revision, kek_id) VALUES (1, ?, ?, 0, ?) ON CONFLICT (id) DO NOTHING",
     );
-    connection.execute(query.bind(&cell).bind(new_epoch(&cell)).bind(kek.id())).await?;
+    let made = connection.execute(query.bind(&cell).bind(new_epoch(&cell)).bind(kek.id())).await?;
     let rows = connection.rows(sql::query("SELECT cell, revision, kek_id FROM head WHERE id = 1")).await?;
     let row = rows.first().ok_or_else(|| StoreError::row("there is no head row"))?;
     Ok(Head {
         cell: row.try_get(0)?,
         revision: crate::error::from_sql("head.revision", row.try_get(1)?)?,
         kek_id: row.try_get(2)?,
+        is_new: made > 0,
     })
 }
 

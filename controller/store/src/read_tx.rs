@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use hosting_intent::{Audience, AudienceError, Bytes, Cause, Item, Key};
 use hosting_intent_sync::{AudienceHead, LogEntry};
-use hosting_planner::{IntentRow, Unit, World, WorldError};
+use hosting_planner::{IntentRow, KeyShare, Unit, World, WorldError};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
 
@@ -556,6 +556,10 @@ impl World for ReadTx {
 
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         Ok(self.read_trust_roots().await?)
+    }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        Ok(self.read_key_shares(audience).await?)
     }
 }
 

@@ -34,6 +34,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("../migrations/0007_jobs.sql"),
         postgres: include_str!("../migrations/postgres/0007_jobs.sql"),
     },
+    Migration {
+        sqlite: include_str!("../migrations/0008_keys.sql"),
+        postgres: include_str!("../migrations/postgres/0008_keys.sql"),
+    },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

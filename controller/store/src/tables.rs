@@ -129,6 +129,9 @@ pub(crate) const TABLES: &[Table] = &[
         &["job", "place"],
         &["name", "state", "attempts", "started_at", "ended_at", "error", "result"],
     ),
+    table("wrapped_keys", &["scope", "version"], &["kek_id", "wrapped", "created_at"]),
+    table("readers", &["audience", "node"], &["sealing_key"]),
+    table("key_shares", &["audience", "node", "version"], &["share"]),
     table("job_waits", &["job", "resource"], &["status", "message"]),
     table("job_pace", &["kind"], &["arrival", "rest_until", "set_at"]),
 ];

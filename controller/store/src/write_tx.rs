@@ -8,14 +8,18 @@ use std::ops::{Deref, DerefMut};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Digest, Key};
-use hosting_planner::{ApplyError, Change, Draft, IntentRow, Unit, World, WorldError};
-use hosting_resource::{Kind, Resource, Status};
+use hosting_planner::{
+    Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, SealFor, SealedFor, Unit, World, WorldError,
+};
+use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace, Status};
 
+use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
+use crate::keyring::SharedKek;
 use crate::open::IndexFn;
 use crate::sql::Connection;
 use crate::writer::Origin;
-use crate::{AuditEntry, FleetChange, MAX_ROWS, ReadTx, StoreError, batch};
+use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
@@ -41,6 +45,8 @@ pub(crate) struct Fixed {
     pub(crate) controller: String,
     /// The audit log's largest size.
     pub(crate) audit_bytes: u64,
+    /// Seals and opens the keys that the store holds.
+    pub(crate) keys: SharedKek,
 }
 
 /// What is thrown away with the savepoint.
@@ -60,6 +66,8 @@ struct Mutation {
     counts: BTreeMap<(Kind, String, Status), i64>,
     audit: Vec<AuditEntry>,
     fleet: FleetChange,
+    /// Keys that it opened.
+    opened: OpenedKeys,
 }
 
 /// An audience's head while a mutation changes it.
@@ -170,6 +178,16 @@ impl WriteTx {
 
     pub(crate) fn audit_bytes(&self) -> u64 {
         self.fixed.audit_bytes
+    }
+
+    /// The key-encryption key as it is now.
+    pub(crate) fn kek(&self) -> Kek {
+        self.fixed.keys.get()
+    }
+
+    /// Keys that this mutation opened or made.
+    pub(crate) fn opened(&mut self) -> &mut OpenedKeys {
+        &mut self.mutation.opened
     }
 
     pub(crate) fn cell(&self) -> &str {
@@ -359,6 +377,14 @@ impl World for WriteTx {
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         self.read.trust_roots().await
     }
+
+    async fn seal_for(&mut self, wanted: SealFor<'_>) -> Result<Option<SealedFor>, WorldError> {
+        Ok(WriteTx::seal_for(self, wanted).await?)
+    }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        self.read.key_shares(audience).await
+    }
 }
 
 #[async_trait]
@@ -377,6 +403,23 @@ impl Draft for WriteTx {
 
     fn by_admin(&self) -> bool {
         self.mutation.origin.admin
+    }
+
+    async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError> {
+        Ok(WriteTx::seal_secret(self, place, text).await?)
+    }
+
+    async fn admit_reader(
+        &mut self,
+        audience: &Audience,
+        node: &str,
+        sealing_key: &[u8; 32],
+    ) -> Result<Admitted, WorldError> {
+        Ok(WriteTx::admit_reader(self, audience, node, sealing_key).await?)
+    }
+
+    async fn expel_reader(&mut self, audience: &Audience, node: &str) -> Result<bool, WorldError> {
+        Ok(WriteTx::expel_reader(self, audience, node).await?)
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {

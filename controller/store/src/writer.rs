@@ -22,6 +22,7 @@ use tracing::Instrument;
 
 use crate::commit_log::{CHANNEL, Commit, CommitLog, FleetChange};
 use crate::error::{from_sql, to_sql};
+use crate::keyring::SharedKek;
 use crate::lanes::{Caller, Lanes, Next};
 use crate::lease::Lease;
 use crate::open::{IndexFn, Lock, new_epoch};
@@ -311,6 +312,7 @@ pub(crate) struct Setup {
     pub(crate) mutation_timeout: Duration,
     pub(crate) cell: String,
     pub(crate) audit_bytes: u64,
+    pub(crate) keys: SharedKek,
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
     /// Against a second controller on the same file.
@@ -339,6 +341,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
                 cell: setup.cell,
                 controller: setup.controller,
                 audit_bytes: setup.audit_bytes,
+                keys: setup.keys,
             },
         ),
         connect: setup.connect,

@@ -10,6 +10,8 @@ mod feed;
 mod harness;
 #[path = "store/intents.rs"]
 mod intents;
+#[path = "store/keys.rs"]
+mod keys;
 #[path = "store/paging.rs"]
 mod paging;
 #[path = "store/resources.rs"]

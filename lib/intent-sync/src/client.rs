@@ -35,12 +35,14 @@ use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
 use witness::Witness;
 
+mod audience_keys;
 mod edge_key;
 mod metrics;
 mod report;
 mod subscription;
 mod witness;
 
+pub use audience_keys::{AudienceKeys, KeysWatch};
 pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
@@ -112,6 +114,7 @@ pub struct Client {
     link: watch::Sender<Option<Link>>,
     status: watch::Sender<Option<Status>>,
     edge_key: Option<EdgeKeyStore>,
+    audience_keys: Option<AudienceKeys>,
     /// Where small things are kept; `None`: nowhere.
     data_dir: Option<PathBuf>,
 }
@@ -161,8 +164,15 @@ impl Client {
             link: watch::Sender::new(None),
             status: watch::Sender::new(None),
             edge_key: None,
+            audience_keys: None,
             data_dir: None,
         }
+    }
+
+    /// Says to the controller which keys are to be sealed to: the public one of `keys`.
+    #[must_use]
+    pub fn with_audience_keys(self, keys: AudienceKeys) -> Self {
+        Self { audience_keys: Some(keys), ..self }
     }
 
     /// Keeps the edge key that the controller gives in `store`. Without one it is not looked at.
@@ -455,6 +465,7 @@ impl Client {
             metrics: self.metrics.clone(),
             edge_key: self.edge_key.clone(),
             identity: self.identity.clone(),
+            sealing_key: self.audience_keys.as_ref().map(AudienceKeys::public),
             witness: Witness::load(self.data_dir.as_deref()),
             words: None,
             shown: None,
@@ -493,6 +504,8 @@ struct Core<J, R, P> {
     metrics: ClientMetrics,
     edge_key: Option<EdgeKeyStore>,
     identity: Identity,
+    /// The public key that the controller is to seal to.
+    sealing_key: Option<[u8; 32]>,
     witness: Witness,
     /// To the session, while there is one.
     words: Option<mpsc::Sender<Word>>,
@@ -542,6 +555,7 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                 let mut up = self.subscriber.hello();
                 if let Some(up::Frame::Hello(hello)) = &mut up.frame {
                     hello.witness = self.witness.newest();
+                    hello.sealing_key = self.sealing_key.map(|key| key.to_vec().into()).unwrap_or_default();
                 }
                 let _ = hello.send(up);
             }

@@ -256,6 +256,8 @@ pub fn padded_route(name: &str, size: usize) -> (Key, Bytes) {
 pub struct Registered {
     pub nodes: Mutex<BTreeMap<String, NodeRecord>>,
     tokens: Mutex<BTreeMap<[u8; 32], (String, i64, bool)>>,
+    /// Public sealing keys, by audience and node.
+    pub readers: Mutex<BTreeMap<(Audience, String), [u8; 32]>>,
     pub marks: Mutex<Vec<Watermark>>,
     pub grants: Mutex<BTreeMap<[[u8; 32]; 2], Enrolled>>,
     pub reports: Mutex<Vec<(String, ReportRequest)>>,
@@ -302,6 +304,17 @@ impl Nodes for Registered {
     async fn learn(&self, node_id: &str, enrolled: &Enrolled) -> Result<(), RegistryError> {
         let mut nodes = self.nodes.lock().unwrap();
         nodes.get_mut(node_id).unwrap().good_since.insert(enrolled.role.clone(), enrolled.at);
+        Ok(())
+    }
+
+    async fn reads_with(
+        &self,
+        node_id: &str,
+        audience: &Audience,
+        sealing_key: &[u8; 32],
+    ) -> Result<(), RegistryError> {
+        let at = (audience.clone(), node_id.to_owned());
+        self.readers.lock().unwrap().insert(at, *sealing_key);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod feed;
 mod files;
 mod harness;
 mod intents;
+mod keys;
 mod paging;
 mod resources;
 mod status;
