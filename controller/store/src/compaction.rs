@@ -2,7 +2,7 @@
 
 use hosting_intent::Audience;
 
-use crate::error::to_bound;
+use crate::error::{from_sql, to_bound};
 use crate::sql;
 use crate::{Store, StoreError, WriteTx};
 
@@ -44,18 +44,29 @@ impl Store {
 }
 
 async fn raise_floor(tx: &mut WriteTx, audience: &Audience, keep: u64) -> Result<u64, StoreError> {
+    let query =
+        sql::query("SELECT floor, logged FROM audiences WHERE audience = ?").bind(audience.to_string());
+    let Some(row) = tx.optional(query).await? else { return Ok(0) };
+    let floor = from_sql("floor", row.try_get(0)?)?;
+    let logged = from_sql("logged", row.try_get(1)?)?;
+    let Some(too_many) = logged.checked_sub(keep).filter(|more| *more > 0) else { return Ok(floor) };
+    // The last revision that goes: only those before it are gone over.
     let query = sql::query(
-        "SELECT DISTINCT revision FROM intent_log WHERE audience = ? ORDER BY revision DESC LIMIT 1 OFFSET ?",
+        "SELECT DISTINCT revision FROM intent_log WHERE audience = ? AND revision > ? ORDER BY revision LIMIT 1 OFFSET ?",
     )
     .bind(audience.to_string())
-    .bind(to_bound(keep));
-    let floor: i64 = tx.optional(query).await?.map_or(Ok(0), |row| row.try_get(0))?;
-    let query = sql::query("UPDATE audiences SET floor = ?2 WHERE audience = ?1 AND floor < ?2")
-        .bind(audience.to_string())
-        .bind(floor);
+    .bind(to_bound(floor))
+    .bind(to_bound(too_many - 1));
+    let row = tx.optional(query).await?;
+    let row = row
+        .ok_or_else(|| StoreError::row(format!("the log of {audience} is shorter than is kept count of")))?;
+    let raised: i64 = row.try_get(0)?;
+    let query = sql::query("UPDATE audiences SET floor = ?, logged = ? WHERE audience = ?")
+        .bind(raised)
+        .bind(to_bound(keep))
+        .bind(audience.to_string());
     tx.execute(query).await?;
-    let query = sql::query("SELECT floor FROM audiences WHERE audience = ?").bind(audience.to_string());
-    tx.number(query).await
+    from_sql("floor", raised)
 }
 
 /// Oldest first, whole revisions.

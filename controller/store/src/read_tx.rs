@@ -387,6 +387,25 @@ impl ReadTx {
         self.all(query).await?.iter().map(|row| audience(row.try_get(0)?)).collect()
     }
 
+    /// Audiences above `after` whose log has more than `keep` revisions.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn long_logs(
+        &mut self,
+        keep: u64,
+        after: Option<&Audience>,
+        limit: u32,
+    ) -> Result<Vec<Audience>, StoreError> {
+        let query = sql::query(
+            "SELECT audience FROM audiences WHERE logged > ? AND audience > ? ORDER BY audience LIMIT ?",
+        )
+        .bind(to_bound(keep))
+        .bind(after.map(ToString::to_string).unwrap_or_default())
+        .bind(limit.min(LIST_MAX));
+        self.all(query).await?.iter().map(|row| audience(row.try_get(0)?)).collect()
+    }
+
     /// Recomputes an audience's digest and count from its rows and compares. For tests and repair: it reads all of it.
     ///
     /// # Errors

@@ -38,6 +38,10 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("../migrations/0008_keys.sql"),
         postgres: include_str!("../migrations/postgres/0008_keys.sql"),
     },
+    Migration {
+        sqlite: include_str!("../migrations/0009_log_length.sql"),
+        postgres: include_str!("../migrations/postgres/0009_log_length.sql"),
+    },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

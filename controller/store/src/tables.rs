@@ -56,7 +56,7 @@ pub(crate) const TABLES: &[Table] = &[
         &["audience", "revision", "kind", "key"],
         &["op", "value", "cause", "owner", "traceparent"],
     ),
-    table("audiences", &["audience"], &["revision", "floor", "count", "digest"]),
+    table("audiences", &["audience"], &["revision", "floor", "count", "digest", "logged"]),
     table("counters", &["name"], &["value"]),
     Table { numbered: true, ..table("replan", &["seq"], &["owner"]) },
     Table {

@@ -135,10 +135,7 @@ impl Server {
     pub fn create_database(&self, name: &str) -> Result<(), Error> {
         let begun = Instant::now();
         loop {
-            let mut psql = self.command("psql");
-            psql.arg("-h")
-                .arg(self.sockets())
-                .args(["-U", "hosting", "-d", "postgres", "-X", "-q", "-A", "-t", "-c"]);
+            let mut psql = self.psql();
             psql.arg(format!("CREATE DATABASE \"{name}\" TEMPLATE template0"));
             match run("psql", &mut psql) {
                 Err(Error::Failed { words, .. }) if words.contains("already exists") => return Ok(()),
@@ -152,6 +149,22 @@ impl Server {
                 done => return done,
             }
         }
+    }
+
+    /// Deletes a database, if there is one, with everything in it.
+    ///
+    /// # Errors
+    /// When the server refuses, because somebody uses it for instance.
+    pub fn drop_database(&self, name: &str) -> Result<(), Error> {
+        run("psql", self.psql().arg(format!("DROP DATABASE IF EXISTS \"{name}\"")))
+    }
+
+    fn psql(&self) -> Command {
+        let mut psql = self.command("psql");
+        psql.arg("-h")
+            .arg(self.sockets())
+            .args(["-U", "hosting", "-d", "postgres", "-X", "-q", "-A", "-t", "-c"]);
+        psql
     }
 
     /// Prepares the data and starts the server; it ends with the value, or with the thread that started it.

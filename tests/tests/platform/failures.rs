@@ -111,11 +111,10 @@ async fn an_older_store_destroys_nothing() {
     }
     let mut platform = Platform::start(&["--no-restart"]).await;
     let epoch = platform.get("/subscribers").await["epoch"].as_str().unwrap().to_owned();
-    platform.kill("controller").await;
-    let store = platform.data().join("controller");
     let copy = platform.folder().join("older");
-    copy_store(&store, &copy);
-    platform.restart("controller").await;
+    let copy = copy.to_str().unwrap();
+    // While the controller runs.
+    store(&platform, &["backup", copy]);
 
     let (tenant, _) = platform.site("acme-1002").await;
     let subscription = platform.items(&format!("/tenants/{tenant}/subscriptions")).await[0]["id"]
@@ -131,7 +130,7 @@ async fn an_older_store_destroys_nothing() {
     fs::write(folder.join("index.html"), "written after the copy").unwrap();
 
     platform.kill("controller").await;
-    copy_store(&copy, &store);
+    store(&platform, &["restore", copy]);
     platform.restart("controller").await;
 
     eventually("the node reports the orphan", LIMIT, async || {
@@ -146,21 +145,35 @@ async fn an_older_store_destroys_nothing() {
     assert!(platform.is_live("later.acme-hosting.test").await);
 }
 
-/// The database files of a stopped controller.
-fn copy_store(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    let files = |folder: &Path| -> Vec<PathBuf> {
-        let all = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
-        all.filter(|path| path.file_name().unwrap().to_string_lossy().contains(".db")).collect()
-    };
-    for old in files(to) {
-        fs::remove_file(old).unwrap();
+/// `hostctl store`.
+fn store(platform: &Platform, arguments: &[&str]) {
+    let output = platform.hostctl().arg("store").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+#[tokio::test]
+async fn a_platform_moves_to_postgres() {
+    if machine_lacks_daemons("a_platform_moves_to_postgres") {
+        return;
     }
-    let found = files(from);
-    assert!(!found.is_empty());
-    for file in found {
-        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
-    }
+    let mut platform = Platform::start(&[]).await;
+    let tenants = platform.get("/tenants").await;
+    platform.interrupt();
+    platform.options.push("--database=postgres".to_owned());
+    platform.up(&[]).await;
+    assert_eq!(platform.get("/tenants").await, tenants);
+    assert!(platform.is_live("bakery.test").await);
+    let fqdn = "moved.acme-hosting.test";
+    let (code, answer) = platform.add_fqdn("acme-1001", fqdn, "?wait=ready&wait_timeout=60").await;
+    assert_eq!(code, 200, "{answer}");
+    assert!(platform.is_live(fqdn).await);
+    assert!(!platform.data().join("controller/store.db").exists());
+    assert!(platform.data().join("controller/store.db.moved").is_file(), "it is put away, not deleted");
+    // From now on the folder says where its store is.
+    platform.interrupt();
+    platform.options.pop();
+    platform.up(&[]).await;
+    assert!(platform.is_live(fqdn).await);
 }
 
 #[tokio::test]

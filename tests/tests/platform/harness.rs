@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 pub(crate) struct Platform {
     folder: PathBuf,
     up: Option<Child>,
-    options: Vec<String>,
+    pub(crate) options: Vec<String>,
     pub summary: Value,
     /// Children that the test started again by itself.
     own: BTreeMap<String, Child>,

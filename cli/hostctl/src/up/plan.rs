@@ -194,7 +194,7 @@ impl Plan {
             child.start()?;
             children.push(child);
             // It waits until the server answers, some seconds at most.
-            postgres::make_database(&self.data, server)?;
+            postgres::make_database(&self.data, server, &self.programs.join("hosting-controller"))?;
         }
         progress.step("controller");
         let key_file = self.admin_key_file();

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, bail};
@@ -28,14 +29,9 @@ pub(super) fn database_file(data: &Path) -> PathBuf {
 /// The server that the store is on; `None`: the store is a SQLite file. A folder keeps what it began with.
 pub(super) fn wanted(data: &DataFolder, asked: Option<DatabaseKind>) -> anyhow::Result<Option<Server>> {
     let has_postgres = database_file(data.path()).is_file();
-    let has_sqlite = data.join("controller/store.db").is_file();
     match asked {
         Some(DatabaseKind::Sqlite) if has_postgres => bail!(
             "the store of this folder is on PostgreSQL; leave --database out, or choose another folder with --data DIR"
-        ),
-        Some(DatabaseKind::Postgres) if has_sqlite && !has_postgres => bail!(
-            "the store of this folder is a SQLite file; move it with `hostctl store migrate`, or choose another folder \
-             with --data DIR"
         ),
         Some(DatabaseKind::Postgres) => {}
         Some(DatabaseKind::Sqlite) | None if !has_postgres => return Ok(None),
@@ -68,8 +64,38 @@ pub(super) fn child(data: &DataFolder, server: &Server) -> anyhow::Result<Child>
     Ok(Child::new(data.path(), "postgres", Path::new(&program), arguments))
 }
 
-/// Waits for the server, makes the database, and writes where it is for the controller.
-pub(super) fn make_database(data: &DataFolder, server: &Server) -> anyhow::Result<()> {
+/// Waits for the server, makes the database, and writes where it is for the controller. A store that was a file until now is copied
+/// into it first, and then put away.
+pub(super) fn make_database(data: &DataFolder, server: &Server, controller: &Path) -> anyhow::Result<()> {
+    let (file, store) = (database_file(data.path()), data.join("controller/store.db"));
     server.create_database(NAME).context("the database cannot be made")?;
-    write_private(&database_file(data.path()), &server.url(NAME))
+    if !file.is_file() && store.is_file() {
+        // An earlier attempt may have been cut short.
+        server
+            .drop_database(NAME)
+            .and_then(|()| server.create_database(NAME))
+            .context("the database cannot be made")?;
+        let new = file.with_extension("new");
+        write_private(&new, &server.url(NAME))?;
+        let moved = Command::new(controller)
+            .arg("--data-dir")
+            .arg(data.join("controller"))
+            .args(["store", "migrate", "--to"])
+            .arg(&new)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot start {}", controller.display()))?;
+        if !moved.status.success() {
+            bail!(
+                "the store cannot be moved to PostgreSQL: {}",
+                String::from_utf8_lossy(&moved.stderr).trim()
+            );
+        }
+        fs::rename(&new, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if store.is_file() {
+        fs::rename(&store, store.with_extension("db.moved"))
+            .context("the former store cannot be put away")?;
+    }
+    write_private(&file, &server.url(NAME))
 }

@@ -211,13 +211,13 @@ impl WriteTx {
         }
         batch::insert(
             &mut self.read,
-            "INSERT INTO audiences (audience, revision, floor, count, digest)",
+            "INSERT INTO audiences (audience, revision, floor, count, digest, logged)",
             "ON CONFLICT (audience) DO UPDATE SET revision = excluded.revision, count = excluded.count, \
-             digest = excluded.digest",
+             digest = excluded.digest, logged = audiences.logged + 1",
             &rows,
             |row, (audience, floor, count, digest)| {
                 row.push_bind(audience.to_string()).push_bind(revision);
-                row.push_bind(*floor).push_bind(*count).push_bind(digest.clone());
+                row.push_bind(*floor).push_bind(*count).push_bind(digest.clone()).push_bind(1_i64);
             },
         )
         .await?;
