@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
