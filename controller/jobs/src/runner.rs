@@ -16,7 +16,7 @@ use crate::bell::Bell;
 use crate::kind::{AnyKind, KindFacts};
 use crate::machine::{self, Move, Rules};
 use crate::metrics::JobMetrics;
-use crate::pace;
+use crate::pace::{self, CLOCK_TOLERANCE};
 use crate::work::{Worker, Working};
 
 /// Jobs that one transaction claims.
@@ -27,8 +27,6 @@ const TIDY: Duration = Duration::from_secs(60);
 const REMOVALS: u32 = 20;
 /// After the store failed.
 const STORE_FAILED: Duration = Duration::from_secs(1);
-/// Clocks of controllers may differ by so much, in milliseconds, before one counts as put back.
-const CLOCK_TOLERANCE: i64 = 60_000;
 
 /// How a runner behaves.
 #[derive(Debug, Clone)]
