@@ -28,6 +28,14 @@ need_php_fpm() {
     needed="$needed php-fpm"
 }
 
+# A PostgreSQL server's programs; Debian keeps them out of the PATH.
+need_postgres() {
+    for program in /usr/lib/postgresql/*/bin/initdb; do
+        [ -x "$program" ] && return 0
+    done
+    needed="$needed postgresql"
+}
+
 need_build_tools() {
     command -v cargo >/dev/null 2>&1 || PATH="${HOME:-/root}/.cargo/bin:$PATH"
     if ! command -v cargo >/dev/null 2>&1; then

@@ -7,24 +7,33 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use hosting_api::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+use hosting_api::{
+    ExceptionView, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+};
 use hosting_feed::FeedHandle;
-use hosting_feed::fleet::{Fleet, News};
+use hosting_feed::fleet::{Fleet, News, Remote};
 use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
 use hosting_proto::feed::{self as wire, exception, key_report};
 use hosting_resource::Kind;
-use hosting_store::{Commit, ListQuery, NodeReport, PageError, ReadTx, Store, StoreError};
+use hosting_store::{
+    Commit, FleetChange, FleetOrder, ListQuery, NodeReport, PageError, ReadTx, ReportRow, Store, StoreError,
+    Watermark,
+};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::kek_file::KekFile;
 use crate::registry::record;
 
 /// Node resources read at once.
 const PAGE: u32 = 200;
+/// After what another controller wrote could not be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The fleet as gates see it.
 #[derive(Debug)]
@@ -60,37 +69,117 @@ impl FleetView {
             reported: watch::Sender::new(0),
             news: Mutex::default(),
         };
-        let mut tx = store.read().await?;
-        let mut saved = Vec::new();
-        for mark in tx.subscribers().await? {
-            let exceptions = tx.exceptions(&mark.node, &mark.audience).await?;
-            saved.push(hosting_feed::registry::Watermark {
-                node_id: mark.node,
-                audience: mark.audience,
-                epoch: mark.epoch,
-                applied: mark.applied,
-                durable: mark.durable,
-                exceptions: Some(exceptions.into_iter().map(wire_exception).collect()),
-            });
-        }
-        view.fleet.restore(saved);
-        let nodes = view.read_registry(&mut tx).await?;
-        view.drop_strangers();
-        for node in nodes {
-            let mut after: Option<Key> = None;
-            loop {
-                let page = tx.reports_of(&node, after.as_ref(), PAGE).await?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.key.clone());
-                let rows = page.into_iter().map(|row| {
-                    let report =
-                        Report { phase: phase(row.phase), revision: row.revision, message: row.message };
-                    (row.key, report)
-                });
-                write(&view.reports).entry(node.clone()).or_default().extend(rows);
+        view.reload(store).await?;
+        Ok(Arc::new(view))
+    }
+
+    /// Reads all of it anew, a page at a time: no read lasts long. For the start, and after what cannot be told was missed.
+    pub(crate) async fn reload(&self, store: &Store) -> Result<(), StoreError> {
+        let mut after: Option<Watermark> = None;
+        loop {
+            let mut tx = store.read().await?;
+            let page = tx.subscribers(after.as_ref(), PAGE).await?;
+            let mut saved = Vec::with_capacity(page.len());
+            for mark in &page {
+                saved.push((mark.audience.clone(), mark.node.clone(), remote(&mut tx, mark).await?));
+            }
+            self.fleet.restore(saved);
+            match page.into_iter().last() {
+                Some(last) => after = Some(last),
+                None => break,
             }
         }
-        Ok(Arc::new(view))
+        let nodes = self.read_registry(&mut store.read().await?).await?;
+        self.drop_strangers();
+        write(&self.reports).retain(|node, _| nodes.contains(node));
+        for node in nodes {
+            self.reload_reports(store, &node).await?;
+        }
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).everything = true;
+        self.changed();
+        Ok(())
+    }
+
+    async fn reload_reports(&self, store: &Store, node: &str) -> Result<(), StoreError> {
+        let mut all = BTreeMap::new();
+        let mut after: Option<Key> = None;
+        loop {
+            let page = store.read().await?.reports_of(node, after.as_ref(), PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key.clone());
+            all.extend(page.into_iter().map(known));
+        }
+        let before = write(&self.reports).insert(node.to_owned(), all.clone()).unwrap_or_default();
+        let Ok(audience) = Audience::node(node) else { return Ok(()) };
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in before.keys().chain(all.keys()) {
+            if before.get(key) != all.get(key) {
+                news.item(&audience, key.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what another controller wrote of the fleet.
+    async fn absorb(&self, store: &Store, change: &FleetChange) -> Result<(), StoreError> {
+        let mut tx = store.read().await?;
+        for (audience, node) in &change.subscribers {
+            let said = match tx.subscriber(node, audience).await? {
+                // By now it is here.
+                Some(mark) if mark.controller == store.controller() => continue,
+                Some(mark) => Some(remote(&mut tx, &mark).await?),
+                None => None,
+            };
+            self.fleet.learn(audience.clone(), node.clone(), said);
+        }
+        for (node, keys) in &change.reports {
+            let Some(keys) = keys else {
+                self.reload_reports(store, node).await?;
+                continue;
+            };
+            for key in keys {
+                let said = tx.report(node, key).await?.map(|row| known(row).1);
+                let mut reports = write(&self.reports);
+                let of_node = reports.entry(node.clone()).or_default();
+                let before = match said.clone() {
+                    Some(said) => of_node.insert(key.clone(), said),
+                    None => of_node.remove(key),
+                };
+                drop(reports);
+                if before != said
+                    && let Ok(audience) = Audience::node(node)
+                {
+                    self.news.lock().unwrap_or_else(PoisonError::into_inner).item(&audience, key.clone());
+                }
+            }
+        }
+        for order in &change.orders {
+            match order {
+                FleetOrder::Release { audience, node, by } => {
+                    if let Ok(audience) = audience.parse() {
+                        let _ = self.fleet.release(&audience, node, by);
+                    }
+                }
+                FleetOrder::SendAway { node, role, reason } => {
+                    self.fleet.send_away(reason, |audience, who| {
+                        who == node && (role.is_empty() || audience.role().name() == role)
+                    });
+                }
+            }
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// Ends this controller's sessions: it was away from the store for longer than the others wait.
+    pub(crate) fn abandon(&self, reason: &str) {
+        self.fleet.abandon(reason);
+    }
+
+    /// Says which other controllers run.
+    pub(crate) fn alive(&self, controllers: &BTreeSet<String>) {
+        self.fleet.alive(controllers);
+        self.changed();
     }
 
     /// Reads the registry anew, after a commit that changed node resources or the epoch.
@@ -199,30 +288,70 @@ impl FleetView {
     ) -> Result<(), StoreError> {
         let mut changes = self.fleet.changes();
         loop {
-            let stale = tokio::select! {
+            let commit = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 moved = changes.changed() => {
                     // The sender lives in `self`.
                     let _ = moved;
                     changes.borrow_and_update();
                     self.changed();
-                    false
+                    continue;
                 }
                 commit = commits.recv() => match commit {
-                    Ok(commit) => commit.new_epoch || commit.kinds.contains(&Kind::Node),
-                    Err(RecvError::Lagged(_)) => true,
+                    Ok(commit) => commit,
+                    Err(RecvError::Lagged(_)) => Arc::new(Commit { lost: true, ..Commit::default() }),
                     Err(RecvError::Closed) => return Err(StoreError::Closed),
                 },
             };
-            if stale {
-                self.refresh(&store).await?;
+            while let Err(error) = self.take_in(&store, &commit).await {
+                if matches!(error, StoreError::Closed) || !store.is_shared() {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "what changed in the fleet cannot be read; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(RETRY) => {}
+                }
             }
         }
+    }
+
+    async fn take_in(&self, store: &Store, commit: &Commit) -> Result<(), StoreError> {
+        if commit.lost && store.is_shared() {
+            return self.reload(store).await;
+        }
+        if !commit.fleet.is_empty() {
+            self.absorb(store, &commit.fleet).await?;
+        }
+        if commit.lost || commit.new_epoch || commit.kinds.contains(&Kind::Node) {
+            self.refresh(store).await?;
+        }
+        Ok(())
     }
 
     fn changed(&self) {
         self.reported.send_modify(|version| *version = version.wrapping_add(1));
     }
+}
+
+/// What a row says of a subscriber.
+async fn remote(tx: &mut ReadTx, mark: &Watermark) -> Result<Remote, StoreError> {
+    let exceptions = tx.exceptions(&mark.node, &mark.audience).await?;
+    Ok(Remote {
+        controller: mark.controller.clone(),
+        connected: mark.connected,
+        in_service: mark.in_service,
+        build: mark.build.clone(),
+        epoch: mark.epoch.clone(),
+        applied: mark.applied,
+        durable: mark.durable,
+        exceptions: exceptions.into_iter().map(wire_exception).collect(),
+    })
+}
+
+fn known(row: ReportRow) -> (Key, Report) {
+    let report = Report { phase: phase(row.phase), revision: row.revision, message: row.message };
+    (row.key, report)
 }
 
 /// The cursor comes from the page before, so only the store can fail.
@@ -298,9 +427,11 @@ impl gates::Fleet for FleetView {
 
 /// The running controller, as the API sees it.
 pub(crate) struct Running {
+    pub(crate) store: Store,
     pub(crate) view: Arc<FleetView>,
     pub(crate) feed: FeedHandle,
-    pub(crate) token_life: std::time::Duration,
+    pub(crate) token_life: Duration,
+    pub(crate) keks: KekFile,
 }
 
 #[async_trait]
@@ -341,7 +472,27 @@ impl Platform for Running {
     }
 
     fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool {
-        self.view.fleet.release(audience, node_id, by)
+        if self.view.fleet.release(audience, node_id, by) {
+            return true;
+        }
+        let elsewhere = self.view.fleet.subscribers(audience).into_iter();
+        if !self.store.is_shared()
+            || !elsewhere.into_iter().any(|one| one.node_id == node_id && one.connected)
+        {
+            return false;
+        }
+        let order = FleetOrder::Release {
+            audience: audience.to_string(),
+            node: node_id.to_owned(),
+            by: by.to_owned(),
+        };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.order(order).await {
+                tracing::warn!(%error, "another controller's session could not be told to release");
+            }
+        });
+        true
     }
 
     fn forget(&self, node_id: &str) {
@@ -356,5 +507,9 @@ impl Platform for Running {
         let life = i64::try_from(self.token_life.as_millis()).unwrap_or(i64::MAX);
         let expires_at = hosting_intent_sync::identity::unix_now().saturating_mul(1000).saturating_add(life);
         Ok(NewJoinToken { token: token.to_string(), expires_at })
+    }
+
+    async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError> {
+        self.keks.change(change).await
     }
 }

@@ -1,8 +1,8 @@
 //! Brings resources forward: opens gates, writes statuses, ends deletions, drains the replan queue, takes silent nodes out
 //! of service.
 //!
-//! Owns no truth: what it knows is read anew at every look, so a crash, a second gatekeeper or a missed wake-up costs time
-//! and nothing else. It looks at what commits, acknowledgements and reports concern; a slow look goes over everything that is open. It never plans by itself ([`hosting_planner`] does) and never waits inside a mutation. `run` is
+//! Owns no truth: what it knows is read anew at every look, so a crash or a missed wake-up costs time and nothing else. Of several
+//! controllers one has it at work, by a lease that each of its mutations names. It looks at what commits, acknowledgements and reports concern; a slow look goes over everything that is open. It never plans by itself ([`hosting_planner`] does) and never waits inside a mutation. `run` is
 //! spawned once by the wiring; waiting for readiness is the API's, which asks the same questions.
 
 mod act;
@@ -18,19 +18,22 @@ use hosting_feed::fleet::News;
 use hosting_jobs::Bell;
 use hosting_planner::gates::Fleet;
 use hosting_resource::Kind;
-use hosting_store::{Cursor, PageError, Store, StoreError, WriteError};
+use hosting_store::{Cursor, Lease, PageError, Store, StoreError, WriteError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use self::act::{REFUSED, origin};
+use self::act::REFUSED;
 use self::service::Node;
 use crate::fleet::FleetView;
 use crate::metrics::GatekeeperMetrics;
 
 /// What comes within this time is looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(2);
+/// How long a lease is good without being held on, and how often it is.
+const TERM: Duration = Duration::from_secs(10);
+const RENEW: Duration = Duration::from_secs(2);
 /// A look at least this often, whatever nobody rings for.
 const TICK: Duration = Duration::from_secs(1);
 /// How often to look at a page of what is open that nobody rang for.
@@ -77,6 +80,10 @@ pub(crate) struct Gatekeeper {
     failed: BTreeMap<Kind, Cursor>,
     next_sweep: Instant,
     metrics: GatekeeperMetrics,
+    /// By what it works: one gatekeeper at a time does, of whichever controller.
+    lease: Option<Lease>,
+    /// When the lease is to be held on.
+    renew: Instant,
 }
 
 /// How patient it is.
@@ -135,7 +142,26 @@ impl Gatekeeper {
             failed: BTreeMap::new(),
             next_sweep: Instant::now(),
             metrics,
+            lease: None,
+            renew: Instant::now(),
         }
+    }
+
+    /// Whether it is this one's turn to work. One that begins knows nothing yet: it looks at everything, and spares nodes that may be
+    /// about to come.
+    async fn leads(&mut self) -> Result<bool, StoreError> {
+        if self.lease.is_some() && Instant::now() < self.renew {
+            return Ok(true);
+        }
+        let before = self.lease.take();
+        self.renew = Instant::now() + RENEW;
+        self.lease = self.store.hold("gatekeeper", TERM).await?;
+        if self.lease.is_some() && self.lease != before {
+            tracing::info!("this controller's gatekeeper works from now on");
+            self.suspects = Suspects { all: true, registry: true, ..Suspects::default() };
+            (self.started, self.born) = (Instant::now(), self.store.now());
+        }
+        Ok(self.lease.is_some())
     }
 
     /// Works until `stop`.
@@ -152,8 +178,8 @@ impl Gatekeeper {
             self.note_commits(&mut commits);
             let began = Instant::now();
             let round = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                round = self.round() => round,
+                () = stop.cancelled() => return self.leave().await,
+                round = self.turn() => round,
             };
             let more = match round {
                 Ok(more) => {
@@ -162,6 +188,10 @@ impl Gatekeeper {
                 }
                 Err(_) if stop.is_cancelled() => return Ok(()),
                 Err(error @ StoreError::Closed) => return Err(error),
+                Err(StoreError::LostLease) => {
+                    self.lease = None;
+                    false
+                }
                 Err(error) => {
                     tracing::error!(%error, "gates cannot be looked at; trying again");
                     // What this round was to look at is not known any more.
@@ -188,6 +218,26 @@ impl Gatekeeper {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// A round, if it is this one's turn.
+    async fn turn(&mut self) -> Result<bool, StoreError> {
+        if self.leads().await? {
+            return self.round().await;
+        }
+        // Whoever leads takes everything for changed at its first look.
+        let _ = (self.news)();
+        self.suspects = Suspects::default();
+        Ok(false)
+    }
+
+    /// Lets another controller go on at once.
+    async fn leave(&mut self) -> Result<(), StoreError> {
+        let Some(lease) = self.lease.take().filter(|_| self.store.is_shared()) else { return Ok(()) };
+        if let Ok(Err(error)) = tokio::time::timeout(TICK, self.store.let_go(lease)).await {
+            tracing::debug!(%error, "the gatekeeper's lease is not given back");
+        }
+        Ok(())
     }
 
     /// One look at what may have come a step further. True when the replan queue has more.
@@ -235,7 +285,7 @@ impl Gatekeeper {
             let span = tracing::info_span!("replan.drain");
             let answer = self
                 .store
-                .write(origin(&span, ""), |tx| Box::pin(async move { hosting_planner::drain(tx).await }))
+                .write(self.origin(&span, ""), |tx| Box::pin(async move { hosting_planner::drain(tx).await }))
                 .instrument(span)
                 .await;
             match answer {

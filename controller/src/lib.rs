@@ -7,10 +7,14 @@ mod bootstrap;
 mod fleet;
 mod gatekeeper;
 mod housekeeping;
+mod kek_file;
+mod members;
 mod metrics;
 mod registry;
 mod run;
 mod settings;
+mod store;
 
 pub use run::run;
-pub use settings::{Args, Flags, Settings, SettingsError};
+pub use settings::{Args, Command, Flags, Settings, SettingsError, StoreCommand};
+pub use store::store;

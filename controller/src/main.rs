@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hosting_controller::{Args, Settings};
+use hosting_controller::{Args, Command, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,5 +19,8 @@ fn start(args: &Args) -> anyhow::Result<()> {
     if args.config.answer(|| settings.dump(), || Ok(()))? {
         return Ok(());
     }
-    hosting_controller::run(settings)
+    match &args.command {
+        Some(Command::Store(command)) => hosting_controller::store(&settings, command),
+        None => hosting_controller::run(settings),
+    }
 }

@@ -8,14 +8,14 @@ use hosting_feed::registry::{
     Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Touched,
     Watermark,
 };
-use hosting_intent::NodeFacts;
 use hosting_intent::edge_key::ClusterEdgeKey;
+use hosting_intent::{Audience, NodeFacts};
 use hosting_intent_sync::tls;
-use hosting_planner::World;
+use hosting_planner::{Admitted, World};
 use hosting_proto::feed::ReportRequest;
 use hosting_resource::kinds::node::Node;
 use hosting_resource::{Doc, Resource, Status};
-use hosting_store::{Commit, Enrolled, Store};
+use hosting_store::{Commit, Enrolled, FleetOrder, Origin, Store};
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
 
@@ -39,6 +39,31 @@ impl Registry {
     async fn born(&self, node_id: &str) -> Result<(i64, u64), RegistryError> {
         let node = self.store.read().await.map_err(failed)?.resource(node_id).await.map_err(failed)?;
         Ok(node.map_or((0, 0), |node| (node.created_at, node.created_revision)))
+    }
+}
+
+impl Registry {
+    /// The machine that enrolled before, in the same role or in any, no longer opens what is sealed from now on.
+    async fn expel_former(&self, node_id: &str, role: &str) -> Result<(), RegistryError> {
+        let Some(record) = self.node(node_id).await? else { return Ok(()) };
+        let mut former = Vec::new();
+        for audience in record.audiences(node_id) {
+            let is_of_role = role.is_empty() || audience.role().name() == role;
+            if is_of_role && self.store.sealing_key(&audience, node_id).await.map_err(failed)?.is_some() {
+                former.push(audience);
+            }
+        }
+        if former.is_empty() {
+            return Ok(());
+        }
+        let node = node_id.to_owned();
+        self.store
+            .write(Origin::default(), move |tx| {
+                Box::pin(async move { hosting_planner::expel_reader(tx, &node, former).await })
+            })
+            .await
+            .map_err(failed)?;
+        Ok(())
     }
 }
 
@@ -78,7 +103,17 @@ impl Nodes for Registry {
         let (created_at, incarnation) = self.born(node_id).await?;
         let at = self.store.now().max(created_at);
         let enrolled = Enrolled { role: role.to_owned(), at, incarnation };
-        self.store.enrol(node_id, enrolled).await.map_err(failed)
+        let at = self.store.enrol(node_id, enrolled).await.map_err(failed)?;
+        if self.store.is_shared() {
+            let order = FleetOrder::SendAway {
+                node: node_id.to_owned(),
+                role: role.to_owned(),
+                reason: format!("node {node_id} was joined anew; another machine may have taken its place"),
+            };
+            self.store.order(order).await.map_err(failed)?;
+        }
+        self.expel_former(node_id, role).await?;
+        Ok(at)
     }
 
     async fn learn(&self, node_id: &str, enrolled: &tls::Enrolled) -> Result<(), RegistryError> {
@@ -87,15 +122,38 @@ impl Nodes for Registry {
         tracing::info!(node = node_id, role = enrolled.role, "an enrolment that the store did not know");
         self.store.learn_enrolment(node_id, enrolled).await.map_err(failed)
     }
+
+    async fn reads_with(
+        &self,
+        node_id: &str,
+        audience: &Audience,
+        sealing_key: &[u8; 32],
+    ) -> Result<(), RegistryError> {
+        if self.store.sealing_key(audience, node_id).await.map_err(failed)?.as_ref() == Some(sealing_key) {
+            return Ok(());
+        }
+        let (node, audience, key) = (node_id.to_owned(), audience.clone(), *sealing_key);
+        let admitted = self
+            .store
+            .write(Origin::default(), move |tx| {
+                Box::pin(async move { hosting_planner::admit_reader(tx, &audience, &node, &key).await })
+            })
+            .await
+            .map_err(failed)?;
+        if admitted.value == Admitted::Replaced {
+            tracing::warn!(node = node_id, "a node came with another sealing key: secrets are sealed anew");
+        }
+        Ok(())
+    }
 }
 
 impl Keys for Registry {
     fn cluster_edge_key(&self, cluster_id: &str) -> ClusterEdgeKey {
-        self.store.kek().cluster_edge_key(cluster_id)
+        self.store.cluster_edge_key(cluster_id)
     }
 
     fn witness_key(&self) -> Zeroizing<[u8; 32]> {
-        self.store.kek().derive("hosting store witness 1")
+        self.store.derive("hosting store witness 1")
     }
 }
 
@@ -120,24 +178,48 @@ impl JoinTokens for Registry {
             hosting_store::TokenUse::Expired => TokenUse::Expired,
         })
     }
+
+    async fn grant(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        enrolled: &tls::Enrolled,
+    ) -> Result<(), RegistryError> {
+        self.store.grant(hash, key, &enrolled.role, enrolled.at).await.map_err(failed)
+    }
+
+    async fn granted(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        since: i64,
+    ) -> Result<Option<tls::Enrolled>, RegistryError> {
+        let mut tx = self.store.read().await.map_err(failed)?;
+        let granted = tx.granted(hash, key, since).await.map_err(failed)?;
+        Ok(granted.map(|(role, at)| tls::Enrolled { role, at }))
+    }
 }
 
 #[async_trait]
 impl StatusSink for Registry {
     async fn watermarks(&self, watermarks: &[Watermark]) -> Result<(), RegistryError> {
         let seen_at = self.store.now();
-        let rows: Vec<hosting_store::Watermark> = watermarks
-            .iter()
-            .map(|one| hosting_store::Watermark {
-                node: one.node_id.clone(),
-                audience: one.audience.clone(),
-                epoch: one.epoch.clone(),
-                applied: one.applied,
-                durable: one.durable,
-                seen_at,
-            })
-            .collect();
-        self.store.save_watermarks(&rows).await.map_err(failed)?;
+        let row = |one: &Watermark| hosting_store::Watermark {
+            node: one.node_id.clone(),
+            audience: one.audience.clone(),
+            epoch: one.epoch.clone(),
+            applied: one.applied,
+            durable: one.durable,
+            seen_at,
+            controller: self.store.controller().to_owned(),
+            connected: one.connected,
+            in_service: one.in_service,
+            build: one.build.clone(),
+        };
+        for claim in [true, false] {
+            let rows: Vec<_> = watermarks.iter().filter(|one| one.claim == claim).map(row).collect();
+            self.store.save_watermarks(&rows, claim).await.map_err(failed)?;
+        }
         for one in watermarks {
             if let Some(exceptions) = &one.exceptions {
                 self.store.set_exceptions(&one.node_id, &one.audience, exceptions).await.map_err(failed)?;
@@ -171,7 +253,7 @@ impl Doorbell for Commits {
     async fn ring(&mut self) -> Touched {
         match self.0.recv().await {
             Ok(commit) => {
-                let audiences = (!commit.new_epoch).then(|| commit.audiences.clone());
+                let audiences = (!commit.new_epoch && !commit.lost).then(|| commit.audiences.clone());
                 Touched { head: commit.revision, audiences }
             }
             Err(RecvError::Lagged(_)) => Touched { head: 0, audiences: None },
@@ -185,11 +267,11 @@ impl Doorbell for Commits {
 mod tests {
     use std::path::Path;
 
-    use hosting_feed::fleet::{Fleet, LEASE};
+    use hosting_feed::fleet::{Fleet, LEASE, Remote};
     use hosting_intent::Role;
     use hosting_planner::{Change, Draft, gates::Phase};
     use hosting_proto::feed::{KeyReport, ReportedKey};
-    use hosting_store::{Kek, KeyRange, NodeReport, Origin, StoreConfig};
+    use hosting_store::{Kek, KeyRange, NodeReport, StoreConfig};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -295,13 +377,18 @@ mod tests {
         let registry = open(folder.path(), fleet.clone()).await;
         let (store, view) = (&registry.store, &registry.view);
         let known = || fleet.all().into_iter().map(|one| one.audience.to_string()).collect::<Vec<_>>();
-        let saved = |audience: &str| Watermark {
-            node_id: "web-1".into(),
-            audience: audience.parse().unwrap(),
-            epoch: "e".into(),
-            applied: 1,
-            durable: 1,
-            exceptions: None,
+        let saved = |audience: &str| {
+            let said = Remote {
+                controller: "former".into(),
+                connected: false,
+                in_service: true,
+                build: "1".into(),
+                epoch: "e".into(),
+                applied: 1,
+                durable: 1,
+                exceptions: Vec::new(),
+            };
+            (audience.parse().unwrap(), "web-1".to_owned(), said)
         };
         put(store, web_1(&["web", "dns"], 1, 1)).await;
         fleet.restore(["node/web-1", "dns/default"].map(saved));

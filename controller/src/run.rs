@@ -20,10 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetView, Running};
 use crate::gatekeeper::Gatekeeper;
+use crate::kek_file::KekFile;
 use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Commits, Registry};
 use crate::settings::Settings;
-use crate::{bootstrap, housekeeping};
+use crate::{bootstrap, housekeeping, members};
+
+/// How often positions are saved when other controllers want to know them.
+const SHARED_FLUSH: Duration = Duration::from_millis(40);
 
 /// Runs the controller until it is told to stop.
 ///
@@ -44,7 +48,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
 
     hosting_resource::kinds::webroot::set_php_bounds(settings.php_bounds());
     let kek = Kek::load_or_create(&settings.kek())?;
-    let mut store_config = StoreConfig::new(settings.store());
+    let mut store_config = StoreConfig::of(settings.database()?);
     store_config.audit_bytes = settings.audit_max_mib << 20;
     let store = Store::open(&store_config, kek).await?;
     let authorities = bootstrap::authorities(&store).await?;
@@ -66,16 +70,23 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         keys: registry,
     };
     let mut feed_config = FeedConfig::new(settings.feed_listen);
+    if store.is_shared() {
+        // Other controllers' gates wait for what is saved.
+        feed_config.flush_every = SHARED_FLUSH;
+    }
     feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);
     let feed_metrics = metrics.register(FeedMetrics::register);
     let feed =
         FeedServer::bind(feed_config, deps, authorities, fleet, feed_metrics, settings.advertise.clone())
             .await?;
 
+    let keks = KekFile::new(settings.kek(), store.clone());
     let running = Running {
+        store: store.clone(),
         view: Arc::clone(&view),
         feed: feed.handle(),
         token_life: Duration::from_secs(settings.join_token_minutes * 60),
+        keks: keks.clone(),
     };
     let bell = Bell::default();
     let callbacks = settings.callbacks()?;
@@ -91,6 +102,11 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     })?;
 
     group.spawn("fleet view", OnEnd::Fatal, Arc::clone(&view).follow(store.clone(), commits, group.stop()));
+    group.spawn(
+        "members",
+        OnEnd::Fatal,
+        members::run(store.clone(), Arc::clone(&view), feed.handle(), group.stop()),
+    );
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
     let gatekeeper =
         Gatekeeper::new(store.clone(), view, bell.clone(), metrics.register(GatekeeperMetrics::register));
@@ -104,6 +120,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     group.spawn("jobs", OnEnd::Fatal, runner.run(group.stop()));
     let log_revisions = settings.log_revisions;
     group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), log_revisions, group.stop()));
+    group.spawn("key file", OnEnd::Log, keks.run(group.stop()));
     let limits = HttpLimits {
         connections: settings.api_connections,
         per_network: settings.api_connections_per_network,

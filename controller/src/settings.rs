@@ -1,15 +1,18 @@
 //! What an operator can set: defaults < file < environment (`HOSTING_CONTROLLER_*`) < flags.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_jobs::kinds::callback::CallbackRules;
 pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::config::{self, ConfigArgs};
 use hosting_scaffold::telemetry::LogFormat;
+use hosting_store::{Database, PostgresUrl};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "HOSTING_CONTROLLER_";
@@ -20,6 +23,9 @@ const ENV_PREFIX: &str = "HOSTING_CONTROLLER_";
 pub struct Settings {
     /// Where the store lives, and the key that seals its secrets. One process at a time.
     pub data_dir: PathBuf,
+    /// File with the connection string of a PostgreSQL database for the store, which several controllers share; only its owner may read
+    /// it. Empty: a SQLite file in `data_dir`.
+    pub database_file: Option<PathBuf>,
     /// Address of the REST API; `/metrics`, `/healthz` and `/readyz` are there too.
     pub listen: SocketAddr,
     /// Address of the feed.
@@ -76,6 +82,7 @@ impl Default for Settings {
         let php = Bounds::default();
         Self {
             data_dir: PathBuf::from("/var/lib/hosting/controller"),
+            database_file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
             feed_listen: SocketAddr::from(([127, 0, 0, 1], 8091)),
             advertise: Vec::new(),
@@ -140,6 +147,7 @@ impl Settings {
             return invalid("audit_max_mib", "must be 16 to 1048576");
         }
         settings.trusted()?;
+        settings.database()?;
         if !(1..=REQUEST_SECONDS_MOST).contains(&settings.php_request_seconds) {
             return invalid("php_request_seconds", "must be 1 to 86400");
         }
@@ -195,9 +203,31 @@ impl Settings {
     }
 
     /// The database.
-    #[must_use]
-    pub fn store(&self) -> PathBuf {
-        self.data_dir.join("store.db")
+    ///
+    /// # Errors
+    /// When the file with its connection string cannot be read, is open to others, or does not name a database.
+    pub fn database(&self) -> Result<Database, SettingsError> {
+        match &self.database_file {
+            None => Ok(Database::Sqlite(self.data_dir.join("store.db"))),
+            Some(file) => Self::database_in(file),
+        }
+    }
+
+    /// The database that a file names.
+    ///
+    /// # Errors
+    /// As for [`Settings::database`].
+    pub fn database_in(file: &Path) -> Result<Database, SettingsError> {
+        let wrong = |problem: String| SettingsError::invalid("database_file", &problem);
+        let mode =
+            std::fs::metadata(file).map_err(|error| wrong(format!("{}: {error}", file.display())))?.mode();
+        if mode & 0o077 != 0 {
+            return Err(wrong(format!("{} is open to others; chmod 600 it", file.display())));
+        }
+        let text = std::fs::read_to_string(file).map(Zeroizing::new);
+        let text = text.map_err(|error| wrong(format!("{}: {error}", file.display())))?;
+        let url = text.trim().parse::<PostgresUrl>();
+        url.map(Database::Postgres).map_err(|error| wrong(format!("{}: {error}", file.display())))
     }
 
     /// The key that seals the store's secrets. Back it up apart from the store.
@@ -214,7 +244,7 @@ impl Settings {
         Ok(format!(
             "{}# store: {}\n# key that seals its secrets: {}\n",
             config::dump(self)?,
-            self.store().display(),
+            self.database()?,
             self.kek().display()
         ))
     }
@@ -242,6 +272,41 @@ pub struct Args {
     /// Flags.
     #[command(flatten)]
     pub flags: Flags,
+    /// Something else than running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the controller's program does beside running.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Copy the store away, put a copy back, or move it to PostgreSQL
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+/// What is done with the store.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum StoreCommand {
+    /// Copy the store and its key into a new folder, while the controller runs
+    Backup {
+        /// The folder, which must not exist
+        folder: PathBuf,
+        /// Leave the key file out
+        #[arg(long)]
+        without_key: bool,
+    },
+    /// Put a backup in place of the store; the controller must be stopped
+    Restore {
+        /// The folder that `backup` wrote
+        folder: PathBuf,
+    },
+    /// Copy a store in a SQLite file to PostgreSQL; the controller must be stopped
+    Migrate {
+        /// File with the connection string of a database without a store
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
 }
 
 const EXAMPLES: &str = "Examples:
@@ -261,6 +326,10 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
+    /// File with the connection string of a PostgreSQL database for the store
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database_file: Option<PathBuf>,
     /// Address of the REST API, /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -63,6 +63,7 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         build: BUILD,
         metrics: feed_metrics,
         edge_key: None,
+        audience_keys: None,
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await

@@ -1,8 +1,8 @@
 //! Development certificates: an authority of this machine's own, and a leaf for each routed FQDN.
 //!
 //! Leaves are signed when a batch is applied, off the handshakes' way. A map larger than the cache has the rest signed when
-//! they are asked for, by one background thread that a handshake waits for; never for a name that is in no route. Real
-//! certificates will come as intents and take this place.
+//! they are asked for, by one background thread that a handshake waits for; never for a name that is in no route. A tenant's own
+//! certificate ([`crate::tenant_certs`]) goes before them.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -23,6 +23,7 @@ use rustls_pki_types::PrivateKeyDer;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::{Metrics, gauge};
+use crate::tenant_certs::TenantCerts;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The limit that some systems set to certificates of an authority that a user added.
@@ -179,6 +180,7 @@ enum Wish {
 #[derive(Debug)]
 pub struct CertStore {
     certs: SwapMap<Arc<str>, Arc<CertifiedKey>>,
+    tenants: TenantCerts,
     ca: DevCa,
     default_certificate: Arc<CertifiedKey>,
     routing: Arc<Routing>,
@@ -212,6 +214,7 @@ impl CertStore {
         let default_certificate = ca.sign(DEFAULT_NAME).map_err(io::Error::other)?;
         let store = Arc::new(Self {
             certs,
+            tenants: TenantCerts::new(Arc::clone(&routing)),
             ca,
             default_certificate,
             routing,
@@ -225,10 +228,16 @@ impl CertStore {
         Ok(store)
     }
 
-    /// The certificate of a name, if it is at hand. Called in handshakes: never signs.
+    /// The certificate of a name, if it is at hand: the tenant's own before that of the development authority. Called in
+    /// handshakes: never signs.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        self.certs.get(name)
+        self.tenants.get(name).or_else(|| self.certs.get(name))
+    }
+
+    /// The certificates that tenants brought.
+    pub(crate) const fn tenants(&self) -> &TenantCerts {
+        &self.tenants
     }
 
     /// The certificate for clients that name no host, or none that is routed. It is valid for no host.

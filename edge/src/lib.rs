@@ -19,6 +19,7 @@ mod replica;
 mod run;
 mod server;
 mod settings;
+mod tenant_certs;
 mod tls;
 mod upstream;
 

@@ -92,6 +92,8 @@ pub struct Metrics {
     pub pools: Gauge,
     /// Development certificates at hand.
     pub certificates: Gauge,
+    /// Certificates that tenants brought.
+    pub tenant_certificates: Gauge,
     /// Development certificates signed.
     pub certificates_signed: Counter,
     /// Revision of the view in effect.
@@ -122,6 +124,7 @@ impl Metrics {
             tenants: Gauge::default(),
             pools: Gauge::default(),
             certificates: Gauge::default(),
+            tenant_certificates: Gauge::default(),
             certificates_signed: Counter::default(),
             applied_revision: Gauge::default(),
         };
@@ -161,6 +164,11 @@ impl Metrics {
             registry.register("hosting_edge_routes", "FQDNs in the map", metrics.routes.clone());
             registry.register("hosting_edge_tenants", "Tenants in the map", metrics.tenants.clone());
             registry.register("hosting_edge_pools", "Shards in the map", metrics.pools.clone());
+            registry.register(
+                "hosting_edge_tenant_certificates",
+                "Certificates that tenants brought",
+                metrics.tenant_certificates.clone(),
+            );
             registry.register(
                 "hosting_edge_certificates",
                 "Development certificates at hand",

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use hosting_edge_map::{Writer, check};
 use hosting_intent::{EdgeIntent, EdgeKind, Key, Rejection};
+use hosting_intent_sync::client::AudienceKeys;
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
 
 use crate::certs::CertStore;
 use crate::metrics::{Metrics, gauge};
+use crate::tenant_certs;
 
 /// Puts batches into effect. The only writer of the table.
 #[derive(Debug)]
 pub struct EdgeReplica {
     writer: Writer,
     certs: Arc<CertStore>,
+    keys: AudienceKeys,
     metrics: Metrics,
     loaded: watch::Sender<bool>,
 }
@@ -23,16 +26,24 @@ pub struct EdgeReplica {
 impl EdgeReplica {
     /// `loaded` turns true with the first batch: not yet known is never empty.
     #[must_use]
-    pub fn new(writer: Writer, certs: Arc<CertStore>, metrics: Metrics) -> (Self, watch::Receiver<bool>) {
+    pub fn new(
+        writer: Writer,
+        certs: Arc<CertStore>,
+        keys: AudienceKeys,
+        metrics: Metrics,
+    ) -> (Self, watch::Receiver<bool>) {
         let (loaded, is_loaded) = watch::channel(false);
-        (Self { writer, certs, metrics, loaded }, is_loaded)
+        (Self { writer, certs, keys, metrics, loaded }, is_loaded)
     }
 }
 
 impl Replica for EdgeReplica {
     type Intent = EdgeIntent;
 
-    fn check(&self, _: &Key, intent: &EdgeIntent) -> Result<(), Rejection> {
+    fn check(&self, key: &Key, intent: &EdgeIntent) -> Result<(), Rejection> {
+        if let EdgeIntent::Certificate(certificate) = intent {
+            tenant_certs::open(&self.keys, key, certificate)?;
+        }
         check(intent)
     }
 
@@ -59,6 +70,20 @@ impl Replica for EdgeReplica {
             added.map(|(item, _)| item.key.name.as_str()),
             removed.map(|removal| removal.key.name.as_str()),
         );
+        for (item, intent) in &batch.upserts {
+            let EdgeIntent::Certificate(certificate) = intent else { continue };
+            match tenant_certs::open(&self.keys, &item.key, certificate) {
+                Ok(key) => self.certs.tenants().put(&item.key.name, certificate, key),
+                // It opened when it was checked.
+                Err(error) => tracing::error!(%error, key = %item.key, "a certificate is not shown"),
+            }
+        }
+        for removal in &batch.removals {
+            if EdgeKind::of(&removal.key) == Some(EdgeKind::Certificate) {
+                self.certs.tenants().remove(&removal.key.name);
+            }
+        }
+        self.metrics.tenant_certificates.set(gauge(self.certs.tenants().len()));
         let sizes = self.writer.sizes();
         self.metrics.routes.set(gauge(sizes.routes));
         self.metrics.tenants.set(gauge(sizes.tenants));

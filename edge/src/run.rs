@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use hosting_edge_map::Routing;
 use hosting_intent::Role;
-use hosting_intent_sync::client::{ClientMetrics, EdgeKeyStore, Subscription};
+use hosting_intent_sync::client::{AudienceKeys, ClientMetrics, EdgeKeyStore, Subscription};
 use hosting_scaffold::BUILD;
 use hosting_scaffold::admin::Readiness;
 use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
@@ -61,9 +61,10 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key())?;
     let certs = CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone())?;
     let edge_key = EdgeKeyStore::load(&settings.shared.data_dir);
+    let audience_keys = AudienceKeys::load(&settings.shared.data_dir).context("sealing key")?;
     let keys = Arc::new(NodeKeys::default());
     let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
-    let (replica, loaded) = EdgeReplica::new(writer, certs, metrics);
+    let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
 
     let serve = serve(server, bound, loaded, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
@@ -82,6 +83,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
+        audience_keys: Some(audience_keys),
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await

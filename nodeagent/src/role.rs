@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, fmt::Debug, path::PathBuf};
 use futures::future::BoxFuture;
 use hosting_agent_engine::{Desired, Engine, Key as Thing, Secret};
 use hosting_intent::{Key, Kind, NodeIntent, Rejection};
+use hosting_intent_sync::client::AudienceKeys;
 use hosting_scaffold::config::{ConfigError, Layers};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -33,6 +34,8 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// What edges show to the node; `None` until the controller has said it.
     pub edge_key: watch::Receiver<Option<Secret>>,
+    /// What opens the secrets of its intents.
+    pub audience_keys: AudienceKeys,
 }
 
 /// A part of the node whose state is the process's readiness.

@@ -6,7 +6,9 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use hosting_agent_engine::{Phase, Report, Secret};
 use hosting_intent::{Audience, Key, edge_key::NodeEdgeKey};
-use hosting_intent_sync::client::{ClientMetrics, EdgeKey, EdgeKeyStore, Reporter, Subscription};
+use hosting_intent_sync::client::{
+    AudienceKeys, ClientMetrics, EdgeKey, EdgeKeyStore, Reporter, Subscription,
+};
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
     BUILD,
@@ -82,6 +84,7 @@ async fn serve(
     let info = settings.role()?;
     let edge_key = EdgeKeyStore::load(&settings.data_dir());
     let keys = edge_key.subscribe();
+    let audience_keys = AudienceKeys::load(&settings.data_dir()).context("sealing key")?;
     let subscription = Subscription {
         data_dir: settings.data_dir(),
         controllers: settings.shared.controller.clone(),
@@ -91,6 +94,7 @@ async fn serve(
         build: BUILD,
         metrics: feed_metrics,
         edge_key: Some(edge_key),
+        audience_keys: Some(audience_keys.clone()),
     };
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
     let Audience::Node(node) = subscription.audience() else {
@@ -112,6 +116,7 @@ async fn serve(
         site_user: site_user.clone(),
         data_dir: settings.data_dir(),
         edge_key,
+        audience_keys,
     };
     let role: Arc<dyn Role> = (info.open)(&settings, node)?.into();
     let files = Arc::new(Files::open(&roots, site_user.as_ref())?);

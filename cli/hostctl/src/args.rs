@@ -129,6 +129,15 @@ pub(crate) fn with_two_dashes(args: impl Iterator<Item = OsString>) -> impl Iter
     })
 }
 
+/// A database that the store can be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DatabaseKind {
+    /// A file, for one controller
+    Sqlite,
+    /// A server, for several controllers
+    Postgres,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start the whole platform on this machine, seed it and keep it running
@@ -175,6 +184,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   hostctl fleet")]
     Fleet,
+    /// Copy the controller's store away, put a copy back, or move it to PostgreSQL
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Let a node apply what its brake holds
     Release(ReleaseArgs),
     /// Node life: join tokens, forgetting dead ones
@@ -197,6 +209,64 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
 }
 
+/// What is done with a store, on the machine that its controller runs on.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Copy the store and its key into a new folder, while the controller runs
+    #[command(after_help = "Examples:
+  hostctl store backup /backup/2026-11-28
+  hostctl store backup /backup/2026-11-28 --config /etc/hosting/controller.toml --without-key
+
+Whoever has the folder can open every secret in it. With --without-key nobody can, without the key file: keep that apart.")]
+    Backup {
+        /// The folder, which must not exist
+        folder: PathBuf,
+        /// Leave the key file out
+        #[arg(long)]
+        without_key: bool,
+        #[command(flatten)]
+        controller: ControllerPlace,
+    },
+    /// Put a backup in place of the store; its controller must be stopped
+    #[command(after_help = "Example:
+  hostctl store restore /backup/2026-11-28
+
+Nodes keep what they serve: what was made after the backup stays on their disks, and `hostctl fleet` shows it.")]
+    Restore {
+        /// The folder that `backup` wrote
+        folder: PathBuf,
+        #[command(flatten)]
+        controller: ControllerPlace,
+    },
+    /// Copy a store in a SQLite file to PostgreSQL; its controller must be stopped
+    #[command(after_help = "Example:
+  hostctl store migrate --to /etc/hosting/database
+
+The file has one line, e.g. postgres://hosting@db.example/hosting?sslmode=verify-full, and only its owner may read it.
+Afterwards name it in the controller's settings: database_file.")]
+    Migrate {
+        /// File with the connection string of a database without a store
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        #[command(flatten)]
+        controller: ControllerPlace,
+    },
+}
+
+/// Which controller's store. Without either: that of `hostctl up`.
+#[derive(Debug, Args)]
+pub(crate) struct ControllerPlace {
+    /// The controller's settings
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The controller's data folder
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The controller's program [default: the one beside hostctl]
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hostctl up
@@ -212,6 +282,10 @@ pub(crate) struct UpArgs {
     /// Seed nothing
     #[arg(long, conflicts_with = "seed")]
     pub no_seed: bool,
+    /// Where the controller's store is: a SQLite file, or a PostgreSQL server that `up` starts [default: what the data folder has, else
+    /// sqlite]
+    #[arg(long, value_enum, value_name = "DATABASE")]
+    pub database: Option<DatabaseKind>,
     /// Address of all listeners
     #[arg(long, default_value = "127.0.0.1")]
     pub address: IpAddr,

@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod resources;
 mod seed;
+mod store;
 mod up;
 mod yaml;
 
@@ -66,6 +67,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Wait(one) => return resources::wait(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
         Command::Fleet => fleet::show(&api()?, json).await?,
+        Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,
         Command::Node(command) => resources::node(&api()?, &command, json).await?,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,

@@ -164,6 +164,17 @@ pub(crate) struct SearchResults {
     pub(crate) results: Vec<Found>,
 }
 
+/// The key-encryption keys of the store, by the names that messages have for them.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Keks {
+    /// The one that seals.
+    pub(crate) current: String,
+    /// Those before it, the newest first. They open what is not sealed anew yet, and backups of their time.
+    pub(crate) former: Vec<String>,
+    /// Nothing in the store needs a former one.
+    pub(crate) resealed: bool,
+}
+
 /// A join token: shown once.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct JoinTokenView {
@@ -383,6 +394,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Stats", |g| Stats::json_schema(g)),
     ("SearchResults", |g| SearchResults::json_schema(g)),
     ("JoinToken", |g| JoinTokenView::json_schema(g)),
+    ("Keks", |g| Keks::json_schema(g)),
     ("Forgotten", |g| Forgotten::json_schema(g)),
     ("Subscribers", |g| Subscribers::json_schema(g)),
     ("Released", |g| Released::json_schema(g)),

@@ -155,14 +155,16 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::DiskFull => Self::unavailable(error.to_string()),
-            StoreError::Busy(_) => Self::unavailable("the store is busy; retry"),
+            StoreError::Busy(_) | StoreError::LostLease => Self::unavailable("the store is busy; retry"),
+            StoreError::Io(_) => {
+                tracing::error!(%error, "the store cannot be reached");
+                Self::unavailable("the store cannot be reached; retry, and look at the controller's log")
+            }
             StoreError::Closed => Self::unavailable("the controller is shutting down; retry"),
             StoreError::Value { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, format!("validation error: {error}"))
             }
-            StoreError::Corrupt(_) | StoreError::Io(_) | StoreError::Row(_) | StoreError::Sql(_) => {
-                Self::internal(&error)
-            }
+            StoreError::Corrupt(_) | StoreError::Row(_) | StoreError::Sql(_) => Self::internal(&error),
         }
     }
 }

@@ -48,7 +48,9 @@ mod write;
 pub use auth::Principal;
 pub use config::ApiConfig;
 pub use error::ApiError;
-pub use platform::{ExceptionView, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+pub use platform::{
+    ExceptionView, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+};
 pub use query::{Param, Takes};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
 pub use service::Api;

@@ -60,6 +60,26 @@ pub struct NewJoinToken {
 #[error("no join token could be made: {0}")]
 pub struct JoinTokenError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// What is to become of the key-encryption keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KekChange {
+    /// A new one seals from now on, and everything is sealed anew in the background.
+    Rotate,
+    /// The former ones go. Backups that they sealed open no more.
+    ForgetFormer,
+}
+
+/// The key-encryption keys stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum KekChangeError {
+    /// Not now.
+    #[error("{0}")]
+    Conflict(String),
+    /// The file or the store failed.
+    #[error("the key file could not be changed: {0}")]
+    Failed(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
 /// The running controller.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
@@ -80,4 +100,7 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Makes a single-use join token for a registered node.
     async fn join_token(&self, node_id: &str) -> Result<NewJoinToken, JoinTokenError>;
+
+    /// Changes the key file, and takes it over.
+    async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError>;
 }

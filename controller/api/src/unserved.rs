@@ -32,8 +32,6 @@ const TABLE: &[(&str, &str)] = &[
     ("POST", "/cron-jobs/{id}/enable"),
     ("POST", "/cron-jobs/{id}/disable"),
     ("POST", "/cron-jobs/{id}/retry"),
-    ("GET POST", "/fqdns/{fqdnID}/certificates"),
-    ("POST", "/certificates/{id}/retry"),
     ("GET POST", "/tenants/{tenantID}/databases"),
     ("GET DELETE", "/databases/{id}"),
     ("POST", "/databases/{id}/migrate"),

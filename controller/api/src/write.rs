@@ -157,6 +157,7 @@ impl Api {
             traceparent: call.traceparent.clone(),
             actor: Some(call.principal.key_id.clone()),
             admin: call.principal.is_admin(),
+            lease: None,
         };
         // Nothing is planned: the row is written for itself.
         if let Op::Order(order) = call.route.op {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hosting_intent::Role;
@@ -24,9 +24,8 @@ const FAILURES: u32 = 10;
 const FORGIVE: Duration = Duration::from_secs(6);
 /// Addresses remembered; the longest quiet one makes room.
 const ADDRESSES: usize = 4_096;
-/// Grants remembered, so that an answer that was lost can be given again.
-const GRANTS: usize = 1_024;
-const GRANT_LIFE: Duration = Duration::from_secs(15 * 60);
+/// An answer that was lost is given again for this long, in seconds.
+const GRANT_LIFE: i64 = 15 * 60;
 
 /// Counts failures per address (an IPv6 /64 is one).
 #[derive(Debug, Default)]
@@ -61,41 +60,10 @@ impl Throttle {
     }
 }
 
-/// Tokens that were used a moment ago, and by which key.
-#[derive(Debug, Default)]
-pub(crate) struct Grants(BTreeMap<[u8; 32], Grant>);
-
-#[derive(Debug)]
-struct Grant {
-    /// SHA-256 of the public key that was certified.
-    key: [u8; 32],
-    at: Instant,
-    enrolled: Enrolled,
-}
-
-impl Grants {
-    fn put(&mut self, token: [u8; 32], grant: Grant) {
-        let now = grant.at;
-        self.0.retain(|_, one| now.saturating_duration_since(one.at) < GRANT_LIFE);
-        // Full of live ones: then a lost answer costs a new token, no more.
-        if self.0.len() < GRANTS {
-            self.0.insert(token, grant);
-        }
-    }
-
-    /// The enrolment that `key` was given for this token.
-    fn given(&self, token: &[u8; 32], key: &[u8; 32], now: Instant) -> Option<Enrolled> {
-        let grant = self.0.get(token)?;
-        let is_same = grant.key == *key && now.saturating_duration_since(grant.at) < GRANT_LIFE;
-        is_same.then(|| grant.enrolled.clone())
-    }
-}
-
 /// State of the service between calls.
 #[derive(Debug, Default)]
 pub(crate) struct EnrolState {
     throttle: Mutex<Throttle>,
-    grants: Mutex<Grants>,
 }
 
 /// The `Enrollment` service.
@@ -131,15 +99,18 @@ impl EnrollmentService {
                 let (node_id, role) = (&request.node_id, request.role.clone());
                 let at = self.shared.nodes.enrol(node_id, &role).await.map_err(unavailable)?;
                 let enrolled = Enrolled { role, at };
-                self.grants().put(token, Grant { key, at: Instant::now(), enrolled: enrolled.clone() });
+                self.shared.tokens.grant(token, key, &enrolled).await.map_err(unavailable)?;
                 self.send_former_away(node_id, &enrolled.role);
                 return Ok(enrolled);
             }
-            TokenUse::Used => match self.grants().given(&token, &key, Instant::now()) {
-                // The answer was lost on the way; only who holds the same private key can ask for it again.
-                Some(enrolled) => return Ok(enrolled),
-                None => Status::already_exists("the join token has been used"),
-            },
+            TokenUse::Used => {
+                let since = unix_now().saturating_sub(GRANT_LIFE);
+                match self.shared.tokens.granted(token, key, since).await.map_err(unavailable)? {
+                    // The answer was lost on the way; only who holds the same private key can ask for it again.
+                    Some(enrolled) => return Ok(enrolled),
+                    None => Status::already_exists("the join token has been used"),
+                }
+            }
             TokenUse::Unknown => Status::unauthenticated("no such join token for this node"),
             TokenUse::Expired => Status::failed_precondition("the join token has expired"),
         };
@@ -150,10 +121,6 @@ impl EnrollmentService {
     async fn has_token(&self, request: &EnrollRequest) -> Result<bool, Status> {
         let Some(token) = secret_hash(&request.secret) else { return Ok(false) };
         self.shared.tokens.is_good(token, &request.node_id, unix_now()).await.map_err(unavailable)
-    }
-
-    fn grants(&self) -> MutexGuard<'_, Grants> {
-        self.shared.enrol.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the sessions of certificates that an enrolment made worthless.
@@ -287,16 +254,5 @@ mod tests {
             throttle.failed(std::net::Ipv4Addr::from(n).into(), now + FORGIVE);
         }
         assert_eq!(throttle.failures.len(), ADDRESSES);
-    }
-
-    #[test]
-    fn a_grant_is_repeated_to_the_same_key_only() {
-        let (mut grants, now) = (Grants::default(), Instant::now());
-        let enrolled = Enrolled { role: "web".into(), at: 7 };
-        grants.put([1; 32], Grant { key: [2; 32], at: now, enrolled: enrolled.clone() });
-        assert_eq!(grants.given(&[1; 32], &[2; 32], now), Some(enrolled));
-        assert_eq!(grants.given(&[1; 32], &[3; 32], now), None);
-        assert_eq!(grants.given(&[4; 32], &[2; 32], now), None);
-        assert_eq!(grants.given(&[1; 32], &[2; 32], now + GRANT_LIFE), None);
     }
 }

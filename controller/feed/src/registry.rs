@@ -77,6 +77,15 @@ pub trait Nodes: Send + Sync {
     /// A certificate of an enrolment in a role was shown that is newer than the registry knows: the registry was put back to
     /// an older copy since. From now on it is the oldest good one.
     async fn learn(&self, node_id: &str, enrolled: &Enrolled) -> Result<(), RegistryError>;
+
+    /// A subscriber of an audience says to which public key (X25519) the audience's keys are to be sealed for it. When this is done, they
+    /// are among the audience's intents.
+    async fn reads_with(
+        &self,
+        node_id: &str,
+        audience: &Audience,
+        sealing_key: &[u8; 32],
+    ) -> Result<(), RegistryError>;
 }
 
 /// Keys that follow from the key-encryption key: the same whenever they are asked for.
@@ -112,6 +121,18 @@ pub trait JoinTokens: Send + Sync {
 
     /// Uses a token up, atomically: of any number of callers one gets [`TokenUse::Granted`].
     async fn consume(&self, hash: [u8; 32], node_id: &str, now: i64) -> Result<TokenUse, RegistryError>;
+
+    /// Remembers the enrolment that a key (the SHA-256 of it) was given for a token that is used up.
+    async fn grant(&self, hash: [u8; 32], key: [u8; 32], enrolled: &Enrolled) -> Result<(), RegistryError>;
+
+    /// The enrolment that `key` was given for a token that was used up at `since` or later, in seconds since the Unix epoch. So an
+    /// answer that was lost can be given again, by any controller.
+    async fn granted(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        since: i64,
+    ) -> Result<Option<Enrolled>, RegistryError>;
 }
 
 /// What a subscriber last said, as it is kept.
@@ -129,6 +150,14 @@ pub struct Watermark {
     pub durable: u64,
     /// The whole set, if it changed since the last save.
     pub exceptions: Option<Vec<Exception>>,
+    /// Build that said Hello.
+    pub build: String,
+    /// A session stands.
+    pub connected: bool,
+    /// As gates see it.
+    pub in_service: bool,
+    /// It has come to this controller: from now on this one speaks for it.
+    pub claim: bool,
 }
 
 /// Where the fleet's words are kept.

@@ -187,6 +187,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Feed addresses of the controllers that run.
+    pub(crate) fn controllers(&self) -> Vec<String> {
+        self.controllers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What the registry says of a node that showed a certificate.
     pub(crate) async fn record_of(&self, node_id: &str) -> Result<NodeRecord, Status> {
         self.nodes.node(node_id).await.map_err(unavailable)?.ok_or_else(|| {
@@ -504,7 +509,7 @@ impl FeedHandle {
         let record = self.shared.nodes.node(node_id).await?;
         let record = record.ok_or_else(|| MintError::NoNode(node_id.to_owned()))?;
         let expires_at = unix_now().saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX));
-        let controllers = self.shared.controllers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let controllers = self.shared.controllers();
         let secret = Zeroizing::new(rand::random::<[u8; 32]>());
         let roles = record.roles.iter().map(ToString::to_string).collect();
         let token = JoinToken::new(*secret, ca, node_id.to_owned(), roles, controllers, expires_at);
@@ -520,13 +525,19 @@ impl FeedHandle {
         self.shared.use_authorities(authorities)
     }
 
+    /// What join tokens and sessions name as the controllers now.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<String> {
+        self.shared.controllers()
+    }
+
     /// The authorities in effect, to change and put back.
     #[must_use]
     pub fn authorities(&self) -> Authorities {
         self.shared.trust.load().authorities.clone()
     }
 
-    /// What join tokens name as the controllers from now on.
+    /// What join tokens and sessions name as the controllers from now on.
     pub fn advertise(&self, controllers: Vec<String>) {
         *self.shared.controllers.write().unwrap_or_else(PoisonError::into_inner) = controllers;
     }

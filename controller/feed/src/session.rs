@@ -115,6 +115,8 @@ struct Running {
     /// The log must be asked, the ring will not do.
     must_poll: bool,
     last_heard: Instant,
+    /// The controllers that the subscriber was told of.
+    told: Vec<String>,
 }
 
 async fn open(
@@ -135,6 +137,15 @@ async fn open(
         None => return Err(End::Gone),
     };
     let (audience, record) = shared.admit_to(certificate, &hello.audience).await?;
+    match <&[u8; 32]>::try_from(hello.sealing_key.as_ref()) {
+        // Before the session begins, so that it begins with what opens the rest.
+        Ok(key) => shared.nodes.reads_with(node_id, &audience, key).await.map_err(unavailable)?,
+        Err(_) if hello.sealing_key.is_empty() => {}
+        Err(_) => {
+            shared.metrics.refuse(Refusal::Protocol);
+            return Err(Status::invalid_argument("sealing_key: must have 32 bytes").into());
+        }
+    }
     let attached = shared.hub.attach(&audience);
     let apart = place(shared, node_id, &audience, &hello, &attached).await?;
     let limits = Limits {
@@ -159,9 +170,11 @@ async fn open(
     };
     shared.metrics.resume(kind);
     let mut head = 0;
+    let told = shared.controllers();
     for frame in &mut frames {
         if let Some(Frame::Welcome(welcome)) = &mut frame.frame {
             welcome.edge_key = edge_key(shared, &record, node_id, &audience);
+            welcome.controllers.clone_from(&told);
             head = welcome.head;
         }
     }
@@ -185,6 +198,7 @@ async fn open(
         waits_for_snapshot: false,
         must_poll: true,
         last_heard: Instant::now(),
+        told,
     })
 }
 
@@ -398,12 +412,27 @@ impl Running {
             None => self.session.poll(&self.attached, Instant::now()).await,
         };
         let mut frames = polled.map_err(unavailable)?;
+        self.name_controllers(shared, &mut frames);
         if self.apart.is_none() {
             shared.witness.stamp(self.session.epoch(), &mut frames);
         }
         self.outbox.extend(encode(&frames));
         // With nothing to say the doorbell or the next heartbeat makes us look again.
         Ok(())
+    }
+
+    /// Tells the subscriber when there are other controllers than it was told of.
+    fn name_controllers(&mut self, shared: &Shared, frames: &mut [Down]) {
+        let bookmark = frames.iter_mut().find_map(|frame| match &mut frame.frame {
+            Some(Frame::Bookmark(bookmark)) => Some(bookmark),
+            _ => None,
+        });
+        let Some(bookmark) = bookmark else { return };
+        let controllers = shared.controllers();
+        if self.told != controllers {
+            bookmark.controllers.clone_from(&controllers);
+            self.told = controllers;
+        }
     }
 
     /// Whether the log may be asked now: following it always, a snapshot when there is room for one.

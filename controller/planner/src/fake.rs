@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use hosting_intent::{Audience, Bytes, Key};
-use hosting_resource::{Index, Kind, Resource, Status};
+use hosting_intent::{Audience, Bytes, Key, message as m};
+use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace, Status};
 
-use crate::{ApplyError, Change, Draft, IntentChange, IntentRow, Unit, World, WorldError};
+use crate::{
+    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit, World,
+    WorldError,
+};
 
 /// Rows that one mutation may write, as in the store.
 const MAX_ROWS: usize = 1_000;
@@ -50,6 +53,12 @@ pub struct Fake {
     pub reads: usize,
     /// Rows that the open mutation wrote.
     pub rows: usize,
+    /// What was sealed: each place and its text. A sealed text holds its number.
+    pub secrets: Vec<(SecretPlace, PlainText)>,
+    /// The newest version of each audience's key.
+    pub versions: BTreeMap<Audience, u32>,
+    /// Public sealing keys by audience and node.
+    pub readers: BTreeMap<(Audience, String), [u8; 32]>,
     indexes: BTreeMap<String, Index>,
     before: Option<Box<Fake>>,
 }
@@ -312,6 +321,35 @@ impl World for Fake {
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         Ok(self.roots.clone())
     }
+
+    async fn seal_for(&mut self, wanted: SealFor<'_>) -> Result<Option<SealedFor>, WorldError> {
+        self.begin();
+        let number: Option<usize> = wanted.secret.sealed.parse().ok();
+        let stored = number.and_then(|number| self.secrets.get(number));
+        let Some((_, text)) = stored.filter(|(place, _)| place == wanted.place) else { return Ok(None) };
+        let mut hasher = blake3::Hasher::new();
+        for part in [&wanted.audience.to_string(), &wanted.key.to_string(), wanted.field, text.expose()] {
+            hasher.update(part.as_bytes()).update(&[0]);
+        }
+        let is_first = !self.versions.contains_key(wanted.audience);
+        let version = *self.versions.entry(wanted.audience.clone()).or_insert(1);
+        let sealed = hasher.update(&version.to_be_bytes()).finalize().as_bytes().to_vec();
+        Ok(Some(SealedFor { sealed: m::Sealed { version, sealed: sealed.into() }, is_first }))
+    }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        let newest = self.versions.get(audience).copied().unwrap_or_default();
+        let readers = self.readers.iter().filter(|((of, _), _)| of == audience);
+        let share = |reader: &[u8; 32], version: u32| KeyShare {
+            version,
+            reader: *reader,
+            share: m::AudienceKey {
+                encapsulated: reader.to_vec().into(),
+                sealed: vec![version.to_le_bytes()[0]; 48].into(),
+            },
+        };
+        Ok(readers.flat_map(|(_, reader)| (1..=newest).map(|version| share(reader, version))).collect())
+    }
 }
 
 #[async_trait]
@@ -330,6 +368,43 @@ impl Draft for Fake {
 
     fn by_admin(&self) -> bool {
         self.admin
+    }
+
+    async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError> {
+        self.begin();
+        self.secrets.push((place.clone(), text.clone()));
+        Ok(SealedText { key: 1, sealed: (self.secrets.len() - 1).to_string(), set_at: self.time })
+    }
+
+    async fn admit_reader(
+        &mut self,
+        audience: &Audience,
+        node: &str,
+        sealing_key: &[u8; 32],
+    ) -> Result<Admitted, WorldError> {
+        self.begin();
+        let before = self.readers.insert((audience.clone(), node.to_owned()), *sealing_key);
+        Ok(match (self.versions.get_mut(audience), before) {
+            (_, Some(before)) if before == *sealing_key => Admitted::Known,
+            (None, _) => Admitted::NothingSealed,
+            (Some(_), None) => Admitted::Added,
+            (Some(version), Some(_)) => {
+                *version += 1;
+                Admitted::Replaced
+            }
+        })
+    }
+
+    async fn expel_reader(&mut self, audience: &Audience, node: &str) -> Result<bool, WorldError> {
+        self.begin();
+        let was_one = self.readers.remove(&(audience.clone(), node.to_owned())).is_some();
+        match self.versions.get_mut(audience) {
+            Some(version) if was_one => {
+                *version += 1;
+                Ok(true)
+            }
+            Some(_) | None => Ok(false),
+        }
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {

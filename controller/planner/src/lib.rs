@@ -10,7 +10,7 @@
 //! | `derive` | what a unit wants; the units that are no kind's own |
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names` | what several kinds share: automatic records, who may have a name |
-//! | `node` | a node's roles, and what it subscribes to by them |
+//! | `node`, `readers` | a node's roles, and what it subscribes to by them; who opens what is sealed for an audience |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates/` | where a resource stands |
 //! | `concerns` | which resources a row or a removal concerns |
@@ -35,6 +35,7 @@ mod node;
 mod overlay;
 mod plan;
 mod read;
+mod readers;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -47,12 +48,15 @@ pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;
 pub use mutate::{
-    Deleted, Drained, Forgotten, continue_delete, converge_shard, create, delete, drain, finish_delete,
-    forget_node, has_children, open_gates, record_status, replan, retired, retry, retry_failed,
-    set_in_service, suspend, unsuspend, update, wants_continuing,
+    Deleted, Drained, Forgotten, admit_reader, continue_delete, converge_shard, create, delete, drain,
+    expel_reader, finish_delete, forget_node, has_children, open_gates, record_status, replan, retired,
+    retry, retry_failed, set_in_service, suspend, unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use read::subscription;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};
-pub use world::{ApplyError, Change, Draft, IntentChange, IntentRow, World, WorldError};
+pub use world::{
+    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, World,
+    WorldError,
+};

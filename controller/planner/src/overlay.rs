@@ -1,14 +1,18 @@
 //! A mutation in memory: reads see what it has put so far, and one [`Change`] comes of it at the end.
 //!
-//! What was read once is not read again. Nothing is written before [`Overlay::write`].
+//! What was read once is not read again. Nothing is written before [`Overlay::write`], but for keys: they are of no revision, and go
+//! with the mutation when that is given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Key};
-use hosting_resource::{Index, Kind, Resource};
+use hosting_resource::{Index, Kind, PlainSecrets, Resource, SecretPlace, ShapeError};
 
-use crate::{ApplyError, Change, Draft, IntentChange, IntentRow, PlanError, Unit, World, WorldError};
+use crate::{
+    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, PlanError, SealFor, SealedFor,
+    Unit, World, WorldError,
+};
 
 /// A unique name: kind, scope, key.
 type Name = (Kind, String, String);
@@ -37,6 +41,8 @@ pub(crate) struct Overlay<'d> {
     intents: Vec<IntentChange>,
     replan: Vec<Unit>,
     replanned: Vec<Unit>,
+    /// Audiences that got their first key in this mutation.
+    keyed: BTreeSet<Audience>,
 }
 
 /// A list of resources in ascending id order.
@@ -85,6 +91,7 @@ impl<'d> Overlay<'d> {
             intents: Vec::new(),
             replan: Vec::new(),
             replanned: Vec::new(),
+            keyed: BTreeSet::new(),
         }
     }
 
@@ -110,6 +117,10 @@ impl<'d> Overlay<'d> {
 
     /// Puts a resource.
     pub(crate) async fn put(&mut self, resource: Resource) -> Result<(), PlanError> {
+        if resource.has_unsealed_secret() {
+            let problem = "a secret of it is not sealed".to_owned();
+            return Err(ShapeError::Unreadable { id: resource.id, problem }.into());
+        }
         let index = resource.index();
         let before = match self.put.get(&resource.id) {
             Some(before) => Some(before.clone()),
@@ -153,6 +164,42 @@ impl<'d> Overlay<'d> {
 
     pub(crate) fn set_counter(&mut self, name: &str, value: u64) {
         self.counters.insert(name.to_owned(), value);
+    }
+
+    /// Seals the new secrets of a resource, which is about to be put, for where they stand in it.
+    pub(crate) async fn seal(
+        &mut self,
+        resource: &mut Resource,
+        plain: &PlainSecrets,
+    ) -> Result<(), PlanError> {
+        for (path, text) in plain.iter() {
+            let sealed = self.base.seal(&SecretPlace::of(resource, path), text).await?;
+            if !resource.put_sealed(path, &sealed) {
+                let problem = format!("there is no secret at {path}");
+                return Err(ShapeError::Unreadable { id: resource.id.clone(), problem }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`Draft::admit_reader`].
+    pub(crate) async fn admit_reader(
+        &mut self,
+        audience: &Audience,
+        node: &str,
+        sealing_key: &[u8; 32],
+    ) -> Result<Admitted, PlanError> {
+        Ok(self.base.admit_reader(audience, node, sealing_key).await?)
+    }
+
+    /// See [`Draft::expel_reader`].
+    pub(crate) async fn expel_reader(&mut self, audience: &Audience, node: &str) -> Result<bool, PlanError> {
+        Ok(self.base.expel_reader(audience, node).await?)
+    }
+
+    /// Audiences that got their first key since the last call.
+    pub(crate) fn take_keyed(&mut self) -> BTreeSet<Audience> {
+        std::mem::take(&mut self.keyed)
     }
 
     /// Puts a unit on the replan queue.
@@ -437,5 +484,17 @@ impl World for Overlay<'_> {
 
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         self.base.trust_roots().await
+    }
+
+    async fn seal_for(&mut self, wanted: SealFor<'_>) -> Result<Option<SealedFor>, WorldError> {
+        let sealed = self.base.seal_for(wanted).await?;
+        if sealed.as_ref().is_some_and(|sealed| sealed.is_first) {
+            self.keyed.insert(wanted.audience.clone());
+        }
+        Ok(sealed)
+    }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        self.base.key_shares(audience).await
     }
 }

@@ -232,6 +232,12 @@ impl<'d> Plan<'d> {
     /// one), and writes everything.
     pub(crate) async fn finish(mut self) -> Result<Finished, PlanError> {
         self.walk().await?;
+        for audience in self.draft.take_keyed() {
+            // Its subscribers get the key in the revision that first needs it.
+            let unit = Unit::Audience(audience);
+            let owner = unit.owner();
+            self.replan_one(&unit, owner).await?;
+        }
         let revision = self.draft.revision();
         for id in std::mem::take(&mut self.zones) {
             if kinds::zone::move_serial(&mut self.draft, &id, revision).await? {

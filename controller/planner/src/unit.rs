@@ -44,6 +44,9 @@ pub enum Walk {
     Resources(Pages),
     /// Whatever owns a row of a node. The place is the row's key.
     NodeRows,
+    /// Whatever owns a row of an audience that may hold secrets: they are sealed anew. The audience is spelt by [`Walk::spell`], the
+    /// place is the row's key.
+    Sealed,
     /// No walk: one unit that waits with its cause. The place is its owner ([`Unit::owner`]).
     Unit,
 }
@@ -92,15 +95,28 @@ impl Walk {
         match self {
             Self::Resources(pages) => pages.name,
             Self::NodeRows => "node_rows",
+            Self::Sealed => "sealed",
             Self::Unit => "unit",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::NodeRows, Self::Unit]
+        [Self::NodeRows, Self::Sealed, Self::Unit]
             .into_iter()
             .chain(kinds::walks().map(Self::Resources))
             .find(|walk| walk.name() == name)
+    }
+}
+
+impl Walk {
+    /// An audience as the place where a walk starts, which holds no slash: `edge:c1`.
+    pub(crate) fn spell(audience: &Audience) -> String {
+        audience.to_string().replacen('/', ":", 1)
+    }
+
+    /// The inverse of [`Walk::spell`].
+    pub(crate) fn audience(of: &str) -> Option<Audience> {
+        of.replacen(':', "/", 1).parse().ok()
     }
 }
 
@@ -176,6 +192,11 @@ mod tests {
             let unit = Unit::Walk { over, of: "a".into(), after: "b/c".into(), cause };
             assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
         }
+        let edge: Audience = "edge/c_1-a".parse().unwrap();
+        assert_eq!(Walk::audience(&Walk::spell(&edge)), Some(edge.clone()));
+        let of = Walk::spell(&edge);
+        let unit = Unit::Walk { over: Walk::Sealed, of, after: "6/a/b".into(), cause: Cause::Planner };
+        assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
         let rr_set = Unit::RrSet { zone: "z".into(), name: "a.example".into(), record_type: "A".into() };
         let of_all = Kind::ALL.iter().map(|kind| Unit::Of(*kind, "x".into()));
         let others = [Unit::Audience("edge/c".parse().unwrap()), Unit::Retire("x".into()), rr_set];

@@ -1,8 +1,8 @@
 //! What planning reads and what it answers.
 
 use async_trait::async_trait;
-use hosting_intent::{Audience, AudienceError, Bytes, Cause, Key};
-use hosting_resource::{Kind, Resource};
+use hosting_intent::{Audience, AudienceError, Bytes, Cause, Key, message as m};
+use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace};
 
 use crate::Unit;
 
@@ -124,6 +124,64 @@ pub trait World: Send {
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         Ok(Vec::new())
     }
+
+    /// Seals a stored secret for the subscribers of one audience. As long as the secret and the audience's key stay the same, so do
+    /// the bytes. `None`: the secret does not open, so nobody can have it.
+    async fn seal_for(&mut self, wanted: SealFor<'_>) -> Result<Option<SealedFor>, WorldError> {
+        let problem = format!("{} cannot be sealed here: this only reads", wanted.key);
+        Err(WorldError(problem.into()))
+    }
+
+    /// The versions of an audience's key, sealed to each of its subscribers, in an order that stays the same.
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError>;
+}
+
+/// A stored secret, and where the intent holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct SealFor<'a> {
+    /// Who is to open it.
+    pub audience: &'a Audience,
+    /// The intent.
+    pub key: &'a Key,
+    /// The intent's field; within a map the entry's name follows, e.g. `env/NAME`.
+    pub field: &'a str,
+    /// Where it is stored.
+    pub place: &'a SecretPlace,
+    /// As it is stored there.
+    pub secret: &'a SealedText,
+}
+
+/// What [`World::seal_for`] gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SealedFor {
+    /// For the intent.
+    pub sealed: m::Sealed,
+    /// The audience had no key before, and its subscribers are to be given it.
+    pub is_first: bool,
+}
+
+/// A version of an audience's key, sealed to one subscriber.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyShare {
+    /// From 1.
+    pub version: u32,
+    /// The subscriber's public sealing key (X25519).
+    pub reader: [u8; 32],
+    /// For the intent.
+    pub share: m::AudienceKey,
+}
+
+/// What it meant that a subscriber said which key is to be sealed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// It said so before.
+    Known,
+    /// Nothing is sealed for the audience yet.
+    NothingSealed,
+    /// It can open what the others can.
+    Added,
+    /// It had another key before: whoever holds that one opens nothing that is sealed from now on.
+    Replaced,
 }
 
 /// Why a change cannot be written. The caller rolls the savepoint back: nothing is half applied.
@@ -185,6 +243,20 @@ pub trait Draft: World {
     fn by_admin(&self) -> bool {
         false
     }
+
+    /// Seals a secret for the place where it is stored. Writes the tenant's data key when that is the first.
+    async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError>;
+
+    /// Notes a subscriber's public sealing key (X25519) and gives it the audience's key. Written at once.
+    async fn admit_reader(
+        &mut self,
+        audience: &Audience,
+        node: &str,
+        sealing_key: &[u8; 32],
+    ) -> Result<Admitted, WorldError>;
+
+    /// Forgets a subscriber, and makes a version of the audience's key that it does not have. False when it had none. Written at once.
+    async fn expel_reader(&mut self, audience: &Audience, node: &str) -> Result<bool, WorldError>;
 
     /// Writes a change. What it wrote, later reads of the same draft see; a second one carries the same revision.
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError>;

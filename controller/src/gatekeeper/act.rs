@@ -184,7 +184,7 @@ impl Gatekeeper {
             + Send
             + 'static,
     {
-        let origin = origin(&span, trace);
+        let origin = self.origin(&span, trace);
         async {
             match self.store.write(origin, mutation).await {
                 Ok(_) => Ok(true),
@@ -199,12 +199,16 @@ impl Gatekeeper {
         .instrument(span)
         .await
     }
-}
 
-/// A log filter may leave the span out: then what comes of the change is in the trace all the same.
-pub(super) fn origin(span: &Span, trace: &str) -> Origin {
-    let own = span.in_scope(current_traceparent);
-    Origin { traceparent: if own.is_empty() { trace.to_owned() } else { own }, actor: None, admin: false }
+    /// A log filter may leave the span out: then what comes of the change is in the trace all the same.
+    pub(super) fn origin(&self, span: &Span, trace: &str) -> Origin {
+        let own = span.in_scope(current_traceparent);
+        Origin {
+            traceparent: if own.is_empty() { trace.to_owned() } else { own },
+            lease: self.lease.clone(),
+            ..Origin::default()
+        }
+    }
 }
 
 async fn carry_out(tx: &mut hosting_store::WriteTx, action: Action) -> Result<(), PlanError> {

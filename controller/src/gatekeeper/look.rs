@@ -24,8 +24,9 @@ impl Gatekeeper {
         loop {
             match commits.try_recv() {
                 Ok(commit) => {
-                    self.suspects.registry |= commit.new_epoch || commit.kinds.contains(&Kind::Node);
-                    self.suspects.all |= commit.new_epoch;
+                    let all = commit.new_epoch || commit.lost;
+                    self.suspects.registry |= all || commit.kinds.contains(&Kind::Node);
+                    self.suspects.all |= all;
                     self.suspects.ids.extend(commit.concerns.iter().cloned());
                 }
                 Err(TryRecvError::Lagged(_)) => {

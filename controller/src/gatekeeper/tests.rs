@@ -194,7 +194,7 @@ impl Lab {
             .def()
             .create(parent.as_ref(), body.as_object().unwrap(), &mut |bytes: &mut [u8]| rand::fill(bytes))
             .unwrap();
-        let origin = Origin { traceparent: trace.to_owned(), actor: None, admin: false };
+        let origin = Origin { traceparent: trace.to_owned(), actor: None, ..Origin::default() };
         let made = self
             .store
             .write(origin, move |tx| Box::pin(async move { create(tx, creation).await }))

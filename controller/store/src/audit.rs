@@ -3,17 +3,18 @@
 //! The caller redacts the body; the store keeps it as given.
 
 use serde_json::Value;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
 
 use crate::error::{from_sql, to_sql};
-use crate::page::like_pattern;
+use crate::page::push_contains;
+use crate::sql::{self, Query, QueryBuilder, Row};
 use crate::{Order, Origin, ReadTx, Store, StoreError};
 
 /// Longest path that is kept, in bytes.
 const MAX_PATH: usize = 2_048;
 /// A longer body is replaced by its length, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// What a row takes beside its texts, with its places in the indexes, in bytes.
+const ROW_BYTES: i64 = 400;
 
 /// What was asked and answered.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -120,10 +121,11 @@ impl Store {
     pub async fn prune_audit(&self, before: i64) -> Result<u64, StoreError> {
         self.status_write(move |tx| {
             Box::pin(async move {
-                let query = sqlx::query(
-                    "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ? ORDER BY at, seq LIMIT 1000)",
+                let query = sql::query(
+                    "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ? ORDER BY at, seq LIMIT 1000) \
+                     RETURNING octet_length(path), octet_length(body)",
                 );
-                tx.execute(query.bind(before)).await
+                delete(tx, query.bind(before)).await
             })
         })
         .await
@@ -143,7 +145,8 @@ pub(crate) async fn insert(
         let bytes = body.len();
         if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")).to_string() } else { body }
     });
-    let query = sqlx::query(
+    let body_bytes = body.as_ref().map_or(0, String::len);
+    let query = sql::query(
         "INSERT INTO audit (id, at, actor, method, path, resource_type, resource_id, status_code, body, revision, \
          traceparent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
@@ -159,19 +162,38 @@ pub(crate) async fn insert(
     .bind(revision.map(|revision| to_sql("revision", revision)).transpose()?)
     .bind(&origin.traceparent);
     tx.execute(query).await?;
-    make_room(tx, most).await
+    make_room(tx, ROW_BYTES + bytes_of(path.len(), body_bytes), most).await
 }
 
-/// Deletes the oldest rows when the log has more than `most` bytes: more at once than the largest row takes.
-async fn make_room(tx: &mut ReadTx, most: u64) -> Result<(), StoreError> {
-    let row = tx.optional(sqlx::query("SELECT bytes FROM audit_size WHERE id = 1")).await?;
-    let bytes = row.map(|row| row.try_get::<i64, _>(0)).transpose()?.unwrap_or_default();
-    if u64::try_from(bytes).unwrap_or_default() > most {
-        let oldest = "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT 256)";
-        let rows = tx.execute(sqlx::query(oldest)).await?;
+/// Counts a new row of `added` bytes, and deletes the oldest rows when the log has more than `most`: more at once than the largest
+/// row takes.
+async fn make_room(tx: &mut ReadTx, added: i64, most: u64) -> Result<(), StoreError> {
+    let query =
+        sql::query("UPDATE audit_size SET bytes = bytes + ? WHERE id = 1 RETURNING bytes").bind(added);
+    if tx.number(query).await? > most {
+        let oldest = sql::query(
+            "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT 256) \
+             RETURNING octet_length(path), octet_length(body)",
+        );
+        let rows = delete(tx, oldest).await?;
         tracing::warn!(rows, most, "the audit log has its largest size: its oldest rows are dropped");
     }
     Ok(())
+}
+
+/// Runs a deletion that answers the lengths of path and body of each row, and counts those out.
+async fn delete(tx: &mut ReadTx, deletion: Query) -> Result<u64, StoreError> {
+    let rows = tx.all(deletion).await?;
+    let mut bytes = 0;
+    for row in &rows {
+        bytes += ROW_BYTES + row.try_get::<i64>(0)? + row.try_get::<Option<i64>>(1)?.unwrap_or_default();
+    }
+    tx.execute(sql::query("UPDATE audit_size SET bytes = bytes - ? WHERE id = 1").bind(bytes)).await?;
+    Ok(rows.len() as u64)
+}
+
+fn bytes_of(path: usize, body: usize) -> i64 {
+    i64::try_from(path + body).unwrap_or(i64::MAX / 2)
 }
 
 impl ReadTx {
@@ -181,14 +203,12 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn audit_page(&mut self, list: &AuditQuery) -> Result<AuditPage, StoreError> {
         let limit = if list.limit == 0 { 50 } else { list.limit.min(1_000) };
-        let mut sql = QueryBuilder::<Sqlite>::new(
+        let mut sql = QueryBuilder::new(
             "SELECT a.seq, a.id, a.at, a.actor, a.revision, a.traceparent, a.method, a.path, a.resource_type, \
-             a.resource_id, a.status_code, a.body FROM audit a WHERE 1",
+             a.resource_id, a.status_code, a.body FROM audit a WHERE 1 = 1",
         );
         if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
-            let pattern = like_pattern(search);
-            sql.push(" AND (a.resource_type LIKE ").push_bind(pattern.clone()).push(" ESCAPE '\\'");
-            sql.push(" OR a.method LIKE ").push_bind(pattern).push(" ESCAPE '\\')");
+            push_contains(&mut sql, &["a.resource_type", "a.method"], search);
         }
         let exact = [
             (" AND a.resource_type = ", &list.resource_type),
@@ -235,7 +255,7 @@ impl ReadTx {
     }
 }
 
-fn audit_row(row: &SqliteRow) -> Result<AuditRow, StoreError> {
+fn audit_row(row: &Row) -> Result<AuditRow, StoreError> {
     let revision: Option<i64> = row.try_get(4)?;
     let body: Option<&str> = row.try_get(11)?;
     Ok(AuditRow {

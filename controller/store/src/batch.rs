@@ -1,9 +1,7 @@
 //! Statements for many rows: one for each chunk of [`CHUNK`] rows. Their texts differ by the number of rows only, so that they stay
 //! prepared.
 
-use sqlx::query_builder::Separated;
-use sqlx::{Encode, QueryBuilder, Sqlite, Type};
-
+use crate::sql::{QueryBuilder, Separated, Value};
 use crate::{ReadTx, StoreError};
 
 /// Rows of one statement.
@@ -15,20 +13,21 @@ pub(crate) async fn insert<T>(
     head: &'static str,
     tail: &'static str,
     rows: &[T],
-    mut bind: impl FnMut(&mut Separated<'_, Sqlite, &'static str>, &T),
+    mut bind: impl FnMut(&mut Separated<'_>, &T),
 ) -> Result<u64, StoreError> {
     let mut changed = 0;
     for rows in rows.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new(head);
+        let mut sql = QueryBuilder::new(head);
         sql.push(" ");
-        sql.push_values(rows, |mut values, row| bind(&mut values, row));
+        sql.push_values(rows, &mut bind);
         sql.push(" ").push(tail);
         changed += tx.execute(sql.build()).await?;
     }
     Ok(changed)
 }
 
-/// `{head} WHERE (a = ? AND b = ?) OR (..)`: SQLite looks each of them up in an index, where it would scan for a list of rows.
+/// `{head} WHERE (a = ? AND b = ?) OR (..)`: the databases look each of them up in an index, where SQLite would scan for a
+/// list of rows.
 pub(crate) async fn delete<T>(
     tx: &mut ReadTx,
     head: &'static str,
@@ -38,7 +37,7 @@ pub(crate) async fn delete<T>(
 ) -> Result<u64, StoreError> {
     let mut changed = 0;
     for rows in rows.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new(head);
+        let mut sql = QueryBuilder::new(head);
         any_of(&mut sql, columns, rows, |sql, row, column| {
             sql.push_bind(bind(row, column));
         });
@@ -49,10 +48,10 @@ pub(crate) async fn delete<T>(
 
 /// ` WHERE (a = ? AND b = ?) OR (..)`.
 pub(crate) fn any_of<T>(
-    sql: &mut QueryBuilder<Sqlite>,
+    sql: &mut QueryBuilder,
     columns: &[&'static str],
     rows: &[T],
-    mut bind: impl FnMut(&mut QueryBuilder<Sqlite>, &T, usize),
+    mut bind: impl FnMut(&mut QueryBuilder, &T, usize),
 ) {
     for (n, row) in rows.iter().enumerate() {
         sql.push(if n == 0 { " WHERE " } else { " OR " });
@@ -64,11 +63,16 @@ pub(crate) fn any_of<T>(
     }
 }
 
-/// `(?, ?, ..)`.
-pub(crate) fn list<T>(sql: &mut QueryBuilder<Sqlite>, values: &[T])
+/// `(?, ?, ..)`; nothing is in an empty list.
+pub(crate) fn list<T>(sql: &mut QueryBuilder, values: &[T])
 where
-    T: Clone + Send + 'static + for<'e> Encode<'e, Sqlite> + Type<Sqlite>,
+    T: Clone + Into<Value>,
 {
+    if values.is_empty() {
+        // PostgreSQL knows no empty list.
+        sql.push("(NULL)");
+        return;
+    }
     sql.push("(");
     let mut separated = sql.separated(", ");
     for value in values {

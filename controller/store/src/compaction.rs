@@ -1,9 +1,9 @@
 //! The end of the log: what every subscriber is past, or can get by snapshot, is deleted.
 
 use hosting_intent::Audience;
-use sqlx::Row;
 
-use crate::error::{from_sql, to_bound};
+use crate::error::to_bound;
+use crate::sql;
 use crate::{Store, StoreError, WriteTx};
 
 /// Log rows deleted in one go: mutations wait that long.
@@ -44,24 +44,25 @@ impl Store {
 }
 
 async fn raise_floor(tx: &mut WriteTx, audience: &Audience, keep: u64) -> Result<u64, StoreError> {
-    let query = sqlx::query(
-        "UPDATE audiences SET floor = max(floor, coalesce((SELECT revision FROM (SELECT DISTINCT revision \
-         FROM intent_log WHERE audience = ?1 ORDER BY revision DESC LIMIT 1 OFFSET ?2)), 0)) \
-         WHERE audience = ?1 RETURNING floor",
+    let query = sql::query(
+        "SELECT DISTINCT revision FROM intent_log WHERE audience = ? ORDER BY revision DESC LIMIT 1 OFFSET ?",
     )
     .bind(audience.to_string())
     .bind(to_bound(keep));
-    match tx.optional(query).await? {
-        Some(row) => from_sql("floor", row.try_get(0)?),
-        None => Ok(0),
-    }
+    let floor: i64 = tx.optional(query).await?.map_or(Ok(0), |row| row.try_get(0))?;
+    let query = sql::query("UPDATE audiences SET floor = ?2 WHERE audience = ?1 AND floor < ?2")
+        .bind(audience.to_string())
+        .bind(floor);
+    tx.execute(query).await?;
+    let query = sql::query("SELECT floor FROM audiences WHERE audience = ?").bind(audience.to_string());
+    tx.number(query).await
 }
 
 /// Oldest first, whole revisions.
 async fn delete_chunk(tx: &mut WriteTx, audience: &Audience, floor: u64) -> Result<u64, StoreError> {
-    let query = sqlx::query(
+    let query = sql::query(
         "DELETE FROM intent_log WHERE audience = ?1 AND revision <= (SELECT max(revision) FROM (SELECT revision \
-         FROM intent_log WHERE audience = ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3))",
+         FROM intent_log WHERE audience = ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3) AS oldest)",
     )
     .bind(audience.to_string())
     .bind(to_bound(floor))

@@ -1,8 +1,7 @@
 //! Which enrolment of a node is the newest: what came before it belongs to a machine that was replaced.
 
-use sqlx::Row;
-
 use crate::error::{from_sql, to_sql};
+use crate::sql::{self, Row};
 use crate::{ReadTx, Store, StoreError, WriteTx};
 
 /// The newest enrolment of a node's process.
@@ -26,7 +25,7 @@ impl Store {
         self.status_write(move |tx| {
             Box::pin(async move {
                 let query =
-                    sqlx::query("SELECT coalesce(max(at), 0) FROM enrolments WHERE node = ?").bind(&node);
+                    sql::query("SELECT coalesce(max(at), 0) FROM enrolments WHERE node = ?").bind(&node);
                 let last = to_sql("at", tx.number(query).await?)?;
                 let at = enrolled.at.max(last.saturating_add(1));
                 put(tx, &node, &Enrolled { at, ..enrolled }).await?;
@@ -48,9 +47,9 @@ impl Store {
 }
 
 async fn put(tx: &mut WriteTx, node: &str, enrolled: &Enrolled) -> Result<(), StoreError> {
-    let query = sqlx::query(
+    let query = sql::query(
         "INSERT INTO enrolments (node, role, at, incarnation) VALUES (?, ?, ?, ?) ON CONFLICT (node, role) DO UPDATE \
-         SET at = excluded.at, incarnation = excluded.incarnation WHERE excluded.at > at",
+         SET at = excluded.at, incarnation = excluded.incarnation WHERE excluded.at > enrolments.at",
     )
     .bind(node)
     .bind(&enrolled.role)
@@ -66,9 +65,9 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn enrolments(&mut self, node: &str) -> Result<Vec<Enrolled>, StoreError> {
-        let query = sqlx::query("SELECT role, at, incarnation FROM enrolments WHERE node = ? ORDER BY role")
+        let query = sql::query("SELECT role, at, incarnation FROM enrolments WHERE node = ? ORDER BY role")
             .bind(node);
-        let enrolled = |row: &sqlx::sqlite::SqliteRow| {
+        let enrolled = |row: &Row| {
             Ok(Enrolled {
                 role: row.try_get(0)?,
                 at: row.try_get(1)?,

@@ -11,8 +11,8 @@ pub enum StoreError {
     /// No room for another page. Nothing was written; a retry helps once there is room.
     #[error("the disk that holds the store is full; free some space there, then retry")]
     DiskFull,
-    /// The file is not what SQLite wrote.
-    #[error("the store's file is damaged ({0}); stop the controller and put back a backup")]
+    /// The database is not what was written to it.
+    #[error("the store is damaged ({0}); stop the controller and put back a backup")]
     Corrupt(Arc<str>),
     /// Another process holds the database's lock, or every reader is in use. A retry helps.
     #[error("the store is busy ({0}); retry")]
@@ -22,6 +22,9 @@ pub enum StoreError {
         "the store's files cannot be read or written ({0}); look at the disk and the file's owner and mode"
     )]
     Io(Arc<str>),
+    /// Another controller does by now what this one was to do alone.
+    #[error("another controller has taken this over")]
+    LostLease,
     /// The store was closed, or its writer ended.
     #[error("the store is closed")]
     Closed,
@@ -36,7 +39,7 @@ pub enum StoreError {
         /// Why it cannot be.
         problem: Arc<str>,
     },
-    /// Anything else that SQLite or its driver says.
+    /// Anything else that the database or its driver says.
     #[error("the store failed: {0}")]
     Sql(Arc<str>),
 }
@@ -55,35 +58,12 @@ impl StoreError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::DiskFull | Self::Busy(_) | Self::Io(_) => true,
-            Self::Corrupt(_) | Self::Closed | Self::Row(_) | Self::Value { .. } | Self::Sql(_) => false,
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the driver's enum grows; what is not told apart is shown as it is"
-    )]
-    fn from(error: sqlx::Error) -> Self {
-        let text: Arc<str> = error.to_string().into();
-        if let sqlx::Error::Database(database) = &error {
-            // The low byte is the primary code: https://www.sqlite.org/rescode.html
-            let code = database.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
-            return match code {
-                Some(13) => Self::DiskFull,
-                Some(11 | 26) => Self::Corrupt(text),
-                Some(5 | 6) => Self::Busy(text),
-                Some(3 | 8 | 10 | 14) => Self::Io(text),
-                _ => Self::Sql(text),
-            };
-        }
-        match error {
-            sqlx::Error::PoolTimedOut => Self::Busy("all readers are in use".into()),
-            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
-            sqlx::Error::Io(_) => Self::Io(text),
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Row(text),
-            _ => Self::Sql(text),
+            Self::Corrupt(_)
+            | Self::LostLease
+            | Self::Closed
+            | Self::Row(_)
+            | Self::Value { .. }
+            | Self::Sql(_) => false,
         }
     }
 }
@@ -116,7 +96,7 @@ impl From<StoreError> for SourceError {
     }
 }
 
-/// For a column or parameter: SQLite's integers are signed.
+/// For a column or parameter: both databases' integers are signed.
 pub(crate) fn to_sql(field: &'static str, number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|_| StoreError::value(field, format!("{number} is beyond 2^63-1")))
 }

@@ -1,21 +1,21 @@
 //! The log and the current rows as publishers read them.
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
 use hosting_intent::{Audience, Bytes, Digest, Item, Key, Removal};
 use hosting_intent_sync::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use crate::error::{from_sql, to_bound};
 use crate::read_tx::cause;
+use crate::sql::{self, Row};
 use crate::{ReadTx, Store, StoreError};
 
 /// A window ends at the next revision once its values have this many bytes, whatever its limit.
 const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Rows of the log that are read at once: at most so many values of the largest size are in memory.
+const LOG_PAGE: u32 = 128;
 
 pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &Audience) -> Result<AudienceHead, StoreError> {
-    let query = sqlx::query("SELECT revision, floor, count, digest FROM audiences WHERE audience = ?")
+    let query = sql::query("SELECT revision, floor, count, digest FROM audiences WHERE audience = ?")
         .bind(audience.to_string());
     let row = tx.optional(query).await?;
     let mut head = AudienceHead {
@@ -48,19 +48,15 @@ pub(crate) async fn owners_between(
     if audience_head(tx, audience).await?.floor > after {
         return Ok(None);
     }
-    let query = sqlx::query(
+    let query = sql::query(
         "SELECT DISTINCT owner FROM intent_log WHERE audience = ? AND revision > ? AND revision <= ? LIMIT ?",
     )
     .bind(audience.to_string())
     .bind(to_bound(after))
     .bind(to_bound(upto))
     .bind(i64::from(most) + 1);
-    let owners = tx
-        .all(query)
-        .await?
-        .iter()
-        .map(|row| Ok(row.try_get(0)?))
-        .collect::<Result<Vec<String>, StoreError>>()?;
+    let owners =
+        tx.all(query).await?.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, StoreError>>()?;
     Ok((owners.len() <= most as usize).then_some(owners))
 }
 
@@ -71,7 +67,7 @@ pub(crate) async fn log_since(
     limit: usize,
 ) -> Result<Vec<LogEntry>, StoreError> {
     // What came before `after` may be compacted; the highest of that is the floor.
-    let query = sqlx::query(
+    let query = sql::query(
         "SELECT coalesce((SELECT max(revision) FROM intent_log WHERE audience = ?1 AND revision <= ?2), \
          (SELECT floor FROM audiences WHERE audience = ?1), 0)",
     )
@@ -81,21 +77,25 @@ pub(crate) async fn log_since(
 
     let mut entries: Vec<LogEntry> = Vec::new();
     let (mut changes, mut bytes) = (0, 0);
-    let connection = tx.live()?;
-    let mut rows = sqlx::query(
-        "SELECT revision, kind, key, value, cause, traceparent FROM intent_log \
-         WHERE audience = ? AND revision > ? ORDER BY revision, kind, key",
-    )
-    .bind(audience.to_string())
-    .bind(to_bound(after))
-    .fetch(connection);
-    let read = async {
-        while let Some(row) = rows.try_next().await? {
-            let change = Change::try_from(&row)?;
+    let mut last = (to_bound(after), i64::from(u32::MAX) + 1, String::new());
+    loop {
+        let query = sql::query(
+            "SELECT revision, kind, key, value, cause, traceparent FROM intent_log WHERE audience = ? \
+             AND (revision, kind, key) > (?, ?, ?) ORDER BY revision, kind, key LIMIT ?",
+        )
+        .bind(audience.to_string())
+        .bind(last.0)
+        .bind(last.1)
+        .bind(&last.2)
+        .bind(LOG_PAGE);
+        let rows = tx.all(query).await?;
+        let whole = rows.len() < LOG_PAGE as usize;
+        for row in &rows {
+            let change = Change::try_from(row)?;
             let full = changes >= limit || bytes >= WINDOW_BYTES;
             if entries.last().is_none_or(|entry| entry.revision != change.revision) {
                 if full && !entries.is_empty() {
-                    break;
+                    return Ok(entries);
                 }
                 prev = entries.last().map_or(prev, |entry| entry.revision);
                 entries.push(LogEntry {
@@ -107,16 +107,15 @@ pub(crate) async fn log_since(
             }
             changes += 1;
             bytes += change.value.as_ref().map_or(0, Bytes::len);
+            last = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             if let Some(entry) = entries.last_mut() {
                 change.push_to(entry);
             }
         }
-        Ok::<_, StoreError>(())
+        if whole {
+            return Ok(entries);
+        }
     }
-    .await;
-    drop(rows);
-    tx.note(read)?;
-    Ok(entries)
 }
 
 /// A row of the log.
@@ -128,14 +127,14 @@ struct Change {
     traceparent: String,
 }
 
-impl TryFrom<&SqliteRow> for Change {
+impl TryFrom<&Row> for Change {
     type Error = StoreError;
 
-    fn try_from(row: &SqliteRow) -> Result<Self, StoreError> {
+    fn try_from(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
             revision: from_sql("revision", row.try_get(0)?)?,
             key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },
-            value: row.try_get::<Option<Vec<u8>>, _>(3)?.map(Bytes::from),
+            value: row.try_get::<Option<Vec<u8>>>(3)?.map(Bytes::from),
             cause: cause(row.try_get(4)?)?,
             traceparent: row.try_get(5)?,
         })

@@ -1,7 +1,6 @@
 //! Join tokens: single-use secrets by which a new node proves that somebody wanted it. Only their hashes come here.
 
-use sqlx::Row;
-
+use crate::sql;
 use crate::{ReadTx, Store, StoreError, WriteTx};
 
 /// Spent and expired tokens are kept this long, in seconds, to tell what became of them.
@@ -36,9 +35,9 @@ impl Store {
         let node = node.to_owned();
         self.status_write(move |tx| {
             Box::pin(async move {
-                let query = sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?");
+                let query = sql::query("DELETE FROM join_tokens WHERE expires_at < ?");
                 tx.execute(query.bind(now.saturating_sub(KEEP))).await?;
-                let query = sqlx::query(
+                let query = sql::query(
                     "INSERT INTO join_tokens (hash, node, created_at, expires_at) VALUES (?, ?, ?, ?)",
                 );
                 let query = query.bind(hash.as_slice()).bind(node).bind(now).bind(expires_at);
@@ -65,6 +64,25 @@ impl Store {
         self.status_write(move |tx| Box::pin(async move { consume(tx, hash, &node, now).await })).await
     }
 
+    /// Remembers which key an enrolment was given for a spent token: the SHA-256 of the public key, the role and the time of the
+    /// enrolment.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn grant(&self, hash: [u8; 32], key: [u8; 32], role: &str, at: i64) -> Result<(), StoreError> {
+        let role = role.to_owned();
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                let query = sql::query(
+                    "UPDATE join_tokens SET granted_key = ?, granted_role = ?, granted_at = ? WHERE hash = ?",
+                );
+                let query = query.bind(key.as_slice()).bind(role).bind(at).bind(hash.as_slice());
+                tx.execute(query).await.map(drop)
+            })
+        })
+        .await
+    }
+
     /// Makes a node's unused tokens worthless; how many there were.
     ///
     /// # Errors
@@ -73,7 +91,7 @@ impl Store {
         let node = node.to_owned();
         self.status_write(move |tx| {
             Box::pin(async move {
-                let query = sqlx::query("DELETE FROM join_tokens WHERE node = ? AND used_at IS NULL");
+                let query = sql::query("DELETE FROM join_tokens WHERE node = ? AND used_at IS NULL");
                 tx.execute(query.bind(node)).await
             })
         })
@@ -82,6 +100,24 @@ impl Store {
 }
 
 impl ReadTx {
+    /// The enrolment, as role and time, that a key was given for a token that was spent at `since` or later (seconds since the Unix
+    /// epoch).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn granted(
+        &mut self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        since: i64,
+    ) -> Result<Option<(String, i64)>, StoreError> {
+        let query = sql::query(
+            "SELECT granted_role, granted_at FROM join_tokens WHERE hash = ? AND granted_key = ? AND used_at >= ?",
+        );
+        let query = query.bind(hash.as_slice()).bind(key.as_slice()).bind(since);
+        self.optional(query).await?.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+    }
+
     /// Whether a token could be spent now.
     ///
     /// # Errors
@@ -92,7 +128,7 @@ impl ReadTx {
         node: &str,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT 1 FROM join_tokens WHERE hash = ? AND node = ? AND used_at IS NULL AND expires_at > ?",
         );
         let query = query.bind(hash.as_slice()).bind(node).bind(now);
@@ -101,14 +137,14 @@ impl ReadTx {
 }
 
 async fn consume(tx: &mut WriteTx, hash: [u8; 32], node: &str, now: i64) -> Result<TokenUse, StoreError> {
-    let query = sqlx::query(
+    let query = sql::query(
         "UPDATE join_tokens SET used_at = ?1 WHERE hash = ?2 AND node = ?3 AND used_at IS NULL AND expires_at > ?1 \
          AND created_at >= coalesce((SELECT created_at / 1000 FROM resources WHERE id = ?3), 0)",
     );
     if tx.execute(query.bind(now).bind(hash.as_slice()).bind(node)).await? == 1 {
         return Ok(TokenUse::Granted);
     }
-    let query = sqlx::query("SELECT used_at IS NOT NULL FROM join_tokens WHERE hash = ? AND node = ?");
+    let query = sql::query("SELECT used_at IS NOT NULL FROM join_tokens WHERE hash = ? AND node = ?");
     Ok(match tx.optional(query.bind(hash.as_slice()).bind(node)).await? {
         None => TokenUse::Unknown,
         Some(row) if row.try_get(0)? => TokenUse::Used,

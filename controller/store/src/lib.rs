@@ -1,4 +1,4 @@
-//! The controller's store on SQLite: resources as documents, intents with their log, what the fleet reports, secrets.
+//! The controller's store on SQLite or PostgreSQL: resources as documents, intents with their log, what the fleet reports, secrets.
 //!
 //! Owns every row and the order of revisions: one writer, group commit, one savepoint and one revision for each mutation.
 //! It knows neither what a resource means nor what an intent says, opens no socket, and never writes a secret in clear.
@@ -7,16 +7,21 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | `open` | configuration, files, lock, connections |
+//! | `database`, `open` | which database; configuration, files, lock, connections |
+//! | `sql` | statements, values and rows over both databases |
 //! | `schema`, `migrations/` | tables and their version |
 //! | `writer`, `lanes` | group commit; whose turn it is |
+//! | `commit_log`, `lease` | what the controllers of one store tell each other; what one of them does at a time |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
 //! | `read_tx`, `page` | snapshots: `World`, lists, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
-//! | `kek`, `secrets` | sealed blobs, trust roots |
+//! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
+//! | `secrets` | sealed blobs by name, trust roots |
+//! | `data_keys` | a key for each tenant, by which secrets of resources are sealed |
+//! | `readers` | a key for each audience, and who can open it |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -24,20 +29,28 @@
 mod audit;
 mod backup;
 mod batch;
+mod commit_log;
 mod compaction;
+mod data_keys;
+mod database;
 mod enrolment;
 mod error;
 mod feed_source;
 mod jobs;
 mod join_token;
 mod kek;
+mod keyring;
 mod lanes;
+mod lease;
 mod open;
 mod page;
 mod read_tx;
+mod readers;
 mod schema;
 mod secrets;
+mod sql;
 mod status;
+mod tables;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -45,22 +58,26 @@ mod writer_tests;
 
 use std::sync::Arc;
 
-use sqlx::SqlitePool;
 use tokio::sync::{broadcast, watch};
+use zeroize::Zeroizing;
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
+pub use commit_log::{Commit, FleetChange, FleetOrder};
 pub use compaction::Compacted;
+pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
+pub use keyring::Resealed;
+pub use lease::{Lease, OtherController};
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use write_tx::WriteTx;
-pub use writer::{Commit, Committed, Origin, Stats, WriteError};
+pub use writer::{Committed, Origin, Stats, WriteError};
 
 /// Most rows that one mutation may write: more is a walk over several.
 pub const MAX_ROWS: usize = 1_000;
@@ -71,10 +88,12 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     cell: String,
-    kek: Kek,
+    controller: String,
+    keys: keyring::SharedKek,
+    root: Zeroizing<[u8; 32]>,
     clock: fn() -> i64,
-    path: std::path::PathBuf,
-    readers: SqlitePool,
+    database: Database,
+    readers: sql::Readers,
     writer: writer::Queue,
     head: watch::Receiver<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
@@ -83,7 +102,7 @@ struct Inner {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
-            .field("path", &self.0.path)
+            .field("database", &self.0.database)
             .field("cell", &self.0.cell)
             .finish_non_exhaustive()
     }
@@ -96,10 +115,13 @@ impl Store {
         &self.0.cell
     }
 
-    /// The key that seals this store's secrets.
+    /// Whether other controllers may run on this store too.
     #[must_use]
-    pub fn kek(&self) -> &Kek {
-        &self.0.kek
+    pub fn is_shared(&self) -> bool {
+        match self.0.database {
+            Database::Sqlite(_) => false,
+            Database::Postgres(_) => true,
+        }
     }
 
     /// The doorbell: the newest committed revision. It may ring without a new one when the epoch changed.
@@ -141,9 +163,9 @@ impl Store {
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.status_write(|tx| {
             Box::pin(async move {
-                let query = sqlx::query(
+                let query = sql::query(
                     "INSERT INTO counters (name, value) VALUES ('store_probe', 1) \
-                     ON CONFLICT (name) DO UPDATE SET value = value + 1",
+                     ON CONFLICT (name) DO UPDATE SET value = counters.value + 1",
                 );
                 tx.execute(query).await
             })

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hosting_resource::{Index, Resource};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row, SqliteConnection};
 use tokio::sync::{broadcast, watch};
 
-use crate::schema::{self, SchemaError};
-use crate::writer;
-use crate::{Inner, Kek, Store, StoreError};
+use crate::commit_log::CommitLog;
+use crate::keyring::{self, SharedKek};
+use crate::schema;
+use crate::sql::{self, Connection, SqliteOptions, SqliteReaders};
+use crate::writer::{self, Connect};
+use crate::{Database, Inner, Kek, Store, StoreError};
 
 /// What a kind says is indexed of one resource.
 pub type IndexFn = fn(&Resource) -> Index;
@@ -22,13 +23,13 @@ pub type IndexFn = fn(&Resource) -> Index;
 /// How to open a store.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The database file. Beside it lie `-wal` and `-shm`.
-    pub path: PathBuf,
+    /// Where the rows are.
+    pub database: Database,
     /// Index rows of a resource; tests give their own.
     pub index: IndexFn,
     /// The cell's id, `[a-z0-9-]{1,32}`. `None`: the stored one, or a new one for a new store.
     pub cell: Option<String>,
-    /// Read connections, one thread each. 1–64.
+    /// Read connections. 1–64.
     pub readers: u32,
     /// How long to wait for another process's lock, or for a free reader.
     pub busy_timeout: Duration,
@@ -41,11 +42,17 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// The defaults for a file.
+    /// The defaults for a SQLite file.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::of(Database::Sqlite(path.into()))
+    }
+
+    /// The defaults for a database.
+    #[must_use]
+    pub fn of(database: Database) -> Self {
         Self {
-            path: path.into(),
+            database,
             index: Resource::index,
             cell: None,
             readers: 8,
@@ -76,26 +83,29 @@ pub enum OpenError {
     },
     /// A newer build has migrated the file.
     #[error(
-        "{path} has schema version {found}, this build knows versions up to {known}; start a newer controller, or put back a backup from before the upgrade"
+        "{database} has schema version {found}, this build knows versions up to {known}; start a newer controller, or put back a backup from before the upgrade"
     )]
     NewerSchema {
-        /// The database file.
-        path: PathBuf,
-        /// The file's version.
+        /// Which database.
+        database: String,
+        /// Its version.
         found: u32,
         /// The newest one that this build knows.
         known: u32,
     },
     /// A database, but not ours.
-    #[error("{0} is not a controller's store; give another path")]
-    Foreign(PathBuf),
+    #[error("{0} is not a controller's store; give another one")]
+    Foreign(String),
+    /// A store would be written where there is one.
+    #[error("{0} has a store already; give a database without one")]
+    NotEmpty(String),
     /// The secrets in it are sealed by another key.
     #[error(
-        "{path} is sealed by key {expected}, the key file holds {found}; put back the key file that belongs to it"
+        "{database} is sealed by key {expected}, the key file holds {found}; put back the key file that belongs to it"
     )]
     WrongKek {
-        /// The database file.
-        path: PathBuf,
+        /// Which database.
+        database: String,
         /// Id of the key that belongs to the store.
         expected: String,
         /// Id of the key that was given.
@@ -103,11 +113,11 @@ pub enum OpenError {
     },
     /// The configured cell is not the stored one.
     #[error(
-        "{path} belongs to cell {stored:?}, the configuration says {configured:?}; correct the cell or the path"
+        "{database} belongs to cell {stored:?}, the configuration says {configured:?}; correct the cell or the database"
     )]
     WrongCell {
-        /// The database file.
-        path: PathBuf,
+        /// Which database.
+        database: String,
         /// What the store says.
         stored: String,
         /// What the configuration says.
@@ -130,10 +140,10 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The database itself.
-    #[error("{path}: {source}")]
+    #[error("{database}: {source}")]
     Store {
-        /// The database file.
-        path: PathBuf,
+        /// Which database.
+        database: String,
         /// What is wrong: full disk and damaged file are told apart.
         source: StoreError,
     },
@@ -146,64 +156,85 @@ impl Store {
     /// See [`OpenError`]; each message says what to do.
     pub async fn open(config: &StoreConfig, kek: Kek) -> Result<Self, OpenError> {
         check(config)?;
-        let path = config.path.as_path();
-        make_folder(path)?;
-        let lock = Lock::take(path)?;
-        let store = |error: StoreError| OpenError::Store { path: path.to_owned(), source: error };
-
-        let options = connect_options(config);
-        let mut connection = options.connect().await.map_err(|error| store(error.into()))?;
-        schema::migrate(&mut connection).await.map_err(|error| match error {
-            SchemaError::Newer { found, known } => {
-                OpenError::NewerSchema { path: path.to_owned(), found, known }
+        let store =
+            |error: StoreError| OpenError::Store { database: config.database.to_string(), source: error };
+        let (lock, connect) = match &config.database {
+            Database::Sqlite(path) => {
+                make_folder(path)?;
+                let lock = Lock::take(path)?;
+                (Some(lock), Connect::Sqlite(sqlite_options(path, config)))
             }
-            SchemaError::Foreign => OpenError::Foreign(path.to_owned()),
-            SchemaError::Store(error) => store(error),
-        })?;
+            Database::Postgres(url) => {
+                let options = sql::postgres_options(url.as_str(), config.mutation_timeout).map_err(store)?;
+                (None, Connect::Postgres(Box::new(options)))
+            }
+        };
+        let mut connection = connect.open().await.map_err(store)?;
+        schema::migrate(&mut connection).await.map_err(|error| error.of(&config.database))?;
         let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
-        if head.kek_id != kek.id() {
+        if let Some(expected) = keyring::missing_key(&mut connection, &kek).await.map_err(store)? {
             return Err(OpenError::WrongKek {
-                path: path.to_owned(),
-                expected: head.kek_id,
+                database: config.database.to_string(),
+                expected,
                 found: kek.id().to_owned(),
             });
         }
         if let Some(configured) = config.cell.as_ref().filter(|cell| **cell != head.cell) {
             return Err(OpenError::WrongCell {
-                path: path.to_owned(),
+                database: config.database.to_string(),
                 stored: head.cell,
                 configured: configured.clone(),
             });
         }
 
-        let readers = SqlitePoolOptions::new()
-            .max_connections(config.readers)
-            .acquire_timeout(config.busy_timeout)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone().read_only(true).create_if_missing(false))
+        let root = keyring::derivation_root(&mut connection, &kek, &head.kek_id, head.is_new)
             .await
-            .map_err(|error| store(error.into()))?;
+            .map_err(store)?;
+
+        let readers = match &connect {
+            Connect::Sqlite(options) => sql::Readers::Sqlite(
+                SqliteReaders::open(options, config.readers, config.busy_timeout).map_err(store)?,
+            ),
+            Connect::Postgres(options) => {
+                sql::Readers::Postgres(sql::postgres_pool(options, config.readers, config.busy_timeout))
+            }
+        };
+        let controller = uuid::Uuid::new_v4().simple().to_string();
+        let log = match config.database {
+            Database::Sqlite(_) => None,
+            // Before the head is read that callers begin from.
+            Database::Postgres(_) => {
+                Some(CommitLog::begin(&mut connection, controller.clone()).await.map_err(store)?)
+            }
+        };
+        let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
+        let keys = SharedKek::new(kek);
         let (ring, doorbell) = watch::channel(head.revision);
         // A reader that is further behind takes everything for touched, so the size bounds memory and nothing else.
         let (commits, _) = broadcast::channel(1024);
         let writer = writer::start(writer::Setup {
             connection,
-            options,
+            connect,
             index: config.index,
             clock: config.clock,
             mutation_timeout: config.mutation_timeout,
             cell: head.cell.clone(),
             audit_bytes: config.audit_bytes,
+            keys: keys.clone(),
             ring,
             commits: commits.clone(),
             lock,
-        });
+            log,
+            controller: controller.clone(),
+        })
+        .map_err(|error| store(StoreError::Io(error.to_string().into())))?;
         Ok(Self(Arc::new(Inner {
             cell: head.cell,
-            kek,
+            controller,
+            keys,
+            root,
             clock: config.clock,
-            path: config.path.clone(),
+            database: config.database.clone(),
             readers,
             writer,
             head: doorbell,
@@ -227,51 +258,34 @@ fn check(config: &StoreConfig) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn connect_options(config: &StoreConfig) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(&config.path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(config.busy_timeout)
-        // Sorting must not put rows into a file outside the data folder.
-        .pragma("temp_store", "MEMORY")
-        .pragma("trusted_schema", "OFF")
-        .pragma("journal_size_limit", "67108864")
-        .pragma("cache_size", "-16384")
-        .thread_name(|id| format!("store-sqlite-{id}"))
-        // Statements carry tenant data in their errors at most; their text is no log line.
-        .disable_statement_logging()
+fn sqlite_options(path: &Path, config: &StoreConfig) -> SqliteOptions {
+    SqliteOptions { path: path.to_owned(), busy_timeout: config.busy_timeout, read_only: false }
 }
 
 struct Head {
     cell: String,
     revision: u64,
     kek_id: String,
+    /// This call made it.
+    is_new: bool,
 }
 
-async fn read_head(
-    connection: &mut SqliteConnection,
-    config: &StoreConfig,
-    kek: &Kek,
-) -> Result<Head, StoreError> {
+async fn read_head(connection: &mut Connection, config: &StoreConfig, kek: &Kek) -> Result<Head, StoreError> {
     let cell = config.cell.clone().unwrap_or_else(|| {
         let drawn = uuid::Uuid::new_v4().simple().to_string();
         drawn.chars().take(8).collect()
     });
-    sqlx::query("INSERT OR IGNORE INTO head (id, cell, epoch, revision, kek_id) VALUES (1, ?, ?, 0, ?)")
-        .bind(&cell)
-        .bind(new_epoch(&cell))
-        .bind(kek.id())
-        .execute(&mut *connection)
-        .await?;
-    let row =
-        sqlx::query("SELECT cell, revision, kek_id FROM head WHERE id = 1").fetch_one(connection).await?;
+    let query = sql::query(
+        "INSERT INTO head (id, cell, epoch, revision, kek_id) VALUES (1, ?, ?, 0, ?) ON CONFLICT (id) DO NOTHING",
+    );
+    let made = connection.execute(query.bind(&cell).bind(new_epoch(&cell)).bind(kek.id())).await?;
+    let rows = connection.rows(sql::query("SELECT cell, revision, kek_id FROM head WHERE id = 1")).await?;
+    let row = rows.first().ok_or_else(|| StoreError::row("there is no head row"))?;
     Ok(Head {
         cell: row.try_get(0)?,
         revision: crate::error::from_sql("head.revision", row.try_get(1)?)?,
         kek_id: row.try_get(2)?,
+        is_new: made > 0,
     })
 }
 

@@ -4,9 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hosting_resource::{Kind, Resource, Status};
 use serde::{Deserialize, Serialize};
-use sqlx::{QueryBuilder, Sqlite};
 
-use crate::read_tx::{RESOURCE, json_list, resource};
+use crate::batch;
+use crate::read_tx::{RESOURCE, resource};
+use crate::sql::{Dialect, QueryBuilder};
 use crate::{ReadTx, StoreError};
 
 /// Longest cursor that is looked at, in bytes: a label and an id, encoded.
@@ -190,7 +191,7 @@ impl ReadTx {
             return Err(PageError::Cursor);
         }
         let limit = list.limit.clamp(1, 1_000);
-        let mut query = build(list, limit)?;
+        let query = build(list, limit, self.dialect());
         let rows = self.all(query.build()).await?;
         let mut items = rows.iter().map(resource).collect::<Result<Vec<_>, _>>()?;
         let more = items.len() > limit as usize;
@@ -208,8 +209,8 @@ impl ReadTx {
     }
 }
 
-fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreError> {
-    let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+fn build(list: &ListQuery, limit: u32, dialect: Dialect) -> QueryBuilder {
+    let mut sql = QueryBuilder::new("SELECT ");
     sql.push(RESOURCE).push(" FROM ");
     // What a facet finds is few of many. CROSS JOIN is how SQLite is told to begin there.
     if !list.facets.is_empty() {
@@ -219,7 +220,7 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
         sql.push("resources t CROSS JOIN ");
     }
     sql.push("resources r");
-    if list.label.is_some() {
+    if list.label.is_some() && dialect == Dialect::Sqlite {
         // Few have one label; left alone, SQLite takes the index that gives the order.
         sql.push(" INDEXED BY resources_by_label");
     }
@@ -248,9 +249,8 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
             sql.push(" AND r.brand = ").push_bind(brand);
         }
         Some(brands) => {
-            sql.push(" AND r.brand IN (SELECT value FROM json_each(")
-                .push_bind(json_list(brands)?)
-                .push("))");
+            sql.push(" AND r.brand IN ");
+            batch::list(&mut sql, brands);
         }
     }
     if let Some(status) = list.status {
@@ -269,9 +269,7 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
         sql.push(" AND r.label = ").push_bind(label);
     }
     if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
-        let pattern = like_pattern(search);
-        sql.push(" AND (r.label LIKE ").push_bind(pattern.clone()).push(" ESCAPE '\\' OR r.id LIKE ");
-        sql.push_bind(pattern).push(" ESCAPE '\\')");
+        push_contains(&mut sql, &["r.label", "r.id"], search);
     }
     let (column, direction, beyond) = match list.order {
         Order::Asc => (list.sort.column(), "ASC", ">"),
@@ -298,11 +296,21 @@ fn build(list: &ListQuery, limit: u32) -> Result<QueryBuilder<Sqlite>, StoreErro
         sql.push(", r.id ").push(direction);
     }
     sql.push(" LIMIT ").push_bind(limit + 1);
-    Ok(sql)
+    sql
+}
+
+/// ` AND (one of the columns contains the text)`, letter case of ASCII aside.
+pub(crate) fn push_contains(sql: &mut QueryBuilder, columns: &[&'static str], text: &str) {
+    let pattern = like_pattern(&text.to_ascii_lowercase());
+    for (n, column) in columns.iter().enumerate() {
+        sql.push(if n == 0 { " AND (lower(" } else { " OR lower(" }).push(column).push(") LIKE ");
+        sql.push_bind(pattern.clone()).push(" ESCAPE '\\'");
+    }
+    sql.push(")");
 }
 
 /// Contains, with what the user wrote taken literally.
-pub(crate) fn like_pattern(text: &str) -> String {
+fn like_pattern(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len() + 2);
     pattern.push('%');
     for character in text.chars() {
@@ -392,10 +400,11 @@ mod tests {
                 true,
             ),
         ] {
-            let sql = build(&list, 50).unwrap();
-            let explain = format!("EXPLAIN QUERY PLAN {}", sql.sql().as_str());
-            let rows = sqlx::query(sqlx::AssertSqlSafe(explain)).fetch_all(&store.0.readers).await.unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, 3)).collect();
+            let sql = build(&list, 50, Dialect::Sqlite);
+            let mut explain = QueryBuilder::new("EXPLAIN QUERY PLAN ");
+            explain.push(sql.text());
+            let rows = store.read().await.unwrap().all(explain.build()).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.try_get(3).unwrap()).collect();
             let plan = plan.join("; ");
             assert!(plan.contains(index), "{list:?}: {plan}");
             assert!(!plan.contains("SCAN r"), "{list:?}: {plan}");

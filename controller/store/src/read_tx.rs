@@ -3,16 +3,14 @@
 use async_trait::async_trait;
 use hosting_intent::{Audience, AudienceError, Bytes, Cause, Item, Key};
 use hosting_intent_sync::{AudienceHead, LogEntry};
-use hosting_planner::{IntentRow, Unit, World, WorldError};
+use hosting_planner::{IntentRow, KeyShare, Unit, World, WorldError};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use crate::StoreError;
 use crate::batch::{self, CHUNK};
 use crate::error::{from_sql, to_bound};
+use crate::sql::{self, Connection, Dialect, Query, QueryBuilder, Readers, Row};
 
 /// Most rows that one list answers, whatever was asked for.
 const LIST_MAX: u32 = 10_000;
@@ -32,19 +30,12 @@ macro_rules! select_resource {
     };
 }
 
-pub(crate) type SqlQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
-
-enum Reader {
-    Snapshot(Transaction<'static, Sqlite>),
-    Writer(SqliteConnection),
-}
-
 /// Reads of one consistent state.
 ///
-/// After a failed read every later call answers the same error: SQLite may have ended the transaction, and a read outside
-/// it would see another state.
+/// After a failed read every later call answers the same error: the database may have ended the transaction, and a read
+/// outside it would see another state.
 pub struct ReadTx {
-    reader: Reader,
+    connection: Connection,
     failed: Option<StoreError>,
     epoch: String,
     head: u64,
@@ -58,18 +49,21 @@ impl std::fmt::Debug for ReadTx {
 }
 
 impl ReadTx {
-    pub(crate) async fn snapshot(pool: &SqlitePool) -> Result<Self, StoreError> {
-        let mut snapshot = pool.begin().await?;
+    pub(crate) async fn snapshot(readers: &Readers) -> Result<Self, StoreError> {
+        let mut connection = readers.snapshot().await?;
         // The first read is what fixes the snapshot.
-        let row =
-            sqlx::query("SELECT epoch, revision FROM head WHERE id = 1").fetch_one(&mut *snapshot).await?;
+        let rows = connection.rows(sql::query("SELECT epoch, revision FROM head WHERE id = 1")).await?;
+        let row = rows.first().ok_or_else(|| StoreError::row("there is no head row"))?;
         let (epoch, head) = (row.try_get(0)?, from_sql("head.revision", row.try_get(1)?)?);
-        Ok(Self { reader: Reader::Snapshot(snapshot), failed: None, epoch, head, statements: 1 })
+        Ok(Self { connection, failed: None, epoch, head, statements: 1 })
     }
 
-    pub(crate) fn of_writer(connection: SqliteConnection) -> Self {
-        let (epoch, head, statements) = (String::new(), 0, 0);
-        Self { reader: Reader::Writer(connection), failed: None, epoch, head, statements }
+    pub(crate) fn of_writer(connection: Connection) -> Self {
+        Self { connection, failed: None, epoch: String::new(), head: 0, statements: 0 }
+    }
+
+    pub(crate) const fn dialect(&self) -> Dialect {
+        self.connection.dialect()
     }
 
     /// The store's epoch.
@@ -104,54 +98,46 @@ impl ReadTx {
     }
 
     /// Past the check for an earlier failure: for the writer's own statements.
-    pub(crate) fn raw(&mut self) -> &mut SqliteConnection {
-        match &mut self.reader {
-            Reader::Snapshot(snapshot) => snapshot,
-            Reader::Writer(connection) => connection,
-        }
+    pub(crate) fn raw(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
-    pub(crate) fn into_connection(self) -> Option<SqliteConnection> {
-        match self.reader {
-            Reader::Snapshot(_) => None,
-            Reader::Writer(connection) => Some(connection),
-        }
+    pub(crate) fn into_connection(self) -> Connection {
+        self.connection
     }
 
-    /// The connection, for one statement.
-    pub(crate) fn live(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+    /// Counts a statement, unless one failed before it.
+    fn admit(&mut self) -> Result<(), StoreError> {
         self.statements += 1;
-        match &self.failed {
-            Some(error) => Err(error.clone()),
-            None => Ok(self.raw()),
-        }
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
-    pub(crate) fn note<T>(&mut self, result: Result<T, impl Into<StoreError>>) -> Result<T, StoreError> {
-        result.map_err(|error| self.failed.get_or_insert(error.into()).clone())
+    fn note<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.map_err(|error| self.failed.get_or_insert(error).clone())
     }
 
-    pub(crate) async fn all(&mut self, query: SqlQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        let rows = query.fetch_all(self.live()?).await;
+    pub(crate) async fn all(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
+        self.admit()?;
+        let rows = self.connection.rows(query).await;
         self.note(rows)
     }
 
-    pub(crate) async fn optional(&mut self, query: SqlQuery<'_>) -> Result<Option<SqliteRow>, StoreError> {
-        let row = query.fetch_optional(self.live()?).await;
-        self.note(row)
+    pub(crate) async fn optional(&mut self, query: Query) -> Result<Option<Row>, StoreError> {
+        Ok(self.all(query).await?.into_iter().next())
     }
 
     /// Rows affected.
-    pub(crate) async fn execute(&mut self, query: SqlQuery<'_>) -> Result<u64, StoreError> {
-        let done = query.execute(self.live()?).await;
-        Ok(self.note(done)?.rows_affected())
+    pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
+        self.admit()?;
+        let done = self.connection.execute(query).await;
+        self.note(done)
     }
 
-    async fn resources_of(&mut self, query: SqlQuery<'_>) -> Result<Vec<Resource>, StoreError> {
+    async fn resources_of(&mut self, query: Query) -> Result<Vec<Resource>, StoreError> {
         self.all(query).await?.iter().map(resource).collect()
     }
 
-    pub(crate) async fn number(&mut self, query: SqlQuery<'_>) -> Result<u64, StoreError> {
+    pub(crate) async fn number(&mut self, query: Query) -> Result<u64, StoreError> {
         let number = match self.optional(query).await? {
             Some(row) => row.try_get(0)?,
             None => 0,
@@ -162,7 +148,7 @@ impl ReadTx {
     // The bodies of `World`, with the store's own error.
 
     pub(crate) async fn get(&mut self, id: &str) -> Result<Option<Resource>, StoreError> {
-        let query = sqlx::query(select_resource!("WHERE r.id = ?")).bind(id);
+        let query = sql::query(select_resource!("WHERE r.id = ?")).bind(id);
         self.optional(query).await?.as_ref().map(resource).transpose()
     }
 
@@ -171,7 +157,7 @@ impl ReadTx {
         audience: &Audience,
         key: &Key,
     ) -> Result<Option<IntentRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT audience, kind, key, revision, owner, value FROM intent_current \
              WHERE audience = ? AND kind = ? AND key = ?",
         )
@@ -188,7 +174,7 @@ impl ReadTx {
     pub async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, StoreError> {
         let mut found = Vec::new();
         for ids in ids.chunks(CHUNK) {
-            let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+            let mut sql = QueryBuilder::new("SELECT ");
             sql.push(RESOURCE).push(" FROM resources r WHERE r.id IN ");
             batch::list(&mut sql, ids);
             found.extend(self.resources_of(sql.build()).await?);
@@ -201,7 +187,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open_resources(&mut self, after: &str, limit: u32) -> Result<Vec<Resource>, StoreError> {
-        let query = sqlx::query(select_resource!(
+        let query = sql::query(select_resource!(
             "WHERE r.status IN ('pending', 'provisioning', 'converging', 'deleting') AND r.id > ? ORDER BY r.id LIMIT ?"
         ))
         .bind(after)
@@ -214,7 +200,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn replan_count(&mut self) -> Result<u64, StoreError> {
-        let row = self.optional(sqlx::query("SELECT COUNT(*) FROM replan")).await?;
+        let row = self.optional(sql::query("SELECT COUNT(*) FROM replan")).await?;
         row.map_or(Ok(0), |row| from_sql("replan", row.try_get(0)?))
     }
 
@@ -231,7 +217,7 @@ impl ReadTx {
             if wanted == 0 {
                 return Ok(units);
             }
-            let query = sqlx::query("SELECT seq, owner FROM replan WHERE seq > ? ORDER BY seq LIMIT ?")
+            let query = sql::query("SELECT seq, owner FROM replan WHERE seq > ? ORDER BY seq LIMIT ?")
                 .bind(after)
                 .bind(to_bound(wanted as u64));
             let rows = self.all(query).await?;
@@ -262,15 +248,16 @@ impl ReadTx {
         kind: Kind,
         brands: Option<&[String]>,
     ) -> Result<Vec<(Status, u64)>, StoreError> {
-        let brands = brands.map(json_list).transpose()?;
-        let query = sqlx::query(
-            "SELECT status, sum(count) FROM resource_counts WHERE kind = ?1 AND count > 0 \
-             AND (?2 IS NULL OR brand IN (SELECT value FROM json_each(?2))) GROUP BY status",
-        )
-        .bind(kind.name())
-        .bind(brands);
+        let mut sql =
+            QueryBuilder::new("SELECT status, CAST(sum(count) AS BIGINT) FROM resource_counts WHERE kind = ");
+        sql.push_bind(kind.name()).push(" AND count > 0");
+        if let Some(brands) = brands {
+            sql.push(" AND brand IN ");
+            batch::list(&mut sql, brands);
+        }
+        sql.push(" GROUP BY status");
         let mut counts = Vec::new();
-        for row in self.all(query).await? {
+        for row in self.all(sql.build()).await? {
             counts.push((status(row.try_get(0)?)?, from_sql("count", row.try_get(1)?)?));
         }
         counts.sort_unstable_by_key(|(status, _)| *status);
@@ -282,7 +269,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn count_children(&mut self, kind: Kind, parent: &str) -> Result<u64, StoreError> {
-        let query = sqlx::query("SELECT count(*) FROM resources WHERE parent = ? AND kind = ?")
+        let query = sql::query("SELECT count(*) FROM resources WHERE parent = ? AND kind = ?")
             .bind(parent)
             .bind(kind.name());
         self.number(query).await
@@ -293,7 +280,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn count_referrers(&mut self, kind: Kind, relation: &str, to: &str) -> Result<u64, StoreError> {
-        let query = sqlx::query("SELECT count(*) FROM refs WHERE target = ? AND kind = ? AND relation = ?")
+        let query = sql::query("SELECT count(*) FROM refs WHERE target = ? AND kind = ? AND relation = ?")
             .bind(to)
             .bind(kind.name())
             .bind(relation);
@@ -310,7 +297,7 @@ impl ReadTx {
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT audience, kind, key, revision, owner, value FROM intent_current \
              WHERE audience = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
@@ -328,7 +315,7 @@ impl ReadTx {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<Item>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT kind, key, revision, value, cause, traceparent FROM intent_current \
              WHERE audience = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
@@ -341,7 +328,7 @@ impl ReadTx {
             items.push(Item {
                 key: Key { kind: row.try_get(0)?, name: row.try_get(1)? },
                 revision: from_sql("revision", row.try_get(2)?)?,
-                value: Bytes::from(row.try_get::<Vec<u8>, _>(3)?),
+                value: Bytes::from(row.try_get::<Vec<u8>>(3)?),
                 cause: cause(row.try_get(4)?)?,
                 traceparent: row.try_get(5)?,
             });
@@ -394,10 +381,9 @@ impl ReadTx {
         after: Option<&Audience>,
         limit: u32,
     ) -> Result<Vec<Audience>, StoreError> {
-        let query =
-            sqlx::query("SELECT audience FROM audiences WHERE audience > ? ORDER BY audience LIMIT ?")
-                .bind(after.map(ToString::to_string).unwrap_or_default())
-                .bind(limit.min(LIST_MAX));
+        let query = sql::query("SELECT audience FROM audiences WHERE audience > ? ORDER BY audience LIMIT ?")
+            .bind(after.map(ToString::to_string).unwrap_or_default())
+            .bind(limit.min(LIST_MAX));
         self.all(query).await?.iter().map(|row| audience(row.try_get(0)?)).collect()
     }
 
@@ -436,7 +422,7 @@ impl World for ReadTx {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        let query = sqlx::query(select_resource!(
+        let query = sql::query(select_resource!(
             "WHERE r.parent = ? AND r.kind = ? AND r.id > ? ORDER BY r.id LIMIT ?"
         ))
         .bind(parent)
@@ -447,7 +433,7 @@ impl World for ReadTx {
     }
 
     async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError> {
-        let query = sqlx::query(select_resource!(
+        let query = sql::query(select_resource!(
             "JOIN uniques u ON u.id = r.id WHERE u.kind = ? AND u.scope = ? AND u.key = ?"
         ))
         .bind(kind.name())
@@ -464,7 +450,7 @@ impl World for ReadTx {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        let query = sqlx::query(select_resource!(
+        let query = sql::query(select_resource!(
             "JOIN refs f ON f.source = r.id \
              WHERE f.target = ? AND f.kind = ? AND f.relation = ? AND f.source > ? ORDER BY f.source LIMIT ?"
         ))
@@ -484,7 +470,7 @@ impl World for ReadTx {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        let query = sqlx::query(select_resource!(
+        let query = sql::query(select_resource!(
             "JOIN facets f ON f.id = r.id \
              WHERE f.kind = ? AND f.field = ? AND f.value = ? AND f.id > ? ORDER BY f.id LIMIT ?"
         ))
@@ -504,7 +490,7 @@ impl World for ReadTx {
     ) -> Result<Vec<Resource>, WorldError> {
         let mut holders = Vec::new();
         for keys in keys.chunks(CHUNK) {
-            let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+            let mut sql = QueryBuilder::new("SELECT ");
             sql.push(RESOURCE).push(" FROM resources r JOIN uniques u ON u.id = r.id WHERE u.kind = ");
             sql.push_bind(kind.name()).push(" AND u.scope = ").push_bind(scope.to_owned());
             sql.push(" AND u.key IN ");
@@ -517,7 +503,7 @@ impl World for ReadTx {
     async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
         let mut rows = Vec::new();
         for owners in owners.chunks(CHUNK) {
-            let mut sql = QueryBuilder::<Sqlite>::new(
+            let mut sql = QueryBuilder::new(
                 "SELECT audience, kind, key, revision, owner, value FROM intent_current WHERE owner IN ",
             );
             batch::list(&mut sql, owners);
@@ -530,7 +516,7 @@ impl World for ReadTx {
     }
 
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT audience, kind, key, revision, owner, value FROM intent_current \
              WHERE owner = ? ORDER BY audience, kind, key",
         )
@@ -553,11 +539,11 @@ impl World for ReadTx {
     }
 
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError> {
-        Ok(self.number(sqlx::query("SELECT value FROM counters WHERE name = ?").bind(name)).await?)
+        Ok(self.number(sql::query("SELECT value FROM counters WHERE name = ?").bind(name)).await?)
     }
 
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
-        let query = sqlx::query(select_resource!("WHERE r.kind = ? AND r.id > ? ORDER BY r.id LIMIT ?"))
+        let query = sql::query(select_resource!("WHERE r.kind = ? AND r.id > ? ORDER BY r.id LIMIT ?"))
             .bind(kind.name())
             .bind(after)
             .bind(limit.min(LIST_MAX));
@@ -571,10 +557,14 @@ impl World for ReadTx {
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         Ok(self.read_trust_roots().await?)
     }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        Ok(self.read_key_shares(audience).await?)
+    }
 }
 
 /// From [`RESOURCE`].
-pub(crate) fn resource(row: &SqliteRow) -> Result<Resource, StoreError> {
+pub(crate) fn resource(row: &Row) -> Result<Resource, StoreError> {
     let kind: &str = row.try_get(1)?;
     let id: String = row.try_get(0)?;
     Ok(Resource {
@@ -610,19 +600,14 @@ pub(crate) fn audience(text: &str) -> Result<Audience, StoreError> {
     text.parse().map_err(|error: AudienceError| StoreError::row(error.to_string()))
 }
 
-pub(crate) fn intent_row(row: &SqliteRow) -> Result<IntentRow, StoreError> {
+pub(crate) fn intent_row(row: &Row) -> Result<IntentRow, StoreError> {
     Ok(IntentRow {
         audience: audience(row.try_get(0)?)?,
         key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },
         revision: from_sql("revision", row.try_get(3)?)?,
         owner: row.try_get(4)?,
-        value: Bytes::from(row.try_get::<Vec<u8>, _>(5)?),
+        value: Bytes::from(row.try_get::<Vec<u8>>(5)?),
     })
-}
-
-/// For `json_each`: a list in one parameter.
-pub(crate) fn json_list(list: &[String]) -> Result<String, StoreError> {
-    serde_json::to_string(list).map_err(|error| StoreError::value("list", error.to_string()))
 }
 
 pub(crate) const fn cause_number(cause: Cause) -> i64 {

@@ -1,16 +1,43 @@
-//! The schema's version: `PRAGMA user_version`, moved by the embedded migrations, one transaction each.
+//! The schema's version, moved by the embedded migrations, one transaction each.
+//!
+//! SQLite keeps it in `PRAGMA user_version`, PostgreSQL in a table of its own. The databases differ in the words of their schema alone:
+//! tables and columns are the same, which [`crate::tables`] and its test see to.
 
-use sqlx::{Connection, SqliteConnection};
+use crate::sql::{self, Connection, Dialect};
+use crate::{Database, OpenError, StoreError};
 
-use crate::StoreError;
+/// A step of the schema.
+struct Migration {
+    sqlite: &'static str,
+    /// Empty for what was before there was a store on PostgreSQL: [`POSTGRES_BEGINS`] has all of it.
+    postgres: &'static str,
+}
+
+/// The migration that is PostgreSQL's first.
+const POSTGRES_BEGINS: u32 = 5;
 
 /// In the order in which they are applied; never edited once released, only added to.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../migrations/0001_first.sql"),
-    include_str!("../migrations/0002_zone_suffixes.sql"),
-    include_str!("../migrations/0003_enrolments.sql"),
-    include_str!("../migrations/0004_audit_size.sql"),
-    include_str!("../migrations/0005_jobs.sql"),
+const MIGRATIONS: &[Migration] = &[
+    Migration { sqlite: include_str!("../migrations/0001_first.sql"), postgres: "" },
+    Migration { sqlite: include_str!("../migrations/0002_zone_suffixes.sql"), postgres: "" },
+    Migration { sqlite: include_str!("../migrations/0003_enrolments.sql"), postgres: "" },
+    Migration { sqlite: include_str!("../migrations/0004_audit_size.sql"), postgres: "" },
+    Migration {
+        sqlite: include_str!("../migrations/0005_two_databases.sql"),
+        postgres: include_str!("../migrations/postgres/0005_first.sql"),
+    },
+    Migration {
+        sqlite: include_str!("../migrations/0006_several_controllers.sql"),
+        postgres: include_str!("../migrations/postgres/0006_several_controllers.sql"),
+    },
+    Migration {
+        sqlite: include_str!("../migrations/0007_jobs.sql"),
+        postgres: include_str!("../migrations/postgres/0007_jobs.sql"),
+    },
+    Migration {
+        sqlite: include_str!("../migrations/0008_keys.sql"),
+        postgres: include_str!("../migrations/postgres/0008_keys.sql"),
+    },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".
@@ -29,39 +56,96 @@ pub(crate) enum SchemaError {
     Store(StoreError),
 }
 
+impl SchemaError {
+    /// What is said of it when that database is opened.
+    pub(crate) fn of(self, database: &Database) -> OpenError {
+        let database = database.to_string();
+        match self {
+            Self::Newer { found, known } => OpenError::NewerSchema { database, found, known },
+            Self::Foreign => OpenError::Foreign(database),
+            Self::Store(source) => OpenError::Store { database, source },
+        }
+    }
+}
+
 impl From<StoreError> for SchemaError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<sqlx::Error> for SchemaError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-/// Brings an empty or older file up to date.
-pub(crate) async fn migrate(connection: &mut SqliteConnection) -> Result<(), SchemaError> {
-    let application: i32 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
-    let found: u32 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
-    let tables: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
-    let empty = application == 0 && found == 0 && tables == 0;
-    if application != APPLICATION_ID && !empty {
-        return Err(SchemaError::Foreign);
-    }
+/// Brings an empty or older database up to date.
+pub(crate) async fn migrate(connection: &mut Connection) -> Result<(), SchemaError> {
+    let found = match connection.dialect() {
+        Dialect::Sqlite => sqlite_version(connection).await?,
+        Dialect::Postgres => postgres_version(connection).await?,
+    };
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     if found > known {
         return Err(SchemaError::Newer { found, known });
     }
     for (version, migration) in (1_u32..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
-        let mut step = connection.begin_with("BEGIN IMMEDIATE").await?;
-        sqlx::raw_sql(*migration).execute(&mut *step).await?;
-        // Pragmas take no parameters; both are numbers of our own.
-        let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *step).await?;
-        step.commit().await?;
+        match connection.dialect() {
+            Dialect::Sqlite => {
+                connection.batch("BEGIN IMMEDIATE").await?;
+                connection.batch(migration.sqlite).await?;
+                // Pragmas take no parameters; both are numbers of our own.
+                let marks =
+                    format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}");
+                connection.batch(&marks).await?;
+                connection.batch("COMMIT").await?;
+            }
+            Dialect::Postgres if version < POSTGRES_BEGINS => {}
+            Dialect::Postgres => postgres_step(connection, version, migration.postgres).await?,
+        }
     }
     Ok(())
+}
+
+async fn number(connection: &mut Connection, text: &'static str) -> Result<i64, StoreError> {
+    let rows = connection.rows(sql::query(text)).await?;
+    rows.first().map_or(Ok(0), |row| row.try_get(0))
+}
+
+async fn sqlite_version(connection: &mut Connection) -> Result<u32, SchemaError> {
+    let application = number(connection, "PRAGMA application_id").await?;
+    let found = number(connection, "PRAGMA user_version").await?;
+    let tables = number(connection, "SELECT count(*) FROM sqlite_schema").await?;
+    let empty = application == 0 && found == 0 && tables == 0;
+    if application != i64::from(APPLICATION_ID) && !empty {
+        return Err(SchemaError::Foreign);
+    }
+    u32::try_from(found).map_err(|_| SchemaError::Foreign)
+}
+
+/// A schema of PostgreSQL is ours when it has our version table, or nothing at all.
+async fn postgres_version(connection: &mut Connection) -> Result<u32, SchemaError> {
+    let table = number(
+        connection,
+        "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'hosting_schema'",
+    );
+    if table.await? == 0 {
+        let tables = number(connection, "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()");
+        return if tables.await? == 0 { Ok(0) } else { Err(SchemaError::Foreign) };
+    }
+    let found = number(connection, "SELECT version FROM hosting_schema").await?;
+    u32::try_from(found).map_err(|_| SchemaError::Foreign)
+}
+
+/// One step in a transaction. Of several controllers that start at once one makes it, and the others find it made.
+async fn postgres_step(connection: &mut Connection, version: u32, text: &str) -> Result<(), StoreError> {
+    connection.batch("BEGIN").await?;
+    let lock = format!("SELECT pg_advisory_xact_lock({APPLICATION_ID})");
+    connection.batch(&lock).await?;
+    connection
+        .batch("CREATE TABLE IF NOT EXISTS hosting_schema (id BIGINT PRIMARY KEY CHECK (id = 1), version BIGINT NOT NULL)")
+        .await?;
+    if number(connection, "SELECT version FROM hosting_schema").await? < i64::from(version) {
+        connection.batch(text).await?;
+        let mark = sql::query(
+            "INSERT INTO hosting_schema (id, version) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET version = excluded.version",
+        );
+        connection.execute(mark.bind(version)).await?;
+    }
+    connection.batch("COMMIT").await
 }

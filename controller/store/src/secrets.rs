@@ -2,9 +2,9 @@
 
 use aws_lc_rs::digest;
 use hosting_intent::Bytes;
-use sqlx::Row;
 
-use crate::{Kek, KekError, ReadTx, Secret, Store, StoreError, UnsealError, WriteTx};
+use crate::sql;
+use crate::{KekError, ReadTx, Secret, Store, StoreError, UnsealError, WriteTx};
 
 impl From<KekError> for StoreError {
     fn from(error: KekError) -> Self {
@@ -27,10 +27,9 @@ impl Store {
     /// # Errors
     /// When the store or the cryptographic library fails.
     pub async fn seal(&self, name: &str, plain: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.0.kek.seal(name, plain)?;
-        let (name, kek_id) = (name.to_owned(), self.0.kek.id().to_owned());
+        let (name, plain) = (name.to_owned(), Secret::new(plain.to_vec()));
         self.status_write(move |tx| {
-            Box::pin(async move { tx.put_sealed(&name, &kek_id, &sealed, false).await.map(|_| ()) })
+            Box::pin(async move { tx.put_sealed(&name, plain.expose(), false).await.map(|_| ()) })
         })
         .await
     }
@@ -40,10 +39,9 @@ impl Store {
     /// # Errors
     /// When the store or the cryptographic library fails.
     pub async fn seal_once(&self, name: &str, plain: &[u8]) -> Result<Secret, StoreError> {
-        let sealed = self.0.kek.seal(name, plain)?;
-        let (key, kek_id) = (name.to_owned(), self.0.kek.id().to_owned());
+        let (key, plain) = (name.to_owned(), Secret::new(plain.to_vec()));
         self.status_write(move |tx| {
-            Box::pin(async move { tx.put_sealed(&key, &kek_id, &sealed, true).await.map(|_| ()) })
+            Box::pin(async move { tx.put_sealed(&key, plain.expose(), true).await.map(|_| ()) })
         })
         .await?;
         self.unseal(name).await?.ok_or_else(|| StoreError::row(format!("secret {name:?} is gone")))
@@ -55,39 +53,26 @@ impl Store {
     /// When it cannot be opened or read.
     pub async fn unseal(&self, name: &str) -> Result<Option<Secret>, StoreError> {
         let Some((kek_id, sealed)) = self.read().await?.sealed(name).await? else { return Ok(None) };
-        Ok(Some(unseal(&self.0.kek, name, &kek_id, &sealed)?))
+        Ok(Some(self.kek().unseal(&kek_id, name, &sealed)?))
     }
-}
-
-fn unseal(kek: &Kek, name: &str, kek_id: &str, sealed: &[u8]) -> Result<Secret, UnsealError> {
-    if kek_id != kek.id() {
-        return Err(UnsealError::WrongKek {
-            name: name.to_owned(),
-            expected: kek_id.to_owned(),
-            found: kek.id().to_owned(),
-        });
-    }
-    kek.unseal(name, sealed)
 }
 
 impl WriteTx {
-    async fn put_sealed(
-        &mut self,
-        name: &str,
-        kek_id: &str,
-        sealed: &[u8],
-        keep_first: bool,
-    ) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?1, ?2, ?3, ?4) \
+    async fn put_sealed(&mut self, name: &str, plain: &[u8], keep_first: bool) -> Result<u64, StoreError> {
+        // Here, not by the caller: the key must be the one that is current when the row is written.
+        let kek = self.kek();
+        let sealed = kek.seal(name, plain)?;
+        let query = sql::query(if keep_first {
+            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"
+        } else {
+            "INSERT INTO secrets (name, kek_id, sealed, updated_at) VALUES (?, ?, ?, ?) \
              ON CONFLICT (name) DO UPDATE SET kek_id = excluded.kek_id, sealed = excluded.sealed, \
-             updated_at = excluded.updated_at WHERE NOT ?5",
-        )
+             updated_at = excluded.updated_at"
+        })
         .bind(name)
-        .bind(kek_id)
+        .bind(kek.id().to_owned())
         .bind(sealed)
-        .bind(hosting_planner::Draft::now(self))
-        .bind(keep_first);
+        .bind(hosting_planner::Draft::now(self));
         self.execute(query).await
     }
 
@@ -96,11 +81,13 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn add_trust_root(&mut self, der: &[u8]) -> Result<(), StoreError> {
-        let query =
-            sqlx::query("INSERT OR IGNORE INTO trust_roots (fingerprint, der, added_at) VALUES (?, ?, ?)")
-                .bind(digest::digest(&digest::SHA256, der).as_ref())
-                .bind(der)
-                .bind(hosting_planner::Draft::now(self));
+        let query = sql::query(
+            "INSERT INTO trust_roots (fingerprint, der, added_at) VALUES (?, ?, ?) \
+                 ON CONFLICT (fingerprint) DO NOTHING",
+        )
+        .bind(digest::digest(&digest::SHA256, der).as_ref())
+        .bind(der)
+        .bind(hosting_planner::Draft::now(self));
         self.execute(query).await?;
         Ok(())
     }
@@ -110,7 +97,7 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn remove_trust_root(&mut self, der: &[u8]) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM trust_roots WHERE fingerprint = ?")
+        let query = sql::query("DELETE FROM trust_roots WHERE fingerprint = ?")
             .bind(digest::digest(&digest::SHA256, der).as_ref());
         Ok(self.execute(query).await? > 0)
     }
@@ -118,14 +105,14 @@ impl WriteTx {
 
 impl ReadTx {
     async fn sealed(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, StoreError> {
-        let query = sqlx::query("SELECT kek_id, sealed FROM secrets WHERE name = ?").bind(name);
+        let query = sql::query("SELECT kek_id, sealed FROM secrets WHERE name = ?").bind(name);
         let Some(row) = self.optional(query).await? else { return Ok(None) };
         Ok(Some((row.try_get(0)?, row.try_get(1)?)))
     }
 
     /// Oldest first; the fingerprint breaks ties, so that the same set always reads the same.
     pub(crate) async fn read_trust_roots(&mut self) -> Result<Vec<Bytes>, StoreError> {
-        let query = sqlx::query("SELECT der FROM trust_roots ORDER BY added_at, fingerprint");
-        self.all(query).await?.iter().map(|row| Ok(Bytes::from(row.try_get::<Vec<u8>, _>(0)?))).collect()
+        let query = sql::query("SELECT der FROM trust_roots ORDER BY added_at, fingerprint");
+        self.all(query).await?.iter().map(|row| Ok(Bytes::from(row.try_get::<Vec<u8>>(0)?))).collect()
     }
 }

@@ -2,18 +2,16 @@
 //!
 //! A node writes here only by way of the feed, which has checked who it is. How much it may write is bounded here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_intent::{Audience, Key};
 use hosting_proto::feed::key_report::Phase;
 use hosting_proto::feed::{self, KeyReport, ReportRequest, ReportedKey};
-use serde::Serialize;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use crate::error::{from_sql, to_bound, to_sql};
 use crate::read_tx::audience;
-use crate::{ReadTx, Store, StoreError, WriteTx};
+use crate::sql::{self, QueryBuilder, Row};
+use crate::{FleetOrder, ReadTx, Store, StoreError, WriteTx, batch};
 
 /// Rows written in one go: mutations wait that long.
 const CHUNK: usize = 500;
@@ -41,6 +39,14 @@ pub struct Watermark {
     pub durable: u64,
     /// When it was last heard of before the flush, milliseconds since the Unix epoch.
     pub seen_at: i64,
+    /// The controller that it was connected to last; empty for rows of older builds. What is saved names the store's own.
+    pub controller: String,
+    /// Whether it is connected to that one.
+    pub connected: bool,
+    /// Whether it is in service, as far as that one knows.
+    pub in_service: bool,
+    /// Build that said Hello.
+    pub build: String,
 }
 
 /// An item that a subscriber does not apply.
@@ -163,16 +169,32 @@ pub struct NodeReport {
 }
 
 impl Store {
-    /// Writes subscribers' positions, all of them in one go; of several for one subscriber the last counts.
+    /// Writes subscribers' positions, all of them in one go; of several for one subscriber the last counts. One that is connected to
+    /// another controller by now stays as that one says, unless it is claimed because it has just come here.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn save_watermarks(&self, watermarks: &[Watermark]) -> Result<(), StoreError> {
+    pub async fn save_watermarks(&self, watermarks: &[Watermark], claim: bool) -> Result<(), StoreError> {
         for chunk in watermarks.chunks(CHUNK) {
             let chunk = chunk.to_vec();
-            self.status_write(move |tx| Box::pin(async move { write_watermarks(tx, &chunk).await })).await?;
+            self.status_write(move |tx| Box::pin(async move { write_watermarks(tx, &chunk, claim).await }))
+                .await?;
         }
         Ok(())
+    }
+
+    /// Tells the sessions of other controllers something. This one's are told by its own fleet.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn order(&self, order: FleetOrder) -> Result<(), StoreError> {
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                tx.fleet().orders.push(order);
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Replaces what a subscriber does not apply of an audience. Beyond 10 000 the rest is dropped.
@@ -189,8 +211,7 @@ impl Store {
             tracing::warn!(node, %audience, count = all.len(), "more exceptions than are kept");
         }
         let (node, audience) = (node.to_owned(), audience.clone());
-        let all: Vec<_> =
-            all.iter().filter(|one| one.key.len() <= MAX_KEY).take(MAX_EXCEPTIONS).cloned().collect();
+        let all: Vec<_> = all.iter().filter(|one| is_fit(&one.key)).take(MAX_EXCEPTIONS).cloned().collect();
         self.status_write(move |tx| {
             Box::pin(async move { write_exceptions(tx, &node, &audience, &all).await })
         })
@@ -203,7 +224,12 @@ impl Store {
     /// When the store fails; part of the report may be written then, and the node's next one heals it.
     pub async fn save_reports(&self, node: &str, report: NodeReport) -> Result<(), StoreError> {
         let NodeReport { revision, all_of, mut reports, gone } = report;
-        reports.retain(|report| report.key.len() <= MAX_KEY);
+        reports.retain(|report| is_fit(&report.key));
+        // Of a report that is all of a range, what it leaves out changes too.
+        let keys = all_of.is_none().then(|| {
+            let said = reports.iter().map(|one| Key { kind: one.kind, name: one.key.clone() });
+            said.chain(gone.iter().cloned()).collect()
+        });
         let mut chunks = reports.chunks(CHUNK).map(<[_]>::to_vec).peekable();
         let (name, first) = (node.to_owned(), chunks.next().unwrap_or_default());
         // Most reports are one chunk: they are one write.
@@ -212,6 +238,7 @@ impl Store {
             .status_write(move |tx| {
                 Box::pin(async move {
                     let pass = begin_pass(tx, &name, revision).await?;
+                    tx.fleet().report(name.clone(), keys);
                     delete_reports(tx, &name, &gone).await?;
                     write_reports(tx, &name, pass, &first).await?;
                     if let Some(range) = at_once {
@@ -227,6 +254,7 @@ impl Store {
             self.status_write(move |tx| {
                 Box::pin(async move {
                     write_reports(tx, &name, pass, &chunk).await?;
+                    tx.fleet().report(name.clone(), None);
                     match range {
                         Some(range) => sweep_reports(tx, &name, pass, &range).await,
                         None => Ok(()),
@@ -239,21 +267,38 @@ impl Store {
     }
 }
 
-async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark]) -> Result<(), StoreError> {
-    for mark in watermarks {
-        let query = sqlx::query(
-            "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at) VALUES (?, ?, ?, ?, ?, ?) \
-             ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, applied = excluded.applied, \
-             durable = excluded.durable, seen_at = excluded.seen_at",
-        )
-        .bind(&mark.node)
-        .bind(mark.audience.to_string())
-        .bind(&mark.epoch)
-        .bind(to_sql("applied", mark.applied)?)
-        .bind(to_sql("durable", mark.durable)?)
-        .bind(mark.seen_at);
-        tx.execute(query).await?;
+/// What becomes of a row that is there when its subscriber is claimed.
+const WATERMARK_CLAIMED: &str = "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, \
+     applied = excluded.applied, durable = excluded.durable, seen_at = excluded.seen_at, controller = excluded.controller, \
+     connected = excluded.connected, in_service = excluded.in_service, build = excluded.build";
+/// And when it is not: another controller's row stays.
+const WATERMARK_KEPT: &str = "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, \
+     applied = excluded.applied, durable = excluded.durable, seen_at = excluded.seen_at, connected = excluded.connected, \
+     in_service = excluded.in_service, build = excluded.build WHERE subscribers.controller = excluded.controller";
+
+async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark], claim: bool) -> Result<(), StoreError> {
+    // One statement may not write a row twice.
+    let last: BTreeMap<(&str, String), &Watermark> =
+        watermarks.iter().map(|mark| ((mark.node.as_str(), mark.audience.to_string()), mark)).collect();
+    let mut rows = Vec::new();
+    for ((_, audience), mark) in last {
+        tx.fleet().subscribers.insert((mark.audience.clone(), mark.node.clone()));
+        rows.push((mark, audience, to_sql("applied", mark.applied)?, to_sql("durable", mark.durable)?));
     }
+    let me = tx.controller().to_owned();
+    let tail = if claim { WATERMARK_CLAIMED } else { WATERMARK_KEPT };
+    batch::insert(
+        tx,
+        "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build)",
+        tail,
+        &rows,
+        |row, (mark, audience, applied, durable)| {
+            row.push_bind(&mark.node).push_bind(audience).push_bind(&mark.epoch);
+            row.push_bind(*applied).push_bind(*durable).push_bind(mark.seen_at);
+            row.push_bind(&me).push_bind(mark.connected).push_bind(mark.in_service).push_bind(&mark.build);
+        },
+    )
+    .await?;
     Ok(())
 }
 
@@ -263,36 +308,36 @@ async fn write_exceptions(
     audience: &Audience,
     all: &[feed::Exception],
 ) -> Result<(), StoreError> {
-    let query = sqlx::query("DELETE FROM exceptions WHERE node = ? AND audience = ?");
+    tx.fleet().subscribers.insert((audience.clone(), node.to_owned()));
+    let query = sql::query("DELETE FROM exceptions WHERE node = ? AND audience = ?");
     tx.execute(query.bind(node).bind(audience.to_string())).await?;
-    for one in all {
-        let query = sqlx::query(
-            "INSERT OR REPLACE INTO exceptions (node, audience, type, kind, key, revision, reason) \
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(node)
-        .bind(audience.to_string())
-        .bind(one.r#type)
-        .bind(one.kind)
-        .bind(&one.key)
-        .bind(to_bound(one.revision))
-        .bind(shorten(&one.reason));
-        tx.execute(query).await?;
-    }
+    let last: BTreeMap<_, _> = all.iter().map(|one| ((one.kind, &one.key, one.r#type), one)).collect();
+    let rows: Vec<&feed::Exception> = last.into_values().collect();
+    batch::insert(
+        tx,
+        "INSERT INTO exceptions (node, audience, type, kind, key, revision, reason)",
+        "",
+        &rows,
+        |row, one| {
+            row.push_bind(node).push_bind(audience.to_string()).push_bind(one.r#type).push_bind(one.kind);
+            row.push_bind(&one.key).push_bind(to_bound(one.revision)).push_bind(shorten(&one.reason));
+        },
+    )
+    .await?;
     Ok(())
 }
 
 async fn begin_pass(tx: &mut WriteTx, node: &str, revision: u64) -> Result<i64, StoreError> {
-    let query = sqlx::query(
+    let query = sql::query(
         "INSERT INTO report_passes (node, revision, pass, updated_at) VALUES (?, ?, 1, ?) \
-         ON CONFLICT (node) DO UPDATE SET revision = excluded.revision, pass = pass + 1, \
+         ON CONFLICT (node) DO UPDATE SET revision = excluded.revision, pass = report_passes.pass + 1, \
          updated_at = excluded.updated_at RETURNING pass",
     )
     .bind(node)
     .bind(to_bound(revision))
     .bind(hosting_planner::Draft::now(tx));
     let row = tx.optional(query).await?.ok_or_else(|| StoreError::row("report_passes"))?;
-    Ok(row.try_get(0)?)
+    row.try_get(0)
 }
 
 async fn write_reports(
@@ -301,47 +346,51 @@ async fn write_reports(
     pass: i64,
     reports: &[KeyReport],
 ) -> Result<(), StoreError> {
-    if reports.is_empty() {
-        return Ok(());
-    }
-    let rows: Vec<_> = reports
-        .iter()
-        .map(|one| (one.kind, &one.key, one.phase, to_bound(one.revision), shorten(&one.message)))
-        .collect();
+    let now = hosting_planner::Draft::now(tx);
+    let last: BTreeMap<_, _> = reports.iter().map(|one| ((one.kind, &one.key), one)).collect();
+    let rows: Vec<&KeyReport> = last.into_values().collect();
     // A pass that was overtaken by a later one has nothing to say any more.
-    let query = sqlx::query(
-        "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass) \
-         SELECT ?1, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), \
-         json_extract(value, '$[3]'), json_extract(value, '$[4]'), ?2, ?3 FROM json_each(?4) WHERE true \
-         ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, \
-         revision = excluded.revision, message = excluded.message, updated_at = excluded.updated_at, \
-         pass = excluded.pass WHERE pass <= excluded.pass",
+    batch::insert(
+        tx,
+        "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass)",
+        "ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, revision = excluded.revision, \
+         message = excluded.message, updated_at = excluded.updated_at, pass = excluded.pass \
+         WHERE reports.pass <= excluded.pass",
+        &rows,
+        |row, one| {
+            row.push_bind(node).push_bind(one.kind).push_bind(&one.key).push_bind(one.phase);
+            row.push_bind(to_bound(one.revision)).push_bind(shorten(&one.message));
+            row.push_bind(now).push_bind(pass);
+        },
     )
-    .bind(node)
-    .bind(hosting_planner::Draft::now(tx))
-    .bind(pass)
-    .bind(json(&rows)?);
-    tx.execute(query).await?;
+    .await?;
     Ok(())
 }
 
 async fn delete_reports(tx: &mut WriteTx, node: &str, gone: &[Key]) -> Result<(), StoreError> {
-    if gone.is_empty() {
-        return Ok(());
+    for keys in gone.chunks(batch::CHUNK) {
+        let mut sql = QueryBuilder::new("DELETE FROM reports");
+        any_key(&mut sql, "node", node, keys);
+        tx.execute(sql.build()).await?;
     }
-    let keys: Vec<_> = gone.iter().map(|key| (key.kind, &key.name)).collect();
-    let query = sqlx::query(
-        "DELETE FROM reports WHERE node = ?1 AND (kind, key) IN \
-         (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?2))",
-    );
-    tx.execute(query.bind(node).bind(json(&keys)?)).await?;
     Ok(())
+}
+
+/// ` WHERE (<column> = ? AND kind = ? AND key = ?) OR (..)`.
+fn any_key(sql: &mut QueryBuilder, column: &'static str, of: &str, keys: &[Key]) {
+    batch::any_of(sql, &[column, "kind", "key"], keys, |sql, key, column| {
+        match column {
+            0 => sql.push_bind(of),
+            1 => sql.push_bind(key.kind),
+            _ => sql.push_bind(&key.name),
+        };
+    });
 }
 
 /// Deletes what lies in the range and was not written in this pass.
 async fn sweep_reports(tx: &mut WriteTx, node: &str, pass: i64, range: &KeyRange) -> Result<(), StoreError> {
     let ((after_kind, after), (upto_kind, upto)) = range.bounds();
-    let query = sqlx::query(
+    let query = sql::query(
         "DELETE FROM reports WHERE node = ? AND pass < ? AND (kind, key) > (?, ?) AND (kind, key) <= (?, ?)",
     )
     .bind(node)
@@ -354,13 +403,14 @@ async fn sweep_reports(tx: &mut WriteTx, node: &str, pass: i64, range: &KeyRange
     Ok(())
 }
 
-/// For `json_each`: rows in one parameter.
-fn json(rows: &impl Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(rows).map_err(|error| StoreError::value("rows", error.to_string()))
+/// What is kept of a node's words. PostgreSQL keeps no NUL in a text.
+fn shorten(text: &str) -> String {
+    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default().replace('\0', "\u{fffd}")
 }
 
-fn shorten(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default()
+/// Whether a key that a node names is kept.
+fn is_fit(key: &str) -> bool {
+    key.len() <= MAX_KEY && !key.contains('\0')
 }
 
 impl WriteTx {
@@ -369,9 +419,15 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn forget_node(&mut self, node: &str) -> Result<Forgotten, StoreError> {
-        let delete = |sql: &'static str| sqlx::query(sql).bind(node.to_owned());
+        let delete = |sql: &'static str| sql::query(sql).bind(node.to_owned());
+        let gone = self.all(delete("DELETE FROM subscribers WHERE node = ? RETURNING audience")).await?;
+        for row in &gone {
+            let subscriber = (audience(row.try_get(0)?)?, node.to_owned());
+            self.fleet().subscribers.insert(subscriber);
+        }
+        self.fleet().report(node.to_owned(), None);
         let forgotten = Forgotten {
-            audiences: self.execute(delete("DELETE FROM subscribers WHERE node = ?")).await?,
+            audiences: gone.len() as u64,
             exceptions: self.execute(delete("DELETE FROM exceptions WHERE node = ?")).await?,
             reports: self.execute(delete("DELETE FROM reports WHERE node = ?")).await?,
         };
@@ -386,21 +442,46 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn watermarks(&mut self, audience: &Audience) -> Result<Vec<Watermark>, StoreError> {
-        let query = sqlx::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers WHERE audience = ? ORDER BY node",
+        let query = sql::query(
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build FROM subscribers WHERE audience = ? ORDER BY node",
         )
         .bind(audience.to_string());
         self.all(query).await?.iter().map(watermark).collect()
     }
 
-    /// All subscribers that were ever heard of, by node and audience.
+    /// One subscriber.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn subscribers(&mut self) -> Result<Vec<Watermark>, StoreError> {
-        let query = sqlx::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at FROM subscribers ORDER BY node, audience",
+    pub async fn subscriber(
+        &mut self,
+        node: &str,
+        audience: &Audience,
+    ) -> Result<Option<Watermark>, StoreError> {
+        let query = sql::query(
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build \
+             FROM subscribers WHERE node = ? AND audience = ?",
         );
+        let row = self.optional(query.bind(node).bind(audience.to_string())).await?;
+        row.as_ref().map(watermark).transpose()
+    }
+
+    /// Subscribers that were ever heard of, by node and audience behind `after`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn subscribers(
+        &mut self,
+        after: Option<&Watermark>,
+        limit: u32,
+    ) -> Result<Vec<Watermark>, StoreError> {
+        let query = sql::query(
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build FROM subscribers \
+             WHERE (node, audience) > (?, ?) ORDER BY node, audience LIMIT ?",
+        )
+        .bind(after.map_or("", |mark| mark.node.as_str()))
+        .bind(after.map(|mark| mark.audience.to_string()).unwrap_or_default())
+        .bind(limit);
         self.all(query).await?.iter().map(watermark).collect()
     }
 
@@ -413,7 +494,7 @@ impl ReadTx {
         node: &str,
         audience: &Audience,
     ) -> Result<Vec<ExceptionRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
              WHERE node = ? AND audience = ? ORDER BY kind, key, type",
         )
@@ -431,7 +512,7 @@ impl ReadTx {
         audience: &Audience,
         key: &Key,
     ) -> Result<Vec<ExceptionRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
              WHERE audience = ? AND kind = ? AND key = ? ORDER BY node, type",
         )
@@ -446,7 +527,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn all_exceptions(&mut self, limit: u32) -> Result<Vec<ExceptionRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
              ORDER BY audience, kind, key, node, type LIMIT ?",
         )
@@ -459,7 +540,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn reports_about(&mut self, key: &Key) -> Result<Vec<ReportRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
              WHERE kind = ? AND key = ? ORDER BY node",
         )
@@ -473,7 +554,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn report(&mut self, node: &str, key: &Key) -> Result<Option<ReportRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
              WHERE node = ? AND kind = ? AND key = ?",
         )
@@ -499,12 +580,8 @@ impl ReadTx {
         let Ok(audience) = Audience::node(node) else { return Ok(None) };
         let (audience, head) = (audience.to_string(), self.head());
         let all_of = KeyRange::of(report);
-        let mut reports: Vec<KeyReport> = report
-            .reports
-            .iter()
-            .filter(|one| one.key.len() <= MAX_KEY && one.revision <= head)
-            .cloned()
-            .collect();
+        let mut reports: Vec<KeyReport> =
+            report.reports.iter().filter(|one| is_fit(&one.key) && one.revision <= head).cloned().collect();
         let key = |one: &KeyReport| Key { kind: one.kind, name: one.key.clone() };
         let told = self.told(&audience, &reports).await?;
         let strays: Vec<KeyReport> =
@@ -535,44 +612,38 @@ impl ReadTx {
                 );
             }
         }
-        let gone = report.gone.iter().filter(|one| one.key.len() <= MAX_KEY);
+        let gone = report.gone.iter().filter(|one| is_fit(&one.key));
         let gone = gone.map(|one| Key { kind: one.kind, name: one.key.clone() }).collect();
         Ok(Some(NodeReport { revision: report.revision, all_of, reports, gone }))
     }
 
     /// Which of the keys a node is told of.
     async fn told(&mut self, audience: &str, keys: &[KeyReport]) -> Result<BTreeSet<Key>, StoreError> {
-        self.keys_of(
-            "SELECT wanted.kind, wanted.key FROM json_each(?2) AS asked CROSS JOIN intent_current AS wanted \
-             WHERE wanted.audience = ?1 AND wanted.kind = json_extract(asked.value, '$[0]') \
-             AND wanted.key = json_extract(asked.value, '$[1]')",
-            audience,
-            keys,
-        )
-        .await
+        self.keys_of("SELECT kind, key FROM intent_current", "audience", audience, keys).await
     }
 
     /// Which of the keys a node has reported before.
     async fn reported_keys(&mut self, node: &str, keys: &[KeyReport]) -> Result<BTreeSet<Key>, StoreError> {
-        self.keys_of(
-            "SELECT reports.kind, reports.key FROM json_each(?2) AS asked CROSS JOIN reports \
-             WHERE reports.node = ?1 AND reports.kind = json_extract(asked.value, '$[0]') \
-             AND reports.key = json_extract(asked.value, '$[1]')",
-            node,
-            keys,
-        )
-        .await
+        self.keys_of("SELECT kind, key FROM reports", "node", node, keys).await
     }
 
     async fn keys_of(
         &mut self,
-        sql: &'static str,
+        select: &'static str,
+        column: &'static str,
         of: &str,
         keys: &[KeyReport],
     ) -> Result<BTreeSet<Key>, StoreError> {
-        let keys: Vec<_> = keys.iter().map(|one| (one.kind, &one.key)).collect();
-        let rows = self.all(sqlx::query(sql).bind(of).bind(json(&keys)?)).await?;
-        rows.iter().map(|row| Ok(Key { kind: row.try_get(0)?, name: row.try_get(1)? })).collect()
+        let keys: Vec<Key> = keys.iter().map(|one| Key { kind: one.kind, name: one.key.clone() }).collect();
+        let mut found = BTreeSet::new();
+        for keys in keys.chunks(batch::CHUNK) {
+            let mut sql = QueryBuilder::new(select);
+            any_key(&mut sql, column, of, keys);
+            for row in self.all(sql.build()).await? {
+                found.insert(Key { kind: row.try_get(0)?, name: row.try_get(1)? });
+            }
+        }
+        Ok(found)
     }
 
     /// How many keys that it was not told of a node may report, beside those outside of what the report replaces.
@@ -587,7 +658,7 @@ impl ReadTx {
         }
         let nothing = KeyRange { after: None, upto: Some(Key { kind: 0, name: String::new() }) };
         let ((after_kind, after), (upto_kind, upto)) = replaced.unwrap_or(&nothing).bounds();
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT count(*) FROM reports WHERE node = ? AND NOT ((kind, key) > (?, ?) AND (kind, key) <= (?, ?)) \
              AND NOT EXISTS (SELECT 1 FROM intent_current AS wanted \
              WHERE wanted.audience = ? AND wanted.kind = reports.kind AND wanted.key = reports.key)",
@@ -613,7 +684,7 @@ impl ReadTx {
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<ReportRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
              WHERE node = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
@@ -629,7 +700,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn reports_in(&mut self, phase: Phase, limit: u32) -> Result<Vec<ReportRow>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
              WHERE phase = ? ORDER BY node, kind, key LIMIT ?",
         )
@@ -643,13 +714,13 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn last_pass(&mut self, node: &str) -> Result<Option<NodePass>, StoreError> {
-        let query = sqlx::query("SELECT revision, updated_at FROM report_passes WHERE node = ?").bind(node);
+        let query = sql::query("SELECT revision, updated_at FROM report_passes WHERE node = ?").bind(node);
         let Some(row) = self.optional(query).await? else { return Ok(None) };
         Ok(Some(NodePass { revision: from_sql("revision", row.try_get(0)?)?, updated_at: row.try_get(1)? }))
     }
 }
 
-fn watermark(row: &SqliteRow) -> Result<Watermark, StoreError> {
+fn watermark(row: &Row) -> Result<Watermark, StoreError> {
     Ok(Watermark {
         node: row.try_get(0)?,
         audience: audience(row.try_get(1)?)?,
@@ -657,25 +728,29 @@ fn watermark(row: &SqliteRow) -> Result<Watermark, StoreError> {
         applied: from_sql("applied", row.try_get(3)?)?,
         durable: from_sql("durable", row.try_get(4)?)?,
         seen_at: row.try_get(5)?,
+        controller: row.try_get(6)?,
+        connected: row.try_get(7)?,
+        in_service: row.try_get(8)?,
+        build: row.try_get(9)?,
     })
 }
 
-fn exception(row: &SqliteRow) -> Result<ExceptionRow, StoreError> {
+fn exception(row: &Row) -> Result<ExceptionRow, StoreError> {
     Ok(ExceptionRow {
         node: row.try_get(0)?,
         audience: audience(row.try_get(1)?)?,
-        kind: feed::exception::Type::try_from(row.try_get::<i32, _>(2)?).unwrap_or_default(),
+        kind: feed::exception::Type::try_from(row.try_get::<i32>(2)?).unwrap_or_default(),
         key: Key { kind: row.try_get(3)?, name: row.try_get(4)? },
         revision: from_sql("revision", row.try_get(5)?)?,
         reason: row.try_get(6)?,
     })
 }
 
-fn report(row: &SqliteRow) -> Result<ReportRow, StoreError> {
+fn report(row: &Row) -> Result<ReportRow, StoreError> {
     Ok(ReportRow {
         node: row.try_get(0)?,
         key: Key { kind: row.try_get(1)?, name: row.try_get(2)? },
-        phase: Phase::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default(),
+        phase: Phase::try_from(row.try_get::<i32>(3)?).unwrap_or_default(),
         revision: from_sql("revision", row.try_get(4)?)?,
         message: row.try_get(5)?,
         updated_at: row.try_get(6)?,

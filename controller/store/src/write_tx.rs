@@ -8,14 +8,18 @@ use std::ops::{Deref, DerefMut};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Digest, Key};
-use hosting_planner::{ApplyError, Change, Draft, IntentRow, Unit, World, WorldError};
-use hosting_resource::{Kind, Resource, Status};
-use sqlx::SqliteConnection;
+use hosting_planner::{
+    Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, SealFor, SealedFor, Unit, World, WorldError,
+};
+use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace, Status};
 
+use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
+use crate::keyring::SharedKek;
 use crate::open::IndexFn;
+use crate::sql::Connection;
 use crate::writer::Origin;
-use crate::{AuditEntry, MAX_ROWS, ReadTx, StoreError, batch};
+use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
@@ -25,14 +29,24 @@ const MAX_REPLAN: usize = 10_000;
 /// A refused change leaves the mutation half applied, so after one the mutation can only fail.
 pub struct WriteTx {
     read: ReadTx,
-    index: IndexFn,
-    clock: fn() -> i64,
-    cell: String,
-    /// The audit log's largest size.
-    audit_bytes: u64,
+    fixed: Fixed,
     /// The group has changed the head row.
     head_moved: bool,
     mutation: Mutation,
+}
+
+/// What stays the same for the store's life.
+#[derive(Debug)]
+pub(crate) struct Fixed {
+    pub(crate) index: IndexFn,
+    pub(crate) clock: fn() -> i64,
+    pub(crate) cell: String,
+    /// This controller's name.
+    pub(crate) controller: String,
+    /// The audit log's largest size.
+    pub(crate) audit_bytes: u64,
+    /// Seals and opens the keys that the store holds.
+    pub(crate) keys: SharedKek,
 }
 
 /// What is thrown away with the savepoint.
@@ -51,6 +65,9 @@ struct Mutation {
     /// By how much the numbers of resources change, by kind, brand (empty for none) and status.
     counts: BTreeMap<(Kind, String, Status), i64>,
     audit: Vec<AuditEntry>,
+    fleet: FleetChange,
+    /// Keys that it opened.
+    opened: OpenedKeys,
 }
 
 /// An audience's head while a mutation changes it.
@@ -66,11 +83,11 @@ struct AudienceSums {
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) revision: u64,
-    pub(crate) moved_head: bool,
     pub(crate) new_epoch: bool,
     pub(crate) audiences: Vec<Audience>,
     pub(crate) kinds: BTreeSet<Kind>,
     pub(crate) concerns: BTreeSet<String>,
+    pub(crate) fleet: FleetChange,
 }
 
 impl std::fmt::Debug for WriteTx {
@@ -95,25 +112,11 @@ impl DerefMut for WriteTx {
 
 // What the writer calls, around the mutation.
 impl WriteTx {
-    pub(crate) fn new(
-        connection: SqliteConnection,
-        index: IndexFn,
-        clock: fn() -> i64,
-        cell: String,
-        audit_bytes: u64,
-    ) -> Self {
-        Self {
-            read: ReadTx::of_writer(connection),
-            index,
-            clock,
-            cell,
-            audit_bytes,
-            head_moved: false,
-            mutation: Mutation::default(),
-        }
+    pub(crate) fn new(connection: Connection, fixed: Fixed) -> Self {
+        Self { read: ReadTx::of_writer(connection), fixed, head_moved: false, mutation: Mutation::default() }
     }
 
-    pub(crate) fn replace_connection(&mut self, connection: SqliteConnection) {
+    pub(crate) fn replace_connection(&mut self, connection: Connection) {
         self.read = ReadTx::of_writer(connection);
     }
 
@@ -129,7 +132,7 @@ impl WriteTx {
 
     pub(crate) fn start_mutation(&mut self, origin: Origin) {
         self.read.clear_failure();
-        self.mutation = Mutation { origin, now: (self.clock)(), ..Mutation::default() };
+        self.mutation = Mutation { origin, now: (self.fixed.clock)(), ..Mutation::default() };
     }
 
     /// A change was refused: what it wrote before must go.
@@ -145,15 +148,16 @@ impl WriteTx {
         let written = self.mutation.wrote.then_some(revision);
         for entry in std::mem::take(&mut self.mutation.audit) {
             let Mutation { origin, now, .. } = &self.mutation;
-            crate::audit::insert(&mut self.read, &entry, origin, *now, written, self.audit_bytes).await?;
+            crate::audit::insert(&mut self.read, &entry, origin, *now, written, self.fixed.audit_bytes)
+                .await?;
         }
         Ok(Written {
             revision: written.unwrap_or_else(|| self.read.head()),
-            moved_head: self.mutation.wrote,
             new_epoch: self.mutation.next_epoch.is_some(),
             audiences,
             kinds: std::mem::take(&mut self.mutation.kinds),
             concerns: std::mem::take(&mut self.mutation.concerns),
+            fleet: std::mem::take(&mut self.mutation.fleet),
         })
     }
 
@@ -173,11 +177,30 @@ impl WriteTx {
     }
 
     pub(crate) fn audit_bytes(&self) -> u64 {
-        self.audit_bytes
+        self.fixed.audit_bytes
+    }
+
+    /// The key-encryption key as it is now.
+    pub(crate) fn kek(&self) -> Kek {
+        self.fixed.keys.get()
+    }
+
+    /// Keys that this mutation opened or made.
+    pub(crate) fn opened(&mut self) -> &mut OpenedKeys {
+        &mut self.mutation.opened
     }
 
     pub(crate) fn cell(&self) -> &str {
-        &self.cell
+        &self.fixed.cell
+    }
+
+    pub(crate) fn controller(&self) -> &str {
+        &self.fixed.controller
+    }
+
+    /// What the mutation changes of the fleet.
+    pub(crate) fn fleet(&mut self) -> &mut FleetChange {
+        &mut self.mutation.fleet
     }
 
     pub(crate) fn begin_epoch(&mut self, epoch: String) {
@@ -354,6 +377,14 @@ impl World for WriteTx {
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         self.read.trust_roots().await
     }
+
+    async fn seal_for(&mut self, wanted: SealFor<'_>) -> Result<Option<SealedFor>, WorldError> {
+        Ok(WriteTx::seal_for(self, wanted).await?)
+    }
+
+    async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
+        self.read.key_shares(audience).await
+    }
 }
 
 #[async_trait]
@@ -372,6 +403,23 @@ impl Draft for WriteTx {
 
     fn by_admin(&self) -> bool {
         self.mutation.origin.admin
+    }
+
+    async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError> {
+        Ok(WriteTx::seal_secret(self, place, text).await?)
+    }
+
+    async fn admit_reader(
+        &mut self,
+        audience: &Audience,
+        node: &str,
+        sealing_key: &[u8; 32],
+    ) -> Result<Admitted, WorldError> {
+        Ok(WriteTx::admit_reader(self, audience, node, sealing_key).await?)
+    }
+
+    async fn expel_reader(&mut self, audience: &Audience, node: &str) -> Result<bool, WorldError> {
+        Ok(WriteTx::expel_reader(self, audience, node).await?)
     }
 
     async fn apply(&mut self, change: Change) -> Result<(), ApplyError> {

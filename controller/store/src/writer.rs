@@ -1,35 +1,41 @@
 //! The one writer: a fair queue, group commit, one savepoint and one revision for each mutation.
 //!
-//! All writes go through here, the fleet's status too: SQLite has one write lock, and a queue is fair where its busy
-//! handler is not. Status jobs touch no revision.
+//! All writes go through here, the fleet's status too: a database has one lock for the head, and a queue is fair where waiting for a
+//! lock is not. Status jobs touch no revision. The writer has a thread and a runtime of its own: statements for SQLite run right there,
+//! and a mutation's planning beside them.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hosting_intent::Audience;
-use hosting_resource::Kind;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Mutex, Notify as Bell, OwnedSemaphorePermit, broadcast, oneshot, watch};
-use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use crate::commit_log::{CHANNEL, Commit, CommitLog, FleetChange};
 use crate::error::{from_sql, to_sql};
+use crate::keyring::SharedKek;
 use crate::lanes::{Caller, Lanes, Next};
+use crate::lease::Lease;
 use crate::open::{IndexFn, Lock, new_epoch};
-use crate::write_tx::Written;
+use crate::sql::{self, Connection, Dialect, SqliteConnection, SqliteOptions};
+use crate::write_tx::{Fixed, Written};
 use crate::{Store, StoreError, WriteTx};
 
 /// Most mutations in one commit.
 const GROUP: usize = 128;
 /// A group takes no new member after this long: the first one waits for its commit.
 const GROUP_TIME: Duration = Duration::from_millis(50);
+/// How often to look at what other controllers committed, whatever PostgreSQL says.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// A traceparent (W3C Trace Context) has 55 bytes; later versions may be longer.
 const TRACEPARENT_BYTES: usize = 128;
 
@@ -43,6 +49,8 @@ pub struct Origin {
     pub actor: Option<String>,
     /// Whether that is a platform admin, who may have what others may not.
     pub admin: bool,
+    /// What the caller may do this by. Without that the mutation is not begun: [`StoreError::LostLease`].
+    pub lease: Option<Lease>,
 }
 
 /// It comes from a header and goes into the log, to every subscriber and into resources: nothing that is wrong with one may be
@@ -62,21 +70,6 @@ pub struct Committed<T> {
     pub revision: u64,
     /// Audiences whose intents it changed, in order.
     pub audiences: Vec<Audience>,
-}
-
-/// What one commit brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Commit {
-    /// The newest revision.
-    pub revision: u64,
-    /// Audiences whose intents changed, in order.
-    pub audiences: Vec<Audience>,
-    /// Kinds of the resources that were written or removed.
-    pub kinds: BTreeSet<Kind>,
-    /// Resources that may have come a step further: what was written and is on its way, and what waited for a row to go.
-    pub concerns: BTreeSet<String>,
-    /// Set when a new epoch began: every session has to start over.
-    pub new_epoch: bool,
 }
 
 /// Why a mutation is not on disk.
@@ -168,6 +161,8 @@ struct Waiting {
     state: std::sync::Mutex<State>,
     bell: Bell,
     began: Instant,
+    /// Other controllers may have committed.
+    heard: Bell,
 }
 
 struct State {
@@ -259,7 +254,7 @@ impl Drop for Ending {
 
 pub(crate) struct Queue {
     waiting: Arc<Waiting>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
     counts: Arc<Counts>,
     mutation_timeout: Duration,
 }
@@ -279,10 +274,10 @@ impl Queue {
 
     pub(crate) async fn close(&self) {
         self.waiting.close();
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
+        if let Some(ended) = self.ended.lock().await.take()
+            && ended.await.is_err()
         {
-            tracing::error!(%error, "the store's writer ended badly");
+            tracing::error!("the store's writer ended badly");
         }
     }
 }
@@ -293,42 +288,81 @@ impl Drop for Queue {
     }
 }
 
+/// How the writer's connection is made, at the start and after a failure that leaves its state unknown.
+#[derive(Debug, Clone)]
+pub(crate) enum Connect {
+    Sqlite(SqliteOptions),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Connect {
+    pub(crate) async fn open(&self) -> Result<Connection, StoreError> {
+        Ok(match self {
+            Self::Sqlite(options) => Connection::Sqlite(SqliteConnection::open(options)?),
+            Self::Postgres(options) => Connection::Postgres(Box::new(sql::connect_postgres(options).await?)),
+        })
+    }
+}
+
 pub(crate) struct Setup {
-    pub(crate) connection: SqliteConnection,
-    pub(crate) options: SqliteConnectOptions,
+    pub(crate) connection: Connection,
+    pub(crate) connect: Connect,
     pub(crate) index: IndexFn,
     pub(crate) clock: fn() -> i64,
     pub(crate) mutation_timeout: Duration,
     pub(crate) cell: String,
     pub(crate) audit_bytes: u64,
+    pub(crate) keys: SharedKek,
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
-    pub(crate) lock: Lock,
+    /// Against a second controller on the same file.
+    pub(crate) lock: Option<Lock>,
+    /// What other controllers of the store commit, if there may be others.
+    pub(crate) log: Option<CommitLog>,
+    pub(crate) controller: String,
 }
 
-pub(crate) fn start(setup: Setup) -> Queue {
+pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
     let waiting = Arc::new(Waiting {
         state: std::sync::Mutex::new(State { lanes: Lanes::new(), closed: false }),
         bell: Bell::new(),
         began: Instant::now(),
+        heard: Bell::new(),
     });
     let counts = Arc::new(Counts::default());
+    let dialect = setup.connection.dialect();
+    let known = *setup.ring.borrow();
     let writer = Writer {
-        tx: WriteTx::new(setup.connection, setup.index, setup.clock, setup.cell, setup.audit_bytes),
-        options: setup.options,
-        broken: false,
+        tx: WriteTx::new(
+            setup.connection,
+            Fixed {
+                index: setup.index,
+                clock: setup.clock,
+                cell: setup.cell,
+                controller: setup.controller,
+                audit_bytes: setup.audit_bytes,
+                keys: setup.keys,
+            },
+        ),
+        connect: setup.connect,
+        // A connection over a socket belongs to the runtime that made it.
+        broken: dialect == Dialect::Postgres,
         waiting: Arc::clone(&waiting),
         ring: setup.ring,
         commits: setup.commits,
         counts: Arc::clone(&counts),
         lock: setup.lock,
+        log: setup.log,
+        known,
     };
-    Queue {
-        waiting,
-        task: Mutex::new(Some(tokio::spawn(writer.run()))),
-        counts,
-        mutation_timeout: setup.mutation_timeout,
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+        runtime.block_on(writer.run());
+        // Nobody may wait for it.
+        let _ = end.send(());
+    })?;
+    Ok(Queue { waiting, ended: Mutex::new(Some(ended)), counts, mutation_timeout: setup.mutation_timeout })
 }
 
 impl Store {
@@ -432,14 +466,17 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 struct Writer {
     tx: WriteTx,
-    options: SqliteConnectOptions,
+    connect: Connect,
     /// The connection's state is unknown: make a new one before the next group.
     broken: bool,
     waiting: Arc<Waiting>,
     ring: watch::Sender<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
     counts: Arc<Counts>,
-    lock: Lock,
+    lock: Option<Lock>,
+    log: Option<CommitLog>,
+    /// The newest revision that was told of.
+    known: u64,
 }
 
 /// A member that has run: what it wrote if it is kept.
@@ -451,12 +488,30 @@ struct Member {
 impl Writer {
     async fn run(mut self) {
         let _ending = Ending(Arc::clone(&self.waiting));
-        while let Some((caller, first)) = self.waiting.next().await {
-            self.group(caller, first).await;
+        let listener = match (&self.log, &self.connect) {
+            (Some(_), Connect::Postgres(options)) => {
+                let waiting = Arc::clone(&self.waiting);
+                let heard = move || waiting.heard.notify_one();
+                Some(tokio::spawn(sql::listen((**options).clone(), CHANNEL, heard)))
+            }
+            (_, Connect::Sqlite(_) | Connect::Postgres(_)) => None,
+        };
+        loop {
+            let waiting = Arc::clone(&self.waiting);
+            tokio::select! {
+                biased;
+                next = waiting.next() => match next {
+                    Some((caller, first)) => self.group(caller, first).await,
+                    None => break,
+                },
+                () = waiting.heard.notified(), if self.log.is_some() => self.look_around().await,
+                () = tokio::time::sleep(LOOK_AROUND), if self.log.is_some() => self.look_around().await,
+            }
         }
-        if let Some(connection) = self.tx.into_reader().into_connection()
-            && let Err(error) = connection.close().await
-        {
+        if let Some(listener) = listener {
+            listener.abort();
+        }
+        if let Err(error) = self.tx.into_reader().into_connection().close().await {
             tracing::warn!(%error, "cannot close the store in order; the next start recovers it");
         }
         drop(self.lock);
@@ -473,13 +528,14 @@ impl Writer {
         };
         let outcome = match outcome {
             Ok(()) => {
+                let commit = self.touched(&members);
                 let kept = members.iter().any(|member| member.written.is_some());
-                self.commit(kept).await
+                self.commit(kept, &commit).await.map(|()| commit)
             }
-            failed @ Err(_) => failed,
+            Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) => self.tell(members),
+            Ok(commit) => self.tell(members, commit),
             Err(error) => {
                 self.roll_back().await;
                 self.counts.failed_commits.fetch_add(1, Ordering::Relaxed);
@@ -491,16 +547,68 @@ impl Writer {
         }
     }
 
+    /// Tells of what the other controllers committed.
+    async fn look_around(&mut self) {
+        let looked = async {
+            self.mend().await?;
+            self.read_log().await
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!(%error, "what other controllers changed cannot be read; trying again");
+            self.broken = true;
+        }
+    }
+
+    /// Before it tells of a commit of its own, so that revisions are told of in order.
+    async fn read_log(&mut self) -> Result<(), StoreError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        for commit in log.read(self.tx.raw()).await? {
+            self.known = self.known.max(commit.revision);
+            self.announce(commit);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, commit: Commit) {
+        let (revision, rings) = (commit.revision, commit.new_epoch || commit.lost);
+        // No receiver: nobody is interested yet.
+        let _ = self.commits.send(Arc::new(commit));
+        self.ring.send_if_modified(|head| {
+            let rings = rings || revision > *head;
+            *head = revision.max(*head);
+            rings
+        });
+    }
+
     async fn begin(&mut self) -> Result<(), StoreError> {
+        self.mend().await?;
+        self.begin_group().await
+    }
+
+    async fn mend(&mut self) -> Result<(), StoreError> {
         if self.broken {
-            let connection = self.options.connect().await?;
+            let connection = self.connect.open().await?;
             self.tx.replace_connection(connection);
             self.broken = false;
         }
+        Ok(())
+    }
+
+    async fn begin_group(&mut self) -> Result<(), StoreError> {
         let connection = self.tx.raw();
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-        let head = sqlx::query("SELECT epoch, revision FROM head WHERE id = 1").fetch_one(connection).await?;
-        self.tx.start_group(head.try_get(0)?, from_sql("head.revision", head.try_get(1)?)?);
+        // The head is locked first, so that revisions follow the order of commits whoever writes.
+        let (begin, head) = match connection.dialect() {
+            Dialect::Sqlite => ("BEGIN IMMEDIATE", "SELECT epoch, revision FROM head WHERE id = 1"),
+            Dialect::Postgres => ("BEGIN", "SELECT epoch, revision FROM head WHERE id = 1 FOR UPDATE"),
+        };
+        connection.command(begin).await?;
+        let head = connection.rows(sql::query(head)).await?;
+        let head = head.first().ok_or_else(|| StoreError::row("there is no head row"))?;
+        let revision = from_sql("head.revision", head.try_get(1)?)?;
+        self.tx.start_group(head.try_get(0)?, revision);
+        if revision != self.known {
+            self.read_log().await?;
+        }
         Ok(())
     }
 
@@ -546,15 +654,23 @@ impl Writer {
     }
 
     async fn run_in_savepoint(&mut self, job: Job) -> Result<Member, StoreError> {
-        let Job { origin, span, run, .. } = job;
-        sqlx::query("SAVEPOINT mutation").execute(self.tx.raw()).await?;
+        let Job { origin, span, run, refuse, .. } = job;
+        self.tx.raw().command("SAVEPOINT mutation").await?;
         let traceparent = harmless_traceparent(origin.traceparent);
+        let lease = origin.lease.clone().filter(|_| self.log.is_some());
         self.tx.start_mutation(Origin { traceparent, ..origin });
+        if let Some(lease) = lease
+            && !self.tx.holds(&lease).await?
+        {
+            self.undo_mutation().await?;
+            refuse(StoreError::LostLease);
+            return Ok(Member { written: None, notify: Box::new(|_| {}) });
+        }
         let ran = run(&mut self.tx).instrument(span).await;
         if ran.keep {
             match self.tx.finish_mutation().await {
                 Ok(written) => {
-                    sqlx::query("RELEASE mutation").execute(self.tx.raw()).await?;
+                    self.tx.raw().command("RELEASE SAVEPOINT mutation").await?;
                     self.tx.keep_mutation();
                     return Ok(Member { written: Some(written), notify: ran.notify });
                 }
@@ -570,19 +686,18 @@ impl Writer {
         Ok(Member { written: None, notify: ran.notify })
     }
 
-    /// Fails when SQLite has rolled back the whole transaction by itself, as it may on a full disk: then the members
+    /// Fails when the database has rolled back the whole transaction by itself, as SQLite may on a full disk: then the members
     /// before are lost too.
     async fn undo_mutation(&mut self) -> Result<(), StoreError> {
         let cause = self.tx.failure();
         let undone = async {
-            sqlx::query("ROLLBACK TO mutation").execute(self.tx.raw()).await?;
-            sqlx::query("RELEASE mutation").execute(self.tx.raw()).await
+            self.tx.raw().command("ROLLBACK TO SAVEPOINT mutation").await?;
+            self.tx.raw().command("RELEASE SAVEPOINT mutation").await
         };
-        undone.await.map_err(|error| cause.unwrap_or_else(|| error.into()))?;
-        Ok(())
+        undone.await.map_err(|error| cause.unwrap_or(error))
     }
 
-    async fn commit(&mut self, kept: bool) -> Result<(), StoreError> {
+    async fn commit(&mut self, kept: bool, commit: &Commit) -> Result<(), StoreError> {
         if !kept {
             self.roll_back().await;
             return Ok(());
@@ -591,41 +706,41 @@ impl Writer {
         let (revision, epoch) = (to_sql("head.revision", revision)?, epoch.to_owned());
         let connection = self.tx.raw();
         if moved {
-            sqlx::query("UPDATE head SET epoch = ?, revision = ? WHERE id = 1")
-                .bind(epoch)
-                .bind(revision)
-                .execute(&mut *connection)
-                .await?;
+            let query = sql::query("UPDATE head SET epoch = ?, revision = ? WHERE id = 1");
+            connection.execute(query.bind(epoch).bind(revision)).await?;
         }
-        sqlx::query("COMMIT").execute(connection).await?;
+        if let Some(log) = &self.log
+            && (moved || !commit.fleet.is_empty())
+        {
+            log.write(connection, commit).await?;
+        }
+        connection.command("COMMIT").await?;
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// After the commit only: a subscriber must never see what a crash can still take back.
-    fn tell(&mut self, members: Vec<Member>) {
-        let (mut audiences, mut kinds, mut concerns) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut new_epoch = false;
-        let mut moved = false;
+    /// What the members of a group touched together.
+    fn touched(&self, members: &[Member]) -> Commit {
+        let mut commit = Commit { revision: self.tx.group_head().0, ..Commit::default() };
+        let mut audiences = BTreeSet::new();
         for written in members.iter().filter_map(|member| member.written.as_ref()) {
-            moved |= written.moved_head;
-            new_epoch |= written.new_epoch;
+            commit.new_epoch |= written.new_epoch;
             audiences.extend(written.audiences.iter().cloned());
-            kinds.extend(written.kinds.iter().copied());
-            concerns.extend(written.concerns.iter().cloned());
+            commit.kinds.extend(written.kinds.iter().copied());
+            commit.concerns.extend(written.concerns.iter().cloned());
+            commit.fleet.merge(written.fleet.clone());
         }
-        let head = self.tx.group_head().0;
-        if moved || new_epoch {
-            let commit = Commit {
-                revision: head,
-                audiences: audiences.into_iter().collect(),
-                kinds,
-                concerns,
-                new_epoch,
-            };
-            // No receiver: nobody is interested yet.
-            let _ = self.commits.send(Arc::new(commit));
-            self.ring.send_replace(head);
+        commit.audiences = audiences.into_iter().collect();
+        commit
+    }
+
+    /// After the commit only: a subscriber must never see what a crash can still take back.
+    fn tell(&mut self, members: Vec<Member>, commit: Commit) {
+        let head = commit.revision;
+        if self.tx.group_head().2 {
+            self.known = head;
+            // The fleet's own changes are known here.
+            self.announce(Commit { fleet: FleetChange::default(), ..commit });
         }
         for member in members {
             let counter =
@@ -640,8 +755,8 @@ impl Writer {
     }
 
     async fn roll_back(&mut self) {
-        // SQLite may have rolled back already. Then this fails, and a new connection is the sure way to a known state.
-        self.broken = sqlx::query("ROLLBACK").execute(self.tx.raw()).await.is_err();
+        // The database may have rolled back already. Then this fails, and a new connection is the sure way to a known state.
+        self.broken = self.tx.raw().command("ROLLBACK").await.is_err();
     }
 }
 

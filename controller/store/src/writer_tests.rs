@@ -33,8 +33,7 @@ async fn apply(store: &Store, name: &str, bytes: usize) -> Result<u64, WriteErro
 }
 
 async fn sql(tx: &mut WriteTx, sql: &'static str) -> Result<(), StoreError> {
-    sqlx::raw_sql(sql).execute(tx.raw()).await?;
-    Ok(())
+    tx.raw().batch(sql).await
 }
 
 /// A deferred foreign key is looked at by COMMIT alone.
@@ -106,10 +105,9 @@ async fn a_full_disk_is_named_and_survived() {
     store
         .status_write(|tx| {
             Box::pin(async move {
-                let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(tx.raw()).await?;
+                let pages = tx.number(crate::sql::query("PRAGMA page_count")).await?;
                 let limit = format!("PRAGMA max_page_count = {}", pages + 20);
-                sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(tx.raw()).await?;
-                Ok(())
+                tx.raw().batch(&limit).await
             })
         })
         .await
@@ -216,7 +214,7 @@ async fn nothing_runs_after_a_failed_statement() {
     let written = store
         .write(Origin::default(), |tx| {
             Box::pin(async move {
-                let failed = tx.execute(sqlx::query("INSERT INTO no_such_table VALUES (1)")).await;
+                let failed = tx.execute(crate::sql::query("INSERT INTO no_such_table VALUES (1)")).await;
                 assert!(failed.is_err());
                 assert!(tx.apply(change("late", 1)).await.is_err());
                 Ok::<_, ApplyError>(())

@@ -5,6 +5,8 @@
 //! the steps; the same seed does the same steps again.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are not recognised as tests")]
 
+mod databases;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::Range;
@@ -19,11 +21,14 @@ use hosting_intent_sync::model::{self, Flaws, ModelStore, Summary};
 use hosting_intent_sync::subscriber::{Policy, Strict};
 use hosting_intent_sync::{AudienceHead, FeedSource, SourceError, Window};
 use hosting_planner::{ApplyError, Change, Draft, IntentChange, World};
-use hosting_store::{Kek, OpenError, Origin, Store, StoreConfig};
-use tempfile::TempDir;
+use hosting_store::{Database, Kek, OpenError, Origin, Store, StoreConfig};
+
+use self::databases::{Backend, Place, Postgres};
 
 /// About 20 s of a debug build on two cores.
 const SEEDS: Range<u64> = 0..55;
+/// Fewer over PostgreSQL, where putting a copy back takes a new database each time.
+const POSTGRES_SEEDS: Range<u64> = 0..16;
 /// Other seeds for a longer search, or one to see again: `MODEL_SEEDS=1000..2000`.
 const OTHER_SEEDS: &str = "MODEL_SEEDS";
 const STEPS: usize = 200;
@@ -31,8 +36,10 @@ const STEPS: usize = 200;
 const SIDE_BY_SIDE: usize = 4;
 
 /// A store in a folder of its own, with its copies beside it.
-struct SqliteModel {
-    folder: TempDir,
+struct StoreModel {
+    place: Place,
+    /// The database that the store is in now: a copy is put back into a new one on PostgreSQL.
+    database: Mutex<Database>,
     flaws: Flaws,
     store: RwLock<Store>,
     /// Epochs of this store's whole life, whatever is put back.
@@ -53,13 +60,13 @@ fn failed(error: impl Display) -> SourceError {
     wrong(error.to_string())
 }
 
-impl SqliteModel {
-    async fn new(flaws: Flaws) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(&folder).await.unwrap();
+impl StoreModel {
+    async fn new(place: Place, flaws: Flaws) -> Self {
+        let store = open(&place, &place.database).await.unwrap();
         let first = store.audience(&at("edge/a")).await.unwrap().epoch;
         Self {
-            folder,
+            database: Mutex::new(place.database.clone()),
+            place,
             flaws,
             store: RwLock::new(store),
             epochs: Mutex::new([first].into()),
@@ -80,24 +87,16 @@ impl SqliteModel {
     fn draw(&self) -> u64 {
         self.drawn.fetch_add(1, Ordering::Relaxed)
     }
-
-    fn path(&self) -> PathBuf {
-        path(&self.folder)
-    }
 }
 
-fn path(folder: &TempDir) -> PathBuf {
-    folder.path().join("store.db")
-}
-
-async fn open(folder: &TempDir) -> Result<Store, OpenError> {
-    let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
-    let config = StoreConfig { readers: 2, ..StoreConfig::new(path(folder)) };
+async fn open(place: &Place, database: &Database) -> Result<Store, OpenError> {
+    let kek = Kek::load_or_create(&place.kek()).unwrap();
+    let config = StoreConfig { readers: 2, ..StoreConfig::of(database.clone()) };
     Store::open(&config, kek).await
 }
 
 #[async_trait]
-impl FeedSource for SqliteModel {
+impl FeedSource for StoreModel {
     async fn audience(&self, audience: &Audience) -> Result<AudienceHead, SourceError> {
         self.store().audience(audience).await
     }
@@ -138,7 +137,7 @@ impl FeedSource for SqliteModel {
 }
 
 #[async_trait]
-impl ModelStore for SqliteModel {
+impl ModelStore for StoreModel {
     type Backup = PathBuf;
 
     /// Each commit is another owner's. Where it takes a row over, the withdrawal by the former owner comes late.
@@ -195,7 +194,7 @@ impl ModelStore for SqliteModel {
     }
 
     async fn backup(&self) -> Result<PathBuf, SourceError> {
-        let copy = self.folder.path().join(format!("copy-{}.db", self.draw()));
+        let copy = self.place.path().join(format!("copy-{}.db", self.draw()));
         self.store().backup_to(&copy).await.map_err(failed)?;
         Ok(copy)
     }
@@ -204,8 +203,15 @@ impl ModelStore for SqliteModel {
         let store = self.store();
         let before = store.audience(&at("edge/a")).await?;
         store.close().await;
-        Store::restore(&self.path(), copy).map_err(failed)?;
-        let store = open(&self.folder).await.map_err(failed)?;
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Database::Sqlite(path) = &database {
+            Store::restore(path, copy).map_err(failed)?;
+        } else {
+            database = self.place.another();
+            Store::transfer(&Database::Sqlite(copy.clone()), &database, |_, _| {}).await.map_err(failed)?;
+        }
+        let store = open(&self.place, &database).await.map_err(failed)?;
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = database;
         let after = store.audience(&at("edge/a")).await?;
         *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
         self.restores.fetch_add(u64::from(before != after), Ordering::Relaxed);
@@ -226,18 +232,32 @@ async fn log(store: &Store, audience: &Audience, after: u64) -> Result<Vec<u64>,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_protocol_holds_over_sqlite() {
+    the_protocol_holds(SEEDS, 5, || Place::new(Backend::Sqlite)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_protocol_holds_over_postgres() {
+    let postgres = Postgres::start();
+    the_protocol_holds(POSTGRES_SEEDS, 1, move || Place::on(&postgres)).await;
+}
+
+/// Everything that a run can meet is to be met `least` times.
+async fn the_protocol_holds(seeds: Range<u64>, least: u64, place: impl Fn() -> Place) {
     let other = std::env::var(OTHER_SEEDS).ok().map(|seeds| {
         let (from, to) = seeds.split_once("..").unwrap();
         from.parse().unwrap()..to.parse().unwrap()
     });
-    let mut runs = futures::stream::iter(other.clone().unwrap_or(SEEDS))
-        .map(|seed| async move {
-            let store = SqliteModel::new(Flaws::default()).await;
-            let summary = model::run::<_, Strict>(&store, seed, STEPS)
-                .await
-                .unwrap_or_else(|failure| panic!("{failure}"));
-            store.store().close().await;
-            (summary, store.compactions.into_inner(), store.restores.into_inner())
+    let mut runs = futures::stream::iter(other.clone().unwrap_or(seeds))
+        .map(|seed| {
+            let place = place();
+            async move {
+                let store = StoreModel::new(place, Flaws::default()).await;
+                let summary = model::run::<_, Strict>(&store, seed, STEPS)
+                    .await
+                    .unwrap_or_else(|failure| panic!("{failure}"));
+                store.store().close().await;
+                (summary, store.compactions.into_inner(), store.restores.into_inner())
+            }
         })
         .buffer_unordered(SIDE_BY_SIDE);
     let mut totals: Vec<(&str, u64)> = Vec::new();
@@ -252,7 +272,7 @@ async fn the_protocol_holds_over_sqlite() {
     println!("{totals:?}");
     // A run that never gets there proves nothing.
     for (what, times) in totals {
-        assert!(other.is_some() || times >= 5, "only {times} {what} in all runs");
+        assert!(other.is_some() || times >= least, "only {times} {what} in all runs");
     }
 }
 
@@ -291,7 +311,7 @@ fn counts(summary: Summary, compactions: u64, restores: u64) -> [(&'static str, 
 /// Runs until the model notices, and that for the right reason.
 async fn found<P: Policy>(flaws: Flaws, expected: &str) {
     for seed in SEEDS {
-        let store = SqliteModel::new(flaws).await;
+        let store = StoreModel::new(Place::new(Backend::Sqlite), flaws).await;
         if let Err(failure) = model::run::<_, P>(&store, seed, STEPS).await {
             println!("seed {seed}: {}", failure.problem);
             assert!(failure.problem.contains(expected), "found for another reason: {failure}");
@@ -322,7 +342,7 @@ async fn it_notices_a_subscriber_that_checks_no_prev() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_begun_twice_from_one_copy_has_two_names() {
-    let model = SqliteModel::new(Flaws::default()).await;
+    let model = StoreModel::new(Place::new(Backend::Sqlite), Flaws::default()).await;
     let change = model::Change {
         audience: at("edge/a"),
         key: Key::new(Kind::Route, "shop.example"),

@@ -76,7 +76,7 @@ impl Writer {
                 place.compile(set, |_| Arc::new(ArcSwapOption::empty())).map(drop)
             }
             DnsIntent::AddressSet(set) => Addresses::compile(set).map(drop),
-            DnsIntent::SerialOffset(_) | DnsIntent::TrustRoots(_) => Ok(()),
+            DnsIntent::SerialOffset(_) | DnsIntent::TrustRoots(_) | DnsIntent::AudienceKey(_) => Ok(()),
         }
     }
 
@@ -121,7 +121,7 @@ impl Writer {
                 self.address_sets.entry(key.name.as_str().into()).or_default().store(Some(addresses));
             }
             DnsIntent::SerialOffset(offset) => batch.serial_offset = Some(offset.value),
-            DnsIntent::TrustRoots(_) => {}
+            DnsIntent::TrustRoots(_) | DnsIntent::AudienceKey(_) => {}
         }
         Ok(())
     }
@@ -145,7 +145,7 @@ impl Writer {
             Some(DnsKind::AddressSet) => batch.forgotten.push(key.name.as_str().into()),
             // A serial never goes back, so the last offset stays.
             Some(DnsKind::SerialOffset) => {}
-            Some(DnsKind::TrustRoots) | None => {}
+            Some(DnsKind::TrustRoots | DnsKind::AudienceKey) | None => {}
         }
     }
 

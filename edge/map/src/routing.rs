@@ -58,9 +58,15 @@ const ACTIVE: u8 = 0;
 const SUSPENDED: u8 = 1;
 
 /// Shared by all routes of a tenant, so that suspending it is one store.
-type TenantCell = Arc<AtomicU8>;
+type TenantCell = Arc<Tenant>;
 /// Shared by all routes of a shard, so that a change of its nodes is one store. `None`: not known, or gone.
 type PoolCell = Arc<ArcSwapOption<Pool>>;
+
+#[derive(Debug)]
+struct Tenant {
+    id: Box<str>,
+    state: AtomicU8,
+}
 
 #[derive(Debug, Clone)]
 struct Route {
@@ -102,7 +108,7 @@ impl Routing {
     pub fn resolve(&self, host: &str) -> Decision {
         self.routes
             .read(host, |route| {
-                if route.tenant.load(Ordering::Relaxed) == SUSPENDED {
+                if route.tenant.state.load(Ordering::Relaxed) == SUSPENDED {
                     return Decision::Suspended;
                 }
                 let Some(site) = &route.site else { return Decision::Unbound };
@@ -128,6 +134,12 @@ impl Routing {
         self.routes.contains_key(host)
     }
 
+    /// Whether the host has a route of this tenant.
+    #[must_use]
+    pub fn is_of_tenant(&self, host: &str, tenant: &str) -> bool {
+        self.routes.read(host, |route| *route.tenant.id == *tenant).unwrap_or_default()
+    }
+
     /// FQDNs in the table.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -151,7 +163,11 @@ fn invalid(field: &'static str, problem: impl Display) -> Rejection {
 /// Why the item cannot be applied.
 pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
     match intent {
-        EdgeIntent::TrustRoots(_) | EdgeIntent::TenantState(_) | EdgeIntent::Route(_) => Ok(()),
+        EdgeIntent::TrustRoots(_)
+        | EdgeIntent::AudienceKey(_)
+        | EdgeIntent::Certificate(_)
+        | EdgeIntent::TenantState(_)
+        | EdgeIntent::Route(_) => Ok(()),
         EdgeIntent::ShardPool(pool) => check_pool(pool),
     }
 }
@@ -181,7 +197,7 @@ fn check_pool(pool: &message::ShardPool) -> Result<(), Rejection> {
 #[derive(Debug)]
 pub struct Writer {
     routing: Arc<Routing>,
-    tenants: HashMap<Arc<str>, Referred<AtomicU8>, RandomState>,
+    tenants: HashMap<Arc<str>, Referred<Tenant>, RandomState>,
     pools: HashMap<Arc<str>, Referred<ArcSwapOption<Pool>>, RandomState>,
     webroots: HashSet<Arc<str>, RandomState>,
     /// References given up since the last sweep.
@@ -217,14 +233,17 @@ impl Writer {
                 EdgeIntent::TenantState(state) => {
                     let cell = self.tenant(&item.key.name, true);
                     let state = if state.state() == message::State::Suspended { SUSPENDED } else { ACTIVE };
-                    cell.store(state, Ordering::Relaxed);
+                    cell.state.store(state, Ordering::Relaxed);
                 }
                 EdgeIntent::ShardPool(pool) => {
                     let cell = self.pool(&item.key.name, true);
                     let before = cell.load_full();
                     cell.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
                 }
-                EdgeIntent::Route(_) | EdgeIntent::TrustRoots(_) => {}
+                EdgeIntent::Route(_)
+                | EdgeIntent::TrustRoots(_)
+                | EdgeIntent::AudienceKey(_)
+                | EdgeIntent::Certificate(_) => {}
             }
         }
         for (item, intent) in upserts {
@@ -263,14 +282,17 @@ impl Writer {
                         self.dropped += 1;
                     }
                 }
-                Some(EdgeKind::Route | EdgeKind::TrustRoots) | None => {}
+                Some(
+                    EdgeKind::Route | EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::Certificate,
+                )
+                | None => {}
             }
         }
         self.sweep();
     }
 
     fn tenant(&mut self, id: &str, wanted: bool) -> TenantCell {
-        refer(&mut self.tenants, id, wanted, || AtomicU8::new(ACTIVE))
+        refer(&mut self.tenants, id, wanted, || Tenant { id: id.into(), state: AtomicU8::new(ACTIVE) })
     }
 
     fn pool(&mut self, id: &str, wanted: bool) -> PoolCell {

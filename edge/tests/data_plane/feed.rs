@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hosting_edge::EdgeReplica;
 use hosting_intent::message::{PoolNode, Route, ShardPool};
 use hosting_intent::{Bytes, Cause, Digest, EdgeIntent, Item, Key, Kind, RoleIntent};
+use hosting_intent_sync::client::KeysWatch;
 use hosting_intent_sync::item_to_wire;
 use hosting_intent_sync::subscriber::{Brake, Config, Strict, Subscriber};
 use hosting_ledger::Ledger;
@@ -14,6 +15,9 @@ use hosting_proto::feed::{self as wire, Down};
 use prost::Message;
 
 use crate::harness::{Edge, Node, settings};
+
+/// The replica, as the client has it.
+type Watched = KeysWatch<EdgeReplica>;
 
 fn item(key: Key, value: Vec<u8>) -> Item {
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
@@ -35,7 +39,7 @@ fn pool(id: &str, address: String) -> Item {
     item(Key::new(Kind::ShardPool, id), ShardPool { name: "shard-1".into(), nodes }.encode_to_vec())
 }
 
-fn subscriber(folder: &Path, replica: EdgeReplica) -> Subscriber<Ledger, EdgeReplica, Strict> {
+fn subscriber(folder: &Path, replica: Watched) -> Subscriber<Ledger, Watched, Strict> {
     let ledger = Ledger::open(folder.join("ledger.redb"), "edge/c1").unwrap();
     let config = Config {
         audience: "edge/c1".parse().unwrap(),

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use hosting_edge::{Bound, CertStore, DevCa, EdgeReplica, Metrics, NodeKeys, Server, Settings};
 use hosting_edge_map::Routing;
 use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
-use hosting_intent::{Cause, EdgeIntent, Item, Key, Kind, Removal};
+use hosting_intent::{Audience, Cause, EdgeIntent, Item, Key, Kind, Removal};
+use hosting_intent_sync::client::{AudienceKeys, KeysWatch};
+use hosting_intent_sync::sealing::SealingKey;
 use hosting_intent_sync::{Batch, Replica};
 use hosting_scaffold::admin;
 use http_body_util::{BodyExt, Full};
@@ -113,7 +115,9 @@ pub(crate) struct Edge {
     pub(crate) registry: admin::Metrics,
     pub(crate) stop: CancellationToken,
     pub(crate) done: JoinHandle<()>,
-    replica: Option<EdgeReplica>,
+    replica: Option<KeysWatch<EdgeReplica>>,
+    /// The key pair that its audience's keys are sealed to.
+    pub(crate) pair: SealingKey,
     revision: u64,
     _dir: TempDir,
 }
@@ -158,7 +162,10 @@ impl Edge {
             metrics.clone(),
         )
         .unwrap();
-        let (replica, mut loaded) = EdgeReplica::new(writer, certs, metrics);
+        let keys = AudienceKeys::load(dir.path()).unwrap();
+        let pair = SealingKey::load_or_create(&dir.path().join("sealing.key")).unwrap();
+        let (replica, mut loaded) = EdgeReplica::new(writer, certs, keys.clone(), metrics);
+        let replica = KeysWatch::new(replica, Some(keys), &audience());
         let bound = Bound::bind(&settings).unwrap();
         let (http, https) = (bound.http(), bound.https());
         let stop = CancellationToken::new();
@@ -177,6 +184,7 @@ impl Edge {
             stop,
             done,
             replica: Some(replica),
+            pair,
             revision: 0,
             _dir: dir,
         }
@@ -190,7 +198,7 @@ impl Edge {
     }
 
     /// For a subscriber, which then is the one that publishes.
-    pub(crate) fn take_replica(&mut self) -> EdgeReplica {
+    pub(crate) fn take_replica(&mut self) -> KeysWatch<EdgeReplica> {
         self.replica.take().unwrap()
     }
 
@@ -201,6 +209,11 @@ impl Edge {
         }
         self.revision += 1;
         replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });
+    }
+
+    /// Why it would not apply an intent.
+    pub(crate) fn refusal(&self, (item, intent): &(Item, EdgeIntent)) -> Option<String> {
+        self.replica.as_ref().unwrap().check(&item.key, intent).err().map(|rejection| rejection.to_string())
     }
 
     pub(crate) fn metric(&self, line: &str) -> u64 {
@@ -263,7 +276,12 @@ pub(crate) async fn read_all(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -
     String::from_utf8_lossy(&all).into_owned()
 }
 
-fn upsert(kind: Kind, name: &str, intent: EdgeIntent) -> (Item, EdgeIntent) {
+/// What it subscribes to.
+pub(crate) fn audience() -> Audience {
+    "edge/c1".parse().unwrap()
+}
+
+pub(crate) fn upsert(kind: Kind, name: &str, intent: EdgeIntent) -> (Item, EdgeIntent) {
     let key = Key::new(kind, name);
     let item =
         Item { key, revision: 1, value: Bytes::new(), cause: Cause::Person, traceparent: String::new() };

@@ -9,4 +9,5 @@ mod proxying;
 mod resilience;
 mod rules;
 mod soak;
+mod tenant_certificates;
 mod tls;

@@ -35,12 +35,14 @@ use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
 use witness::Witness;
 
+mod audience_keys;
 mod edge_key;
 mod metrics;
 mod report;
 mod subscription;
 mod witness;
 
+pub use audience_keys::{AudienceKeys, KeysWatch};
 pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
@@ -112,6 +114,7 @@ pub struct Client {
     link: watch::Sender<Option<Link>>,
     status: watch::Sender<Option<Status>>,
     edge_key: Option<EdgeKeyStore>,
+    audience_keys: Option<AudienceKeys>,
     /// Where small things are kept; `None`: nowhere.
     data_dir: Option<PathBuf>,
 }
@@ -161,8 +164,15 @@ impl Client {
             link: watch::Sender::new(None),
             status: watch::Sender::new(None),
             edge_key: None,
+            audience_keys: None,
             data_dir: None,
         }
+    }
+
+    /// Says to the controller which keys are to be sealed to: the public one of `keys`.
+    #[must_use]
+    pub fn with_audience_keys(self, keys: AudienceKeys) -> Self {
+        Self { audience_keys: Some(keys), ..self }
     }
 
     /// Keeps the edge key that the controller gives in `store`. Without one it is not looked at.
@@ -200,10 +210,11 @@ impl Client {
         let (inputs, mut core) = self.start_core(subscriber)?;
         let mut failures: u32 = 0;
         let mut number = 0;
-        let mut next = 0;
+        let mut last = String::new();
+        let mut elsewhere = false;
         loop {
-            let controllers = self.identity.controllers();
-            let address = controllers.get(next % controllers.len().max(1)).cloned().unwrap_or_default();
+            let address = choose(&self.identity.controllers(), &last, std::mem::take(&mut elsewhere));
+            last.clone_from(&address);
             number += 1;
             let began = Instant::now();
             let session = Box::pin(self.session(&address, number, &inputs, &stop));
@@ -223,14 +234,14 @@ impl Client {
             let wait = match ended {
                 Ended::Stopped => break,
                 Ended::GoAway { reason, retry_after } => {
-                    next += 1;
+                    elsewhere = true;
                     let spread = full_jitter(1, (retry_after / 2).max(base), cap);
                     tracing::info!(address, reason, wait = ?(retry_after + spread), "the controller sends us away");
                     retry_after + spread
                 }
                 Ended::Failed(reason) => {
                     failures += 1;
-                    next += 1;
+                    elsewhere = true;
                     let wait = full_jitter(failures, base, cap);
                     tracing::warn!(
                         address,
@@ -253,7 +264,7 @@ impl Client {
                 Ended::Certificate(Ok(())) => Duration::ZERO,
                 Ended::Certificate(Err(error)) => {
                     failures += 1;
-                    next += 1;
+                    elsewhere = true;
                     tracing::error!(address, %error, "the certificate could not be renewed; serving what is known");
                     full_jitter(failures, base, if error.is_transient() { cap } else { cap * 2 })
                 }
@@ -453,6 +464,8 @@ impl Client {
             status: self.status.clone(),
             metrics: self.metrics.clone(),
             edge_key: self.edge_key.clone(),
+            identity: self.identity.clone(),
+            sealing_key: self.audience_keys.as_ref().map(AudienceKeys::public),
             witness: Witness::load(self.data_dir.as_deref()),
             words: None,
             shown: None,
@@ -470,6 +483,13 @@ impl Client {
     }
 }
 
+/// The controller to go to: the one of the last time, or the one that follows it in the list, which may have changed meanwhile.
+fn choose(controllers: &[String], last: &str, elsewhere: bool) -> String {
+    let place = controllers.iter().position(|address| address == last);
+    let next = place.map_or(0, |place| place + usize::from(elsewhere));
+    controllers.get(next).or_else(|| controllers.first()).cloned().unwrap_or_default()
+}
+
 /// A controller cannot send a node away for longer.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
@@ -483,6 +503,9 @@ struct Core<J, R, P> {
     status: watch::Sender<Option<Status>>,
     metrics: ClientMetrics,
     edge_key: Option<EdgeKeyStore>,
+    identity: Identity,
+    /// The public key that the controller is to seal to.
+    sealing_key: Option<[u8; 32]>,
     witness: Witness,
     /// To the session, while there is one.
     words: Option<mpsc::Sender<Word>>,
@@ -532,6 +555,7 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                 let mut up = self.subscriber.hello();
                 if let Some(up::Frame::Hello(hello)) = &mut up.frame {
                     hello.witness = self.witness.newest();
+                    hello.sealing_key = self.sealing_key.map(|key| key.to_vec().into()).unwrap_or_default();
                 }
                 let _ = hello.send(up);
             }
@@ -555,10 +579,14 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                         if let Some(store) = &self.edge_key {
                             store.take(&welcome.edge_key);
                         }
+                        self.learn_controllers(&welcome.controllers);
                     }
                     Some(Frame::Delta(delta)) => self.witness.take(&delta.witness),
                     Some(Frame::SnapshotEnd(end)) => self.witness.take(&end.witness),
-                    Some(Frame::Bookmark(bookmark)) => self.witness.take(&bookmark.witness),
+                    Some(Frame::Bookmark(bookmark)) => {
+                        self.witness.take(&bookmark.witness);
+                        self.learn_controllers(&bookmark.controllers);
+                    }
                     _ => {}
                 }
                 match self.subscriber.on_frame(frame, Instant::now()) {
@@ -569,6 +597,12 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                     }
                 }
             }
+        }
+    }
+
+    fn learn_controllers(&self, said: &[String]) {
+        if let Err(error) = self.identity.learn_controllers(said) {
+            tracing::warn!(%error, "where the controllers are is not kept; it is known until the process ends");
         }
     }
 
@@ -597,7 +631,7 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
     }
 }
 
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a connection did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -671,4 +705,21 @@ pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
 pub(crate) fn full_jitter(failures: u32, base: Duration, cap: Duration) -> Duration {
     let ceiling = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(cap);
     ceiling.mul_f64(rand::rng().random_range(0.0..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_controller_is_chosen_whatever_became_of_the_list() {
+        let list = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        assert_eq!(choose(&list(&["a", "b"]), "", false), "a");
+        assert_eq!(choose(&list(&["a", "b"]), "a", false), "a");
+        assert_eq!(choose(&list(&["a", "b"]), "a", true), "b");
+        assert_eq!(choose(&list(&["a", "b"]), "b", true), "a");
+        assert_eq!(choose(&list(&["c", "a", "b"]), "a", true), "b", "one more came");
+        assert_eq!(choose(&list(&["c"]), "a", true), "c", "it is gone");
+        assert_eq!(choose(&[], "a", true), "");
+    }
 }

@@ -37,6 +37,9 @@ use self::files::{PENDING_KEY, State, Trust, load, pending_key, prepare_dir, sav
 pub use self::roots::RootsWatch;
 pub use self::token::{JoinToken, TokenError, TokenSource, secret_hash};
 
+/// Controllers that are remembered, and the longest address of one in bytes.
+const MAX_CONTROLLERS: usize = 16;
+const MAX_ADDRESS_BYTES: usize = 300;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long after its end a certificate may still renew.
 pub const RENEW_GRACE_SECONDS: i64 = 30 * 24 * 3600;
@@ -314,14 +317,28 @@ impl Identity {
         self.read(|state| state.trust.audiences.clone())
     }
 
-    /// `host:port` of each controller: the configured ones, else those of the join token.
+    /// `host:port` of each controller: first the configured ones, then those that a controller named last, or the join token did.
     #[must_use]
     pub fn controllers(&self) -> Vec<String> {
-        if self.inner.configured.is_empty() {
-            self.read(|state| state.trust.controllers.clone())
-        } else {
-            self.inner.configured.clone()
+        let mut all = self.inner.configured.clone();
+        let told = self.read(|state| state.trust.controllers.clone());
+        all.extend(told.into_iter().filter(|address| !self.inner.configured.contains(address)));
+        all
+    }
+
+    /// Takes over where the controllers are, as one of them says; nothing if it says nothing. In effect at once, and after a restart.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`]: it could not be written.
+    pub fn learn_controllers(&self, said: &[String]) -> Result<(), IdentityError> {
+        let fits = |address: &&String| address.len() <= MAX_ADDRESS_BYTES;
+        let said: Vec<String> = said.iter().filter(fits).take(MAX_CONTROLLERS).cloned().collect();
+        let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
+        if said.is_empty() || state.trust.controllers == said {
+            return Ok(());
         }
+        state.trust.controllers = said;
+        save_trust(&self.inner.dir, &state.trust)
     }
 
     /// When the certificate ends, seconds since the Unix epoch.

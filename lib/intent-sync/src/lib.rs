@@ -1,5 +1,5 @@
 //! The feed protocol, both ends: pure cores ([`publisher`], [`subscriber`]) that the model test drives, and the
-//! subscriber's shell ([`client`], [`identity`]).
+//! subscriber's shell ([`client`], [`identity`]); and how secrets get from the one to the other ([`sealing`]).
 //!
 //! The controller's shell is in `controller/feed`. Nothing here knows what an intent means beyond
 //! [`hosting_intent::Intent::parse`].
@@ -11,6 +11,7 @@ pub mod identity;
 pub mod model;
 pub mod publisher;
 mod replica;
+pub mod sealing;
 mod source;
 pub mod subscriber;
 pub mod tls;

@@ -151,6 +151,7 @@ impl Session {
             lease_ms: limits.lease_ms,
             // The caller knows who is at the other end.
             edge_key: Bytes::new(),
+            controllers: Vec::new(),
         };
         let session =
             Self { audience, limits, epoch: head.epoch, state, sent, snapshots: 0, bookmarked: None };
@@ -335,6 +336,7 @@ impl Session {
         });
         if at == head.revision && due {
             frames.push(down(Frame::Bookmark(wire::Bookmark {
+                controllers: Vec::new(),
                 revision: at,
                 head: head.head,
                 count: head.count,

@@ -344,8 +344,9 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                 .position
                 .as_ref()
                 .map(|position| wire::Cursor { epoch: position.epoch.clone(), revision: position.revision }),
-            // The shell keeps it.
+            // The shell keeps both.
             witness: Bytes::new(),
+            sealing_key: Bytes::new(),
         }))
     }
 

@@ -1,5 +1,5 @@
 //! The one table of intent kinds: which roles take a kind, how its bytes are checked, when putting it into effect takes
-//! something away. A kind of the protocol that is missing here does not build; a role's own intents that do not agree with
+//! something away, whether it holds secrets. A kind of the protocol that is missing here does not build; a role's own intents that do not agree with
 //! the table fail a test ([`crate::RoleIntent`]).
 
 use crate::message::{self as m, State};
@@ -12,7 +12,7 @@ pub(crate) trait TakesAway {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident: [$($role:ident),*], $check:path, $takes_away:expr;)*) => {
+    ($($(#[$doc:meta])* $kind:ident: [$($role:ident),*], $check:path, $takes_away:expr $(, $sealed:ident)?;)*) => {
         /// An intent that passed every check that can be made without knowing the others.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Intent {
@@ -21,6 +21,13 @@ macro_rules! kinds {
 
         /// The kinds that this build knows, in ascending order of number.
         pub const KNOWN_KINDS: &[Kind] = &[$(Kind::$kind),*];
+
+        /// The kinds whose intents may hold [`m::Sealed`] values, in ascending order of number: what is planned anew when the key of an
+        /// audience is renewed.
+        pub const SEALED_KINDS: &[Kind] = &[$($({
+            let _ = stringify!($sealed);
+            Kind::$kind
+        },)?)*];
 
         $(impl TakesAway for m::$kind {
             fn takes_away(&self) -> bool {
@@ -82,6 +89,10 @@ kinds! {
     Route: [Lb], parse::route, |_| false;
     /// A shard's nodes.
     ShardPool: [Lb], parse::shard_pool, |pool| !pool.nodes.iter().any(|node| node.in_service);
+    /// A version of the audience's key, sealed to one of its subscribers.
+    AudienceKey: [Web, Dns, Lb, Gateway], parse::audience_key, |_| false;
+    /// A tenant's certificate with its private key.
+    Certificate: [Lb], parse::certificate, |_| false, sealed;
     /// A zone's apex.
     Zone: [Dns], parse::zone, |_| false;
     /// One RRset.

@@ -1,5 +1,6 @@
 //! From stored bytes to a checked message: what the table of kinds names.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
@@ -39,6 +40,60 @@ pub(crate) fn trust_roots(key: &str, value: &[u8]) -> Result<m::TrustRoots, Reje
         return Err(invalid("ca_der", "there must be at least one authority"));
     }
     Ok(roots)
+}
+
+/// The key under which an [`m::AudienceKey`] stands: its version (from 1) and the public sealing key of who can open it (X25519).
+#[must_use]
+pub fn audience_key_name(version: u32, reader: &[u8; 32]) -> String {
+    let mut name = format!("{version}/");
+    for byte in reader {
+        // Writing to a String does not fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// The inverse of [`audience_key_name`]; `None` for a name that it does not give.
+#[must_use]
+pub fn audience_key_of(name: &str) -> Option<(u32, [u8; 32])> {
+    let (version, hex) = name.split_once('/')?;
+    let mut reader = [0; 32];
+    for (byte, digits) in reader.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    let version = version.parse().ok().filter(|version| *version > 0)?;
+    (audience_key_name(version, &reader) == name).then_some((version, reader))
+}
+
+pub(crate) fn audience_key(key: &str, value: &[u8]) -> Result<m::AudienceKey, Rejection> {
+    let share: m::AudienceKey = decode(value)?;
+    if audience_key_of(key).is_none() {
+        return Err(invalid("key", "must be a version from 1, a slash and 64 hexadecimal digits"));
+    }
+    if share.encapsulated.len() != 32 {
+        return Err(invalid("encapsulated", "must have 32 bytes"));
+    }
+    // 32 bytes of key, 16 of tag.
+    if share.sealed.len() != 48 {
+        return Err(invalid("sealed", "must have 48 bytes"));
+    }
+    Ok(share)
+}
+
+pub(crate) fn certificate(key: &str, value: &[u8]) -> Result<m::Certificate, Rejection> {
+    let certificate: m::Certificate = decode(value)?;
+    id_key(key)?;
+    check_id("tenant_id", &certificate.tenant_id)?;
+    for name in &certificate.names {
+        host("names", name.strip_prefix("*.").unwrap_or(name))?;
+    }
+    if certificate.names.is_empty() || certificate.chain_der.is_empty() {
+        return Err(invalid("names, chain_der", "there must be at least one of each"));
+    }
+    if certificate.key.as_ref().is_none_or(|key| key.version == 0 || key.sealed.is_empty()) {
+        return Err(invalid("key", "missing"));
+    }
+    Ok(certificate)
 }
 
 pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Rejection> {
@@ -253,6 +308,57 @@ mod tests {
         assert!(problem(&Key::new(Kind::Route, "../etc"), &route).starts_with("key: "));
         let bad = m::Route { webroot_id: "web;rm".into(), ..route };
         assert!(problem(&Key::new(Kind::Route, "www.example.com"), &bad).starts_with("webroot_id: "));
+    }
+
+    #[test]
+    fn an_audience_key_names_its_version_and_its_reader() {
+        let name = audience_key_name(7, &[0xab; 32]);
+        assert_eq!(name, format!("7/{}", "ab".repeat(32)));
+        assert_eq!(audience_key_of(&name), Some((7, [0xab; 32])));
+        let digits = "ab".repeat(32);
+        for wrong in [
+            format!("0/{digits}"),
+            format!("07/{digits}"),
+            format!("7/{}", &digits[1..]),
+            format!("7/{digits}0"),
+        ] {
+            assert_eq!(audience_key_of(&wrong), None, "{wrong}");
+        }
+        for wrong in [
+            format!("7/{}", "AB".repeat(32)),
+            format!("7/+a{}", &digits[2..]),
+            digits,
+            "7/".into(),
+            String::new(),
+        ] {
+            assert_eq!(audience_key_of(&wrong), None, "{wrong}");
+        }
+        let share = m::AudienceKey { encapsulated: vec![1; 32].into(), sealed: vec![2; 48].into() };
+        let key = Key::new(Kind::AudienceKey, name);
+        assert!(Intent::parse(&key, &share.encode_to_vec()).is_ok());
+        let bad = m::AudienceKey { sealed: vec![2; 47].into(), ..share };
+        assert!(problem(&key, &bad).starts_with("sealed: "));
+    }
+
+    #[test]
+    fn a_certificate_has_names_a_chain_and_a_key() {
+        let good = m::Certificate {
+            tenant_id: "t_a".into(),
+            names: vec!["a.example".into(), "*.a.example".into()],
+            chain_der: vec![vec![1].into()],
+            key: Some(m::Sealed { version: 1, sealed: vec![1].into() }),
+            not_after: 1,
+        };
+        let key = Key::new(Kind::Certificate, "c-1");
+        assert!(Intent::parse(&key, &good.encode_to_vec()).is_ok());
+        let names = |name: &str| m::Certificate { names: vec![name.into()], ..good.clone() };
+        for wrong in ["*", "a.*.example", "../a", ""] {
+            assert!(problem(&key, &names(wrong)).starts_with("names: "), "{wrong}");
+        }
+        assert!(problem(&key, &m::Certificate { chain_der: vec![], ..good.clone() }).contains("chain_der"));
+        assert!(problem(&key, &m::Certificate { key: None, ..good.clone() }).starts_with("key: "));
+        let unsealed = m::Certificate { key: Some(m::Sealed::default()), ..good };
+        assert!(problem(&key, &unsealed).starts_with("key: "));
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub trait RoleIntent: fmt::Debug + Clone + PartialEq + Send + Sync + Sized + 'st
     /// The authorities to trust, if it is those.
     fn trust_roots(&self) -> Option<&m::TrustRoots>;
 
+    /// A version of the audience's key, if it is one.
+    fn audience_key(&self) -> Option<&m::AudienceKey>;
+
     /// Decodes and checks one item.
     ///
     /// # Errors
@@ -42,6 +45,10 @@ impl RoleIntent for Intent {
 
     fn trust_roots(&self) -> Option<&m::TrustRoots> {
         if let Self::TrustRoots(roots) = self { Some(roots) } else { None }
+    }
+
+    fn audience_key(&self) -> Option<&m::AudienceKey> {
+        if let Self::AudienceKey(key) = self { Some(key) } else { None }
     }
 }
 
@@ -82,6 +89,10 @@ macro_rules! role_intents {
             fn trust_roots(&self) -> Option<&m::TrustRoots> {
                 if let Self::TrustRoots(roots) = self { Some(roots) } else { None }
             }
+
+            fn audience_key(&self) -> Option<&m::AudienceKey> {
+                if let Self::AudienceKey(key) = self { Some(key) } else { None }
+            }
         }
 
         /// Gives the intent back when the role does not apply its kind.
@@ -102,21 +113,21 @@ role_intents! {
     /// What an edge applies ([`crate::Role::Lb`]).
     EdgeIntent,
     /// The kinds of [`EdgeIntent`].
-    EdgeKind: TrustRoots, TenantState, Route, ShardPool
+    EdgeKind: TrustRoots, TenantState, Route, ShardPool, AudienceKey, Certificate
 }
 
 role_intents! {
     /// What a name server applies ([`crate::Role::Dns`]).
     DnsIntent,
     /// The kinds of [`DnsIntent`].
-    DnsKind: TrustRoots, Zone, RrSet, AddressSet, SerialOffset
+    DnsKind: TrustRoots, AudienceKey, Zone, RrSet, AddressSet, SerialOffset
 }
 
 role_intents! {
     /// What a node's agent applies ([`crate::Role::Web`]).
     NodeIntent,
     /// The kinds of [`NodeIntent`].
-    NodeKind: TrustRoots, TenantState, Tenant, Webroot, Retire
+    NodeKind: TrustRoots, TenantState, AudienceKey, Tenant, Webroot, Retire
 }
 
 #[cfg(test)]
@@ -124,7 +135,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::{KNOWN_KINDS, Role, roles_of};
+    use crate::{KNOWN_KINDS, Role, SEALED_KINDS, roles_of};
 
     fn taken_by(role: Role) -> Vec<Kind> {
         KNOWN_KINDS.iter().copied().filter(|kind| roles_of(*kind).contains(&role)).collect()
@@ -141,6 +152,12 @@ mod tests {
             assert_eq!(taken_by(*role).contains(&Kind::TrustRoots), role.rules().is_some(), "{role}");
         }
         assert!(KNOWN_KINDS.iter().all(|kind| !roles_of(*kind).is_empty()));
+    }
+
+    #[test]
+    fn a_key_is_for_every_subscriber_and_comes_before_what_it_opens() {
+        assert_eq!(roles_of(Kind::AudienceKey), roles_of(Kind::TrustRoots));
+        assert!(SEALED_KINDS.iter().all(|kind| *kind as i32 > Kind::AudienceKey as i32));
     }
 
     #[test]

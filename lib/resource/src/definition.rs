@@ -11,8 +11,8 @@ use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
 use crate::{
-    Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, Resource, ShapeError, SpecError,
-    Status, ids,
+    Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
+    ShapeError, SpecError, Status, ids, secret,
 };
 
 /// Brings a spec from one shape to the next. Pure; never fails: what it cannot read it leaves alone.
@@ -53,6 +53,9 @@ pub(crate) trait Definition: Document + Sized {
     /// What the API shows beside the spec.
     fn extra(resource: &Doc<Self>) -> Self::Extra;
 
+    /// Hands on each secret of the spec with the JSON pointer (RFC 6901) of its place. One that is left out cannot be stored.
+    fn secrets(_spec: &Self::Spec, _each: &mut dyn FnMut(String, &Secret)) {}
+
     /// Notes the brand of the resource that owns it.
     fn adopted(_spec: &mut Self::Spec, _brand: &str) {}
 
@@ -91,6 +94,8 @@ pub struct NewResource {
     pub status: Status,
     /// Complete spec, in the newest shape.
     pub spec: Map<String, Value>,
+    /// The texts of its secrets, to be sealed before it is stored.
+    pub plain: PlainSecrets,
 }
 
 impl NewResource {
@@ -176,8 +181,10 @@ pub struct Creation {
 /// What one PUT body means.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
-    /// The whole new spec; fields of the stored one that this build does not know are kept.
+    /// The whole new spec; fields of the stored one that this build does not know are kept, and so are secrets that the body left out.
     pub spec: Map<String, Value>,
+    /// The texts of secrets that the body set, to be sealed before the spec is stored.
+    pub plain: PlainSecrets,
     /// The label that goes with it.
     pub label: String,
     /// A status that the caller set (clusters, shards, nodes, brands).
@@ -268,6 +275,7 @@ impl Build<'_> {
             label: D::label(&id, spec),
             status: D::INITIAL,
             spec: to_map(spec)?,
+            plain: new_secrets::<D>(spec),
             id,
         });
         Ok(())
@@ -390,6 +398,7 @@ impl<D: Definition> KindDef for Erased<D> {
         Ok(Update {
             changed: whole != current.spec || status.is_some(),
             label: D::label(&current.id, &spec),
+            plain: new_secrets::<D>(&spec),
             spec: whole,
             status,
             owner,
@@ -432,7 +441,8 @@ impl<D: Definition> KindDef for Erased<D> {
         // An unreadable spec is shown as it is: an operator has to see it to mend it.
         let doc = Doc::<D>::of(resource).ok();
         let spec = doc.as_ref().and_then(|doc| to_map(&doc.spec).ok()).unwrap_or(resource.spec.clone());
-        view.extend(spec.into_iter().filter(|(field, _)| !info.hidden.contains(&field.as_str())));
+        let spec = spec.into_iter().filter(|(field, _)| !info.hidden.contains(&field.as_str()));
+        view.extend(spec.map(|(field, value)| (field, secret::shown(value))));
         view.extend(doc.and_then(|doc| to_map(&D::extra(&doc)).ok()).unwrap_or_default());
         if let Some(Value::String(id)) = view.get_mut("subscription_id") {
             *id = ids::public_id(id).to_owned();
@@ -522,6 +532,12 @@ impl<D: Definition> KindDef for Erased<D> {
     fn upcast(&self, resource: &mut Resource) -> Result<(), ShapeError> {
         upcast_with(resource, D::INFO.shape, D::UPCASTERS)
     }
+}
+
+fn new_secrets<D: Definition>(spec: &D::Spec) -> PlainSecrets {
+    let mut plain = PlainSecrets::default();
+    D::secrets(spec, &mut |path, secret| plain.collect(path, secret));
+    plain
 }
 
 /// Runs the upcasters that a document of an older shape still needs.

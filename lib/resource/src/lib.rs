@@ -18,6 +18,7 @@ mod info;
 mod input;
 pub mod kinds;
 mod record_data;
+mod secret;
 
 pub use definition::{Creation, KindDef, NewResource, Update, Warning, timestamp};
 pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
@@ -28,3 +29,4 @@ pub use ids::{Entropy, IdPolicy, in_brand, prefixed, public_id, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Owns, Parent, Tier};
 pub use kinds::Kind;
 pub use record_data::RecordData;
+pub use secret::{PlainSecrets, PlainText, SealedText, Secret, SecretPlace, pointer};

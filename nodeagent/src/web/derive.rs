@@ -49,6 +49,7 @@ pub(super) fn check(layout: &Layout, key: &Key, intent: &NodeIntent) -> Result<(
         }
         NodeIntent::TrustRoots(_)
         | NodeIntent::TenantState(_)
+        | NodeIntent::AudienceKey(_)
         | NodeIntent::Tenant(_)
         | NodeIntent::Retire(_) => Ok(()),
     }
@@ -195,7 +196,7 @@ impl Derivation for Web {
                     desired.want::<Retire>(key.name.clone(), spec, origin);
                 }
             }
-            NodeIntent::TrustRoots(_) | NodeIntent::TenantState(_) => {}
+            NodeIntent::TrustRoots(_) | NodeIntent::TenantState(_) | NodeIntent::AudienceKey(_) => {}
         }
         desired
     }

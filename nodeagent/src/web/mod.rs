@@ -10,7 +10,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use anyhow::Context;
 use hosting_agent_engine::{Engine, Secret};
-use hosting_intent::{Key, Kind, NodeIntent, Rejection};
+use hosting_intent::{Key, NodeIntent, Rejection, RoleIntent as _};
 use hosting_scaffold::file::write_private;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ pub use settings::{Flags, Settings};
 /// The role.
 pub const ROLE: RoleInfo = RoleInfo {
     name: "web",
-    kinds: &[Kind::TrustRoots, Kind::TenantState, Kind::Tenant, Kind::Webroot, Kind::Retire],
+    kinds: NodeIntent::KINDS,
     data: DATA,
     ready: &[ReadyPart { name: NGINX, thing: nginx_key }],
     ends_first: Some(NGINX),

@@ -12,7 +12,7 @@ use hosting_agent_engine::{
     Plan, Report, Rest, Root,
 };
 use hosting_intent::{Bytes, Item, Key, Kind, NodeIntent, Rejection, Removal, RoleIntent, message as m};
-use hosting_intent_sync::{Batch, Replica};
+use hosting_intent_sync::{Batch, Replica, client::AudienceKeys};
 use hosting_nodeagent::{
     agent::Agent,
     drivers::{Destroyable, Retire, RetireSpec},
@@ -185,6 +185,7 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
         site_user: None,
         data_dir: path("data"),
         edge_key: watch::channel(None).1,
+        audience_keys: AudienceKeys::load(dir.path()).unwrap(),
     };
     let role: Arc<dyn Role> = (LIBRARY.open)(&Settings::default(), node).unwrap().into();
     let mut replica = NodeReplica::new(role.clone());

@@ -281,22 +281,31 @@ impl Platform {
 
     /// Status and body of GET / over HTTP on a fresh connection; `None` when nobody answers.
     pub(crate) async fn web(&self, fqdn: &str) -> Option<(u16, String)> {
-        self.fetch(&format!("http://{fqdn}:{}/", self.address("edge_http").port()), fqdn, "edge_http").await
+        let url = format!("http://{fqdn}:{}/", self.address("edge_http").port());
+        self.fetch(&url, fqdn, "edge_http", &self.edge_ca()).await
     }
 
     /// As [`Platform::web`], over HTTPS with the development CA as the only trusted root.
     pub(crate) async fn secure_web(&self, fqdn: &str) -> Option<(u16, String)> {
-        self.fetch(&format!("https://{fqdn}:{}/", self.address("edge_https").port()), fqdn, "edge_https")
-            .await
+        self.web_trusting(fqdn, &self.edge_ca()).await
     }
 
-    async fn fetch(&self, url: &str, fqdn: &str, listener: &str) -> Option<(u16, String)> {
-        let pem = fs::read(self.summary["edge_ca_file"].as_str().unwrap()).unwrap();
+    /// As [`Platform::secure_web`], with other certificates (PEM) as the only trusted roots.
+    pub(crate) async fn web_trusting(&self, fqdn: &str, roots: &[u8]) -> Option<(u16, String)> {
+        let url = format!("https://{fqdn}:{}/", self.address("edge_https").port());
+        self.fetch(&url, fqdn, "edge_https", roots).await
+    }
+
+    fn edge_ca(&self) -> Vec<u8> {
+        fs::read(self.summary["edge_ca_file"].as_str().unwrap()).unwrap()
+    }
+
+    async fn fetch(&self, url: &str, fqdn: &str, listener: &str, roots: &[u8]) -> Option<(u16, String)> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .resolve(fqdn, self.address(listener))
             .redirect(reqwest::redirect::Policy::none())
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).unwrap())
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(roots).unwrap())
             .build()
             .unwrap();
         let answer = client.get(url).timeout(Duration::from_secs(5)).send().await.ok()?;

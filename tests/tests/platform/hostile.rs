@@ -11,16 +11,20 @@ use std::{
 };
 
 use hosting_intent::edge_key::ClusterEdgeKey;
-use hosting_intent::{Bytes, Cause, Key, Kind, message};
+use hosting_intent::{Audience, Bytes, Cause, Key, Kind, audience_key_of, message};
+use hosting_intent_sync::sealing::{AudienceKey, Place, SealingKey};
 use hosting_planner::{Change, Draft, IntentChange};
 use hosting_store::{Kek, Origin, Store, StoreConfig};
 use prost::Message;
-use serde_json::json;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
 
+use crate::certificates::{fqdn_id, own_certificate};
 use crate::harness::{Platform, eventually, machine_lacks_daemons};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -107,7 +111,7 @@ async fn poisoned_intents_are_rejected_one_by_one() {
     drop(store);
     platform.restart("controller").await;
 
-    let rejected = |subscribers: &[serde_json::Value], audience: &str| -> (usize, usize) {
+    let rejected = |subscribers: &[Value], audience: &str| -> (usize, usize) {
         let one = subscribers.iter().find(|one| one["audience"] == audience).unwrap();
         (one["rejected"].as_array().unwrap().len(), one["unsupported"].as_array().unwrap().len())
     };
@@ -165,6 +169,126 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
 }
 
+/// The controller's store as it is now, copied and opened while the controller goes on.
+async fn copy_of_store(platform: &Platform, name: &str) -> Store {
+    let controller = platform.data().join("controller");
+    let folder = platform.folder().join(name);
+    fs::create_dir(&folder).unwrap();
+    for file in ["store.db", "store.db-wal"] {
+        let _ = fs::copy(controller.join(file), folder.join(file));
+    }
+    let kek = Kek::load(&controller.join("kek")).unwrap();
+    Store::open(&StoreConfig::new(folder.join("store.db")), kek).await.unwrap()
+}
+
+/// The private keys of certificates that were uploaded, replaced and refused: a line of their PEM, and their bytes.
+async fn customers_keys(platform: &Platform) -> Vec<(String, Vec<u8>)> {
+    let fqdn = fqdn_id(platform, "acme-1001", "bakery.test").await;
+    let path = format!("/fqdns/{fqdn}/certificates");
+    let mut keys = Vec::new();
+    let mut note = |body: &Value| {
+        let pem = body["key_pem"].as_str().unwrap();
+        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+        // The private number stands behind the algorithm (RFC 5915): bytes that no certificate holds.
+        keys.push((pem.lines().nth(1).unwrap().to_owned(), der.secret_der()[36..68].to_vec()));
+    };
+    // Taken, and deleted again.
+    let body = own_certificate(&["bakery.test"]);
+    note(&body);
+    let made = platform.post(&format!("{path}?wait=ready"), body).await;
+    let gone = format!("/certificates/{}?wait=ready", made["id"].as_str().unwrap());
+    assert_eq!(platform.call("DELETE", &gone, None).await.0, 200);
+    // From the command line, and staying.
+    let body = own_certificate(&["bakery.test", "*.bakery.test"]);
+    note(&body);
+    let file = tempfile::tempdir().unwrap();
+    let write = |name: &str, field: &str| {
+        let path = file.path().join(name);
+        fs::write(&path, body[field].as_str().unwrap()).unwrap();
+        format!("{field}=@{}", path.display())
+    };
+    let made = platform
+        .hostctl()
+        .args(["create", "certificate", "--in", "bakery.test", "--wait", "-s"])
+        .args([write("crt", "cert_pem"), "-s".into(), write("key", "key_pem")])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    // Refused: in the wrong fields, in fields that do not exist, for another name, by another kind.
+    let body = own_certificate(&["other.test"]);
+    note(&body);
+    let key = body["key_pem"].as_str().unwrap();
+    for wrong in [
+        body.clone(),
+        json!({"cert_pem": key, "key_pem": key, "chain_pem": key}),
+        json!({"cert_pem": body["cert_pem"], "key_pem": [key], "private_key": key}),
+        json!({"cert_pem": {"key": key}, "key_pem": {"key": key}}),
+        json!({"comment": {"a": [key]}}),
+    ] {
+        let (code, answer) = platform.call("POST", &path, Some(wrong)).await;
+        assert_eq!(code, 400, "{answer}");
+        assert!(!answer.to_string().contains(key.lines().nth(1).unwrap()), "{answer}");
+    }
+    keys
+}
+
+#[tokio::test]
+async fn who_was_removed_opens_nothing_that_is_sealed_from_then_on() {
+    if machine_lacks_daemons("who_was_removed_opens_nothing_that_is_sealed_from_then_on") {
+        return;
+    }
+    let platform = Platform::start(&[]).await;
+    let subscribers = platform.subscribers().await;
+    let of = |node: &str| subscribers.iter().find(|one| one["node_id"] == node).unwrap()["audience"].as_str();
+    let edge = subscribers.iter().find(|one| one["audience"].as_str().unwrap().starts_with("edge/")).unwrap();
+    let node = edge["node_id"].as_str().unwrap();
+    let audience: Audience = of(node).unwrap().parse().unwrap();
+    // What somebody has who took the machine along.
+    let pair = SealingKey::load_or_create(&platform.data().join("edge/sealing.key")).unwrap();
+    // How many of the audience's certificates it can open, of how many.
+    let opens = async |name: &str| -> (usize, usize) {
+        let store = copy_of_store(&platform, name).await;
+        let mut tx = store.read().await.unwrap();
+        let rows = tx.intents(&audience, None, 1_000).await.unwrap();
+        let keys: Vec<AudienceKey> = rows
+            .iter()
+            .filter(|row| row.key.known_kind() == Some(Kind::AudienceKey))
+            .filter_map(|row| {
+                let share = message::AudienceKey::decode(row.value.clone()).unwrap();
+                let (version, _) = audience_key_of(&row.key.name).unwrap();
+                AudienceKey::from_share(&audience, version, &share, &pair).ok()
+            })
+            .collect();
+        let certificates: Vec<_> =
+            rows.iter().filter(|row| row.key.known_kind() == Some(Kind::Certificate)).collect();
+        let open = certificates.iter().filter(|row| {
+            let sealed = message::Certificate::decode(row.value.clone()).unwrap().key.unwrap();
+            let place = Place { audience: &audience, key: &row.key, field: "key" };
+            keys.iter().any(|key| key.open(place, &sealed).is_ok())
+        });
+        (open.count(), certificates.len())
+    };
+    let fqdn = fqdn_id(&platform, "acme-1001", "bakery.test").await;
+    let path = format!("/fqdns/{fqdn}/certificates");
+    platform.post(&format!("{path}?wait=ready"), own_certificate(&["bakery.test"])).await;
+    assert_eq!(opens("before").await, (1, 1));
+    let (code, answer) = platform.call("DELETE", &format!("/nodes/{node}"), None).await;
+    assert_eq!(code, 204, "{answer}");
+    platform.post(&path, own_certificate(&["bakery.test"])).await;
+    // The one from before is sealed anew as well.
+    eventually("nothing is left that it opens", LIMIT, async || {
+        let place = format!("after-{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+        (opens(&place).await == (0, 2)).then_some(())
+    })
+    .await;
+    // Nor is it given anything: what it had from before is all that it has.
+    eventually("its session is over", LIMIT, async || {
+        (!platform.subscribers().await.iter().any(|one| one["node_id"] == node && one["connected"] == true))
+            .then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn canary_secrets_stay_where_they_belong() {
     if machine_lacks_daemons("canary_secrets_stay_where_they_belong") {
@@ -204,12 +328,24 @@ async fn canary_secrets_stay_where_they_belong() {
     });
     let subscribers = platform.subscribers().await;
     let cluster = subscribers.iter().find_map(|one| one["audience"].as_str()?.strip_prefix("edge/")).unwrap();
-    let cluster = ClusterEdgeKey::derive(&kek, cluster);
-    let node = cluster.for_node("web-1");
-    assert_eq!(edge_keys, [cluster.as_bytes(), node.as_bytes()]);
+    let derived = copy_of_store(&platform, "edge-keys").await.cluster_edge_key(cluster);
+    let node = derived.for_node("web-1");
+    assert_eq!(edge_keys, [derived.as_bytes(), node.as_bytes()]);
+    // It outlives rotations of the key-encryption key, and so does not follow from it.
+    assert_ne!(ClusterEdgeKey::derive(&kek, cluster).as_bytes(), derived.as_bytes());
     assert!(!platform.data().join("dns/edge.key").exists());
     canaries.push(("node's edge key", node.header_value()));
-    let raw = [("KEK", kek), ("edge key", edge_keys[0].clone()), ("node's edge key", edge_keys[1].clone())];
+    let mut raw =
+        vec![("KEK", kek), ("edge key", edge_keys[0].clone()), ("node's edge key", edge_keys[1].clone())];
+    for role in ["edge", "nodeagent"] {
+        let file = platform.data().join(role).join("sealing.key");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        raw.push(("private sealing key", fs::read(file).unwrap()[..32].to_vec()));
+    }
+    for (text, der) in customers_keys(&platform).await {
+        canaries.push(("private key of a certificate", text));
+        raw.push(("private key of a certificate", der));
+    }
 
     // Every way a key can arrive: good, wrong scope, wrong place.
     let api = platform.summary["api"].as_str().unwrap().to_owned();
@@ -232,12 +368,49 @@ async fn canary_secrets_stay_where_they_belong() {
     eventually("traces are sent", LIMIT, sent).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
+    // What the API says, to whom may see everything.
+    let mut shown = Vec::new();
+    for path in [
+        "/audit-logs?limit=200",
+        "/search?q=bakery",
+        "/search?q=PRIVATE",
+        "/explain/bakery.test",
+        "/subscribers",
+        "/platform/keks",
+        "/tenants?limit=200",
+    ] {
+        shown.push((path.to_owned(), platform.get(path).await));
+    }
+    let fqdn = fqdn_id(&platform, "acme-1001", "bakery.test").await;
+    let certificates = platform.items(&format!("/fqdns/{fqdn}/certificates")).await;
+    assert!(!certificates.is_empty());
+    for one in certificates {
+        let path = format!("/certificates/{}", one["id"].as_str().unwrap());
+        shown.push((path.clone(), platform.get(&path).await));
+        shown.push((path, one));
+    }
+    for (path, answer) in shown {
+        let answer = answer.to_string();
+        // A token's own prefix is shown, and made to be.
+        for (what, canary) in &canaries {
+            assert!(!contains(answer.as_bytes(), canary), "GET {path} shows the {what}");
+        }
+        assert!(
+            !answer.contains("$secret") && !answer.contains("\"sealed\""),
+            "GET {path} shows what is sealed"
+        );
+    }
+    // A backup, into the folder that is looked through.
+    let copy = copy_of_store(&platform, "copy").await;
+    copy.backup_to(&platform.folder().join("backup.db")).await.unwrap();
+    copy.close().await;
+
     // Files that exist to hold a secret, each for its owner only.
     let may_hold = |file: &Path| {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let inside = file.components().any(|part| part.as_os_str() == "identity");
         inside
-            || ["admin.key", "join-token", "kek", "dev-ca.key", "edge.key", "nginx.conf"]
+            || ["admin.key", "join-token", "kek", "dev-ca.key", "edge.key", "sealing.key", "nginx.conf"]
                 .contains(&name.as_str())
     };
     let mut all = Vec::new();

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
 
 mod callbacks;
+mod certificates;
 mod changes;
 mod chaos;
 mod compat;
+mod controllers;
 mod failures;
 mod first_light;
 mod harness;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use hosting_resource::{Kind, KindInfo};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -50,7 +51,7 @@ pub(super) fn read(
             .split_once('=')
             .filter(|(name, _)| !name.is_empty())
             .ok_or_else(|| usage(format!("{pair:?}: write NAME=VALUE")))?;
-        body.insert(name.to_owned(), value_of(schema, name, text));
+        body.insert(name.to_owned(), value_of(schema, name, text)?);
     }
     if body.is_empty() {
         return Err(usage("give the fields with -s NAME=VALUE or -f FILE"));
@@ -59,9 +60,27 @@ pub(super) fn read(
 }
 
 /// A field's value as typed: a text field takes it as it is (a customer id may be all digits), others as JSON if it reads as
-/// JSON.
-fn value_of(schema: &Value, field: &str, text: &str) -> Value {
-    let allowed = &schema["properties"][field]["type"];
+/// JSON. A secret is what a file holds, because everybody on the machine sees the command line.
+fn value_of(schema: &Value, field: &str, text: &str) -> anyhow::Result<Value> {
+    let declared = &schema["properties"][field];
+    if declared["x-secret"] == true && declared["type"] == "string" {
+        let Some(file) = text.strip_prefix('@') else {
+            return Err(usage(format!(
+                "{field} is not taken from the command line, which others can see: write {field}=@FILE, or {field}=@- for \
+                 standard input"
+            )));
+        };
+        let read = if file == "-" {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(file)
+        };
+        return Ok(json!(read.with_context(|| format!("{field}: cannot read {file}"))?));
+    }
+    Ok(typed(&declared["type"], text))
+}
+
+fn typed(allowed: &Value, text: &str) -> Value {
     if allows(allowed, "string") && !(allows(allowed, "null") && text == "null") {
         return json!(text);
     }
@@ -158,13 +177,28 @@ mod tests {
 
     #[test]
     fn typed_values_follow_the_kind() {
-        let value = |name: &str, field: &str, text: &str| value_of(&schema(name), field, text);
+        let value = |name: &str, field: &str, text: &str| value_of(&schema(name), field, text).unwrap();
         assert_eq!(value("tenant", "customer_id", "1001"), json!("1001"));
         assert_eq!(value("zone-record", "ttl", "300"), json!(300));
         assert_eq!(value("zone-record", "content", "true"), json!("true"));
         assert_eq!(value("fqdn", "ssl_enabled", "true"), json!(true));
         assert_eq!(value("node", "roles", "[\"web\"]"), json!(["web"]));
         assert_eq!(value("tenant", "no_such_field", "x"), json!("x"));
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_and_never_from_the_command_line() {
+        let schema =
+            json!({"properties": {"key": {"type": "string", "x-secret": true}, "name": {"type": "string"}}});
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let at_file = format!("@{}", file.path().display());
+        assert_eq!(value_of(&schema, "key", &at_file).unwrap(), json!("hunter2\n"));
+        assert_eq!(value_of(&schema, "name", "@").unwrap(), json!("@"));
+        let refused = value_of(&schema, "key", "hunter2").unwrap_err().to_string();
+        assert!(refused.contains("key=@FILE") && !refused.contains("hunter2"), "{refused}");
+        let missing = value_of(&schema, "key", "@/no/such/file").unwrap_err().to_string();
+        assert_eq!(missing, "key: cannot read /no/such/file");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod folder;
 mod needs;
 mod plan;
 mod ports;
+mod postgres;
 pub(crate) mod probe;
 mod status;
 mod summary;

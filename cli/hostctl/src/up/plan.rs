@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use hosting_local_postgres::Server;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     folder::{DataFolder, private_folder, write_private},
     needs, pids,
     ports::Ports,
+    postgres,
     probe::{Silent, Site, Targets},
     start_child,
 };
@@ -42,6 +44,8 @@ pub(super) struct Plan {
     ports: Ports,
     programs: PathBuf,
     php: String,
+    /// The server that the store is on, if it is not a file.
+    postgres: Option<Server>,
     /// What to seed, read before anything is started.
     seed: Option<seed::Manifest>,
 }
@@ -103,14 +107,18 @@ impl Plan {
             output::note(format!("  ended what an earlier `up` left behind: {}", leftovers.join(", ")));
         }
         let ports = Ports::choose(&data, &args)?;
-        let plan = Self { data, args, ports, programs, php, seed };
+        let postgres = postgres::wanted(&data, args.database)?;
+        let plan = Self { data, args, ports, programs, php, postgres, seed };
         plan.check_configurations().await?;
         Ok(plan)
     }
 
     /// Has every process look at what it will be started with: which paths and addresses it can work with it knows best.
     async fn check_configurations(&self) -> anyhow::Result<()> {
-        let controller = ("controller".to_owned(), "hosting-controller", self.controller_arguments());
+        let mut arguments = self.controller_arguments();
+        // Its file is written once the server runs.
+        arguments.retain(|argument| !argument.starts_with("--database-file"));
+        let controller = ("controller".to_owned(), "hosting-controller", arguments);
         let roles = self.roles()?.into_iter().map(|role| (role.name, role.program, role.arguments));
         for (name, binary, arguments) in std::iter::once(controller).chain(roles) {
             let program = self.programs.join(binary);
@@ -162,12 +170,17 @@ impl Plan {
     }
 
     fn controller_arguments(&self) -> Vec<String> {
-        vec![
+        let mut arguments = vec![
             flag("--data-dir", self.data.join("controller").display()),
             flag("--listen", self.at(self.ports.api)),
             flag("--feed-listen", self.at(self.ports.feed)),
             flag("--bootstrap-key-file", self.admin_key_file().display()),
-        ]
+        ];
+        if self.postgres.is_some() {
+            let file = postgres::database_file(self.data.path());
+            arguments.push(flag("--database-file", file.display()));
+        }
+        arguments
     }
 
     pub(super) async fn start_controller(
@@ -175,6 +188,14 @@ impl Plan {
         children: &mut Vec<Child>,
         progress: &mut Progress,
     ) -> anyhow::Result<Api> {
+        if let Some(server) = &self.postgres {
+            progress.step("database");
+            let mut child = postgres::child(&self.data, server)?;
+            child.start()?;
+            children.push(child);
+            // It waits until the server answers, some seconds at most.
+            postgres::make_database(&self.data, server)?;
+        }
         progress.step("controller");
         let key_file = self.admin_key_file();
         let child = self.child("controller", "hosting-controller", self.controller_arguments());

@@ -4,6 +4,7 @@
 mod brand;
 mod cluster;
 pub(crate) mod jobs;
+mod keks;
 mod node;
 mod platform;
 mod shard;
@@ -84,6 +85,7 @@ pub(crate) fn routes() -> Vec<Route> {
         brand::routes(),
         cluster::routes(),
         node::routes(),
+        keks::routes(),
         platform::routes(),
         jobs::routes(),
     ]

@@ -22,6 +22,7 @@ fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
         Kind::Subscription => &ids.subscription,
         Kind::Webroot => &ids.webroot,
         Kind::Fqdn => &ids.fqdn,
+        Kind::Certificate => &ids.certificate,
         Kind::Zone => &ids.zone,
         Kind::ZoneRecord => &ids.record,
         Kind::ApiKey => "no-such-key",

@@ -18,7 +18,7 @@ fn change(kind: Kind) -> Value {
         Kind::Zone => json!({}),
         Kind::ZoneRecord => json!({"ttl": 120}),
         Kind::ApiKey => json!({"name": "renamed", "scopes": ["tenants:read"], "brands": ["*"]}),
-        Kind::LbAddress | Kind::Subscription => json!({}),
+        Kind::LbAddress | Kind::Subscription | Kind::Certificate => json!({}),
     }
 }
 
@@ -27,6 +27,7 @@ fn parent_id(test: &TestApi, ids: &Ids, kind: Kind) -> String {
         Kind::Region => &test.region,
         Kind::Cluster => &test.cluster,
         Kind::Tenant => &ids.tenant,
+        Kind::Fqdn => &ids.fqdn,
         Kind::Zone => &ids.zone,
         other => panic!("{other} has no children"),
     };

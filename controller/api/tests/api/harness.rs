@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use hosting_api::{Api, ApiConfig, JoinTokenError, NewJoinToken, Platform, SubscriberView};
+use hosting_api::{
+    Api, ApiConfig, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+};
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
@@ -40,6 +42,7 @@ pub(crate) struct FleetState {
     pub(crate) exceptions: BTreeMap<(String, Key), Exception>,
     pub(crate) released: Vec<String>,
     pub(crate) forgotten: Vec<String>,
+    pub(crate) kek_changes: Vec<KekChange>,
 }
 
 impl FakeFleet {
@@ -116,6 +119,14 @@ impl Platform for FakePlatform {
     async fn join_token(&self, node_id: &str) -> Result<NewJoinToken, JoinTokenError> {
         Ok(NewJoinToken { token: format!("token-of-{node_id}"), expires_at: 3_600_000 })
     }
+
+    async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError> {
+        self.0.state.lock().unwrap().kek_changes.push(change);
+        match change {
+            KekChange::Rotate => Ok(()),
+            KekChange::ForgetFormer => Err(KekChangeError::Conflict("still needed".into())),
+        }
+    }
 }
 
 /// An answer.
@@ -151,6 +162,7 @@ pub(crate) struct Ids {
     pub(crate) webroot: String,
     pub(crate) fqdn: String,
     pub(crate) fqdn_name: String,
+    pub(crate) certificate: String,
     pub(crate) zone: String,
     pub(crate) record: String,
     /// A callback about the record that nobody delivers.
@@ -303,6 +315,10 @@ impl TestApi {
             )
             .await;
         assert_eq!(fqdn.status, 200, "{fqdn:?}");
+        let certificate = self
+            .post(&format!("/fqdns/{}/certificates?wait=ready", fqdn.id()), certificate(&fqdn_name))
+            .await;
+        assert_eq!(certificate.status, 200, "{certificate:?}");
         Ids {
             brand: name.to_owned(),
             tenant,
@@ -310,6 +326,7 @@ impl TestApi {
             webroot,
             fqdn: fqdn.id(),
             fqdn_name,
+            certificate: certificate.id(),
             zone,
             record,
             job,
@@ -464,6 +481,12 @@ async fn drain(store: &Store) -> bool {
 }
 
 /// The kind's example with ids that exist.
+/// A new certificate for a host name that signs itself, with its key.
+pub(crate) fn certificate(name: &str) -> Value {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    json!({"cert_pem": made.cert.pem(), "key_pem": made.signing_key.serialize_pem()})
+}
+
 pub(crate) fn example(test: &TestApi, ids: &Ids, kind: Kind) -> Value {
     let mut body = kind.def().example();
     let real = [
@@ -484,6 +507,9 @@ pub(crate) fn example(test: &TestApi, ids: &Ids, kind: Kind) -> Value {
     }
     if kind == Kind::ApiKey {
         body["brands"] = json!([ids.brand]);
+    }
+    if kind == Kind::Certificate {
+        body = certificate(&ids.fqdn_name);
     }
     body
 }

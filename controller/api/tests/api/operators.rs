@@ -1,6 +1,7 @@
 //! What operators ask for: dashboard, search, runtimes, the fleet.
 
 use axum::http::Method;
+use hosting_api::KekChange;
 use serde_json::json;
 
 use crate::harness::TestApi;
@@ -129,4 +130,16 @@ async fn subscribers_are_listed_and_released() {
     assert_eq!(released, json!({"audiences": ["edge/c"]}));
     assert_eq!(test.fleet.state.lock().unwrap().released, ["edge/c edge-1"]);
     assert_eq!(test.post("/subscribers/nobody/release", json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn key_encryption_keys_are_named_and_changed() {
+    let test = TestApi::empty().await;
+    let keks = test.get("/platform/keks").await.ok(200);
+    assert_eq!(keks, json!({"current": test.store.kek().id(), "former": [], "resealed": true}));
+    assert_eq!(test.post("/platform/keks/rotate", json!({})).await.ok(200), keks);
+    let needed = test.post("/platform/keks/forget", json!({})).await;
+    assert_eq!((needed.status, needed.error()), (409, "still needed"));
+    let asked = test.fleet.state.lock().unwrap().kek_changes.clone();
+    assert_eq!(asked, [KekChange::Rotate, KekChange::ForgetFormer]);
 }

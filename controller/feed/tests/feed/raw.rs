@@ -106,6 +106,7 @@ impl Raw {
             audience: audience.to_owned(),
             cursor: cursor.map(|(epoch, revision)| Cursor { epoch: epoch.to_owned(), revision }),
             witness,
+            sealing_key: Bytes::new(),
         };
         up.send(Up { frame: Some(up::Frame::Hello(hello)) }).await.unwrap();
         let mut client = IntentFeedClient::new(channel).max_decoding_message_size(8 << 20);

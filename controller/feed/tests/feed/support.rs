@@ -256,7 +256,10 @@ pub fn padded_route(name: &str, size: usize) -> (Key, Bytes) {
 pub struct Registered {
     pub nodes: Mutex<BTreeMap<String, NodeRecord>>,
     tokens: Mutex<BTreeMap<[u8; 32], (String, i64, bool)>>,
+    /// Public sealing keys, by audience and node.
+    pub readers: Mutex<BTreeMap<(Audience, String), [u8; 32]>>,
     pub marks: Mutex<Vec<Watermark>>,
+    pub grants: Mutex<BTreeMap<[[u8; 32]; 2], Enrolled>>,
     pub reports: Mutex<Vec<(String, ReportRequest)>>,
     /// Reports are not taken in while it is held.
     pub hold_reports: tokio::sync::Mutex<()>,
@@ -303,6 +306,17 @@ impl Nodes for Registered {
         nodes.get_mut(node_id).unwrap().good_since.insert(enrolled.role.clone(), enrolled.at);
         Ok(())
     }
+
+    async fn reads_with(
+        &self,
+        node_id: &str,
+        audience: &Audience,
+        sealing_key: &[u8; 32],
+    ) -> Result<(), RegistryError> {
+        let at = (audience.clone(), node_id.to_owned());
+        self.readers.lock().unwrap().insert(at, *sealing_key);
+        Ok(())
+    }
 }
 
 pub const KEK: [u8; 32] = [9; 32];
@@ -340,6 +354,20 @@ impl JoinTokens for Registered {
             }
             None => TokenUse::Unknown,
         })
+    }
+
+    async fn grant(&self, hash: [u8; 32], key: [u8; 32], enrolled: &Enrolled) -> Result<(), RegistryError> {
+        self.grants.lock().unwrap().insert([hash, key], enrolled.clone());
+        Ok(())
+    }
+
+    async fn granted(
+        &self,
+        hash: [u8; 32],
+        key: [u8; 32],
+        _since: i64,
+    ) -> Result<Option<Enrolled>, RegistryError> {
+        Ok(self.grants.lock().unwrap().get(&[hash, key]).cloned())
     }
 }
 

@@ -1,12 +1,13 @@
-//! What every subscriber of one audience needs, whatever else it has: trust roots, and on name servers the serial offset.
+//! What every subscriber of one audience needs, whatever else it has: trust roots, the audience's keys, and on name servers the serial
+//! offset.
 
-use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Key, Kind as IntentKind, audience_key_name, message as m};
 use hosting_resource::Id;
 use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::node::Node;
 
 use crate::fields::{SERIAL_OFFSET, is_deleting};
-use crate::{DesiredIntent, PlanError, Unit, World, node_audiences, read};
+use crate::{DesiredIntent, KeyShare, PlanError, Unit, World, node_audiences, read};
 
 pub(super) async fn derive(
     audience: &Audience,
@@ -27,6 +28,10 @@ pub(super) async fn derive(
     } else if can_have_subscribers(audience, world).await? {
         let message = m::TrustRoots { ca_der: roots };
         wanted.push(DesiredIntent::new(audience.clone(), IntentKind::TrustRoots, "roots", &message));
+    }
+    for KeyShare { version, reader, share } in world.key_shares(audience).await? {
+        let name = audience_key_name(version, &reader);
+        wanted.push(DesiredIntent::new(audience.clone(), IntentKind::AudienceKey, name, &share));
     }
     if read::dns_audiences(world).await?.contains(audience) {
         // Only its low half is on the wire: serials are compared modulo 2^32 (RFC 1982).

@@ -17,6 +17,7 @@ use crate::{DesiredIntent, PlanError, Unit, World, read};
 
 pub(crate) mod api_key;
 pub(crate) mod brand;
+pub(crate) mod certificate;
 pub(crate) mod cluster;
 pub(crate) mod fqdn;
 pub(crate) mod lb_address;
@@ -42,6 +43,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn KindPlan {
         Kind::Subscription => &Room::<subscription::Subscription>(PhantomData),
         Kind::Webroot => &Room::<webroot::Webroot>(PhantomData),
         Kind::Fqdn => &Room::<fqdn::Fqdn>(PhantomData),
+        Kind::Certificate => &Room::<certificate::Certificate>(PhantomData),
         Kind::Zone => &Room::<zone::Zone>(PhantomData),
         Kind::ZoneRecord => &Room::<zone_record::ZoneRecord>(PhantomData),
         Kind::ApiKey => &Room::<api_key::ApiKey>(PhantomData),

@@ -9,7 +9,7 @@ use hosting_resource::{Doc, Kind};
 
 use super::{Changed, Planned, tenant};
 use crate::plan::Plan;
-use crate::{PlanError, Unit, Walk, node_audiences, read};
+use crate::{PlanError, Unit, Walk, node_audiences, read, readers};
 
 #[async_trait]
 impl Planned for Node {
@@ -38,12 +38,22 @@ impl Planned for Node {
         }
     }
 
-    /// Gives it its places: in each of its shards one above the highest index there.
+    /// What is sealed from now on is not for it.
+    async fn leave(node: &Doc<Self>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+        readers::expel(plan, &node.id, node_audiences(node)).await
+    }
+
+    /// Gives it its places: in each of its shards one above the highest index there. Takes from it the keys of what it no longer subscribes
+    /// to.
     async fn allocate(
         node: &mut Doc<Self>,
         before: Option<&Doc<Self>>,
         plan: &mut Plan<'_>,
     ) -> Result<(), PlanError> {
+        if let Some(before) = before {
+            let (left, stays) = (node_audiences(before), node_audiences(node));
+            readers::expel(plan, &node.id, left.difference(&stays).cloned()).await?;
+        }
         if before.is_some_and(|before| before.spec.shard_ids == node.spec.shard_ids) {
             return Ok(());
         }

@@ -54,7 +54,9 @@ async fn write(plan: &mut Plan<'_>, mut new: NewResource) -> Result<Resource, Pl
     if plan.draft.resource(&new.id).await?.is_some() {
         return Err(PlanError::Conflict(format!("{} {:?} exists already", new.kind, new.id)));
     }
+    let plain = std::mem::take(&mut new.plain);
     let mut resource = new.into_resource(owner.as_ref(), plan.draft.revision(), plan.draft.now());
+    plan.draft.seal(&mut resource, &plain).await?;
     trace::note(&plan.draft, &mut resource);
     kind.settle(&mut resource, None, &mut plan.draft).await?;
     kind.check(&resource, None, &mut plan.draft).await?;

@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod fleet;
+mod readers;
 mod update;
 
 pub use create::create;
@@ -11,6 +12,7 @@ pub use fleet::{
     Drained, Forgotten, drain, forget_node, open_gates, record_status, replan, retired, set_in_service,
 };
 use hosting_resource::{OwnerRef, Resource};
+pub use readers::{admit_reader, expel_reader};
 pub use update::{converge_shard, retry, retry_failed, suspend, unsuspend, update};
 
 use crate::fields::is_deleting;

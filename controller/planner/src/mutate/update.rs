@@ -16,7 +16,11 @@ use crate::{Draft, IntentChange, PlanError, Unit, World, kinds, read, trace};
 ///
 /// # Errors
 /// What does not fit together; a taken name is [`crate::ApplyError::Taken`].
-pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) -> Result<Resource, PlanError> {
+pub async fn update(
+    draft: &mut dyn Draft,
+    current: Resource,
+    mut update: Update,
+) -> Result<Resource, PlanError> {
     if is_deleting(&current) {
         return Err(PlanError::Conflict(format!("{} {} is being deleted", current.kind, current.id)));
     }
@@ -30,7 +34,16 @@ pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) ->
         Some(owner) => Some(super::owner(&mut plan.draft, owner).await?),
         None => None,
     };
+    let plain = std::mem::take(&mut update.plain);
     update.apply(&mut after, owner.as_ref(), plan.draft.now());
+    if after.tenant != current.tenant && after.has_secret() {
+        // What is sealed is bound to the tenant.
+        return Err(PlanError::Conflict(format!(
+            "{} {} holds secrets and stays with its tenant",
+            after.kind, after.id
+        )));
+    }
+    plan.draft.seal(&mut after, &plain).await?;
     kind.settle(&mut after, Some(&current), &mut plan.draft).await?;
     // The same in another spelling is no change.
     if after.spec == current.spec && after.status == current.status {

@@ -1,5 +1,6 @@
 //! Planning as a whole, on a store in memory.
 
+mod certificates;
 mod deletion;
 mod gates;
 mod names;

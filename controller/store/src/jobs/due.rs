@@ -1,9 +1,9 @@
 //! What is due, leases, the clock that was put back, the pace of a kind.
 
 use hosting_planner::Draft;
-use sqlx::{QueryBuilder, Row, Sqlite};
 
 use crate::error::to_sql;
+use crate::sql::{self, QueryBuilder};
 use crate::{ReadTx, StoreError, WriteTx};
 
 /// Jobs that one transaction sets by the clock anew.
@@ -26,11 +26,11 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn due_jobs(&mut self, kind: &str, now: i64, limit: u32) -> Result<Vec<String>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT id FROM jobs WHERE kind = ? AND next_at IS NOT NULL AND next_at <= ? ORDER BY next_at, seq LIMIT ?",
         );
         let rows = self.all(query.bind(kind).bind(now).bind(i64::from(limit))).await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        rows.iter().map(|row| row.try_get(0)).collect()
     }
 
     /// For each of the kinds that has a job to look at, now or later: when the first one is, in milliseconds since the Unix epoch.
@@ -41,7 +41,7 @@ impl ReadTx {
         if kinds.is_empty() {
             return Ok(Vec::new());
         }
-        let mut sql = QueryBuilder::<Sqlite>::new("");
+        let mut sql = QueryBuilder::new("");
         for (n, kind) in kinds.iter().enumerate() {
             // One look into the index for each kind, however many jobs it has.
             sql.push(if n == 0 { "" } else { " UNION ALL " });
@@ -61,7 +61,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn is_job_set_after(&mut self, at: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query("SELECT 1 FROM jobs WHERE next_at IS NOT NULL AND set_at > ? LIMIT 1");
+        let query = sql::query("SELECT 1 FROM jobs WHERE next_at IS NOT NULL AND set_at > ? LIMIT 1");
         Ok(self.optional(query.bind(at)).await?.is_some())
     }
 
@@ -70,7 +70,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn job_pace(&mut self, kind: &str) -> Result<Pace, StoreError> {
-        let query = sqlx::query("SELECT arrival, rest_until, set_at FROM job_pace WHERE kind = ?").bind(kind);
+        let query = sql::query("SELECT arrival, rest_until, set_at FROM job_pace WHERE kind = ?").bind(kind);
         let Some(row) = self.optional(query).await? else { return Ok(Pace::default()) };
         Ok(Pace { arrival: row.try_get(0)?, rest_until: row.try_get(1)?, set_at: row.try_get(2)? })
     }
@@ -82,7 +82,7 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn put_job_pace(&mut self, kind: &str, pace: Pace) -> Result<(), StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "INSERT INTO job_pace (kind, arrival, rest_until, set_at) VALUES (?, ?, ?, ?) ON CONFLICT (kind) DO UPDATE \
              SET arrival = excluded.arrival, rest_until = excluded.rest_until, set_at = excluded.set_at",
         );
@@ -96,7 +96,7 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn renew_job_lease(&mut self, id: &str, held: u64, until: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "UPDATE jobs SET next_at = ?, set_at = ? WHERE id = ? AND fence = ? AND ended_at IS NULL",
         );
         let query = query.bind(until).bind(Draft::now(self)).bind(id).bind(to_sql("jobs.fence", held)?);
@@ -110,7 +110,7 @@ impl WriteTx {
     /// When the store fails.
     pub async fn rebase_jobs(&mut self, tolerance: i64) -> Result<u64, StoreError> {
         let now = Draft::now(self);
-        let query = sqlx::query(
+        let query = sql::query(
             "UPDATE jobs SET next_at = ?1 + (next_at - set_at), due_at = ?1 + (due_at - set_at), set_at = ?1 WHERE id IN \
              (SELECT id FROM jobs WHERE next_at IS NOT NULL AND set_at > ?2 ORDER BY set_at, id LIMIT ?3)",
         );

@@ -1,9 +1,8 @@
 //! Pages of jobs for the API, the newest first.
 
-use sqlx::{QueryBuilder, Sqlite};
-
 use super::{JOB, Job, JobState, job};
 use crate::error::to_bound;
+use crate::sql::QueryBuilder;
 use crate::{ReadTx, StoreError, batch};
 
 /// What to list.
@@ -49,8 +48,8 @@ impl ReadTx {
     }
 }
 
-fn build(list: &JobQuery, limit: u32) -> QueryBuilder<Sqlite> {
-    let mut sql = QueryBuilder::<Sqlite>::new("SELECT ");
+fn build(list: &JobQuery, limit: u32) -> QueryBuilder {
+    let mut sql = QueryBuilder::new("SELECT ");
     sql.push(JOB).push(" FROM jobs WHERE seq < ").push_bind(to_bound(list.before.unwrap_or(u64::MAX)));
     if let Some(kind) = &list.kind {
         sql.push(" AND kind = ").push_bind(kind.clone());
@@ -81,9 +80,11 @@ mod tests {
         let config = crate::StoreConfig::new(folder.path().join("store.db"));
         let store = crate::Store::open(&config, kek).await.unwrap();
         let plan = async |sql: &str| {
-            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let rows = sqlx::query(explain).fetch_all(&store.0.readers).await.unwrap();
-            rows.iter().map(|row| sqlx::Row::get::<String, _>(row, 3)).collect::<Vec<_>>().join("; ")
+            let mut explain = QueryBuilder::new("EXPLAIN QUERY PLAN ");
+            explain.push(sql);
+            let rows = store.read().await.unwrap().all(explain.build()).await.unwrap();
+            let steps = rows.iter().map(|row| row.try_get::<String>(3).unwrap());
+            steps.collect::<Vec<_>>().join("; ")
         };
         let text = |text: &str| Some(text.to_owned());
         for (list, index) in [
@@ -93,7 +94,7 @@ mod tests {
             (JobQuery { subject: text("s"), ..JobQuery::default() }, "jobs_by_subject"),
             (JobQuery { brands: Some(vec!["b".into()]), ..JobQuery::default() }, "jobs_by_brand"),
         ] {
-            let plan = plan(build(&list, 50).sql().as_str()).await;
+            let plan = plan(build(&list, 50).text()).await;
             assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{list:?}: {plan}");
         }
         for (sql, index) in [

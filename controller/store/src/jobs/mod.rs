@@ -17,13 +17,12 @@ mod write;
 pub use due::Pace;
 pub use list::{JobPage, JobQuery};
 use serde_json::Value;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 pub use waits::JobWait;
 pub use write::NewJob;
 
 use crate::batch::CHUNK;
 use crate::error::from_sql;
+use crate::sql::{QueryBuilder, Row};
 use crate::{ReadTx, StoreError, batch};
 
 /// Where a job stands.
@@ -203,7 +202,7 @@ const JOB: &str = "id, seq, kind, subject, lane, brand, params, state, due_at, n
      progress, error, cancelled_by, actor, traceparent, lease_owner, fence, created_at, started_at, ended_at";
 
 /// A job without its steps.
-fn job(row: &SqliteRow) -> Result<Job, StoreError> {
+fn job(row: &Row) -> Result<Job, StoreError> {
     Ok(Job {
         id: row.try_get(0)?,
         seq: from_sql("jobs.seq", row.try_get(1)?)?,
@@ -212,7 +211,7 @@ fn job(row: &SqliteRow) -> Result<Job, StoreError> {
         lane: row.try_get(4)?,
         brand: row.try_get(5)?,
         params: json("jobs.params", Some(row.try_get(6)?))?,
-        state: JobState::read(row.try_get::<&str, _>(7)?)?,
+        state: JobState::read(row.try_get::<&str>(7)?)?,
         due_at: row.try_get(8)?,
         next_at: row.try_get(9)?,
         set_at: row.try_get(10)?,
@@ -261,7 +260,7 @@ impl ReadTx {
     pub async fn jobs(&mut self, ids: &[String]) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::new();
         for ids in ids.chunks(CHUNK) {
-            let mut sql = sqlx::QueryBuilder::<sqlx::Sqlite>::new("SELECT ");
+            let mut sql = QueryBuilder::new("SELECT ");
             sql.push(JOB).push(" FROM jobs WHERE id IN ");
             batch::list(&mut sql, ids);
             let rows = self.all(sql.build()).await?;
@@ -276,7 +275,7 @@ impl ReadTx {
     async fn add_steps(&mut self, jobs: &mut [Job]) -> Result<(), StoreError> {
         for jobs in jobs.chunks_mut(CHUNK) {
             let ids: Vec<String> = jobs.iter().map(|job| job.id.clone()).collect();
-            let mut sql = sqlx::QueryBuilder::<sqlx::Sqlite>::new(
+            let mut sql = QueryBuilder::new(
                 "SELECT job, name, state, attempts, started_at, ended_at, error, result FROM job_steps WHERE job IN ",
             );
             batch::list(&mut sql, &ids);
@@ -285,7 +284,7 @@ impl ReadTx {
                 let owner: String = row.try_get(0)?;
                 let step = JobStep {
                     name: row.try_get(1)?,
-                    state: StepState::read(row.try_get::<&str, _>(2)?)?,
+                    state: StepState::read(row.try_get::<&str>(2)?)?,
                     attempts: small("job_steps.attempts", row.try_get(3)?)?,
                     started_at: row.try_get(4)?,
                     ended_at: row.try_get(5)?,

@@ -3,10 +3,10 @@
 
 use hosting_planner::Draft;
 use hosting_resource::Status;
-use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::JobState;
 use crate::batch::CHUNK;
+use crate::sql::{self, QueryBuilder};
 use crate::{ReadTx, StoreError, WriteTx, batch};
 
 /// A resource that a job waits for, or one that has settled.
@@ -26,7 +26,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn job_waits(&mut self, job: &str) -> Result<Vec<JobWait>, StoreError> {
-        let query = sqlx::query("SELECT resource, status, message FROM job_waits WHERE job = ?").bind(job);
+        let query = sql::query("SELECT resource, status, message FROM job_waits WHERE job = ?").bind(job);
         let mut waits = Vec::new();
         for row in self.all(query).await? {
             waits.push(JobWait {
@@ -44,11 +44,11 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn awaited_resources(&mut self, after: &str, limit: u32) -> Result<Vec<String>, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "SELECT DISTINCT resource FROM job_waits WHERE status IS NULL AND resource > ? ORDER BY resource LIMIT ?",
         );
         let rows = self.all(query.bind(after).bind(i64::from(limit))).await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        rows.iter().map(|row| row.try_get(0)).collect()
     }
 
     /// Those of `ids` that jobs wait for and that have not settled.
@@ -58,7 +58,7 @@ impl ReadTx {
     pub async fn awaited_among(&mut self, ids: &[String]) -> Result<Vec<String>, StoreError> {
         let mut found = Vec::new();
         for ids in ids.chunks(CHUNK) {
-            let mut sql = QueryBuilder::<Sqlite>::new(
+            let mut sql = QueryBuilder::new(
                 "SELECT DISTINCT resource FROM job_waits WHERE status IS NULL AND resource IN ",
             );
             batch::list(&mut sql, ids);
@@ -96,26 +96,25 @@ impl WriteTx {
         let now = Draft::now(self);
         for settled in settled.chunks(CHUNK) {
             let ids: Vec<String> = settled.iter().map(|one| one.resource.clone()).collect();
-            let mut sql = QueryBuilder::<Sqlite>::new(
-                "SELECT DISTINCT job FROM job_waits WHERE status IS NULL AND resource IN ",
-            );
+            let mut sql =
+                QueryBuilder::new("SELECT DISTINCT job FROM job_waits WHERE status IS NULL AND resource IN ");
             batch::list(&mut sql, &ids);
             let mut jobs = Vec::new();
             for row in self.all(sql.build()).await? {
-                jobs.push(row.try_get::<String, _>(0)?);
+                jobs.push(row.try_get::<String>(0)?);
             }
             if jobs.is_empty() {
                 continue;
             }
             for one in settled {
-                let query = sqlx::query(
+                let query = sql::query(
                     "UPDATE job_waits SET status = ?, message = ? WHERE resource = ? AND status IS NULL",
                 );
                 let query = query.bind(&one.status).bind(&one.message).bind(&one.resource);
                 self.execute(query).await?;
             }
             for jobs in jobs.chunks(CHUNK) {
-                let mut sql = QueryBuilder::<Sqlite>::new("UPDATE jobs SET due_at = ");
+                let mut sql = QueryBuilder::new("UPDATE jobs SET due_at = ");
                 sql.push_bind(now).push(", next_at = CASE WHEN next_at IS NULL THEN NULL ELSE ");
                 sql.push_bind(now).push(" END, set_at = ").push_bind(now);
                 sql.push(" WHERE state = ").push_bind(JobState::Waiting.as_str()).push(" AND id IN ");

@@ -2,10 +2,10 @@
 
 use hosting_planner::Draft;
 use serde_json::Value;
-use sqlx::Row;
 
 use super::{Job, JobState};
 use crate::error::{from_sql, to_sql};
+use crate::sql;
 use crate::{ReadTx, Store, StoreError, WriteTx, batch};
 
 /// Ended jobs that one transaction removes.
@@ -46,7 +46,7 @@ impl WriteTx {
         let now = Draft::now(self);
         let next_at = at_head.then_some(new.due_at);
         let (actor, traceparent) = (self.origin().actor.clone(), self.origin().traceparent.clone());
-        let query = sqlx::query(
+        let query = sql::query(
             "INSERT INTO jobs (id, seq, kind, subject, lane, brand, params, state, due_at, next_at, set_at, attempts, \
              attempt_limit, actor, traceparent, fence, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?)",
         )
@@ -78,7 +78,7 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn save_job(&mut self, job: &Job, held: u64) -> Result<bool, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "UPDATE jobs SET seq = ?, state = ?, due_at = ?, next_at = ?, set_at = ?, attempts = ?, progress = ?, error = ?, \
              lease_owner = ?, fence = ?, started_at = ?, ended_at = ? WHERE id = ? AND fence = ?",
         )
@@ -132,7 +132,7 @@ impl WriteTx {
 
     /// The first job of a lane that has not ended comes to be due, unless it is already. `set_at` stays: it is when `due_at` was set.
     async fn promote(&mut self, lane: &str) -> Result<(), StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "UPDATE jobs SET next_at = due_at WHERE next_at IS NULL AND ended_at IS NULL AND id = \
              (SELECT id FROM jobs WHERE lane = ? AND ended_at IS NULL ORDER BY seq LIMIT 1)",
         );
@@ -153,10 +153,10 @@ impl WriteTx {
         if !self.save_job(&again, held).await? {
             return Ok(false);
         }
-        let query = sqlx::query("UPDATE jobs SET cancelled_by = NULL WHERE id = ?").bind(&job.id);
+        let query = sql::query("UPDATE jobs SET cancelled_by = NULL WHERE id = ?").bind(&job.id);
         self.execute(query).await?;
         let first_gone = to_sql("job_steps.place", job.steps.len() as u64)?;
-        let query = sqlx::query("DELETE FROM job_steps WHERE job = ? AND place >= ?");
+        let query = sql::query("DELETE FROM job_steps WHERE job = ? AND place >= ?");
         let query = query.bind(&job.id).bind(first_gone);
         self.execute(query).await?;
         Ok(true)
@@ -167,7 +167,7 @@ impl WriteTx {
     /// # Errors
     /// When the store fails.
     pub async fn note_job_cancelled(&mut self, id: &str, by: &str) -> Result<(), StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "UPDATE jobs SET cancelled_by = ? WHERE id = ? AND ended_at IS NULL AND cancelled_by IS NULL",
         );
         let query = query.bind(by).bind(id);
@@ -177,7 +177,7 @@ impl WriteTx {
 
     /// Counted apart from the rows, so that a removed job's number never comes again.
     async fn next_job_seq(&mut self) -> Result<u64, StoreError> {
-        let query = sqlx::query(
+        let query = sql::query(
             "INSERT INTO counters (name, value) VALUES ('job_seq', 1) \
              ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
         );
@@ -193,7 +193,7 @@ impl ReadTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn is_lane_taken(&mut self, lane: &str, id: &str) -> Result<bool, StoreError> {
-        let query = sqlx::query("SELECT 1 FROM jobs WHERE lane = ? AND ended_at IS NULL AND id <> ? LIMIT 1");
+        let query = sql::query("SELECT 1 FROM jobs WHERE lane = ? AND ended_at IS NULL AND id <> ? LIMIT 1");
         let query = query.bind(lane).bind(id);
         Ok(self.optional(query).await?.is_some())
     }
@@ -207,14 +207,14 @@ impl Store {
     pub async fn remove_ended_jobs(&self, state: JobState, before: i64) -> Result<u64, StoreError> {
         self.status_write(move |tx| {
             Box::pin(async move {
-                let query = sqlx::query(
+                let query = sql::query(
                     "SELECT id FROM jobs WHERE ended_at IS NOT NULL AND state = ? AND ended_at < ? \
                      ORDER BY ended_at, id LIMIT ?",
                 );
                 let rows = tx.all(query.bind(state.as_str()).bind(before).bind(REMOVED_AT_ONCE)).await?;
                 let mut ids = Vec::new();
                 for row in rows {
-                    ids.push(row.try_get::<String, _>(0)?);
+                    ids.push(row.try_get::<String>(0)?);
                 }
                 for (head, column) in [
                     ("DELETE FROM job_steps", "job"),

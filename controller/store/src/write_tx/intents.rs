@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use hosting_intent::{Audience, Bytes, Cause, Digest, Key, MAX_VALUE_BYTES};
 use hosting_planner::{ApplyError, IntentChange};
-use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{AudienceSums, WriteTx};
 use crate::batch::{self, CHUNK};
 use crate::error::{from_sql, to_sql};
 use crate::read_tx::{cause_number, intent_row};
+use crate::sql::{self, QueryBuilder};
 use crate::writer::harmless_traceparent;
 use crate::{ReadTx, StoreError};
 
@@ -69,9 +69,8 @@ impl WriteTx {
         let keys: Vec<(String, Key)> =
             slots.keys().map(|(audience, key)| (audience.to_string(), key.clone())).collect();
         for keys in keys.chunks(CHUNK) {
-            let mut sql = QueryBuilder::<Sqlite>::new(
-                "SELECT audience, kind, key, revision, owner, value FROM intent_current",
-            );
+            let mut sql =
+                QueryBuilder::new("SELECT audience, kind, key, revision, owner, value FROM intent_current");
             batch::any_of(&mut sql, &["audience", "kind", "key"], keys, |sql, (audience, key), column| {
                 match column {
                     0 => sql.push_bind(audience.clone()),
@@ -100,9 +99,8 @@ impl WriteTx {
         unknown.dedup();
         for audiences in unknown.chunks(CHUNK) {
             let names: Vec<String> = audiences.iter().map(ToString::to_string).collect();
-            let mut sql = QueryBuilder::<Sqlite>::new(
-                "SELECT audience, floor, count, digest FROM audiences WHERE audience IN ",
-            );
+            let mut sql =
+                QueryBuilder::new("SELECT audience, floor, count, digest FROM audiences WHERE audience IN ");
             batch::list(&mut sql, &names);
             for audience in audiences {
                 let none = AudienceSums { floor: 0, count: 0, digest: Digest::EMPTY, changed: false };
@@ -175,7 +173,7 @@ impl WriteTx {
         for ((audience, key), slot) in slots {
             match (&slot.change, &slot.now) {
                 (Some(Effect::Owner), Some((owner, _))) => {
-                    let query = sqlx::query(
+                    let query = sql::query(
                         "UPDATE intent_current SET owner = ? WHERE audience = ? AND kind = ? AND key = ?",
                     );
                     let query = query.bind(owner).bind(audience.to_string()).bind(key.kind).bind(&key.name);
@@ -247,7 +245,7 @@ async fn write_current(tx: &mut ReadTx, rows: &[&Logged<'_>], revision: i64) -> 
 
 async fn forget_current(tx: &mut ReadTx, rows: &[&Logged<'_>]) -> Result<(), StoreError> {
     for rows in rows.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new("DELETE FROM intent_current");
+        let mut sql = QueryBuilder::new("DELETE FROM intent_current");
         batch::any_of(&mut sql, &["audience", "kind", "key"], rows, |sql, row, column| {
             match column {
                 0 => sql.push_bind(row.audience.clone()),

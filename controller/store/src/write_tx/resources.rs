@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use hosting_planner::ApplyError;
 use hosting_resource::{Index, Kind, Resource, Status};
 use serde_json::{Map, Value};
-use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::WriteTx;
 use crate::batch::{self, CHUNK};
 use crate::error::to_sql;
+use crate::sql::{self, QueryBuilder};
 use crate::{ReadTx, StoreError};
 
 /// A resource that is written, beside what is stored of it.
@@ -109,7 +109,7 @@ impl WriteTx {
                 return Err(StoreError::value("kind", problem).into());
             }
             let stored = indexes.remove(&resource.id).unwrap_or_default();
-            let index = (self.index)(&resource);
+            let index = (self.fixed.index)(&resource);
             dropped.note(resource.kind, &resource.id, &stored, &StoredIndex::from(&index));
             written.push(Written { resource, old, index, stored });
         }
@@ -177,7 +177,7 @@ async fn stored_indexes(
 ) -> Result<BTreeMap<String, StoredIndex>, StoreError> {
     let mut stored: BTreeMap<String, StoredIndex> = BTreeMap::new();
     for ids in ids.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT 'u', id, scope, key FROM uniques WHERE id IN ");
+        let mut sql = QueryBuilder::new("SELECT 'u', id, scope, key FROM uniques WHERE id IN ");
         batch::list(&mut sql, ids);
         sql.push(" UNION ALL SELECT 'r', source, relation, target FROM refs WHERE source IN ");
         batch::list(&mut sql, ids);
@@ -186,7 +186,7 @@ async fn stored_indexes(
         for row in tx.all(sql.build()).await? {
             let index = stored.entry(row.try_get(1)?).or_default();
             let pair = (row.try_get(2)?, row.try_get(3)?);
-            match row.try_get::<&str, _>(0)? {
+            match row.try_get::<&str>(0)? {
                 "u" => index.uniques.insert(pair),
                 "r" => index.refs.insert(pair),
                 _ => index.facets.insert(pair),
@@ -286,8 +286,8 @@ async fn add_index(tx: &mut ReadTx, written: &[Written]) -> Result<(), ApplyErro
     if added != uniques.len() as u64 {
         for (kind, id, one) in &uniques {
             let query =
-                sqlx::query("SELECT 1 FROM uniques WHERE kind = ? AND scope = ? AND key = ? AND id = ?");
-            let query = query.bind(kind.name()).bind(&one.scope).bind(&one.key).bind(id);
+                sql::query("SELECT 1 FROM uniques WHERE kind = ? AND scope = ? AND key = ? AND id = ?");
+            let query = query.bind(kind.name()).bind(&one.scope).bind(&one.key).bind(*id);
             if tx.optional(query).await?.is_none() {
                 return Err(ApplyError::Taken { kind: *kind, field: one.field, key: one.key.clone() });
             }
@@ -334,7 +334,7 @@ async fn kinds_of(tx: &mut ReadTx, ids: &[String]) -> Result<BTreeMap<String, (S
     let ids: Vec<String> = ids.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
     let mut there = BTreeMap::new();
     for ids in ids.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT id, kind, status FROM resources WHERE id IN ");
+        let mut sql = QueryBuilder::new("SELECT id, kind, status FROM resources WHERE id IN ");
         batch::list(&mut sql, ids);
         for row in tx.all(sql.build()).await? {
             there.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
@@ -367,13 +367,13 @@ async fn check_parents(tx: &mut ReadTx, written: &[Written]) -> Result<(), Store
 async fn check_unused(tx: &mut ReadTx, removed: &[Resource]) -> Result<(), ApplyError> {
     let ids: Vec<String> = removed.iter().map(|gone| gone.id.clone()).collect();
     for ids in ids.chunks(CHUNK) {
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT target, kind, source FROM refs WHERE target IN ");
+        let mut sql = QueryBuilder::new("SELECT target, kind, source FROM refs WHERE target IN ");
         batch::list(&mut sql, ids);
         sql.push(" UNION ALL SELECT parent, kind, id FROM resources WHERE parent IN ");
         batch::list(&mut sql, ids);
         sql.push(" LIMIT 1");
         if let Some(row) = tx.optional(sql.build()).await? {
-            let text = |column: usize| row.try_get::<String, _>(column).map_err(StoreError::from);
+            let text = |column: usize| row.try_get::<String>(column);
             let name = text(1)?;
             let kind = Kind::from_name(&name).ok_or_else(|| StoreError::row(format!("kind {name:?}")))?;
             return Err(ApplyError::InUse { id: text(0)?, kind, by: text(2)? });

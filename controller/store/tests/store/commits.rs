@@ -166,11 +166,10 @@ async fn what_changes_nothing_takes_no_revision() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mutation_cannot_go_on_after_a_refusal_or_for_ever() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let mut config = crate::harness::config(&path);
+    let place = crate::databases::Place::new(crate::BACKEND);
+    let mut config = crate::harness::config(&place.database);
     config.mutation_timeout = Duration::from_millis(100);
-    let store = Store::open(&config, crate::harness::kek(&path)).await.unwrap();
+    let store = Store::open(&config, crate::harness::kek(&place)).await.unwrap();
     let went_on = write(&store, |tx| {
         Box::pin(async move {
             let orphan = hosting_resource::Resource { parent: Some("t_none".into()), ..tenant("t_a") };
@@ -237,8 +236,8 @@ async fn a_closed_store_says_so() {
     ));
     assert!(matches!(bench.store.read().await, Err(hosting_store::StoreError::Closed)));
     // Folded into the file, and free for the next one while the handle still exists.
-    assert!(!bench.folder.path().join("store.db-wal").exists());
-    let again = crate::harness::open(&bench.path()).await;
+    assert!(!bench.folder().join("store.db-wal").exists());
+    let again = crate::harness::open(&bench.place).await;
     assert!(again.read().await.unwrap().resource("t_a").await.unwrap().is_some());
 }
 

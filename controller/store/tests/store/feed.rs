@@ -185,5 +185,5 @@ async fn an_epoch_begins_once_for_many_who_ask() {
     store.begin_epoch(&old.epoch).await.unwrap();
     assert_eq!(store.audience(&at("edge/a")).await.unwrap().epoch, new.epoch);
     store.close().await;
-    assert_eq!(open(&bench.path()).await.audience(&at("edge/a")).await.unwrap().epoch, new.epoch);
+    assert_eq!(open(&bench.place).await.audience(&at("edge/a")).await.unwrap().epoch, new.epoch);
 }

@@ -1,44 +1,46 @@
 //! A store in a temporary folder, and short words for what the tests write.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use futures::future::BoxFuture;
 use hosting_intent::{Audience, Bytes, Cause, Key, Kind as IntentKind};
 use hosting_planner::{ApplyError, Change, Draft, IntentChange};
 use hosting_resource::{Facet, Index, Kind, Ref, Resource, Status, Unique};
-use hosting_store::{Committed, Kek, Origin, Store, StoreConfig, WriteError, WriteTx};
+use hosting_store::{Committed, Database, Kek, Origin, Store, StoreConfig, WriteError, WriteTx};
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
+
+use crate::BACKEND;
+use crate::databases::Place;
 
 pub(crate) struct Bench {
-    pub(crate) folder: TempDir,
     pub(crate) store: Store,
+    pub(crate) place: Place,
 }
 
 impl Bench {
     pub(crate) async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(&folder.path().join("store.db")).await;
-        Self { folder, store }
+        let place = Place::new(BACKEND);
+        let store = open(&place).await;
+        Self { store, place }
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
-        self.folder.path().join("store.db")
+    pub(crate) fn folder(&self) -> &Path {
+        self.place.path()
     }
 }
 
-pub(crate) fn config(path: &std::path::Path) -> StoreConfig {
-    let mut config = StoreConfig::new(path);
+pub(crate) fn config(database: &Database) -> StoreConfig {
+    let mut config = StoreConfig::of(database.clone());
     config.index = index;
     config
 }
 
-pub(crate) fn kek(path: &std::path::Path) -> Kek {
-    Kek::load_or_create(&path.with_file_name("kek")).unwrap()
+pub(crate) fn kek(place: &Place) -> Kek {
+    Kek::load_or_create(&place.kek()).unwrap()
 }
 
-pub(crate) async fn open(path: &std::path::Path) -> Store {
-    Store::open(&config(path), kek(path)).await.unwrap()
+pub(crate) async fn open(place: &Place) -> Store {
+    Store::open(&config(&place.database), kek(place)).await.unwrap()
 }
 
 /// `spec.name` is unique within the parent, `spec.webroot_id` refers, `spec.customer_id` is a facet.
@@ -116,7 +118,7 @@ pub(crate) fn intents(intents: impl Into<Vec<IntentChange>>) -> Change {
 }
 
 pub(crate) async fn apply(store: &Store, change: Change) -> Result<Committed<()>, WriteError<ApplyError>> {
-    let origin = Origin { traceparent: "00-trace".into(), actor: Some("key_1".into()), admin: false };
+    let origin = Origin { traceparent: "00-trace".into(), actor: Some("key_1".into()), ..Origin::default() };
     store.write(origin, move |tx| Box::pin(async move { tx.apply(change).await })).await
 }
 

@@ -2,11 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod commits;
+#[path = "../databases/mod.rs"]
+mod databases;
 mod feed;
 mod files;
 mod harness;
 mod intents;
+mod keys;
 mod paging;
 mod resources;
 mod status;
 mod trust;
+
+const BACKEND: databases::Backend = databases::Backend::Sqlite;

@@ -20,6 +20,10 @@ fn mark(node: &str, audience: &str, applied: u64) -> Watermark {
         applied,
         durable: applied / 2,
         seen_at: 5,
+        controller: String::new(),
+        connected: true,
+        in_service: true,
+        build: "1".into(),
     }
 }
 
@@ -53,17 +57,18 @@ async fn watermarks_and_exceptions_replace_what_was() {
     let bench = Bench::new().await;
     let store = &bench.store;
     store
-        .save_watermarks(&[mark("n2", "edge/a", 9), mark("n1", "edge/a", 7), mark("n1", "node/n1", 8)])
+        .save_watermarks(&[mark("n2", "edge/a", 9), mark("n1", "edge/a", 7), mark("n1", "node/n1", 8)], true)
         .await
         .unwrap();
     // A node whose disk was lost goes back; of two for one subscriber the last counts.
-    store.save_watermarks(&[mark("n1", "edge/a", 5), mark("n1", "edge/a", 2)]).await.unwrap();
+    store.save_watermarks(&[mark("n1", "edge/a", 5), mark("n1", "edge/a", 2)], true).await.unwrap();
     let mut tx = store.read().await.unwrap();
+    let saved = |mark: Watermark| Watermark { controller: store.controller().to_owned(), ..mark };
     assert_eq!(
         tx.watermarks(&at("edge/a")).await.unwrap(),
-        [mark("n1", "edge/a", 2), mark("n2", "edge/a", 9)]
+        [mark("n1", "edge/a", 2), mark("n2", "edge/a", 9)].map(saved)
     );
-    assert_eq!(tx.subscribers().await.unwrap().len(), 3);
+    assert_eq!(tx.subscribers(None, 100).await.unwrap().len(), 3);
     assert_eq!(tx.head(), 0, "status is no revision");
     drop(tx);
 
@@ -118,7 +123,7 @@ async fn reports_merge_and_a_full_one_sweeps() {
     assert_eq!(tx.report("n1", &key).await.unwrap().unwrap().phase, Phase::Ready);
     drop(tx);
 
-    store.save_watermarks(&[mark("n1", "node/n1", 1)]).await.unwrap();
+    store.save_watermarks(&[mark("n1", "node/n1", 1)], true).await.unwrap();
     let forgotten =
         write(store, |tx| Box::pin(async move { Ok(tx.forget_node("n1").await?) })).await.unwrap();
     assert_eq!(forgotten.value, Forgotten { audiences: 1, exceptions: 0, reports: 2 });
@@ -263,7 +268,7 @@ fn entry(method: &str, kind: &str, status: u16) -> AuditEntry {
 async fn audit_rows_stand_and_fall_with_their_mutation() {
     let bench = Bench::new().await;
     let store = &bench.store;
-    let origin = || Origin { traceparent: "00-abc".into(), actor: Some("key_1".into()), admin: false };
+    let origin = || Origin { traceparent: "00-abc".into(), actor: Some("key_1".into()), ..Origin::default() };
     let ok: Result<_, hosting_store::WriteError<hosting_planner::ApplyError>> = store
         .write(origin(), |tx| {
             Box::pin(async move {

@@ -1,9 +1,9 @@
 //! Secrets, trust roots, join tokens.
 
 use hosting_planner::World;
-use hosting_store::{Enrolled, OpenError, Store, StoreError, TokenUse};
+use hosting_store::{Enrolled, Kek, OpenError, Store, StoreError, TokenUse};
 
-use crate::harness::{Bench, config, kek, open, write};
+use crate::harness::{Bench, config, open, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_open_again_and_are_nowhere_in_clear() {
@@ -18,21 +18,21 @@ async fn secrets_open_again_and_are_nowhere_in_clear() {
     assert_eq!(store.seal_once("token-key", b"fresh").await.unwrap().expose(), b"fresh");
     store.seal("ca", b"replaced").await.unwrap();
     store.seal("ca", canary).await.unwrap();
-    for file in std::fs::read_dir(bench.folder.path()).unwrap() {
+    for file in std::fs::read_dir(bench.folder()).unwrap() {
         let path = file.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();
         assert!(!bytes.windows(16).any(|window| window == &canary[..16]), "{}", path.display());
     }
     store.close().await;
-    assert_eq!(open(&bench.path()).await.unseal("ca").await.unwrap().unwrap().expose(), canary);
+    assert_eq!(open(&bench.place).await.unseal("ca").await.unwrap().unwrap().expose(), canary);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_key_file_is_refused_at_the_start() {
     let bench = Bench::new().await;
     bench.store.close().await;
-    let other = kek(&bench.folder.path().join("elsewhere/store.db"));
-    let error = Store::open(&config(&bench.path()), other).await.unwrap_err();
+    let other = Kek::load_or_create(&bench.folder().join("elsewhere")).unwrap();
+    let error = Store::open(&config(&bench.place.database), other).await.unwrap_err();
     assert!(matches!(error, OpenError::WrongKek { .. }));
     assert!(error.to_string().contains("put back the key file"), "{error}");
 }
@@ -114,6 +114,6 @@ async fn enrolments_are_in_order_whatever_the_clock_says() {
     store.learn_enrolment("n1", of("dns", 2_000, 4)).await.unwrap();
     assert_eq!(known().await, [of("dns", 2_000, 4), of("web", 1_001, 3)]);
     store.close().await;
-    let again = open(&bench.path()).await;
+    let again = open(&bench.place).await;
     assert_eq!(again.read().await.unwrap().enrolments("n1").await.unwrap().len(), 2);
 }

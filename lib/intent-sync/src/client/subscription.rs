@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client, ClientError, ClientMetrics, EdgeKeyStore, Link, Options, Reporter, ReporterTask, report,
+    AudienceKeys, Client, ClientError, ClientMetrics, EdgeKeyStore, KeysWatch, Link, Options, Reporter,
+    ReporterTask, report,
 };
 use crate::Replica;
 use crate::identity::{Enrolment, Identity, IdentityError, RootsWatch, TokenSource};
@@ -55,6 +56,8 @@ pub struct Subscription {
     pub metrics: ClientMetrics,
     /// Where the role keeps its edge key; `None`: it has none.
     pub edge_key: Option<EdgeKeyStore>,
+    /// What opens the secrets of the role's intents; `None`: they hold none.
+    pub audience_keys: Option<AudienceKeys>,
 }
 
 /// Why a role cannot subscribe.
@@ -214,6 +217,7 @@ impl Identified {
     /// [`SubscriptionError`], with the next step. While there is a view to serve, enrolling is tried again instead.
     pub async fn run<R: Replica>(self, replica: R, stop: CancellationToken) -> Result<(), SubscriptionError> {
         let Self { subscription, audience, identity, options, link } = self;
+        let replica = KeysWatch::new(replica, subscription.audience_keys.clone(), &audience);
         let replica = RootsWatch::new(replica, identity.clone());
         let late = replica.identity();
         let config = Config {
@@ -248,9 +252,10 @@ impl Identified {
                 late.get_or_init(|| identity).clone()
             }
         };
-        let Subscription { edge_key, metrics, data_dir, .. } = subscription;
+        let Subscription { edge_key, audience_keys, metrics, data_dir, .. } = subscription;
         let data_dir = Some(data_dir);
-        let client = Client { link, edge_key, data_dir, ..Client::new(identity, options, metrics) };
+        let client =
+            Client { link, edge_key, audience_keys, data_dir, ..Client::new(identity, options, metrics) };
         Ok(client.run(subscriber, stop).await?)
     }
 }
@@ -343,6 +348,7 @@ mod tests {
             build: "test",
             metrics: ClientMetrics::default(),
             edge_key: None,
+            audience_keys: None,
         }
     }
 

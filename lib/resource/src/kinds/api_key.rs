@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::definition::{Build, Definition, to_map};
-use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, Resource, SpecError, Status, Tier, Unique, check, filter, timestamp};
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Resource, SpecError, Status, Tier, Unique, check, filter, timestamp};
 
 /// The resource parts of scopes.
 pub const SCOPE_RESOURCES: &[&str] = &[
@@ -149,6 +149,7 @@ pub fn from_raw(
         label: spec.name.clone(),
         status: ApiKey::INITIAL,
         spec: to_map(&spec)?,
+        plain: PlainSecrets::default(),
     })
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
 use crate::definition::{Build, Definition, Nothing, to_map};
-use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
+use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
 /// What is stored of a brand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -121,6 +121,7 @@ pub fn set_clusters(brand: &Resource, body: &Map<String, Value>) -> Result<Updat
     whole.extend(to_map(&spec)?);
     Ok(Update {
         changed: whole != brand.spec,
+        plain: PlainSecrets::default(),
         spec: whole,
         label: brand.label.clone(),
         status: None,

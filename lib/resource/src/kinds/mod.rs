@@ -59,6 +59,8 @@ kinds! {
     Webroot = webroot,
     /// A host name of a tenant, bound to a webroot or not.
     Fqdn = fqdn,
+    /// A certificate for a host name, with its private key.
+    Certificate = certificate,
     /// A DNS zone.
     Zone = zone,
     /// A record of a zone.

@@ -8,7 +8,7 @@ use super::fqdn::Fqdn;
 use super::zone::Zone;
 use crate::definition::{Build, Definition, to_map};
 use crate::record_data::unescaped_name;
-use crate::{Codes, Doc, Document, Entropy, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Owns, Parent, RecordData, Resource, SpecError, Status, Tier, check};
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Owns, Parent, RecordData, PlainSecrets, Resource, SpecError, Status, Tier, check};
 
 /// Types that are served.
 pub const TYPES: &[&str] = &["A", "AAAA", "CNAME", "MX", "TXT", "NS", "CAA", "SRV"];
@@ -281,6 +281,7 @@ pub fn automatic(
         owner: Some(OwnerRef { field: "zone_id", kind: Kind::Zone, id: zone.id.clone() }),
         label: ZoneRecord::label("", &spec),
         status: Status::Active,
+        plain: PlainSecrets::default(),
         spec: to_map(&spec)?,
     })
 }

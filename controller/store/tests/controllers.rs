@@ -1,0 +1,238 @@
+//! Several controllers on one store: what they tell each other, and what one of them does at a time.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
+
+mod databases;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hosting_intent::{Bytes, Cause, Key, Kind};
+use hosting_planner::{ApplyError, Change, Draft, IntentChange};
+use hosting_resource::Resource;
+use hosting_store::{
+    AuditEntry, Commit, Database, FleetOrder, Kek, KeyRange, NodeReport, Origin, Store, StoreConfig,
+    StoreError, Watermark, WriteError,
+};
+
+use self::databases::{Backend, Place};
+
+async fn open(place: &Place, database: &Database) -> Store {
+    let kek = Kek::load_or_create(&place.kek()).unwrap();
+    Store::open(&StoreConfig::of(database.clone()), kek).await.unwrap()
+}
+
+fn tenant(id: &str) -> Resource {
+    Resource {
+        id: id.to_owned(),
+        kind: hosting_resource::Kind::Tenant,
+        parent: None,
+        tenant: None,
+        brand: None,
+        label: format!("label \u{e4} of {id}"),
+        status: hosting_resource::Status::Active,
+        status_message: None,
+        shape: 1,
+        generation: 1,
+        created_revision: 1,
+        created_at: 1,
+        updated_at: 1,
+        spec: serde_json::Map::new(),
+        state: serde_json::Map::new(),
+    }
+}
+
+async fn write(store: &Store, n: u64) {
+    let intent = IntentChange {
+        audience: "edge/a".parse().unwrap(),
+        key: Key::new(Kind::Route, format!("{n}.example")),
+        owner: format!("unit:{n}"),
+        value: Some(Bytes::from(vec![u8::try_from(n % 256).unwrap(); 100])),
+        cause: Cause::Person,
+        traceparent: None,
+    };
+    let change = Change {
+        put: vec![tenant(&format!("t_{n}"))],
+        intents: vec![intent],
+        counters: vec![("tenant_uid".to_owned(), n)],
+        ..Change::default()
+    };
+    let entry = AuditEntry {
+        method: "POST".into(),
+        path: format!("/{n}"),
+        resource_type: "tenant".into(),
+        ..AuditEntry::default()
+    };
+    store
+        .write(Origin::default(), move |tx| {
+            Box::pin(async move {
+                tx.audit(entry);
+                tx.apply(change).await?;
+                Ok::<_, ApplyError>(())
+            })
+        })
+        .await
+        .unwrap();
+}
+
+/// Two controllers on one database: revisions follow the order of commits, and none is given twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_controllers_write_one_store() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    let writers = (0..200_u64).map(|n| {
+        let store = stores[usize::try_from(n % 2).unwrap()].clone();
+        tokio::spawn(async move { write(&store, n).await })
+    });
+    futures::future::try_join_all(writers).await.unwrap();
+    let mut tx = stores[0].read().await.unwrap();
+    assert_eq!(tx.head(), 200);
+    let audience = "edge/a".parse().unwrap();
+    let log = tx.log_since(&audience, 0, usize::MAX).await.unwrap();
+    let revisions: Vec<u64> = log.iter().map(|entry| entry.revision).collect();
+    assert_eq!(revisions, (1..=200).collect::<Vec<_>>());
+    assert!(tx.digest_is_true(&audience).await.unwrap());
+}
+
+async fn next(commits: &mut tokio::sync::broadcast::Receiver<Arc<Commit>>) -> Arc<Commit> {
+    tokio::time::timeout(Duration::from_secs(10), commits.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_hears_of_all_revisions_in_order() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    let mut heard = [stores[0].commits(), stores[1].commits()];
+    let writers = (0..100_u64).map(|n| {
+        let store = stores[usize::try_from(n % 2).unwrap()].clone();
+        tokio::spawn(async move { write(&store, n).await })
+    });
+    futures::future::try_join_all(writers).await.unwrap();
+    for commits in &mut heard {
+        let mut last = 0;
+        while last < 100 {
+            let commit = next(commits).await;
+            assert!(commit.revision > last, "{} after {last}", commit.revision);
+            assert_eq!(commit.audiences, ["edge/a".parse().unwrap()]);
+            last = commit.revision;
+        }
+    }
+    assert_eq!(*stores[0].doorbell().borrow(), 100);
+    assert_eq!(*stores[1].doorbell().borrow(), 100);
+}
+
+fn mark(applied: u64) -> Watermark {
+    Watermark {
+        node: "lb-1".into(),
+        audience: "edge/a".parse().unwrap(),
+        epoch: "e".into(),
+        applied,
+        durable: applied,
+        seen_at: 1,
+        controller: String::new(),
+        connected: true,
+        in_service: true,
+        build: "1".into(),
+    }
+}
+
+async fn applied(store: &Store) -> (u64, String) {
+    let row =
+        store.read().await.unwrap().subscriber("lb-1", &"edge/a".parse().unwrap()).await.unwrap().unwrap();
+    (row.applied, row.controller)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_belongs_to_the_controller_that_claimed_it_last() {
+    let place = Place::new(Backend::Postgres);
+    let (a, b) = (open(&place, &place.database).await, open(&place, &place.database).await);
+    let mut heard = b.commits();
+    a.save_watermarks(&[mark(1)], true).await.unwrap();
+    a.save_watermarks(&[mark(2)], false).await.unwrap();
+    assert_eq!(applied(&b).await, (2, a.controller().to_owned()));
+    assert!(next(&mut heard).await.fleet.subscribers.contains(&("edge/a".parse().unwrap(), "lb-1".into())));
+    b.save_watermarks(&[mark(3)], true).await.unwrap();
+    // The first one does not know yet that the node went.
+    a.save_watermarks(&[mark(9)], false).await.unwrap();
+    assert_eq!(applied(&a).await, (3, b.controller().to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_and_orders_reach_the_other_controller() {
+    let place = Place::new(Backend::Postgres);
+    let (a, b) = (open(&place, &place.database).await, open(&place, &place.database).await);
+    let (mut heard, mut own) = (b.commits(), a.commits());
+    let key = Key::new(Kind::Webroot, "web_1");
+    let report = NodeReport { gone: vec![key.clone()], ..NodeReport::default() };
+    a.save_reports("web-1", report).await.unwrap();
+    assert_eq!(next(&mut heard).await.fleet.reports["web-1"], Some([key].into()));
+    let all = hosting_proto::feed::ReportRequest { full: true, ..Default::default() };
+    a.save_reports("web-1", NodeReport { all_of: KeyRange::of(&all), ..NodeReport::default() })
+        .await
+        .unwrap();
+    assert_eq!(next(&mut heard).await.fleet.reports["web-1"], None);
+    let order = FleetOrder::Release { audience: "edge/a".into(), node: "lb-1".into(), by: "ops".into() };
+    a.order(order.clone()).await.unwrap();
+    assert_eq!(next(&mut heard).await.fleet.orders, [order]);
+    assert!(own.try_recv().is_err(), "who wrote it knows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_has_one_holder_and_what_was_done_by_a_lost_one_is_refused() {
+    let place = Place::new(Backend::Postgres);
+    let (a, b) = (open(&place, &place.database).await, open(&place, &place.database).await);
+    let term = Duration::from_millis(600);
+    let first = a.hold("gatekeeper", term).await.unwrap().unwrap();
+    assert_eq!(a.hold("gatekeeper", term).await.unwrap(), Some(first.clone()), "held on");
+    assert_eq!(b.hold("gatekeeper", term).await.unwrap(), None);
+    assert!(b.hold("another", term).await.unwrap().is_some());
+    let under = |lease| Origin { lease: Some(lease), ..Origin::default() };
+    let change = || Change { put: vec![tenant("t_1")], ..Change::default() };
+    let put = |store: Store, origin: Origin, change: Change| async move {
+        store.write(origin, move |tx| Box::pin(async move { tx.apply(change).await })).await
+    };
+    put(a.clone(), under(first.clone()), change()).await.unwrap();
+    tokio::time::sleep(term).await;
+    let second = b.hold("gatekeeper", term).await.unwrap().unwrap();
+    assert!(second.fence > first.fence);
+    assert_eq!(a.hold("gatekeeper", term).await.unwrap(), None);
+    let late = Change { remove: vec!["t_1".into()], ..Change::default() };
+    let refused: Result<_, WriteError<ApplyError>> = put(a.clone(), under(first), late).await;
+    assert!(matches!(refused, Err(WriteError::Store(StoreError::LostLease))), "{refused:?}");
+    put(b.clone(), under(second.clone()), Change { put: vec![tenant("t_2")], ..Change::default() })
+        .await
+        .unwrap();
+    b.let_go(second).await.unwrap();
+    assert!(a.hold("gatekeeper", term).await.unwrap().is_some(), "given back");
+    let others: Vec<String> = {
+        a.beat(&["192.0.2.1:8091".into(), "192.0.2.1:8092".into()]).await.unwrap();
+        b.beat(&[]).await.unwrap().into_iter().flat_map(|other| other.feed).collect()
+    };
+    assert_eq!(others, ["192.0.2.1:8091", "192.0.2.1:8092"]);
+}
+
+/// A controller that stands still in the middle of a transaction does not stop the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_still_with_the_head_locked_is_ended() {
+    let place = Place::new(Backend::Postgres);
+    let (a, b) = (open(&place, &place.database).await, open(&place, &place.database).await);
+    let (locked, is_locked) = tokio::sync::oneshot::channel();
+    let still = tokio::spawn(async move {
+        a.write(Origin::default(), move |tx| {
+            Box::pin(async move {
+                tx.apply(Change { put: vec![tenant("t_a")], ..Change::default() }).await?;
+                locked.send(()).unwrap();
+                // The thread stands, as a stopped process would.
+                std::thread::sleep(Duration::from_secs(8));
+                Ok::<_, ApplyError>(())
+            })
+        })
+        .await
+        .map(|_| ())
+    });
+    is_locked.await.unwrap();
+    let began = std::time::Instant::now();
+    write(&b, 1).await;
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    assert!(still.await.unwrap().is_err(), "its transaction was rolled back");
+    assert!(b.read().await.unwrap().resources(&["t_a".into()]).await.unwrap().is_empty());
+}

@@ -1,0 +1,100 @@
+//! Where a test's store is: in a file of SQLite, or in a database of a PostgreSQL server that the test started.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of it; helpers are not recognised as tests"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hosting_local_postgres::{Running, Server};
+use hosting_store::Database;
+use tempfile::TempDir;
+
+/// Which database a test is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// A PostgreSQL server, ended with its last user.
+#[derive(Clone)]
+pub(crate) struct Postgres {
+    running: Arc<Running>,
+    _folder: Arc<TempDir>,
+    drawn: Arc<AtomicU64>,
+}
+
+impl Postgres {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("hosting-pg-").tempdir_in("/tmp").unwrap();
+        // The server's user goes through it.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        // `./test` installs the server: a test without one has not passed.
+        let running = Server::in_folder(&folder.path().join("server"), false).unwrap().start().unwrap();
+        Self { running: Arc::new(running), _folder: Arc::new(folder), drawn: Arc::default() }
+    }
+
+    /// A database of its own.
+    pub(crate) fn database(&self) -> Database {
+        let name = format!("cell{}", self.drawn.fetch_add(1, Ordering::Relaxed));
+        self.running.server().create_database(&name).unwrap();
+        self.running.server().url(&name).parse().unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+}
+
+/// A folder, and the database that a store in it is in.
+pub(crate) struct Place {
+    pub(crate) database: Database,
+    postgres: Option<Postgres>,
+    pub(crate) folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new(backend: Backend) -> Self {
+        match backend {
+            Backend::Sqlite => Self::in_file(),
+            Backend::Postgres => Self::on(&Postgres::start()),
+        }
+    }
+
+    fn in_file() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { database: Database::Sqlite(folder.path().join("store.db")), postgres: None, folder }
+    }
+
+    pub(crate) fn on(postgres: &Postgres) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { database: postgres.database(), postgres: Some(postgres.clone()), folder }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The key file.
+    pub(crate) fn kek(&self) -> PathBuf {
+        self.folder.path().join("kek")
+    }
+
+    /// Another database beside the first, without a store.
+    pub(crate) fn another(&self) -> Database {
+        match &self.postgres {
+            Some(postgres) => postgres.database(),
+            None => {
+                let drawn = fs::read_dir(self.path()).unwrap().count();
+                Database::Sqlite(self.path().join(format!("another-{drawn}.db")))
+            }
+        }
+    }
+}

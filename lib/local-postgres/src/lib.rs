@@ -1,0 +1,281 @@
+//! A PostgreSQL server of one's own: its data in a folder, reached by a Unix socket in that folder and by nothing else.
+//!
+//! Owns how the server is made and started, never what is stored. `hostctl up --database postgres` and the tests use it; a fleet has a
+//! server that its operator runs.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+
+/// How long the server may take until it answers, and until it has ended.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Who the server runs as when we are root, which it refuses to be: the first that the machine has.
+const USERS: [&str; 2] = ["postgres", "nobody"];
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No server is installed.
+    #[error("PostgreSQL is not installed; run `apt-get install --no-install-recommends postgresql`")]
+    Missing,
+    /// We are root, and none of the users that the server could run as exists.
+    #[error("PostgreSQL does not run as root, and there is no user `postgres`")]
+    NoUser,
+    /// A program failed.
+    #[error("{program} failed: {words}")]
+    Failed {
+        /// Its name.
+        program: &'static str,
+        /// What it said.
+        words: String,
+    },
+    /// The server does not answer.
+    #[error("PostgreSQL does not answer within 30 s: {0}")]
+    Silent(String),
+    /// A file or a program cannot be used.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A server's folder, with everything that starts it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    programs: PathBuf,
+    folder: PathBuf,
+    user: Option<User>,
+    /// Whether what is committed must survive a crash of the machine.
+    durable: bool,
+}
+
+impl Server {
+    /// A server whose data is, or will be, in `folder`. A server that is not `durable` skips fsync: for tests.
+    ///
+    /// # Errors
+    /// When no server is installed, or no user can run it.
+    pub fn in_folder(folder: &Path, durable: bool) -> Result<Self, Error> {
+        let user = if geteuid().is_root() {
+            let found = USERS.iter().find_map(|name| User::from_name(name).ok().flatten());
+            Some(found.ok_or(Error::NoUser)?)
+        } else {
+            None
+        };
+        Ok(Self { programs: programs().ok_or(Error::Missing)?, folder: folder.to_owned(), user, durable })
+    }
+
+    /// Makes the data unless they are there. Everything below the folder belongs to the server's user.
+    ///
+    /// # Errors
+    /// When a file cannot be made, or `initdb` fails.
+    pub fn prepare(&self) -> Result<(), Error> {
+        for folder in [&self.folder, &self.sockets()] {
+            fs::create_dir_all(folder)?;
+            // Whoever reaches the socket is let in as the database's owner.
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+            if let Some(user) = &self.user {
+                chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            }
+        }
+        if self.data().join("PG_VERSION").is_file() {
+            return Ok(());
+        }
+        let mut initdb = self.command("initdb");
+        initdb
+            .args(["--username=hosting", "--auth=trust", "--locale=C", "--encoding=UTF8", "-D"])
+            .arg(self.data());
+        if !self.durable {
+            initdb.arg("--no-sync");
+        }
+        run("initdb", &mut initdb)
+    }
+
+    /// The server's process, in the foreground.
+    #[must_use]
+    pub fn server(&self) -> Command {
+        let mut server = self.command("postgres");
+        server.arg("-D").arg(self.data()).arg("-k").arg(self.sockets());
+        let settings = [
+            "listen_addresses=",
+            "max_connections=64",
+            "shared_buffers=64MB",
+            "log_min_messages=warning",
+            "unix_socket_permissions=0700",
+        ];
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
+        if !self.durable {
+            for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
+                server.args(["-c", setting]);
+            }
+        }
+        server
+    }
+
+    /// The connection string of a database of the server.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        let sockets = self.sockets().display().to_string();
+        format!(
+            "postgres://hosting@localhost/{database}?host={}&sslmode=disable",
+            sockets.replace('/', "%2F")
+        )
+    }
+
+    /// Makes a database unless it is there.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, or refuses.
+    pub fn create_database(&self, name: &str) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            let mut psql = self.command("psql");
+            psql.arg("-h")
+                .arg(self.sockets())
+                .args(["-U", "hosting", "-d", "postgres", "-X", "-q", "-A", "-t", "-c"]);
+            psql.arg(format!("CREATE DATABASE \"{name}\" TEMPLATE template0"));
+            match run("psql", &mut psql) {
+                Err(Error::Failed { words, .. }) if words.contains("already exists") => return Ok(()),
+                // It still starts.
+                Err(Error::Failed { words, .. }) if words.contains("connection to server") => {
+                    if begun.elapsed() > PATIENCE {
+                        return Err(Error::Silent(words));
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Prepares the data and starts the server; it ends with the value, or with the thread that started it.
+    ///
+    /// # Errors
+    /// See [`Server::prepare`]; and when the process cannot be started.
+    pub fn start(self) -> Result<Running, Error> {
+        self.prepare()?;
+        let log = fs::File::create(self.folder.join("server.log"))?;
+        let mut server = self.server();
+        server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let process = server.spawn()?;
+        Ok(Running { server: self, process })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn sockets(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// A program of PostgreSQL, as the user that may run it. It ends with whoever started it.
+    fn command(&self, program: &str) -> Command {
+        let program = self.programs.join(program);
+        let mut command = Command::new("setpriv");
+        command.arg("--pdeathsig=INT");
+        if let Some(user) = &self.user {
+            command
+                .arg(format!("--reuid={}", user.uid))
+                .arg(format!("--regid={}", user.gid))
+                .arg("--clear-groups");
+        }
+        command.arg("--").arg(program);
+        // Settings of a client are nothing to the server, and it must not be in a folder that its user may not enter.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir("/");
+        command
+    }
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    server: Server,
+    process: Child,
+}
+
+impl Running {
+    /// Its folder and programs.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default());
+        // The fast shutdown: sessions are ended, nothing is lost.
+        let _ = kill(pid, Signal::SIGINT);
+        let begun = Instant::now();
+        while matches!(self.process.try_wait(), Ok(None)) {
+            if begun.elapsed() > PATIENCE {
+                let _ = self.process.kill();
+                let _ = self.process.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The folder with the newest server's programs, where Debian puts them.
+fn programs() -> Option<PathBuf> {
+    let version = |name: &OsStr| name.to_str().and_then(|name| name.parse::<u32>().ok());
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| Some((version(&entry.file_name())?, entry.path().join("bin"))))
+        .filter(|(_, programs)| programs.join("postgres").is_file() && programs.join("initdb").is_file())
+        .collect();
+    found.sort();
+    found.pop().map(|(_, programs)| programs)
+}
+
+fn run(program: &'static str, command: &mut Command) -> Result<(), Error> {
+    let done = command.stdin(Stdio::null()).output()?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+    Err(Error::Failed { program, words })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_starts_serves_and_ends_with_its_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = match Server::in_folder(&folder.path().join("postgres"), false) {
+            Ok(server) => server,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let running = server.start().unwrap();
+        running.server().create_database("cell").unwrap();
+        running.server().create_database("cell").unwrap();
+        assert!(running.server().url("cell").contains("%2Fpostgres%2Frun"));
+        let pid = Pid::from_raw(i32::try_from(running.pid()).unwrap());
+        drop(running);
+        assert!(kill(pid, None).is_err(), "the server is gone");
+    }
+}
