@@ -46,7 +46,7 @@ pub struct Settings {
     pub audit_retention_days: u32,
     /// And no more of them than this, in MiB; then the oldest go first.
     pub audit_max_mib: u64,
-    /// Jobs are shown so long after they ended, 1 to 365.
+    /// Jobs that failed or were cancelled are shown so long after they ended, 1 to 365; those that succeeded for a day.
     pub job_retention_days: u32,
     /// Whether `X-Callback-URL` may begin with `http://`.
     pub callback_plain_http: bool,

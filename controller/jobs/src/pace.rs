@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use hosting_store::Pace;
 
+/// Clocks of controllers may differ by so much, in milliseconds, before one counts as put back.
+pub(crate) const CLOCK_TOLERANCE: i64 = 60_000;
+
 /// At most `burst` jobs at once, and one more each `each`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -14,9 +17,9 @@ pub struct Rate {
 }
 
 /// How many of `wanted` jobs may begin at `now` (milliseconds since the Unix epoch); the pace moves by as many. A pace that was set by a
-/// clock ahead of this one counts for nothing.
+/// clock far ahead of this one counts for nothing.
 pub fn take(pace: &mut Pace, rate: Rate, wanted: u32, now: i64) -> u32 {
-    if pace.set_at > now {
+    if is_of_the_future(pace, now) {
         *pace = Pace { set_at: now, ..Pace::default() };
     }
     if pace.rest_until > now {
@@ -34,10 +37,15 @@ pub fn take(pace: &mut Pace, rate: Rate, wanted: u32, now: i64) -> u32 {
     granted
 }
 
+/// Whether the clock was put back since the pace was set.
+fn is_of_the_future(pace: &Pace, now: i64) -> bool {
+    pace.set_at > now.saturating_add(CLOCK_TOLERANCE)
+}
+
 /// No job of the kind begins for so long.
 pub fn rest(pace: &mut Pace, cooldown: Duration, now: i64) {
     let until = now.saturating_add(i64::try_from(cooldown.as_millis()).unwrap_or(i64::MAX));
-    if pace.set_at > now {
+    if is_of_the_future(pace, now) {
         *pace = Pace::default();
     }
     *pace = Pace { rest_until: pace.rest_until.max(until), set_at: now, ..*pace };
@@ -46,7 +54,7 @@ pub fn rest(pace: &mut Pace, cooldown: Duration, now: i64) {
 /// When the next job may begin, in milliseconds since the Unix epoch; `now` or before when one may now.
 #[must_use]
 pub fn next_at(pace: &Pace, rate: Rate, now: i64) -> i64 {
-    if pace.set_at > now {
+    if is_of_the_future(pace, now) {
         return now;
     }
     let each = i64::try_from(rate.each.as_millis()).unwrap_or(i64::MAX).max(1);
@@ -87,5 +95,8 @@ mod tests {
         take(&mut pace, RATE, 3, 1_000_000);
         rest(&mut pace, Duration::from_secs(50), 1_000_000);
         assert_eq!((next_at(&pace, RATE, 10), take(&mut pace, RATE, 9, 10)), (10, 3));
+        // Another controller's clock is a little behind: the rest goes on.
+        rest(&mut pace, Duration::from_secs(50), 1_000_000);
+        assert_eq!(take(&mut pace, RATE, 9, 990_000), 0);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_store::{Job, JobWait, NewJob, Origin, Store, StoreError, WriteError, WriteTx};
+use hosting_store::{Job, JobState, JobWait, NewJob, Origin, Store, StoreError, WriteError, WriteTx};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,17 +16,17 @@ use crate::bell::Bell;
 use crate::kind::{AnyKind, KindFacts};
 use crate::machine::{self, Move, Rules};
 use crate::metrics::JobMetrics;
-use crate::pace;
+use crate::pace::{self, CLOCK_TOLERANCE};
 use crate::work::{Worker, Working};
 
 /// Jobs that one transaction claims.
 const CLAIMED_AT_ONCE: u32 = 16;
 /// How often to look for jobs that ended long ago, and for a recurring kind without a job.
 const TIDY: Duration = Duration::from_secs(60);
+/// Transactions that remove jobs, for each state and each time.
+const REMOVALS: u32 = 20;
 /// After the store failed.
 const STORE_FAILED: Duration = Duration::from_secs(1);
-/// Clocks of controllers may differ by so much, in milliseconds, before one counts as put back.
-const CLOCK_TOLERANCE: i64 = 60_000;
 
 /// How a runner behaves.
 #[derive(Debug, Clone)]
@@ -41,7 +41,9 @@ pub struct RunnerConfig {
     pub at_once: u32,
     /// At the end, steps under way have so long to come to theirs.
     pub grace: Duration,
-    /// Jobs are removed so long after they ended.
+    /// Jobs that succeeded are removed so long after they ended: they are many, and tell little.
+    pub keep_done: Duration,
+    /// All others are removed so long after they ended.
     pub keep: Duration,
 }
 
@@ -55,6 +57,7 @@ impl RunnerConfig {
             poll: Duration::from_secs(1),
             at_once: 64,
             grace: Duration::from_secs(5),
+            keep_done: Duration::from_secs(24 * 3600),
             keep: Duration::from_secs(7 * 24 * 3600),
         }
     }
@@ -287,8 +290,16 @@ impl Worker {
 
     /// Removes what ended long ago, and makes sure that each recurring kind has a job.
     async fn tidy(&self) -> Result<(), StoreError> {
-        let keep = i64::try_from(self.config.keep.as_millis()).unwrap_or(i64::MAX);
-        while self.store.remove_ended_jobs(self.store.now().saturating_sub(keep)).await? > 0 {}
+        for state in JobState::ALL.into_iter().filter(|state| state.is_final()) {
+            let keep = if state == JobState::Done { self.config.keep_done } else { self.config.keep };
+            let before = self.store.now().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
+            // A job that is waiting must not wait for very many removals.
+            for _ in 0..REMOVALS {
+                if self.store.remove_ended_jobs(state, before).await? == 0 {
+                    break;
+                }
+            }
+        }
         for kind in self.kinds.values() {
             if kind.next_run(self.store.now()).is_none()
                 || self.store.read().await?.is_lane_taken(&lane_of(kind.facts().name), "").await?

@@ -209,12 +209,26 @@ impl Platform {
     }
 
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.call_with(method, path, body, &[]).await
+    }
+
+    /// As [`Platform::call`], with headers.
+    pub(crate) async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value) {
         let url = format!("{}/api/v1{path}", self.summary["api"].as_str().unwrap());
         let mut request = self
             .http
             .request(method.parse().unwrap(), url)
             .bearer_auth(self.admin_key())
             .timeout(Duration::from_secs(120));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(body) = body {
             request = request.json(&body);
         }

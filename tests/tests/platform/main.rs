@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
 
+mod callbacks;
 mod certificates;
 mod changes;
 mod chaos;

@@ -89,12 +89,16 @@ fn runner(bench: &Bench, rules: CallbackRules) -> Running {
 
 /// A callback about tenant t_1, which waits for `waits`.
 async fn enqueue(bench: &Bench, url: &str, waits: &[&str]) -> String {
+    enqueue_about(bench, "t_1", url, waits).await
+}
+
+async fn enqueue_about(bench: &Bench, about: &str, url: &str, waits: &[&str]) -> String {
     let params = CallbackParams {
         url: url.into(),
         key: "key_1".into(),
         resource_type: "tenant".into(),
-        resource_id: "t_1".into(),
-        stored_id: "t_1".into(),
+        resource_id: about.into(),
+        stored_id: about.into(),
     };
     let waits = waits.iter().map(|id| (*id).to_owned()).collect();
     let new = NewCallback { params, brand: Some("acme".into()), waits };
@@ -372,4 +376,40 @@ async fn an_authority_of_the_operators_is_trusted_and_others_are_not() {
     let trusting = runner(&bench, CallbackRules { authorities, ..here() });
     assert_eq!(ended(&bench, &id).await.state, JobState::Done);
     trusting.end().await;
+}
+
+/// A slow receiver takes its share of the places, and no more: the others get theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_receiver_does_not_hold_up_others() {
+    let bench = Bench::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = format!("http://127.0.0.1:{}/", listener.local_addr().unwrap().port());
+    // Connections are taken by the kernel, and nobody answers.
+    let fast = Receiver::new(|_| StatusCode::OK.into_response()).await;
+    let fast_url = format!("http://localhost:{}/", fast.address.port());
+    let mut slow_ones = Vec::new();
+    for n in 0..12 {
+        slow_ones.push(enqueue_about(&bench, &format!("t_{n}"), &slow, &["t_1"]).await);
+    }
+    let quick = enqueue(&bench, &fast_url, &["t_1"]).await;
+    let runner = runner(&bench, here());
+    settle(&bench, "t_1", "active", None).await;
+    bench.until(&quick, &[JobState::Done]).await;
+    let mut states = Vec::new();
+    for _ in 0..500 {
+        states.clear();
+        for id in &slow_ones {
+            let job = bench.job(id).await;
+            assert_eq!(job.error, None, "a place that is not free is no failure");
+            states.push(job.state);
+        }
+        if states.iter().filter(|state| **state == JobState::Retrying).count() == 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let running = states.iter().filter(|state| **state == JobState::Running).count();
+    assert_eq!(running, 8, "{states:?}");
+    runner.end().await;
+    drop(listener);
 }

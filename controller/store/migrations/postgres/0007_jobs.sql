@@ -39,7 +39,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_due        ON jobs (kind, next_at, seq) WHERE next_at IS NOT NULL;
 CREATE INDEX jobs_set        ON jobs (set_at, id) WHERE next_at IS NOT NULL;
 CREATE INDEX jobs_lane       ON jobs (lane, seq) WHERE ended_at IS NULL;
-CREATE INDEX jobs_ended      ON jobs (ended_at, id) WHERE ended_at IS NOT NULL;
+CREATE INDEX jobs_ended      ON jobs (state, ended_at, id) WHERE ended_at IS NOT NULL;
 CREATE INDEX jobs_by_kind    ON jobs (kind, seq);
 CREATE INDEX jobs_by_state   ON jobs (state, seq);
 CREATE INDEX jobs_by_subject ON jobs (subject, seq);

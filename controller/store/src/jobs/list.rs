@@ -109,7 +109,7 @@ mod tests {
             ("SELECT id FROM jobs WHERE next_at IS NOT NULL AND set_at > 5 ORDER BY set_at, id", "jobs_set"),
             ("SELECT id FROM jobs WHERE lane = 'l' AND ended_at IS NULL ORDER BY seq", "jobs_lane"),
             (
-                "SELECT id FROM jobs WHERE ended_at IS NOT NULL AND ended_at < 5 ORDER BY ended_at, id",
+                "SELECT id FROM jobs WHERE ended_at IS NOT NULL AND state = 'done' AND ended_at < 5 ORDER BY ended_at, id",
                 "jobs_ended",
             ),
             (

@@ -200,17 +200,18 @@ impl ReadTx {
 }
 
 impl Store {
-    /// Removes jobs that ended before `before` (milliseconds since the Unix epoch), at most 500; how many.
+    /// Removes jobs that came to the final state `state` before `before` (milliseconds since the Unix epoch), at most 500; how many.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn remove_ended_jobs(&self, before: i64) -> Result<u64, StoreError> {
+    pub async fn remove_ended_jobs(&self, state: JobState, before: i64) -> Result<u64, StoreError> {
         self.status_write(move |tx| {
             Box::pin(async move {
                 let query = sql::query(
-                    "SELECT id FROM jobs WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at, id LIMIT ?",
+                    "SELECT id FROM jobs WHERE ended_at IS NOT NULL AND state = ? AND ended_at < ? \
+                     ORDER BY ended_at, id LIMIT ?",
                 );
-                let rows = tx.all(query.bind(before).bind(REMOVED_AT_ONCE)).await?;
+                let rows = tx.all(query.bind(state.as_str()).bind(before).bind(REMOVED_AT_ONCE)).await?;
                 let mut ids = Vec::new();
                 for row in rows {
                     ids.push(row.try_get::<String>(0)?);
