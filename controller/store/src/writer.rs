@@ -4,12 +4,14 @@
 //! lock is not. Status jobs touch no revision. The writer has a thread and a runtime of its own: statements for SQLite run right there,
 //! and a mutation's planning beside them.
 
+mod queue;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,13 +19,15 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hosting_intent::Audience;
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{Mutex, Notify as Bell, OwnedSemaphorePermit, broadcast, oneshot, watch};
+use tokio::sync::{Mutex, Notify as Bell, broadcast, oneshot, watch};
 use tracing::Instrument;
 
+pub(crate) use self::queue::Queue;
+use self::queue::{Ending, State, Waiting};
 use crate::commit_log::{CHANNEL, Commit, CommitLog, FleetChange};
 use crate::error::{from_sql, to_sql};
 use crate::keyring::SharedKek;
-use crate::lanes::{Caller, Lanes, Next};
+use crate::lanes::{Caller, Lanes};
 use crate::lease::Lease;
 use crate::open::{IndexFn, Lock, new_epoch};
 use crate::sql::{self, Connection, Dialect, SqliteConnection, SqliteOptions};
@@ -154,138 +158,6 @@ pub(crate) struct Job {
     abandoned: Box<dyn Fn() -> bool + Send>,
     run: Run,
     refuse: Arc<dyn Fn(StoreError) + Send + Sync>,
-}
-
-/// What waits, shared by callers and the writer.
-struct Waiting {
-    state: std::sync::Mutex<State>,
-    bell: Bell,
-    began: Instant,
-    /// Other controllers may have committed.
-    heard: Bell,
-}
-
-struct State {
-    lanes: Lanes<(Job, OwnedSemaphorePermit)>,
-    closed: bool,
-}
-
-impl Waiting {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Microseconds since the start.
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    async fn push(&self, job: Job) -> Result<(), StoreError> {
-        let caller = job.origin.actor.clone();
-        let places = self.state().lanes.places(&caller, self.now());
-        let place = places.acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let mut state = self.state();
-        if state.closed {
-            return Err(StoreError::Closed);
-        }
-        state.lanes.push(&caller, (job, place), self.now());
-        drop(state);
-        self.bell.notify_one();
-        Ok(())
-    }
-
-    /// The next one; `None` once it is closed and empty.
-    async fn next(&self) -> Option<(Caller, Job)> {
-        loop {
-            let (next, closed) = {
-                let mut state = self.state();
-                let closed = state.closed;
-                // What is left at the end does not rest.
-                let now = if closed { u64::MAX } else { self.now() };
-                (state.lanes.next(now), closed)
-            };
-            match next {
-                Next::Now(caller, (job, _place)) => return Some((caller, job)),
-                Next::Nothing if closed => return None,
-                Next::Nothing => self.bell.notified().await,
-                Next::At(at) => {
-                    let rest = Duration::from_micros(at.saturating_sub(self.now()));
-                    // Somebody else may come before.
-                    let _ = tokio::time::timeout(rest, self.bell.notified()).await;
-                }
-            }
-        }
-    }
-
-    /// The next one, if it is there now and will likely fit into the time that is left.
-    fn another(&self, left: Duration) -> Option<(Caller, Job)> {
-        let now = self.now();
-        let mut state = self.state();
-        if u128::from(state.lanes.outlook(now)?) > left.as_micros() {
-            return None;
-        }
-        match state.lanes.next(now) {
-            Next::Now(caller, (job, _place)) => Some((caller, job)),
-            Next::At(_) | Next::Nothing => None,
-        }
-    }
-
-    fn charge(&self, caller: &Caller, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.state().lanes.charge(caller, took, self.now());
-    }
-
-    fn close(&self) {
-        self.state().closed = true;
-        self.bell.notify_one();
-    }
-}
-
-/// However the writer ends, nobody waits for it then.
-struct Ending(Arc<Waiting>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.closed = true;
-        state.lanes.end();
-    }
-}
-
-pub(crate) struct Queue {
-    waiting: Arc<Waiting>,
-    ended: Mutex<Option<oneshot::Receiver<()>>>,
-    counts: Arc<Counts>,
-    mutation_timeout: Duration,
-}
-
-impl Queue {
-    pub(crate) fn stats(&self) -> Stats {
-        let queued = self.waiting.state().lanes.len();
-        Stats {
-            commits: self.counts.commits.load(Ordering::Relaxed),
-            mutations: self.counts.mutations.load(Ordering::Relaxed),
-            refused: self.counts.refused.load(Ordering::Relaxed),
-            failed_commits: self.counts.failed_commits.load(Ordering::Relaxed),
-            queued: u64::try_from(queued).unwrap_or(u64::MAX),
-            statements: self.counts.statements.load(Ordering::Relaxed),
-        }
-    }
-
-    pub(crate) async fn close(&self) {
-        self.waiting.close();
-        if let Some(ended) = self.ended.lock().await.take()
-            && ended.await.is_err()
-        {
-            tracing::error!("the store's writer ended badly");
-        }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.waiting.close();
-    }
 }
 
 /// How the writer's connection is made, at the start and after a failure that leaves its state unknown.
