@@ -4,7 +4,6 @@ mod machine;
 
 use std::{
     ffi::OsString,
-    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use clap::{
 };
 use hosting_resource::KindInfo;
 
+pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 use crate::{jobs::JobsCommand, resources::KindParser};
 
 /// Operate the hosting platform

@@ -15,7 +15,6 @@ use hosting_ledger::Journal;
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
 use hosting_proto::feed::{Down, Up, up};
-use rand::RngExt as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;

@@ -75,6 +75,7 @@ pub(crate) struct ControllerPlace {
 #[command(after_help = "Examples:
   hostctl up
   hostctl up --auto-ports                     when the usual ports are taken
+  hostctl up --database postgres              the controller on a PostgreSQL server of its own
   hostctl --data /tmp/second up --auto-ports  a second platform beside the first
 
 Ctrl-C ends everything; what is stored is kept, and the next `up` goes on from it.
