@@ -205,7 +205,7 @@ async fn a_replaced_secret_signs_along_for_a_day() {
     assert_eq!(got.headers["webhook-signature"].to_str().unwrap().split(' ').count(), 1);
     // Neither secret is in the files in clear.
     let bytes = ["store.db", "store.db-wal"]
-        .map(|name| std::fs::read(bench.folder.path().join(name)).unwrap())
+        .map(|name| std::fs::read(bench.place.path().join(name)).unwrap())
         .concat();
     for secret in [&first, &second] {
         let needle = secret.strip_prefix("whsec_").unwrap().as_bytes();

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use hosting_jobs::Bell;
 use hosting_store::{JobQuery, JobState, StepState, StoreError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::harness::{
-    Bench, Outside, TestKind, config, image_of, job, new_job, open, pass, run, until, write,
-};
+use crate::harness::{Bench, Outside, TestKind, config, job, new_job, pass, run, until, write};
 
 const LEASE: i64 = 31_000;
 
@@ -17,20 +15,33 @@ const LEASE: i64 = 31_000;
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_before_the_commit() {
     let bench = Bench::new().await;
-    let folder = bench.folder.path().to_owned();
-    let new = new_job("a", "a", 0);
-    let image = write(&bench.store, move |tx| {
-        Box::pin(async move {
-            tx.put_job_pace("the change", hosting_store::Pace { arrival: 7, ..Default::default() }).await?;
-            tx.enqueue_job(new).await?;
-            Ok::<_, StoreError>(image_of(&folder))
-        })
+    let (source, new) = (bench.source(), new_job("a", "a", 0));
+    let (reached, image) = oneshot::channel();
+    let (go, killed) = oneshot::channel::<()>();
+    let mutation = tokio::spawn({
+        let store = bench.store.clone();
+        async move {
+            write(&store, move |tx| {
+                Box::pin(async move {
+                    let change = hosting_store::Pace { arrival: 7, ..Default::default() };
+                    tx.put_job_pace("the change", change).await?;
+                    tx.enqueue_job(new).await?;
+                    assert!(reached.send(source.image()).is_ok());
+                    let _ = killed.await;
+                    Err::<(), _>(StoreError::Closed)
+                })
+            })
+            .await
+        }
     });
-    let image = image.await.unwrap();
-    let store = open(image.path()).await;
+    let image = image.await.ok().unwrap();
+    let store = image.open().await;
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.job_pace("the change").await.unwrap().arrival, 0);
     assert_eq!(tx.job_page(&JobQuery::default()).await.unwrap().jobs, []);
+    drop(tx);
+    let _ = go.send(());
+    assert!(mutation.await.unwrap().is_err());
 }
 
 /// Killed after the COMMIT and before the bell: the next start finds the job by itself.
@@ -38,8 +49,8 @@ async fn killed_before_the_commit() {
 async fn killed_after_the_commit_and_before_the_bell() {
     let bench = Bench::new().await;
     let id = bench.enqueue("a", "a").await;
-    let image = image_of(bench.folder.path());
-    let store = open(image.path()).await;
+    let image = bench.source().image();
+    let store = image.open().await;
     let outside = Outside::default();
     let runner = run(&store, &Bell::default(), vec![Arc::new(TestKind::new(&outside))], config());
     until(&store, &id, &[JobState::Done]).await;
@@ -61,17 +72,17 @@ async fn killed_between_a_step_and_its_record() {
             let bench = Bench::new().await;
             let outside = Outside::default();
             let (images, mut image) = mpsc::unbounded_channel();
-            let folder = bench.folder.path().to_owned();
+            let source = bench.source();
             let kind = {
                 let outside = outside.clone();
                 TestKind::hooked(&outside.clone(), move |what, _| {
-                    let (images, folder, outside) = (images.clone(), folder.clone(), outside.clone());
+                    let (images, source, outside) = (images.clone(), source.clone(), outside.clone());
                     Box::pin(async move {
                         if what == format!("do {step}") {
                             if after_effect {
                                 outside.note(format!("a {what}"));
                             }
-                            images.send(image_of(&folder)).unwrap();
+                            assert!(images.send(source.image()).is_ok());
                             // The process is gone: whatever follows does not happen.
                             std::future::pending::<()>().await;
                         }
@@ -84,7 +95,7 @@ async fn killed_between_a_step_and_its_record() {
             let image = image.recv().await.unwrap();
             runner.kill().await;
 
-            let store = open(image.path()).await;
+            let store = image.open().await;
             let left = job(&store, &id).await;
             assert_eq!(left.steps.last().unwrap().state, StepState::Running);
             let runner = run(&store, &Bell::default(), vec![Arc::new(TestKind::new(&outside))], config());
@@ -108,14 +119,14 @@ async fn killed_while_a_step_is_undone() {
     let bench = Bench::new().await;
     let outside = Outside::default();
     let (images, mut image) = mpsc::unbounded_channel();
-    let folder = bench.folder.path().to_owned();
+    let source = bench.source();
     let kind = TestKind::hooked(&outside, move |what, _| {
-        let (images, folder) = (images.clone(), folder.clone());
+        let (images, source) = (images.clone(), source.clone());
         Box::pin(async move {
             match what.as_str() {
                 "do three" => Some(Err(hosting_jobs::Failure::finally("no"))),
                 "undo two" => {
-                    images.send(image_of(&folder)).unwrap();
+                    assert!(images.send(source.image()).is_ok());
                     std::future::pending().await
                 }
                 _ => None,
@@ -126,7 +137,7 @@ async fn killed_while_a_step_is_undone() {
     let runner = bench.runner(kind);
     let image = image.recv().await.unwrap();
     runner.kill().await;
-    let store = open(image.path()).await;
+    let store = image.open().await;
     pass(LEASE);
     let runner = run(&store, &Bell::default(), vec![Arc::new(TestKind::new(&outside))], config());
     let job = until(&store, &id, &[JobState::Undone]).await;
@@ -144,7 +155,8 @@ async fn two_runners_do_each_step_once() {
     for n in 0..150 {
         ids.push(bench.enqueue(&format!("j{n}"), &format!("lane{}", n % 40)).await);
     }
-    let runners: Vec<_> = (0..2).map(|_| bench.runner(TestKind::new(&outside))).collect();
+    let runners =
+        [bench.runner(TestKind::new(&outside)), bench.another_runner(TestKind::new(&outside)).await];
     for id in &ids {
         bench.until(id, &[JobState::Done]).await;
     }
@@ -193,7 +205,7 @@ async fn a_frozen_runner_records_nothing_once_another_has_its_job() {
     let first = bench.runner(frozen);
     reached.notified().await;
     pass(LEASE);
-    let second = bench.runner(TestKind::new(&outside));
+    let second = bench.another_runner(TestKind::new(&outside)).await;
     let done = bench.until(&id, &[JobState::Done]).await;
     thaw.notify_one();
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,6 +1,6 @@
 //! A store with a clock that tests move, a kind whose steps do what a test says, and the world outside in which they have effects.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,13 +15,15 @@ use hosting_jobs::{
     AnyKind, Asked, At, Bell, Failure, JobKind, JobMetrics, KindFacts, Limits, Runner, RunnerConfig, Went,
 };
 use hosting_store::{
-    Job, JobState, Kek, NewJob, Origin, Store, StoreConfig, StoreError, WriteError, WriteTx,
+    Database, Job, JobState, Kek, NewJob, Origin, Store, StoreConfig, StoreError, WriteError, WriteTx,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::databases::Place;
 
 /// By how much the stores' clock is off the wall clock, in milliseconds. Each test is a process of its own.
 static OFFSET: AtomicI64 = AtomicI64::new(0);
@@ -142,35 +144,80 @@ impl JobKind for TestKind {
     }
 }
 
+/// What a store is opened from.
+#[derive(Clone)]
+pub(crate) struct Source {
+    folder: PathBuf,
+    database: Database,
+}
+
+impl Source {
+    pub(crate) async fn open(&self) -> Store {
+        let kek = Kek::load_or_create(&self.folder.join("kek")).unwrap();
+        let config = StoreConfig { clock, ..StoreConfig::of(self.database.clone()) };
+        Store::open(&config, kek).await.unwrap()
+    }
+
+    /// What a process leaves behind that is killed right now: the files as they are, or, where the database has a server of its own,
+    /// the database. The killed process may do nothing more.
+    pub(crate) fn image(&self) -> Image {
+        let Database::Sqlite(path) = &self.database else {
+            return Image { source: self.clone(), _folder: None };
+        };
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["kek", "store.db", "store.db-wal"] {
+            let from = self.folder.join(name);
+            if from.exists() {
+                std::fs::copy(&from, folder.path().join(name)).unwrap();
+            }
+        }
+        let database = Database::Sqlite(folder.path().join(path.file_name().unwrap()));
+        Image { source: Self { folder: folder.path().to_owned(), database }, _folder: Some(folder) }
+    }
+}
+
+/// What a killed process left behind.
+pub(crate) struct Image {
+    source: Source,
+    _folder: Option<TempDir>,
+}
+
+impl Image {
+    /// As the next start opens it.
+    pub(crate) async fn open(&self) -> Store {
+        self.source.open().await
+    }
+}
+
 pub(crate) struct Bench {
-    pub(crate) folder: TempDir,
     pub(crate) store: Store,
     pub(crate) bell: Bell,
-}
-
-pub(crate) async fn open(folder: &Path) -> Store {
-    let kek = Kek::load_or_create(&folder.join("kek")).unwrap();
-    let config = StoreConfig { clock, ..StoreConfig::new(folder.join("store.db")) };
-    Store::open(&config, kek).await.unwrap()
-}
-
-/// The files as a process leaves them that is killed right now.
-pub(crate) fn image_of(folder: &Path) -> TempDir {
-    let image = tempfile::tempdir().unwrap();
-    for name in ["kek", "store.db", "store.db-wal"] {
-        let from: PathBuf = folder.join(name);
-        if from.exists() {
-            std::fs::copy(&from, image.path().join(name)).unwrap();
-        }
-    }
-    image
+    pub(crate) place: Place,
 }
 
 impl Bench {
     pub(crate) async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path()).await;
-        Self { folder, store, bell: Bell::default() }
+        let place = Place::new(crate::BACKEND);
+        let source = Source { folder: place.path().to_owned(), database: place.database.clone() };
+        Self { store: source.open().await, bell: Bell::default(), place }
+    }
+
+    pub(crate) fn source(&self) -> Source {
+        Source { folder: self.place.path().to_owned(), database: self.place.database.clone() }
+    }
+
+    /// The store as another controller has it: a second one on PostgreSQL, the same on SQLite, whose file is one process's.
+    pub(crate) async fn another_controller(&self) -> (Store, Bell) {
+        match self.place.database {
+            Database::Sqlite(_) => (self.store.clone(), self.bell.clone()),
+            Database::Postgres(_) => (self.source().open().await, Bell::default()),
+        }
+    }
+
+    /// A runner in another controller.
+    pub(crate) async fn another_runner(&self, kind: TestKind) -> Running {
+        let (store, bell) = self.another_controller().await;
+        run(&store, &bell, vec![Arc::new(kind)], config())
     }
 
     /// Enqueues a job and does not ring.

@@ -24,7 +24,7 @@ async fn a_kind_begins_jobs_no_faster_than_its_rate_over_all_runners() {
         kind.limits.rate = Rate { each: Duration::from_millis(200), burst: 2 };
         kind
     };
-    let runners = [bench.runner(kind()), bench.runner(kind())];
+    let runners = [bench.runner(kind()), bench.another_runner(kind()).await];
     for id in &ids {
         bench.until(id, &[JobState::Done]).await;
     }

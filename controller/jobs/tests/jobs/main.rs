@@ -3,8 +3,12 @@
 
 mod callbacks;
 mod crashes;
+#[path = "../../../store/tests/databases/mod.rs"]
+mod databases;
 mod harness;
 mod limits;
 mod retention;
 mod running;
 mod timers;
+
+const BACKEND: databases::Backend = databases::Backend::Sqlite;

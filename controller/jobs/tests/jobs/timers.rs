@@ -65,7 +65,7 @@ async fn a_kind_that_comes_again_has_one_job_and_runs_once_after_a_jump() {
         kind.every = Some(DAY);
         kind
     };
-    let runners = [bench.runner(kind()), bench.runner(kind())];
+    let runners = [bench.runner(kind()), bench.another_runner(kind()).await];
     let all = async || bench.store.read().await.unwrap().job_page(&JobQuery::default()).await.unwrap().jobs;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let jobs = all().await;
