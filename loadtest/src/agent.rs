@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +19,7 @@ use hosting_agent_engine::{
     ServiceSpec, ServiceState, fake::FakeHost,
 };
 use hosting_intent::{Bytes, Cause, Item, Key, Kind, NodeIntent, RoleIntent, message as m};
+use hosting_intent_sync::client::AudienceKeys;
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
     role::Role as _,
@@ -151,10 +153,15 @@ struct Cost {
 }
 
 impl Node {
-    fn new() -> Self {
-        let role = Arc::new(WebNode::new(Arc::new(layout()), watch::channel(None).1));
+    fn new() -> anyhow::Result<Self> {
+        // Nothing here is sealed: the key pair has only to be there.
+        let folder = std::env::temp_dir().join(format!("hosting-loadtest-agent-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let keys = AudienceKeys::load(&folder)?;
+        fs::remove_dir_all(&folder)?;
+        let role = Arc::new(WebNode::new(Arc::new(layout()), watch::channel(None).1, keys));
         let replica = NodeReplica::new(role.clone());
-        Self {
+        Ok(Self {
             engine: ROLE.engine(role.as_ref(), 256),
             wants: Wants::new(role.derivation()),
             machine: Machine(FakeHost::new()),
@@ -162,7 +169,7 @@ impl Node {
             replica,
             revision: 0,
             began: Instant::now(),
-        }
+        })
     }
 
     /// As the agent does it: the feed's batch becomes a view, the view what is wanted, and a pass brings it about.
@@ -202,8 +209,7 @@ impl Node {
 
 /// What this thread had of the processor.
 fn cpu() -> anyhow::Result<Duration> {
-    let text =
-        std::fs::read_to_string("/proc/thread-self/schedstat").context("/proc/thread-self/schedstat")?;
+    let text = fs::read_to_string("/proc/thread-self/schedstat").context("/proc/thread-self/schedstat")?;
     let nanos = text.split(' ').next().unwrap_or_default().parse().context("/proc/thread-self/schedstat")?;
     Ok(Duration::from_nanos(nanos))
 }
@@ -247,13 +253,14 @@ fn site(number: u32, folder: &str) -> (Key, Vec<u8>) {
         php: php.then(|| m::PhpPool { max_children: 2, max_requests: 500, ..m::PhpPool::default() }),
         incarnation: 1,
         tenant_uid: 200_000 + number / SITES_OF_A_TENANT,
+        env: BTreeMap::new(),
     };
     (Key::new(Kind::Webroot, format!("web_{number:06}")), webroot.encode_to_vec())
 }
 
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.sites > 0, "--sites must be at least 1");
-    let mut node = Node::new();
+    let mut node = Node::new()?;
     let mut intents: Vec<(Key, Vec<u8>)> = (0..=args.sites / SITES_OF_A_TENANT).map(tenant).collect();
     intents.extend((0..args.sites).map(|number| site(number, "public")));
     let (first, made) = node.apply(intents, Scope::Everything).await?;

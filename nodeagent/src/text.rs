@@ -1,6 +1,8 @@
 //! Text of configuration files. Everything that goes into one passes through a quoting function here: what cannot be
 //! quoted is refused with a reason, never escaped by hope.
 
+use hosting_agent_engine::Secret;
+
 /// A value that must not stand in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {problem}")]
@@ -55,6 +57,12 @@ pub fn plain_path<'a>(what: &str, path: &'a str) -> Result<&'a str, BadValue> {
         )),
         None => Ok(path),
     }
+}
+
+/// A short mark of a text that may hold secrets: who does not have the key can try none of them out by it.
+pub(crate) fn keyed(key: &Secret, text: &str) -> String {
+    let key = blake3::derive_key("hosting node mark 1", key.0.as_bytes());
+    blake3::keyed_hash(&key, text.as_bytes()).to_hex().chars().take(32).collect()
 }
 
 /// A short proof that a text is in force: it stands in the text itself, where the fingerprint of the rest goes.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hosting_resource::kinds::cluster;
+use hosting_resource::kinds::webroot::env::{EnvVarView, EnvVarsBody};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -162,6 +163,28 @@ pub(crate) struct Found {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct SearchResults {
     pub(crate) results: Vec<Found>,
+}
+
+/// The environment variables of a site.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct EnvVars {
+    /// By name.
+    pub(crate) items: Vec<EnvVarView>,
+}
+
+/// A text that a vault seals or has opened.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct VaultPlain {
+    /// At most 64 KiB.
+    #[schemars(extend("x-secret" = true))]
+    pub(crate) plaintext: String,
+}
+
+/// What a vault sealed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct VaultToken {
+    /// `vault:v1:` and base64url. Opens for every site of the tenant.
+    pub(crate) token: String,
 }
 
 /// The key-encryption keys of the store, by the names that messages have for them.
@@ -394,6 +417,10 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Stats", |g| Stats::json_schema(g)),
     ("SearchResults", |g| SearchResults::json_schema(g)),
     ("JoinToken", |g| JoinTokenView::json_schema(g)),
+    ("EnvVars", |g| EnvVars::json_schema(g)),
+    ("SetEnvVars", |g| EnvVarsBody::json_schema(g)),
+    ("VaultPlain", |g| VaultPlain::json_schema(g)),
+    ("VaultToken", |g| VaultToken::json_schema(g)),
     ("Keks", |g| Keks::json_schema(g)),
     ("Forgotten", |g| Forgotten::json_schema(g)),
     ("Subscribers", |g| Subscribers::json_schema(g)),

@@ -1,5 +1,5 @@
-//! Request bodies without secrets, for audit rows: a field is kept only if the route's schema knows it and does not call it
-//! secret. Inside free-form objects, where there is no schema, names that speak of secrets decide.
+//! Request bodies without secrets, for audit rows: a field is kept only if the route's schema knows it, takes what is in it, and does not
+//! call it secret. Inside free-form objects, where there is no schema, names that speak of secrets decide.
 
 use serde_json::{Map, Value};
 
@@ -42,7 +42,8 @@ fn fields(
 
 fn known(value: &Value, schema: &Value, definitions: &Map<String, Value>, depth: usize) -> Value {
     let schema = resolve(schema, definitions);
-    if depth == 0 || schema.get("x-secret") == Some(&Value::Bool(true)) {
+    // What is of another type may be a secret that the schema has further inside.
+    if depth == 0 || schema.get("x-secret") == Some(&Value::Bool(true)) || !takes(schema, value) {
         return REDACTED.into();
     }
     match value {
@@ -52,6 +53,24 @@ fn known(value: &Value, schema: &Value, definitions: &Map<String, Value>, depth:
             Value::Array(items.iter().map(|item| known(item, schema, definitions, depth - 1)).collect())
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+/// Whether a schema that says a type takes a value of this one.
+fn takes(schema: &Value, value: &Value) -> bool {
+    let own = match value {
+        Value::Null => return true,
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let fits = |name: &Value| name == own || (own == "number" && name == "integer");
+    match schema.get("type") {
+        Some(Value::Array(names)) => names.iter().any(fits),
+        Some(name) => fits(name),
+        None => true,
     }
 }
 
@@ -123,6 +142,22 @@ mod tests {
         assert!(!kept.to_string().contains("hunter2"), "{kept}");
         assert_eq!((&kept["brand_id"], &kept["webroots"][0]["runtime"]), (&json!("acme"), &json!("php")));
         assert_eq!(kept["databases"], json!(REDACTED));
+    }
+
+    #[test]
+    fn what_is_of_another_type_than_its_field_is_not_kept() {
+        for body in [
+            json!({"webroots": {"a": "hunter2"}}),
+            json!({"webroots": "hunter2"}),
+            json!({"webroots": ["hunter2"]}),
+            json!({"brand_id": ["hunter2"]}),
+            json!({"brand_id": {"a": "hunter2"}}),
+        ] {
+            let kept = of(Kind::Tenant, &body);
+            assert!(!kept.to_string().contains("hunter2"), "{kept}");
+        }
+        let body = json!({"name": null, "ttl": 300, "content": "text"});
+        assert_eq!(of(Kind::ZoneRecord, &body), body);
     }
 
     #[test]

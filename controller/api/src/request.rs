@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axum::body::{Body, Bytes};
+use axum::extract::RawPathParams;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use hosting_jobs::kinds::callback::CallbackRules;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -311,6 +312,12 @@ impl<'de> Visitor<'de> for Distinct {
         }
         Ok(Value::Object(object))
     }
+}
+
+/// A parameter of the path by its place; empty when there is none.
+pub(crate) fn param(params: Option<&RawPathParams>, place: usize) -> String {
+    let found = params.and_then(|params| params.iter().nth(place));
+    found.map(|(_, value)| value.to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

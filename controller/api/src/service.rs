@@ -34,7 +34,7 @@ use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::query::Query;
 use crate::redact::redact;
-use crate::request::{self, Preconditions, entity_tag};
+use crate::request::{self, Preconditions, entity_tag, param};
 use crate::route::{BASE, Op, Route, Shape, table};
 use crate::trace::{child_of, is_traceparent, request_id};
 use crate::turns::{Turn, Turns};
@@ -81,6 +81,8 @@ pub(crate) struct Call {
     pub(crate) principal: Principal,
     /// The path's parameter; empty when it has none.
     pub(crate) id: String,
+    /// Its second one: what is meant of the resource.
+    pub(crate) part: String,
     pub(crate) query: Query,
     /// Empty when the route takes none.
     pub(crate) body: Map<String, Value>,
@@ -352,14 +354,14 @@ impl Api {
             Err((principal, error)) => {
                 // Strangers write no rows: they could fill the disk.
                 if let Some(principal) = principal.filter(|_| route.is_mutating()) {
-                    let id = params.as_ref().map(first).unwrap_or_default();
+                    let id = param(params.as_ref(), 0);
                     let row = entry(&route, parts.uri.path(), Some(&id), None, error.status.as_u16());
                     self.audit_refusal(&principal, traceparent, row).await;
                 }
                 return error.into_response();
             }
         };
-        let id = params.as_ref().map(first).unwrap_or_default();
+        let id = param(params.as_ref(), 0);
         let sound =
             self.read_call(&route, &principal, &parts.headers, parts.uri.query(), id.clone(), body).await;
         let path = parts.uri.path().to_owned();
@@ -372,6 +374,7 @@ impl Api {
                     route: Arc::clone(&route),
                     principal: principal.clone(),
                     id: id.clone(),
+                    part: param(params.as_ref(), 1),
                     query: sound.query,
                     body: sound.body,
                     conditions: sound.conditions,
@@ -669,8 +672,4 @@ pub(crate) fn named(resource: &hosting_resource::Resource) -> String {
 /// A serialisable answer.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<Value, ApiError> {
     serde_json::to_value(value).map_err(|error| ApiError::internal(&error))
-}
-
-fn first(params: &RawPathParams) -> String {
-    params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default()
 }

@@ -1,8 +1,9 @@
 //! Who opens what is sealed for an audience. The keys are the store's matter; planning says when somebody comes or goes, tells the
 //! subscribers, and has what is sealed planned anew.
 
+use hosting_intent::message::Sealed;
 use hosting_intent::{Audience, Key};
-use hosting_resource::{Resource, Secret, SecretPlace, ShapeError};
+use hosting_resource::{Resource, SealedText, Secret, SecretPlace, ShapeError};
 
 use crate::plan::Plan;
 use crate::{PlanError, SealFor, Unit, Walk, World};
@@ -33,17 +34,30 @@ pub(crate) async fn expel(
 /// [`PlanError::Unreadable`] when the store cannot open it: the intent stays as it is.
 pub(crate) async fn sealed_for(
     world: &mut dyn World,
-    (audience, key, field): (&Audience, &Key, &str),
+    at: (&Audience, &Key, &str),
     resource: &Resource,
     path: &str,
     secret: &Secret,
-) -> Result<hosting_intent::message::Sealed, PlanError> {
-    let lost = || ShapeError::Unreadable {
-        id: resource.id.clone(),
-        problem: format!("the secret at {path} does not open; set it again"),
-    };
-    let place = SecretPlace::of(resource, path);
-    let secret = secret.sealed().ok_or_else(lost)?;
-    let sealed = world.seal_for(SealFor { audience, key, field, place: &place, secret }).await?;
-    Ok(sealed.ok_or_else(lost)?.sealed)
+) -> Result<Sealed, PlanError> {
+    match secret.sealed() {
+        Some(secret) => sealed_from(world, at, &resource.id, &SecretPlace::of(resource, path), secret).await,
+        None => Err(lost(&resource.id, path)),
+    }
+}
+
+/// [`sealed_for`] of what was sealed for any place; `id` is the resource whose intent it is.
+pub(crate) async fn sealed_from(
+    world: &mut dyn World,
+    (audience, key, field): (&Audience, &Key, &str),
+    id: &str,
+    place: &SecretPlace,
+    secret: &SealedText,
+) -> Result<Sealed, PlanError> {
+    let sealed = world.seal_for(SealFor { audience, key, field, place, secret }).await?;
+    Ok(sealed.ok_or_else(|| lost(id, field))?.sealed)
+}
+
+fn lost(id: &str, at: &str) -> PlanError {
+    let problem = format!("the secret at {at} does not open; set it again");
+    ShapeError::Unreadable { id: id.to_owned(), problem }.into()
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::kek::{GcmKey, random_key};
 use crate::sql;
-use crate::{Kek, ReadTx, Secret, Store, StoreError, WriteTx};
+use crate::{Kek, Origin, ReadTx, Secret, Store, StoreError, WriteError, WriteTx};
 
 /// A key of the store, opened.
 #[derive(Clone)]
@@ -160,7 +160,38 @@ fn open(held: &HeldKey, place: &SecretPlace, sealed: &SealedText) -> Option<Secr
     GcmKey::new(&held.bytes).ok()?.open(&place.to_bytes(), &bytes)
 }
 
+impl WriteTx {
+    /// Whether something opens that was sealed for a place.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the key file does not hold the key that is needed.
+    pub async fn opens(&mut self, place: &SecretPlace, sealed: &SealedText) -> Result<bool, StoreError> {
+        Ok(self.open_secret(place, sealed).await?.is_some())
+    }
+}
+
 impl Store {
+    /// Seals a text for a place outside of all resources: nothing of it is kept.
+    ///
+    /// # Errors
+    /// When the store fails: the tenant's key is made when it is first needed.
+    pub async fn seal_apart(
+        &self,
+        origin: Origin,
+        place: SecretPlace,
+        text: PlainText,
+    ) -> Result<SealedText, StoreError> {
+        let sealed =
+            self.write(origin, move |tx| Box::pin(async move { tx.seal_secret(&place, &text).await }));
+        match sealed.await {
+            Ok(committed) => Ok(committed.value),
+            Err(WriteError::Refused(error) | WriteError::Store(error)) => Err(error),
+            Err(error @ (WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_))) => {
+                Err(StoreError::Sql(error.to_string().into()))
+            }
+        }
+    }
+
     /// Opens a secret of a resource; `None` when it does not open: it was sealed for another place, or altered.
     ///
     /// # Errors

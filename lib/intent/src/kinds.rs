@@ -104,7 +104,7 @@ kinds! {
     /// A tenant on a node.
     Tenant: [Web], parse::tenant, |tenant| tenant.state() == State::Suspended;
     /// A site on a node.
-    Webroot: [Web], parse::webroot, |_| false;
+    Webroot: [Web], parse::webroot, |_| false, sealed;
     /// Data to destroy.
     Retire: [Web], parse::retire, |_| true;
 }

@@ -8,6 +8,7 @@
 mod audience;
 mod digest;
 pub mod edge_key;
+pub mod env;
 pub mod folder;
 mod kinds;
 pub mod limits;

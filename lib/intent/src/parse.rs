@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
 
-use crate::{Key, Retired, folder, kind_name, message as m, name, php};
+use crate::{Key, Retired, env, folder, kind_name, message as m, name, php};
 
 /// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
@@ -212,6 +212,16 @@ pub(crate) fn webroot(key: &str, value: &[u8]) -> Result<m::Webroot, Rejection> 
     check_id("shard_name", &webroot.shard_name)?;
     incarnation(webroot.incarnation)?;
     folder::check(&webroot.public_folder).map_err(|e| invalid("public_folder", e))?;
+    for (name, set) in &webroot.env {
+        env::check_name(name).map_err(|e| invalid("env", e))?;
+        match &set.value {
+            Some(m::env_value::Value::Plain(text)) => {
+                env::check_value(text).map_err(|e| invalid("env", e))?
+            }
+            Some(m::env_value::Value::Sealed(sealed)) if sealed.version > 0 => {}
+            Some(m::env_value::Value::Sealed(_)) | None => return Err(invalid("env", "a value is missing")),
+        }
+    }
     if webroot.runtime == "php" {
         php::check_version(&webroot.runtime_version).map_err(|e| invalid("runtime_version", e))?;
         if let Some(pool) = &webroot.php {
@@ -448,6 +458,19 @@ mod tests {
             ..good.clone()
         };
         assert!(problem(&key, &bad).starts_with("php: pm.max_children: "));
+        let env = |name: &str, value: Option<m::env_value::Value>| m::Webroot {
+            env: [(name.to_owned(), m::EnvValue { value })].into(),
+            ..good.clone()
+        };
+        let plain = |text: &str| Some(m::env_value::Value::Plain(text.to_owned()));
+        assert!(Intent::parse(&key, &env("A", plain("b")).encode_to_vec()).is_ok());
+        for bad in [env("A]", plain("b")), env("A", plain("b\nuser = root")), env("A", None)] {
+            assert!(problem(&key, &bad).starts_with("env: "));
+        }
+        assert!(
+            problem(&key, &env("A", Some(m::env_value::Value::Sealed(m::Sealed::default()))))
+                .starts_with("env: ")
+        );
         let values = [("session.save_path".to_owned(), "tcp://x;/storage/t_b/tmp".to_owned())].into();
         let bad = m::Webroot { php: Some(m::PhpPool { values, ..m::PhpPool::default() }), ..good };
         assert!(problem(&key, &bad).starts_with("php: php_values.session.save_path: "));

@@ -534,7 +534,8 @@ impl<D: Definition> KindDef for Erased<D> {
     }
 }
 
-fn new_secrets<D: Definition>(spec: &D::Spec) -> PlainSecrets {
+/// The texts of the secrets that are new.
+pub(crate) fn new_secrets<D: Definition>(spec: &D::Spec) -> PlainSecrets {
     let mut plain = PlainSecrets::default();
     D::secrets(spec, &mut |path, secret| plain.collect(path, secret));
     plain

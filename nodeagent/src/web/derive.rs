@@ -1,13 +1,15 @@
 //! From intents to the things of a web node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::BoxFuture;
 use hosting_agent_engine::{DataId, Desired, Secret};
+use hosting_intent::message::{self as m, env_value::Value};
 use hosting_intent::{
-    Key, Kind, NodeIntent, Rejection, message as m,
+    Key, Kind, NodeIntent, Rejection,
     php::{Processes, Settings},
 };
+use hosting_intent_sync::client::AudienceKeys;
 use tokio::sync::watch;
 
 use super::{
@@ -28,13 +30,19 @@ fn invalid(bad: BadValue, field: &'static str) -> Rejection {
 }
 
 /// What [`hosting_intent::RoleIntent::parse`] cannot know: whether configuration files can be made of it.
-pub(super) fn check(layout: &Layout, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
+pub(super) fn check(
+    layout: &Layout,
+    keys: &AudienceKeys,
+    key: &Key,
+    intent: &NodeIntent,
+) -> Result<(), Rejection> {
     match intent {
         NodeIntent::Webroot(webroot) => {
             match webroot.runtime.as_str() {
                 "static" => {}
                 "php" => {
-                    let pool = pool(&key.name, webroot).map_err(|bad| invalid(bad, "php"))?;
+                    let env = environment(keys, key, webroot)?;
+                    let pool = pool(&key.name, webroot, env).map_err(|bad| invalid(bad, "php"))?;
                     render::php::master(layout, &pool).map_err(|bad| invalid(bad, "php"))?;
                 }
                 other => {
@@ -76,7 +84,33 @@ fn settings(webroot: &m::Webroot) -> Settings {
     webroot.php.as_ref().and_then(|pool| Settings::of(pool).ok()).unwrap_or_default()
 }
 
-fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
+/// A site's environment, with its secrets opened.
+fn environment(
+    keys: &AudienceKeys,
+    key: &Key,
+    webroot: &m::Webroot,
+) -> Result<BTreeMap<String, Secret>, Rejection> {
+    let mut env = BTreeMap::new();
+    for (name, set) in &webroot.env {
+        let value = match &set.value {
+            Some(Value::Plain(text)) => text.clone(),
+            Some(Value::Sealed(sealed)) => {
+                let opened = keys.open(key, &format!("env/{name}"), sealed)?;
+                let text = str::from_utf8(&opened).map_err(|_| Rejection::Invalid {
+                    field: "env",
+                    problem: format!("{name}: is no text"),
+                })?;
+                text.to_owned()
+            }
+            // Refused where the intent is read.
+            None => continue,
+        };
+        env.insert(name.clone(), Secret(value));
+    }
+    Ok(env)
+}
+
+fn pool(id: &str, webroot: &m::Webroot, env: BTreeMap<String, Secret>) -> Result<Pool, BadValue> {
     Ok(Pool {
         id: id.to_owned(),
         tenant: webroot.tenant_id.clone(),
@@ -84,6 +118,7 @@ fn pool(id: &str, webroot: &m::Webroot) -> Result<Pool, BadValue> {
         processes: Processes::of(webroot.php.as_ref())
             .map_err(|problem| BadValue::new("php", problem.to_string()))?,
         settings: settings(webroot),
+        env,
     })
 }
 
@@ -108,15 +143,16 @@ fn incarnation(intent: &NodeIntent) -> Option<u64> {
 #[derive(Debug)]
 pub struct Web {
     edge_key: watch::Receiver<Option<Secret>>,
+    keys: AudienceKeys,
     /// Tenant and id of each site.
     sites: BTreeSet<(String, String)>,
 }
 
 impl Web {
-    /// With what edges show in `X-Hosting-Key`.
+    /// With what edges show in `X-Hosting-Key`, and what opens secrets.
     #[must_use]
-    pub fn new(edge_key: watch::Receiver<Option<Secret>>) -> Self {
-        Self { edge_key, sites: BTreeSet::new() }
+    pub fn new(edge_key: watch::Receiver<Option<Secret>>, keys: AudienceKeys) -> Self {
+        Self { edge_key, keys, sites: BTreeSet::new() }
     }
 
     fn sites_of<'a>(&'a self, tenant: &'a str) -> impl Iterator<Item = &'a str> {
@@ -182,7 +218,8 @@ impl Derivation for Web {
                 let site = site(&key.name, webroot, suspended);
                 if site.php.is_some()
                     && !suspended
-                    && let Ok(pool) = pool(&key.name, webroot)
+                    && let Ok(env) = environment(&self.keys, key, webroot)
+                    && let Ok(pool) = pool(&key.name, webroot, env)
                 {
                     desired.want::<PhpFpm>(key.name.clone(), pool, origin.clone());
                 }
@@ -220,7 +257,7 @@ impl Derivation for Web {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use proptest::prelude::*;
 
@@ -231,7 +268,9 @@ mod tests {
     };
 
     fn derivation() -> Box<dyn Derivation> {
-        Box::new(Web::new(watch::channel(None).1))
+        static KEYS: LazyLock<AudienceKeys> =
+            LazyLock::new(|| AudienceKeys::load(tempfile::tempdir().unwrap().path()).unwrap());
+        Box::new(Web::new(watch::channel(None).1, KEYS.clone()))
     }
 
     fn wants() -> Wants {

@@ -11,6 +11,7 @@ use std::{fs, path::Path, sync::Arc};
 use anyhow::Context;
 use hosting_agent_engine::{Engine, Secret};
 use hosting_intent::{Key, NodeIntent, Rejection, RoleIntent as _};
+use hosting_intent_sync::client::AudienceKeys;
 use hosting_scaffold::file::write_private;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::watch;
@@ -47,7 +48,7 @@ pub const ROLE: RoleInfo = RoleInfo {
             user = layout.site_user.as_ref().map_or("the agent's own", |user| user.name.as_str()),
             "isolation: none. All sites of this node run as the same user"
         );
-        Ok(Box::new(WebNode::new(Arc::new(layout), node.edge_key)))
+        Ok(Box::new(WebNode::new(Arc::new(layout), node.edge_key, node.audience_keys)))
     },
 };
 
@@ -63,19 +64,20 @@ pub const LOGS: &[ServiceLogs] = &[
 pub struct WebNode {
     layout: Arc<Layout>,
     edge_key: watch::Receiver<Option<Secret>>,
+    keys: AudienceKeys,
 }
 
 impl WebNode {
-    /// With its set-up, and what edges show in `X-Hosting-Key`.
+    /// With its set-up, what edges show in `X-Hosting-Key`, and what opens the secrets of its intents.
     #[must_use]
-    pub fn new(layout: Arc<Layout>, edge_key: watch::Receiver<Option<Secret>>) -> Self {
-        Self { layout, edge_key }
+    pub fn new(layout: Arc<Layout>, edge_key: watch::Receiver<Option<Secret>>, keys: AudienceKeys) -> Self {
+        Self { layout, edge_key, keys }
     }
 }
 
 impl Role for WebNode {
     fn check(&self, key: &Key, intent: &NodeIntent) -> Result<(), Rejection> {
-        derive::check(&self.layout, key, intent)
+        derive::check(&self.layout, &self.keys, key, intent)
     }
 
     fn drivers(&self, engine: Engine) -> Engine {
@@ -83,7 +85,7 @@ impl Role for WebNode {
     }
 
     fn derivation(&self) -> Box<dyn Derivation> {
-        Box::new(derive::Web::new(self.edge_key.clone()))
+        Box::new(derive::Web::new(self.edge_key.clone(), self.keys.clone()))
     }
 
     fn bound(&self, supervisor: &Supervisor) {

@@ -132,6 +132,7 @@ fn pool(values: BTreeMap<String, String>, admin_values: BTreeMap<String, String>
         version: "8.2".into(),
         processes: Processes::default(),
         settings: Settings::new(&values, &admin_values, 0).ok()?,
+        env: BTreeMap::new(),
     })
 }
 

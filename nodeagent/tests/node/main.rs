@@ -10,6 +10,7 @@
 mod config;
 mod data;
 mod edges;
+mod environment;
 mod logs;
 mod php;
 mod processes;

@@ -11,8 +11,12 @@ use std::{
 };
 
 use hosting_agent_engine::{Phase, Report, Secret};
-use hosting_intent::{Bytes, Item, Key, Kind, NodeIntent, Removal, RoleIntent, message as m};
-use hosting_intent_sync::{Batch, Replica};
+use hosting_intent::{Audience, Bytes, Item, Key, Kind, NodeIntent, Removal, RoleIntent, message as m};
+use hosting_intent_sync::{
+    Batch, Replica,
+    client::{AudienceKeys, KeysWatch},
+    sealing::SealingKey,
+};
 use hosting_nodeagent::{
     agent::Agent,
     host::{
@@ -90,6 +94,11 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// What every node here subscribes to.
+pub(crate) fn audience() -> Audience {
+    "node/web-1".parse().unwrap()
+}
+
 pub(crate) fn layout(folder: &Path, name: &str) -> Layout {
     Layout {
         node_id: name.to_owned(),
@@ -126,7 +135,9 @@ pub(crate) struct Node {
     /// What edges show.
     pub(crate) key: watch::Sender<Option<Secret>>,
     pub(crate) rotation: tokio::sync::Mutex<Rotation>,
-    replica: Mutex<(NodeReplica, u64)>,
+    replica: Mutex<(KeysWatch<NodeReplica>, u64)>,
+    /// The key pair that its audience's keys are sealed to.
+    pub(crate) pair: SealingKey,
     reports: Reports,
     /// Every report ever made: key and phase.
     pub(crate) history: History,
@@ -147,7 +158,11 @@ impl Node {
         let services = folder.join(&layout.node_id).join("services");
         let supervisor = Supervisor::open(files.clone(), layout.roots.clone(), services, at_death).unwrap();
         let (key, edge_key) = watch::channel(None);
-        let role = Arc::new(WebNode::new(layout.clone(), edge_key));
+        let own = folder.join(&layout.node_id);
+        std::fs::create_dir_all(&own).unwrap();
+        let keys = AudienceKeys::load(&own).unwrap();
+        let pair = SealingKey::load_or_create(&own.join("sealing.key")).unwrap();
+        let role = Arc::new(WebNode::new(layout.clone(), edge_key, keys.clone()));
         role.bound(&supervisor);
         let host = RealHost::new(files.clone(), supervisor, layout.roots.clone());
         let replica = NodeReplica::new(role.clone());
@@ -187,7 +202,8 @@ impl Node {
             host,
             key,
             rotation,
-            replica: Mutex::new((replica, 0)),
+            replica: Mutex::new((KeysWatch::new(replica, Some(keys), &audience()), 0)),
+            pair,
             reports,
             history,
             ready,
@@ -222,6 +238,12 @@ impl Node {
             .collect();
         replica.publish(Batch { epoch: "e".into(), revision: *revision, upserts, removals });
         *revision
+    }
+
+    /// Why it would not apply an intent.
+    pub(crate) fn refusal(&self, (key, value): &(Key, Vec<u8>)) -> Option<String> {
+        let intent = NodeIntent::parse(key, value).unwrap();
+        self.replica.lock().unwrap().0.check(key, &intent).err().map(|rejection| rejection.to_string())
     }
 
     pub(crate) fn report(&self, key: &Key) -> Option<Report> {

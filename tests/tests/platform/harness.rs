@@ -285,6 +285,12 @@ impl Platform {
         self.fetch(&url, fqdn, "edge_http", &self.edge_ca()).await
     }
 
+    /// Status and body of one page of a site, over HTTP.
+    pub(crate) async fn page(&self, fqdn: &str, path: &str) -> Option<(u16, String)> {
+        let url = format!("http://{fqdn}:{}/{path}", self.address("edge_http").port());
+        self.fetch(&url, fqdn, "edge_http", &self.edge_ca()).await
+    }
+
     /// As [`Platform::web`], over HTTPS with the development CA as the only trusted root.
     pub(crate) async fn secure_web(&self, fqdn: &str) -> Option<(u16, String)> {
         self.web_trusting(fqdn, &self.edge_ca()).await

@@ -232,6 +232,54 @@ async fn customers_keys(platform: &Platform) -> Vec<(String, Vec<u8>)> {
     keys
 }
 
+/// Secrets of a site's environment: set and changed, sealed in the vault, and refused.
+async fn customers_variables(platform: &Platform) -> Vec<String> {
+    let (_, webroot) = platform.site("acme-1002").await;
+    let path = format!("/webroots/{webroot}/env-vars");
+    let canary = |what: &str| format!("canary-{what}-5d2f9c0b7e");
+    let (first, second, sealed) = (canary("first"), canary("second"), canary("sealed"));
+    let token =
+        platform.post(&format!("/webroots/{webroot}/vault/encrypt"), json!({"plaintext": sealed})).await;
+    for text in [&first, &second] {
+        let vars = json!({"vars": [
+            {"name": "APP_SECRET", "value": text, "secret": true},
+            {"name": "APP_KEY", "value": token["token"]},
+        ]});
+        let (code, answer) = platform.call("PUT", &format!("{path}?wait=ready"), Some(vars)).await;
+        assert_eq!(code, 200, "{answer}");
+    }
+    // In effect, and the token is what it stands for.
+    let page = platform
+        .data()
+        .join("storage")
+        .join(format!("{}/webroots/{webroot}", platform.site("acme-1002").await.0));
+    let folder = [page.join("public"), page].into_iter().find(|folder| folder.is_dir()).unwrap();
+    let name = "probe-of-the-environment.php";
+    fs::write(
+        folder.join(name),
+        "<?php echo hash('sha256', getenv('APP_SECRET')), ' ', hash('sha256', getenv('APP_KEY'));",
+    )
+    .unwrap();
+    let (_, found) = platform.page("guestbook.acme-hosting.test", name).await.unwrap();
+    assert_eq!(found, format!("{} {}", sha256(&second), sha256(&sealed)));
+    let refused = canary("refused");
+    for wrong in [
+        json!({"vars": [{"name": "1", "value": refused, "secret": true}]}),
+        json!({"vars": [{"name": "A", "value": [refused], "secret": true}]}),
+        json!({"vars": {"A": refused}}),
+        json!({"APP_SECRET": refused}),
+    ] {
+        let (code, answer) = platform.call("PUT", &path, Some(wrong)).await;
+        assert_eq!(code, 400, "{answer}");
+    }
+    vec![first, second, sealed, refused]
+}
+
+fn sha256(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[tokio::test]
 async fn who_was_removed_opens_nothing_that_is_sealed_from_then_on() {
     if machine_lacks_daemons("who_was_removed_opens_nothing_that_is_sealed_from_then_on") {
@@ -346,6 +394,9 @@ async fn canary_secrets_stay_where_they_belong() {
         canaries.push(("private key of a certificate", text));
         raw.push(("private key of a certificate", der));
     }
+    for text in customers_variables(&platform).await {
+        canaries.push(("secret variable", text));
+    }
 
     // Every way a key can arrive: good, wrong scope, wrong place.
     let api = platform.summary["api"].as_str().unwrap().to_owned();
@@ -409,7 +460,10 @@ async fn canary_secrets_stay_where_they_belong() {
     let may_hold = |file: &Path| {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let inside = file.components().any(|part| part.as_os_str() == "identity");
+        // What php-fpm reads, before it becomes the user of the site.
+        let of_php = file.starts_with(platform.data().join("nodeagent/config/php"));
         inside
+            || of_php
             || ["admin.key", "join-token", "kek", "dev-ca.key", "edge.key", "sealing.key", "nginx.conf"]
                 .contains(&name.as_str())
     };

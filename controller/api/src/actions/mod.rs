@@ -9,6 +9,7 @@ mod node;
 mod platform;
 mod shard;
 mod tenant;
+mod webroot;
 
 use std::fmt;
 
@@ -81,6 +82,7 @@ by_name!(Ask, Act, Order);
 pub(crate) fn routes() -> Vec<Route> {
     [
         tenant::routes(),
+        webroot::routes(),
         shard::routes(),
         brand::routes(),
         cluster::routes(),

@@ -39,10 +39,11 @@ pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
         (_, Some(kind)) => id_of(test, ids, kind),
         (_, None) => String::new(),
     };
-    match route.param() {
-        Some(name) => route.path.replace(&format!("{{{name}}}"), &value),
-        None => route.path.clone(),
-    }
+    // What is meant of a resource by a second parameter need not be there.
+    let path = route
+        .param()
+        .map_or_else(|| route.path.clone(), |name| route.path.replace(&format!("{{{name}}}"), &value));
+    path.replace("{name}", "NO_SUCH_NAME")
 }
 
 pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value> {
@@ -60,6 +61,9 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
             Some(json!({"name": "x", "scopes": ["tenants:read"], "brands": ["*"]}))
         }
         Shape::Update(_) => Some(json!({})),
+        Shape::Named("SetEnvVars") => Some(json!({"vars": [{"name": "A", "value": "b", "secret": true}]})),
+        Shape::Named("VaultPlain") => Some(json!({"plaintext": "a text"})),
+        Shape::Named("VaultToken") => Some(json!({"token": "vault:v1:none"})),
         Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
         Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
         Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),

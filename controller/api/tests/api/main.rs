@@ -5,6 +5,7 @@ mod authorization;
 mod changes;
 mod clients;
 mod crud;
+mod env_vars;
 mod exhaustion;
 mod harness;
 mod http;

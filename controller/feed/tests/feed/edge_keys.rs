@@ -1,4 +1,4 @@
-//! Who is given which edge key.
+//! Who is given which edge key, and whose sealing keys are noted.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use hosting_intent_sync::identity::unix_now;
 use hosting_proto::feed::down::Frame;
 
 use crate::raw::{Raw, channel};
-use crate::support::{EDGE, Feed, KEK, Node};
+use crate::support::{EDGE, Feed, KEK, Node, audience_of};
 
 async fn given(feed: &Feed, node: &str, audience: &str) -> Vec<u8> {
     let now = unix_now();
@@ -56,4 +56,33 @@ async fn the_key_is_on_disk_for_a_start_without_the_controller_and_not_in_the_le
     assert_eq!(EdgeKeyStore::load(dir.path()).get().unwrap().as_bytes(), key.as_bytes());
     let ledger = fs::read(dir.path().join("node-web-1.redb")).unwrap();
     assert!(!ledger.windows(32).any(|window| window == key.as_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealing_key_is_noted_for_who_may_subscribe_before_anything_is_sent() {
+    let feed = Feed::start().await;
+    feed.registry.add("edge-1", &["lb"]);
+    feed.registry.add("web-1", &["web"]);
+    let now = unix_now();
+    let say = async |node: &str, audience: &str, key: &[u8]| {
+        let certificate = Some((node, now - 60, now + 600));
+        let channel = channel(feed.address, &feed.handle.authorities(), certificate).await.unwrap();
+        let key = bytes::Bytes::copy_from_slice(key);
+        match Raw::open_reading(channel, audience, key).await {
+            Ok(mut session) => session.next().await.map(drop),
+            Err(status) => Err(status),
+        }
+    };
+    let noted = || feed.registry.readers.lock().unwrap().clone();
+    say("edge-1", EDGE, &[7; 32]).await.unwrap();
+    let known = std::collections::BTreeMap::from([((audience_of(EDGE), "edge-1".to_owned()), [7; 32])]);
+    assert_eq!(noted(), known);
+    // Without one, of a wrong length, for an audience of others.
+    say("edge-1", EDGE, &[]).await.unwrap();
+    for wrong in [&[7; 31][..], &[7; 33]] {
+        let refused = say("edge-1", EDGE, wrong).await.unwrap_err();
+        assert!(refused.message().contains("sealing_key"), "{refused:?}");
+    }
+    say("web-1", EDGE, &[8; 32]).await.unwrap_err();
+    assert_eq!(noted(), known);
 }

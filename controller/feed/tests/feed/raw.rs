@@ -99,7 +99,6 @@ impl Raw {
         cursor: Option<(&str, u64)>,
         witness: Bytes,
     ) -> Result<Self, Status> {
-        let (up, ups) = mpsc::channel(64);
         let hello = Hello {
             build: "raw".into(),
             kinds: vec![3],
@@ -108,6 +107,16 @@ impl Raw {
             witness,
             sealing_key: Bytes::new(),
         };
+        Self::say(channel, hello).await
+    }
+
+    /// With a public key to which the audience's keys are to be sealed.
+    pub async fn open_reading(channel: Channel, audience: &str, sealing_key: Bytes) -> Result<Self, Status> {
+        Self::say(channel, Hello { audience: audience.to_owned(), sealing_key, ..Hello::default() }).await
+    }
+
+    async fn say(channel: Channel, hello: Hello) -> Result<Self, Status> {
+        let (up, ups) = mpsc::channel(64);
         up.send(Up { frame: Some(up::Frame::Hello(hello)) }).await.unwrap();
         let mut client = IntentFeedClient::new(channel).max_decoding_message_size(8 << 20);
         let down = client.subscribe(ReceiverStream::new(ups)).await?.into_inner();

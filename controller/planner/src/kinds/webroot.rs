@@ -1,10 +1,12 @@
 //! A site on the nodes of its tenant's shard, and the routes of its service host names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use hosting_intent::{Audience, Kind as IntentKind, message as m};
+use hosting_intent::message::{self as m, env_value::Value};
+use hosting_intent::{Audience, Key, Kind as IntentKind};
 pub(crate) use hosting_resource::kinds::webroot::Webroot;
+use hosting_resource::kinds::webroot::env::{self, EnvValue};
 use hosting_resource::kinds::webroot::stored_php_pool;
 use hosting_resource::kinds::zone_record::AutoRecord;
 use hosting_resource::{Doc, Document, Kind, Status};
@@ -16,7 +18,7 @@ use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::{DesiredIntent, PlanError, Unit, World, read, readers};
 
 /// The sites of a tenant.
 pub(crate) const TENANT_SITES: Pages =
@@ -65,7 +67,7 @@ impl Planned for Webroot {
         let Some(shard) = read::shard_of(world, &tenant).await? else { return Ok(Vec::new()) };
         let (id, spec) = (webroot.id.as_str(), &webroot.spec);
         let version = if spec.runtime == "static" { "" } else { spec.runtime_version.as_str() };
-        let message = m::Webroot {
+        let mut message = m::Webroot {
             tenant_id: tenant.id.clone(),
             runtime: spec.runtime.clone(),
             runtime_version: version.to_owned(),
@@ -74,9 +76,13 @@ impl Planned for Webroot {
             php: (spec.runtime == "php").then(|| pool(webroot)),
             incarnation: webroot.created_revision,
             tenant_uid: tenant.state.uid,
+            env: BTreeMap::new(),
         };
         let mut wanted = Vec::new();
         for node in read::nodes_of_shard(world, &shard.typed_id()).await? {
+            if spec.runtime == "php" {
+                message.env = env_for(webroot, &Audience::node(&node.id)?, world).await?;
+            }
             wanted.push(DesiredIntent::new(Audience::node(&node.id)?, IntentKind::Webroot, id, &message));
         }
         if webroot.state.site_ready && !tenant.spec.cluster_id.is_empty() {
@@ -199,6 +205,35 @@ impl NameSource for Webroot {
         }
         true
     }
+}
+
+/// The site's environment, its secrets sealed for one node.
+async fn env_for(
+    webroot: &Doc<Webroot>,
+    audience: &Audience,
+    world: &mut dyn World,
+) -> Result<BTreeMap<String, m::EnvValue>, PlanError> {
+    let key = Key::new(IntentKind::Webroot, webroot.id.as_str());
+    let mut env = BTreeMap::new();
+    for (name, value) in &webroot.spec.env {
+        let field = format!("env/{name}");
+        let at = (audience, &key, field.as_str());
+        let value = match value {
+            EnvValue::Secret(secret) => {
+                let path = env::path_of(name);
+                Value::Sealed(readers::sealed_for(world, at, webroot, &path, secret).await?)
+            }
+            EnvValue::Plain(text) => match env::vault_sealed(text) {
+                Some(sealed) => {
+                    let place = env::vault_place(webroot.tenant.as_deref().unwrap_or_default());
+                    Value::Sealed(readers::sealed_from(world, at, &webroot.id, &place, &sealed).await?)
+                }
+                None => Value::Plain(text.clone()),
+            },
+        };
+        env.insert(name.clone(), m::EnvValue { value: Some(value) });
+    }
+    Ok(env)
 }
 
 fn pool(webroot: &Doc<Webroot>) -> m::PhpPool {

@@ -172,7 +172,7 @@ async fn a_secret_that_does_not_open_leaves_what_is_there() {
     let unit = Unit::Of(Kind::Certificate, certificate.id.clone());
     let failed = replan([unit], &mut site.lab.store, hosting_intent::Cause::Planner).await;
     let error = site.lab.end(failed).unwrap_err().to_string();
-    assert!(error.contains("the secret at /key does not open; set it again"), "{error}");
+    assert!(error.contains("the secret at key does not open; set it again"), "{error}");
     assert_eq!(site.intent(&certificate.id), Some(before));
     // Nothing is put whose secret has not been sealed.
     let mut creation = Kind::Certificate

@@ -427,7 +427,10 @@ fn webroots() {
         let made = created(Kind::Webroot, with(Kind::Webroot, json!({"env_file_name": given})));
         assert_eq!(made.spec["env_file_name"], json!(".env.hosting"));
     }
-    assert!(problem(Kind::Webroot, json!({"env_vars": [{"name": "A"}]})).starts_with("env_vars: "));
+    assert!(
+        problem(Kind::Webroot, json!({"env_vars": [{"name": "A"}]}))
+            .contains("env_vars[0].value: is required")
+    );
     let billed_later = created(Kind::Webroot, with(Kind::Webroot, json!({"subscription_id": "<absent>"})));
     assert_eq!(billed_later.text("subscription_id"), "");
     assert!(problem(Kind::Webroot, json!({"subscription_id": "a/b"})).contains("subscription_id"));

@@ -1,5 +1,7 @@
 //! A site.
 
+pub mod env;
+
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use hosting_intent::php::{Bounds, Problem, ProcessNumbers, Processes, Settings};
@@ -7,13 +9,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use self::env::{EnvValue, EnvVarBody};
 use super::fqdn::{Fqdn, FqdnCreate};
 use super::subscription::Subscription;
 use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition, to_map};
 use crate::document::is_false;
 use crate::input::Unserved;
-use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, SpecError, Status, Tier, check};
+use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, Secret, SpecError, Status, Tier, check};
 
 /// What is stored of a webroot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +40,9 @@ pub struct WebrootSpec {
     /// Whether `{webroot}.{tenant}.{brand.base_hostname}` is wanted.
     #[serde(default)]
     pub service_hostname_enabled: bool,
+    /// What its programs find in their environment, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, EnvValue>,
 }
 
 /// A PHP webroot's `runtime_config`.
@@ -208,8 +214,9 @@ pub(crate) struct WebrootCreate {
     /// Names to bind to it.
     #[serde(default)]
     fqdns: Vec<FqdnCreate>,
+    /// What its programs find in their environment.
     #[serde(default)]
-    env_vars: Unserved,
+    env_vars: Vec<EnvVarBody>,
     #[serde(default)]
     daemons: Unserved,
     #[serde(default)]
@@ -319,7 +326,6 @@ impl Document for Webroot {
 
 impl Webroot {
     pub(crate) fn build(input: WebrootCreate, tenant: &str, build: &mut Build<'_>) -> Result<(), SpecError> {
-        input.env_vars.check("env_vars")?;
         input.daemons.check("daemons")?;
         input.cron_jobs.check("cron_jobs")?;
         let mut spec = WebrootSpec {
@@ -334,6 +340,7 @@ impl Webroot {
                 input.env_file_name
             },
             service_hostname_enabled: input.service_hostname_enabled,
+            env: env::set("env_vars", input.env_vars, &BTreeMap::new())?,
         };
         normalise(&mut spec)?;
         if spec.runtime == "php" {
@@ -375,7 +382,7 @@ impl Definition for Webroot {
         filters: &[Filter::subscription("subscription_id")],
         platform_only: &[],
         global_search: true,
-        hidden: &[],
+        hidden: &["env"],
         nullable: &[],
         joins: &[],
     };
@@ -435,6 +442,10 @@ impl Definition for Webroot {
         if let Some(tenant) = &resource.tenant {
             index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });
         }
+    }
+
+    fn secrets(spec: &WebrootSpec, each: &mut dyn FnMut(String, &Secret)) {
+        env::secrets(&spec.env, each);
     }
 
     fn extra(_: &Doc<Self>) -> WebrootExtra {

@@ -326,6 +326,8 @@ impl Driver for PhpFpm {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use hosting_agent_engine::{
         block_on, driver_laws,
         fake::{FakeHost, Snapshot},
@@ -353,6 +355,7 @@ mod tests {
             })
             .unwrap(),
             settings: Settings::default(),
+            env: BTreeMap::new(),
         }
     }
 

@@ -4,4 +4,4 @@ pub mod nginx;
 pub mod php;
 
 pub use crate::text::BadValue;
-pub(crate) use crate::text::{fingerprint, plain_id, plain_path, word};
+pub(crate) use crate::text::{fingerprint, keyed, plain_id, plain_path, word};

@@ -1,11 +1,13 @@
 //! PHP-FPM: the configuration of a site's master and its one pool.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use hosting_agent_engine::{Place, Root};
+use hosting_agent_engine::{Place, Root, Secret};
+use hosting_intent::env::{check_name, check_value};
 use hosting_intent::php::{Processes, Settings, Waiting, check_version, in_bytes, is_path};
 
-use super::{BadValue, fingerprint, plain_id, word};
+use super::{BadValue, fingerprint, keyed, plain_id, word};
 use crate::web::layout::{Layout, PING_PATH, php_socket, php_sockets, tenant_logs};
 
 /// A site's pool, before its text.
@@ -21,6 +23,26 @@ pub struct Pool {
     pub processes: Processes,
     /// php.ini settings and limits.
     pub settings: Settings,
+    /// What scripts find in their environment, by name.
+    pub env: BTreeMap<String, Secret>,
+}
+
+/// A value of the environment, any that [`hosting_intent::env::check_value`] takes: quoted in pieces, because single quotes keep
+/// everything but themselves.
+fn quote_env(name: &str, value: &str) -> Result<String, BadValue> {
+    check_value(value).map_err(|why| BadValue::new(name, why))?;
+    let pieces: Vec<String> = value.split('\'').map(|piece| format!("'{piece}'")).collect();
+    Ok(pieces.join("\"'\""))
+}
+
+/// The lines of the environment. A value that is empty is left out: php-fpm takes none.
+fn environment(pool: &Pool) -> Result<String, BadValue> {
+    let mut lines = String::new();
+    for (name, Secret(value)) in pool.env.iter().filter(|(_, value)| !value.0.is_empty()) {
+        check_name(name).map_err(|why| BadValue::new("env", why))?;
+        let _ = writeln!(lines, "env[{name}] = {}", quote_env(name, value)?);
+    }
+    Ok(lines)
 }
 
 /// A value as php-fpm's INI scanner reads it back: single quotes keep everything but themselves, double quotes keep all but
@@ -168,9 +190,14 @@ php_admin_value[realpath_cache_ttl] = 2
         }
     }
 
+    let env = environment(pool)?;
     let program = layout.php.get(&pool.version).map(|path| path.to_string_lossy()).unwrap_or_default();
     let user = if layout.sites_are_root { "root" } else { "site" };
-    let name = fingerprint(&["php", &pool.version, &program, user, id, &body]);
+    // The name is no secret, and must not let anybody try out what may be one.
+    let mark = keyed(&layout.probe_token, &env);
+    let mut all = vec!["php", &pool.version, &program, user, id, &body];
+    all.extend((!env.is_empty()).then_some(mark.as_str()));
+    let name = fingerprint(&all);
     let name: String = name.chars().take(16).collect();
     let socket = socket(&name);
     for at in [&socket, &php_socket(id)] {
@@ -194,7 +221,7 @@ process_control_timeout = {seconds}s
 listen = {listen}
 ping.path = {PING_PATH}
 ping.response = {name}
-{body}",
+{body}{env}",
         log = log(&format!("php-fpm-{id}.log"))?,
         listen = path("socket", layout, &socket)?,
     );
