@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(300);
 
-/// Compacts logs and drops keys of tenants that are gone until `stop`. A failure is logged and tried again: the fleet does not depend on it.
+/// Compacts logs until `stop`. A failure is logged and tried again: the fleet does not depend on it.
 pub(crate) async fn run(store: Store, log_revisions: u64, stop: CancellationToken) -> Result<(), String> {
     loop {
         tokio::select! {
@@ -26,9 +26,6 @@ pub(crate) async fn run(store: Store, log_revisions: u64, stop: CancellationToke
         if let Err(error) = compact_all(&store, log_revisions).await {
             tracing::warn!(%error, "cannot compact the log; it grows until this works");
         }
-        if let Err(error) = drop_dead_keys(&store).await {
-            tracing::warn!(%error, "cannot drop the keys of tenants that are gone");
-        }
     }
 }
 
@@ -42,13 +39,4 @@ async fn compact_all(store: &Store, keep: u64) -> Result<(), hosting_store::Stor
             store.compact(audience, keep).await?;
         }
     }
-}
-
-/// Looks at every tenant's key, a hundred in one go.
-async fn drop_dead_keys(store: &Store) -> Result<(), hosting_store::StoreError> {
-    let mut after = String::new();
-    while let Some(last) = store.drop_dead_keys(&after, 100).await? {
-        after = last;
-    }
-    Ok(())
 }

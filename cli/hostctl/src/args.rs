@@ -178,7 +178,11 @@ pub(crate) enum Command {
   hostctl fleet")]
     Fleet,
     /// Copy the controller's store away, put a copy back, or move it to PostgreSQL
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:
+  hostctl store backup /backup/2026-11-28"
+    )]
     Store(StoreCommand),
     /// Let a node apply what its brake holds
     Release(ReleaseArgs),

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hosting_planner::Draft;
-use hosting_resource::{PlainText, SealedText, SecretPlace};
+use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace};
 use zeroize::Zeroizing;
 
 use crate::kek::{GcmKey, random_key};
 use crate::sql;
-use crate::{Kek, Origin, ReadTx, Secret, Store, StoreError, WriteError, WriteTx};
+use crate::{Kek, Origin, ReadTx, Secret, Store, StoreError, WriteError, WriteTx, batch};
+
+/// What the scope of a tenant's key begins with.
+const TENANT: &str = "tenant/";
 
 /// A key of the store, opened.
 #[derive(Clone)]
@@ -36,7 +39,7 @@ fn name_of(scope: &str, version: u32) -> String {
 
 /// Whose key seals what stands there.
 fn scope_of(place: &SecretPlace) -> String {
-    place.tenant.as_ref().map_or_else(|| "platform".to_owned(), |tenant| format!("tenant/{tenant}"))
+    place.tenant.as_ref().map_or_else(|| "platform".to_owned(), |tenant| format!("{TENANT}{tenant}"))
 }
 
 impl ReadTx {
@@ -205,36 +208,16 @@ impl Store {
         let held = self.read().await?.held_key(&kek, &scope_of(place), Some(sealed.key)).await?;
         Ok(held.and_then(|held| open(&held, place, sealed)))
     }
-
-    /// Drops the keys of tenants that are gone: what they sealed opens no more. `limit` keys are looked at above `after`; answers the
-    /// scope of the last one, `None` at the end.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn drop_dead_keys(&self, after: &str, limit: u32) -> Result<Option<String>, StoreError> {
-        let after = after.max("tenant/").to_owned();
-        self.status_write(move |tx| Box::pin(async move { tx.drop_dead_keys(&after, limit).await })).await
-    }
 }
 
 impl WriteTx {
-    async fn drop_dead_keys(&mut self, after: &str, limit: u32) -> Result<Option<String>, StoreError> {
-        let query = sql::query(
-            "SELECT k.scope, r.id FROM wrapped_keys k LEFT JOIN resources r ON r.id = substr(k.scope, 8) \
-             WHERE k.scope > ? AND k.scope < 'tenant0' ORDER BY k.scope LIMIT ?",
-        )
-        .bind(after.to_owned())
-        .bind(limit);
-        let mut last = None;
-        for row in self.all(query).await? {
-            let (scope, tenant): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-            if tenant.is_none() {
-                let query = sql::query("DELETE FROM wrapped_keys WHERE scope = ?").bind(scope.clone());
-                self.execute(query).await?;
-            }
-            last = Some(scope);
-        }
-        Ok(last)
+    /// Drops the keys of tenants that are removed, with them: what they sealed opens no more.
+    pub(crate) async fn drop_keys_of(&mut self, removed: &[Resource]) -> Result<(), StoreError> {
+        let tenants = removed.iter().filter(|gone| gone.kind == Kind::Tenant);
+        let scopes: Vec<String> = tenants.map(|gone| format!("{TENANT}{}", gone.id)).collect();
+        batch::delete(self, "DELETE FROM wrapped_keys", &["scope"], &scopes, |scope, _| scope.clone())
+            .await?;
+        Ok(())
     }
 }
 

@@ -132,7 +132,8 @@ impl WriteTx {
         self.count(&removed, &written);
         add_index(&mut self.read, &written).await?;
         check_parents(&mut self.read, &written).await?;
-        check_unused(&mut self.read, &removed).await
+        check_unused(&mut self.read, &removed).await?;
+        Ok(self.drop_keys_of(&removed).await?)
     }
 
     /// Notes how many resources of each kind, brand and status there are more or fewer.

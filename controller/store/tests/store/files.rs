@@ -178,9 +178,9 @@ fn edit(path: &Path, sql: &str) {
 async fn a_newer_schema_and_a_foreign_file_are_refused() {
     let bench = Bench::new().await;
     bench.store.close().await;
-    edit(&file_of(&bench), "PRAGMA user_version = 9");
+    edit(&file_of(&bench), "PRAGMA user_version = 999");
     let error = Store::open(&config(&bench.place.database), kek(&bench.place)).await.unwrap_err();
-    assert!(matches!(error, OpenError::NewerSchema { found: 9, .. }));
+    assert!(matches!(error, OpenError::NewerSchema { found: 999, .. }));
     assert!(error.to_string().contains("start a newer controller"), "{error}");
 
     let foreign = bench.folder().join("foreign.db");
