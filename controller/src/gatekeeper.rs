@@ -8,6 +8,7 @@
 mod act;
 mod look;
 mod service;
+mod turns;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use tracing::Instrument;
 
 use self::act::REFUSED;
 use self::service::Node;
+use self::turns::Turns;
 use crate::fleet::FleetView;
 use crate::metrics::GatekeeperMetrics;
 
@@ -46,6 +48,8 @@ const STORE_FAILED: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(15);
 /// Resources evaluated on one read snapshot.
 const PAGE: u32 = 200;
+/// Resources looked at in one round; what comes meanwhile waits for no more than these.
+const TURNS: usize = 100;
 /// Statuses, or nodes, that one mutation writes.
 const TOGETHER: usize = 100;
 /// Mutations that drain the replan queue, before the gates are looked at again.
@@ -61,6 +65,8 @@ pub(crate) struct Gatekeeper {
     news: Box<dyn Fn() -> News + Send + Sync>,
     /// What to look at in the next round.
     suspects: Suspects,
+    /// Of these, what is on its way and has not had its look yet.
+    turns: Turns,
     /// How far the slow look at everything that is open came.
     slow: String,
     next_slow: Instant,
@@ -129,6 +135,7 @@ impl Gatekeeper {
             changes,
             news,
             suspects: Suspects { all: true, registry: true, ..Suspects::default() },
+            turns: Turns::default(),
             slow: String::new(),
             next_slow: Instant::now() + paces.slow,
             slow_wait: String::new(),
@@ -228,6 +235,7 @@ impl Gatekeeper {
         // Whoever leads takes everything for changed at its first look.
         let _ = (self.news)();
         self.suspects = Suspects::default();
+        self.turns.clear();
         Ok(false)
     }
 
@@ -240,7 +248,7 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// One look at what may have come a step further. True when the replan queue has more.
+    /// One look at what may have come a step further. True when there is more to do at once.
     async fn round(&mut self) -> Result<bool, StoreError> {
         let Suspects { mut ids, mut all, registry } = std::mem::take(&mut self.suspects);
         if registry {
@@ -253,13 +261,18 @@ impl Gatekeeper {
             all = !self.find(news, &mut ids).await?;
         }
         if all {
+            self.turns.clear();
             self.look_at_all().await?;
         } else {
-            self.look_at(&ids).await?;
+            // What is not on its way needs no look, but a job may wait for it.
+            ids = self.line_up(ids).await?;
+            let next = self.turns.take(TURNS);
+            self.look_at(&next).await?;
+            ids.extend(next);
             self.look_slowly().await?;
         }
         self.settle(&ids, all).await?;
-        let more = self.drain().await?;
+        let more = self.drain().await? || !self.turns.is_empty();
         if Instant::now() >= self.next_sweep {
             self.next_sweep = Instant::now() + SWEEP;
             let now = Instant::now();

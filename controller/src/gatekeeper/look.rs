@@ -61,6 +61,21 @@ impl Gatekeeper {
         Ok(true)
     }
 
+    /// Lets those that are on their way wait for their turn, and answers the others.
+    pub(super) async fn line_up(&mut self, ids: BTreeSet<String>) -> Result<BTreeSet<String>, StoreError> {
+        let mut others = ids;
+        let all: Vec<String> = others.iter().cloned().collect();
+        for some in all.chunks(PAGE as usize) {
+            for resource in self.store.read().await?.resources(some).await? {
+                if resource.status.is_open() || resource.status == Status::Failed {
+                    others.remove(&resource.id);
+                    self.turns.add(resource.tenant.unwrap_or_default(), resource.id);
+                }
+            }
+        }
+        Ok(others)
+    }
+
     /// Looks at some resources, if they are on their way.
     pub(super) async fn look_at(&mut self, ids: &BTreeSet<String>) -> Result<(), StoreError> {
         let ids: Vec<String> = ids.iter().cloned().collect();
