@@ -128,6 +128,28 @@ fn main_files_stay_small() {
     }
 }
 
+/// A longer file has a seam along which it can be cut.
+const MOST_LINES: usize = 700;
+
+#[test]
+fn no_file_is_longer_than_can_be_read_at_once() {
+    fn longer(folder: &Path, found: &mut Vec<(PathBuf, usize)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && name != "var" && !name.starts_with('.') {
+                longer(&path, found);
+            } else if name.ends_with(".rs") {
+                let lines = fs::read_to_string(&path).unwrap().lines().count();
+                found.extend((lines > MOST_LINES).then_some((path, lines)));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    longer(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")), &mut found);
+    assert_eq!(found, []);
+}
+
 /// The one folder whose sources spell audiences.
 const SPELLS_AUDIENCES: &str = "lib/intent/src";
 

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use hosting_intent::{Bytes, Intent, message as m};
+use hosting_intent::{Bytes, Cause, Intent, Rejection, message as m};
 use prost::Message;
 
 use super::*;
+use crate::Batch;
 
 #[derive(Default)]
 struct Disk {
