@@ -45,9 +45,17 @@ async fn a_clock_that_is_put_back_stalls_nothing() {
     pass(-1_000 * DAY);
     let runner = bench.runner(TestKind::new(&outside));
     bench.until(&retries, &[JobState::Done]).await;
-    let set = bench.job(&timer).await;
-    assert_eq!(set.state, JobState::Waiting);
-    let delay = set.next_at.unwrap() - bench.store.now();
+    // The runner's tidying sets what the former clock set.
+    let mut delay = i64::MAX;
+    for _ in 0..500 {
+        let set = bench.job(&timer).await;
+        assert_eq!(set.state, JobState::Waiting);
+        delay = set.next_at.unwrap() - bench.store.now();
+        if delay <= DAY {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     assert!((DAY - 60_000..=DAY).contains(&delay), "{delay}");
     pass(DAY);
     bench.until(&timer, &[JobState::Done]).await;
