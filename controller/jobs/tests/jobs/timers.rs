@@ -54,7 +54,7 @@ async fn a_clock_that_is_put_back_stalls_nothing() {
         if delay <= DAY {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!((DAY - 60_000..=DAY).contains(&delay), "{delay}");
     pass(DAY);
