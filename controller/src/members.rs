@@ -42,10 +42,15 @@ pub(crate) async fn run(
         }
         match tokio::time::timeout(AWAY / 2, store.beat(&own)).await {
             Ok(Ok(others)) => {
-                if std::mem::take(&mut is_away) {
-                    view.reload(&store).await?;
-                }
                 heard = Instant::now();
+                // Until it knows again who is where, it counts as away.
+                if is_away {
+                    match view.reload(&store).await {
+                        Ok(()) => is_away = false,
+                        Err(StoreError::Closed) => return Err(StoreError::Closed),
+                        Err(error) => tracing::warn!(%error, "the fleet cannot be read anew; trying again"),
+                    }
+                }
                 let running: Vec<OtherController> =
                     others.into_iter().filter(|other| other.silent_for < AWAY).collect();
                 let others = running.iter().flat_map(|other| other.feed.iter());

@@ -148,15 +148,14 @@ impl Fleet {
         core.put_off.clear();
     }
 
-    /// Puts in what was saved before a restart. Each counts as in service for one lease: until then silence proves nothing,
-    /// and a gate must not open past somebody who is only reconnecting.
+    /// Takes in what was saved, at the start and after this controller was away. Whoever was in service stays it for one lease: until then
+    /// silence proves nothing, and a gate must not open past somebody who is only reconnecting. Who has a session here speaks for itself.
     pub fn restore(&self, known: impl IntoIterator<Item = (Audience, String, Remote)>) {
         let now = Instant::now();
         let mut core = self.core();
-        for (audience, node_id, mut said) in known {
-            said.in_service = true;
+        for (audience, node_id, said) in known {
             let who = Who { audience, node_id };
-            if !core.entries.contains_key(&who) {
+            if core.entries.get(&who).is_none_or(|entry| entry.session == 0) {
                 core.learn(who, Some(said), now);
             }
         }

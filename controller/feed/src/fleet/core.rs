@@ -51,6 +51,27 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// One that nothing is known of yet.
+    const fn unknown(now: Instant) -> Self {
+        Self {
+            session: 0,
+            elsewhere: None,
+            claims: false,
+            orders: None,
+            build: String::new(),
+            epoch: String::new(),
+            applied: 0,
+            durable: 0,
+            exceptions: Vec::new(),
+            last_frame: now,
+            joined: (String::new(), 0),
+            in_service: false,
+            armed: false,
+            exceptions_dirty: false,
+            listed: None,
+        }
+    }
+
     /// Ends the session. One that takes no orders now finds that nobody gives it any.
     pub(super) fn send_away(&mut self, reason: &str) {
         if let Some(orders) = self.orders.take() {
@@ -97,23 +118,7 @@ impl Core {
         self.next_session += 1;
         let session = self.next_session;
         let lease = self.lease;
-        let entry = self.entries.entry(who.clone()).or_insert_with(|| Entry {
-            session,
-            elsewhere: None,
-            claims: false,
-            orders: None,
-            build: String::new(),
-            epoch: String::new(),
-            applied: 0,
-            durable: 0,
-            exceptions: Vec::new(),
-            last_frame: now,
-            joined: (String::new(), 0),
-            in_service: false,
-            armed: false,
-            exceptions_dirty: false,
-            listed: None,
-        });
+        let entry = self.entries.entry(who.clone()).or_insert_with(|| Entry::unknown(now));
         // One that comes back within its lease never left; any other has to catch up first.
         let stays = entry.in_service && now.duration_since(entry.last_frame) < lease;
         if let Some(before) = entry.orders.replace(orders) {
@@ -227,23 +232,7 @@ impl Core {
             return;
         };
         let lease = self.lease;
-        let entry = self.entries.entry(who.clone()).or_insert_with(|| Entry {
-            session: 0,
-            elsewhere: None,
-            claims: false,
-            orders: None,
-            build: String::new(),
-            epoch: String::new(),
-            applied: 0,
-            durable: 0,
-            exceptions: Vec::new(),
-            last_frame: now,
-            joined: (String::new(), 0),
-            in_service: false,
-            armed: false,
-            exceptions_dirty: false,
-            listed: None,
-        });
+        let entry = self.entries.entry(who.clone()).or_insert_with(|| Entry::unknown(now));
         entry.send_away("the node has come to another controller");
         (entry.session, entry.claims) = (0, false);
         self.news.everything |=

@@ -253,7 +253,7 @@ async fn the_end_of_a_lease_is_announced_without_anybody_asking() {
         stop.cancel();
     };
     tokio::join!(run, wait);
-    fleet.restore([(edge("edge/c1"), "b".into(), Remote { in_service: false, ..remote("former", 3) })]);
+    fleet.restore([(edge("edge/c1"), "b".into(), remote("former", 3))]);
     assert!(fleet.is_in_service(&edge("edge/c1"), "b"), "until a lease has passed");
 }
 
@@ -321,4 +321,22 @@ fn a_controller_that_was_away_ends_its_sessions_and_says_nothing_of_them() {
     assert!(fleet.take_dirty(Instant::now()).is_empty());
     drop(member);
     assert!(fleet.take_dirty(Instant::now()).is_empty());
+}
+
+#[test]
+fn what_was_saved_replaces_what_is_stale_and_no_session() {
+    let fleet = Fleet::new(LEASE);
+    let audience = edge("edge/c1");
+    let member = fleet.join(&audience, "here", joining(0, None));
+    member.ack(at(5));
+    fleet.learn(audience.clone(), "stale".into(), Some(remote("b", 1)));
+    let behind = Remote { in_service: false, ..remote("b", 2) };
+    fleet.restore([
+        (audience.clone(), "here".into(), remote("b", 3)),
+        (audience.clone(), "stale".into(), remote("c", 9)),
+        (audience.clone(), "behind".into(), behind),
+    ]);
+    let standings = fleet.standings(&audience);
+    let seen: Vec<_> = standings.iter().map(|s| (s.node_id.as_str(), s.applied, s.in_service)).collect();
+    assert_eq!(seen, [("behind", 2, false), ("here", 5, true), ("stale", 9, true)]);
 }
