@@ -150,7 +150,7 @@ async fn reader(database: &Database) -> Result<Connection, StoreError> {
         }
         Database::Postgres(url) => {
             let options = sql::postgres_options(url.as_str(), TRANSFER_LIMIT)?;
-            sql::Readers::Postgres(sql::postgres_pool(&options, 1, timeout)).snapshot().await
+            sql::Readers::Postgres(sql::postgres_pool(&options, 1, timeout), TRANSFER_LIMIT).snapshot().await
         }
     }
 }
@@ -167,7 +167,7 @@ async fn opened(database: &Database) -> Result<Connection, OpenError> {
             let options = sql::postgres_options(url.as_str(), TRANSFER_LIMIT);
             let options =
                 options.map_err(|source| OpenError::Store { database: database.to_string(), source })?;
-            Connect::Postgres(Box::new(options))
+            Connect::Postgres(Box::new(options), TRANSFER_LIMIT)
         }
     };
     let failed = |source| OpenError::Store { database: database.to_string(), source };

@@ -166,7 +166,7 @@ impl Store {
             }
             Database::Postgres(url) => {
                 let options = sql::postgres_options(url.as_str(), config.mutation_timeout).map_err(store)?;
-                (None, Connect::Postgres(Box::new(options)))
+                (None, Connect::Postgres(Box::new(options), config.mutation_timeout + sql::WAY))
             }
         };
         let mut connection = connect.open().await.map_err(store)?;
@@ -195,9 +195,10 @@ impl Store {
             Connect::Sqlite(options) => sql::Readers::Sqlite(
                 SqliteReaders::open(options, config.readers, config.busy_timeout).map_err(store)?,
             ),
-            Connect::Postgres(options) => {
-                sql::Readers::Postgres(sql::postgres_pool(options, config.readers, config.busy_timeout))
-            }
+            Connect::Postgres(options, limit) => sql::Readers::Postgres(
+                sql::postgres_pool(options, config.readers, config.busy_timeout),
+                *limit,
+            ),
         };
         let controller = uuid::Uuid::new_v4().simple().to_string();
         let log = match config.database {

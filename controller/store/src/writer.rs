@@ -164,14 +164,17 @@ pub(crate) struct Job {
 #[derive(Debug, Clone)]
 pub(crate) enum Connect {
     Sqlite(SqliteOptions),
-    Postgres(Box<PgConnectOptions>),
+    /// And how long a statement may take.
+    Postgres(Box<PgConnectOptions>, Duration),
 }
 
 impl Connect {
     pub(crate) async fn open(&self) -> Result<Connection, StoreError> {
         Ok(match self {
             Self::Sqlite(options) => Connection::Sqlite(SqliteConnection::open(options)?),
-            Self::Postgres(options) => Connection::Postgres(Box::new(sql::connect_postgres(options).await?)),
+            Self::Postgres(options, limit) => {
+                Connection::Postgres(sql::connect_postgres(options, *limit).await?)
+            }
         })
     }
 }
@@ -361,12 +364,12 @@ impl Writer {
     async fn run(mut self) {
         let _ending = Ending(Arc::clone(&self.waiting));
         let listener = match (&self.log, &self.connect) {
-            (Some(_), Connect::Postgres(options)) => {
+            (Some(_), Connect::Postgres(options, _)) => {
                 let waiting = Arc::clone(&self.waiting);
                 let heard = move || waiting.heard.notify_one();
                 Some(tokio::spawn(sql::listen((**options).clone(), CHANNEL, heard)))
             }
-            (_, Connect::Sqlite(_) | Connect::Postgres(_)) => None,
+            (_, Connect::Sqlite(_) | Connect::Postgres(..)) => None,
         };
         loop {
             let waiting = Arc::clone(&self.waiting);

@@ -9,11 +9,13 @@ mod query;
 mod sqlite;
 mod value;
 
+use std::time::Duration;
+
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 pub(crate) use postgres::{
-    connect as connect_postgres, listen, options as postgres_options, place as postgres_place,
-    pool as postgres_pool,
+    Link as PostgresLink, WAY, connect as connect_postgres, listen, options as postgres_options,
+    place as postgres_place, pool as postgres_pool,
 };
 pub(crate) use query::{Query, QueryBuilder, Separated, query};
 pub(crate) use sqlite::{Connection as SqliteConnection, Lease, Readers as SqliteReaders, SqliteOptions};
@@ -35,9 +37,9 @@ pub(crate) enum Connection {
     /// A reader's snapshot: statements run on Tokio's blocking threads.
     SqliteSnapshot(Lease),
     /// The writer's.
-    Postgres(Box<PgConnection>),
+    Postgres(PostgresLink<Box<PgConnection>>),
     /// A reader's snapshot.
-    PostgresSnapshot(Transaction<'static, Postgres>),
+    PostgresSnapshot(PostgresLink<Transaction<'static, Postgres>>),
 }
 
 impl Connection {
@@ -57,8 +59,8 @@ impl Connection {
                 connection.rows(&query)
             }
             Self::SqliteSnapshot(lease) => lease.rows(query).await,
-            Self::Postgres(connection) => postgres::rows(connection, query).await,
-            Self::PostgresSnapshot(transaction) => postgres::rows(transaction, query).await,
+            Self::Postgres(link) => link.rows(query).await,
+            Self::PostgresSnapshot(link) => link.rows(query).await,
         }
     }
 
@@ -69,10 +71,10 @@ impl Connection {
                 tokio::task::consume_budget().await;
                 connection.execute(&query)
             }
-            Self::Postgres(connection) => postgres::execute(connection, query).await,
+            Self::Postgres(link) => link.execute(query).await,
             // Snapshots are for reading.
             Self::SqliteSnapshot(lease) => lease.rows(query).await.map(|_| 0),
-            Self::PostgresSnapshot(transaction) => postgres::execute(transaction, query).await,
+            Self::PostgresSnapshot(link) => link.execute(query).await,
         }
     }
 
@@ -90,8 +92,8 @@ impl Connection {
         match self {
             Self::Sqlite(connection) => connection.batch(text),
             Self::SqliteSnapshot(lease) => lease.batch(text.to_owned()).await,
-            Self::Postgres(connection) => postgres::batch(connection, text).await,
-            Self::PostgresSnapshot(transaction) => postgres::batch(transaction, text).await,
+            Self::Postgres(link) => link.batch(text).await,
+            Self::PostgresSnapshot(link) => link.batch(text).await,
         }
     }
 
@@ -99,7 +101,7 @@ impl Connection {
     pub(crate) async fn close(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(connection) => connection.close(),
-            Self::Postgres(connection) => Ok(sqlx::Connection::close(*connection).await?),
+            Self::Postgres(link) => Ok(sqlx::Connection::close(*link.into_inner()).await?),
             Self::SqliteSnapshot(_) | Self::PostgresSnapshot(_) => Ok(()),
         }
     }
@@ -109,7 +111,8 @@ impl Connection {
 #[derive(Debug, Clone)]
 pub(crate) enum Readers {
     Sqlite(SqliteReaders),
-    Postgres(PgPool),
+    /// And how long a statement may take.
+    Postgres(PgPool, Duration),
 }
 
 impl Readers {
@@ -117,9 +120,13 @@ impl Readers {
     pub(crate) async fn snapshot(&self) -> Result<Connection, StoreError> {
         Ok(match self {
             Self::Sqlite(readers) => Connection::SqliteSnapshot(readers.lease().await?),
-            Self::Postgres(pool) => Connection::PostgresSnapshot(
-                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?,
-            ),
+            Self::Postgres(pool, limit) => {
+                let begin = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+                let begun = tokio::time::timeout(*limit, begin).await;
+                let transaction =
+                    begun.map_err(|_| StoreError::Io("PostgreSQL does not answer".into()))??;
+                Connection::PostgresSnapshot(PostgresLink::new(transaction, *limit))
+            }
         })
     }
 
@@ -127,7 +134,7 @@ impl Readers {
     pub(crate) async fn close(&self) {
         match self {
             Self::Sqlite(readers) => readers.close().await,
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres(pool, _) => pool.close().await,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! PostgreSQL by sqlx.
 
+use std::ops::DerefMut;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,10 @@ use crate::StoreError;
 
 /// Prepared statements that a connection keeps. Those of many rows differ by the number of rows, so there are some hundreds.
 const PREPARED: usize = 512;
+/// How long connecting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How much longer than the server a statement is waited for.
+pub(crate) const WAY: Duration = Duration::from_secs(3);
 /// After notifications could not be heard.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -53,8 +58,12 @@ pub(crate) fn options(url: &str, mutation_timeout: Duration) -> Result<PgConnect
 }
 
 /// The writer's connection.
-pub(crate) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    Ok(options.connect().await?)
+pub(crate) async fn connect(
+    options: &PgConnectOptions,
+    limit: Duration,
+) -> Result<Link<Box<PgConnection>>, StoreError> {
+    let connection = tokio::time::timeout(CONNECT_LIMIT, options.connect()).await.map_err(|_| silent())??;
+    Ok(Link::new(Box::new(connection), limit))
 }
 
 /// Calls `heard` at each notification of a channel, until the task is ended. A connection that is lost is made anew: what was missed
@@ -112,21 +121,61 @@ fn arguments(values: Vec<Value>) -> Result<PgArguments, StoreError> {
     Ok(arguments)
 }
 
-pub(super) async fn rows(connection: &mut PgConnection, query: Query) -> Result<Vec<Row>, StoreError> {
-    let text = query.numbered();
-    let rows = sqlx::query_with(AssertSqlSafe(text), arguments(query.values)?).fetch_all(connection).await?;
-    rows.iter().map(row).collect()
+/// A connection that is given up when the server does not answer: a network that drops packets says nothing for a quarter of an hour.
+pub(crate) struct Link<C> {
+    connection: C,
+    /// How long one statement may take on the way there and back.
+    limit: Duration,
+    /// A statement was given up: what the connection would answer next belongs to that one.
+    is_dead: bool,
 }
 
-pub(super) async fn execute(connection: &mut PgConnection, query: Query) -> Result<u64, StoreError> {
-    let text = query.numbered();
-    let done = sqlx::query_with(AssertSqlSafe(text), arguments(query.values)?).execute(connection).await?;
-    Ok(done.rows_affected())
+impl<C: DerefMut<Target = PgConnection>> Link<C> {
+    pub(super) const fn new(connection: C, limit: Duration) -> Self {
+        Self { connection, limit, is_dead: false }
+    }
+
+    pub(super) fn into_inner(self) -> C {
+        self.connection
+    }
+
+    async fn within<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        if self.is_dead {
+            return Err(silent());
+        }
+        let answer = tokio::time::timeout(self.limit, work(&mut self.connection)).await;
+        self.is_dead = answer.is_err();
+        Ok(answer.map_err(|_| silent())??)
+    }
+
+    pub(super) async fn rows(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
+        let (text, arguments) = (query.numbered(), arguments(query.values)?);
+        let rows = self
+            .within(async |link| sqlx::query_with(AssertSqlSafe(text), arguments).fetch_all(link).await)
+            .await?;
+        rows.iter().map(row).collect()
+    }
+
+    pub(super) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
+        let (text, arguments) = (query.numbered(), arguments(query.values)?);
+        let done = self
+            .within(async |link| sqlx::query_with(AssertSqlSafe(text), arguments).execute(link).await)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn batch(&mut self, text: &str) -> Result<(), StoreError> {
+        let text = text.to_owned();
+        self.within(async |link| sqlx::raw_sql(AssertSqlSafe(text)).execute(link).await).await?;
+        Ok(())
+    }
 }
 
-pub(super) async fn batch(connection: &mut PgConnection, text: &str) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(connection).await?;
-    Ok(())
+fn silent() -> StoreError {
+    StoreError::Io("PostgreSQL does not answer".into())
 }
 
 fn row(row: &PgRow) -> Result<Row, StoreError> {
