@@ -2,77 +2,25 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod databases;
+mod writing;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hosting_intent::{Bytes, Cause, Key, Kind};
-use hosting_planner::{ApplyError, Change, Draft, IntentChange};
-use hosting_resource::Resource;
+use hosting_intent::{Key, Kind};
+use hosting_planner::{ApplyError, Change, Draft};
 use hosting_store::{
-    AuditEntry, Commit, Database, FleetOrder, Kek, KeyRange, NodeReport, Origin, Store, StoreConfig,
-    StoreError, Watermark, WriteError,
+    Commit, FleetOrder, Kek, KeyRange, NodeReport, Origin, Store, StoreConfig, StoreError, Watermark,
+    WriteError,
 };
 
-use self::databases::{Backend, Place};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
 
-async fn open(place: &Place, database: &Database) -> Store {
-    let kek = Kek::load_or_create(&place.kek()).unwrap();
-    Store::open(&StoreConfig::of(database.clone()), kek).await.unwrap()
-}
-
-fn tenant(id: &str) -> Resource {
-    Resource {
-        id: id.to_owned(),
-        kind: hosting_resource::Kind::Tenant,
-        parent: None,
-        tenant: None,
-        brand: None,
-        label: format!("label \u{e4} of {id}"),
-        status: hosting_resource::Status::Active,
-        status_message: None,
-        shape: 1,
-        generation: 1,
-        created_revision: 1,
-        created_at: 1,
-        updated_at: 1,
-        spec: serde_json::Map::new(),
-        state: serde_json::Map::new(),
-    }
-}
-
-async fn write(store: &Store, n: u64) {
-    let intent = IntentChange {
-        audience: "edge/a".parse().unwrap(),
-        key: Key::new(Kind::Route, format!("{n}.example")),
-        owner: format!("unit:{n}"),
-        value: Some(Bytes::from(vec![u8::try_from(n % 256).unwrap(); 100])),
-        cause: Cause::Person,
-        traceparent: None,
-    };
-    let change = Change {
-        put: vec![tenant(&format!("t_{n}"))],
-        intents: vec![intent],
-        counters: vec![("tenant_uid".to_owned(), n)],
-        ..Change::default()
-    };
-    let entry = AuditEntry {
-        method: "POST".into(),
-        path: format!("/{n}"),
-        resource_type: "tenant".into(),
-        ..AuditEntry::default()
-    };
-    store
-        .write(Origin::default(), move |tx| {
-            Box::pin(async move {
-                tx.audit(entry);
-                tx.apply(change).await?;
-                Ok::<_, ApplyError>(())
-            })
-        })
-        .await
-        .unwrap();
-}
+use self::databases::{Backend, Place, Postgres};
+use self::writing::{open, tenant, write};
 
 /// Two controllers on one database: revisions follow the order of commits, and none is given twice.
 #[tokio::test(flavor = "multi_thread")]
@@ -240,4 +188,72 @@ async fn who_stands_still_with_the_head_locked_is_ended() {
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
     assert!(still.await.unwrap().is_err(), "its transaction was rolled back");
     assert!(b.read().await.unwrap().resources(&["t_a".into()]).await.unwrap().is_empty());
+}
+
+/// Between a controller and its database: what is in the way can be made to swallow everything, as a broken network does.
+struct Wire {
+    port: u16,
+    swallows: Arc<AtomicBool>,
+}
+
+impl Wire {
+    async fn to(socket: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wire = Self { port: listener.local_addr().unwrap().port(), swallows: Arc::default() };
+        let swallows = wire.swallows.clone();
+        tokio::spawn(async move {
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let (socket, swallows) = (socket.clone(), swallows.clone());
+                tokio::spawn(async move {
+                    let far = UnixStream::connect(socket).await.unwrap();
+                    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                    tokio::join!(pump(near_in, far_out, &swallows), pump(far_in, near_out, &swallows));
+                });
+            }
+        });
+        wire
+    }
+}
+
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, swallows: &AtomicBool) {
+    let mut bytes = [0; 4096];
+    while let Ok(length) = from.read(&mut bytes).await {
+        if length == 0 || (!swallows.load(Ordering::SeqCst) && to.write_all(&bytes[..length]).await.is_err())
+        {
+            return;
+        }
+    }
+}
+
+/// Packets to and from the database are lost, and no connection breaks: the controller says so in time, and goes on when they come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_says_nothing_is_given_up_in_time() {
+    let postgres = Postgres::start();
+    let place = Place::on(&postgres);
+    let wire = Wire::to(postgres.socket()).await;
+    let name = place.database.to_string();
+    let name = name.rsplit('/').next().unwrap();
+    let database =
+        format!("postgres://hosting@127.0.0.1:{}/{name}?sslmode=disable", wire.port).parse().unwrap();
+    let mut config = StoreConfig::of(database);
+    config.mutation_timeout = Duration::from_secs(1);
+    let store = Store::open(&config, Kek::load_or_create(&place.kek()).unwrap()).await.unwrap();
+    write(&store, 1).await;
+    wire.swallows.store(true, Ordering::SeqCst);
+    let began = std::time::Instant::now();
+    let change = Change { put: vec![tenant("t_lost")], ..Change::default() };
+    let lost: Result<_, WriteError<ApplyError>> =
+        store.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await })).await;
+    assert!(lost.is_err());
+    assert!(store.read().await.is_err());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    wire.swallows.store(false, Ordering::SeqCst);
+    let mut tries = 0;
+    while store.probe().await.is_err() {
+        tries += 1;
+        assert!(tries < 20, "it does not come back");
+    }
+    write(&store, 2).await;
+    assert_eq!(store.read().await.unwrap().head(), 2, "what was lost is not there");
 }

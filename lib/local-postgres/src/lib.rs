@@ -128,6 +128,12 @@ impl Server {
         )
     }
 
+    /// The server's Unix socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.sockets().join(".s.PGSQL.5432")
+    }
+
     /// Makes a database unless it is there.
     ///
     /// # Errors

@@ -48,8 +48,9 @@ impl Postgres {
         self.running.server().url(&name).parse().unwrap()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.running.pid()
+    /// Where the server listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.running.server().socket()
     }
 }
 
