@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_store::{Job, JobState, JobWait, NewJob, Origin, Store, StoreError, WriteError, WriteTx};
+use hosting_store::{Job, JobState, JobWait, NewJob, Origin, Store, StoreError, WriteTx};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -326,13 +326,7 @@ impl Worker {
             + Send
             + 'static,
     {
-        match self.store.write(origin, write).await {
-            Ok(committed) => Ok(committed.value),
-            Err(WriteError::Refused(error) | WriteError::Store(error)) => Err(error),
-            Err(error @ (WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_))) => {
-                Err(StoreError::Sql(error.to_string().into()))
-            }
-        }
+        Ok(self.store.write(origin, write).await?.value)
     }
 }
 

@@ -3,7 +3,7 @@
 use hosting_planner::gates::{Fleet, Inputs, Settled, evaluate, settled, units_of};
 use hosting_planner::{World, has_children};
 use hosting_resource::Status;
-use hosting_store::{JobWait, Origin, ReadTx, Store, StoreError, WriteError};
+use hosting_store::{JobWait, Origin, ReadTx, Store, StoreError};
 
 /// What a resource that is gone is said to be; no stored status says so.
 const GONE: &str = "deleted";
@@ -27,16 +27,9 @@ pub async fn settle(
     if outcomes.is_empty() {
         return Ok(0);
     }
-    let written = store
-        .write(Origin::default(), move |tx| Box::pin(async move { tx.settle_job_waits(&outcomes).await }))
-        .await;
-    match written {
-        Ok(committed) => Ok(committed.value),
-        Err(WriteError::Refused(error) | WriteError::Store(error)) => Err(error),
-        Err(error @ (WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_))) => {
-            Err(StoreError::Sql(error.to_string().into()))
-        }
-    }
+    let write = store
+        .write(Origin::default(), move |tx| Box::pin(async move { tx.settle_job_waits(&outcomes).await }));
+    Ok(write.await?.value)
 }
 
 /// How a resource has settled; `None` while it has not.

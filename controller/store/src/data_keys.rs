@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::kek::{GcmKey, random_key};
 use crate::sql;
-use crate::{Kek, Origin, ReadTx, Secret, Store, StoreError, WriteError, WriteTx, batch};
+use crate::{Kek, Origin, ReadTx, Secret, Store, StoreError, WriteTx, batch};
 
 /// What the scope of a tenant's key begins with.
 const TENANT: &str = "tenant/";
@@ -186,13 +186,7 @@ impl Store {
     ) -> Result<SealedText, StoreError> {
         let sealed =
             self.write(origin, move |tx| Box::pin(async move { tx.seal_secret(&place, &text).await }));
-        match sealed.await {
-            Ok(committed) => Ok(committed.value),
-            Err(WriteError::Refused(error) | WriteError::Store(error)) => Err(error),
-            Err(error @ (WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_))) => {
-                Err(StoreError::Sql(error.to_string().into()))
-            }
-        }
+        Ok(sealed.await?.value)
     }
 
     /// Opens a secret of a resource; `None` when it does not open: it was sealed for another place, or altered.

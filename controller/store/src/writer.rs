@@ -109,6 +109,17 @@ impl<E> WriteError<E> {
     }
 }
 
+impl From<WriteError<Self>> for StoreError {
+    fn from(error: WriteError<Self>) -> Self {
+        match error {
+            WriteError::Refused(error) | WriteError::Store(error) => error,
+            WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_) => {
+                Self::Sql(error.to_string().into())
+            }
+        }
+    }
+}
+
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -317,13 +328,7 @@ impl Store {
         T: Send + 'static,
         F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
     {
-        match self.write(Origin::default(), write).await {
-            Ok(committed) => Ok(committed.value),
-            Err(WriteError::Refused(error) | WriteError::Store(error)) => Err(error),
-            Err(error @ (WriteError::WentOn | WriteError::Panicked(_) | WriteError::TooSlow(_))) => {
-                Err(StoreError::Sql(error.to_string().into()))
-            }
-        }
+        Ok(self.write(Origin::default(), write).await?.value)
     }
 
     async fn enqueue(&self, job: Job) -> Result<(), StoreError> {
