@@ -20,8 +20,8 @@ use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
 use hosting_proto::feed::{self as wire, exception, key_report};
 use hosting_resource::Kind;
 use hosting_store::{
-    Commit, FleetChange, FleetOrder, ListQuery, NodeReport, PageError, ReadTx, ReportRow, Store, StoreError,
-    Watermark,
+    Commit, FleetChange, FleetOrder, KeyRange, ListQuery, NodeReport, PageError, ReadTx, ReportRow, Store,
+    StoreError, Watermark,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
@@ -93,23 +93,32 @@ impl FleetView {
         self.drop_strangers();
         write(&self.reports).retain(|node, _| nodes.contains(node));
         for node in nodes {
-            self.reload_reports(store, &node).await?;
+            self.reload_reports(store, &node, &KeyRange::default()).await?;
         }
         self.news.lock().unwrap_or_else(PoisonError::into_inner).everything = true;
         self.changed();
         Ok(())
     }
 
-    async fn reload_reports(&self, store: &Store, node: &str) -> Result<(), StoreError> {
+    /// Reads what a node reports of a range of keys anew.
+    async fn reload_reports(&self, store: &Store, node: &str, range: &KeyRange) -> Result<(), StoreError> {
         let mut all = BTreeMap::new();
-        let mut after: Option<Key> = None;
+        let mut after = range.after().cloned();
         loop {
             let page = store.read().await?.reports_of(node, after.as_ref(), PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.key.clone());
-            all.extend(page.into_iter().map(known));
+            let is_last = !range.holds(&last.key);
+            all.extend(page.into_iter().filter(|row| range.holds(&row.key)).map(known));
+            if is_last {
+                break;
+            }
         }
-        let before = write(&self.reports).insert(node.to_owned(), all.clone()).unwrap_or_default();
+        let mut reports = write(&self.reports);
+        let of_node = reports.entry(node.to_owned()).or_default();
+        let before = take_range(of_node, range);
+        of_node.extend(all.clone());
+        drop(reports);
         let Ok(audience) = Audience::node(node) else { return Ok(()) };
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         for key in before.keys().chain(all.keys()) {
@@ -132,12 +141,11 @@ impl FleetView {
             };
             self.fleet.learn(audience.clone(), node.clone(), said);
         }
-        for (node, keys) in &change.reports {
-            let Some(keys) = keys else {
-                self.reload_reports(store, node).await?;
-                continue;
-            };
-            for key in keys {
+        for (node, changed) in &change.reports {
+            for range in &changed.ranges {
+                self.reload_reports(store, node, range).await?;
+            }
+            for key in &changed.keys {
                 let said = tx.report(node, key).await?.map(|row| known(row).1);
                 let mut reports = write(&self.reports);
                 let of_node = reports.entry(node.clone()).or_default();
@@ -242,12 +250,9 @@ impl FleetView {
         let mut before: BTreeMap<Key, Report> =
             report.gone.iter().filter_map(|key| of_node.remove_entry(key)).collect();
         if let Some(range) = &report.all_of {
-            let after = range.after().map_or(Bound::Unbounded, Bound::Excluded);
-            let upto = range.upto().map_or(Bound::Unbounded, Bound::Included);
-            let replaced: Vec<Key> =
-                of_node.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
+            let replaced = take_range(of_node, range);
             visited += replaced.len();
-            before.extend(replaced.iter().filter_map(|key| of_node.remove_entry(key)));
+            before.extend(replaced);
         }
         // A node that comes back says again what is known: that concerns nobody.
         for (key, report) in reported {
@@ -332,6 +337,14 @@ impl FleetView {
     fn changed(&self) {
         self.reported.send_modify(|version| *version = version.wrapping_add(1));
     }
+}
+
+/// Takes out what lies in a range.
+fn take_range(reports: &mut BTreeMap<Key, Report>, range: &KeyRange) -> BTreeMap<Key, Report> {
+    let after = range.after().map_or(Bound::Unbounded, Bound::Excluded);
+    let upto = range.upto().map_or(Bound::Unbounded, Bound::Included);
+    let keys: Vec<Key> = reports.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
+    keys.iter().filter_map(|key| reports.remove_entry(key)).collect()
 }
 
 /// What a row says of a subscriber.
@@ -511,5 +524,53 @@ impl Platform for Running {
 
     async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError> {
         self.keks.change(change).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hosting_feed::fleet::LEASE;
+    use hosting_proto::feed::{KeyReport, ReportRequest, ReportedKey};
+    use hosting_store::{Kek, ReportChange, StoreConfig};
+
+    use super::*;
+
+    /// Another controller's nodes report page by page: each is read as far as it goes.
+    #[tokio::test]
+    async fn of_a_report_elsewhere_what_changed_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
+        let store = Store::open(&StoreConfig::new(folder.path().join("store.db")), kek).await.unwrap();
+        let view = FleetView::load(&store, Fleet::new(LEASE)).await.unwrap();
+        view.take_news();
+        let key = |name: &str| Key { kind: 21, name: name.into() };
+        let said =
+            |name: &str, phase| KeyReport { kind: 21, key: name.into(), phase, ..KeyReport::default() };
+        let phases = || {
+            ["a", "b", "c", "d"]
+                .map(|name| gates::Fleet::report(&*view, "n1", &key(name)).map(|one| one.phase))
+        };
+
+        let all = KeyRange::of(&ReportRequest { full: true, ..ReportRequest::default() });
+        let reports = ["a", "b", "c", "d"].map(|name| said(name, 2)).to_vec();
+        store.save_reports("n1", NodeReport { all_of: all, reports, ..NodeReport::default() }).await.unwrap();
+        let change =
+            |change| FleetChange { reports: [("n1".to_owned(), change)].into(), ..FleetChange::default() };
+        view.absorb(&store, &change(ReportChange::everything())).await.unwrap();
+        assert_eq!(phases(), [Some(Phase::Ready); 4]);
+        assert_eq!(view.take_news().items.len(), 4);
+
+        let named = |name: &str| Some(ReportedKey { kind: 21, key: name.into() });
+        let page = wire::KeyRange { after: named("a"), upto: named("c") };
+        let range = KeyRange::of(&ReportRequest { all_of: Some(page), ..ReportRequest::default() }).unwrap();
+        let report =
+            NodeReport { all_of: Some(range.clone()), reports: vec![said("b", 3)], ..NodeReport::default() };
+        store.save_reports("n1", report).await.unwrap();
+        let ranges = vec![range];
+        view.absorb(&store, &change(ReportChange { ranges, ..ReportChange::default() })).await.unwrap();
+        assert_eq!(phases(), [Some(Phase::Ready), Some(Phase::Failed), None, Some(Phase::Ready)]);
+        let audience = Audience::node("n1").unwrap();
+        assert_eq!(view.take_news().items, ["b", "c"].map(|name| (audience.clone(), key(name))).into());
+        store.close().await;
     }
 }

@@ -11,8 +11,8 @@ use hosting_intent::{Audience, Key};
 use hosting_resource::Kind;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
 use crate::sql::{self, Connection, Row};
+use crate::{KeyRange, StoreError};
 
 /// The channel of NOTIFY.
 pub(crate) const CHANNEL: &str = "hosting_commits";
@@ -22,8 +22,10 @@ const KEPT: i64 = 20_000;
 const DROP_EVERY: i64 = 1_000;
 /// Rows read at once.
 const PAGE: i64 = 256;
-/// Keys of one node's report that are named; beyond it the node is.
+/// Keys of one node's report that are named; beyond it all of it is.
 const MAX_KEYS: usize = 500;
+/// And so many ranges.
+const MAX_RANGES: usize = 64;
 
 /// What one commit brought.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,8 +51,8 @@ pub struct Commit {
 pub struct FleetChange {
     /// Subscribers whose row changed, or went.
     pub subscribers: BTreeSet<(Audience, String)>,
-    /// Nodes that reported, and which keys; `None`: more than are named.
-    pub reports: BTreeMap<String, Option<BTreeSet<Key>>>,
+    /// Nodes that reported, and what of it changed.
+    pub reports: BTreeMap<String, ReportChange>,
     /// What sessions are told, wherever they stand.
     pub orders: Vec<FleetOrder>,
 }
@@ -65,20 +67,50 @@ impl FleetChange {
     /// Adds another change.
     pub fn merge(&mut self, other: Self) {
         self.subscribers.extend(other.subscribers);
-        for (node, keys) in other.reports {
-            self.report(node, keys);
+        for (node, change) in other.reports {
+            self.report(node, change);
         }
         self.orders.extend(other.orders);
     }
 
-    pub(crate) fn report(&mut self, node: String, keys: Option<BTreeSet<Key>>) {
-        let known = self.reports.entry(node).or_insert_with(|| Some(BTreeSet::new()));
-        match (known.as_mut(), keys) {
-            (Some(known), Some(keys)) => known.extend(keys),
-            (None, _) | (_, None) => *known = None,
+    pub(crate) fn report(&mut self, node: String, change: ReportChange) {
+        let known = self.reports.entry(node).or_default();
+        for range in change.ranges {
+            known.add(std::iter::empty(), Some(range));
         }
-        if known.as_ref().is_some_and(|keys| keys.len() > MAX_KEYS) {
-            *known = None;
+        known.add(change.keys.into_iter(), None);
+    }
+}
+
+/// What of a node's report changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReportChange {
+    /// These keys.
+    pub keys: BTreeSet<Key>,
+    /// And whatever lies in these ranges.
+    pub ranges: Vec<KeyRange>,
+}
+
+impl ReportChange {
+    /// All of it may have.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { keys: BTreeSet::new(), ranges: vec![KeyRange::default()] }
+    }
+
+    /// Adds keys and a range. More than are named are everything.
+    pub(crate) fn add(&mut self, keys: impl Iterator<Item = Key>, range: Option<KeyRange>) {
+        if let Some(range) = range
+            && !self.ranges.contains(&range)
+        {
+            self.ranges.push(range);
+        }
+        self.keys.extend(keys.filter(|key| !self.ranges.iter().any(|range| range.holds(key))));
+        if self.keys.len() > MAX_KEYS
+            || self.ranges.len() > MAX_RANGES
+            || self.ranges.iter().any(KeyRange::is_everything)
+        {
+            *self = Self::everything();
         }
     }
 }
@@ -109,6 +141,8 @@ pub enum FleetOrder {
 
 /// Keys of a report, as kind and name.
 type NamedKeys = Vec<(u32, String)>;
+/// A range of keys: behind the first, up to the second.
+type NamedRange = (Option<(u32, String)>, Option<(u32, String)>);
 
 /// A commit as its row holds it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,14 +159,15 @@ struct Touched {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     subscribers: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    reports: Vec<(String, Option<NamedKeys>)>,
+    reports: Vec<(String, NamedKeys, Vec<NamedRange>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     orders: Vec<FleetOrder>,
 }
 
 impl From<&Commit> for Touched {
     fn from(commit: &Commit) -> Self {
-        let keys = |keys: &BTreeSet<Key>| keys.iter().map(|key| (key.kind, key.name.clone())).collect();
+        let named = |key: &Key| (key.kind, key.name.clone());
+        let range = |range: &KeyRange| (range.after().map(named), range.upto().map(named));
         Self {
             revision: commit.revision,
             audiences: commit.audiences.iter().map(ToString::to_string).collect(),
@@ -149,7 +184,10 @@ impl From<&Commit> for Touched {
                 .fleet
                 .reports
                 .iter()
-                .map(|(node, all)| (node.clone(), all.as_ref().map(keys)))
+                .map(|(node, change)| {
+                    let keys = change.keys.iter().map(named).collect();
+                    (node.clone(), keys, change.ranges.iter().map(range).collect())
+                })
                 .collect(),
             orders: commit.fleet.orders.clone(),
         }
@@ -177,7 +215,12 @@ impl Touched {
                 reports: self
                     .reports
                     .into_iter()
-                    .map(|(node, keys)| (node, keys.map(|keys| keys.into_iter().map(key).collect())))
+                    .map(|(node, keys, ranges)| {
+                        let range =
+                            |(after, upto): NamedRange| KeyRange::between(after.map(key), upto.map(key));
+                        let keys = keys.into_iter().map(key).collect();
+                        (node, ReportChange { keys, ranges: ranges.into_iter().map(range).collect() })
+                    })
                     .collect(),
                 orders: self.orders,
             },
@@ -261,9 +304,15 @@ mod tests {
     fn a_commit_survives_its_row() {
         let mut fleet = FleetChange::default();
         fleet.subscribers.insert(("edge/c1".parse().unwrap(), "lb-1".into()));
-        fleet.report("web-1".into(), Some([Key { kind: 21, name: "a".into() }].into()));
-        fleet.report("web-2".into(), None);
-        fleet.report("web-2".into(), Some(BTreeSet::new()));
+        let key = |name: &str| Key { kind: 21, name: name.into() };
+        let range = KeyRange::between(Some(key("b")), Some(key("d")));
+        for (keys, range) in [(vec![key("a")], None), (vec![key("c")], Some(range)), (vec![key("d")], None)] {
+            let mut change = ReportChange::default();
+            change.add(keys.into_iter(), range);
+            fleet.report("web-1".into(), change);
+        }
+        fleet.report("web-2".into(), ReportChange::everything());
+        fleet.report("web-2".into(), ReportChange::default());
         fleet.orders.push(FleetOrder::SendAway {
             node: "web-1".into(),
             role: "web".into(),
@@ -280,17 +329,19 @@ mod tests {
         };
         let text = serde_json::to_string(&Touched::from(&commit)).unwrap();
         assert_eq!(serde_json::from_str::<Touched>(&text).unwrap().into_commit(), Some(commit.clone()));
-        assert_eq!(commit.fleet.reports["web-2"], None);
+        assert_eq!(commit.fleet.reports["web-1"].keys, [key("a")].into(), "the others lie in the range");
+        assert_eq!(commit.fleet.reports["web-2"], ReportChange::everything());
         let newer = text.replace("dns/default", "moon/base");
         assert_eq!(serde_json::from_str::<Touched>(&newer).unwrap().into_commit(), None);
     }
 
     #[test]
-    fn of_many_keys_the_node_is_named() {
+    fn more_keys_than_are_named_are_everything() {
         let mut fleet = FleetChange::default();
         for n in 0..=MAX_KEYS {
-            fleet.report("web-1".into(), Some([Key { kind: 21, name: n.to_string() }].into()));
+            let keys = [Key { kind: 21, name: n.to_string() }].into();
+            fleet.report("web-1".into(), ReportChange { keys, ..ReportChange::default() });
         }
-        assert_eq!(fleet.reports["web-1"], None);
+        assert_eq!(fleet.reports["web-1"], ReportChange::everything());
     }
 }

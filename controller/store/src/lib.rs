@@ -62,7 +62,7 @@ use tokio::sync::{broadcast, watch};
 use zeroize::Zeroizing;
 
 pub use audit::{AuditEntry, AuditPage, AuditQuery, AuditRow, AuditSort};
-pub use commit_log::{Commit, FleetChange, FleetOrder};
+pub use commit_log::{Commit, FleetChange, FleetOrder, ReportChange};
 pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;

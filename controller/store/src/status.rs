@@ -13,7 +13,7 @@ use hosting_proto::feed::{self, KeyReport, ReportRequest, ReportedKey};
 use crate::error::{to_bound, to_sql};
 use crate::read_tx::audience;
 use crate::sql::{self, QueryBuilder};
-use crate::{FleetOrder, Store, StoreError, WriteTx, batch};
+use crate::{FleetOrder, ReportChange, Store, StoreError, WriteTx, batch};
 
 /// Rows written in one go: mutations wait that long.
 const CHUNK: usize = 500;
@@ -143,8 +143,19 @@ impl KeyRange {
         self.upto.as_ref()
     }
 
-    fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.after.is_none() && self.upto.is_none()
+    }
+
+    /// Whether a key lies in it.
+    #[must_use]
+    pub fn holds(&self, key: &Key) -> bool {
+        self.after.as_ref().is_none_or(|after| after < key)
+            && self.upto.as_ref().is_none_or(|upto| key <= upto)
+    }
+
+    pub(crate) const fn between(after: Option<Key>, upto: Option<Key>) -> Self {
+        Self { after, upto }
     }
 
     /// The bounds as SQL compares them: `(kind, key) > (?, ?) AND (kind, key) <= (?, ?)`. No kind is beyond `u32`.
@@ -228,19 +239,23 @@ impl Store {
         let NodeReport { revision, all_of, mut reports, gone } = report;
         reports.retain(|report| is_fit(&report.key));
         // Of a report that is all of a range, what it leaves out changes too.
-        let keys = all_of.is_none().then(|| {
-            let said = reports.iter().map(|one| Key { kind: one.kind, name: one.key.clone() });
-            said.chain(gone.iter().cloned()).collect()
-        });
+        let said = reports.iter().map(|one| Key { kind: one.kind, name: one.key.clone() });
+        let mut changed = ReportChange::default();
+        changed.add(
+            said.chain(gone.iter().cloned())
+                .filter(|key| all_of.as_ref().is_none_or(|range| !range.holds(key))),
+            all_of.clone(),
+        );
         let mut chunks = reports.chunks(CHUNK).map(<[_]>::to_vec).peekable();
-        let (name, first) = (node.to_owned(), chunks.next().unwrap_or_default());
+        let (name, now) = (node.to_owned(), changed.clone());
+        let first = chunks.next().unwrap_or_default();
         // Most reports are one chunk: they are one write.
         let at_once = all_of.clone().filter(|_| chunks.peek().is_none());
         let pass = self
             .status_write(move |tx| {
                 Box::pin(async move {
                     let pass = begin_pass(tx, &name, revision).await?;
-                    tx.fleet().report(name.clone(), keys);
+                    tx.fleet().report(name.clone(), now);
                     delete_reports(tx, &name, &gone).await?;
                     write_reports(tx, &name, pass, &first).await?;
                     if let Some(range) = at_once {
@@ -251,12 +266,12 @@ impl Store {
             })
             .await?;
         while let Some(chunk) = chunks.next() {
-            let name = node.to_owned();
+            let (name, later) = (node.to_owned(), changed.clone());
             let range = all_of.clone().filter(|_| chunks.peek().is_none());
             self.status_write(move |tx| {
                 Box::pin(async move {
                     write_reports(tx, &name, pass, &chunk).await?;
-                    tx.fleet().report(name.clone(), None);
+                    tx.fleet().report(name.clone(), later);
                     match range {
                         Some(range) => sweep_reports(tx, &name, pass, &range).await,
                         None => Ok(()),
@@ -427,7 +442,7 @@ impl WriteTx {
             let subscriber = (audience(row.try_get(0)?)?, node.to_owned());
             self.fleet().subscribers.insert(subscriber);
         }
-        self.fleet().report(node.to_owned(), None);
+        self.fleet().report(node.to_owned(), ReportChange::everything());
         let forgotten = Forgotten {
             audiences: gone.len() as u64,
             exceptions: self.execute(delete("DELETE FROM exceptions WHERE node = ?")).await?,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use hosting_intent::{Key, Kind};
 use hosting_planner::{ApplyError, Change, Draft};
 use hosting_store::{
-    Commit, FleetOrder, Kek, KeyRange, NodeReport, Origin, Store, StoreConfig, StoreError, Watermark,
-    WriteError,
+    Commit, FleetOrder, Kek, KeyRange, NodeReport, Origin, ReportChange, Store, StoreConfig, StoreError,
+    Watermark, WriteError,
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -117,12 +117,12 @@ async fn reports_and_orders_reach_the_other_controller() {
     let key = Key::new(Kind::Webroot, "web_1");
     let report = NodeReport { gone: vec![key.clone()], ..NodeReport::default() };
     a.save_reports("web-1", report).await.unwrap();
-    assert_eq!(next(&mut heard).await.fleet.reports["web-1"], Some([key].into()));
+    assert_eq!(next(&mut heard).await.fleet.reports["web-1"].keys, [key].into());
     let all = hosting_proto::feed::ReportRequest { full: true, ..Default::default() };
     a.save_reports("web-1", NodeReport { all_of: KeyRange::of(&all), ..NodeReport::default() })
         .await
         .unwrap();
-    assert_eq!(next(&mut heard).await.fleet.reports["web-1"], None);
+    assert_eq!(next(&mut heard).await.fleet.reports["web-1"], ReportChange::everything());
     let order = FleetOrder::Release { audience: "edge/a".into(), node: "lb-1".into(), by: "ops".into() };
     a.order(order.clone()).await.unwrap();
     assert_eq!(next(&mut heard).await.fleet.orders, [order]);
