@@ -20,7 +20,7 @@ use super::{
     ports::Ports,
     postgres,
     probe::{Silent, Site, Targets},
-    start_child,
+    start_child, while_all_live,
 };
 use crate::{
     api::{Api, encode},
@@ -193,8 +193,11 @@ impl Plan {
             let mut child = postgres::child(&self.data, server)?;
             child.start()?;
             children.push(child);
-            // It waits until the server answers, some seconds at most.
-            postgres::make_database(&self.data, server, &self.programs.join("hosting-controller"))?;
+            // It waits until the server answers. Ctrl-C is heard meanwhile.
+            let (data, server) = (self.data.path().to_owned(), server.clone());
+            let controller = self.programs.join("hosting-controller");
+            let made = move || postgres::make_database(&data, &server, &controller);
+            while_all_live(children, async { tokio::task::spawn_blocking(made).await? }).await?;
         }
         progress.step("controller");
         let key_file = self.admin_key_file();

@@ -66,8 +66,8 @@ pub(super) fn child(data: &DataFolder, server: &Server) -> anyhow::Result<Child>
 
 /// Waits for the server, makes the database, and writes where it is for the controller. A store that was a file until now is copied
 /// into it first, and then put away.
-pub(super) fn make_database(data: &DataFolder, server: &Server, controller: &Path) -> anyhow::Result<()> {
-    let (file, store) = (database_file(data.path()), data.join("controller/store.db"));
+pub(super) fn make_database(data: &Path, server: &Server, controller: &Path) -> anyhow::Result<()> {
+    let (file, store) = (database_file(data), data.join("controller/store.db"));
     server.create_database(NAME).context("the database cannot be made")?;
     if !file.is_file() && store.is_file() {
         // An earlier attempt may have been cut short.
