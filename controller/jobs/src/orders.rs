@@ -26,7 +26,7 @@ pub enum OrderError {
 /// # Errors
 /// The store's own outside; inside, why nothing was done.
 pub async fn cancel(tx: &mut WriteTx, id: &str, by: &str) -> Result<Result<Job, OrderError>, StoreError> {
-    let Some(mut job) = tx.job(id).await? else { return Ok(Err(OrderError::NotFound)) };
+    let Some(mut job) = tx.beside().job(id).await? else { return Ok(Err(OrderError::NotFound)) };
     let fence = job.fence;
     // A kind that this build does not know is left to a runner that does.
     let undoes = kinds::of(&job.kind).is_none_or(|kind| kind.facts.undoes);
@@ -47,7 +47,7 @@ pub async fn cancel(tx: &mut WriteTx, id: &str, by: &str) -> Result<Result<Job, 
 /// # Errors
 /// The store's own outside; inside, why nothing was done.
 pub async fn retry(tx: &mut WriteTx, id: &str) -> Result<Result<Job, OrderError>, StoreError> {
-    let Some(mut job) = tx.job(id).await? else { return Ok(Err(OrderError::NotFound)) };
+    let Some(mut job) = tx.beside().job(id).await? else { return Ok(Err(OrderError::NotFound)) };
     let fence = job.fence;
     let written = match machine::retry(&mut job, Draft::now(tx)) {
         Ok(Retried::Sooner) => tx.save_job(&job, fence).await?,
@@ -58,5 +58,5 @@ pub async fn retry(tx: &mut WriteTx, id: &str) -> Result<Result<Job, OrderError>
 }
 
 async fn reread(tx: &mut WriteTx, id: &str) -> Result<Result<Job, OrderError>, StoreError> {
-    Ok(tx.job(id).await?.ok_or(OrderError::NotFound))
+    Ok(tx.beside().job(id).await?.ok_or(OrderError::NotFound))
 }

@@ -240,8 +240,8 @@ impl Worker {
                 Box::pin(async move {
                     let limits = kind.limits();
                     let now = hosting_planner::Draft::now(tx);
-                    let ids = tx.due_jobs(name, now, count).await?;
-                    let mut pace = tx.job_pace(name).await?;
+                    let ids = tx.beside().due_jobs(name, now, count).await?;
+                    let mut pace = tx.beside().job_pace(name).await?;
                     let wanted = u32::try_from(ids.len()).unwrap_or(count);
                     let granted = pace::take(&mut pace, limits.rate, wanted, now) as usize;
                     if granted == 0 {
@@ -249,7 +249,7 @@ impl Worker {
                     }
                     tx.put_job_pace(name, pace).await?;
                     let (mut claimed, mut ended) = (Vec::new(), Vec::new());
-                    for mut job in tx.jobs(ids.get(..granted).unwrap_or(&ids)).await? {
+                    for mut job in tx.beside().jobs(ids.get(..granted).unwrap_or(&ids)).await? {
                         let held = job.fence;
                         let rules = rules(kind.facts(), limits.backoff, lease, now);
                         let Some(first) = machine::claim(&mut job, &owner, &rules) else { continue };
@@ -261,7 +261,7 @@ impl Worker {
                             ended.push(job);
                             continue;
                         }
-                        let waits = tx.job_waits(&job.id).await?;
+                        let waits = tx.beside().job_waits(&job.id).await?;
                         claimed.push(Claimed { job, waits, first });
                     }
                     Ok((claimed, ended))
@@ -349,7 +349,7 @@ pub(crate) async fn enqueue_next(
     let name = kind.facts().name;
     let Some((due_at, params)) = kind.next_run(hosting_planner::Draft::now(tx)) else { return Ok(()) };
     let lane = lane_of(name);
-    if tx.is_lane_taken(&lane, ended).await? {
+    if tx.beside().is_lane_taken(&lane, ended).await? {
         return Ok(());
     }
     let job = NewJob {

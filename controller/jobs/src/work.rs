@@ -174,7 +174,7 @@ impl Worker {
         let origin = Origin { traceparent: working.job.traceparent.clone(), ..Origin::default() };
         self.write(origin, move |tx| {
             Box::pin(async move {
-                let Some(mut job) = tx.job(&id).await? else { return Ok(None) };
+                let Some(mut job) = tx.beside().job(&id).await? else { return Ok(None) };
                 let (facts, limits) = (kind.facts(), kind.limits());
                 let now = Draft::now(tx);
                 let rules = rules(facts, limits.backoff, lease, now);
@@ -198,7 +198,7 @@ impl Worker {
                     enqueue_next(tx, kind.as_ref(), &job.id).await?;
                 }
                 if let Note::Outcome(_, Some(cooldown)) = &*note {
-                    let mut resting = tx.job_pace(facts.name).await?;
+                    let mut resting = tx.beside().job_pace(facts.name).await?;
                     pace::rest(&mut resting, *cooldown, now);
                     tx.put_job_pace(facts.name, resting).await?;
                 }

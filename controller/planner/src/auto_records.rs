@@ -69,6 +69,8 @@ pub(crate) async fn sync<K: NameSource>(source: &mut Doc<K>, plan: &mut Plan<'_>
         None => BTreeMap::new(),
     };
     let before = K::records(&mut source.state).clone();
+    let ids: Vec<String> = before.iter().map(|record| record.id.to_string()).collect();
+    plan.draft.prefetch(&ids).await?;
     let mut units = BTreeSet::new();
     let mut after = Vec::new();
     for record in &before {
@@ -93,13 +95,19 @@ pub(crate) async fn sync<K: NameSource>(source: &mut Doc<K>, plan: &mut Plan<'_>
             },
         }
     }
+    let mut new = Vec::new();
     for ((zone_id, name, record_type), (zone, content)) in wanted {
         let mut entry = AutoRecord { zone: Id::from(zone_id), name, record_type, id: Id::default() };
         let record = new_record(&entry, &content, &zone, source, &plan.draft)?;
         entry.id = Id::from(record.id.as_str());
-        plan.put(record).await?;
         units.insert(unit(&entry));
         after.push(entry);
+        new.push(record);
+    }
+    let ids: Vec<String> = new.iter().map(|record| record.id.clone()).collect();
+    plan.draft.prefetch(&ids).await?;
+    for record in new {
+        plan.put(record).await?;
     }
     after.sort();
     if after != before {

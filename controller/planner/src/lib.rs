@@ -28,6 +28,7 @@ pub mod fake;
 mod fields;
 pub mod gates;
 mod kinds;
+mod layer;
 pub mod lint;
 mod mutate;
 mod names;
@@ -47,6 +48,7 @@ pub use concerns::{resources_behind, waited_for};
 pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;
+pub use layer::{Layer, List};
 pub use mutate::{
     Deleted, Drained, Forgotten, admit_reader, continue_delete, converge_shard, create, delete, drain,
     expel_reader, finish_delete, forget_node, has_children, open_gates, record_status, replan, retired,

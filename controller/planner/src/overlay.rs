@@ -7,15 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Key};
-use hosting_resource::{Index, Kind, PlainSecrets, Resource, SecretPlace, ShapeError};
+use hosting_resource::{Kind, PlainSecrets, Resource, SecretPlace, ShapeError};
 
+use crate::layer::{Layer, List};
 use crate::{
     Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, PlanError, SealFor, SealedFor,
     Unit, World, WorldError,
 };
-
-/// A unique name: kind, scope, key.
-type Name = (Kind, String, String);
 
 pub(crate) struct Overlay<'d> {
     base: &'d mut dyn Draft,
@@ -23,53 +21,12 @@ pub(crate) struct Overlay<'d> {
     now: i64,
     traceparent: String,
     by_admin: bool,
-    /// Resources as they are now, by id: read or put; `None` for what is known not to be there.
-    resources: BTreeMap<String, Option<Resource>>,
-    /// Of those, what was put, with the index rows that it has now.
-    put: BTreeMap<String, Index>,
-    /// Rows to remove, with their kinds.
-    removed: BTreeMap<String, Kind>,
-    /// Who holds the names that were put.
-    names: BTreeMap<Name, String>,
-    /// Who holds the names that were read; empty for nobody.
-    holders: BTreeMap<Name, String>,
-    /// Rows of the store by their owner.
-    owned: BTreeMap<String, Vec<IntentRow>>,
-    /// Changed rows by audience and key: as they are now, `None` for withdrawn.
-    rows: BTreeMap<(Audience, Key), Option<IntentRow>>,
-    counters: BTreeMap<String, u64>,
+    layer: Layer,
     intents: Vec<IntentChange>,
     replan: Vec<Unit>,
     replanned: Vec<Unit>,
     /// Audiences that got their first key in this mutation.
     keyed: BTreeSet<Audience>,
-}
-
-/// A list of resources in ascending id order.
-#[derive(Debug, Clone, Copy)]
-enum List<'q> {
-    Children { kind: Kind, parent: &'q str },
-    Referrers { kind: Kind, relation: &'q str, to: &'q str },
-    Facet { kind: Kind, field: &'q str, value: &'q str },
-    All { kind: Kind },
-}
-
-impl List<'_> {
-    fn holds(self, resource: &Resource, index: &Index) -> bool {
-        match self {
-            Self::Children { kind, parent } => {
-                resource.kind == kind && resource.parent.as_deref() == Some(parent)
-            }
-            Self::Referrers { kind, relation, to } => {
-                resource.kind == kind && index.refs.iter().any(|one| one.relation == relation && one.to == to)
-            }
-            Self::Facet { kind, field, value } => {
-                resource.kind == kind
-                    && index.facets.iter().any(|one| one.field == field && one.value == value)
-            }
-            Self::All { kind } => resource.kind == kind,
-        }
-    }
 }
 
 impl<'d> Overlay<'d> {
@@ -80,14 +37,7 @@ impl<'d> Overlay<'d> {
             traceparent: base.traceparent().to_owned(),
             by_admin: base.by_admin(),
             base,
-            resources: BTreeMap::new(),
-            put: BTreeMap::new(),
-            removed: BTreeMap::new(),
-            names: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            owned: BTreeMap::new(),
-            rows: BTreeMap::new(),
-            counters: BTreeMap::new(),
+            layer: Layer::default(),
             intents: Vec::new(),
             replan: Vec::new(),
             replanned: Vec::new(),
@@ -122,15 +72,13 @@ impl<'d> Overlay<'d> {
             return Err(ShapeError::Unreadable { id: resource.id, problem }.into());
         }
         let index = resource.index();
-        let before = match self.put.get(&resource.id) {
-            Some(before) => Some(before.clone()),
-            None => self.resource(&resource.id).await?.map(|before| before.index()),
-        };
-        let before = before.unwrap_or_default();
-        for unique in &index.uniques {
-            if before.uniques.contains(unique) {
-                continue;
+        let before = match self.layer.index_of(&resource.id) {
+            Some(before) => before.uniques.clone(),
+            None => {
+                self.resource(&resource.id).await?.map(|before| before.index().uniques).unwrap_or_default()
             }
+        };
+        for unique in index.uniques.iter().filter(|unique| !before.contains(unique)) {
             let holder = self.holder(resource.kind, &unique.scope, &unique.key).await?;
             if holder.is_some_and(|holder| holder.id != resource.id) {
                 let taken =
@@ -138,32 +86,26 @@ impl<'d> Overlay<'d> {
                 return Err(taken.into());
             }
         }
-        let name =
-            |unique: &hosting_resource::Unique| (resource.kind, unique.scope.clone(), unique.key.clone());
-        for unique in &before.uniques {
-            self.names.remove(&name(unique));
+        let (kind, id, names) = (resource.kind, resource.id.clone(), index.uniques.clone());
+        self.layer.put(resource, index);
+        for unique in &names {
+            self.layer.name(kind, unique, &id);
         }
-        self.names.extend(index.uniques.iter().map(|unique| (name(unique), resource.id.clone())));
-        self.removed.remove(&resource.id);
-        self.put.insert(resource.id.clone(), index);
-        self.resources.insert(resource.id.clone(), Some(resource));
         Ok(())
     }
 
     /// Takes a resource's row away.
     pub(crate) fn remove(&mut self, resource: &Resource) {
-        if let Some(index) = self.put.remove(&resource.id) {
-            for unique in index.uniques {
-                self.names.remove(&(resource.kind, unique.scope, unique.key));
-            }
-        }
-        // A row that this mutation made may be on neither list: removing what is not there changes nothing.
-        self.removed.insert(resource.id.clone(), resource.kind);
-        self.resources.insert(resource.id.clone(), None);
+        self.layer.remove(&resource.id, resource.kind);
+    }
+
+    /// Reads resources that are about to be asked for, all at once.
+    pub(crate) async fn prefetch(&mut self, ids: &[String]) -> Result<(), PlanError> {
+        Ok(self.layer.fetch(self.base, ids).await?)
     }
 
     pub(crate) fn set_counter(&mut self, name: &str, value: u64) {
-        self.counters.insert(name.to_owned(), value);
+        self.layer.set_counter(name, value);
     }
 
     /// Seals the new secrets of a resource, which is about to be put, for where they stand in it.
@@ -214,12 +156,10 @@ impl<'d> Overlay<'d> {
 
     /// Sets or withdraws an intent. A withdrawal counts only while its owner still owns the row.
     pub(crate) fn intend(&mut self, change: IntentChange) {
-        let at = (change.audience.clone(), change.key.clone());
         let row = match &change.value {
             None => {
-                let taken_over =
-                    self.rows.get(&at).and_then(Option::as_ref).is_some_and(|row| row.owner != change.owner);
-                if taken_over {
+                let now = self.layer.changed_row(&change.audience, &change.key);
+                if now.flatten().is_some_and(|row| row.owner != change.owner) {
                     return;
                 }
                 None
@@ -232,40 +172,31 @@ impl<'d> Overlay<'d> {
                 value: value.clone(),
             }),
         };
-        self.rows.insert(at, row);
+        self.layer.set_row(change.audience.clone(), change.key.clone(), row);
         self.intents.push(change);
     }
 
     /// Reads the rows of units that are about to be planned, all at once.
     pub(crate) async fn prefetch_owned(&mut self, owners: &[String]) -> Result<(), PlanError> {
-        let wanted: Vec<String> =
-            owners.iter().filter(|owner| !self.owned.contains_key(*owner)).cloned().collect();
-        if wanted.len() < 2 {
-            return Ok(());
-        }
-        let rows = self.base.owned_by(&wanted).await?;
-        self.owned.extend(wanted.into_iter().map(|owner| (owner, Vec::new())));
-        for row in rows {
-            self.owned.entry(row.owner.clone()).or_default().push(row);
-        }
-        Ok(())
+        Ok(self.layer.fetch_owned(self.base, owners).await?)
     }
 
     /// Writes what came of it, if anything did.
     pub(crate) async fn write(self) -> Result<Written, PlanError> {
-        let Self { base, mut resources, put, removed, counters, intents, replan, replanned, .. } = self;
+        let Self { base, layer, intents, replan, replanned, .. } = self;
+        let put: Vec<Resource> = layer.put_resources().map(|(resource, _)| resource.clone()).collect();
         let change = Change {
-            put: put.keys().filter_map(|id| resources.get(id).cloned().flatten()).collect(),
-            remove: removed.keys().cloned().collect(),
+            put: put.clone(),
+            remove: layer.removed().map(|(id, _)| id.to_owned()).collect(),
             intents,
-            counters: counters.into_iter().collect(),
+            counters: layer.counters().map(|(name, value)| (name.to_owned(), value)).collect(),
             replan,
             replanned,
         };
         if change != Change::default() {
             base.apply(change).await.map_err(|error| match error {
-                ApplyError::InUse { id, kind: by_kind, by } => match removed.get(&id) {
-                    Some(kind) => PlanError::InUse { kind: *kind, id, by_kind, by },
+                ApplyError::InUse { id, kind: by_kind, by } => match layer.removed_kind(&id) {
+                    Some(kind) => PlanError::InUse { kind, id, by_kind, by },
                     None => ApplyError::InUse { id, kind: by_kind, by }.into(),
                 },
                 ApplyError::Taken { .. }
@@ -274,82 +205,31 @@ impl<'d> Overlay<'d> {
                 | ApplyError::World(_) => error.into(),
             })?;
         }
-        resources.retain(|id, _| put.contains_key(id));
-        Ok(Written { resources })
-    }
-
-    /// The resource, as far as it is known without reading.
-    fn known(&self, id: &str) -> Option<Option<&Resource>> {
-        self.resources.get(id).map(Option::as_ref)
-    }
-
-    async fn list(&mut self, list: List<'_>, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
-        let wanted = limit as usize;
-        let mut found = Vec::new();
-        let mut after = after.to_owned();
-        loop {
-            let page = match list {
-                List::Children { kind, parent } => self.base.children(kind, parent, &after, limit).await?,
-                List::Referrers { kind, relation, to } => {
-                    self.base.referrers(kind, relation, to, &after, limit).await?
-                }
-                List::Facet { kind, field, value } => {
-                    self.base.with_facet(kind, field, value, &after, limit).await?
-                }
-                List::All { kind } => self.base.list(kind, &after, limit).await?,
-            };
-            let end = if page.len() < wanted { None } else { page.last().map(|last| last.id.clone()) };
-            let in_page = |id: &str| id > after.as_str() && end.as_deref().is_none_or(|end| id <= end);
-            let mut merged: BTreeMap<&str, &Resource> = page
-                .iter()
-                .filter(|row| !self.put.contains_key(&row.id) && !self.removed.contains_key(&row.id))
-                .map(|row| (row.id.as_str(), row))
-                .collect();
-            for (id, index) in self.put.iter().filter(|(id, _)| in_page(id)) {
-                if let Some(Some(resource)) = self.known(id)
-                    && list.holds(resource, index)
-                {
-                    merged.insert(id, resource);
-                }
-            }
-            found.extend(merged.into_values().cloned());
-            for row in page {
-                self.resources.entry(row.id.clone()).or_insert(Some(row));
-            }
-            if found.len() >= wanted {
-                found.truncate(wanted);
-                return Ok(found);
-            }
-            match end {
-                Some(end) => after = end,
-                None => return Ok(found),
-            }
-        }
+        Ok(Written { resources: put.into_iter().map(|resource| (resource.id.clone(), resource)).collect() })
     }
 }
 
 /// What a mutation put, as it is stored.
 #[derive(Debug)]
 pub(crate) struct Written {
-    resources: BTreeMap<String, Option<Resource>>,
+    resources: BTreeMap<String, Resource>,
 }
 
 impl Written {
     /// The resource, if it was put.
     pub(crate) fn take(&mut self, id: &str) -> Option<Resource> {
-        self.resources.remove(id).flatten()
+        self.resources.remove(id)
     }
 }
 
 #[async_trait]
 impl World for Overlay<'_> {
     async fn resource(&mut self, id: &str) -> Result<Option<Resource>, WorldError> {
-        if let Some(known) = self.known(id) {
-            return Ok(known.cloned());
-        }
-        let read = self.base.resource(id).await?;
-        self.resources.insert(id.to_owned(), read.clone());
-        Ok(read)
+        self.layer.resource(self.base, id).await
+    }
+
+    async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, WorldError> {
+        self.layer.resources(self.base, ids).await
     }
 
     async fn children(
@@ -359,11 +239,11 @@ impl World for Overlay<'_> {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        Overlay::list(self, List::Children { kind, parent }, after, limit).await
+        self.layer.list(self.base, List::Children { kind, parent }, after, limit).await
     }
 
     async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError> {
-        Ok(self.holders(kind, scope, &[key.to_owned()]).await?.pop())
+        Ok(self.holders(kind, scope, &[key.to_owned()]).await?.pop().map(|(_, holder)| holder))
     }
 
     async fn holders(
@@ -371,46 +251,8 @@ impl World for Overlay<'_> {
         kind: Kind,
         scope: &str,
         keys: &[String],
-    ) -> Result<Vec<Resource>, WorldError> {
-        let name = |key: &str| (kind, scope.to_owned(), key.to_owned());
-        let unknown: BTreeSet<String> = keys
-            .iter()
-            .filter(|key| {
-                let name = name(key);
-                !self.names.contains_key(&name) && !self.holders.contains_key(&name)
-            })
-            .cloned()
-            .collect();
-        if !unknown.is_empty() {
-            let unknown: Vec<String> = unknown.into_iter().collect();
-            let read = match unknown.as_slice() {
-                [one] => self.base.holder(kind, scope, one).await?.into_iter().collect(),
-                several => self.base.holders(kind, scope, several).await?,
-            };
-            self.holders.extend(unknown.iter().map(|key| (name(key), String::new())));
-            for holder in read {
-                for unique in holder.index().uniques {
-                    if unique.scope == scope {
-                        self.holders.insert(name(&unique.key), holder.id.clone());
-                    }
-                }
-                self.resources.entry(holder.id.clone()).or_insert(Some(holder));
-            }
-        }
-        let mut found = Vec::new();
-        for key in keys {
-            let name = name(key);
-            let id = match self.names.get(&name) {
-                Some(id) => id,
-                // What was put since has its names in `names`, and holds no others.
-                None => match self.holders.get(&name) {
-                    Some(id) if !self.put.contains_key(id) && !self.removed.contains_key(id) => id,
-                    Some(_) | None => continue,
-                },
-            };
-            found.extend(self.known(id).flatten().cloned());
-        }
-        Ok(found)
+    ) -> Result<Vec<(String, Resource)>, WorldError> {
+        self.layer.holders(self.base, kind, scope, keys).await
     }
 
     async fn referrers(
@@ -421,7 +263,7 @@ impl World for Overlay<'_> {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        Overlay::list(self, List::Referrers { kind, relation, to }, after, limit).await
+        self.layer.list(self.base, List::Referrers { kind, relation, to }, after, limit).await
     }
 
     async fn with_facet(
@@ -432,49 +274,32 @@ impl World for Overlay<'_> {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        Overlay::list(self, List::Facet { kind, field, value }, after, limit).await
+        self.layer.list(self.base, List::Facet { kind, field, value }, after, limit).await
     }
 
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError> {
-        if !self.owned.contains_key(owner) {
-            let rows = self.base.owned(owner).await?;
-            self.owned.insert(owner.to_owned(), rows);
-        }
-        let stored = self.owned.get(owner).map(Vec::as_slice).unwrap_or_default();
-        let at = |row: &IntentRow| (row.audience.clone(), row.key.clone());
-        let mut rows: Vec<IntentRow> =
-            stored.iter().filter(|row| !self.rows.contains_key(&at(row))).cloned().collect();
-        rows.extend(self.rows.values().flatten().filter(|row| row.owner == owner).cloned());
-        rows.sort_by(|a, b| (&a.audience, &a.key).cmp(&(&b.audience, &b.key)));
-        Ok(rows)
+        self.layer.owned(self.base, owner).await
     }
 
     async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError> {
-        match self.rows.get(&(audience.clone(), key.clone())) {
-            Some(row) => Ok(row.clone()),
-            None => self.base.intent(audience, key).await,
-        }
+        self.layer.intent(self.base, audience, key).await
     }
 
-    /// Rows that the mutation added are not among them: whoever goes over an audience plans what is stored there.
     async fn audience_rows(
         &mut self,
         audience: &Audience,
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError> {
-        self.base.audience_rows(audience, after, limit).await
+        self.layer.audience_rows(self.base, audience, after, limit).await
     }
 
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError> {
-        match self.counters.get(name) {
-            Some(value) => Ok(*value),
-            None => self.base.counter(name).await,
-        }
+        self.layer.counter(self.base, name).await
     }
 
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
-        Overlay::list(self, List::All { kind }, after, limit).await
+        self.layer.list(self.base, List::All { kind }, after, limit).await
     }
 
     /// As it is stored: what the mutation queues is for the next one.

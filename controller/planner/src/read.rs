@@ -227,7 +227,7 @@ pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Optio
         rest = above;
     }
     let above = world.holders(Kind::Zone, "", &names).await?;
-    let closest = above.into_iter().max_by_key(|zone| zone.label.len());
+    let closest = above.into_iter().max_by_key(|(name, _)| name.len()).map(|(_, zone)| zone);
     Ok(closest.map(Doc::read).transpose()?)
 }
 

@@ -41,6 +41,15 @@ pub trait World: Send {
     /// A resource by id, of whatever kind; `None` when there is none.
     async fn resource(&mut self, id: &str) -> Result<Option<Resource>, WorldError>;
 
+    /// Resources by id, those that are not there left out, in no order.
+    async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, WorldError> {
+        let mut found = Vec::new();
+        for id in ids {
+            found.extend(self.resource(id).await?);
+        }
+        Ok(found)
+    }
+
     /// Resources of `kind` whose parent is `parent`.
     async fn children(
         &mut self,
@@ -53,16 +62,16 @@ pub trait World: Send {
     /// The holder of a unique name.
     async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError>;
 
-    /// The holders of some unique names of one kind and scope, in no order.
+    /// The holders of some unique names of one kind and scope, each with its name, in no order.
     async fn holders(
         &mut self,
         kind: Kind,
         scope: &str,
         keys: &[String],
-    ) -> Result<Vec<Resource>, WorldError> {
+    ) -> Result<Vec<(String, Resource)>, WorldError> {
         let mut holders = Vec::new();
         for key in keys {
-            holders.extend(self.holder(kind, scope, key).await?);
+            holders.extend(self.holder(kind, scope, key).await?.map(|holder| (key.clone(), holder)));
         }
         Ok(holders)
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::{from_sql, to_sql};
 use crate::page::push_contains;
 use crate::sql::{self, Query, QueryBuilder, Row};
-use crate::{Order, Origin, ReadTx, Store, StoreError};
+use crate::{Order, Origin, ReadTx, Store, StoreError, batch};
 
 /// Longest path that is kept, in bytes.
 const MAX_PATH: usize = 2_048;
@@ -104,11 +104,10 @@ impl Store {
     /// # Errors
     /// When the store fails.
     pub async fn audit(&self, origin: Origin, entry: AuditEntry) -> Result<(), StoreError> {
-        let at = self.now();
         self.status_write(move |tx| {
             Box::pin(async move {
-                let most = tx.audit_bytes();
-                insert(tx, &entry, &origin, at, None, most).await
+                tx.audit_of(entry, origin);
+                Ok(())
             })
         })
         .await
@@ -125,58 +124,74 @@ impl Store {
                     "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ? ORDER BY at, seq LIMIT 1000) \
                      RETURNING octet_length(path), octet_length(body)",
                 );
-                delete(tx, query.bind(before)).await
+                delete(tx.beside(), query.bind(before)).await
             })
         })
         .await
     }
 }
 
-pub(crate) async fn insert(
-    tx: &mut ReadTx,
-    entry: &AuditEntry,
-    origin: &Origin,
-    at: i64,
-    revision: Option<u64>,
-    most: u64,
-) -> Result<(), StoreError> {
-    let path = entry.path.get(..entry.path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
-    let body = entry.body.as_ref().map(Value::to_string).map(|body| {
-        let bytes = body.len();
-        if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")).to_string() } else { body }
-    });
-    let body_bytes = body.as_ref().map_or(0, String::len);
-    let query = sql::query(
-        "INSERT INTO audit (id, at, actor, method, path, resource_type, resource_id, status_code, body, revision, \
-         traceparent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(uuid::Uuid::new_v4().to_string())
-    .bind(at)
-    .bind(&origin.actor)
-    .bind(&entry.method)
-    .bind(path)
-    .bind(&entry.resource_type)
-    .bind(&entry.resource_id)
-    .bind(entry.status_code)
-    .bind(body)
-    .bind(revision.map(|revision| to_sql("revision", revision)).transpose()?)
-    .bind(&origin.traceparent);
-    tx.execute(query).await?;
-    make_room(tx, ROW_BYTES + bytes_of(path.len(), body_bytes), most).await
+/// A row that is to be written.
+#[derive(Debug)]
+pub(crate) struct NewAudit {
+    pub(crate) entry: AuditEntry,
+    pub(crate) origin: Origin,
+    pub(crate) at: i64,
+    pub(crate) revision: Option<u64>,
 }
 
-/// Counts a new row of `added` bytes, and deletes the oldest rows when the log has more than `most`: more at once than the largest
-/// row takes.
+/// Writes rows, and makes room for them: the log has at most `most` bytes.
+pub(crate) async fn insert(tx: &mut ReadTx, new: &[NewAudit], most: u64) -> Result<(), StoreError> {
+    let mut rows = Vec::new();
+    let mut added = 0;
+    for row in new {
+        let NewAudit { entry, revision, .. } = row;
+        let path = entry.path.get(..entry.path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
+        let body = entry.body.as_ref().map(Value::to_string).map(|body| {
+            let bytes = body.len();
+            if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")).to_string() } else { body }
+        });
+        added += ROW_BYTES + bytes_of(path.len(), body.as_ref().map_or(0, String::len));
+        let revision = revision.map(|revision| to_sql("revision", revision)).transpose()?;
+        rows.push((row, path, body, revision));
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    batch::insert(
+        tx,
+        "INSERT INTO audit (id, at, actor, method, path, resource_type, resource_id, status_code, body, revision, \
+         traceparent)",
+        "",
+        &rows,
+        |values, (NewAudit { entry, origin, at, .. }, path, body, revision)| {
+            values.push_bind(uuid::Uuid::new_v4().to_string()).push_bind(*at).push_bind(origin.actor.clone());
+            values.push_bind(entry.method.clone()).push_bind((*path).to_owned());
+            values.push_bind(entry.resource_type.clone()).push_bind(entry.resource_id.clone());
+            values.push_bind(entry.status_code).push_bind(body.clone()).push_bind(*revision);
+            values.push_bind(origin.traceparent.clone());
+        },
+    )
+    .await?;
+    make_room(tx, added, most).await
+}
+
+/// Counts new rows of `added` bytes, and deletes the oldest ones while the log has more than `most` bytes, some at once.
 async fn make_room(tx: &mut ReadTx, added: i64, most: u64) -> Result<(), StoreError> {
     let query =
         sql::query("UPDATE audit_size SET bytes = bytes + ? WHERE id = 1 RETURNING bytes").bind(added);
-    if tx.number(query).await? > most {
+    let mut bytes = tx.number(query).await?;
+    while bytes > most {
         let oldest = sql::query(
             "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT 256) \
              RETURNING octet_length(path), octet_length(body)",
         );
         let rows = delete(tx, oldest).await?;
         tracing::warn!(rows, most, "the audit log has its largest size: its oldest rows are dropped");
+        if rows == 0 {
+            break;
+        }
+        bytes = tx.number(sql::query("SELECT bytes FROM audit_size WHERE id = 1")).await?;
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ impl WriteTx {
             return Ok(Some(known.clone()));
         }
         let kek = self.kek();
-        let held = self.held_key(&kek, scope, None).await?;
+        let held = self.beside().held_key(&kek, scope, None).await?;
         if let Some(held) = &held {
             self.opened().newest.insert(scope.to_owned(), held.clone());
         }
@@ -125,7 +125,7 @@ impl WriteTx {
             return Ok(Some(known.clone()));
         }
         let kek = self.kek();
-        let held = self.held_key(&kek, scope, Some(version)).await?;
+        let held = self.beside().held_key(&kek, scope, Some(version)).await?;
         if let Some(held) = &held {
             self.opened().others.insert(at, held.clone());
         }
@@ -209,8 +209,10 @@ impl WriteTx {
     pub(crate) async fn drop_keys_of(&mut self, removed: &[Resource]) -> Result<(), StoreError> {
         let tenants = removed.iter().filter(|gone| gone.kind == Kind::Tenant);
         let scopes: Vec<String> = tenants.map(|gone| format!("{TENANT}{}", gone.id)).collect();
-        batch::delete(self, "DELETE FROM wrapped_keys", &["scope"], &scopes, |scope, _| scope.clone())
-            .await?;
+        batch::delete(self.beside(), "DELETE FROM wrapped_keys", &["scope"], &scopes, |scope, _| {
+            scope.clone()
+        })
+        .await?;
         Ok(())
     }
 }

@@ -45,7 +45,7 @@ impl Store {
         let term = i64::try_from(term.as_millis()).unwrap_or(i64::MAX);
         self.status_write(move |tx| {
             Box::pin(async move {
-                let now = tx.database_now().await?;
+                let now = tx.beside().database_now().await?;
                 let query = sql::query(
                     "INSERT INTO leases (name, holder, fence, expires_at) VALUES (?1, ?2, 1, ?4) \
                      ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at, \
@@ -86,7 +86,7 @@ impl Store {
         let (me, feed) = (self.controller().to_owned(), feed.join("\n"));
         self.status_write(move |tx| {
             Box::pin(async move {
-                let now = tx.database_now().await?;
+                let now = tx.beside().database_now().await?;
                 let query = sql::query(
                     "INSERT INTO controllers (id, seen_at, feed) VALUES (?, ?, ?) \
                      ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, feed = excluded.feed",

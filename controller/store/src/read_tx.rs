@@ -8,7 +8,7 @@ use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
 
 use crate::StoreError;
-use crate::batch::{self, CHUNK};
+use crate::batch;
 use crate::error::{from_sql, to_bound};
 use crate::sql::{self, Connection, Dialect, Query, QueryBuilder, Readers, Row};
 
@@ -18,6 +18,9 @@ const LIST_MAX: u32 = 10_000;
 /// The columns of [`resource`], in its order.
 pub(crate) const RESOURCE: &str = "r.id, r.kind, r.parent, r.tenant, r.brand, r.label, r.status, r.status_message, \
      r.shape, r.generation, r.created_revision, r.created_at, r.updated_at, r.spec, r.state";
+
+/// How many those are.
+const RESOURCE_COLUMNS: usize = 15;
 
 /// `SELECT` of [`RESOURCE`] with a static rest, so that statements stay literals and are prepared once.
 macro_rules! select_resource {
@@ -40,6 +43,18 @@ pub struct ReadTx {
     epoch: String,
     head: u64,
     statements: u64,
+    savepoint: Savepoint,
+}
+
+/// The savepoint of a mutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Savepoint {
+    /// No mutation is under way.
+    None,
+    /// The next statement that writes needs one.
+    Wanted,
+    /// It is set.
+    Set,
 }
 
 impl std::fmt::Debug for ReadTx {
@@ -55,11 +70,24 @@ impl ReadTx {
         let rows = connection.rows(sql::query("SELECT epoch, revision FROM head WHERE id = 1")).await?;
         let row = rows.first().ok_or_else(|| StoreError::row("there is no head row"))?;
         let (epoch, head) = (row.try_get(0)?, from_sql("head.revision", row.try_get(1)?)?);
-        Ok(Self { connection, failed: None, epoch, head, statements: 1 })
+        Ok(Self { connection, failed: None, epoch, head, statements: 1, savepoint: Savepoint::None })
     }
 
     pub(crate) fn of_writer(connection: Connection) -> Self {
-        Self { connection, failed: None, epoch: String::new(), head: 0, statements: 0 }
+        Self {
+            connection,
+            failed: None,
+            epoch: String::new(),
+            head: 0,
+            statements: 0,
+            savepoint: Savepoint::None,
+        }
+    }
+
+    /// The count of statements goes on.
+    pub(crate) fn replace_connection(&mut self, connection: Connection) {
+        let statements = self.statements;
+        *self = Self { statements, ..Self::of_writer(connection) };
     }
 
     pub(crate) const fn dialect(&self) -> Dialect {
@@ -106,10 +134,48 @@ impl ReadTx {
         self.connection
     }
 
-    /// Counts a statement, unless one failed before it.
-    fn admit(&mut self) -> Result<(), StoreError> {
+    /// A mutation begins: what it writes goes under a savepoint.
+    pub(crate) fn want_savepoint(&mut self) {
+        self.savepoint = Savepoint::Wanted;
+    }
+
+    /// What was written since [`ReadTx::want_savepoint`] stays.
+    pub(crate) async fn release_savepoint(&mut self) -> Result<(), StoreError> {
+        match std::mem::replace(&mut self.savepoint, Savepoint::None) {
+            Savepoint::None | Savepoint::Wanted => Ok(()),
+            Savepoint::Set => self.command("RELEASE SAVEPOINT mutation").await,
+        }
+    }
+
+    /// What was written since [`ReadTx::want_savepoint`] goes. Fails when the database has rolled back the whole transaction by itself,
+    /// as SQLite may on a full disk: then what was written before is lost too.
+    pub(crate) async fn roll_back_savepoint(&mut self) -> Result<(), StoreError> {
+        match std::mem::replace(&mut self.savepoint, Savepoint::None) {
+            Savepoint::None | Savepoint::Wanted => Ok(()),
+            Savepoint::Set => {
+                self.command("ROLLBACK TO SAVEPOINT mutation").await?;
+                self.command("RELEASE SAVEPOINT mutation").await
+            }
+        }
+    }
+
+    async fn command(&mut self, text: &'static str) -> Result<(), StoreError> {
         self.statements += 1;
-        self.failed.clone().map_or(Ok(()), Err)
+        self.connection.command(text).await
+    }
+
+    /// Counts a statement, unless one failed before it. What does not just read needs the savepoint.
+    async fn admit(&mut self, query: &Query) -> Result<(), StoreError> {
+        self.statements += 1;
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        if self.savepoint == Savepoint::Wanted && !query.only_reads() {
+            let set = self.command("SAVEPOINT mutation").await;
+            self.note(set)?;
+            self.savepoint = Savepoint::Set;
+        }
+        Ok(())
     }
 
     fn note<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
@@ -117,7 +183,7 @@ impl ReadTx {
     }
 
     pub(crate) async fn all(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
-        self.admit()?;
+        self.admit(&query).await?;
         let rows = self.connection.rows(query).await;
         self.note(rows)
     }
@@ -128,7 +194,7 @@ impl ReadTx {
 
     /// Rows affected.
     pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
-        self.admit()?;
+        self.admit(&query).await?;
         let done = self.connection.execute(query).await;
         self.note(done)
     }
@@ -173,7 +239,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, StoreError> {
         let mut found = Vec::new();
-        for ids in ids.chunks(CHUNK) {
+        for ids in batch::chunks(&ids) {
             let mut sql = QueryBuilder::new("SELECT ");
             sql.push(RESOURCE).push(" FROM resources r WHERE r.id IN ");
             batch::list(&mut sql, ids);
@@ -506,22 +572,24 @@ impl World for ReadTx {
         kind: Kind,
         scope: &str,
         keys: &[String],
-    ) -> Result<Vec<Resource>, WorldError> {
+    ) -> Result<Vec<(String, Resource)>, WorldError> {
         let mut holders = Vec::new();
-        for keys in keys.chunks(CHUNK) {
+        for keys in batch::chunks(&keys) {
             let mut sql = QueryBuilder::new("SELECT ");
-            sql.push(RESOURCE).push(" FROM resources r JOIN uniques u ON u.id = r.id WHERE u.kind = ");
+            sql.push(RESOURCE).push(", u.key FROM resources r JOIN uniques u ON u.id = r.id WHERE u.kind = ");
             sql.push_bind(kind.name()).push(" AND u.scope = ").push_bind(scope.to_owned());
             sql.push(" AND u.key IN ");
             batch::list(&mut sql, keys);
-            holders.extend(self.resources_of(sql.build()).await?);
+            for row in self.all(sql.build()).await? {
+                holders.push((row.try_get(RESOURCE_COLUMNS)?, resource(&row)?));
+            }
         }
         Ok(holders)
     }
 
     async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
         let mut rows = Vec::new();
-        for owners in owners.chunks(CHUNK) {
+        for owners in batch::chunks(&owners) {
             let mut sql = QueryBuilder::new(
                 "SELECT audience, kind, key, revision, owner, value FROM intent_current WHERE owner IN ",
             );

@@ -91,7 +91,7 @@ impl WriteTx {
         let held = self.next_key(&scope_of(audience)).await?;
         let key = key_of(&held);
         let mut shares = Vec::new();
-        for (node, reader) in self.readers(audience).await? {
+        for (node, reader) in self.beside().readers(audience).await? {
             // One subscriber's unusable key is no matter of the others.
             match key.share(audience, &reader) {
                 Ok(share) => shares.push(Share { node, version: held.version, share }),
@@ -107,7 +107,7 @@ impl WriteTx {
     async fn put_shares(&mut self, audience: &Audience, shares: &[Share]) -> Result<(), StoreError> {
         let audience = audience.to_string();
         batch::insert(
-            self,
+            self.beside(),
             "INSERT INTO key_shares (audience, version, node, share)",
             "ON CONFLICT (audience, node, version) DO UPDATE SET share = excluded.share",
             shares,
@@ -137,7 +137,7 @@ impl WriteTx {
         node: &str,
         sealing_key: &[u8; 32],
     ) -> Result<Admitted, StoreError> {
-        let before = self.sealing_key(audience, node).await?;
+        let before = self.beside().sealing_key(audience, node).await?;
         if before.as_ref() == Some(sealing_key) {
             return Ok(Admitted::Known);
         }

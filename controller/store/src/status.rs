@@ -305,7 +305,7 @@ async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark], claim: boo
     let me = tx.controller().to_owned();
     let tail = if claim { WATERMARK_CLAIMED } else { WATERMARK_KEPT };
     batch::insert(
-        tx,
+        tx.beside(),
         "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build)",
         tail,
         &rows,
@@ -331,7 +331,7 @@ async fn write_exceptions(
     let last: BTreeMap<_, _> = all.iter().map(|one| ((one.kind, &one.key, one.r#type), one)).collect();
     let rows: Vec<&feed::Exception> = last.into_values().collect();
     batch::insert(
-        tx,
+        tx.beside(),
         "INSERT INTO exceptions (node, audience, type, kind, key, revision, reason)",
         "",
         &rows,
@@ -368,7 +368,7 @@ async fn write_reports(
     let rows: Vec<&KeyReport> = last.into_values().collect();
     // A pass that was overtaken by a later one has nothing to say any more.
     batch::insert(
-        tx,
+        tx.beside(),
         "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass)",
         "ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, revision = excluded.revision, \
          message = excluded.message, updated_at = excluded.updated_at, pass = excluded.pass \

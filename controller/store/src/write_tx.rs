@@ -1,28 +1,39 @@
 //! What one mutation may do: [`WriteTx`] is the planner's `Draft`, and the only way to change resources and intents.
+//!
+//! A group's changes of resources, intents, counters and the replan queue are kept in memory ([`Pending`]) and written together before the
+//! commit, a few statements of many rows. What a mutation writes to other tables it writes at once, under a savepoint that the first
+//! such statement sets.
 
 mod intents;
+mod replan;
 mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Deref, DerefMut};
 
 use async_trait::async_trait;
-use hosting_intent::{Audience, Bytes, Digest, Key};
+use hosting_intent::{Audience, Bytes, Key};
 use hosting_planner::{
-    Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, SealFor, SealedFor, Unit, World, WorldError,
+    Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, Layer, List, SealFor, SealedFor, Unit, World,
+    WorldError,
 };
-use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace, Status};
+use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace};
 
+use self::intents::{AudienceSums, LogRow, MutationLog, PendingHead};
+use self::replan::Steps;
+use self::resources::Counts;
+use crate::audit::NewAudit;
 use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
 use crate::keyring::SharedKek;
 use crate::open::IndexFn;
-use crate::sql::Connection;
+use crate::sql::{Connection, Query, Row};
 use crate::writer::Origin;
 use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
+/// Documents that stay in memory from one group to the next.
+const KNOWN_RESOURCES: usize = 8_192;
 
 /// The transaction of one mutation, under the head lock. It reads what it wrote.
 ///
@@ -32,7 +43,22 @@ pub struct WriteTx {
     fixed: Fixed,
     /// The group has changed the head row.
     head_moved: bool,
+    pending: Pending,
     mutation: Mutation,
+}
+
+/// What the group's mutations changed and the database does not have yet, those of the one that is under way included.
+#[derive(Default)]
+struct Pending {
+    layer: Layer,
+    // What follows is of mutations that are kept.
+    counts: Counts,
+    log: BTreeMap<(Audience, u64, Key), LogRow>,
+    /// The newest log row of each key.
+    logged: BTreeMap<(Audience, Key), LogRow>,
+    heads: BTreeMap<Audience, PendingHead>,
+    replan: Steps,
+    audit: Vec<NewAudit>,
 }
 
 /// What stays the same for the store's life.
@@ -60,23 +86,15 @@ struct Mutation {
     replanned: usize,
     next_epoch: Option<String>,
     audiences: BTreeMap<Audience, AudienceSums>,
+    log: MutationLog,
     kinds: BTreeSet<Kind>,
     concerns: BTreeSet<String>,
-    /// By how much the numbers of resources change, by kind, brand (empty for none) and status.
-    counts: BTreeMap<(Kind, String, Status), i64>,
-    audit: Vec<AuditEntry>,
+    counts: Counts,
+    replan: Steps,
+    audit: Vec<(AuditEntry, Origin)>,
     fleet: FleetChange,
     /// Keys that it opened.
     opened: OpenedKeys,
-}
-
-/// An audience's head while a mutation changes it.
-#[derive(Debug)]
-struct AudienceSums {
-    floor: u64,
-    count: u64,
-    digest: Digest,
-    changed: bool,
 }
 
 /// What a mutation brought, once it is on disk.
@@ -96,32 +114,37 @@ impl std::fmt::Debug for WriteTx {
     }
 }
 
-impl Deref for WriteTx {
-    type Target = ReadTx;
-
-    fn deref(&self) -> &ReadTx {
-        &self.read
-    }
-}
-
-impl DerefMut for WriteTx {
-    fn deref_mut(&mut self) -> &mut ReadTx {
-        &mut self.read
-    }
-}
-
 // What the writer calls, around the mutation.
 impl WriteTx {
     pub(crate) fn new(connection: Connection, fixed: Fixed) -> Self {
-        Self { read: ReadTx::of_writer(connection), fixed, head_moved: false, mutation: Mutation::default() }
+        Self {
+            read: ReadTx::of_writer(connection),
+            fixed,
+            head_moved: false,
+            pending: Pending::default(),
+            mutation: Mutation::default(),
+        }
     }
 
     pub(crate) fn replace_connection(&mut self, connection: Connection) {
-        self.read = ReadTx::of_writer(connection);
+        self.read.replace_connection(connection);
     }
 
     pub(crate) fn into_reader(self) -> ReadTx {
         self.read
+    }
+
+    /// Past all checks: for the writer's own statements.
+    pub(crate) fn raw(&mut self) -> &mut Connection {
+        self.read.raw()
+    }
+
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        self.read.failure()
+    }
+
+    pub(crate) fn statements(&self) -> u64 {
+        self.read.statements()
     }
 
     pub(crate) fn start_group(&mut self, epoch: String, head: u64) {
@@ -132,7 +155,33 @@ impl WriteTx {
 
     pub(crate) fn start_mutation(&mut self, origin: Origin) {
         self.read.clear_failure();
+        self.read.want_savepoint();
         self.mutation = Mutation { origin, now: (self.fixed.clock)(), ..Mutation::default() };
+    }
+
+    /// Forgets what is known of the database: somebody else has written to it, or a group failed.
+    pub(crate) fn forget(&mut self) {
+        self.pending = Pending::default();
+    }
+
+    /// How much the group has changed so far, in rows.
+    pub(crate) fn pending_rows(&self) -> usize {
+        self.pending.layer.len()
+    }
+
+    /// Writes what the group changed.
+    pub(crate) async fn write_group(&mut self) -> Result<(), StoreError> {
+        self.read.clear_failure();
+        let Self { read, pending, fixed, .. } = self;
+        pending.write_resources(read).await?;
+        pending.write_intents(read).await?;
+        pending.write_counters(read).await?;
+        pending.replan.write(read).await?;
+        crate::audit::insert(read, &pending.audit, fixed.audit_bytes).await?;
+        let layer = std::mem::take(&mut self.pending).layer;
+        self.pending.layer = layer;
+        self.pending.layer.rebase(KNOWN_RESOURCES);
+        Ok(())
     }
 
     /// A change was refused: what it wrote before must go.
@@ -140,44 +189,51 @@ impl WriteTx {
         self.mutation.refused
     }
 
-    /// Writes what waits for the end of the mutation.
-    pub(crate) async fn finish_mutation(&mut self) -> Result<Written, StoreError> {
-        let revision = self.revision();
-        self.write_counts().await?;
-        let audiences = self.write_audiences().await?;
-        let written = self.mutation.wrote.then_some(revision);
-        for entry in std::mem::take(&mut self.mutation.audit) {
-            let Mutation { origin, now, .. } = &self.mutation;
-            crate::audit::insert(&mut self.read, &entry, origin, *now, written, self.fixed.audit_bytes)
-                .await?;
+    /// Ends a mutation that is kept: the next one stands on it.
+    pub(crate) async fn keep_mutation(&mut self) -> Result<Written, StoreError> {
+        self.read.release_savepoint().await?;
+        let mutation = std::mem::take(&mut self.mutation);
+        let pending = &mut self.pending;
+        pending.layer.keep();
+        let revision = self.read.head() + 1;
+        let audiences = pending.keep_intents(revision, mutation.log, mutation.audiences);
+        for (of, by) in mutation.counts {
+            *pending.counts.entry(of).or_default() += by;
         }
+        pending.replan.extend(mutation.replan);
+        let written = mutation.wrote.then_some(revision);
+        let audit = mutation.audit.into_iter();
+        pending.audit.extend(audit.map(|(entry, origin)| NewAudit {
+            entry,
+            origin,
+            at: mutation.now,
+            revision: written,
+        }));
+        let new_epoch = mutation.next_epoch.is_some();
+        self.head_moved |= mutation.wrote || new_epoch;
+        let epoch = mutation.next_epoch.unwrap_or_else(|| self.read.epoch().to_owned());
+        let head = self.read.head() + u64::from(mutation.wrote);
+        self.read.set_head(epoch, head);
         Ok(Written {
-            revision: written.unwrap_or_else(|| self.read.head()),
-            new_epoch: self.mutation.next_epoch.is_some(),
+            revision: head,
+            new_epoch,
             audiences,
-            kinds: std::mem::take(&mut self.mutation.kinds),
-            concerns: std::mem::take(&mut self.mutation.concerns),
-            fleet: std::mem::take(&mut self.mutation.fleet),
+            kinds: mutation.kinds,
+            concerns: mutation.concerns,
+            fleet: mutation.fleet,
         })
     }
 
-    /// The savepoint is released: the next mutation stands on it.
-    pub(crate) fn keep_mutation(&mut self) {
-        let wrote = self.mutation.wrote;
-        let next_epoch = self.mutation.next_epoch.take();
-        self.head_moved |= wrote || next_epoch.is_some();
-        let epoch = next_epoch.unwrap_or_else(|| self.read.epoch().to_owned());
-        let head = self.read.head() + u64::from(wrote);
-        self.read.set_head(epoch, head);
+    /// Takes back what a mutation did. Fails when the database has rolled back the whole transaction by itself.
+    pub(crate) async fn undo_mutation(&mut self) -> Result<(), StoreError> {
+        self.pending.layer.undo();
+        self.mutation = Mutation::default();
+        self.read.roll_back_savepoint().await
     }
 
     /// Revision, epoch, and whether the group changed either.
     pub(crate) fn group_head(&self) -> (u64, &str, bool) {
         (self.read.head(), self.read.epoch(), self.head_moved)
-    }
-
-    pub(crate) fn audit_bytes(&self) -> u64 {
-        self.fixed.audit_bytes
     }
 
     /// The key-encryption key as it is now.
@@ -217,31 +273,44 @@ impl WriteTx {
 
     /// Writes an audit row with the mutation: both are kept or neither.
     pub fn audit(&mut self, entry: AuditEntry) {
-        self.mutation.audit.push(entry);
+        let origin = self.mutation.origin.clone();
+        self.audit_of(entry, origin);
+    }
+
+    /// [`WriteTx::audit`] of what somebody else asked for.
+    pub(crate) fn audit_of(&mut self, entry: AuditEntry, origin: Origin) {
+        self.mutation.audit.push((entry, origin));
+    }
+
+    /// The transaction for what no [`Change`] writes: jobs, status, audit, keys. Resources, intents, counters and the replan queue are
+    /// read from the `WriteTx` itself: what the group changed of them is not in the database yet.
+    pub fn beside(&mut self) -> &mut ReadTx {
+        &mut self.read
+    }
+
+    pub(crate) async fn all(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
+        self.read.all(query).await
+    }
+
+    pub(crate) async fn optional(&mut self, query: Query) -> Result<Option<Row>, StoreError> {
+        self.read.optional(query).await
+    }
+
+    pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
+        self.read.execute(query).await
+    }
+
+    pub(crate) async fn number(&mut self, query: Query) -> Result<u64, StoreError> {
+        self.read.number(query).await
+    }
+
+    pub(crate) fn epoch(&self) -> &str {
+        self.read.epoch()
     }
 
     /// Resources to look at once the mutation is on disk, if it takes a revision.
     pub(crate) fn concerns(&mut self, ids: &[String]) {
         self.mutation.concerns.extend(ids.iter().cloned());
-    }
-
-    /// Takes units off the replan queue. Part of no revision.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn replan_done(&mut self, units: &[Unit]) -> Result<(), StoreError> {
-        batch::delete(&mut self.read, "DELETE FROM replan", &["owner"], units, |unit, _| unit.owner())
-            .await?;
-        Ok(())
-    }
-
-    async fn replan(&mut self, units: &[Unit]) -> Result<(), StoreError> {
-        let (head, tail) = ("INSERT INTO replan (owner)", "ON CONFLICT (owner) DO NOTHING");
-        batch::insert(&mut self.read, head, tail, units, |row, unit| {
-            row.push_bind(unit.owner());
-        })
-        .await?;
-        Ok(())
     }
 
     /// Counts rows that this mutation writes.
@@ -254,22 +323,15 @@ impl WriteTx {
         Ok(())
     }
 
-    async fn write_counters(&mut self, counters: &[(String, u64)]) -> Result<(), ApplyError> {
-        let mut rows = Vec::new();
+    async fn take_counters(&mut self, counters: Vec<(String, u64)>) -> Result<(), ApplyError> {
         for (name, value) in counters {
-            rows.push((name.clone(), to_sql("counter", *value)?));
+            if self.pending.layer.counter(&mut self.read, &name).await? != value {
+                to_sql("counter", value)?;
+                self.pending.layer.set_counter(&name, value);
+                self.rows(1)?;
+            }
         }
-        let changed = batch::insert(
-            &mut self.read,
-            "INSERT INTO counters (name, value)",
-            "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE counters.value <> excluded.value",
-            &rows,
-            |row, (name, value)| {
-                row.push_bind(name.clone()).push_bind(*value);
-            },
-        )
-        .await?;
-        self.rows(usize::try_from(changed).unwrap_or(usize::MAX))
+        Ok(())
     }
 
     async fn apply_change(&mut self, change: Change) -> Result<(), ApplyError> {
@@ -281,19 +343,44 @@ impl WriteTx {
         if self.mutation.replanned > MAX_REPLAN {
             return Err(ApplyError::TooLarge(self.mutation.replanned));
         }
-        self.write_resources(change.put, change.remove).await?;
-        self.write_intents(change.intents).await?;
-        self.write_counters(&change.counters).await?;
-        self.replan_done(&change.replanned).await?;
-        self.replan(&change.replan).await?;
+        self.take_resources(change.put, change.remove).await?;
+        self.take_intents(change.intents).await?;
+        self.take_counters(change.counters).await?;
+        self.mutation.replan.remove(&change.replanned);
+        self.mutation.replan.add(&change.replan);
         Ok(())
     }
 }
 
+impl Pending {
+    async fn write_counters(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
+        let mut rows = Vec::new();
+        for (name, value) in self.layer.counters() {
+            rows.push((name, to_sql("counter", value)?));
+        }
+        batch::insert(
+            tx,
+            "INSERT INTO counters (name, value)",
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            &rows,
+            |row, (name, value)| {
+                row.push_bind((*name).to_owned()).push_bind(*value);
+            },
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+/// Each read sees what the group has changed so far.
 #[async_trait]
 impl World for WriteTx {
     async fn resource(&mut self, id: &str) -> Result<Option<Resource>, WorldError> {
-        self.read.resource(id).await
+        self.pending.layer.resource(&mut self.read, id).await
+    }
+
+    async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, WorldError> {
+        self.pending.layer.resources(&mut self.read, ids).await
     }
 
     async fn children(
@@ -303,11 +390,20 @@ impl World for WriteTx {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        self.read.children(kind, parent, after, limit).await
+        self.pending.layer.list(&mut self.read, List::Children { kind, parent }, after, limit).await
     }
 
     async fn holder(&mut self, kind: Kind, scope: &str, key: &str) -> Result<Option<Resource>, WorldError> {
-        self.read.holder(kind, scope, key).await
+        Ok(self.holders(kind, scope, &[key.to_owned()]).await?.pop().map(|(_, holder)| holder))
+    }
+
+    async fn holders(
+        &mut self,
+        kind: Kind,
+        scope: &str,
+        keys: &[String],
+    ) -> Result<Vec<(String, Resource)>, WorldError> {
+        self.pending.layer.holders(&mut self.read, kind, scope, keys).await
     }
 
     async fn referrers(
@@ -318,7 +414,8 @@ impl World for WriteTx {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        self.read.referrers(kind, relation, to, after, limit).await
+        let list = List::Referrers { kind, relation, to };
+        self.pending.layer.list(&mut self.read, list, after, limit).await
     }
 
     async fn with_facet(
@@ -329,28 +426,19 @@ impl World for WriteTx {
         after: &str,
         limit: u32,
     ) -> Result<Vec<Resource>, WorldError> {
-        self.read.with_facet(kind, field, value, after, limit).await
-    }
-
-    async fn holders(
-        &mut self,
-        kind: Kind,
-        scope: &str,
-        keys: &[String],
-    ) -> Result<Vec<Resource>, WorldError> {
-        self.read.holders(kind, scope, keys).await
-    }
-
-    async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
-        self.read.owned_by(owners).await
+        self.pending.layer.list(&mut self.read, List::Facet { kind, field, value }, after, limit).await
     }
 
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError> {
-        self.read.owned(owner).await
+        self.pending.layer.owned(&mut self.read, owner).await
+    }
+
+    async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
+        self.pending.layer.owned_by(&mut self.read, owners).await
     }
 
     async fn intent(&mut self, audience: &Audience, key: &Key) -> Result<Option<IntentRow>, WorldError> {
-        self.read.intent(audience, key).await
+        self.pending.layer.intent(&mut self.read, audience, key).await
     }
 
     async fn audience_rows(
@@ -359,19 +447,23 @@ impl World for WriteTx {
         after: Option<&Key>,
         limit: u32,
     ) -> Result<Vec<IntentRow>, WorldError> {
-        self.read.audience_rows(audience, after, limit).await
+        self.pending.layer.audience_rows(&mut self.read, audience, after, limit).await
     }
 
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError> {
-        self.read.counter(name).await
+        self.pending.layer.counter(&mut self.read, name).await
     }
 
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
-        self.read.list(kind, after, limit).await
+        self.pending.layer.list(&mut self.read, List::All { kind }, after, limit).await
     }
 
     async fn queued(&mut self, limit: u32) -> Result<Vec<Unit>, WorldError> {
-        self.read.queued(limit).await
+        let mut steps = self.pending.replan.clone();
+        steps.extend(self.mutation.replan.clone());
+        let more = u32::try_from(steps.removed()).unwrap_or(u32::MAX);
+        let stored = self.read.replan_batch(limit.saturating_add(more)).await?;
+        Ok(steps.over(stored, limit as usize))
     }
 
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {

@@ -1,4 +1,4 @@
-//! The one writer: a fair queue, group commit, one savepoint and one revision for each mutation.
+//! The one writer: a fair queue, group commit, one revision for each mutation.
 //!
 //! All writes go through here, the fleet's status too: a database has one lock for the head, and a queue is fair where waiting for a
 //! lock is not. Status jobs touch no revision. The writer has a thread and a runtime of its own: statements for SQLite run right there,
@@ -36,6 +36,8 @@ use crate::{Store, StoreError, WriteTx};
 
 /// Most mutations in one commit.
 const GROUP: usize = 128;
+/// A group takes no new member when its changes are more rows than this.
+const GROUP_ROWS: usize = 4_000;
 /// A group takes no new member after this long: the first one waits for its commit.
 const GROUP_TIME: Duration = Duration::from_millis(50);
 /// How often to look at what other controllers committed, whatever PostgreSQL says.
@@ -133,7 +135,7 @@ pub struct Stats {
     pub failed_commits: u64,
     /// Mutations waiting now.
     pub queued: u64,
-    /// Statements that mutations sent to the database, savepoints included.
+    /// Statements that mutations and their groups sent to the database, without begin, head and commit.
     pub statements: u64,
 }
 
@@ -254,8 +256,8 @@ pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
 impl Store {
     /// Runs a mutation under the head lock and waits until it is on disk.
     ///
-    /// Several mutations share one commit; each has its own savepoint, so a refused one leaves no trace and its neighbours
-    /// stand. A mutation that changes no resource, intent or counter takes no revision. The closure must not wait for
+    /// Several mutations share one commit, before which their changes are written together. A refused one leaves no trace and its
+    /// neighbours stand. A mutation that changes no resource, intent or counter takes no revision. The closure must not wait for
     /// anything but the transaction: all other writes wait behind it. Dropping the returned future before the mutation has
     /// started withdraws it; afterwards it goes on unobserved.
     ///
@@ -407,11 +409,7 @@ impl Writer {
             }
         };
         let outcome = match outcome {
-            Ok(()) => {
-                let commit = self.touched(&members);
-                let kept = members.iter().any(|member| member.written.is_some());
-                self.commit(kept, &commit).await.map(|()| commit)
-            }
+            Ok(()) => self.commit(&members).await,
             Err(error) => Err(error),
         };
         match outcome {
@@ -487,6 +485,7 @@ impl Writer {
         let revision = from_sql("head.revision", head.try_get(1)?)?;
         self.tx.start_group(head.try_get(0)?, revision);
         if revision != self.known {
+            self.tx.forget();
             self.read_log().await?;
         }
         Ok(())
@@ -516,6 +515,7 @@ impl Writer {
                 }
             }
             if members.len() < GROUP
+                && self.tx.pending_rows() < GROUP_ROWS
                 && let Some(left) = GROUP_TIME.checked_sub(started.elapsed())
             {
                 next = self.waiting.another(left);
@@ -525,17 +525,7 @@ impl Writer {
     }
 
     async fn member(&mut self, job: Job) -> Result<Member, StoreError> {
-        let before = self.tx.statements();
-        let ended = self.run_in_savepoint(job).await;
-        // The savepoint and its end are two.
-        let statements = self.tx.statements().saturating_sub(before) + 2;
-        self.counts.statements.fetch_add(statements, Ordering::Relaxed);
-        ended
-    }
-
-    async fn run_in_savepoint(&mut self, job: Job) -> Result<Member, StoreError> {
         let Job { origin, span, run, refuse, .. } = job;
-        self.tx.raw().command("SAVEPOINT mutation").await?;
         let traceparent = harmless_traceparent(origin.traceparent);
         let lease = origin.lease.clone().filter(|_| self.log.is_some());
         self.tx.start_mutation(Origin { traceparent, ..origin });
@@ -548,40 +538,26 @@ impl Writer {
         }
         let ran = run(&mut self.tx).instrument(span).await;
         if ran.keep {
-            match self.tx.finish_mutation().await {
-                Ok(written) => {
-                    self.tx.raw().command("RELEASE SAVEPOINT mutation").await?;
-                    self.tx.keep_mutation();
-                    return Ok(Member { written: Some(written), notify: ran.notify });
-                }
-                Err(error) => {
-                    self.undo_mutation().await?;
-                    let notify = ran.notify;
-                    let notify: Notify = Box::new(move |landed| notify(landed.and(Err(error))));
-                    return Ok(Member { written: None, notify });
-                }
-            }
+            let written = self.tx.keep_mutation().await?;
+            return Ok(Member { written: Some(written), notify: ran.notify });
         }
         self.undo_mutation().await?;
         Ok(Member { written: None, notify: ran.notify })
     }
 
-    /// Fails when the database has rolled back the whole transaction by itself, as SQLite may on a full disk: then the members
-    /// before are lost too.
+    /// The first failure of a mutation says more than that of taking it back.
     async fn undo_mutation(&mut self) -> Result<(), StoreError> {
         let cause = self.tx.failure();
-        let undone = async {
-            self.tx.raw().command("ROLLBACK TO SAVEPOINT mutation").await?;
-            self.tx.raw().command("RELEASE SAVEPOINT mutation").await
-        };
-        undone.await.map_err(|error| cause.unwrap_or(error))
+        self.tx.undo_mutation().await.map_err(|error| cause.unwrap_or(error))
     }
 
-    async fn commit(&mut self, kept: bool, commit: &Commit) -> Result<(), StoreError> {
-        if !kept {
+    async fn commit(&mut self, members: &[Member]) -> Result<Commit, StoreError> {
+        let commit = self.touched(members);
+        if members.iter().all(|member| member.written.is_none()) {
             self.roll_back().await;
-            return Ok(());
+            return Ok(commit);
         }
+        self.tx.write_group().await?;
         let (revision, epoch, moved) = self.tx.group_head();
         let (revision, epoch) = (to_sql("head.revision", revision)?, epoch.to_owned());
         let connection = self.tx.raw();
@@ -592,11 +568,13 @@ impl Writer {
         if let Some(log) = &self.log
             && (moved || !commit.fleet.is_empty())
         {
-            log.write(connection, commit).await?;
+            log.write(connection, &commit).await?;
         }
         connection.command("COMMIT").await?;
         self.counts.commits.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        let statements = self.tx.statements();
+        self.counts.statements.store(statements, Ordering::Relaxed);
+        Ok(commit)
     }
 
     /// What the members of a group touched together.
@@ -635,6 +613,7 @@ impl Writer {
     }
 
     async fn roll_back(&mut self) {
+        self.tx.forget();
         // The database may have rolled back already. Then this fails, and a new connection is the sure way to a known state.
         self.broken = self.tx.raw().command("ROLLBACK").await.is_err();
     }

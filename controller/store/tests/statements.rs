@@ -16,24 +16,24 @@ use serde_json::{Value, json};
 use self::databases::{Backend, Place};
 
 const LIMITS: [(&str, u64); 17] = [
-    ("create certificate", 25),
-    ("create fqdn", 28),
-    ("create record", 19),
-    ("create tenant with subscription", 26),
-    ("create webroot", 24),
-    ("create zone", 26),
-    ("delete certificate", 15),
+    ("create certificate", 21),
+    ("create fqdn", 20),
+    ("create record", 14),
+    ("create tenant with subscription", 18),
+    ("create webroot", 15),
+    ("create zone", 19),
+    ("delete certificate", 10),
     // One of them looks for certificates, which go with the name.
-    ("delete fqdn", 16),
-    ("delete record", 18),
-    ("delete webroot", 19),
+    ("delete fqdn", 10),
+    ("delete record", 11),
+    ("delete webroot", 14),
     ("enqueue callback", 6),
-    ("open routed", 19),
-    ("open site_ready", 17),
-    ("suspend tenant", 14),
-    ("unbind fqdn", 27),
-    ("unsuspend tenant", 14),
-    ("update record", 16),
+    ("open routed", 11),
+    ("open site_ready", 10),
+    ("suspend tenant", 9),
+    ("unbind fqdn", 18),
+    ("unsuspend tenant", 9),
+    ("update record", 10),
 ];
 
 struct Lab {

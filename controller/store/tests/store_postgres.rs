@@ -6,6 +6,8 @@ mod commits;
 mod databases;
 #[path = "store/feed.rs"]
 mod feed;
+#[path = "store/groups.rs"]
+mod groups;
 #[path = "store/harness.rs"]
 mod harness;
 #[path = "store/intents.rs"]

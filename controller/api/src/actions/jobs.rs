@@ -29,7 +29,7 @@ static CANCEL: Act = Act {
     repeats: None,
     carry_out: |call, tx| {
         Box::pin(async move {
-            visible(call, tx).await?;
+            visible(call, tx.beside()).await?;
             let by = format!("api key {}", call.principal.key_id);
             let job = hosting_jobs::cancel(tx, &call.id, &by).await??;
             Ok(Done::json(&call.id, &view(&job, Vec::new()))?.ringing())
@@ -42,7 +42,7 @@ static RETRY: Act = Act {
     repeats: None,
     carry_out: |call, tx| {
         Box::pin(async move {
-            visible(call, tx).await?;
+            visible(call, tx.beside()).await?;
             let job = hosting_jobs::retry(tx, &call.id).await??;
             Ok(Done::json(&call.id, &view(&job, Vec::new()))?.ringing())
         })

@@ -102,7 +102,8 @@ async fn retry_failed(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
         list.tenant = Some(tenant.id.clone());
         list.status = Some(Status::Failed);
         list.limit = RETRIES;
-        ids.extend(tx.page(&list).await?.items.into_iter().map(|resource| resource.id));
+        // What the mutations before it in this commit changed is looked at again by planning.
+        ids.extend(tx.beside().page(&list).await?.items.into_iter().map(|resource| resource.id));
     }
     ids.truncate(RETRIES as usize);
     let count = hosting_planner::retry_failed(tx, &tenant.id, &ids).await?;

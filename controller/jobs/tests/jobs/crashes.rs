@@ -257,7 +257,7 @@ async fn a_runner_that_lost_its_lease_stops_its_step() {
     let of = id.clone();
     write(&bench.store, move |tx| {
         Box::pin(async move {
-            let mut job = tx.job(&of).await?.unwrap();
+            let mut job = tx.beside().job(&of).await?.unwrap();
             let fence = job.fence;
             job.fence += 1;
             job.next_at = Some(i64::MAX / 2);

@@ -46,7 +46,7 @@ async fn a_job_and_the_change_that_asks_for_it_are_kept_or_dropped_together() {
     let refused = write(&bench.store, move |tx| {
         Box::pin(async move {
             let id = tx.enqueue_job(new).await?;
-            assert!(tx.job(&id).await?.is_some(), "the mutation reads what it wrote");
+            assert!(tx.beside().job(&id).await?.is_some(), "the mutation reads what it wrote");
             Err::<(), _>(StoreError::Closed)
         })
     });

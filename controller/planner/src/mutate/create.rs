@@ -16,6 +16,10 @@ use crate::{Draft, PlanError, World, kinds, trace};
 /// What does not fit together; a taken name is [`crate::ApplyError::Taken`].
 pub async fn create(draft: &mut dyn Draft, creation: Creation) -> Result<Vec<Resource>, PlanError> {
     let mut plan = Plan::new(draft, Cause::Person);
+    let new = &creation.resources;
+    let owners = new.iter().filter_map(|new| new.owner.as_ref()).map(|owner| owner.id.clone());
+    let about = new.iter().flat_map(|new| [Some(new.id.clone()), new.parent.clone()]).flatten().chain(owners);
+    plan.draft.prefetch(&about.collect::<Vec<_>>()).await?;
     let mut ids = Vec::new();
     let mut units = BTreeSet::new();
     for new in creation.resources {

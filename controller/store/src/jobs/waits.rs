@@ -5,7 +5,6 @@ use hosting_planner::Draft;
 use hosting_resource::Status;
 
 use super::JobState;
-use crate::batch::CHUNK;
 use crate::sql::{self, QueryBuilder};
 use crate::{ReadTx, StoreError, WriteTx, batch};
 
@@ -57,7 +56,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn awaited_among(&mut self, ids: &[String]) -> Result<Vec<String>, StoreError> {
         let mut found = Vec::new();
-        for ids in ids.chunks(CHUNK) {
+        for ids in batch::chunks(&ids) {
             let mut sql = QueryBuilder::new(
                 "SELECT DISTINCT resource FROM job_waits WHERE status IS NULL AND resource IN ",
             );
@@ -73,7 +72,7 @@ impl ReadTx {
 impl WriteTx {
     pub(super) async fn add_job_waits(&mut self, job: &str, resources: &[String]) -> Result<(), StoreError> {
         batch::insert(
-            self,
+            self.beside(),
             "INSERT INTO job_waits (job, resource)",
             "ON CONFLICT (job, resource) DO NOTHING",
             resources,
@@ -94,7 +93,7 @@ impl WriteTx {
     pub async fn settle_job_waits(&mut self, settled: &[JobWait]) -> Result<u64, StoreError> {
         let mut due = 0;
         let now = Draft::now(self);
-        for settled in settled.chunks(CHUNK) {
+        for settled in batch::chunks(&settled) {
             let ids: Vec<String> = settled.iter().map(|one| one.resource.clone()).collect();
             let mut sql =
                 QueryBuilder::new("SELECT DISTINCT job FROM job_waits WHERE status IS NULL AND resource IN ");
@@ -113,7 +112,7 @@ impl WriteTx {
                 let query = query.bind(&one.status).bind(&one.message).bind(&one.resource);
                 self.execute(query).await?;
             }
-            for jobs in jobs.chunks(CHUNK) {
+            for jobs in batch::chunks(&jobs) {
                 let mut sql = QueryBuilder::new("UPDATE jobs SET due_at = ");
                 sql.push_bind(now).push(", next_at = CASE WHEN next_at IS NULL THEN NULL ELSE ");
                 sql.push_bind(now).push(" END, set_at = ").push_bind(now);

@@ -42,7 +42,7 @@ impl WriteTx {
     pub async fn enqueue_job(&mut self, new: NewJob) -> Result<String, StoreError> {
         let id = format!("job_{}", uuid::Uuid::new_v4().simple());
         let seq = self.next_job_seq().await?;
-        let at_head = !self.is_lane_taken(&new.lane, &id).await?;
+        let at_head = !self.beside().is_lane_taken(&new.lane, &id).await?;
         let now = Draft::now(self);
         let next_at = at_head.then_some(new.due_at);
         let (actor, traceparent) = (self.origin().actor.clone(), self.origin().traceparent.clone());
@@ -113,7 +113,7 @@ impl WriteTx {
             rows.push((place, step, result));
         }
         batch::insert(
-            self,
+            self.beside(),
             "INSERT INTO job_steps (job, place, name, state, attempts, started_at, ended_at, error, result)",
             "ON CONFLICT (job, place) DO UPDATE SET name = excluded.name, state = excluded.state, \
              attempts = excluded.attempts, started_at = excluded.started_at, ended_at = excluded.ended_at, \
@@ -148,7 +148,7 @@ impl WriteTx {
     pub async fn requeue_job(&mut self, job: &Job, held: u64) -> Result<bool, StoreError> {
         let mut again = job.clone();
         again.seq = self.next_job_seq().await?;
-        let at_head = !self.is_lane_taken(&job.lane, &job.id).await?;
+        let at_head = !self.beside().is_lane_taken(&job.lane, &job.id).await?;
         again.next_at = at_head.then_some(again.due_at);
         if !self.save_job(&again, held).await? {
             return Ok(false);
@@ -221,7 +221,7 @@ impl Store {
                     ("DELETE FROM job_waits", "job"),
                     ("DELETE FROM jobs", "id"),
                 ] {
-                    batch::delete(tx, head, &[column], &ids, |id, _| id.clone()).await?;
+                    batch::delete(tx.beside(), head, &[column], &ids, |id, _| id.clone()).await?;
                 }
                 Ok(ids.len() as u64)
             })

@@ -25,6 +25,11 @@ impl Query {
         self
     }
 
+    /// Whether it surely changes nothing.
+    pub(crate) fn only_reads(&self) -> bool {
+        self.text.starts_with("SELECT ")
+    }
+
     /// The statement as PostgreSQL numbers parameters: `$1` for the first `?`, `$2` for `?2`. No statement of ours has a question mark
     /// of another meaning.
     pub(super) fn numbered(&self) -> String {

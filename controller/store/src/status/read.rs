@@ -214,7 +214,7 @@ impl ReadTx {
     ) -> Result<BTreeSet<Key>, StoreError> {
         let keys: Vec<Key> = keys.iter().map(|one| Key { kind: one.kind, name: one.key.clone() }).collect();
         let mut found = BTreeSet::new();
-        for keys in keys.chunks(batch::CHUNK) {
+        for keys in batch::chunks(&keys) {
             let mut sql = QueryBuilder::new(select);
             any_key(&mut sql, column, of, keys);
             for row in self.all(sql.build()).await? {

@@ -3,20 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_planner::ApplyError;
-use hosting_resource::{Index, Kind, Resource, Status};
+use hosting_resource::{Index, Kind, Ref, Resource, Status};
 use serde_json::{Map, Value};
 
-use super::WriteTx;
-use crate::batch::{self, CHUNK};
-use crate::error::to_sql;
-use crate::sql::{self, QueryBuilder};
+use super::{Pending, WriteTx};
+use crate::batch;
+use crate::error::{to_bound, to_sql};
+use crate::sql::QueryBuilder;
 use crate::{ReadTx, StoreError};
 
-/// A resource that is written, beside what is stored of it.
-struct Written {
+/// Most references of one resource to another one, with its place in it.
+const REFS_TO_ONE: usize = 8;
+
+/// How many resources of each kind, brand (empty for none) and status there are more or fewer.
+pub(super) type Counts = BTreeMap<(Kind, String, Status), i64>;
+
+/// A resource that a change puts.
+struct Put {
     resource: Resource,
     old: Option<Resource>,
     index: Index,
+    old_index: Index,
+}
+
+/// A resource that is written, beside the index rows that are stored of it.
+struct Written<'p> {
+    resource: &'p Resource,
+    index: &'p Index,
     stored: StoredIndex,
 }
 
@@ -71,9 +84,8 @@ impl Dropped {
 }
 
 impl WriteTx {
-    /// All index rows that fall away go first and all that are new come last, so that two resources of one change may
-    /// swap a name, and both ends of a reference may go together.
-    pub(super) async fn write_resources(
+    /// Two resources of one change may swap a name, and both ends of a reference may go together.
+    pub(super) async fn take_resources(
         &mut self,
         put: Vec<Resource>,
         remove: Vec<String>,
@@ -91,53 +103,127 @@ impl WriteTx {
             );
         }
         let ids: Vec<String> = last.keys().chain(&remove).cloned().collect();
-        let old = self.read.resources(&ids).await?;
-        let mut old: BTreeMap<String, Resource> =
-            old.into_iter().map(|resource| (resource.id.clone(), resource)).collect();
-        let there: Vec<String> = old.keys().cloned().collect();
-        let mut indexes = stored_indexes(&mut self.read, &there).await?;
-
-        let mut dropped = Dropped::default();
-        let mut written = Vec::new();
+        self.pending.layer.fetch(&mut self.read, &ids).await?;
+        let mut puts = Vec::new();
         for resource in last.into_values() {
-            let old = old.remove(&resource.id);
-            if old.as_ref() == Some(&resource) {
+            let old = self.pending.layer.known(&resource.id).flatten();
+            if old == Some(&resource) {
                 continue;
             }
-            if let Some(old) = old.as_ref().filter(|old| old.kind != resource.kind) {
+            if let Some(old) = old.filter(|old| old.kind != resource.kind) {
                 let problem = format!("{} is a {}, not a {}", resource.id, old.kind, resource.kind);
                 return Err(StoreError::value("kind", problem).into());
             }
-            let stored = indexes.remove(&resource.id).unwrap_or_default();
-            let index = (self.fixed.index)(&resource);
-            dropped.note(resource.kind, &resource.id, &stored, &StoredIndex::from(&index));
-            written.push(Written { resource, old, index, stored });
+            let old_index = match self.pending.layer.index_of(&resource.id) {
+                Some(index) => index.clone(),
+                None => old.map(self.fixed.index).unwrap_or_default(),
+            };
+            let (old, index) = (old.cloned(), (self.fixed.index)(&resource));
+            puts.push(Put { resource, old, index, old_index });
         }
-        let removed: Vec<Resource> = remove.iter().filter_map(|id| old.remove(id)).collect();
-        for gone in &removed {
-            let stored = indexes.remove(&gone.id).unwrap_or_default();
-            dropped.note(gone.kind, &gone.id, &stored, &StoredIndex::default());
-        }
-        self.rows(removed.len() + written.len())?;
+        let removed: Vec<Resource> =
+            remove.iter().filter_map(|id| self.pending.layer.known(id).flatten().cloned()).collect();
+        self.rows(removed.len() + puts.len())?;
         self.mutation.kinds.extend(removed.iter().map(|gone| gone.kind));
-        self.mutation.kinds.extend(written.iter().map(|row| row.resource.kind));
+        self.mutation.kinds.extend(puts.iter().map(|put| put.resource.kind));
         self.mutation.concerns.extend(removed.iter().flat_map(hosting_planner::waited_for));
-        let open = written.iter().filter(|row| row.resource.status.is_open());
-        self.mutation.concerns.extend(open.map(|row| row.resource.id.clone()));
+        let open = puts.iter().filter(|put| put.resource.status.is_open());
+        self.mutation.concerns.extend(open.map(|put| put.resource.id.clone()));
+        self.count(&removed, &puts);
 
-        drop_index(&mut self.read, &dropped).await?;
-        batch::delete(&mut self.read, "DELETE FROM resources", &["id"], &removed, |gone, _| gone.id.clone())
-            .await?;
-        write_rows(&mut self.read, &written).await?;
-        self.count(&removed, &written);
-        add_index(&mut self.read, &written).await?;
-        check_parents(&mut self.read, &written).await?;
-        check_unused(&mut self.read, &removed).await?;
+        for gone in &removed {
+            self.pending.layer.remove(&gone.id, gone.kind);
+        }
+        for put in &puts {
+            self.pending.layer.put(put.resource.clone(), put.index.clone());
+        }
+        for put in &puts {
+            self.name(put).await?;
+        }
+        self.check_targets(&puts).await?;
+        self.check_unused(&removed).await?;
         Ok(self.drop_keys_of(&removed).await?)
     }
 
-    /// Notes how many resources of each kind, brand and status there are more or fewer.
-    fn count(&mut self, removed: &[Resource], written: &[Written]) {
+    /// Gives a resource its unique names.
+    async fn name(&mut self, put: &Put) -> Result<(), ApplyError> {
+        let Put { resource: Resource { kind, id, .. }, index, old_index, .. } = put;
+        for unique in &index.uniques {
+            // What it had it has still, unless another one of the change took it.
+            let had = old_index.uniques.contains(unique) && !self.pending.layer.is_named(*kind, unique);
+            if !had {
+                let keys = [unique.key.clone()];
+                let holders = self.pending.layer.holders(&mut self.read, *kind, &unique.scope, &keys).await?;
+                if holders.iter().any(|(_, holder)| holder.id != *id) {
+                    let (kind, field, key) = (*kind, unique.field, unique.key.clone());
+                    return Err(ApplyError::Taken { kind, field, key });
+                }
+            }
+            self.pending.layer.name(*kind, unique, id);
+        }
+        Ok(())
+    }
+
+    /// New references lead to what is there and stays: what is on its way out takes none, or it could never go. A parent's kind is
+    /// not the store's to know, so a missing one is no `NoSuch`: whoever creates has read it under this lock.
+    async fn check_targets(&mut self, puts: &[Put]) -> Result<(), ApplyError> {
+        let new: Vec<&Ref> = puts
+            .iter()
+            .flat_map(|put| put.index.refs.iter().filter(|one| !put.old_index.refs.contains(one)))
+            .collect();
+        let created = || puts.iter().filter(|put| put.old.is_none()).map(|put| &put.resource);
+        let parents = created().filter_map(|resource| resource.parent.clone());
+        let ids: Vec<String> = new.iter().map(|one| one.to.clone()).chain(parents).collect();
+        self.pending.layer.fetch(&mut self.read, &ids).await?;
+        for one in new {
+            let target = self.pending.layer.known(&one.to).flatten();
+            if !target.is_some_and(|target| target.kind == one.kind && target.status != Status::Deleting) {
+                return Err(ApplyError::NoSuch { field: one.relation, kind: one.kind, id: one.to.clone() });
+            }
+        }
+        for resource in created() {
+            if let Some(parent) = &resource.parent
+                && self.pending.layer.known(parent).flatten().is_none()
+            {
+                let problem =
+                    format!("{} {} lies in {parent:?}, which does not exist", resource.kind, resource.id);
+                return Err(StoreError::value("parent", problem).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing that is removed is referred to or has children.
+    async fn check_unused(&mut self, removed: &[Resource]) -> Result<(), ApplyError> {
+        let layer = &self.pending.layer;
+        if let Some((gone, user)) = removed.iter().find_map(|gone| Some((gone, layer.user_of(&gone.id)?))) {
+            let (id, kind, by) = (gone.id.clone(), user.kind, user.id.clone());
+            return Err(ApplyError::InUse { id, kind, by });
+        }
+        let ids: Vec<String> =
+            removed.iter().map(|gone| gone.id.clone()).filter(|id| layer.base_may_have(id)).collect();
+        for ids in batch::chunks(&ids) {
+            let mut sql = QueryBuilder::new("SELECT target, kind, source FROM refs WHERE target IN ");
+            batch::list(&mut sql, ids);
+            sql.push(" UNION ALL SELECT parent, kind, id FROM resources WHERE parent IN ");
+            batch::list(&mut sql, ids);
+            // A resource has few references to another one: that many rows show one that was not changed here, if there is one.
+            let most = (layer.touched() + 1).saturating_mul(REFS_TO_ONE);
+            sql.push(" LIMIT ").push_bind(to_bound(most as u64));
+            for row in self.read.all(sql.build()).await? {
+                let by: String = row.try_get(2)?;
+                if !layer.touches(&by) {
+                    let name: &str = row.try_get(1)?;
+                    let kind =
+                        Kind::from_name(name).ok_or_else(|| StoreError::row(format!("kind {name:?}")))?;
+                    return Err(ApplyError::InUse { id: row.try_get(0)?, kind, by });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, removed: &[Resource], puts: &[Put]) {
         let mut note = |resource: &Resource, by: i64| {
             let brand = resource.brand.clone().unwrap_or_default();
             *self.mutation.counts.entry((resource.kind, brand, resource.status)).or_default() += by;
@@ -145,25 +231,56 @@ impl WriteTx {
         for gone in removed {
             note(gone, -1);
         }
-        for Written { resource, old, .. } in written {
+        for Put { resource, old, .. } in puts {
             if let Some(old) = old {
                 note(old, -1);
             }
             note(resource, 1);
         }
     }
+}
 
-    /// Writes what [`WriteTx::count`] noted.
-    pub(super) async fn write_counts(&mut self) -> Result<(), StoreError> {
-        let mut counts: Vec<_> = std::mem::take(&mut self.mutation.counts).into_iter().collect();
-        counts.retain(|(_, by)| *by != 0);
+impl Pending {
+    /// All index rows that fall away go first and all that are new come last.
+    pub(super) async fn write_resources(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
+        let layer = &self.layer;
+        let touched = layer.put_resources().map(|(resource, _)| resource.id.as_str());
+        let touched = touched.chain(layer.removed().map(|(id, _)| id));
+        let there: Vec<String> =
+            touched.filter(|id| layer.base_may_have(id)).map(ToOwned::to_owned).collect();
+        let mut indexes = stored_indexes(tx, &there).await?;
+        let mut dropped = Dropped::default();
+        let mut written = Vec::new();
+        for (resource, index) in layer.put_resources() {
+            let stored = indexes.remove(&resource.id).unwrap_or_default();
+            dropped.note(resource.kind, &resource.id, &stored, &StoredIndex::from(index));
+            written.push(Written { resource, index, stored });
+        }
+        let mut removed = Vec::new();
+        for (id, kind) in layer.removed().filter(|(id, _)| layer.base_may_have(id)) {
+            let stored = indexes.remove(id).unwrap_or_default();
+            dropped.note(kind, id, &stored, &StoredIndex::default());
+            removed.push(id);
+        }
+        drop_index(tx, &dropped).await?;
+        batch::delete(tx, "DELETE FROM resources", &["id"], &removed, |id, _| (*id).to_owned()).await?;
+        write_rows(tx, &written).await?;
+        add_index(tx, &written).await?;
+        self.write_counts(tx).await
+    }
+
+    async fn write_counts(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
+        let counts: Vec<_> = self.counts.iter().filter(|(_, by)| **by != 0).collect();
         batch::insert(
-            &mut self.read,
+            tx,
             "INSERT INTO resource_counts (kind, brand, status, count)",
             "ON CONFLICT (kind, brand, status) DO UPDATE SET count = resource_counts.count + excluded.count",
             &counts,
             |row, ((kind, brand, status), by)| {
-                row.push_bind(kind.name()).push_bind(brand.clone()).push_bind(status.as_str()).push_bind(*by);
+                row.push_bind(kind.name())
+                    .push_bind(brand.clone())
+                    .push_bind(status.as_str())
+                    .push_bind(**by);
             },
         )
         .await?;
@@ -177,7 +294,7 @@ async fn stored_indexes(
     ids: &[String],
 ) -> Result<BTreeMap<String, StoredIndex>, StoreError> {
     let mut stored: BTreeMap<String, StoredIndex> = BTreeMap::new();
-    for ids in ids.chunks(CHUNK) {
+    for ids in batch::chunks(ids) {
         let mut sql = QueryBuilder::new("SELECT 'u', id, scope, key FROM uniques WHERE id IN ");
         batch::list(&mut sql, ids);
         sql.push(" UNION ALL SELECT 'r', source, relation, target FROM refs WHERE source IN ");
@@ -208,7 +325,7 @@ async fn drop_index(tx: &mut ReadTx, dropped: &Dropped) -> Result<(), StoreError
     Ok(())
 }
 
-async fn write_rows(tx: &mut ReadTx, written: &[Written]) -> Result<(), StoreError> {
+async fn write_rows(tx: &mut ReadTx, written: &[Written<'_>]) -> Result<(), StoreError> {
     let json = |field: &'static str, value: &Map<String, Value>| {
         serde_json::to_string(value).map_err(|error| StoreError::value(field, error.to_string()))
     };
@@ -244,67 +361,26 @@ async fn write_rows(tx: &mut ReadTx, written: &[Written]) -> Result<(), StoreErr
     Ok(())
 }
 
-async fn add_index(tx: &mut ReadTx, written: &[Written]) -> Result<(), ApplyError> {
+async fn add_index(tx: &mut ReadTx, written: &[Written<'_>]) -> Result<(), StoreError> {
     let (mut uniques, mut refs, mut facets) = (Vec::new(), Vec::new(), Vec::new());
-    for Written { resource, index, stored, .. } in written {
+    for Written { resource, index, stored } in written {
         let (kind, id) = (resource.kind, resource.id.as_str());
         let new = |pairs: &BTreeSet<(String, String)>, name: &str, value: &str| {
             !pairs.contains(&(name.to_owned(), value.to_owned()))
         };
-        uniques.extend(
-            index
-                .uniques
-                .iter()
-                .filter(|one| new(&stored.uniques, &one.scope, &one.key))
-                .map(|one| (kind, id, one)),
-        );
-        refs.extend(
-            index
-                .refs
-                .iter()
-                .filter(|one| new(&stored.refs, one.relation, &one.to))
-                .map(|one| (kind, id, one)),
-        );
-        facets.extend(
-            index
-                .facets
-                .iter()
-                .filter(|one| new(&stored.facets, one.field, &one.value))
-                .map(|one| (kind, id, one)),
-        );
+        let some = index.uniques.iter().filter(|one| new(&stored.uniques, &one.scope, &one.key));
+        uniques.extend(some.map(|one| (kind, id, one)));
+        let some = index.refs.iter().filter(|one| new(&stored.refs, one.relation, &one.to));
+        refs.extend(some.map(|one| (kind, id, one)));
+        let some = index.facets.iter().filter(|one| new(&stored.facets, one.field, &one.value));
+        facets.extend(some.map(|one| (kind, id, one)));
     }
-    let added = batch::insert(
-        tx,
-        "INSERT INTO uniques (kind, scope, key, id)",
-        "ON CONFLICT (kind, scope, key) DO NOTHING",
-        &uniques,
-        |row, (kind, id, one)| {
-            row.push_bind(kind.name()).push_bind(one.scope.clone()).push_bind(one.key.clone());
-            row.push_bind((*id).to_owned());
-        },
-    )
+    // Who holds a name was read under this lock: a second holder is a defect, and fails the group.
+    batch::insert(tx, "INSERT INTO uniques (kind, scope, key, id)", "", &uniques, |row, (kind, id, one)| {
+        row.push_bind(kind.name()).push_bind(one.scope.clone()).push_bind(one.key.clone());
+        row.push_bind((*id).to_owned());
+    })
     .await?;
-    if added != uniques.len() as u64 {
-        for (kind, id, one) in &uniques {
-            let query =
-                sql::query("SELECT 1 FROM uniques WHERE kind = ? AND scope = ? AND key = ? AND id = ?");
-            let query = query.bind(kind.name()).bind(&one.scope).bind(&one.key).bind(*id);
-            if tx.optional(query).await?.is_none() {
-                return Err(ApplyError::Taken { kind: *kind, field: one.field, key: one.key.clone() });
-            }
-        }
-    }
-    // What is on its way out takes no new references, or it could never go.
-    let targets: Vec<String> = refs.iter().map(|(.., one)| one.to.clone()).collect();
-    let there = kinds_of(tx, &targets).await?;
-    for (.., one) in &refs {
-        let found = there
-            .get(&one.to)
-            .filter(|(kind, status)| kind == one.kind.name() && status != Status::Deleting.as_str());
-        if found.is_none() {
-            return Err(ApplyError::NoSuch { field: one.relation, kind: one.kind, id: one.to.clone() });
-        }
-    }
     batch::insert(
         tx,
         "INSERT INTO refs (source, kind, relation, target)",
@@ -327,58 +403,5 @@ async fn add_index(tx: &mut ReadTx, written: &[Written]) -> Result<(), ApplyErro
         },
     )
     .await?;
-    Ok(())
-}
-
-/// Kind and status of resources, by their names.
-async fn kinds_of(tx: &mut ReadTx, ids: &[String]) -> Result<BTreeMap<String, (String, String)>, StoreError> {
-    let ids: Vec<String> = ids.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    let mut there = BTreeMap::new();
-    for ids in ids.chunks(CHUNK) {
-        let mut sql = QueryBuilder::new("SELECT id, kind, status FROM resources WHERE id IN ");
-        batch::list(&mut sql, ids);
-        for row in tx.all(sql.build()).await? {
-            there.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
-        }
-    }
-    Ok(there)
-}
-
-/// A parent's kind is not the store's to know, so a missing one is no `NoSuch`: whoever creates has read it under this lock.
-async fn check_parents(tx: &mut ReadTx, written: &[Written]) -> Result<(), StoreError> {
-    let own: BTreeSet<&str> = written.iter().map(|row| row.resource.id.as_str()).collect();
-    let new: Vec<(&Resource, &String)> = written
-        .iter()
-        .filter(|row| row.old.is_none())
-        .filter_map(|row| Some((&row.resource, row.resource.parent.as_ref()?)))
-        .filter(|(_, parent)| !own.contains(parent.as_str()))
-        .collect();
-    let parents: Vec<String> = new.iter().map(|(_, parent)| (*parent).clone()).collect();
-    let there = kinds_of(tx, &parents).await?;
-    match new.iter().find(|(_, parent)| !there.contains_key(*parent)) {
-        None => Ok(()),
-        Some((resource, parent)) => {
-            let problem =
-                format!("{} {} lies in {parent:?}, which does not exist", resource.kind, resource.id);
-            Err(StoreError::value("parent", problem))
-        }
-    }
-}
-
-async fn check_unused(tx: &mut ReadTx, removed: &[Resource]) -> Result<(), ApplyError> {
-    let ids: Vec<String> = removed.iter().map(|gone| gone.id.clone()).collect();
-    for ids in ids.chunks(CHUNK) {
-        let mut sql = QueryBuilder::new("SELECT target, kind, source FROM refs WHERE target IN ");
-        batch::list(&mut sql, ids);
-        sql.push(" UNION ALL SELECT parent, kind, id FROM resources WHERE parent IN ");
-        batch::list(&mut sql, ids);
-        sql.push(" LIMIT 1");
-        if let Some(row) = tx.optional(sql.build()).await? {
-            let text = |column: usize| row.try_get::<String>(column);
-            let name = text(1)?;
-            let kind = Kind::from_name(&name).ok_or_else(|| StoreError::row(format!("kind {name:?}")))?;
-            return Err(ApplyError::InUse { id: text(0)?, kind, by: text(2)? });
-        }
-    }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod commits;
 mod databases;
 mod feed;
 mod files;
+mod groups;
 mod harness;
 mod intents;
 mod keys;
