@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use hosting_intent::{Audience, Key};
 use hosting_resource::{Index, Kind, Resource, Unique};
+use serde_json::Value;
 
 use crate::{IntentRow, World, WorldError};
 
@@ -121,6 +122,21 @@ impl List<'_> {
     }
 }
 
+/// About how many bytes a resource takes in memory.
+fn weight(resource: &Resource) -> usize {
+    fn of(value: &Value) -> usize {
+        const NODE: usize = 64;
+        NODE + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(of).sum(),
+            Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + of(value)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
+    }
+    let documents = resource.spec.iter().chain(&resource.state);
+    size_of::<Resource>() + documents.map(|(name, value)| name.len() + of(value)).sum::<usize>()
+}
+
 /// What [`Layer::put`] notes a resource under, so that a list need not go over everything that was put.
 fn place(place: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -147,6 +163,8 @@ pub struct Layer {
     rows: Undoable<At, Option<IntentRow>>,
     /// Counters that were set.
     counters: Undoable<String, u64>,
+    /// About how many bytes of resources were put or read.
+    weight: usize,
     /// Ids that the base has nothing under.
     absent: BTreeSet<String>,
     /// Counters of the base.
@@ -191,15 +209,24 @@ impl Layer {
         !(self.resources.before.is_empty() && self.rows.before.is_empty() && self.counters.before.is_empty())
     }
 
-    /// The base has the changes now. What is known of resources stays known, as far as there are at most `most`.
+    /// The base has the changes now. Resources stay known as long as all that ever became known since the last time that they were
+    /// forgotten has at most about `most` bytes.
     pub fn rebase(&mut self, most: usize) {
         let mut resources = std::mem::take(&mut self.resources.map);
-        if resources.len() > most {
-            resources.clear();
-        }
-        resources.retain(|_, resource| resource.is_some());
+        let weight = self.weight;
         *self = Self::default();
-        self.resources.map = resources;
+        if weight <= most {
+            resources.retain(|_, resource| resource.is_some());
+            self.resources.map = resources;
+            self.weight = weight;
+        }
+    }
+
+    fn learn(&mut self, resource: Resource) {
+        if !self.resources.map.contains_key(&resource.id) {
+            self.weight += weight(&resource);
+            self.resources.learn(resource.id.clone(), Some(resource));
+        }
     }
 
     /// Resources that were put, with their index rows.
@@ -304,6 +331,7 @@ impl Layer {
             self.listed.entry(place).or_default().push(resource.id.clone());
         }
         self.put.insert(resource.id.clone(), index);
+        self.weight += weight(&resource);
         self.resources.insert(resource.id.clone(), Some(resource));
     }
 
@@ -399,7 +427,7 @@ impl Layer {
         let unknown: Vec<String> = unknown.into_iter().cloned().collect();
         let found = base.resources(&unknown).await?;
         for resource in found {
-            self.resources.learn(resource.id.clone(), Some(resource));
+            self.learn(resource);
         }
         for id in unknown {
             if self.known(&id).is_none() {
@@ -419,10 +447,13 @@ impl Layer {
             return Ok(known.cloned());
         }
         let read = base.resource(id).await?;
-        if read.is_none() {
-            self.absent.insert(id.to_owned());
+        match &read {
+            Some(resource) => self.learn(resource.clone()),
+            None => {
+                self.absent.insert(id.to_owned());
+                self.resources.learn(id.to_owned(), None);
+            }
         }
-        self.resources.learn(id.to_owned(), read.clone());
         Ok(read)
     }
 
@@ -474,7 +505,7 @@ impl Layer {
             }
             found.extend(merged.into_values().cloned());
             for row in page {
-                self.resources.learn(row.id.clone(), Some(row));
+                self.learn(row);
             }
             if found.len() >= wanted {
                 found.truncate(wanted);
@@ -518,7 +549,7 @@ impl Layer {
         self.holders.extend(unknown.iter().map(|key| (name(key), String::new())));
         for (key, holder) in read {
             self.holders.insert(name(&key), holder.id.clone());
-            self.resources.learn(holder.id.clone(), Some(holder));
+            self.learn(holder);
         }
         let holders = keys.iter().filter_map(|key| {
             let name = name(key);

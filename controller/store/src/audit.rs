@@ -11,6 +11,8 @@ use crate::{Order, Origin, ReadTx, Store, StoreError, batch};
 
 /// Longest path that is kept, in bytes.
 const MAX_PATH: usize = 2_048;
+/// Longest method, type or id that is kept, in bytes.
+const MAX_INDEXED: usize = 512;
 /// A longer body is replaced by its length, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 /// What a row takes beside its texts, with its places in the indexes, in bytes.
@@ -131,6 +133,11 @@ impl Store {
     }
 }
 
+/// A text that both databases take and have room for in an index: what somebody asked for may be anything, and must not fail a group.
+fn harmless(text: &str) -> String {
+    text.get(..text.floor_char_boundary(MAX_INDEXED)).unwrap_or_default().replace('\0', "\u{fffd}")
+}
+
 /// A row that is to be written.
 #[derive(Debug)]
 pub(crate) struct NewAudit {
@@ -166,8 +173,9 @@ pub(crate) async fn insert(tx: &mut ReadTx, new: &[NewAudit], most: u64) -> Resu
         &rows,
         |values, (NewAudit { entry, origin, at, .. }, path, body, revision)| {
             values.push_bind(uuid::Uuid::new_v4().to_string()).push_bind(*at).push_bind(origin.actor.clone());
-            values.push_bind(entry.method.clone()).push_bind((*path).to_owned());
-            values.push_bind(entry.resource_type.clone()).push_bind(entry.resource_id.clone());
+            values.push_bind(harmless(&entry.method)).push_bind(path.replace('\0', "\u{fffd}"));
+            values.push_bind(harmless(&entry.resource_type));
+            values.push_bind(entry.resource_id.as_deref().map(harmless));
             values.push_bind(entry.status_code).push_bind(body.clone()).push_bind(*revision);
             values.push_bind(origin.traceparent.clone());
         },

@@ -1,5 +1,7 @@
 //! Reads of one consistent state: [`ReadTx`] on a snapshot, and the same calls inside a [`crate::WriteTx`].
 
+mod savepoint;
+
 use async_trait::async_trait;
 use hosting_intent::{Audience, AudienceError, Bytes, Cause, Item, Key};
 use hosting_intent_sync::{AudienceHead, LogEntry};
@@ -7,6 +9,7 @@ use hosting_planner::{IntentRow, KeyShare, Unit, World, WorldError};
 use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
 
+use self::savepoint::Savepoint;
 use crate::StoreError;
 use crate::batch;
 use crate::error::{from_sql, to_bound};
@@ -44,17 +47,6 @@ pub struct ReadTx {
     head: u64,
     statements: u64,
     savepoint: Savepoint,
-}
-
-/// The savepoint of a mutation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Savepoint {
-    /// No mutation is under way.
-    None,
-    /// The next statement that writes needs one.
-    Wanted,
-    /// It is set.
-    Set,
 }
 
 impl std::fmt::Debug for ReadTx {
@@ -132,50 +124,6 @@ impl ReadTx {
 
     pub(crate) fn into_connection(self) -> Connection {
         self.connection
-    }
-
-    /// A mutation begins: what it writes goes under a savepoint.
-    pub(crate) fn want_savepoint(&mut self) {
-        self.savepoint = Savepoint::Wanted;
-    }
-
-    /// What was written since [`ReadTx::want_savepoint`] stays.
-    pub(crate) async fn release_savepoint(&mut self) -> Result<(), StoreError> {
-        match std::mem::replace(&mut self.savepoint, Savepoint::None) {
-            Savepoint::None | Savepoint::Wanted => Ok(()),
-            Savepoint::Set => self.command("RELEASE SAVEPOINT mutation").await,
-        }
-    }
-
-    /// What was written since [`ReadTx::want_savepoint`] goes. Fails when the database has rolled back the whole transaction by itself,
-    /// as SQLite may on a full disk: then what was written before is lost too.
-    pub(crate) async fn roll_back_savepoint(&mut self) -> Result<(), StoreError> {
-        match std::mem::replace(&mut self.savepoint, Savepoint::None) {
-            Savepoint::None | Savepoint::Wanted => Ok(()),
-            Savepoint::Set => {
-                self.command("ROLLBACK TO SAVEPOINT mutation").await?;
-                self.command("RELEASE SAVEPOINT mutation").await
-            }
-        }
-    }
-
-    async fn command(&mut self, text: &'static str) -> Result<(), StoreError> {
-        self.statements += 1;
-        self.connection.command(text).await
-    }
-
-    /// Counts a statement, unless one failed before it. What does not just read needs the savepoint.
-    async fn admit(&mut self, query: &Query) -> Result<(), StoreError> {
-        self.statements += 1;
-        if let Some(failed) = &self.failed {
-            return Err(failed.clone());
-        }
-        if self.savepoint == Savepoint::Wanted && !query.only_reads() {
-            let set = self.command("SAVEPOINT mutation").await;
-            self.note(set)?;
-            self.savepoint = Savepoint::Set;
-        }
-        Ok(())
     }
 
     fn note<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {

@@ -32,8 +32,8 @@ use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
-/// Documents that stay in memory from one group to the next.
-const KNOWN_RESOURCES: usize = 8_192;
+/// Bytes of documents, about, that stay in memory from one group to the next.
+const KNOWN_RESOURCES: usize = 32 << 20;
 
 /// The transaction of one mutation, under the head lock. It reads what it wrote.
 ///

@@ -329,6 +329,9 @@ fn check_intent(change: &IntentChange) -> Result<(), StoreError> {
             let problem = format!("{} bytes; at most {MAX_NAME_BYTES}", text.len());
             return Err(StoreError::value(field, problem));
         }
+        if text.contains('\0') {
+            return Err(StoreError::value(field, "has a NUL character"));
+        }
     }
     // A frame of the feed must hold it, whatever it says.
     let bytes = change.value.as_ref().map_or(0, Bytes::len);

@@ -26,61 +26,109 @@ struct Put {
     old_index: Index,
 }
 
-/// A resource that is written, beside the index rows that are stored of it.
-struct Written<'p> {
-    resource: &'p Resource,
-    index: &'p Index,
-    stored: StoredIndex,
-}
-
-/// Index rows without their kind and id: (scope, key), (relation, target), (field, value).
+/// Index rows without their id: (kind, scope, key), (kind, relation, target), (kind, field, value).
 #[derive(Debug, Default)]
 struct StoredIndex {
-    uniques: BTreeSet<(String, String)>,
-    refs: BTreeSet<(String, String)>,
-    facets: BTreeSet<(String, String)>,
+    uniques: BTreeSet<[String; 3]>,
+    refs: BTreeSet<[String; 3]>,
+    facets: BTreeSet<[String; 3]>,
 }
 
-impl From<&Index> for StoredIndex {
-    fn from(index: &Index) -> Self {
+impl StoredIndex {
+    fn of(kind: Kind, index: &Index) -> Self {
+        let row = |one: &str, two: &str| [kind.name().to_owned(), one.to_owned(), two.to_owned()];
         Self {
-            uniques: index.uniques.iter().map(|unique| (unique.scope.clone(), unique.key.clone())).collect(),
-            refs: index.refs.iter().map(|to| (to.relation.to_owned(), to.to.clone())).collect(),
-            facets: index.facets.iter().map(|facet| (facet.field.to_owned(), facet.value.clone())).collect(),
+            uniques: index.uniques.iter().map(|unique| row(&unique.scope, &unique.key)).collect(),
+            refs: index.refs.iter().map(|to| row(to.relation, &to.to)).collect(),
+            facets: index.facets.iter().map(|facet| row(facet.field, &facet.value)).collect(),
+        }
+    }
+
+    /// The rows that are not in `other`, each with the resource's id before it.
+    fn without(&self, other: &Self, id: &str) -> IndexRows {
+        let rows = |these: &BTreeSet<[String; 3]>, others: &BTreeSet<[String; 3]>| {
+            let rows = these.difference(others);
+            rows.map(|[kind, one, two]| [id.to_owned(), kind.clone(), one.clone(), two.clone()]).collect()
+        };
+        IndexRows {
+            uniques: rows(&self.uniques, &other.uniques),
+            refs: rows(&self.refs, &other.refs),
+            facets: rows(&self.facets, &other.facets),
         }
     }
 }
 
-/// Rows of the three index tables that go: each with the resource's kind and id.
-#[derive(Default)]
-struct Dropped {
+/// Rows of the three index tables: id, kind, and what is indexed.
+#[derive(Debug, Default)]
+struct IndexRows {
     uniques: Vec<[String; 4]>,
-    refs: Vec<[String; 3]>,
+    refs: Vec<[String; 4]>,
     facets: Vec<[String; 4]>,
 }
 
-impl Dropped {
-    fn note(&mut self, kind: Kind, id: &str, stored: &StoredIndex, wanted: &StoredIndex) {
-        let (kind, id) = (kind.name().to_owned(), id.to_owned());
-        self.uniques.extend(
-            stored
-                .uniques
-                .difference(&wanted.uniques)
-                .map(|(scope, key)| [kind.clone(), scope.clone(), key.clone(), id.clone()]),
-        );
-        self.refs.extend(
-            stored
-                .refs
-                .difference(&wanted.refs)
-                .map(|(relation, target)| [id.clone(), relation.clone(), target.clone()]),
-        );
-        self.facets.extend(
-            stored
-                .facets
-                .difference(&wanted.facets)
-                .map(|(field, value)| [kind.clone(), field.clone(), value.clone(), id.clone()]),
-        );
+impl IndexRows {
+    fn extend(&mut self, more: Self) {
+        self.uniques.extend(more.uniques);
+        self.refs.extend(more.refs);
+        self.facets.extend(more.facets);
     }
+
+    async fn delete(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
+        let columns = ["id", "kind", "scope", "key"];
+        batch::delete(tx, "DELETE FROM uniques", &columns, &self.uniques, |row, n| row[n].clone()).await?;
+        let columns = ["source", "kind", "relation", "target"];
+        batch::delete(tx, "DELETE FROM refs", &columns, &self.refs, |row, n| row[n].clone()).await?;
+        let columns = ["id", "kind", "field", "value"];
+        batch::delete(tx, "DELETE FROM facets", &columns, &self.facets, |row, n| row[n].clone()).await?;
+        Ok(())
+    }
+
+    /// Who holds a name was read under this lock: a second holder is a defect, and fails the group.
+    async fn insert(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
+        let tables = [
+            ("INSERT INTO uniques (id, kind, scope, key)", &self.uniques),
+            ("INSERT INTO refs (source, kind, relation, target)", &self.refs),
+            ("INSERT INTO facets (id, kind, field, value)", &self.facets),
+        ];
+        for (head, rows) in tables {
+            batch::insert(tx, head, "", rows, |values, row| {
+                for value in row {
+                    values.push_bind(value.clone());
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Longest text that is indexed, in bytes: PostgreSQL has no room for a row of 2 700 in an index.
+const MAX_INDEXED: usize = 1_024;
+
+/// Whether both databases take the texts that are indexed. One that does not fit would fail the whole group.
+fn check_texts(resource: &Resource, index: &Index) -> Result<(), StoreError> {
+    let uniques = index.uniques.iter().flat_map(|one| [(one.field, &one.scope), (one.field, &one.key)]);
+    let refs = index.refs.iter().map(|one| (one.relation, &one.to));
+    let facets = index.facets.iter().map(|one| (one.field, &one.value));
+    let own = [("id", Some(&resource.id)), ("label", Some(&resource.label))].into_iter().chain([
+        ("parent", resource.parent.as_ref()),
+        ("tenant", resource.tenant.as_ref()),
+        ("brand", resource.brand.as_ref()),
+    ]);
+    let own = own.filter_map(|(field, text)| Some((field, text?)));
+    for (field, text) in own.chain(uniques).chain(refs).chain(facets) {
+        if text.len() > MAX_INDEXED {
+            let problem = format!("{} bytes; at most {MAX_INDEXED}", text.len());
+            return Err(StoreError::value(field, problem));
+        }
+        if text.contains('\0') {
+            return Err(StoreError::value(field, "has a NUL character"));
+        }
+    }
+    if resource.status_message.as_ref().is_some_and(|text| text.contains('\0')) {
+        return Err(StoreError::value("status_message", "has a NUL character"));
+    }
+    Ok(())
 }
 
 impl WriteTx {
@@ -119,6 +167,7 @@ impl WriteTx {
                 None => old.map(self.fixed.index).unwrap_or_default(),
             };
             let (old, index) = (old.cloned(), (self.fixed.index)(&resource));
+            check_texts(&resource, &index)?;
             puts.push(Put { resource, old, index, old_index });
         }
         let removed: Vec<Resource> =
@@ -248,24 +297,25 @@ impl Pending {
         let touched = touched.chain(layer.removed().map(|(id, _)| id));
         let there: Vec<String> =
             touched.filter(|id| layer.base_may_have(id)).map(ToOwned::to_owned).collect();
-        let mut indexes = stored_indexes(tx, &there).await?;
-        let mut dropped = Dropped::default();
-        let mut written = Vec::new();
+        let stored = stored_indexes(tx, &there).await?;
+        let none = StoredIndex::default();
+        let (mut dropped, mut added, mut written) = (IndexRows::default(), IndexRows::default(), Vec::new());
         for (resource, index) in layer.put_resources() {
-            let stored = indexes.remove(&resource.id).unwrap_or_default();
-            dropped.note(resource.kind, &resource.id, &stored, &StoredIndex::from(index));
-            written.push(Written { resource, index, stored });
+            let stored = stored.get(&resource.id).unwrap_or(&none);
+            let wanted = StoredIndex::of(resource.kind, index);
+            dropped.extend(stored.without(&wanted, &resource.id));
+            added.extend(wanted.without(stored, &resource.id));
+            written.push(resource);
         }
         let mut removed = Vec::new();
-        for (id, kind) in layer.removed().filter(|(id, _)| layer.base_may_have(id)) {
-            let stored = indexes.remove(id).unwrap_or_default();
-            dropped.note(kind, id, &stored, &StoredIndex::default());
+        for (id, _) in layer.removed().filter(|(id, _)| layer.base_may_have(id)) {
+            dropped.extend(stored.get(id).unwrap_or(&none).without(&none, id));
             removed.push(id);
         }
-        drop_index(tx, &dropped).await?;
+        dropped.delete(tx).await?;
         batch::delete(tx, "DELETE FROM resources", &["id"], &removed, |id, _| (*id).to_owned()).await?;
         write_rows(tx, &written).await?;
-        add_index(tx, &written).await?;
+        added.insert(tx).await?;
         self.write_counts(tx).await
     }
 
@@ -295,42 +345,31 @@ async fn stored_indexes(
 ) -> Result<BTreeMap<String, StoredIndex>, StoreError> {
     let mut stored: BTreeMap<String, StoredIndex> = BTreeMap::new();
     for ids in batch::chunks(ids) {
-        let mut sql = QueryBuilder::new("SELECT 'u', id, scope, key FROM uniques WHERE id IN ");
+        let mut sql = QueryBuilder::new("SELECT 'u', id, kind, scope, key FROM uniques WHERE id IN ");
         batch::list(&mut sql, ids);
-        sql.push(" UNION ALL SELECT 'r', source, relation, target FROM refs WHERE source IN ");
+        sql.push(" UNION ALL SELECT 'r', source, kind, relation, target FROM refs WHERE source IN ");
         batch::list(&mut sql, ids);
-        sql.push(" UNION ALL SELECT 'f', id, field, value FROM facets WHERE id IN ");
+        sql.push(" UNION ALL SELECT 'f', id, kind, field, value FROM facets WHERE id IN ");
         batch::list(&mut sql, ids);
         for row in tx.all(sql.build()).await? {
             let index = stored.entry(row.try_get(1)?).or_default();
-            let pair = (row.try_get(2)?, row.try_get(3)?);
+            let values = [row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
             match row.try_get::<&str>(0)? {
-                "u" => index.uniques.insert(pair),
-                "r" => index.refs.insert(pair),
-                _ => index.facets.insert(pair),
+                "u" => index.uniques.insert(values),
+                "r" => index.refs.insert(values),
+                _ => index.facets.insert(values),
             };
         }
     }
     Ok(stored)
 }
 
-async fn drop_index(tx: &mut ReadTx, dropped: &Dropped) -> Result<(), StoreError> {
-    let Dropped { uniques, refs, facets } = dropped;
-    let columns = ["kind", "scope", "key", "id"];
-    batch::delete(tx, "DELETE FROM uniques", &columns, uniques, |row, n| row[n].clone()).await?;
-    let columns = ["source", "relation", "target"];
-    batch::delete(tx, "DELETE FROM refs", &columns, refs, |row, n| row[n].clone()).await?;
-    let columns = ["kind", "field", "value", "id"];
-    batch::delete(tx, "DELETE FROM facets", &columns, facets, |row, n| row[n].clone()).await?;
-    Ok(())
-}
-
-async fn write_rows(tx: &mut ReadTx, written: &[Written<'_>]) -> Result<(), StoreError> {
+async fn write_rows(tx: &mut ReadTx, written: &[&Resource]) -> Result<(), StoreError> {
     let json = |field: &'static str, value: &Map<String, Value>| {
         serde_json::to_string(value).map_err(|error| StoreError::value(field, error.to_string()))
     };
     let mut rows = Vec::new();
-    for Written { resource, .. } in written {
+    for resource in written {
         let numbers = [
             to_sql("generation", resource.generation)?,
             to_sql("created_revision", resource.created_revision)?,
@@ -341,7 +380,7 @@ async fn write_rows(tx: &mut ReadTx, written: &[Written<'_>]) -> Result<(), Stor
         tx,
         "INSERT INTO resources (id, kind, parent, tenant, brand, label, status, status_message, shape, generation, \
          created_revision, created_at, updated_at, spec, state)",
-        "ON CONFLICT (id) DO UPDATE SET parent = excluded.parent, tenant = excluded.tenant, brand = excluded.brand, \
+        "ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, parent = excluded.parent, tenant = excluded.tenant, brand = excluded.brand, \
          label = excluded.label, status = excluded.status, status_message = excluded.status_message, \
          shape = excluded.shape, generation = excluded.generation, created_revision = excluded.created_revision, \
          created_at = excluded.created_at, updated_at = excluded.updated_at, spec = excluded.spec, \
@@ -355,51 +394,6 @@ async fn write_rows(tx: &mut ReadTx, written: &[Written<'_>]) -> Result<(), Stor
             values.push_bind(resource.shape).push_bind(*generation).push_bind(*created_revision);
             values.push_bind(resource.created_at).push_bind(resource.updated_at);
             values.push_bind(spec.clone()).push_bind(state.clone());
-        },
-    )
-    .await?;
-    Ok(())
-}
-
-async fn add_index(tx: &mut ReadTx, written: &[Written<'_>]) -> Result<(), StoreError> {
-    let (mut uniques, mut refs, mut facets) = (Vec::new(), Vec::new(), Vec::new());
-    for Written { resource, index, stored } in written {
-        let (kind, id) = (resource.kind, resource.id.as_str());
-        let new = |pairs: &BTreeSet<(String, String)>, name: &str, value: &str| {
-            !pairs.contains(&(name.to_owned(), value.to_owned()))
-        };
-        let some = index.uniques.iter().filter(|one| new(&stored.uniques, &one.scope, &one.key));
-        uniques.extend(some.map(|one| (kind, id, one)));
-        let some = index.refs.iter().filter(|one| new(&stored.refs, one.relation, &one.to));
-        refs.extend(some.map(|one| (kind, id, one)));
-        let some = index.facets.iter().filter(|one| new(&stored.facets, one.field, &one.value));
-        facets.extend(some.map(|one| (kind, id, one)));
-    }
-    // Who holds a name was read under this lock: a second holder is a defect, and fails the group.
-    batch::insert(tx, "INSERT INTO uniques (kind, scope, key, id)", "", &uniques, |row, (kind, id, one)| {
-        row.push_bind(kind.name()).push_bind(one.scope.clone()).push_bind(one.key.clone());
-        row.push_bind((*id).to_owned());
-    })
-    .await?;
-    batch::insert(
-        tx,
-        "INSERT INTO refs (source, kind, relation, target)",
-        "ON CONFLICT (source, relation, target) DO NOTHING",
-        &refs,
-        |row, (kind, id, one)| {
-            row.push_bind((*id).to_owned()).push_bind(kind.name());
-            row.push_bind(one.relation).push_bind(one.to.clone());
-        },
-    )
-    .await?;
-    batch::insert(
-        tx,
-        "INSERT INTO facets (kind, field, value, id)",
-        "ON CONFLICT (kind, field, value, id) DO NOTHING",
-        &facets,
-        |row, (kind, id, one)| {
-            row.push_bind(kind.name()).push_bind(one.field).push_bind(one.value.clone());
-            row.push_bind((*id).to_owned());
         },
     )
     .await?;
