@@ -187,7 +187,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn resources(&mut self, ids: &[String]) -> Result<Vec<Resource>, StoreError> {
         let mut found = Vec::new();
-        for ids in batch::chunks(&ids) {
+        for ids in batch::chunks(ids) {
             let mut sql = QueryBuilder::new("SELECT ");
             sql.push(RESOURCE).push(" FROM resources r WHERE r.id IN ");
             batch::list(&mut sql, ids);
@@ -522,7 +522,7 @@ impl World for ReadTx {
         keys: &[String],
     ) -> Result<Vec<(String, Resource)>, WorldError> {
         let mut holders = Vec::new();
-        for keys in batch::chunks(&keys) {
+        for keys in batch::chunks(keys) {
             let mut sql = QueryBuilder::new("SELECT ");
             sql.push(RESOURCE).push(", u.key FROM resources r JOIN uniques u ON u.id = r.id WHERE u.kind = ");
             sql.push_bind(kind.name()).push(" AND u.scope = ").push_bind(scope.to_owned());
@@ -537,7 +537,7 @@ impl World for ReadTx {
 
     async fn owned_by(&mut self, owners: &[String]) -> Result<Vec<IntentRow>, WorldError> {
         let mut rows = Vec::new();
-        for owners in batch::chunks(&owners) {
+        for owners in batch::chunks(owners) {
             let mut sql = QueryBuilder::new(
                 "SELECT audience, kind, key, revision, owner, value FROM intent_current WHERE owner IN ",
             );

@@ -259,7 +259,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn jobs(&mut self, ids: &[String]) -> Result<Vec<Job>, StoreError> {
         let mut jobs = Vec::new();
-        for ids in batch::chunks(&ids) {
+        for ids in batch::chunks(ids) {
             let mut sql = QueryBuilder::new("SELECT ");
             sql.push(JOB).push(" FROM jobs WHERE id IN ");
             batch::list(&mut sql, ids);

@@ -56,7 +56,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn awaited_among(&mut self, ids: &[String]) -> Result<Vec<String>, StoreError> {
         let mut found = Vec::new();
-        for ids in batch::chunks(&ids) {
+        for ids in batch::chunks(ids) {
             let mut sql = QueryBuilder::new(
                 "SELECT DISTINCT resource FROM job_waits WHERE status IS NULL AND resource IN ",
             );
@@ -93,7 +93,7 @@ impl WriteTx {
     pub async fn settle_job_waits(&mut self, settled: &[JobWait]) -> Result<u64, StoreError> {
         let mut due = 0;
         let now = Draft::now(self);
-        for settled in batch::chunks(&settled) {
+        for settled in batch::chunks(settled) {
             let ids: Vec<String> = settled.iter().map(|one| one.resource.clone()).collect();
             let mut sql =
                 QueryBuilder::new("SELECT DISTINCT job FROM job_waits WHERE status IS NULL AND resource IN ");
