@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OpenFlags, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,6 +14,11 @@ use crate::StoreError;
 
 /// Prepared statements that a connection keeps. Those of many rows differ by the number of rows, so there are some hundreds.
 const PREPARED: usize = 512;
+
+/// Most of the database that the writer's connection keeps in memory, KiB.
+const WRITER_CACHE: i64 = 65_536;
+/// The same of a reader's.
+const READER_CACHE: i64 = 16_384;
 
 /// How a connection is opened.
 #[derive(Debug, Clone)]
@@ -42,15 +48,20 @@ impl Connection {
             access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE,
         )?;
         connection.busy_timeout(options.busy_timeout)?;
+        // Plans that depend on bound values are made anew at each use: a fifth of the writer's time.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
         if !options.read_only {
             connection.execute_batch("PRAGMA journal_mode = WAL")?;
         }
-        // Sorting must not put rows into a file outside the data folder.
+        // Sorting must not put rows into a file outside the data folder. A log of 32 MiB, where 4 is usual, has pages that are changed
+        // again and again copied into the database once.
         connection.execute_batch(
             "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; \
-             PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -16384",
+             PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 8192",
         )?;
+        let cache = if options.read_only { READER_CACHE } else { WRITER_CACHE };
+        connection.pragma_update(None, "cache_size", -cache)?;
         Ok(Self(connection))
     }
 
