@@ -50,7 +50,13 @@ pub(crate) fn place(url: &str) -> Result<String, StoreError> {
 pub(crate) fn options(url: &str, mutation_timeout: Duration) -> Result<PgConnectOptions, StoreError> {
     let longest = mutation_timeout.as_millis().to_string();
     Ok(read(url)?
-        .options([("idle_in_transaction_session_timeout", "5000"), ("statement_timeout", &longest)])
+        .options([
+            ("idle_in_transaction_session_timeout", "5000"),
+            ("statement_timeout", &longest),
+            // Every statement that is sent often has an index. Until the server knows how large a new table has become, which takes it a
+            // minute or more, it would plan to go over all rows, and keep to that plan.
+            ("enable_seqscan", "off"),
+        ])
         .application_name("hosting-controller")
         .statement_cache_capacity(PREPARED)
         // Statements carry tenant data in their errors at most; their text is no log line.
