@@ -18,6 +18,9 @@ const MAX_VALUE: usize = 4 * 1024;
 const PAGE: (u32, u32) = (50, 200);
 /// Results of a search per type when nothing is said, and at most.
 const FOUND: (u32, u32) = (5, 20);
+/// What `search` means in lists.
+const SEARCH: &str = "Only those whose name or id contains this, letter case aside; an id that is a UUID is found by how it begins. Each \
+     page looks at a bounded number of rows: it may have fewer items than its limit, even none, while has_more is true.";
 /// A status that clients may filter by and that nothing ever has: what is deleted has no row.
 pub(crate) const GONE: &str = "deleted";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
@@ -101,7 +104,12 @@ pub(crate) fn of_audit_logs() -> Vec<Param> {
 /// What the search takes.
 pub(crate) fn of_search() -> Vec<Param> {
     vec![
-        param("q", Takes::AnyText, "Part of an id or a name; without it nothing is found."),
+        param(
+            "q",
+            Takes::AnyText,
+            "Part of a name or an id, or the beginning of a UUID; without it nothing is found. A text of few characters that few \
+             contain is found where a word begins with it.",
+        ),
         param(
             "limit",
             Takes::Count { default: FOUND.0, most: FOUND.1 },
@@ -137,7 +145,7 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             let mut known = vec![
                 limit(),
                 cursor(),
-                param("search", Takes::Text, "Only those whose id or name contains this, letter case aside."),
+                param("search", Takes::Text, SEARCH),
                 param("sort", Takes::Word(keys), "What the list is sorted by."),
                 order(if info.sort.is_empty() { "asc" } else { "desc" }),
             ];

@@ -347,7 +347,7 @@ impl Api {
                 let mut list = ListQuery::new(kind);
                 list.search = Some(kind.info().search_text(text));
                 list.limit = call.query.limit();
-                for found in tx.page(&list).await?.items {
+                for found in tx.find(&list).await? {
                     let covered = suspensions.over(&mut tx, &found).await?.is_some();
                     results.push(Found {
                         kind: kind.name(),

@@ -9,7 +9,7 @@ pub(crate) const SHARD_RELATION: &str = "shard_ids";
 /// By which a zone's records are found by their absolute name: `{zone id}/{name}`.
 pub(crate) const OWNER_FACET: &str = "owner";
 /// By which the names at or below another are found.
-pub(crate) const SUFFIX_FACET: &str = "suffix";
+pub(crate) use hosting_resource::search::SUFFIX as SUFFIX_FACET;
 /// The counter behind SerialOffset.
 pub(crate) const SERIAL_OFFSET: &str = "dns_serial_offset";
 /// The counter of the latest serial that a deleted zone had.

@@ -13,7 +13,7 @@
 //! | `writer`, `lanes` | group commit; whose turn it is |
 //! | `commit_log`, `lease` | what the controllers of one store tell each other; what one of them does at a time |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
-//! | `read_tx`, `page` | snapshots: `World`, lists, counts |
+//! | `read_tx`, `page`, `search` | snapshots: `World`, lists, what contains a text, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
@@ -47,6 +47,7 @@ mod page;
 mod read_tx;
 mod readers;
 mod schema;
+mod search;
 mod secrets;
 mod sql;
 mod status;

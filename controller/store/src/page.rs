@@ -2,12 +2,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hosting_resource::search::SearchText;
 use hosting_resource::{Kind, Resource, Status};
 use serde::{Deserialize, Serialize};
 
 use crate::batch;
 use crate::read_tx::{RESOURCE, resource};
-use crate::sql::{Dialect, QueryBuilder};
+use crate::sql::{Dialect, QueryBuilder, Row};
 use crate::{ReadTx, StoreError};
 
 /// Longest cursor that is looked at, in bytes: a label and an id, encoded.
@@ -51,6 +52,14 @@ impl Sort {
         })
     }
 
+    /// A column of [`Sort::column`].
+    pub(crate) fn value_in(self, row: &Row, column: usize) -> Result<SortValue, StoreError> {
+        Ok(match self {
+            Self::Created | Self::Updated => SortValue::Number(row.try_get(column)?),
+            Self::Label | Self::Status | Self::Id => SortValue::Text(row.try_get(column)?),
+        })
+    }
+
     const fn fits(self, value: &SortValue) -> bool {
         match self {
             Self::Created | Self::Updated => matches!(value, SortValue::Number(_)),
@@ -70,9 +79,10 @@ pub enum Order {
     Desc,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a row has in the column that a list is sorted by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
-enum SortValue {
+pub(crate) enum SortValue {
     Number(i64),
     Text(String),
 }
@@ -87,6 +97,16 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Behind a row of a list.
+    pub(crate) const fn behind(list: &ListQuery, value: SortValue, id: String) -> Self {
+        Self { sort: list.sort, order: list.order, value, id }
+    }
+
+    /// The row's value and id: the keys of a list that is compared outside of the database.
+    pub(crate) fn key(&self) -> (&SortValue, &str) {
+        (&self.value, &self.id)
+    }
+
     /// The text that a client gets and gives back. It holds nothing that the row itself did not show.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -125,7 +145,8 @@ pub struct ListQuery {
     pub tenant_suspended: Option<bool>,
     /// Having this label.
     pub label: Option<String>,
-    /// Label or id contains this text, letter case of ASCII aside.
+    /// What this text finds ([`SearchText::finds`]). A page looks at a bounded number of rows: it may have fewer than `limit` items, even
+    /// none, and a next one.
     pub search: Option<String>,
     /// Having all of these facet values: (field, value).
     pub facets: Vec<(String, String)>,
@@ -191,48 +212,69 @@ impl ReadTx {
             return Err(PageError::Cursor);
         }
         let limit = list.limit.clamp(1, 1_000);
-        let query = build(list, limit, self.dialect());
+        if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
+            return Ok(self.search_page(list, &SearchText::new(search), limit as usize).await?);
+        }
+        let query = build(list, Rows::Page(limit + 1), self.dialect());
         let rows = self.all(query.build()).await?;
         let mut items = rows.iter().map(resource).collect::<Result<Vec<_>, _>>()?;
         let more = items.len() > limit as usize;
         items.truncate(limit as usize);
         let next = match items.last().filter(|_| more) {
-            Some(last) => Some(Cursor {
-                sort: list.sort,
-                order: list.order,
-                value: list.sort.value_of(last)?,
-                id: last.id.clone(),
-            }),
+            Some(last) => Some(Cursor::behind(list, list.sort.value_of(last)?, last.id.clone())),
             None => None,
         };
         Ok(Page { items, next })
     }
 }
 
-fn build(list: &ListQuery, limit: u32, dialect: Dialect) -> QueryBuilder {
+/// Which rows of a list a statement answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// The next ones, at most so many.
+    Page(u32),
+    /// Id, label and the column of the sort of the next ones, at most so many.
+    Names(u32),
+    /// The same of those with these ids, in any order, whatever the cursor.
+    NamesOf(&'a [String]),
+}
+
+pub(crate) fn build(list: &ListQuery, rows: Rows<'_>, dialect: Dialect) -> QueryBuilder {
     let mut sql = QueryBuilder::new("SELECT ");
-    sql.push(RESOURCE).push(" FROM ");
+    match rows {
+        Rows::Page(_) => sql.push(RESOURCE),
+        Rows::Names(_) | Rows::NamesOf(_) => sql.push("r.id, r.label, ").push(list.sort.column()),
+    };
+    sql.push(" FROM ");
+    let is_by_id = matches!(rows, Rows::NamesOf(_));
     // What a facet finds is few of many. CROSS JOIN is how SQLite is told to begin there.
-    if !list.facets.is_empty() {
+    let by_facet = !list.facets.is_empty() && !is_by_id;
+    let by_tenant = list.tenant_suspended == Some(true) && !by_facet && !is_by_id;
+    if by_facet {
         sql.push("facets f0 CROSS JOIN ");
-    } else if list.tenant_suspended == Some(true) {
+    } else if by_tenant {
         // So are the suspended tenants.
         sql.push("resources t CROSS JOIN ");
     }
     sql.push("resources r");
-    if list.label.is_some() && dialect == Dialect::Sqlite {
+    if list.label.is_some() && dialect == Dialect::Sqlite && !is_by_id {
         // Few have one label; left alone, SQLite takes the index that gives the order.
         sql.push(" INDEXED BY resources_by_label");
     }
     sql.push(" WHERE r.kind = ").push_bind(list.kind.name());
+    if let Rows::NamesOf(ids) = rows {
+        sql.push(" AND r.id IN ");
+        batch::list(&mut sql, ids);
+    }
     for (place, (field, value)) in list.facets.iter().enumerate() {
-        match place {
-            0 => sql.push(" AND f0.id = r.id AND f0.kind = ").push_bind(list.kind.name()),
-            _ => sql
-                .push(" AND EXISTS (SELECT 1 FROM facets f WHERE f.id = r.id AND f.kind = ")
-                .push_bind(list.kind.name()),
-        };
-        let (table, end) = if place == 0 { ("f0", "") } else { ("f", ")") };
+        let is_first = place == 0 && by_facet;
+        if is_first {
+            sql.push(" AND f0.id = r.id AND f0.kind = ").push_bind(list.kind.name());
+        } else {
+            sql.push(" AND EXISTS (SELECT 1 FROM facets f WHERE f.id = r.id AND f.kind = ")
+                .push_bind(list.kind.name());
+        }
+        let (table, end) = if is_first { ("f0", "") } else { ("f", ")") };
         sql.push(" AND ").push(table).push(".field = ").push_bind(field);
         sql.push(" AND ").push(table).push(".value = ").push_bind(value).push(end);
     }
@@ -257,7 +299,7 @@ fn build(list: &ListQuery, limit: u32, dialect: Dialect) -> QueryBuilder {
         sql.push(" AND r.status = ").push_bind(status.as_str());
     }
     if let Some(suspended) = list.tenant_suspended {
-        let (before, after) = match (suspended, list.facets.is_empty()) {
+        let (before, after) = match (suspended, by_tenant) {
             (true, true) => (" AND r.tenant = t.id AND ", ""),
             (true, false) => (" AND EXISTS (SELECT 1 FROM resources t WHERE t.id = r.tenant AND ", ")"),
             (false, _) => (" AND NOT EXISTS (SELECT 1 FROM resources t WHERE t.id = r.tenant AND ", ")"),
@@ -268,9 +310,10 @@ fn build(list: &ListQuery, limit: u32, dialect: Dialect) -> QueryBuilder {
     if let Some(label) = &list.label {
         sql.push(" AND r.label = ").push_bind(label);
     }
-    if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
-        push_contains(&mut sql, &["r.label", "r.id"], search);
-    }
+    let limit = match rows {
+        Rows::Page(limit) | Rows::Names(limit) => limit,
+        Rows::NamesOf(_) => return sql,
+    };
     let (column, direction, beyond) = match list.order {
         Order::Asc => (list.sort.column(), "ASC", ">"),
         Order::Desc => (list.sort.column(), "DESC", "<"),
@@ -295,7 +338,7 @@ fn build(list: &ListQuery, limit: u32, dialect: Dialect) -> QueryBuilder {
     if tie {
         sql.push(", r.id ").push(direction);
     }
-    sql.push(" LIMIT ").push_bind(limit + 1);
+    sql.push(" LIMIT ").push_bind(limit);
     sql
 }
 
@@ -400,7 +443,7 @@ mod tests {
                 true,
             ),
         ] {
-            let sql = build(&list, 50, Dialect::Sqlite);
+            let sql = build(&list, Rows::Page(51), Dialect::Sqlite);
             let mut explain = QueryBuilder::new("EXPLAIN QUERY PLAN ");
             explain.push(sql.text());
             let rows = store.read().await.unwrap().all(explain.build()).await.unwrap();

@@ -4,13 +4,35 @@
 //! tables and columns are the same, which [`crate::tables`] and its test see to.
 
 use crate::sql::{self, Connection, Dialect};
-use crate::{Database, OpenError, StoreError};
+use crate::{Database, OpenError, StoreError, search};
 
 /// A step of the schema.
 struct Migration {
     sqlite: &'static str,
     /// Empty for what was before there was a store on PostgreSQL: [`POSTGRES_BEGINS`] has all of it.
     postgres: &'static str,
+    /// Rows that follow from others by rules of ours are made by these.
+    then: Then,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    /// [`search::index_all`].
+    Search,
+}
+
+impl Migration {
+    const fn of(sqlite: &'static str, postgres: &'static str) -> Self {
+        Self { sqlite, postgres, then: Then::Nothing }
+    }
+
+    async fn then(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        match self.then {
+            Then::Nothing => Ok(()),
+            Then::Search => search::index_all(connection).await,
+        }
+    }
 }
 
 /// The migration that is PostgreSQL's first.
@@ -18,30 +40,32 @@ const POSTGRES_BEGINS: u32 = 5;
 
 /// In the order in which they are applied; never edited once released, only added to.
 const MIGRATIONS: &[Migration] = &[
-    Migration { sqlite: include_str!("../migrations/0001_first.sql"), postgres: "" },
-    Migration { sqlite: include_str!("../migrations/0002_zone_suffixes.sql"), postgres: "" },
-    Migration { sqlite: include_str!("../migrations/0003_enrolments.sql"), postgres: "" },
-    Migration { sqlite: include_str!("../migrations/0004_audit_size.sql"), postgres: "" },
-    Migration {
-        sqlite: include_str!("../migrations/0005_two_databases.sql"),
-        postgres: include_str!("../migrations/postgres/0005_first.sql"),
-    },
-    Migration {
-        sqlite: include_str!("../migrations/0006_several_controllers.sql"),
-        postgres: include_str!("../migrations/postgres/0006_several_controllers.sql"),
-    },
-    Migration {
-        sqlite: include_str!("../migrations/0007_jobs.sql"),
-        postgres: include_str!("../migrations/postgres/0007_jobs.sql"),
-    },
-    Migration {
-        sqlite: include_str!("../migrations/0008_keys.sql"),
-        postgres: include_str!("../migrations/postgres/0008_keys.sql"),
-    },
-    Migration {
-        sqlite: include_str!("../migrations/0009_log_length.sql"),
-        postgres: include_str!("../migrations/postgres/0009_log_length.sql"),
-    },
+    Migration::of(include_str!("../migrations/0001_first.sql"), ""),
+    Migration::of(include_str!("../migrations/0002_zone_suffixes.sql"), ""),
+    Migration::of(include_str!("../migrations/0003_enrolments.sql"), ""),
+    Migration::of(include_str!("../migrations/0004_audit_size.sql"), ""),
+    Migration::of(
+        include_str!("../migrations/0005_two_databases.sql"),
+        include_str!("../migrations/postgres/0005_first.sql"),
+    ),
+    Migration::of(
+        include_str!("../migrations/0006_several_controllers.sql"),
+        include_str!("../migrations/postgres/0006_several_controllers.sql"),
+    ),
+    Migration::of(
+        include_str!("../migrations/0007_jobs.sql"),
+        include_str!("../migrations/postgres/0007_jobs.sql"),
+    ),
+    Migration::of(
+        include_str!("../migrations/0008_keys.sql"),
+        include_str!("../migrations/postgres/0008_keys.sql"),
+    ),
+    Migration::of(
+        include_str!("../migrations/0009_log_length.sql"),
+        include_str!("../migrations/postgres/0009_log_length.sql"),
+    ),
+    // The terms of what `search` finds (ADR 16) are facets: no table changes.
+    Migration { sqlite: "", postgres: "", then: Then::Search },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".
@@ -93,6 +117,7 @@ pub(crate) async fn migrate(connection: &mut Connection) -> Result<(), SchemaErr
             Dialect::Sqlite => {
                 connection.batch("BEGIN IMMEDIATE").await?;
                 connection.batch(migration.sqlite).await?;
+                migration.then(connection).await?;
                 // Pragmas take no parameters; both are numbers of our own.
                 let marks =
                     format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}");
@@ -100,7 +125,7 @@ pub(crate) async fn migrate(connection: &mut Connection) -> Result<(), SchemaErr
                 connection.batch("COMMIT").await?;
             }
             Dialect::Postgres if version < POSTGRES_BEGINS => {}
-            Dialect::Postgres => postgres_step(connection, version, migration.postgres).await?,
+            Dialect::Postgres => postgres_step(connection, version, migration).await?,
         }
     }
     Ok(())
@@ -137,7 +162,11 @@ async fn postgres_version(connection: &mut Connection) -> Result<u32, SchemaErro
 }
 
 /// One step in a transaction. Of several controllers that start at once one makes it, and the others find it made.
-async fn postgres_step(connection: &mut Connection, version: u32, text: &str) -> Result<(), StoreError> {
+async fn postgres_step(
+    connection: &mut Connection,
+    version: u32,
+    step: &Migration,
+) -> Result<(), StoreError> {
     connection.batch("BEGIN").await?;
     let lock = format!("SELECT pg_advisory_xact_lock({APPLICATION_ID})");
     connection.batch(&lock).await?;
@@ -145,7 +174,8 @@ async fn postgres_step(connection: &mut Connection, version: u32, text: &str) ->
         .batch("CREATE TABLE IF NOT EXISTS hosting_schema (id BIGINT PRIMARY KEY CHECK (id = 1), version BIGINT NOT NULL)")
         .await?;
     if number(connection, "SELECT version FROM hosting_schema").await? < i64::from(version) {
-        connection.batch(text).await?;
+        connection.batch(step.postgres).await?;
+        step.then(connection).await?;
         let mark = sql::query(
             "INSERT INTO hosting_schema (id, version) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET version = excluded.version",
         );

@@ -424,6 +424,7 @@ impl<D: Definition> KindDef for Erased<D> {
         if let Ok(spec) = resource.typed::<D::Spec>() {
             D::index(resource, &spec, &mut index);
         }
+        index.facets.extend(crate::search::facets(&D::INFO, &resource.id, &resource.label));
         if resource.status == Status::Deleting {
             index.uniques.clear();
             index.refs.clear();

@@ -194,17 +194,3 @@ pub struct Index {
     /// What it can be found by.
     pub facets: Vec<Facet>,
 }
-
-impl Index {
-    /// Lets the resource be found by a name and by every name above it, by the facet `suffix`.
-    pub(crate) fn suffixes(&mut self, name: &str) {
-        let mut rest = name;
-        loop {
-            self.facets.push(Facet { field: "suffix", value: rest.to_owned() });
-            match rest.split_once('.') {
-                Some((_, above)) => rest = above,
-                None => break,
-            }
-        }
-    }
-}

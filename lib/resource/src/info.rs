@@ -142,6 +142,13 @@ impl KindInfo {
         ascii.unwrap_or_else(|| part.to_owned())
     }
 
+    /// Whether the store has an index of what `search` finds: of kinds that are looked through as a whole. What lies in something is
+    /// looked for among its few neighbours.
+    #[must_use]
+    pub const fn has_terms(&self) -> bool {
+        self.global_search || self.parent.is_none()
+    }
+
     /// The kind's name in workflow ids and on the command line: `zone-record`.
     #[must_use]
     pub fn dashed(&self) -> String {

@@ -18,6 +18,7 @@ mod info;
 mod input;
 pub mod kinds;
 mod record_data;
+pub mod search;
 mod secret;
 
 pub use definition::{Creation, KindDef, NewResource, Update, Warning, timestamp};

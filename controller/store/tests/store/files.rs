@@ -204,13 +204,17 @@ async fn an_older_file_is_brought_up_to_date() {
     of_version(&path, 1);
     edit(
         &path,
-        "INSERT INTO resources VALUES ('z1', 'zone', NULL, NULL, NULL, 'a.b.example', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}')",
+        "INSERT INTO resources VALUES ('z1', 'zone', NULL, NULL, NULL, 'a.b.example', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}'), \
+         ('z2', 'zone', NULL, NULL, NULL, 'wonderful.test', 'active', NULL, 1, 1, 1, 0, 0, '{}', '{}')",
     );
     let store = open_file(&path).await;
     for (name, found) in [("a.b.example", 1), ("b.example", 1), ("example", 1), ("x.example", 0)] {
         let zones = store.read().await.unwrap().with_facet(Kind::Zone, "suffix", name, "", 9).await.unwrap();
         assert_eq!(zones.len(), found, "{name}");
     }
+    let search = Some("onderful.tes".to_owned());
+    let list = hosting_store::ListQuery { search, ..hosting_store::ListQuery::new(Kind::Zone) };
+    assert_eq!(store.read().await.unwrap().page(&list).await.unwrap().items[0].id, "z2");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::path::Path;
 use futures::future::BoxFuture;
 use hosting_intent::{Audience, Bytes, Cause, Key, Kind as IntentKind};
 use hosting_planner::{ApplyError, Change, Draft, IntentChange};
-use hosting_resource::{Facet, Index, Kind, Ref, Resource, Status, Unique};
+use hosting_resource::{Facet, Index, Kind, Ref, Resource, Status, Unique, search};
 use hosting_store::{Committed, Database, Kek, Origin, Store, StoreConfig, WriteError, WriteTx};
 use serde_json::{Map, Value, json};
 
@@ -43,11 +43,12 @@ pub(crate) async fn open(place: &Place) -> Store {
     Store::open(&config(&place.database), kek(place)).await.unwrap()
 }
 
-/// `spec.name` is unique within the parent, `spec.webroot_id` refers, `spec.customer_id` is a facet.
+/// `spec.name` is unique within the parent, `spec.webroot_id` refers, `spec.customer_id` is a facet; `search` finds as it does.
 pub(crate) fn index(resource: &Resource) -> Index {
     let mut index = Index::default();
     let text = |field: &str| resource.spec.get(field).and_then(Value::as_str).map(str::to_owned);
     index.facets.extend(text("customer_id").map(|value| Facet { field: "customer_id", value }));
+    index.facets.extend(search::facets(resource.kind.info(), &resource.id, &resource.label));
     if resource.status != Status::Deleting {
         let scope = resource.parent.clone().unwrap_or_default();
         index.uniques.extend(text("name").map(|key| Unique { scope, key, field: "name" }));

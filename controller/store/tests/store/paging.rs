@@ -89,6 +89,86 @@ async fn sorted_and_filtered() {
     assert!(ids(store, &parent).await.is_empty());
 }
 
+fn fqdn(n: usize, label: &str) -> Resource {
+    Resource {
+        label: label.into(),
+        created_revision: n as u64 % 7,
+        ..resource(Kind::Fqdn, &format!("{n:08x}-3f39-4c36-b0a4-7d0c3c7f2a11"), json!({}))
+    }
+}
+
+/// What the index tells, with what is then looked at, is what a look at everything tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn search_finds_what_contains_the_text_in_the_order_of_the_list() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let words = ["guestbook", "shop", "a1", "xn--bcher-kva", "acme-hosting", "q"];
+    let all: Vec<Resource> =
+        (0..48).map(|n| fqdn(n, &format!("{}{}.{}.test", words[n % 6], n % 5, words[(n / 6) % 6]))).collect();
+    applied(store, put(all.clone())).await;
+    let mut texts: BTreeSet<String> =
+        ["", "zzz", "00000007", "7d0c3c7f", "0000000-", "-3f39", "%", "_"].map(str::to_owned).into();
+    for label in ["guestbook0.shop.test", "xn--bcher-kva3.acme-hosting.test", "a12.a1.test"] {
+        for length in [1, 2, 3, 4, 5, 6, 7, 9, 12] {
+            texts.extend(
+                (0..label.len() - length.min(label.len()))
+                    .step_by(3)
+                    .map(|at| label[at..at + length.min(label.len() - at)].to_ascii_uppercase()),
+            );
+        }
+    }
+    for text in texts {
+        for (sort, order) in
+            [(Sort::Created, Order::Desc), (Sort::Label, Order::Asc), (Sort::Id, Order::Desc)]
+        {
+            let list = ListQuery { sort, order, limit: 5, ..ListQuery::new(Kind::Fqdn) };
+            let lower = text.to_ascii_lowercase();
+            let finds = |id: &str| {
+                let one = all.iter().find(|one| one.id == id).unwrap();
+                one.label.contains(&lower) || one.id.starts_with(&lower)
+            };
+            let wanted: Vec<String> = ids(store, &list).await.into_iter().filter(|id| finds(id)).collect();
+            let found = ids(store, &ListQuery { search: Some(text.clone()), ..list }).await;
+            assert_eq!(found, wanted, "{text:?} {sort:?}");
+        }
+    }
+    // A name that changes is found by the new one.
+    applied(store, put([fqdn(3, "renamed-thing.test")])).await;
+    let named = |text: &str| ListQuery { search: Some(text.into()), ..ListQuery::new(Kind::Fqdn) };
+    assert_eq!(ids(store, &named("named-thing")).await, [all[3].id.clone()]);
+    assert_eq!(ids(store, &named("her-kva3.guestbook")).await, Vec::<String>::new());
+    applied(store, remove(&[&all[3].id])).await;
+    assert_eq!(ids(store, &named("named-thing")).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_search_looks_at_a_bounded_number_of_rows() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let named =
+        |n: u64, label: String| Resource { created_revision: n, label, ..tenant(&format!("t_{n:05}")) };
+    applied(store, put([named(0, "zq".into()), named(1, "needle-in-it".into())])).await;
+    for some in (2..10_500).collect::<Vec<u64>>().chunks(500) {
+        applied(store, put(some.iter().map(|n| named(*n, format!("hay-{n}"))).collect::<Vec<_>>())).await;
+    }
+    let list = |text: &str| ListQuery { search: Some(text.into()), ..ListQuery::new(Kind::Tenant) };
+    let page = |list: ListQuery| async move { store.read().await.unwrap().page(&list).await.unwrap() };
+    let long = page(list("needle-in")).await;
+    assert_eq!((long.items.len(), long.next), (1, None), "it is looked up");
+    let short = page(list("zq")).await;
+    assert_eq!(short.items.len(), 0, "it is the last one, behind more than a page looks at");
+    let rest = page(ListQuery { after: short.next.clone(), ..list("zq") }).await;
+    assert_eq!((rest.items.len(), rest.next), (1, None));
+    let found = store.read().await.unwrap().find(&list("zq")).await.unwrap();
+    assert_eq!(found.len(), 1, "a word begins with it");
+    let many = page(ListQuery { limit: 3, ..list("hay-") }).await;
+    assert_eq!(
+        many.items.iter().map(|item| &*item.id).collect::<Vec<_>>(),
+        ["t_10499", "t_10498", "t_10497"]
+    );
+    assert!(many.next.is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_of_another_list_is_refused() {
     let bench = Bench::new().await;

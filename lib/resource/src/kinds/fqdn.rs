@@ -158,8 +158,6 @@ impl Definition for Fqdn {
     fn index(resource: &Resource, spec: &FqdnSpec, index: &mut Index) {
         index.uniques.push(Unique { scope: String::new(), key: spec.fqdn.clone(), field: "fqdn" });
         index.facets.push(Facet { field: "fqdn", value: spec.fqdn.clone() });
-        // A new zone finds the names under it by its own name.
-        index.suffixes(&spec.fqdn);
         if let Some(webroot) = &spec.webroot_id {
             index.refs.push(Ref { relation: "webroot_id", kind: Kind::Webroot, to: webroot.to_string() });
             index.facets.push(Facet { field: "webroot_id", value: webroot.to_string() });

@@ -195,7 +195,6 @@ impl Definition for Zone {
 
     fn index(_: &Resource, spec: &ZoneSpec, index: &mut Index) {
         index.uniques.push(Unique { scope: String::new(), key: spec.name.clone(), field: "name" });
-        index.suffixes(&spec.name);
         let refs = [
             ("brand_id", Kind::Brand, Some(spec.brand_id.as_str())),
             ("tenant_id", Kind::Tenant, spec.tenant_id.as_deref()),
