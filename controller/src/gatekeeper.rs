@@ -52,6 +52,8 @@ const PAGE: u32 = 200;
 const TURNS: usize = 100;
 /// Statuses, or nodes, that one mutation writes.
 const TOGETHER: usize = 100;
+/// Entries of the replan queue that are counted for its gauge.
+const QUEUE_SHOWN: u32 = 10_000;
 /// Mutations that drain the replan queue, before the gates are looked at again.
 const DRAINS: usize = 4;
 
@@ -277,7 +279,7 @@ impl Gatekeeper {
             self.next_sweep = Instant::now() + SWEEP;
             let now = Instant::now();
             self.refused.retain(|_, until| *until > now);
-            self.metrics.queued(self.store.read().await?.replan_count().await?);
+            self.metrics.queued(self.store.read().await?.replan_count(QUEUE_SHOWN).await?);
             self.look_at_failed().await?;
             self.close_late_retirements().await?;
         }

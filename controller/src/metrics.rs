@@ -64,7 +64,7 @@ impl GatekeeperMetrics {
         ours.register("statuses_written", "Statuses of resources written", metrics.statuses.clone());
         ours.register(
             "replan_queue",
-            "Units that wait to be planned, looked at every 2 s",
+            "Units that wait to be planned, 10 000 at most, looked at every 2 s",
             metrics.queue.clone(),
         );
         ours.register("node_turns", "Nodes taken out of service and put back", metrics.turns.clone());

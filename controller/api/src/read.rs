@@ -293,9 +293,10 @@ impl Api {
         let standing = |wanted: Status| {
             tenants.iter().find(|(status, _)| *status == wanted).map(|(_, count)| *count).unwrap_or_default()
         };
+        let tenants_of = tx.ref_counts(Kind::Tenant, "shard_id").await?;
         let mut tenants_per_shard = Vec::new();
         for shard in tx.list(Kind::Shard, "", MAX_ROWS).await? {
-            let count = tx.count_referrers(Kind::Tenant, "shard_id", &shard.id).await?;
+            let count = tenants_of.get(&shard.id).copied().unwrap_or_default();
             let role = Doc::<Shard>::of(&shard).map(|shard| shard.spec.role).unwrap_or_default();
             tenants_per_shard.push(ShardTenants { shard_name: shard.label, shard_id: shard.id, role, count });
         }

@@ -2,6 +2,8 @@
 
 mod savepoint;
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use hosting_intent::{Audience, AudienceError, Bytes, Cause, Item, Key};
 use hosting_intent_sync::{AudienceHead, LogEntry};
@@ -209,13 +211,13 @@ impl ReadTx {
         self.resources_of(query).await
     }
 
-    /// How long the replan queue is.
+    /// How long the replan queue is, as far as `most`.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn replan_count(&mut self) -> Result<u64, StoreError> {
-        let row = self.optional(sql::query("SELECT COUNT(*) FROM replan")).await?;
-        row.map_or(Ok(0), |row| from_sql("replan", row.try_get(0)?))
+    pub async fn replan_count(&mut self, most: u32) -> Result<u64, StoreError> {
+        let query = sql::query("SELECT count(*) FROM (SELECT 1 FROM replan LIMIT ?) AS queued");
+        self.number(query.bind(most)).await
     }
 
     /// The oldest units of the replan queue.
@@ -278,7 +280,7 @@ impl ReadTx {
         Ok(counts)
     }
 
-    /// How many resources of `kind` lie in `parent`. Counted, so for what is bounded by a quota.
+    /// How many resources of `kind` lie in `parent`. Counted in an index, so for what is few: nodes of a cluster.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -289,16 +291,22 @@ impl ReadTx {
         self.number(query).await
     }
 
-    /// How many resources of `kind` refer to `to` by `relation`.
+    /// How many resources of `kind` refer to each target by a relation that the kind has counted ([`hosting_resource::KindDef::counted`]).
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn count_referrers(&mut self, kind: Kind, relation: &str, to: &str) -> Result<u64, StoreError> {
-        let query = sql::query("SELECT count(*) FROM refs WHERE target = ? AND kind = ? AND relation = ?")
-            .bind(to)
-            .bind(kind.name())
-            .bind(relation);
-        self.number(query).await
+    pub async fn ref_counts(
+        &mut self,
+        kind: Kind,
+        relation: &str,
+    ) -> Result<BTreeMap<String, u64>, StoreError> {
+        let query =
+            sql::query("SELECT target, count FROM ref_counts WHERE kind = ? AND relation = ? AND count > 0");
+        let mut counts = BTreeMap::new();
+        for row in self.all(query.bind(kind.name()).bind(relation)).await? {
+            counts.insert(row.try_get(0)?, from_sql("count", row.try_get(1)?)?);
+        }
+        Ok(counts)
     }
 
     /// Current intents of an audience in key order after `after`.

@@ -64,8 +64,11 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0009_log_length.sql"),
         include_str!("../migrations/postgres/0009_log_length.sql"),
     ),
-    // The terms of what `search` finds (ADR 16) are facets: no table changes.
-    Migration { sqlite: "", postgres: "", then: Then::Search },
+    Migration {
+        sqlite: include_str!("../migrations/0010_ref_counts.sql"),
+        postgres: include_str!("../migrations/postgres/0010_ref_counts.sql"),
+        then: Then::Search,
+    },
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

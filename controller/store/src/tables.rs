@@ -43,6 +43,7 @@ pub(crate) const TABLES: &[Table] = &[
         ],
     ),
     table("resource_counts", &["kind", "brand", "status"], &["count"]),
+    table("ref_counts", &["kind", "relation", "target"], &["count"]),
     table("uniques", &["kind", "scope", "key"], &["id"]),
     table("refs", &["source", "relation", "target"], &["kind"]),
     table("facets", &["kind", "field", "value", "id"], &[]),

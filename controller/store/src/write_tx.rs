@@ -5,6 +5,7 @@
 //! such statement sets.
 
 mod intents;
+mod ref_counts;
 mod replan;
 mod resources;
 

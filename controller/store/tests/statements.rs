@@ -19,7 +19,7 @@ const LIMITS: [(&str, u64); 17] = [
     ("create certificate", 21),
     ("create fqdn", 20),
     ("create record", 14),
-    ("create tenant with subscription", 18),
+    ("create tenant with subscription", 19),
     ("create webroot", 15),
     ("create zone", 19),
     ("delete certificate", 10),

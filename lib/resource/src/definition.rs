@@ -33,6 +33,9 @@ pub(crate) trait Definition: Document + Sized {
     /// `UPCASTERS[n]` brings shape n+1 to n+2.
     const UPCASTERS: &'static [Upcaster] = &[];
 
+    /// Relations of which it is kept how many refer to each target.
+    const COUNTED: &'static [&'static str] = &[];
+
     /// Status after creation.
     const INITIAL: Status;
 
@@ -321,6 +324,9 @@ pub trait KindDef: Send + Sync {
     /// The rows that the store keeps beside the document.
     fn index(&self, resource: &Resource) -> Index;
 
+    /// Relations of which the store keeps how many refer to each target.
+    fn counted(&self) -> &'static [&'static str];
+
     /// The resource as the API shows it.
     fn view(&self, resource: &Resource) -> Map<String, Value>;
 
@@ -417,6 +423,10 @@ impl<D: Definition> KindDef for Erased<D> {
             D::adopted(&mut after, brand);
             overlay(spec, &before, &after);
         }
+    }
+
+    fn counted(&self) -> &'static [&'static str] {
+        D::COUNTED
     }
 
     fn index(&self, resource: &Resource) -> Index {

@@ -469,7 +469,7 @@ pub(crate) fn callback_rules() -> CallbackRules {
 }
 
 async fn drain(store: &Store) -> bool {
-    if store.read().await.unwrap().replan_count().await.unwrap() == 0 {
+    if store.read().await.unwrap().replan_count(10).await.unwrap() == 0 {
         return false;
     }
     store

@@ -43,7 +43,7 @@ pub(crate) async fn open(place: &Place) -> Store {
     Store::open(&config(&place.database), kek(place)).await.unwrap()
 }
 
-/// `spec.name` is unique within the parent, `spec.webroot_id` refers, `spec.customer_id` is a facet; `search` finds as it does.
+/// `spec.name` is unique within the parent, `spec.webroot_id` and `spec.shard_id` refer, `spec.customer_id` is a facet; `search` finds as it does.
 pub(crate) fn index(resource: &Resource) -> Index {
     let mut index = Index::default();
     let text = |field: &str| resource.spec.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -54,6 +54,8 @@ pub(crate) fn index(resource: &Resource) -> Index {
         index.uniques.extend(text("name").map(|key| Unique { scope, key, field: "name" }));
         let to = text("webroot_id");
         index.refs.extend(to.map(|to| Ref { relation: "webroot_id", kind: Kind::Webroot, to }));
+        let to = text("shard_id");
+        index.refs.extend(to.map(|to| Ref { relation: "shard_id", kind: Kind::Shard, to }));
     }
     index
 }

@@ -159,6 +159,7 @@ impl Definition for Tenant {
         nullable: &[],
         joins: &[("region_name", "region_id"), ("cluster_name", "cluster_id"), ("shard_name", "shard_id")],
     };
+    const COUNTED: &'static [&'static str] = &["shard_id"];
     const INITIAL: Status = Status::Pending;
 
     fn create(input: TenantCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {

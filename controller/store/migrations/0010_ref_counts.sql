@@ -1,0 +1,10 @@
+-- How many resources of a kind refer to each target, of relations that a kind has counted. Kept, not counted, for dashboards.
+CREATE TABLE ref_counts (
+    kind     TEXT NOT NULL,
+    relation TEXT NOT NULL,
+    target   TEXT NOT NULL,
+    count    INTEGER NOT NULL,
+    PRIMARY KEY (kind, relation, target)
+) STRICT, WITHOUT ROWID;
+INSERT INTO ref_counts (kind, relation, target, count)
+SELECT kind, relation, target, count(*) FROM refs WHERE kind = 'tenant' AND relation = 'shard_id' GROUP BY kind, relation, target;

@@ -1,0 +1,10 @@
+-- How many resources of a kind refer to each target, of relations that a kind has counted. Kept, not counted, for dashboards.
+CREATE TABLE ref_counts (
+    kind     TEXT COLLATE "C" NOT NULL,
+    relation TEXT COLLATE "C" NOT NULL,
+    target   TEXT COLLATE "C" NOT NULL,
+    count    BIGINT NOT NULL,
+    PRIMARY KEY (kind, relation, target)
+);
+INSERT INTO ref_counts (kind, relation, target, count)
+SELECT kind, relation, target, count(*) FROM refs WHERE kind = 'tenant' AND relation = 'shard_id' GROUP BY kind, relation, target;
