@@ -1,11 +1,9 @@
-//! What gates and the API ask of the fleet, all of it in memory: who is registered where, how far each is, what node
-//! agents reported.
+//! What gates and the API ask of the fleet: who is registered where, and how far each is, in memory; what node agents reported is in the
+//! store, and read when asked for.
 //!
-//! The registry's part follows the store's commits, the positions are the feed's own, the reports are written here after
-//! they are on disk. [`gates::Fleet`] is how the planner sees it.
+//! The registry's part follows the store's commits, the positions are the feed's own. [`gates::Fleet`] is how the planner sees it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -16,11 +14,11 @@ use hosting_api::{
 use hosting_feed::FeedHandle;
 use hosting_feed::fleet::{Fleet, News, Remote};
 use hosting_intent::{Audience, Key};
-use hosting_planner::gates::{self, ExceptionKind, Phase, Report};
-use hosting_proto::feed::{self as wire, exception, key_report};
+use hosting_planner::gates::{self, ExceptionKind};
+use hosting_proto::feed::{self as wire, exception};
 use hosting_resource::Kind;
 use hosting_store::{
-    Commit, FleetChange, FleetOrder, KeyRange, ListQuery, NodeReport, PageError, ReadTx, ReportRow, Store,
+    Commit, ExceptionRow, FleetChange, FleetOrder, ListQuery, PageError, ReadTx, ReportChange, Store,
     StoreError, Watermark,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -30,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kek_file::KekFile;
 use crate::registry::record;
 
-/// Node resources read at once.
+/// Node resources, or positions, read at once.
 const PAGE: u32 = 200;
 /// After what another controller wrote could not be read.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,8 +41,6 @@ pub(crate) struct FleetView {
     members: RwLock<BTreeMap<Audience, BTreeSet<String>>>,
     /// The store's epoch: revisions of another one say nothing.
     epoch: RwLock<String>,
-    /// By node, then key: a node's report costs what it says, whatever others said.
-    reports: RwLock<HashMap<String, BTreeMap<Key, Report>>>,
     reported: watch::Sender<u64>,
     /// What reports said since [`FleetView::take_news`].
     news: Mutex<News>,
@@ -59,13 +55,12 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 impl FleetView {
-    /// Reads registry, epoch, positions and reports from the store.
+    /// Reads registry, epoch and positions from the store.
     pub(crate) async fn load(store: &Store, fleet: Fleet) -> Result<Arc<Self>, StoreError> {
         let view = Self {
             fleet,
             members: RwLock::default(),
             epoch: RwLock::default(),
-            reports: RwLock::default(),
             reported: watch::Sender::new(0),
             news: Mutex::default(),
         };
@@ -79,53 +74,21 @@ impl FleetView {
         loop {
             let mut tx = store.read().await?;
             let page = tx.subscribers(after.as_ref(), PAGE).await?;
-            let mut saved = Vec::with_capacity(page.len());
-            for mark in &page {
-                saved.push((mark.audience.clone(), mark.node.clone(), remote(&mut tx, mark).await?));
+            let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
+            let mut exceptions: BTreeMap<(String, Audience), Vec<ExceptionRow>> = BTreeMap::new();
+            for row in tx.exceptions_between(first, last).await? {
+                exceptions.entry((row.node.clone(), row.audience.clone())).or_default().push(row);
             }
-            self.fleet.restore(saved);
-            match page.into_iter().last() {
-                Some(last) => after = Some(last),
-                None => break,
-            }
+            drop(tx);
+            after = Some(last.clone());
+            self.fleet.restore(page.iter().map(|mark| {
+                let of = exceptions.remove(&(mark.node.clone(), mark.audience.clone()));
+                (mark.audience.clone(), mark.node.clone(), remote(mark, of.unwrap_or_default()))
+            }));
         }
-        let nodes = self.read_registry(&mut store.read().await?).await?;
+        self.read_registry(&mut store.read().await?).await?;
         self.drop_strangers();
-        write(&self.reports).retain(|node, _| nodes.contains(node));
-        for node in nodes {
-            self.reload_reports(store, &node, &KeyRange::default()).await?;
-        }
-        self.news.lock().unwrap_or_else(PoisonError::into_inner).everything = true;
-        self.changed();
-        Ok(())
-    }
-
-    /// Reads what a node reports of a range of keys anew.
-    async fn reload_reports(&self, store: &Store, node: &str, range: &KeyRange) -> Result<(), StoreError> {
-        let mut all = BTreeMap::new();
-        let mut after = range.after().cloned();
-        loop {
-            let page = store.read().await?.reports_of(node, after.as_ref(), PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.key.clone());
-            let is_last = !range.holds(&last.key);
-            all.extend(page.into_iter().filter(|row| range.holds(&row.key)).map(known));
-            if is_last {
-                break;
-            }
-        }
-        let mut reports = write(&self.reports);
-        let of_node = reports.entry(node.to_owned()).or_default();
-        let before = take_range(of_node, range);
-        of_node.extend(all.clone());
-        drop(reports);
-        let Ok(audience) = Audience::node(node) else { return Ok(()) };
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in before.keys().chain(all.keys()) {
-            if before.get(key) != all.get(key) {
-                news.item(&audience, key.clone());
-            }
-        }
+        self.everything_changed();
         Ok(())
     }
 
@@ -136,30 +99,16 @@ impl FleetView {
             let said = match tx.subscriber(node, audience).await? {
                 // By now it is here.
                 Some(mark) if mark.controller == store.controller() => continue,
-                Some(mark) => Some(remote(&mut tx, &mark).await?),
+                Some(mark) => {
+                    let exceptions = tx.exceptions(node, audience).await?;
+                    Some(remote(&mark, exceptions))
+                }
                 None => None,
             };
             self.fleet.learn(audience.clone(), node.clone(), said);
         }
         for (node, changed) in &change.reports {
-            for range in &changed.ranges {
-                self.reload_reports(store, node, range).await?;
-            }
-            for key in &changed.keys {
-                let said = tx.report(node, key).await?.map(|row| known(row).1);
-                let mut reports = write(&self.reports);
-                let of_node = reports.entry(node.clone()).or_default();
-                let before = match said.clone() {
-                    Some(said) => of_node.insert(key.clone(), said),
-                    None => of_node.remove(key),
-                };
-                drop(reports);
-                if before != said
-                    && let Ok(audience) = Audience::node(node)
-                {
-                    self.news.lock().unwrap_or_else(PoisonError::into_inner).item(&audience, key.clone());
-                }
-            }
+            self.note_reports(node, changed);
         }
         for order in &change.orders {
             match order {
@@ -193,23 +142,20 @@ impl FleetView {
     /// Reads the registry anew, after a commit that changed node resources or the epoch.
     pub(crate) async fn refresh(&self, store: &Store) -> Result<(), StoreError> {
         let mut tx = store.read().await?;
-        let nodes = self.read_registry(&mut tx).await?;
+        self.read_registry(&mut tx).await?;
         drop(tx);
         self.drop_strangers();
-        self.news.lock().unwrap_or_else(PoisonError::into_inner).everything = true;
-        write(&self.reports).retain(|node, _| nodes.contains(node));
-        self.changed();
+        self.everything_changed();
         Ok(())
     }
 
-    async fn read_registry(&self, tx: &mut ReadTx) -> Result<BTreeSet<String>, StoreError> {
-        let (mut members, mut nodes) = (BTreeMap::<Audience, BTreeSet<String>>::new(), BTreeSet::new());
+    async fn read_registry(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
+        let mut members = BTreeMap::<Audience, BTreeSet<String>>::new();
         let mut query = ListQuery { limit: PAGE, ..ListQuery::new(Kind::Node) };
         loop {
             let page = tx.page(&query).await.map_err(page_failed)?;
             for node in &page.items {
                 let Some(record) = record(node) else { continue };
-                nodes.insert(node.id.clone());
                 for audience in record.audiences(&node.id) {
                     members.entry(audience).or_default().insert(node.id.clone());
                 }
@@ -221,7 +167,7 @@ impl FleetView {
         }
         *write(&self.members) = members;
         *write(&self.epoch) = tx.epoch().to_owned();
-        Ok(nodes)
+        Ok(())
     }
 
     /// Ends the subscriptions that the registry no longer gives: the node is gone, or plays that role no more.
@@ -230,43 +176,25 @@ impl FleetView {
         self.fleet.retain(|audience, node| members.get(audience).is_some_and(|nodes| nodes.contains(node)));
     }
 
-    /// Takes a node's report, which the store has. Gives back how many keys of the node it went over.
-    pub(crate) fn reported(&self, node: &str, report: &NodeReport) -> usize {
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let audience = Audience::node(node).ok();
-        let mut concerns = |key: &Key| {
-            if let Some(audience) = &audience {
-                news.item(audience, key.clone());
-            }
-        };
-        let reported = report.reports.iter().map(|one| {
-            let report =
-                Report { phase: phase(one.phase()), revision: one.revision, message: one.message.clone() };
-            (Key { kind: one.kind, name: one.key.clone() }, report)
-        });
-        let mut reports = write(&self.reports);
-        let of_node = reports.entry(node.to_owned()).or_default();
-        let mut visited = report.gone.len() + report.reports.len();
-        let mut before: BTreeMap<Key, Report> =
-            report.gone.iter().filter_map(|key| of_node.remove_entry(key)).collect();
-        if let Some(range) = &report.all_of {
-            let replaced = take_range(of_node, range);
-            visited += replaced.len();
-            before.extend(replaced);
-        }
-        // A node that comes back says again what is known: that concerns nobody.
-        for (key, report) in reported {
-            let known = before.remove(&key).or_else(|| of_node.get(&key).cloned());
-            if known.as_ref() != Some(&report) {
-                concerns(&key);
-            }
-            of_node.insert(key, report);
-        }
-        before.keys().for_each(concerns);
-        drop(reports);
-        drop(news);
+    /// Hears what of a node's reports changed in the store.
+    pub(crate) fn reported(&self, node: &str, changed: &ReportChange) {
+        self.note_reports(node, changed);
         self.changed();
-        visited
+    }
+
+    fn note_reports(&self, node: &str, changed: &ReportChange) {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.everything |= changed.everything;
+        if let Ok(audience) = Audience::node(node) {
+            for key in &changed.keys {
+                news.item(&audience, key.clone());
+            }
+        }
+    }
+
+    fn everything_changed(&self) {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).everything = true;
+        self.changed();
     }
 
     /// What changed since the last call, for the gatekeeper.
@@ -339,18 +267,9 @@ impl FleetView {
     }
 }
 
-/// Takes out what lies in a range.
-fn take_range(reports: &mut BTreeMap<Key, Report>, range: &KeyRange) -> BTreeMap<Key, Report> {
-    let after = range.after().map_or(Bound::Unbounded, Bound::Excluded);
-    let upto = range.upto().map_or(Bound::Unbounded, Bound::Included);
-    let keys: Vec<Key> = reports.range::<Key, _>((after, upto)).map(|(key, _)| key.clone()).collect();
-    keys.iter().filter_map(|key| reports.remove_entry(key)).collect()
-}
-
-/// What a row says of a subscriber.
-async fn remote(tx: &mut ReadTx, mark: &Watermark) -> Result<Remote, StoreError> {
-    let exceptions = tx.exceptions(&mark.node, &mark.audience).await?;
-    Ok(Remote {
+/// What rows say of a subscriber.
+fn remote(mark: &Watermark, exceptions: Vec<ExceptionRow>) -> Remote {
+    Remote {
         controller: mark.controller.clone(),
         connected: mark.connected,
         in_service: mark.in_service,
@@ -359,12 +278,7 @@ async fn remote(tx: &mut ReadTx, mark: &Watermark) -> Result<Remote, StoreError>
         applied: mark.applied,
         durable: mark.durable,
         exceptions: exceptions.into_iter().map(wire_exception).collect(),
-    })
-}
-
-fn known(row: ReportRow) -> (Key, Report) {
-    let report = Report { phase: phase(row.phase), revision: row.revision, message: row.message };
-    (row.key, report)
+    }
 }
 
 /// The cursor comes from the page before, so only the store can fail.
@@ -375,19 +289,7 @@ fn page_failed(error: PageError) -> StoreError {
     }
 }
 
-fn phase(phase: key_report::Phase) -> Phase {
-    match phase {
-        key_report::Phase::Unspecified | key_report::Phase::Converging | key_report::Phase::Blocked => {
-            Phase::Working
-        }
-        key_report::Phase::Ready => Phase::Ready,
-        key_report::Phase::Failed => Phase::Failed,
-        key_report::Phase::Retired => Phase::Retired,
-        key_report::Phase::Orphan => Phase::Orphan,
-    }
-}
-
-fn wire_exception(row: hosting_store::ExceptionRow) -> wire::Exception {
+fn wire_exception(row: ExceptionRow) -> wire::Exception {
     wire::Exception {
         r#type: row.kind.into(),
         kind: row.key.kind,
@@ -432,10 +334,6 @@ impl gates::Fleet for FleetView {
             reason: exception.reason,
         })
     }
-
-    fn report(&self, node: &str, key: &Key) -> Option<Report> {
-        read(&self.reports).get(node)?.get(key).cloned()
-    }
 }
 
 /// The running controller, as the API sees it.
@@ -449,7 +347,7 @@ pub(crate) struct Running {
 
 #[async_trait]
 impl Platform for Running {
-    fn fleet(&self) -> Arc<dyn gates::Fleet + Send + Sync> {
+    fn fleet(&self) -> Arc<dyn gates::Fleet> {
         self.view.clone()
     }
 
@@ -530,47 +428,44 @@ impl Platform for Running {
 #[cfg(test)]
 mod tests {
     use hosting_feed::fleet::LEASE;
-    use hosting_proto::feed::{KeyReport, ReportRequest, ReportedKey};
-    use hosting_store::{Kek, ReportChange, StoreConfig};
+    use hosting_proto::feed::KeyReport;
+    use hosting_store::{Kek, NodeReport, StoreConfig};
 
     use super::*;
 
-    /// Another controller's nodes report page by page: each is read as far as it goes.
+    fn key(name: &str) -> Key {
+        Key { kind: 21, name: name.into() }
+    }
+
+    /// Of what nodes of other controllers report, what changed is heard; it is read when a gate asks for it.
     #[tokio::test]
-    async fn of_a_report_elsewhere_what_changed_is_read() {
+    async fn of_a_report_elsewhere_what_changed_is_news() {
         let folder = tempfile::tempdir().unwrap();
         let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
         let store = Store::open(&StoreConfig::new(folder.path().join("store.db")), kek).await.unwrap();
         let view = FleetView::load(&store, Fleet::new(LEASE)).await.unwrap();
-        view.take_news();
-        let key = |name: &str| Key { kind: 21, name: name.into() };
+        assert!(view.take_news().everything, "at the start");
         let said =
             |name: &str, phase| KeyReport { kind: 21, key: name.into(), phase, ..KeyReport::default() };
-        let phases = || {
-            ["a", "b", "c", "d"]
-                .map(|name| gates::Fleet::report(&*view, "n1", &key(name)).map(|one| one.phase))
-        };
-
-        let all = KeyRange::of(&ReportRequest { full: true, ..ReportRequest::default() });
-        let reports = ["a", "b", "c", "d"].map(|name| said(name, 2)).to_vec();
-        store.save_reports("n1", NodeReport { all_of: all, reports, ..NodeReport::default() }).await.unwrap();
-        let change =
-            |change| FleetChange { reports: [("n1".to_owned(), change)].into(), ..FleetChange::default() };
-        view.absorb(&store, &change(ReportChange::everything())).await.unwrap();
-        assert_eq!(phases(), [Some(Phase::Ready); 4]);
-        assert_eq!(view.take_news().items.len(), 4);
-
-        let named = |name: &str| Some(ReportedKey { kind: 21, key: name.into() });
-        let page = wire::KeyRange { after: named("a"), upto: named("c") };
-        let range = KeyRange::of(&ReportRequest { all_of: Some(page), ..ReportRequest::default() }).unwrap();
-        let report =
-            NodeReport { all_of: Some(range.clone()), reports: vec![said("b", 3)], ..NodeReport::default() };
-        store.save_reports("n1", report).await.unwrap();
-        let ranges = vec![range];
-        view.absorb(&store, &change(ReportChange { ranges, ..ReportChange::default() })).await.unwrap();
-        assert_eq!(phases(), [Some(Phase::Ready), Some(Phase::Failed), None, Some(Phase::Ready)]);
         let audience = Audience::node("n1").unwrap();
-        assert_eq!(view.take_news().items, ["b", "c"].map(|name| (audience.clone(), key(name))).into());
+        for (phase, wanted) in [(2, vec!["a", "b"]), (2, vec![]), (3, vec!["b"])] {
+            let reports = vec![said("a", 2), said("b", phase)];
+            let saved = store.save_reports("n1", NodeReport { reports, ..NodeReport::default() });
+            let change = FleetChange {
+                reports: [("n1".to_owned(), saved.await.unwrap())].into(),
+                ..Default::default()
+            };
+            view.absorb(&store, &change).await.unwrap();
+            let news = view.take_news();
+            assert!(!news.everything);
+            assert_eq!(news.items, wanted.into_iter().map(|name| (audience.clone(), key(name))).collect());
+        }
+        let change = FleetChange {
+            reports: [("n1".to_owned(), ReportChange::everything())].into(),
+            ..FleetChange::default()
+        };
+        view.absorb(&store, &change).await.unwrap();
+        assert!(view.take_news().everything);
         store.close().await;
     }
 }

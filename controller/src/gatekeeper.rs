@@ -60,7 +60,7 @@ const DRAINS: usize = 4;
 /// The task.
 pub(crate) struct Gatekeeper {
     store: Store,
-    fleet: Arc<dyn Fleet + Send + Sync>,
+    fleet: Arc<dyn Fleet>,
     /// Moves whenever an answer of `fleet` may be another one.
     changes: watch::Receiver<u64>,
     /// Takes what changed in the fleet.
@@ -123,7 +123,7 @@ impl Gatekeeper {
 
     fn with(
         store: Store,
-        fleet: Arc<dyn Fleet + Send + Sync>,
+        fleet: Arc<dyn Fleet>,
         changes: watch::Receiver<u64>,
         news: Box<dyn Fn() -> News + Send + Sync>,
         paces: Paces,

@@ -171,7 +171,7 @@ impl Api {
                         None => format!("behind at {}", subscriber.applied),
                     };
                     let report =
-                        fleet.report(&subscriber.node_id, &row.key).map(|report| match report.phase {
+                        look.inputs.report(&subscriber.node_id, &row.key).map(|report| match report.phase {
                             Phase::Working => ", working".to_owned(),
                             Phase::Ready => ", ready".to_owned(),
                             Phase::Failed => format!(", failed: {}", report.message),

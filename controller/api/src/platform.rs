@@ -84,7 +84,7 @@ pub enum KekChangeError {
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
     /// The fleet as gates see it: the same that the gatekeeper asks, so that both say the same.
-    fn fleet(&self) -> Arc<dyn Fleet + Send + Sync>;
+    fn fleet(&self) -> Arc<dyn Fleet>;
 
     /// Moves whenever something of the fleet changed: a position, a lease, an exception, a report.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hosting_planner::gates::{Inputs, Settled, Truth, Verdict, evaluate, settled, units_of};
-use hosting_planner::{World, has_children};
-use hosting_resource::{Resource, Status, timestamp};
+use hosting_planner::World;
+use hosting_planner::gates::{Inputs, Settled, Truth, Verdict, evaluate, gather, settled};
+use hosting_resource::{Resource, timestamp};
 use hosting_store::ReadTx;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -154,14 +154,9 @@ pub(crate) fn lagging(looks: &[Look]) -> Vec<String> {
 impl Api {
     /// Where a resource stands now.
     pub(crate) async fn look(&self, tx: &mut ReadTx, resource: Resource) -> Result<Look, ApiError> {
-        let mut inputs = Inputs::default();
-        for unit in units_of(&resource) {
-            inputs.rows.extend(tx.owned(&unit.owner()).await?);
-        }
-        if resource.status == Status::Deleting {
-            inputs.has_children = has_children(tx, &resource).await?;
-        }
         let fleet = self.platform().fleet();
+        let one = std::slice::from_ref(&resource);
+        let inputs = gather(tx, fleet.as_ref(), one).await?.pop().unwrap_or_default();
         let verdict = evaluate(&resource, &inputs, fleet.as_ref(), self.store().now());
         Ok(Look { resource, verdict, inputs })
     }

@@ -1,7 +1,7 @@
 //! Resources that jobs wait for: asked in the same way as `?wait=ready` asks, and said to the jobs once they have settled.
 
-use hosting_planner::gates::{Fleet, Inputs, Settled, evaluate, settled, units_of};
-use hosting_planner::{World, has_children};
+use hosting_planner::World;
+use hosting_planner::gates::{Fleet, Settled, evaluate, gather, settled};
 use hosting_resource::Status;
 use hosting_store::{JobWait, Origin, ReadTx, Store, StoreError};
 
@@ -13,11 +13,7 @@ const GONE: &str = "deleted";
 ///
 /// # Errors
 /// When the store fails.
-pub async fn settle(
-    store: &Store,
-    fleet: &(dyn Fleet + Send + Sync),
-    ids: &[String],
-) -> Result<u64, StoreError> {
+pub async fn settle(store: &Store, fleet: &dyn Fleet, ids: &[String]) -> Result<u64, StoreError> {
     let mut tx = store.read().await?;
     let mut outcomes = Vec::new();
     for id in tx.awaited_among(ids).await? {
@@ -35,20 +31,14 @@ pub async fn settle(
 /// How a resource has settled; `None` while it has not.
 async fn look(
     tx: &mut ReadTx,
-    fleet: &(dyn Fleet + Send + Sync),
+    fleet: &dyn Fleet,
     now: i64,
     id: String,
 ) -> Result<Option<JobWait>, StoreError> {
     let Some(resource) = tx.resource(&id).await? else {
         return Ok(Some(JobWait { resource: id, status: Some(GONE.to_owned()), message: None }));
     };
-    let mut inputs = Inputs::default();
-    for unit in units_of(&resource) {
-        inputs.rows.extend(tx.owned(&unit.owner()).await?);
-    }
-    if resource.status == Status::Deleting {
-        inputs.has_children = has_children(tx, &resource).await?;
-    }
+    let inputs = gather(tx, fleet, std::slice::from_ref(&resource)).await?.pop().unwrap_or_default();
     let verdict = evaluate(&resource, &inputs, fleet, now);
     Ok(match settled(&resource, &verdict) {
         None => None,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Key, message as m};
 use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace, Status};
 
+use crate::gates::{Evidence, Reports};
 use crate::{
     Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit, World,
     WorldError,
@@ -227,6 +228,14 @@ pub fn resource(kind: Kind, id: &str, spec: serde_json::Value) -> Resource {
         updated_at: 0,
         spec: spec.as_object().cloned().unwrap_or_default(),
         state: serde_json::Map::new(),
+    }
+}
+
+/// No node ever reported.
+#[async_trait]
+impl Evidence for Fake {
+    async fn reports(&mut self, _: &[(String, Key)]) -> Result<Reports, WorldError> {
+        Ok(Reports::new())
     }
 }
 

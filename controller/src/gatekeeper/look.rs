@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hosting_feed::fleet::News;
-use hosting_planner::gates::{self, Inputs, differs, evaluate, units_of};
+use hosting_planner::gates::{self, Inputs, differs, evaluate};
 use hosting_planner::{World, trace_of};
 use hosting_resource::{Kind, Resource, Status};
 use hosting_store::{Commit, ListQuery, Order, ReadTx, Sort, StoreError};
@@ -159,34 +159,25 @@ impl Gatekeeper {
         resources: &[Resource],
     ) -> Result<Vec<Due>, StoreError> {
         let now = Instant::now();
+        let is_tried = |one: &&Resource| self.refused.get(&one.id).is_none_or(|until| *until <= now);
+        let tried: Vec<Resource> = resources.iter().filter(is_tried).cloned().collect();
+        let all = gates::gather(tx, self.fleet.as_ref(), &tried).await.map_err(world_failed)?;
         let mut dues = Vec::new();
-        for resource in resources {
-            if self.refused.get(&resource.id).is_none_or(|until| *until <= now) {
-                let action = self.decide(tx, resource).await?;
-                dues.extend(action.map(|action| Due { action, trace: trace_of(resource) }));
-            }
+        for (resource, inputs) in tried.iter().zip(all) {
+            let action = self.decide(resource, &inputs);
+            dues.extend(action.map(|action| Due { action, trace: trace_of(resource) }));
         }
         Ok(dues)
     }
 
-    pub(super) async fn decide(
-        &self,
-        tx: &mut ReadTx,
-        resource: &Resource,
-    ) -> Result<Option<Action>, StoreError> {
+    fn decide(&self, resource: &Resource, inputs: &Inputs) -> Option<Action> {
         let id = resource.id.clone();
-        let mut inputs = Inputs::default();
-        if resource.status == Status::Deleting {
-            inputs.has_children = hosting_planner::has_children(tx, resource).await.map_err(world_failed)?;
-            if hosting_planner::wants_continuing(resource, inputs.has_children) {
-                return Ok(Some(Action::Continue(id)));
-            }
+        let is_deleting = resource.status == Status::Deleting;
+        if is_deleting && hosting_planner::wants_continuing(resource, inputs.has_children) {
+            return Some(Action::Continue(id));
         }
-        for unit in units_of(resource) {
-            inputs.rows.extend(tx.owned(&unit.owner()).await.map_err(world_failed)?);
-        }
-        let verdict = evaluate(resource, &inputs, self.fleet.as_ref(), self.store.now());
-        Ok(if verdict.remove {
+        let verdict = evaluate(resource, inputs, self.fleet.as_ref(), self.store.now());
+        if verdict.remove {
             Some(Action::Remove { id, retired: verdict.retired })
         } else if !verdict.open.is_empty() {
             Some(Action::Open { id, gates: verdict.open })
@@ -194,6 +185,6 @@ impl Gatekeeper {
             Some(Action::Record { id, generation: resource.generation, verdict: Box::new(verdict) })
         } else {
             None
-        })
+        }
     }
 }

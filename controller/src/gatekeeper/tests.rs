@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_intent_sync::FeedSource;
-use hosting_planner::gates::{Exception, Phase as Seen, Report, Subscriber};
-use hosting_planner::{Deleted, World, create, delete, trace_of};
+use hosting_planner::gates::{Evidence, Exception, Phase as Seen, Report, Reports, Subscriber};
+use hosting_planner::{Deleted, World, WorldError, create, delete, trace_of};
 use hosting_resource::{Resource, Status};
 use hosting_store::{Kek, Origin, StoreConfig};
 use prometheus_client::registry::Registry;
@@ -44,6 +44,7 @@ impl Puppets {
 /// Without a slow look: what is not found is not looked at.
 const PACES: Paces = Paces { grace: Duration::ZERO, slow: Duration::from_secs(3_600) };
 
+#[async_trait::async_trait]
 impl Fleet for Puppets {
     fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
         let members = self.members.lock().unwrap().get(audience).cloned().unwrap_or_default();
@@ -61,6 +62,13 @@ impl Fleet for Puppets {
         None
     }
 
+    async fn reports(&self, _: &mut dyn Evidence, about: &[(String, Key)]) -> Result<Reports, WorldError> {
+        let known = |about: &(String, Key)| Some((about.clone(), self.report(&about.0, &about.1)?));
+        Ok(about.iter().filter_map(known).collect())
+    }
+}
+
+impl Puppets {
     fn report(&self, node: &str, key: &Key) -> Option<Report> {
         if self.stuck.lock().unwrap().contains(node) {
             return None;

@@ -11,8 +11,8 @@ use hosting_intent::{Audience, Key};
 use hosting_resource::Kind;
 use serde::{Deserialize, Serialize};
 
+use crate::StoreError;
 use crate::sql::{self, Connection, Row};
-use crate::{KeyRange, StoreError};
 
 /// The channel of NOTIFY.
 pub(crate) const CHANNEL: &str = "hosting_commits";
@@ -24,8 +24,6 @@ const DROP_EVERY: i64 = 1_000;
 const PAGE: i64 = 256;
 /// Keys of one node's report that are named; beyond it all of it is.
 const MAX_KEYS: usize = 500;
-/// And so many ranges.
-const MAX_RANGES: usize = 64;
 
 /// What one commit brought.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,11 +72,16 @@ impl FleetChange {
     }
 
     pub(crate) fn report(&mut self, node: String, change: ReportChange) {
-        let known = self.reports.entry(node).or_default();
-        for range in change.ranges {
-            known.add(std::iter::empty(), Some(range));
+        if change == ReportChange::default() {
+            return;
         }
-        known.add(change.keys.into_iter(), None);
+        let known = self.reports.entry(node).or_default();
+        let is_everything = known.everything || change.everything;
+        *known = if is_everything {
+            ReportChange::everything()
+        } else {
+            ReportChange::of(std::mem::take(&mut known.keys).into_iter().chain(change.keys))
+        };
     }
 }
 
@@ -87,31 +90,21 @@ impl FleetChange {
 pub struct ReportChange {
     /// These keys.
     pub keys: BTreeSet<Key>,
-    /// And whatever lies in these ranges.
-    pub ranges: Vec<KeyRange>,
+    /// All of it may have.
+    pub everything: bool,
 }
 
 impl ReportChange {
     /// All of it may have.
     #[must_use]
     pub fn everything() -> Self {
-        Self { keys: BTreeSet::new(), ranges: vec![KeyRange::default()] }
+        Self { keys: BTreeSet::new(), everything: true }
     }
 
-    /// Adds keys and a range. More than are named are everything.
-    pub(crate) fn add(&mut self, keys: impl Iterator<Item = Key>, range: Option<KeyRange>) {
-        if let Some(range) = range
-            && !self.ranges.contains(&range)
-        {
-            self.ranges.push(range);
-        }
-        self.keys.extend(keys.filter(|key| !self.ranges.iter().any(|range| range.holds(key))));
-        if self.keys.len() > MAX_KEYS
-            || self.ranges.len() > MAX_RANGES
-            || self.ranges.iter().any(KeyRange::is_everything)
-        {
-            *self = Self::everything();
-        }
+    /// Some keys. More than are named are everything.
+    pub(crate) fn of(keys: impl Iterator<Item = Key>) -> Self {
+        let keys: BTreeSet<Key> = keys.collect();
+        if keys.len() > MAX_KEYS { Self::everything() } else { Self { keys, everything: false } }
     }
 }
 
@@ -141,7 +134,7 @@ pub enum FleetOrder {
 
 /// Keys of a report, as kind and name.
 type NamedKeys = Vec<(u32, String)>;
-/// A range of keys: behind the first, up to the second.
+/// Stands for everything. Builds before told ranges of keys: behind the first, up to the second.
 type NamedRange = (Option<(u32, String)>, Option<(u32, String)>);
 
 /// A commit as its row holds it.
@@ -167,7 +160,6 @@ struct Touched {
 impl From<&Commit> for Touched {
     fn from(commit: &Commit) -> Self {
         let named = |key: &Key| (key.kind, key.name.clone());
-        let range = |range: &KeyRange| (range.after().map(named), range.upto().map(named));
         Self {
             revision: commit.revision,
             audiences: commit.audiences.iter().map(ToString::to_string).collect(),
@@ -186,7 +178,7 @@ impl From<&Commit> for Touched {
                 .iter()
                 .map(|(node, change)| {
                     let keys = change.keys.iter().map(named).collect();
-                    (node.clone(), keys, change.ranges.iter().map(range).collect())
+                    (node.clone(), keys, change.everything.then_some((None, None)).into_iter().collect())
                 })
                 .collect(),
             orders: commit.fleet.orders.clone(),
@@ -216,10 +208,9 @@ impl Touched {
                     .reports
                     .into_iter()
                     .map(|(node, keys, ranges)| {
-                        let range =
-                            |(after, upto): NamedRange| KeyRange::between(after.map(key), upto.map(key));
-                        let keys = keys.into_iter().map(key).collect();
-                        (node, ReportChange { keys, ranges: ranges.into_iter().map(range).collect() })
+                        let keys = keys.into_iter().map(key);
+                        let is_all = !ranges.is_empty();
+                        (node, if is_all { ReportChange::everything() } else { ReportChange::of(keys) })
                     })
                     .collect(),
                 orders: self.orders,
@@ -305,12 +296,10 @@ mod tests {
         let mut fleet = FleetChange::default();
         fleet.subscribers.insert(("edge/c1".parse().unwrap(), "lb-1".into()));
         let key = |name: &str| Key { kind: 21, name: name.into() };
-        let range = KeyRange::between(Some(key("b")), Some(key("d")));
-        for (keys, range) in [(vec![key("a")], None), (vec![key("c")], Some(range)), (vec![key("d")], None)] {
-            let mut change = ReportChange::default();
-            change.add(keys.into_iter(), range);
-            fleet.report("web-1".into(), change);
+        for name in ["a", "b"] {
+            fleet.report("web-1".into(), ReportChange::of([key(name)].into_iter()));
         }
+        fleet.report("web-3".into(), ReportChange::default());
         fleet.report("web-2".into(), ReportChange::everything());
         fleet.report("web-2".into(), ReportChange::default());
         fleet.orders.push(FleetOrder::SendAway {
@@ -329,7 +318,8 @@ mod tests {
         };
         let text = serde_json::to_string(&Touched::from(&commit)).unwrap();
         assert_eq!(serde_json::from_str::<Touched>(&text).unwrap().into_commit(), Some(commit.clone()));
-        assert_eq!(commit.fleet.reports["web-1"].keys, [key("a")].into(), "the others lie in the range");
+        assert_eq!(commit.fleet.reports["web-1"].keys, [key("a"), key("b")].into());
+        assert_eq!(commit.fleet.reports.len(), 2, "a report that changes nothing is none");
         assert_eq!(commit.fleet.reports["web-2"], ReportChange::everything());
         let newer = text.replace("dns/default", "moon/base");
         assert_eq!(serde_json::from_str::<Touched>(&newer).unwrap().into_commit(), None);
@@ -339,8 +329,8 @@ mod tests {
     fn more_keys_than_are_named_are_everything() {
         let mut fleet = FleetChange::default();
         for n in 0..=MAX_KEYS {
-            let keys = [Key { kind: 21, name: n.to_string() }].into();
-            fleet.report("web-1".into(), ReportChange { keys, ..ReportChange::default() });
+            let key = Key { kind: 21, name: n.to_string() };
+            fleet.report("web-1".into(), ReportChange::of([key].into_iter()));
         }
         assert_eq!(fleet.reports["web-1"], ReportChange::everything());
     }

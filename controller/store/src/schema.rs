@@ -65,8 +65,8 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/postgres/0009_log_length.sql"),
     ),
     Migration {
-        sqlite: include_str!("../migrations/0010_ref_counts.sql"),
-        postgres: include_str!("../migrations/postgres/0010_ref_counts.sql"),
+        sqlite: include_str!("../migrations/0010_costs.sql"),
+        postgres: include_str!("../migrations/postgres/0010_costs.sql"),
         then: Then::Search,
     },
 ];

@@ -4,7 +4,7 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_intent::{Audience, Key};
 use hosting_proto::feed::key_report::Phase;
@@ -231,56 +231,86 @@ impl Store {
         .await
     }
 
-    /// Keeps a node's report. Written in chunks: other writes go in between.
+    /// Keeps a node's report, and answers the keys of which it says something else than before. Written in chunks: other writes go in
+    /// between.
     ///
     /// # Errors
     /// When the store fails; part of the report may be written then, and the node's next one heals it.
-    pub async fn save_reports(&self, node: &str, report: NodeReport) -> Result<(), StoreError> {
-        let NodeReport { revision, all_of, mut reports, gone } = report;
-        reports.retain(|report| is_fit(&report.key));
-        // Of a report that is all of a range, what it leaves out changes too.
-        let said = reports.iter().map(|one| Key { kind: one.kind, name: one.key.clone() });
-        let mut changed = ReportChange::default();
-        changed.add(
-            said.chain(gone.iter().cloned())
-                .filter(|key| all_of.as_ref().is_none_or(|range| !range.holds(key))),
-            all_of.clone(),
-        );
-        let mut chunks = reports.chunks(CHUNK).map(<[_]>::to_vec).peekable();
-        let (name, now) = (node.to_owned(), changed.clone());
-        let first = chunks.next().unwrap_or_default();
-        // Most reports are one chunk: they are one write.
-        let at_once = all_of.clone().filter(|_| chunks.peek().is_none());
-        let pass = self
-            .status_write(move |tx| {
-                Box::pin(async move {
-                    let pass = begin_pass(tx, &name, revision).await?;
-                    tx.fleet().report(name.clone(), now);
-                    delete_reports(tx, &name, &gone).await?;
-                    write_reports(tx, &name, pass, &first).await?;
-                    if let Some(range) = at_once {
-                        sweep_reports(tx, &name, pass, &range).await?;
-                    }
-                    Ok(pass)
+    pub async fn save_reports(&self, node: &str, report: NodeReport) -> Result<ReportChange, StoreError> {
+        let mut changed = BTreeSet::new();
+        let mut begun = None;
+        for part in Part::of(&report) {
+            let (name, revision) = (node.to_owned(), report.revision);
+            let written = self
+                .status_write(move |tx| {
+                    Box::pin(async move {
+                        let pass = match begun {
+                            None => begin_pass(tx, &name, revision).await?,
+                            Some(pass) if is_last_pass(tx, &name, pass).await? => pass,
+                            // The node says everything anew, by way of another controller.
+                            Some(_) => return Ok(None),
+                        };
+                        let changed = write_part(tx, &name, &part).await?;
+                        tx.fleet().report(name, ReportChange::of(changed.iter().cloned()));
+                        Ok(Some((pass, changed)))
+                    })
                 })
-            })
-            .await?;
-        while let Some(chunk) = chunks.next() {
-            let (name, later) = (node.to_owned(), changed.clone());
-            let range = all_of.clone().filter(|_| chunks.peek().is_none());
-            self.status_write(move |tx| {
-                Box::pin(async move {
-                    write_reports(tx, &name, pass, &chunk).await?;
-                    tx.fleet().report(name.clone(), later);
-                    match range {
-                        Some(range) => sweep_reports(tx, &name, pass, &range).await,
-                        None => Ok(()),
-                    }
-                })
-            })
-            .await?;
+                .await?;
+            let Some((pass, keys)) = written else { break };
+            begun = Some(pass);
+            changed.extend(keys);
         }
-        Ok(())
+        Ok(ReportChange::of(changed.into_iter()))
+    }
+}
+
+/// A part of a report that is written in one go.
+#[derive(Debug, Default)]
+struct Part {
+    reports: BTreeMap<Key, KeyReport>,
+    /// What lies here and is not among the reports is gone.
+    range: Option<KeyRange>,
+    /// So are these.
+    gone: Vec<Key>,
+}
+
+impl Part {
+    /// At least one.
+    fn of(report: &NodeReport) -> Vec<Self> {
+        let fit = report.reports.iter().filter(|one| is_fit(&one.key));
+        let all: BTreeMap<Key, KeyReport> =
+            fit.map(|one| (Key { kind: one.kind, name: one.key.clone() }, one.clone())).collect();
+        let (inside, outside): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|(key, _)| report.all_of.as_ref().is_some_and(|range| range.holds(key)));
+        let mut parts = Vec::new();
+        if let Some(range) = &report.all_of {
+            let mut after = range.after().cloned();
+            let mut chunks = inside.chunks(CHUNK).peekable();
+            loop {
+                let chunk = chunks.next().unwrap_or_default();
+                let last = chunks.peek().is_none();
+                let upto = if last { range.upto() } else { chunk.last().map(|(key, _)| key) };
+                let range = Some(KeyRange::between(after, upto.cloned()));
+                after = upto.cloned();
+                parts.push(Self { reports: chunk.iter().cloned().collect(), range, gone: Vec::new() });
+                if last {
+                    break;
+                }
+            }
+        }
+        let others = outside.chunks(CHUNK);
+        parts
+            .extend(others.map(|chunk| Self { reports: chunk.iter().cloned().collect(), ..Self::default() }));
+        if parts.is_empty() {
+            parts.push(Self::default());
+        }
+        if let Some(first) = parts.first_mut() {
+            let gone = report.gone.iter().filter(|key| is_fit(&key.name));
+            let said = |key: &&Key| inside.iter().chain(&outside).all(|(said, _)| said != *key);
+            first.gone = gone.filter(said).cloned().collect();
+        }
+        parts
     }
 }
 
@@ -357,40 +387,76 @@ async fn begin_pass(tx: &mut WriteTx, node: &str, revision: u64) -> Result<i64, 
     row.try_get(0)
 }
 
-async fn write_reports(
-    tx: &mut WriteTx,
-    node: &str,
-    pass: i64,
-    reports: &[KeyReport],
-) -> Result<(), StoreError> {
-    let now = hosting_planner::Draft::now(tx);
-    let last: BTreeMap<_, _> = reports.iter().map(|one| ((one.kind, &one.key), one)).collect();
-    let rows: Vec<&KeyReport> = last.into_values().collect();
-    // A pass that was overtaken by a later one has nothing to say any more.
-    batch::insert(
-        tx.beside(),
-        "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at, pass)",
-        "ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, revision = excluded.revision, \
-         message = excluded.message, updated_at = excluded.updated_at, pass = excluded.pass \
-         WHERE reports.pass <= excluded.pass",
-        &rows,
-        |row, one| {
-            row.push_bind(node).push_bind(one.kind).push_bind(&one.key).push_bind(one.phase);
-            row.push_bind(to_bound(one.revision)).push_bind(shorten(&one.message));
-            row.push_bind(now).push_bind(pass);
-        },
-    )
-    .await?;
-    Ok(())
+async fn is_last_pass(tx: &mut WriteTx, node: &str, pass: i64) -> Result<bool, StoreError> {
+    let query = sql::query("SELECT pass FROM report_passes WHERE node = ?").bind(node);
+    let row = tx.optional(query).await?;
+    Ok(row.map(|row| row.try_get::<i64>(0)).transpose()? == Some(pass))
 }
 
-async fn delete_reports(tx: &mut WriteTx, node: &str, gone: &[Key]) -> Result<(), StoreError> {
+/// Writes what differs from what is there, and answers the keys.
+async fn write_part(tx: &mut WriteTx, node: &str, part: &Part) -> Result<BTreeSet<Key>, StoreError> {
+    let mut there = reported(tx, node, part).await?;
+    let mut rows = Vec::new();
+    for (key, one) in &part.reports {
+        let said = (one.phase, to_bound(one.revision), shorten(&one.message));
+        if there.remove(key).as_ref() != Some(&said) {
+            rows.push((key, said));
+        }
+    }
+    let gone: Vec<Key> = there.into_keys().collect();
     for keys in gone.chunks(batch::CHUNK) {
         let mut sql = QueryBuilder::new("DELETE FROM reports");
         any_key(&mut sql, "node", node, keys);
         tx.execute(sql.build()).await?;
     }
-    Ok(())
+    let now = hosting_planner::Draft::now(tx);
+    batch::insert(
+        tx.beside(),
+        "INSERT INTO reports (node, kind, key, phase, revision, message, updated_at)",
+        "ON CONFLICT (node, kind, key) DO UPDATE SET phase = excluded.phase, revision = excluded.revision, \
+         message = excluded.message, updated_at = excluded.updated_at",
+        &rows,
+        |row, (key, (phase, revision, message))| {
+            row.push_bind(node).push_bind(key.kind).push_bind(&key.name);
+            row.push_bind(*phase).push_bind(*revision).push_bind(message).push_bind(now);
+        },
+    )
+    .await?;
+    Ok(gone.into_iter().chain(rows.into_iter().map(|(key, _)| key.clone())).collect())
+}
+
+/// What a node has said so far of what a part may change: phase, revision and message.
+async fn reported(
+    tx: &mut WriteTx,
+    node: &str,
+    part: &Part,
+) -> Result<BTreeMap<Key, (i32, i64, String)>, StoreError> {
+    let mut queries = Vec::new();
+    let mut keys: Vec<Key> = part.gone.clone();
+    match &part.range {
+        Some(range) => {
+            let ((after_kind, after), (upto_kind, upto)) = range.bounds();
+            let query = sql::query(
+                "SELECT kind, key, phase, revision, message FROM reports \
+                 WHERE node = ? AND (kind, key) > (?, ?) AND (kind, key) <= (?, ?)",
+            );
+            queries.push(query.bind(node).bind(after_kind).bind(after).bind(upto_kind).bind(upto));
+        }
+        None => keys.extend(part.reports.keys().cloned()),
+    }
+    for keys in keys.chunks(batch::CHUNK) {
+        let mut sql = QueryBuilder::new("SELECT kind, key, phase, revision, message FROM reports");
+        any_key(&mut sql, "node", node, keys);
+        queries.push(sql.build());
+    }
+    let mut there = BTreeMap::new();
+    for query in queries {
+        for row in tx.all(query).await? {
+            let key = Key { kind: row.try_get(0)?, name: row.try_get(1)? };
+            there.insert(key, (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?));
+        }
+    }
+    Ok(there)
 }
 
 /// ` WHERE (<column> = ? AND kind = ? AND key = ?) OR (..)`.
@@ -402,22 +468,6 @@ fn any_key(sql: &mut QueryBuilder, column: &'static str, of: &str, keys: &[Key])
             _ => sql.push_bind(&key.name),
         };
     });
-}
-
-/// Deletes what lies in the range and was not written in this pass.
-async fn sweep_reports(tx: &mut WriteTx, node: &str, pass: i64, range: &KeyRange) -> Result<(), StoreError> {
-    let ((after_kind, after), (upto_kind, upto)) = range.bounds();
-    let query = sql::query(
-        "DELETE FROM reports WHERE node = ? AND pass < ? AND (kind, key) > (?, ?) AND (kind, key) <= (?, ?)",
-    )
-    .bind(node)
-    .bind(pass)
-    .bind(after_kind)
-    .bind(after)
-    .bind(upto_kind)
-    .bind(upto);
-    tx.execute(query).await?;
-    Ok(())
 }
 
 /// What is kept of a node's words. PostgreSQL keeps no NUL in a text.

@@ -87,7 +87,7 @@ pub(crate) const TABLES: &[Table] = &[
         &["epoch", "applied", "durable", "seen_at", "controller", "connected", "in_service", "build"],
     ),
     table("exceptions", &["node", "audience", "kind", "key", "type"], &["revision", "reason"]),
-    table("reports", &["node", "kind", "key"], &["phase", "revision", "message", "updated_at", "pass"]),
+    table("reports", &["node", "kind", "key"], &["phase", "revision", "message", "updated_at"]),
     table("report_passes", &["node"], &["revision", "pass", "updated_at"]),
     table("trust_roots", &["fingerprint"], &["der", "added_at"]),
     table(

@@ -4,6 +4,7 @@
 mod databases;
 mod writing;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use hosting_intent::{Key, Kind};
 use hosting_planner::{ApplyError, Change, Draft};
+use hosting_proto::feed::KeyReport;
 use hosting_store::{
     Commit, FleetOrder, Kek, KeyRange, NodeReport, Origin, ReportChange, Store, StoreConfig, StoreError,
     Watermark, WriteError,
@@ -115,13 +117,26 @@ async fn reports_and_orders_reach_the_other_controller() {
     let (a, b) = (open(&place, &place.database).await, open(&place, &place.database).await);
     let (mut heard, mut own) = (b.commits(), a.commits());
     let key = Key::new(Kind::Webroot, "web_1");
-    let report = NodeReport { gone: vec![key.clone()], ..NodeReport::default() };
-    a.save_reports("web-1", report).await.unwrap();
-    assert_eq!(next(&mut heard).await.fleet.reports["web-1"].keys, [key].into());
     let all = hosting_proto::feed::ReportRequest { full: true, ..Default::default() };
-    a.save_reports("web-1", NodeReport { all_of: KeyRange::of(&all), ..NodeReport::default() })
-        .await
-        .unwrap();
+    let all_of = |reports| NodeReport { all_of: KeyRange::of(&all), reports, ..NodeReport::default() };
+    let said =
+        |n: usize| KeyReport { kind: key.kind, key: format!("web_{n}"), phase: 2, ..Default::default() };
+    a.save_reports("web-1", all_of((0..1_000).map(said).collect())).await.unwrap();
+    let mut keys = BTreeSet::new();
+    while keys.len() < 1_000 {
+        keys.extend(next(&mut heard).await.fleet.reports["web-1"].keys.clone());
+    }
+    // What was said before changes nothing.
+    a.save_reports("web-1", all_of((0..1_000).filter(|n| *n != 1).map(said).collect())).await.unwrap();
+    let only = ReportChange { keys: [key].into(), everything: false };
+    assert_eq!(next(&mut heard).await.fleet.reports["web-1"], only);
+    let forgotten = a.write(Origin::default(), |tx| {
+        Box::pin(
+            async move { tx.forget_node("web-1").await.map(drop).map_err(hosting_planner::WorldError::from) },
+        )
+    });
+    let _: hosting_store::Committed<()> =
+        forgotten.await.map_err(|error: WriteError<_>| error.to_string()).unwrap();
     assert_eq!(next(&mut heard).await.fleet.reports["web-1"], ReportChange::everything());
     let order = FleetOrder::Release { audience: "edge/a".into(), node: "lb-1".into(), by: "ops".into() };
     a.order(order.clone()).await.unwrap();

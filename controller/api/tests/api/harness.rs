@@ -14,8 +14,10 @@ use hosting_api::{
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
-use hosting_planner::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, evaluate, units_of};
-use hosting_planner::{PlanError, World};
+use hosting_planner::gates::{
+    Evidence, Exception, Fleet, Phase, Report, Reports, Subscriber, evaluate, gather,
+};
+use hosting_planner::{PlanError, WorldError};
 use hosting_resource::kinds::api_key;
 use hosting_resource::{Creation, Kind, Status};
 use hosting_store::{Kek, Origin, Store, StoreConfig};
@@ -60,6 +62,7 @@ impl FakeFleet {
     }
 }
 
+#[async_trait]
 impl Fleet for FakeFleet {
     fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
         let node_id = Self::node_of(audience);
@@ -73,9 +76,13 @@ impl Fleet for FakeFleet {
         self.state.lock().unwrap().exceptions.get(&(node.to_owned(), key.clone())).cloned()
     }
 
-    fn report(&self, _: &str, key: &Key) -> Option<Report> {
-        let phase = if key.known_kind() == Some(IntentKind::Retire) { Phase::Retired } else { Phase::Ready };
-        Some(Report { phase, revision: u64::MAX, message: String::new() })
+    async fn reports(&self, _: &mut dyn Evidence, about: &[(String, Key)]) -> Result<Reports, WorldError> {
+        let report = |about: &(String, Key)| {
+            let is_retire = about.1.known_kind() == Some(IntentKind::Retire);
+            let phase = if is_retire { Phase::Retired } else { Phase::Ready };
+            (about.clone(), Report { phase, revision: u64::MAX, message: String::new() })
+        };
+        Ok(about.iter().map(report).collect())
     }
 }
 
@@ -83,7 +90,7 @@ pub(crate) struct FakePlatform(pub(crate) Arc<FakeFleet>);
 
 #[async_trait]
 impl Platform for FakePlatform {
-    fn fleet(&self) -> Arc<dyn Fleet + Send + Sync> {
+    fn fleet(&self) -> Arc<dyn Fleet> {
         self.0.clone()
     }
 
@@ -417,15 +424,8 @@ async fn keep_gates(store: Store, fleet: Arc<FakeFleet>, bell: Bell) {
                 let page = tx.open_resources(&after, 500).await.unwrap();
                 let Some(last) = page.last() else { break };
                 after = last.id.clone();
-                for resource in page {
-                    let mut inputs = Inputs::default();
-                    for unit in units_of(&resource) {
-                        inputs.rows.extend(tx.owned(&unit.owner()).await.unwrap());
-                    }
-                    if resource.status == Status::Deleting {
-                        inputs.has_children =
-                            hosting_planner::has_children(&mut tx, &resource).await.unwrap();
-                    }
+                let all = gather(&mut tx, fleet.as_ref(), &page).await.unwrap();
+                for (resource, inputs) in page.into_iter().zip(all) {
                     let verdict = evaluate(&resource, &inputs, fleet.as_ref(), 0);
                     open.push((resource, verdict));
                 }

@@ -137,7 +137,7 @@ impl<'a> Look<'a> {
                     continue;
                 }
                 match self
-                    .fleet
+                    .inputs
                     .report(&node.node_id, &row.key)
                     .filter(|report| report.revision >= row.revision)
                 {
@@ -284,7 +284,7 @@ impl<'a> Look<'a> {
         for row in self.inputs.rows.iter().filter(|row| row.key.known_kind() == Some(IntentKind::Retire)) {
             for node in self.fleet.subscribers(&row.audience) {
                 registered += 1;
-                let report = self.fleet.report(&node.node_id, &row.key);
+                let report = self.inputs.report(&node.node_id, &row.key);
                 let report = report.filter(|report| report.revision >= row.revision);
                 if matches!(report, Some(Report { phase: Phase::Retired, .. })) {
                     retired.push(node.node_id.clone());

@@ -3,16 +3,19 @@
 //! Pure and level-triggered: asked at any time, with the same inputs, it gives the same answer; nothing is remembered
 //! but what stands in the resource itself.
 
+mod gather;
 mod look;
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use hosting_intent::{Audience, Key};
 use hosting_resource::{Kind, Resource, Standing, Status};
 
+pub use self::gather::{Evidence, gather};
 pub(crate) use self::look::Look;
 use crate::fields::is_deleting;
-use crate::{IntentRow, Unit, kinds, trace};
+use crate::{IntentRow, Unit, WorldError, kinds, trace};
 
 /// One subscriber of an audience, registered there, connected or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,16 +76,26 @@ pub struct Report {
     pub message: String,
 }
 
-/// What is known of the fleet. Answers must come from memory: one evaluation asks for each row of a resource.
-pub trait Fleet {
+/// What node agents say: by node and key.
+pub type Reports = BTreeMap<(String, Key), Report>;
+
+/// What is known of the fleet. What is no future is answered from memory: one evaluation asks for each row of a resource.
+#[async_trait]
+pub trait Fleet: Send + Sync {
     /// Everybody registered for the audience, by node id.
     fn subscribers(&self, audience: &Audience) -> Vec<Subscriber>;
 
     /// What `node` says about one key that it does not apply.
     fn exception(&self, audience: &Audience, node: &str, key: &Key) -> Option<Exception>;
 
-    /// What the agent of `node` says about one key.
-    fn report(&self, node: &str, key: &Key) -> Option<Report>;
+    /// What agents say about keys, by node. They are many and few are asked for, so they are read of the world.
+    async fn reports(
+        &self,
+        world: &mut dyn Evidence,
+        about: &[(String, Key)],
+    ) -> Result<Reports, WorldError> {
+        world.reports(about).await
+    }
 }
 
 /// A condition's value.
@@ -156,8 +169,18 @@ pub struct Verdict {
 pub struct Inputs {
     /// The intents that the resource's units own.
     pub rows: Vec<IntentRow>,
+    /// What agents say about those of these that they report on.
+    pub reports: Reports,
     /// Whether resources lie in it that are not gone yet. Asked only of what is being deleted.
     pub has_children: bool,
+}
+
+impl Inputs {
+    /// What the agent of `node` says about a key.
+    #[must_use]
+    pub fn report(&self, node: &str, key: &Key) -> Option<&Report> {
+        self.reports.get(&(node.to_owned(), key.clone()))
+    }
 }
 
 /// The units whose intents decide where a resource stands. Pure; walks are not among them. None for a resource whose document

@@ -3,7 +3,7 @@
 use super::*;
 use crate::IntentRow;
 use crate::fake::resource;
-use crate::gates::{Condition, ExceptionKind, Gate, Truth, differs, record};
+use crate::gates::{Condition, ExceptionKind, Gate, Inputs, Truth, differs, record};
 
 const REVISION: u64 = 10;
 
@@ -17,10 +17,20 @@ fn row(audience: &str, kind: IntentKind, name: &str, value: &impl prost::Message
     }
 }
 
+/// With what the fleet reports of the rows.
+fn evaluate(resource: &Resource, inputs: &Inputs, fleet: &Everybody, now: i64) -> Verdict {
+    let reports = inputs.rows.iter().filter(|row| row.audience.reports()).filter_map(|row| {
+        let node = row.audience.id();
+        fleet.report(node, &row.key).map(|report| ((node.to_owned(), row.key.clone()), report))
+    });
+    let inputs = Inputs { reports: reports.collect(), ..inputs.clone() };
+    crate::gates::evaluate(resource, &inputs, fleet, now)
+}
+
 fn webroot() -> (Resource, Inputs) {
     let webroot = resource(Kind::Webroot, "web_a", json!({"subscription_id": "s", "runtime": "static"}));
     let site = |node: &str| row(node, IntentKind::Webroot, "web_a", &m::Webroot::default());
-    (webroot, Inputs { rows: vec![site("node/a"), site("node/b")], has_children: false })
+    (webroot, Inputs { rows: vec![site("node/a"), site("node/b")], ..Inputs::default() })
 }
 
 fn fleet(audiences: &[(&str, &[&str])]) -> Everybody {
@@ -159,7 +169,7 @@ fn fqdn() -> (Resource, Inputs) {
     );
     let route = m::Route { webroot_id: "web_a".into(), ..m::Route::default() };
     let rows = vec![row("edge/c", IntentKind::Route, "www.example.com", &route)];
-    (fqdn, Inputs { rows, has_children: false })
+    (fqdn, Inputs { rows, ..Inputs::default() })
 }
 
 #[test]

@@ -17,10 +17,12 @@ use hosting_resource::{Doc, Kind, Resource, Status};
 use serde_json::{Value, json};
 
 use crate::fake::Fake;
-use crate::gates::{Exception, Fleet, Inputs, Phase, Report, Subscriber, Verdict, evaluate, units_of};
+use crate::gates::{
+    Evidence, Exception, Fleet, Phase, Report, Reports, Subscriber, Verdict, evaluate, gather, units_of,
+};
 use crate::{
-    Deleted, PlanError, Unit, World, continue_delete, create, delete, derive, drain, finish_delete,
-    has_children, open_gates, record_status, trace_of, update, wants_continuing,
+    Deleted, PlanError, Unit, World, WorldError, continue_delete, create, delete, derive, drain,
+    finish_delete, has_children, open_gates, record_status, trace_of, update, wants_continuing,
 };
 
 /// A store with a platform in it, and ways to act on it.
@@ -59,6 +61,7 @@ impl Everybody {
     }
 }
 
+#[async_trait::async_trait]
 impl Fleet for Everybody {
     fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
         let nodes = self.audiences.get(audience).cloned().unwrap_or_default();
@@ -76,6 +79,15 @@ impl Fleet for Everybody {
         self.exceptions.get(&(node.to_owned(), key.clone())).cloned()
     }
 
+    async fn reports(&self, _: &mut dyn Evidence, about: &[(String, Key)]) -> Result<Reports, WorldError> {
+        let known = |(node, key): &(String, Key)| {
+            self.report(node, key).map(|report| ((node.clone(), key.clone()), report))
+        };
+        Ok(about.iter().filter_map(known).collect())
+    }
+}
+
+impl Everybody {
     fn report(&self, node: &str, key: &Key) -> Option<Report> {
         if let Some(report) = self.reports.get(&(node.to_owned(), key.clone())) {
             return Some(report.clone());
@@ -268,13 +280,8 @@ impl Lab {
 
     pub(super) async fn look(&mut self, id: &str, fleet: &dyn Fleet) -> Verdict {
         let resource = self.store.resources[id].clone();
-        let mut inputs = Inputs::default();
-        for unit in units_of(&resource) {
-            inputs.rows.extend(self.store.owned(&unit.owner()).await.unwrap());
-        }
-        if resource.status == Status::Deleting {
-            inputs.has_children = has_children(&mut self.store, &resource).await.unwrap();
-        }
+        let one = std::slice::from_ref(&resource);
+        let inputs = gather(&mut self.store, fleet, one).await.unwrap().remove(0);
         evaluate(&resource, &inputs, fleet, self.store.time)
     }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use async_trait::async_trait;
 use hosting_intent::{Audience, Key};
+use hosting_planner::WorldError;
+use hosting_planner::gates::{self, Evidence, Report, Reports};
 use hosting_proto::feed::key_report::Phase;
 use hosting_proto::feed::{self, KeyReport, ReportRequest};
 
@@ -63,6 +66,26 @@ impl ReadTx {
         self.all(query).await?.iter().map(watermark).collect()
     }
 
+    /// What subscribers do not apply, of all of them from one to another in the order of [`ReadTx::subscribers`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn exceptions_between(
+        &mut self,
+        first: &Watermark,
+        last: &Watermark,
+    ) -> Result<Vec<ExceptionRow>, StoreError> {
+        let query = sql::query(
+            "SELECT node, audience, type, kind, key, revision, reason FROM exceptions \
+             WHERE (node, audience) >= (?, ?) AND (node, audience) <= (?, ?) ORDER BY node, audience, kind, key, type",
+        )
+        .bind(&first.node)
+        .bind(first.audience.to_string())
+        .bind(&last.node)
+        .bind(last.audience.to_string());
+        self.all(query).await?.iter().map(exception).collect()
+    }
+
     /// What one subscriber does not apply of an audience.
     ///
     /// # Errors
@@ -111,35 +134,6 @@ impl ReadTx {
         )
         .bind(limit);
         self.all(query).await?.iter().map(exception).collect()
-    }
-
-    /// What each node reports of one key.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn reports_about(&mut self, key: &Key) -> Result<Vec<ReportRow>, StoreError> {
-        let query = sql::query(
-            "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
-             WHERE kind = ? AND key = ? ORDER BY node",
-        )
-        .bind(key.kind)
-        .bind(&key.name);
-        self.all(query).await?.iter().map(report).collect()
-    }
-
-    /// What a node reports of one key.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn report(&mut self, node: &str, key: &Key) -> Result<Option<ReportRow>, StoreError> {
-        let query = sql::query(
-            "SELECT node, kind, key, phase, revision, message, updated_at FROM reports \
-             WHERE node = ? AND kind = ? AND key = ?",
-        )
-        .bind(node)
-        .bind(key.kind)
-        .bind(&key.name);
-        self.optional(query).await?.as_ref().map(report).transpose()
     }
 
     /// What of a node's report is to be kept: what it was told of by the store as it is now, and a bounded number of other
@@ -295,6 +289,38 @@ impl ReadTx {
         let query = sql::query("SELECT revision, updated_at FROM report_passes WHERE node = ?").bind(node);
         let Some(row) = self.optional(query).await? else { return Ok(None) };
         Ok(Some(NodePass { revision: from_sql("revision", row.try_get(0)?)?, updated_at: row.try_get(1)? }))
+    }
+}
+
+#[async_trait]
+impl Evidence for ReadTx {
+    async fn reports(&mut self, about: &[(String, Key)]) -> Result<Reports, WorldError> {
+        let mut reports = Reports::new();
+        for some in about.chunks(batch::CHUNK) {
+            let mut sql = QueryBuilder::new(
+                "SELECT node, kind, key, phase, revision, message, updated_at FROM reports",
+            );
+            batch::any_of(&mut sql, &["node", "kind", "key"], some, |sql, (node, key), column| {
+                match column {
+                    0 => sql.push_bind(node),
+                    1 => sql.push_bind(key.kind),
+                    _ => sql.push_bind(&key.name),
+                };
+            });
+            for row in self.all(sql.build()).await? {
+                let row = report(&row)?;
+                let phase = match row.phase {
+                    Phase::Unspecified | Phase::Converging | Phase::Blocked => gates::Phase::Working,
+                    Phase::Ready => gates::Phase::Ready,
+                    Phase::Failed => gates::Phase::Failed,
+                    Phase::Retired => gates::Phase::Retired,
+                    Phase::Orphan => gates::Phase::Orphan,
+                };
+                let said = Report { phase, revision: row.revision, message: row.message };
+                reports.insert((row.node, row.key), said);
+            }
+        }
+        Ok(reports)
     }
 }
 

@@ -1,12 +1,16 @@
 //! What the fleet says, and who did what.
 
+use std::collections::BTreeSet;
+
 use hosting_intent::{Key, Kind as IntentKind};
 use hosting_planner::Draft;
+use hosting_planner::gates::{self, Evidence, Report, Reports};
 use hosting_proto::feed::exception::Type;
 use hosting_proto::feed::key_report::Phase;
 use hosting_proto::feed::{self, Exception, KeyReport, ReportRequest, ReportedKey};
 use hosting_store::{
-    AuditEntry, AuditQuery, AuditSort, Forgotten, KeyRange, NodeReport, Order, Origin, Watermark,
+    AuditEntry, AuditQuery, AuditSort, Forgotten, KeyRange, NodeReport, Order, Origin, ReportChange,
+    Watermark,
 };
 use serde_json::json;
 
@@ -103,12 +107,14 @@ async fn reports_merge_and_a_full_one_sweeps() {
         .unwrap();
     let key = Key::new(IntentKind::Webroot, "web_1");
     let mut tx = store.read().await.unwrap();
-    let about = tx.reports_about(&key).await.unwrap();
-    assert_eq!(
-        about.iter().map(|one| (one.node.as_str(), one.phase)).collect::<Vec<_>>(),
-        [("n1", Phase::Failed), ("n2", Phase::Ready)]
-    );
-    assert_eq!((about[0].message.as_str(), about[0].revision), ("no php", 4));
+    let about = |key: &Key| ["n1", "n2", "n3"].map(|node| (node.to_owned(), key.clone()));
+    let seen = |phase, message: &str| Report { phase, revision: 4, message: message.into() };
+    let [n1, n2, _] = about(&key);
+    let wanted = Reports::from([
+        (n1.clone(), seen(gates::Phase::Failed, "no php")),
+        (n2.clone(), seen(gates::Phase::Ready, "")),
+    ]);
+    assert_eq!(tx.reports(&about(&key)).await.unwrap(), wanted);
     assert_eq!(tx.reports_of("n1", None, 5_000).await.unwrap().len(), 1_200);
     assert_eq!(tx.last_pass("n1").await.unwrap().unwrap().revision, 11);
     assert!(tx.last_pass("n3").await.unwrap().is_none());
@@ -120,14 +126,15 @@ async fn reports_merge_and_a_full_one_sweeps() {
     assert_eq!(tx.reports_of("n1", None, 5_000).await.unwrap().len(), 2);
     assert_eq!(tx.reports_of("n2", None, 5_000).await.unwrap().len(), 1, "another node's stay");
     assert_eq!(tx.reports_in(Phase::Orphan, 10).await.unwrap()[0].key.name, "web_x");
-    assert_eq!(tx.report("n1", &key).await.unwrap().unwrap().phase, Phase::Ready);
+    assert_eq!(tx.reports(&[n1]).await.unwrap().values().next().unwrap().phase, gates::Phase::Ready);
     drop(tx);
 
     store.save_watermarks(&[mark("n1", "node/n1", 1)], true).await.unwrap();
     let forgotten =
         write(store, |tx| Box::pin(async move { Ok(tx.forget_node("n1").await?) })).await.unwrap();
     assert_eq!(forgotten.value, Forgotten { audiences: 1, exceptions: 0, reports: 2 });
-    assert_eq!(store.read().await.unwrap().reports_about(&key).await.unwrap().len(), 1);
+    let left = store.read().await.unwrap().reports(&about(&key)).await.unwrap();
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), [n2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,8 +256,46 @@ async fn a_report_says_what_is_gone_alone_in_a_page_or_by_leaving_it_out_of_ever
     assert_eq!(send(request).await, of(&["b", "x"]), "a range that ends before it begins holds nothing");
 
     let mut tx = store.read().await.unwrap();
-    let row = tx.report("n1", &Key::new(IntentKind::Webroot, "b")).await.unwrap().unwrap();
-    assert_eq!(row.message, "it's \"here\"\u{1}");
+    let row = tx.reports_of("n1", None, 1).await.unwrap().remove(0);
+    assert_eq!((row.key.name.as_str(), row.message.as_str()), ("b", "it's \"here\"\u{1}"));
+}
+
+/// A node that comes back says everything again: that changes, and writes, what is another thing than before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_changes_what_it_says_otherwise_and_nothing_else() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let name = |n: usize| format!("web_{n:04}");
+    let said = |numbers: std::ops::Range<usize>, phase| {
+        numbers.map(|n| report(&name(n), phase, "")).collect::<Vec<_>>()
+    };
+    let keys = |numbers: &[usize]| {
+        numbers.iter().map(|n| Key::new(IntentKind::Webroot, name(*n))).collect::<BTreeSet<_>>()
+    };
+    let save = async |report: NodeReport| store.save_reports("n1", report).await.unwrap();
+    let many = all(10, said(0..1_300, Phase::Ready));
+    assert_eq!(save(many.clone()).await, ReportChange::everything(), "more than are named");
+    let before = store.read().await.unwrap().reports_of("n1", None, 5_000).await.unwrap();
+    assert_eq!(save(many.clone()).await.keys, keys(&[]));
+    let mut other = many;
+    other.reports.retain(|one| one.key != name(700) && one.key != name(1_299));
+    other.reports.push(report(&name(3), Phase::Failed, "no php"));
+    other.reports.push(report(&name(9_000), Phase::Ready, ""));
+    assert_eq!(save(other).await.keys, keys(&[3, 700, 1_299, 9_000]));
+    let after = store.read().await.unwrap().reports_of("n1", None, 5_000).await.unwrap();
+    assert_eq!(after.len(), 1_299);
+    let stays = |rows: &[hosting_store::ReportRow]| {
+        let rows = rows.iter().filter(|row| !keys(&[3, 700, 1_299, 9_000]).contains(&row.key));
+        rows.map(|row| (row.key.clone(), row.phase)).collect::<Vec<_>>()
+    };
+    assert_eq!(stays(&after), stays(&before));
+    let news = NodeReport {
+        reports: said(4..6, Phase::Failed),
+        gone: keys(&[5, 6, 7_777]).into_iter().collect(),
+        ..NodeReport::default()
+    };
+    assert_eq!(save(news).await.keys, keys(&[4, 5, 6]), "5 is there again");
+    assert_eq!(store.read().await.unwrap().reports_of("n1", None, 5_000).await.unwrap().len(), 1_298);
 }
 
 fn entry(method: &str, kind: &str, status: u16) -> AuditEntry {
