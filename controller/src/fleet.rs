@@ -12,7 +12,7 @@ use hosting_api::{
     ExceptionView, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
 };
 use hosting_feed::FeedHandle;
-use hosting_feed::fleet::{Fleet, News, Remote};
+use hosting_feed::fleet::{Fleet, News, Remote, Subscriber};
 use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{self, ExceptionKind};
 use hosting_proto::feed::{self as wire, exception};
@@ -336,6 +336,27 @@ impl gates::Fleet for FleetView {
     }
 }
 
+fn subscriber_view(one: Subscriber) -> SubscriberView {
+    let exceptions = one.exceptions.iter().map(|exception| ExceptionView {
+        kind: exception_kind(exception),
+        key: Key { kind: exception.kind, name: exception.key.clone() },
+        revision: exception.revision,
+        reason: exception.reason.clone(),
+    });
+    SubscriberView {
+        exceptions: exceptions.collect(),
+        node_id: one.node_id,
+        audience: one.audience,
+        build: one.build,
+        epoch: one.epoch,
+        applied: one.applied,
+        durable: one.durable,
+        connected: one.connected,
+        in_service: one.in_service,
+        silent_for: one.silent_for,
+    }
+}
+
 /// The running controller, as the API sees it.
 pub(crate) struct Running {
     pub(crate) store: Store,
@@ -356,30 +377,11 @@ impl Platform for Running {
     }
 
     fn subscribers(&self) -> Vec<SubscriberView> {
-        let all = self.view.fleet.all();
-        all.into_iter()
-            .map(|one| SubscriberView {
-                node_id: one.node_id,
-                audience: one.audience,
-                build: one.build,
-                epoch: one.epoch,
-                applied: one.applied,
-                durable: one.durable,
-                connected: one.connected,
-                in_service: one.in_service,
-                silent_for: one.silent_for,
-                exceptions: one
-                    .exceptions
-                    .iter()
-                    .map(|exception| ExceptionView {
-                        kind: exception_kind(exception),
-                        key: Key { kind: exception.kind, name: exception.key.clone() },
-                        revision: exception.revision,
-                        reason: exception.reason.clone(),
-                    })
-                    .collect(),
-            })
-            .collect()
+        self.view.fleet.all().into_iter().map(subscriber_view).collect()
+    }
+
+    fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView> {
+        self.view.fleet.subscriber(audience, node_id).map(subscriber_view)
     }
 
     fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool {

@@ -33,17 +33,12 @@ impl Api {
                 reported_at: timestamp(report.updated_at),
             });
         }
-        let mut heads: BTreeMap<Audience, u64> = BTreeMap::new();
+        let subscribers = self.platform().subscribers();
+        let audiences: BTreeSet<&Audience> = subscribers.iter().map(|one| &one.audience).collect();
+        let heads = tx.revisions(audiences.into_iter()).await?;
         let mut items = Vec::new();
-        for subscriber in self.platform().subscribers() {
-            let head = match heads.get(&subscriber.audience) {
-                Some(head) => *head,
-                None => {
-                    let head = tx.audience(&subscriber.audience).await?.revision;
-                    heads.insert(subscriber.audience.clone(), head);
-                    head
-                }
-            };
+        for subscriber in subscribers {
+            let head = heads.get(&subscriber.audience).copied().unwrap_or_default();
             let of = |wanted: ExceptionKind| -> Vec<NotApplied> {
                 subscriber
                     .exceptions

@@ -92,6 +92,9 @@ pub trait Platform: Send + Sync + 'static {
     /// All subscribers, by audience and node id.
     fn subscribers(&self) -> Vec<SubscriberView>;
 
+    /// A node's subscription to an audience.
+    fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView>;
+
     /// Lets a session apply what its brake holds; false when there is no session. `by`: who said so.
     fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool;
 

@@ -1,9 +1,10 @@
 //! What reads answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
-use hosting_planner::{World, lint};
+use hosting_planner::{World, lint, node_audiences};
+use hosting_resource::kinds::node::Node;
 use hosting_resource::kinds::shard::Shard;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, FilterBy, Kind, ListBy, Resource, Status, Tier, timestamp};
@@ -31,31 +32,30 @@ fn order(query: &Query, default: Order) -> Order {
     }
 }
 
-/// Which tenants are suspended and why, each read once.
+/// Which tenants are suspended, and why.
 #[derive(Default)]
-pub(crate) struct Suspensions(BTreeMap<String, Option<String>>);
+pub(crate) struct Suspensions(BTreeMap<String, String>);
 
 impl Suspensions {
+    /// Reads the tenants of some resources, as far as their suspension shows in these.
+    pub(crate) async fn over(tx: &mut ReadTx, resources: &[Resource]) -> Result<Self, ApiError> {
+        let tenants: BTreeSet<&String> = resources.iter().filter_map(Self::covering).collect();
+        let tenants: Vec<String> = tenants.into_iter().cloned().collect();
+        let suspended =
+            tx.resources(&tenants).await?.into_iter().filter(|one| one.status == Status::Suspended);
+        let reason = |tenant| Doc::<Tenant>::read(tenant).ok().and_then(|tenant| tenant.state.suspend_reason);
+        Ok(Self(suspended.map(|tenant| (tenant.id.clone(), reason(tenant).unwrap_or_default())).collect()))
+    }
+
+    /// The tenant whose suspension would show in a resource.
+    fn covering(resource: &Resource) -> Option<&String> {
+        let shows = resource.kind.info().suspends_with_tenant && resource.status == Status::Active;
+        resource.tenant.as_ref().filter(|_| shows)
+    }
+
     /// Why a resource shows as suspended although its own status is another; `None` when it does not.
-    pub(crate) async fn over(
-        &mut self,
-        tx: &mut ReadTx,
-        resource: &Resource,
-    ) -> Result<Option<String>, ApiError> {
-        if !resource.kind.info().suspends_with_tenant || resource.status != Status::Active {
-            return Ok(None);
-        }
-        let Some(id) = &resource.tenant else { return Ok(None) };
-        if let Some(known) = self.0.get(id) {
-            return Ok(known.clone());
-        }
-        let reason =
-            tx.resource(id).await?.filter(|tenant| tenant.status == Status::Suspended).map(|tenant| {
-                let tenant = Doc::<Tenant>::read(tenant).ok();
-                tenant.and_then(|tenant| tenant.state.suspend_reason).unwrap_or_default()
-            });
-        self.0.insert(id.clone(), reason.clone());
-        Ok(reason)
+    pub(crate) fn of(&self, resource: &Resource) -> Option<&String> {
+        self.0.get(Self::covering(resource)?)
     }
 }
 
@@ -136,9 +136,8 @@ impl Api {
         let page = tx.page(&list).await?;
         let mut items = self.views(&mut tx, &page.items).await?;
         if kind == Kind::Node {
-            let fleet = self.platform().subscribers();
             for (view, node) in items.iter_mut().zip(&page.items) {
-                self.add_health(view, &node.id, &fleet);
+                self.add_health(view, node);
             }
         }
         let mut body = json!({"items": items, "has_more": page.next.is_some()});
@@ -154,32 +153,27 @@ impl Api {
         tx: &mut ReadTx,
         resources: &[Resource],
     ) -> Result<Vec<Map<String, Value>>, ApiError> {
-        let mut views = Vec::with_capacity(resources.len());
-        let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
-        let mut suspensions = Suspensions::default();
-        for resource in resources {
-            let mut view = resource.view();
-            if let Some(reason) = suspensions.over(tx, resource).await? {
+        let suspensions = Suspensions::over(tx, resources).await?;
+        let mut views: Vec<Map<String, Value>> = resources.iter().map(Resource::view).collect();
+        let joined = |resource: &Resource, view: &Map<String, Value>| -> Vec<(&'static str, String)> {
+            let id = |field: &str| view.get(field).and_then(Value::as_str).map(str::to_owned);
+            resource.kind.info().joins.iter().filter_map(|(shown, of)| Some((*shown, id(of)?))).collect()
+        };
+        let joins: Vec<_> = resources.iter().zip(&views).map(|(one, view)| joined(one, view)).collect();
+        let ids: BTreeSet<&String> = joins.iter().flatten().map(|(_, id)| id).collect();
+        let ids: Vec<String> = ids.into_iter().cloned().collect();
+        let found = tx.resources(&ids).await?;
+        let names: BTreeMap<String, String> = found.into_iter().map(|one| (one.id, one.label)).collect();
+        for ((resource, view), joins) in resources.iter().zip(&mut views).zip(joins) {
+            if let Some(reason) = suspensions.of(resource) {
                 view.insert("status".to_owned(), Status::Suspended.as_str().into());
-                view.insert("suspend_reason".to_owned(), reason.into());
+                view.insert("suspend_reason".to_owned(), reason.clone().into());
             }
-            for (field, id_field) in resource.kind.info().joins {
-                let Some(id) = view.get(*id_field).and_then(Value::as_str).map(str::to_owned) else {
-                    continue;
-                };
-                let name = match names.get(&id) {
-                    Some(name) => name.clone(),
-                    None => {
-                        let name = tx.resource(&id).await?.map(|found| found.label);
-                        names.insert(id, name.clone());
-                        name
-                    }
-                };
-                if let Some(name) = name {
-                    view.insert((*field).to_owned(), name.into());
+            for (shown, id) in joins {
+                if let Some(name) = names.get(&id) {
+                    view.insert(shown.to_owned(), name.clone().into());
                 }
             }
-            views.push(view);
         }
         Ok(views)
     }
@@ -202,7 +196,7 @@ impl Api {
         let look = self.look(&mut tx, resource).await?;
         let mut view = self.view_of(&mut tx, &look).await?;
         if kind == Kind::Node {
-            self.add_health(&mut view, &call.id, &self.platform().subscribers());
+            self.add_health(&mut view, &look.resource);
         }
         if kind == Kind::Zone {
             let warnings = lint::of_zone(&mut tx, &look.resource).await?;
@@ -216,8 +210,10 @@ impl Api {
     }
 
     /// When the node was last heard of, and whether it is in service.
-    fn add_health(&self, view: &mut Map<String, Value>, node: &str, fleet: &[SubscriberView]) {
-        let sessions: Vec<_> = fleet.iter().filter(|session| session.node_id == node).collect();
+    fn add_health(&self, view: &mut Map<String, Value>, node: &Resource) {
+        let audiences = Doc::<Node>::of(node).map(|node| node_audiences(&node)).unwrap_or_default();
+        let sessions: Vec<SubscriberView> =
+            audiences.iter().filter_map(|audience| self.platform().subscriber(audience, &node.id)).collect();
         let heard = sessions
             .iter()
             .filter(|session| !session.build.is_empty())
@@ -341,15 +337,16 @@ impl Api {
 
     pub(crate) async fn search(&self, call: &Call) -> Result<Reply, ApiError> {
         let mut results = Vec::new();
-        let mut suspensions = Suspensions::default();
         if let Some(text) = call.query.text("q").filter(|text| !text.is_empty()) {
             let mut tx = self.store().read().await?;
             for kind in Kind::ALL.iter().copied().filter(|kind| kind.info().global_search) {
                 let mut list = ListQuery::new(kind);
                 list.search = Some(kind.info().search_text(text));
                 list.limit = call.query.limit();
-                for found in tx.find(&list).await? {
-                    let covered = suspensions.over(&mut tx, &found).await?.is_some();
+                let all = tx.find(&list).await?;
+                let suspensions = Suspensions::over(&mut tx, &all).await?;
+                for found in all {
+                    let covered = suspensions.of(&found).is_some();
                     results.push(Found {
                         kind: kind.name(),
                         label: found.label,

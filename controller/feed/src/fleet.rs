@@ -185,6 +185,14 @@ impl Fleet {
         core.of(audience).map(|(who, entry)| core.view(who, entry, now)).collect()
     }
 
+    /// One of them.
+    #[must_use]
+    pub fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<Subscriber> {
+        let who = Who { audience: audience.clone(), node_id: node_id.to_owned() };
+        let core = self.core();
+        core.entries.get(&who).map(|entry| core.view(&who, entry, Instant::now()))
+    }
+
     /// [`Fleet::subscribers`] without what costs: for gates, which ask often.
     #[must_use]
     pub fn standings(&self, audience: &Audience) -> Vec<Standing> {

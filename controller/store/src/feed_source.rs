@@ -1,18 +1,42 @@
 //! The log and the current rows as publishers read them.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Digest, Item, Key, Removal};
 use hosting_intent_sync::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
 
 use crate::error::{from_sql, to_bound};
-use crate::read_tx::cause;
-use crate::sql::{self, Row};
-use crate::{ReadTx, Store, StoreError};
+use crate::read_tx::{audience, cause};
+use crate::sql::{self, QueryBuilder, Row};
+use crate::{ReadTx, Store, StoreError, batch};
 
 /// A window ends at the next revision once its values have this many bytes, whatever its limit.
 const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 /// Rows of the log that are read at once: at most so many values of the largest size are in memory.
 const LOG_PAGE: u32 = 128;
+
+impl ReadTx {
+    /// The newest revision of each audience that ever had an intent.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn revisions(
+        &mut self,
+        audiences: impl Iterator<Item = &Audience>,
+    ) -> Result<BTreeMap<Audience, u64>, StoreError> {
+        let names: Vec<String> = audiences.map(ToString::to_string).collect();
+        let mut revisions = BTreeMap::new();
+        for names in batch::chunks(&names) {
+            let mut sql = QueryBuilder::new("SELECT audience, revision FROM audiences WHERE audience IN ");
+            batch::list(&mut sql, names);
+            for row in self.all(sql.build()).await? {
+                revisions.insert(audience(row.try_get(0)?)?, from_sql("revision", row.try_get(1)?)?);
+            }
+        }
+        Ok(revisions)
+    }
+}
 
 pub(crate) async fn audience_head(tx: &mut ReadTx, audience: &Audience) -> Result<AudienceHead, StoreError> {
     let query = sql::query("SELECT revision, floor, count, digest FROM audiences WHERE audience = ?")

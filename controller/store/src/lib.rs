@@ -13,7 +13,8 @@
 //! | `writer`, `lanes` | group commit; whose turn it is |
 //! | `commit_log`, `lease` | what the controllers of one store tell each other; what one of them does at a time |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
-//! | `read_tx`, `page`, `search` | snapshots: `World`, lists, what contains a text, counts |
+//! | `meter` | what reads cost |
+//! | `read_tx`, `page`, `search`, `counts` | snapshots: `World`, lists, what of them no index has alone, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
@@ -31,6 +32,7 @@ mod backup;
 mod batch;
 mod commit_log;
 mod compaction;
+mod counts;
 mod data_keys;
 mod database;
 mod enrolment;
@@ -42,6 +44,7 @@ mod kek;
 mod keyring;
 mod lanes;
 mod lease;
+mod meter;
 mod open;
 mod page;
 mod read_tx;
@@ -73,6 +76,7 @@ pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
 pub use keyring::Resealed;
 pub use lease::{Lease, OtherController};
+pub use meter::{ReadMeter, Reading};
 pub use open::{IndexFn, OpenError, StoreConfig};
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
@@ -95,6 +99,7 @@ struct Inner {
     clock: fn() -> i64,
     database: Database,
     readers: sql::Readers,
+    meter: Option<ReadMeter>,
     writer: writer::Queue,
     head: watch::Receiver<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
@@ -154,7 +159,7 @@ impl Store {
     /// # Errors
     /// When no reader comes free in time, or the file cannot be read.
     pub async fn read(&self) -> Result<ReadTx, StoreError> {
-        ReadTx::snapshot(&self.0.readers).await
+        ReadTx::snapshot(&self.0.readers, self.0.meter.as_ref()).await
     }
 
     /// Writes and reads: an error when the store cannot do both now, e.g. on a full disk.

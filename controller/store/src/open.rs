@@ -15,7 +15,7 @@ use crate::keyring::{self, SharedKek};
 use crate::schema;
 use crate::sql::{self, Connection, SqliteOptions, SqliteReaders};
 use crate::writer::{self, Connect};
-use crate::{Database, Inner, Kek, Store, StoreError};
+use crate::{Database, Inner, Kek, ReadMeter, Store, StoreError};
 
 /// What a kind says is indexed of one resource.
 pub type IndexFn = fn(&Resource) -> Index;
@@ -39,6 +39,8 @@ pub struct StoreConfig {
     pub audit_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub clock: fn() -> i64,
+    /// Counts what is read, if somebody wants to know.
+    pub meter: Option<ReadMeter>,
 }
 
 impl StoreConfig {
@@ -60,6 +62,7 @@ impl StoreConfig {
             mutation_timeout: Duration::from_secs(10),
             audit_bytes: 1 << 30,
             clock: wall_clock,
+            meter: None,
         }
     }
 }
@@ -236,6 +239,7 @@ impl Store {
             root,
             clock: config.clock,
             database: config.database.clone(),
+            meter: config.meter.clone(),
             readers,
             writer,
             head: doorbell,

@@ -2,7 +2,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hosting_resource::search::SearchText;
 use hosting_resource::{Kind, Resource, Status};
 use serde::{Deserialize, Serialize};
 
@@ -128,7 +127,8 @@ impl Cursor {
     }
 }
 
-/// What to list.
+/// What to list. A page looks at a bounded number of rows: where no index has all conditions together it may have fewer than `limit` items,
+/// even none, and a next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListQuery {
     /// Of which kind.
@@ -145,8 +145,7 @@ pub struct ListQuery {
     pub tenant_suspended: Option<bool>,
     /// Having this label.
     pub label: Option<String>,
-    /// What this text finds ([`SearchText::finds`]). A page looks at a bounded number of rows: it may have fewer than `limit` items, even
-    /// none, and a next one.
+    /// What this text finds ([`hosting_resource::search::SearchText::finds`]).
     pub search: Option<String>,
     /// Having all of these facet values: (field, value).
     pub facets: Vec<(String, String)>,
@@ -212,8 +211,11 @@ impl ReadTx {
             return Err(PageError::Cursor);
         }
         let limit = list.limit.clamp(1, 1_000);
-        if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
-            return Ok(self.search_page(list, &SearchText::new(search), limit as usize).await?);
+        if list.brands.as_deref().is_some_and(<[_]>::is_empty) {
+            return Ok(Page { items: Vec::new(), next: None });
+        }
+        if !list.is_one_range() {
+            return Ok(self.narrow_page(list, limit as usize).await?);
         }
         let query = build(list, Rows::Page(limit + 1), self.dialect());
         let rows = self.all(query.build()).await?;
@@ -233,31 +235,129 @@ impl ReadTx {
 pub(crate) enum Rows<'a> {
     /// The next ones, at most so many.
     Page(u32),
-    /// Id, label and the column of the sort of the next ones, at most so many.
+    /// The next ones of the range that the list goes along, at most so many: id, label, the column of the sort, and whether it is in the
+    /// list.
     Names(u32),
-    /// The same of those with these ids, in any order, whatever the cursor.
+    /// The same of those in the list with these ids, in any order, whatever the cursor.
     NamesOf(&'a [String]),
 }
 
+/// One of the conditions of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition<'a> {
+    Label(&'a str),
+    Parent(&'a str),
+    Tenant(&'a str),
+    Brands(&'a [String]),
+    Status(Status),
+    TenantSuspended(bool),
+    Facet(&'a str, &'a str),
+}
+
+impl Condition<'_> {
+    fn push(self, kind: Kind, sql: &mut QueryBuilder) {
+        match self {
+            Self::Label(label) => sql.push("r.label = ").push_bind(label),
+            Self::Parent(parent) => sql.push("r.parent = ").push_bind(parent),
+            Self::Tenant(tenant) => sql.push("r.tenant = ").push_bind(tenant),
+            // The usual caller has one, and then an index gives the order too.
+            Self::Brands([brand]) => sql.push("r.brand = ").push_bind(brand),
+            Self::Brands(brands) => {
+                sql.push("r.brand IN ");
+                batch::list(sql, brands);
+                sql
+            }
+            Self::Status(status) => sql.push("r.status = ").push_bind(status.as_str()),
+            // Scalars: what EXISTS asks for, PostgreSQL may read as a whole.
+            Self::TenantSuspended(is_suspended) => {
+                sql.push("coalesce((SELECT t.status FROM resources t WHERE t.id = r.tenant AND t.kind = ");
+                sql.push_bind(Kind::Tenant.name());
+                sql.push(if is_suspended { "), '') = " } else { "), '') <> " });
+                sql.push_bind(Status::Suspended.as_str())
+            }
+            Self::Facet(field, value) => {
+                sql.push("(SELECT 1 FROM facets f WHERE f.kind = ").push_bind(kind.name());
+                sql.push(" AND f.field = ").push_bind(field).push(" AND f.value = ").push_bind(value);
+                sql.push(" AND f.id = r.id) IS NOT NULL")
+            }
+        };
+    }
+}
+
+impl ListQuery {
+    fn conditions(&self) -> Vec<Condition<'_>> {
+        let texts = [
+            self.label.as_deref().map(Condition::Label),
+            self.parent.as_deref().map(Condition::Parent),
+            self.tenant.as_deref().map(Condition::Tenant),
+            self.brands.as_deref().map(Condition::Brands),
+            self.status.map(Condition::Status),
+            self.tenant_suspended.map(Condition::TenantSuspended),
+        ];
+        let facets = self.facets.iter().map(|(field, value)| Condition::Facet(field, value));
+        texts.into_iter().flatten().chain(facets).collect()
+    }
+
+    /// Whether the list goes along this: few have it, or an index gives its rows in the list's order. The first one that is, is.
+    fn is_way(&self, condition: Condition<'_>) -> bool {
+        match condition {
+            Condition::Label(_) | Condition::Parent(_) | Condition::Tenant(_) => true,
+            Condition::Brands(brands) => brands.len() == 1 && self.sort == Sort::Created,
+            Condition::Status(_) => matches!(self.sort, Sort::Created | Sort::Status | Sort::Id),
+            Condition::TenantSuspended(_) | Condition::Facet(..) => false,
+        }
+    }
+
+    /// Whether the database finds the list's rows in one range of an index, and none beside them: then a page costs what it shows.
+    fn is_one_range(&self) -> bool {
+        let conditions = self.conditions();
+        let others = match conditions.iter().position(|condition| self.is_way(*condition)) {
+            Some(_) => conditions.len() - 1,
+            None => conditions.len(),
+        };
+        self.search().is_none() && (others == 0 || self.is_suspended())
+    }
+
+    /// What is looked for, if anything is.
+    pub(crate) fn search(&self) -> Option<&str> {
+        self.search.as_deref().filter(|search| !search.is_empty())
+    }
+
+    /// What belongs to suspended tenants: these are few, and the list goes along them.
+    fn is_suspended(&self) -> bool {
+        self.tenant_suspended == Some(true) && self.facets.is_empty()
+    }
+}
+
 pub(crate) fn build(list: &ListQuery, rows: Rows<'_>, dialect: Dialect) -> QueryBuilder {
+    let conditions = list.conditions();
+    let way = conditions.iter().copied().find(|condition| list.is_way(*condition));
+    let (ahead, behind): (Vec<_>, Vec<_>) = match rows {
+        Rows::Page(_) | Rows::NamesOf(_) => (conditions, Vec::new()),
+        Rows::Names(_) => conditions.into_iter().partition(|condition| Some(*condition) == way),
+    };
     let mut sql = QueryBuilder::new("SELECT ");
     match rows {
-        Rows::Page(_) => sql.push(RESOURCE),
-        Rows::Names(_) | Rows::NamesOf(_) => sql.push("r.id, r.label, ").push(list.sort.column()),
+        Rows::Page(_) => {
+            sql.push(RESOURCE);
+        }
+        Rows::Names(_) | Rows::NamesOf(_) => {
+            sql.push("r.id, r.label, ").push(list.sort.column()).push(", CAST(CASE WHEN 1 = 1");
+            for condition in behind {
+                sql.push(" AND ");
+                condition.push(list.kind, &mut sql);
+            }
+            sql.push(" THEN 1 ELSE 0 END AS BIGINT)");
+        }
     };
     sql.push(" FROM ");
-    let is_by_id = matches!(rows, Rows::NamesOf(_));
-    // What a facet finds is few of many. CROSS JOIN is how SQLite is told to begin there.
-    let by_facet = !list.facets.is_empty() && !is_by_id;
-    let by_tenant = list.tenant_suspended == Some(true) && !by_facet && !is_by_id;
-    if by_facet {
-        sql.push("facets f0 CROSS JOIN ");
-    } else if by_tenant {
-        // So are the suspended tenants.
+    let by_suspended = matches!(rows, Rows::Page(_)) && list.is_suspended();
+    if by_suspended {
+        // CROSS JOIN is how SQLite is told to begin there.
         sql.push("resources t CROSS JOIN ");
     }
     sql.push("resources r");
-    if list.label.is_some() && dialect == Dialect::Sqlite && !is_by_id {
+    if list.label.is_some() && dialect == Dialect::Sqlite && !matches!(rows, Rows::NamesOf(_)) {
         // Few have one label; left alone, SQLite takes the index that gives the order.
         sql.push(" INDEXED BY resources_by_label");
     }
@@ -266,49 +366,14 @@ pub(crate) fn build(list: &ListQuery, rows: Rows<'_>, dialect: Dialect) -> Query
         sql.push(" AND r.id IN ");
         batch::list(&mut sql, ids);
     }
-    for (place, (field, value)) in list.facets.iter().enumerate() {
-        let is_first = place == 0 && by_facet;
-        if is_first {
-            sql.push(" AND f0.id = r.id AND f0.kind = ").push_bind(list.kind.name());
+    for condition in ahead {
+        sql.push(" AND ");
+        if by_suspended && condition == Condition::TenantSuspended(true) {
+            sql.push("r.tenant = t.id AND t.kind = ").push_bind(Kind::Tenant.name());
+            sql.push(" AND t.status = ").push_bind(Status::Suspended.as_str());
         } else {
-            sql.push(" AND EXISTS (SELECT 1 FROM facets f WHERE f.id = r.id AND f.kind = ")
-                .push_bind(list.kind.name());
+            condition.push(list.kind, &mut sql);
         }
-        let (table, end) = if is_first { ("f0", "") } else { ("f", ")") };
-        sql.push(" AND ").push(table).push(".field = ").push_bind(field);
-        sql.push(" AND ").push(table).push(".value = ").push_bind(value).push(end);
-    }
-    if let Some(parent) = &list.parent {
-        sql.push(" AND r.parent = ").push_bind(parent);
-    }
-    if let Some(tenant) = &list.tenant {
-        sql.push(" AND r.tenant = ").push_bind(tenant);
-    }
-    match list.brands.as_deref() {
-        None => {}
-        // The usual caller has one, and then an index gives the order too.
-        Some([brand]) => {
-            sql.push(" AND r.brand = ").push_bind(brand);
-        }
-        Some(brands) => {
-            sql.push(" AND r.brand IN ");
-            batch::list(&mut sql, brands);
-        }
-    }
-    if let Some(status) = list.status {
-        sql.push(" AND r.status = ").push_bind(status.as_str());
-    }
-    if let Some(suspended) = list.tenant_suspended {
-        let (before, after) = match (suspended, by_tenant) {
-            (true, true) => (" AND r.tenant = t.id AND ", ""),
-            (true, false) => (" AND EXISTS (SELECT 1 FROM resources t WHERE t.id = r.tenant AND ", ")"),
-            (false, _) => (" AND NOT EXISTS (SELECT 1 FROM resources t WHERE t.id = r.tenant AND ", ")"),
-        };
-        sql.push(before).push("t.kind = ").push_bind(Kind::Tenant.name());
-        sql.push(" AND t.status = ").push_bind(Status::Suspended.as_str()).push(after);
-    }
-    if let Some(label) = &list.label {
-        sql.push(" AND r.label = ").push_bind(label);
     }
     let limit = match rows {
         Rows::Page(limit) | Rows::Names(limit) => limit,
@@ -433,17 +498,9 @@ mod tests {
                 "resources_of_tenant",
                 true,
             ),
-            (
-                ListQuery {
-                    facets: vec![("customer_id".into(), "c".into())],
-                    after: Some(after),
-                    ..base.clone()
-                },
-                "SEARCH f0 USING PRIMARY KEY (kind=? AND field=? AND value=?)",
-                true,
-            ),
         ] {
-            let sql = build(&list, Rows::Page(51), Dialect::Sqlite);
+            let rows = if list.is_one_range() { Rows::Page(51) } else { Rows::Names(51) };
+            let sql = build(&list, rows, Dialect::Sqlite);
             let mut explain = QueryBuilder::new("EXPLAIN QUERY PLAN ");
             explain.push(sql.text());
             let rows = store.read().await.unwrap().all(explain.build()).await.unwrap();
@@ -452,6 +509,34 @@ mod tests {
             assert!(plan.contains(index), "{list:?}: {plan}");
             assert!(!plan.contains("SCAN r"), "{list:?}: {plan}");
             assert_eq!(plan.contains("TEMP B-TREE"), sorts, "{list:?}: {plan}");
+        }
+    }
+
+    /// Conditions that no index has together are looked at row by row, of a bounded number of rows.
+    #[test]
+    fn what_is_no_range_goes_along_one() {
+        let base = ListQuery::new(Kind::Zone);
+        let brands = Some(vec!["x".to_owned()]);
+        let facets = vec![("region_id".to_owned(), "r".to_owned())];
+        for (list, along) in [
+            (ListQuery { facets: facets.clone(), ..base.clone() }, "WHERE r.kind = ? ORDER"),
+            (
+                ListQuery { facets, brands: brands.clone(), ..base.clone() },
+                "WHERE r.kind = ? AND r.brand = ? ORDER",
+            ),
+            (
+                ListQuery { status: Some(Status::Failed), brands: brands.clone(), ..base.clone() },
+                "WHERE r.kind = ? AND r.brand = ? ORDER",
+            ),
+            (ListQuery { brands, sort: Sort::Label, ..base.clone() }, "WHERE r.kind = ? ORDER"),
+            (
+                ListQuery { parent: Some("x".into()), status: Some(Status::Failed), ..base },
+                "WHERE r.kind = ? AND r.parent = ? ORDER",
+            ),
+        ] {
+            assert!(!list.is_one_range(), "{list:?}");
+            let sql = build(&list, Rows::Names(9), Dialect::Sqlite);
+            assert!(sql.text().contains(along), "{list:?}: {}", sql.text());
         }
     }
 

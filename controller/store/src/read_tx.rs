@@ -2,8 +2,6 @@
 
 mod savepoint;
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use hosting_intent::{Audience, AudienceError, Bytes, Cause, Item, Key};
 use hosting_intent_sync::{AudienceHead, LogEntry};
@@ -12,10 +10,11 @@ use hosting_resource::{Kind, Resource, Status};
 use serde_json::{Map, Value};
 
 use self::savepoint::Savepoint;
-use crate::StoreError;
 use crate::batch;
 use crate::error::{from_sql, to_bound};
+use crate::meter::Metered;
 use crate::sql::{self, Connection, Dialect, Query, QueryBuilder, Readers, Row};
+use crate::{ReadMeter, StoreError};
 
 /// Most rows that one list answers, whatever was asked for.
 const LIST_MAX: u32 = 10_000;
@@ -49,6 +48,7 @@ pub struct ReadTx {
     head: u64,
     statements: u64,
     savepoint: Savepoint,
+    metered: Option<Metered>,
 }
 
 impl std::fmt::Debug for ReadTx {
@@ -58,13 +58,17 @@ impl std::fmt::Debug for ReadTx {
 }
 
 impl ReadTx {
-    pub(crate) async fn snapshot(readers: &Readers) -> Result<Self, StoreError> {
+    pub(crate) async fn snapshot(readers: &Readers, meter: Option<&ReadMeter>) -> Result<Self, StoreError> {
         let mut connection = readers.snapshot().await?;
+        let metered = match meter {
+            Some(meter) => Some(Metered::begin(meter, &mut connection).await?),
+            None => None,
+        };
         // The first read is what fixes the snapshot.
         let rows = connection.rows(sql::query("SELECT epoch, revision FROM head WHERE id = 1")).await?;
         let row = rows.first().ok_or_else(|| StoreError::row("there is no head row"))?;
         let (epoch, head) = (row.try_get(0)?, from_sql("head.revision", row.try_get(1)?)?);
-        Ok(Self { connection, failed: None, epoch, head, statements: 1, savepoint: Savepoint::None })
+        Ok(Self { connection, failed: None, epoch, head, statements: 1, savepoint: Savepoint::None, metered })
     }
 
     pub(crate) fn of_writer(connection: Connection) -> Self {
@@ -75,6 +79,7 @@ impl ReadTx {
             head: 0,
             statements: 0,
             savepoint: Savepoint::None,
+            metered: None,
         }
     }
 
@@ -134,7 +139,13 @@ impl ReadTx {
 
     pub(crate) async fn all(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
         self.admit(&query).await?;
-        let rows = self.connection.rows(query).await;
+        let mut rows = self.connection.rows(query).await;
+        if let Some(metered) = &mut self.metered
+            && rows.is_ok()
+            && let Err(error) = metered.note(&mut self.connection).await
+        {
+            rows = Err(error);
+        }
         self.note(rows)
     }
 
@@ -211,15 +222,6 @@ impl ReadTx {
         self.resources_of(query).await
     }
 
-    /// How long the replan queue is, as far as `most`.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn replan_count(&mut self, most: u32) -> Result<u64, StoreError> {
-        let query = sql::query("SELECT count(*) FROM (SELECT 1 FROM replan LIMIT ?) AS queued");
-        self.number(query.bind(most)).await
-    }
-
     /// The oldest units of the replan queue.
     ///
     /// # Errors
@@ -252,61 +254,6 @@ impl ReadTx {
                 return Ok(units);
             }
         }
-    }
-
-    /// How many resources of `kind` stand where, in the order of [`Status::ALL`], zeroes left out. `brands` limits it to
-    /// those of some brands.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn status_counts(
-        &mut self,
-        kind: Kind,
-        brands: Option<&[String]>,
-    ) -> Result<Vec<(Status, u64)>, StoreError> {
-        let mut sql =
-            QueryBuilder::new("SELECT status, CAST(sum(count) AS BIGINT) FROM resource_counts WHERE kind = ");
-        sql.push_bind(kind.name()).push(" AND count > 0");
-        if let Some(brands) = brands {
-            sql.push(" AND brand IN ");
-            batch::list(&mut sql, brands);
-        }
-        sql.push(" GROUP BY status");
-        let mut counts = Vec::new();
-        for row in self.all(sql.build()).await? {
-            counts.push((status(row.try_get(0)?)?, from_sql("count", row.try_get(1)?)?));
-        }
-        counts.sort_unstable_by_key(|(status, _)| *status);
-        Ok(counts)
-    }
-
-    /// How many resources of `kind` lie in `parent`. Counted in an index, so for what is few: nodes of a cluster.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn count_children(&mut self, kind: Kind, parent: &str) -> Result<u64, StoreError> {
-        let query = sql::query("SELECT count(*) FROM resources WHERE parent = ? AND kind = ?")
-            .bind(parent)
-            .bind(kind.name());
-        self.number(query).await
-    }
-
-    /// How many resources of `kind` refer to each target by a relation that the kind has counted ([`hosting_resource::KindDef::counted`]).
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn ref_counts(
-        &mut self,
-        kind: Kind,
-        relation: &str,
-    ) -> Result<BTreeMap<String, u64>, StoreError> {
-        let query =
-            sql::query("SELECT target, count FROM ref_counts WHERE kind = ? AND relation = ? AND count > 0");
-        let mut counts = BTreeMap::new();
-        for row in self.all(query.bind(kind.name()).bind(relation)).await? {
-            counts.insert(row.try_get(0)?, from_sql("count", row.try_get(1)?)?);
-        }
-        Ok(counts)
     }
 
     /// Current intents of an audience in key order after `after`.
@@ -634,7 +581,7 @@ fn document(id: &str, field: &str, text: &str) -> Result<Map<String, Value>, Sto
     serde_json::from_str(text).map_err(|error| StoreError::row(format!("{field} of {id}: {error}")))
 }
 
-fn status(name: &str) -> Result<Status, StoreError> {
+pub(crate) fn status(name: &str) -> Result<Status, StoreError> {
     Status::from_name(name).ok_or_else(|| StoreError::row(format!("status {name:?}")))
 }
 

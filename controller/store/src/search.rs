@@ -1,26 +1,22 @@
-//! Lists of what contains a text.
+//! Lists whose conditions no index has together: what contains a text, has facets, or fits several columns.
 //!
-//! A text that is long enough is looked up by the terms that the index of its kind holds, a few ranges of an index (ADR 16). Where these
-//! are too many, and for shorter texts, the list is gone along in its order, a bounded number of rows a page.
+//! A text that is long enough is looked up by the terms that the index of its kind holds, a few ranges of an index (ADR 16), and facets are
+//! one. Where these find too much, and for shorter texts, the list is gone along in its order, a bounded number of rows a page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_resource::search::{self, SUFFIX, SearchText, TERM};
 use hosting_resource::{Kind, KindInfo, Resource};
 
-use crate::batch::CHUNK;
+use crate::error::to_bound;
 use crate::page::{Rows, SortValue, build};
 use crate::sql::{Connection, QueryBuilder, Row};
-use crate::{Cursor, ListQuery, Order, Page, PageError, ReadTx, StoreError};
+use crate::{Cursor, ListQuery, Order, Page, PageError, ReadTx, StoreError, batch};
 
-/// Terms that are looked at. A text that more names contain is found soon by going along the list.
-const MOST_TERMS: usize = 2_000;
+/// Rows of the index that are looked at. What more resources have is found soon by going along the list.
+const MOST_FOUND: usize = 2_000;
 /// Rows of a list that one page looks at.
 const MOST_ROWS: u32 = 10_000;
-/// Rows that are read first; each time as many as all before together.
-const FIRST_ROWS: u32 = 250;
-/// Ids of one statement.
-const IDS: usize = 256;
 
 /// A row, as far as it tells whether it is found and where it stands.
 struct Name {
@@ -44,22 +40,11 @@ impl Name {
 }
 
 impl ReadTx {
-    /// The page of a list with what the text finds.
-    pub(crate) async fn search_page(
-        &mut self,
-        list: &ListQuery,
-        text: &SearchText,
-        limit: usize,
-    ) -> Result<Page, StoreError> {
-        let info = list.kind.info();
-        let beginnings = text.beginnings().filter(|_| info.has_terms());
-        let candidates = match beginnings {
-            Some(beginnings) => self.begin_with(info, &beginnings, text.id_beginning(info)).await?,
-            None => None,
-        };
-        let (mut found, mut next) = match candidates {
-            Some(ids) => (self.among(list, text, ids).await?, None),
-            None => self.along(list, text, limit).await?,
+    /// The page of a list that is not one range of an index.
+    pub(crate) async fn narrow_page(&mut self, list: &ListQuery, limit: usize) -> Result<Page, StoreError> {
+        let (mut found, mut next) = match self.candidates(list).await? {
+            Some(ids) => (self.among(list, ids).await?, None),
+            None => self.along(list, limit).await?,
         };
         if found.len() > limit {
             found.truncate(limit);
@@ -68,6 +53,29 @@ impl ReadTx {
         }
         let items = self.in_order(found.into_iter().map(|name| name.id).collect()).await?;
         Ok(Page { items, next })
+    }
+
+    /// Ids among which all of the list are, if an index finds few.
+    async fn candidates(&mut self, list: &ListQuery) -> Result<Option<Vec<String>>, StoreError> {
+        let info = list.kind.info();
+        let text = list.search().map(SearchText::new).filter(|_| info.has_terms());
+        if let Some(text) = &text
+            && let Some(beginnings) = text.beginnings()
+            && let Some(ids) = self.begin_with(info, &beginnings, text.id_beginning(info)).await?
+        {
+            return Ok(Some(ids));
+        }
+        for (field, value) in &list.facets {
+            let query = crate::sql::query(
+                "SELECT id FROM facets WHERE kind = ? AND field = ? AND value = ? ORDER BY id LIMIT ?",
+            );
+            let query = query.bind(info.kind.name()).bind(field).bind(value);
+            let rows = self.all(query.bind(to_bound(MOST_FOUND as u64 + 1))).await?;
+            if rows.len() <= MOST_FOUND {
+                return Ok(Some(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?));
+            }
+        }
+        Ok(None)
     }
 
     /// Some of what the text finds, at most `list.limit`: all of it if few contain it, and what a word of begins with it comes before what
@@ -85,7 +93,7 @@ impl ReadTx {
         let Some(word) = text.word() else { return Ok(items) };
         if let Some(ids) = self.begin_with(list.kind.info(), &[word], None).await? {
             let known: BTreeSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
-            let found = self.among(list, &text, ids).await?.into_iter().map(|name| name.id);
+            let found = self.among(list, ids).await?.into_iter().map(|name| name.id);
             let more = found.filter(|id| !known.contains(id.as_str())).take(room).collect();
             items.extend(self.in_order(more).await?);
         }
@@ -111,9 +119,9 @@ impl ReadTx {
         let id = id.unwrap_or("~");
         sql.push("SELECT r.id FROM resources r WHERE r.kind = ").push_bind(info.kind.name());
         sql.push(" AND r.id >= ").push_bind(id).push(" AND r.id < ").push_bind(beyond(id));
-        sql.push(" LIMIT ").push_bind(i64::try_from(MOST_TERMS + 1).unwrap_or(i64::MAX));
+        sql.push(" LIMIT ").push_bind(to_bound(MOST_FOUND as u64 + 1));
         let rows = self.all(sql.build()).await?;
-        if rows.len() > MOST_TERMS {
+        if rows.len() > MOST_FOUND {
             return Ok(None);
         }
         let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<BTreeSet<String>, _>>()?;
@@ -121,18 +129,11 @@ impl ReadTx {
     }
 
     /// What of these is in the list behind its cursor and is found, in its order.
-    async fn among(
-        &mut self,
-        list: &ListQuery,
-        text: &SearchText,
-        ids: Vec<String>,
-    ) -> Result<Vec<Name>, StoreError> {
+    async fn among(&mut self, list: &ListQuery, ids: Vec<String>) -> Result<Vec<Name>, StoreError> {
+        let text = SearchText::new(list.search().unwrap_or_default());
         let mut found = Vec::new();
-        for some in ids.chunks(IDS) {
-            let mut some = some.to_vec();
-            // Few texts of statements, so that they stay prepared. An id twice is found once.
-            some.resize(some.len().next_power_of_two(), some.last().cloned().unwrap_or_default());
-            let query = build(list, Rows::NamesOf(&some), self.dialect());
+        for some in batch::chunks(&ids) {
+            let query = build(list, Rows::NamesOf(some), self.dialect());
             for row in self.all(query.build()).await? {
                 found.push(Name::of(&row, list)?);
             }
@@ -154,14 +155,16 @@ impl ReadTx {
     async fn along(
         &mut self,
         list: &ListQuery,
-        text: &SearchText,
         limit: usize,
     ) -> Result<(Vec<Name>, Option<Cursor>), StoreError> {
+        let text = SearchText::new(list.search().unwrap_or_default());
         let mut list = list.clone();
+        let first = u32::try_from(limit).unwrap_or(MOST_ROWS).saturating_add(1).saturating_mul(2);
         let mut found = Vec::new();
         let mut looked = 0;
         while looked < MOST_ROWS {
-            let wanted = looked.max(FIRST_ROWS).min(MOST_ROWS - looked);
+            // Where half of the rows are in the list the first ones are enough; each time as many as all before together.
+            let wanted = looked.max(first).min(MOST_ROWS - looked);
             let rows = self.all(build(&list, Rows::Names(wanted), self.dialect()).build()).await?;
             looked += wanted;
             let is_end = rows.len() < wanted as usize;
@@ -170,7 +173,7 @@ impl ReadTx {
             }
             for row in &rows {
                 let name = Name::of(row, &list)?;
-                if text.finds(list.kind.info(), &name.id, &name.label) {
+                if row.try_get(3)? && text.finds(list.kind.info(), &name.id, &name.label) {
                     found.push(name);
                     if found.len() > limit {
                         return Ok((found, None));
@@ -213,7 +216,7 @@ pub(crate) async fn index_all(connection: &mut Connection) -> Result<(), StoreEr
                 let all = search::facets(info, &after, row.try_get(1)?);
                 facets.extend(all.into_iter().map(|facet| (facet, after.clone())));
             }
-            for facets in facets.chunks(CHUNK) {
+            for facets in batch::chunks(&facets) {
                 let mut sql = QueryBuilder::new("INSERT INTO facets (kind, field, value, id) ");
                 sql.push_values(facets, |values, (facet, id)| {
                     values.push_bind(info.kind.name()).push_bind(facet.field);

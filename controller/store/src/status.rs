@@ -404,7 +404,7 @@ async fn write_part(tx: &mut WriteTx, node: &str, part: &Part) -> Result<BTreeSe
         }
     }
     let gone: Vec<Key> = there.into_keys().collect();
-    for keys in gone.chunks(batch::CHUNK) {
+    for keys in batch::chunks(&gone) {
         let mut sql = QueryBuilder::new("DELETE FROM reports");
         any_key(&mut sql, "node", node, keys);
         tx.execute(sql.build()).await?;
@@ -444,7 +444,7 @@ async fn reported(
         }
         None => keys.extend(part.reports.keys().cloned()),
     }
-    for keys in keys.chunks(batch::CHUNK) {
+    for keys in batch::chunks(&keys) {
         let mut sql = QueryBuilder::new("SELECT kind, key, phase, revision, message FROM reports");
         any_key(&mut sql, "node", node, keys);
         queries.push(sql.build());

@@ -9,7 +9,6 @@ use hosting_store::{ListQuery, WriteTx};
 
 use super::{Act, Ask, PLAIN};
 use crate::bodies::{RetryFailed, Summary, Suspend};
-use crate::read::Suspensions;
 use crate::route::{Op, Route, Shape};
 use crate::service::{Call, Reply, to_json};
 use crate::write::Done;
@@ -17,8 +16,6 @@ use crate::{Api, ApiError};
 
 /// Resources that one mutation of retry-failed tries again.
 const RETRIES: u32 = 100;
-/// Rows of a page of a summary.
-const PAGE: u32 = 1_000;
 /// Kinds that a tenant's summary names and that the platform does not serve yet.
 const NOT_SERVED: &[&str] = &[
     "certificates",
@@ -103,7 +100,14 @@ async fn retry_failed(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
         list.status = Some(Status::Failed);
         list.limit = RETRIES;
         // What the mutations before it in this commit changed is looked at again by planning.
-        ids.extend(tx.beside().page(&list).await?.items.into_iter().map(|resource| resource.id));
+        while ids.len() < RETRIES as usize {
+            let page = tx.beside().page(&list).await?;
+            ids.extend(page.items.into_iter().map(|resource| resource.id));
+            match page.next {
+                Some(next) => list.after = Some(next),
+                None => break,
+            }
+        }
     }
     ids.truncate(RETRIES as usize);
     let count = hosting_planner::retry_failed(tx, &tenant.id, &ids).await?;
@@ -114,33 +118,29 @@ async fn summary(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     let mut tx = api.store().read().await?;
     let tenant = call.subject(&mut tx, Kind::Tenant).await?;
     let mut summary = Summary { kinds: BTreeMap::new(), total: 0, pending: 0, provisioning: 0, failed: 0 };
-    let mut suspensions = Suspensions::default();
     for name in NOT_SERVED {
         summary.kinds.insert(name, BTreeMap::new());
     }
+    let counted = tx.tenant_counts(&tenant.id).await?;
     for kind in Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Tenant && gates::is_gated(*kind)) {
-        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-        let mut list = ListQuery::new(kind);
-        list.tenant = Some(tenant.id.clone());
-        list.limit = PAGE;
-        loop {
-            let page = tx.page(&list).await?;
-            for resource in &page.items {
-                let covered = suspensions.over(&mut tx, resource).await?.is_some();
-                let status = if covered { Status::Suspended } else { resource.status };
-                *counts.entry(status.as_str()).or_default() += 1;
-            }
-            match page.next {
-                Some(next) => list.after = Some(next),
-                None => break,
+        let is_covered = tenant.status == Status::Suspended && kind.info().suspends_with_tenant;
+        let counts = summary.kinds.entry(kind.info().scope).or_default();
+        for (_, status, count) in counted.iter().filter(|(of, ..)| *of == kind) {
+            let shown = if is_covered && *status == Status::Active { Status::Suspended } else { *status };
+            *counts.entry(shown.as_str()).or_default() += count;
+            summary.total += count;
+            match shown {
+                Status::Pending => summary.pending += count,
+                Status::Provisioning => summary.provisioning += count,
+                Status::Failed => summary.failed += count,
+                Status::Converging
+                | Status::Active
+                | Status::Suspended
+                | Status::Deleting
+                | Status::Degraded
+                | Status::AutoDisabled => {}
             }
         }
-        summary.total += counts.values().sum::<u64>();
-        let of = |status: Status| counts.get(status.as_str()).copied().unwrap_or_default();
-        summary.pending += of(Status::Pending);
-        summary.provisioning += of(Status::Provisioning);
-        summary.failed += of(Status::Failed);
-        summary.kinds.insert(kind.info().scope, counts);
     }
     Ok(Reply::json(200, to_json(&summary)?))
 }

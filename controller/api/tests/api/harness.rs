@@ -114,6 +114,12 @@ impl Platform for FakePlatform {
         }]
     }
 
+    fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView> {
+        // Its only cluster has another id in each test.
+        let of = |one: &SubscriberView| one.node_id == node_id && one.audience.role() == audience.role();
+        self.subscribers().into_iter().find(of)
+    }
+
     fn release(&self, audience: &Audience, node_id: &str, _: &str) -> bool {
         self.0.state.lock().unwrap().released.push(format!("{audience} {node_id}"));
         true
@@ -189,7 +195,8 @@ pub(crate) struct TestApi {
     pub(crate) cluster: String,
     pub(crate) lb_address: String,
     pub(crate) shard: String,
-    gatekeeper: tokio::task::JoinHandle<()>,
+    /// Stands for the gatekeeper.
+    pub(crate) gatekeeper: tokio::task::JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
 
@@ -203,8 +210,12 @@ impl TestApi {
     /// An empty platform with an admin key.
     pub(crate) async fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::on(StoreConfig::new(folder.path().join("store.db")), folder).await
+    }
+
+    /// The same over a store of one's own; the folder gets its key.
+    pub(crate) async fn on(config: StoreConfig, folder: tempfile::TempDir) -> Self {
         let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
-        let config = StoreConfig::new(folder.path().join("store.db"));
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
         let mut registry = Registry::default();
@@ -251,7 +262,12 @@ impl TestApi {
 
     /// A platform with a region, a cluster, an edge, a name server and a web node.
     pub(crate) async fn with_fleet() -> Self {
-        let mut test = Self::empty().await;
+        Self::empty().await.equipped().await
+    }
+
+    /// With a region, a cluster, an edge, a name server and a web node.
+    pub(crate) async fn equipped(self) -> Self {
+        let mut test = self;
         test.region = test.post("/regions", json!({"name": "north"})).await.id();
         test.cluster =
             test.post(&format!("/regions/{}/clusters", test.region), json!({"name": "one"})).await.id();

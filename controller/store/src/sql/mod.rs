@@ -64,6 +64,15 @@ impl Connection {
         }
     }
 
+    /// Steps of SQLite's virtual machine since the connection was opened; 0 for PostgreSQL.
+    pub(crate) fn steps(&self) -> u64 {
+        match self {
+            Self::Sqlite(connection) => connection.steps(),
+            Self::SqliteSnapshot(lease) => lease.steps(),
+            Self::Postgres(_) | Self::PostgresSnapshot(_) => 0,
+        }
+    }
+
     /// Runs a statement; the number of rows that it changed.
     pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{OpenFlags, Statement};
+use rusqlite::{OpenFlags, Statement, StatementStatus};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Query, Row, Value};
@@ -33,7 +33,11 @@ pub(crate) struct SqliteOptions {
 
 /// An open database.
 #[derive(Debug)]
-pub(crate) struct Connection(rusqlite::Connection);
+pub(crate) struct Connection {
+    connection: rusqlite::Connection,
+    /// Steps of the virtual machine that answered rows.
+    steps: u64,
+}
 
 impl Connection {
     pub(crate) fn open(options: &SqliteOptions) -> Result<Self, StoreError> {
@@ -62,11 +66,11 @@ impl Connection {
         )?;
         let cache = if options.read_only { READER_CACHE } else { WRITER_CACHE };
         connection.pragma_update(None, "cache_size", -cache)?;
-        Ok(Self(connection))
+        Ok(Self { connection, steps: 0 })
     }
 
     pub(crate) fn rows(&mut self, query: &Query) -> Result<Vec<Row>, StoreError> {
-        let mut statement = self.0.prepare_cached(&query.text)?;
+        let mut statement = self.connection.prepare_cached(&query.text)?;
         bind(&mut statement, &query.values)?;
         let columns = statement.column_count();
         let mut rows = statement.raw_query();
@@ -78,26 +82,33 @@ impl Connection {
             }
             all.push(Row::new(values));
         }
+        drop(rows);
+        self.steps += u64::try_from(statement.reset_status(StatementStatus::VmStep)).unwrap_or_default();
         Ok(all)
     }
 
+    /// Steps of the virtual machine that answered rows so far: some for each row that was looked at.
+    pub(crate) const fn steps(&self) -> u64 {
+        self.steps
+    }
+
     pub(crate) fn execute(&mut self, query: &Query) -> Result<u64, StoreError> {
-        let mut statement = self.0.prepare_cached(&query.text)?;
+        let mut statement = self.connection.prepare_cached(&query.text)?;
         bind(&mut statement, &query.values)?;
         Ok(statement.raw_execute()? as u64)
     }
 
     pub(crate) fn batch(&mut self, text: &str) -> Result<(), StoreError> {
-        Ok(self.0.execute_batch(text)?)
+        Ok(self.connection.execute_batch(text)?)
     }
 
     /// Whether no transaction is open.
     fn is_idle(&self) -> bool {
-        self.0.is_autocommit()
+        self.connection.is_autocommit()
     }
 
     pub(crate) fn close(self) -> Result<(), StoreError> {
-        self.0.close().map_err(|(_, error)| error.into())
+        self.connection.close().map_err(|(_, error)| error.into())
     }
 }
 
@@ -220,6 +231,10 @@ impl Lease {
 
     pub(crate) async fn rows(&self, query: Query) -> Result<Vec<Row>, StoreError> {
         self.run(move |connection| connection.rows(&query)).await
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.0.as_ref().map_or(0, |held| lock(&held.shared).steps())
     }
 
     pub(crate) async fn batch(&self, text: String) -> Result<(), StoreError> {

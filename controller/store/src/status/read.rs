@@ -296,7 +296,7 @@ impl ReadTx {
 impl Evidence for ReadTx {
     async fn reports(&mut self, about: &[(String, Key)]) -> Result<Reports, WorldError> {
         let mut reports = Reports::new();
-        for some in about.chunks(batch::CHUNK) {
+        for some in batch::chunks(about) {
             let mut sql = QueryBuilder::new(
                 "SELECT node, kind, key, phase, revision, message, updated_at FROM reports",
             );

@@ -238,7 +238,7 @@ async fn dump(store: &Store) -> Vec<String> {
     for kind in [Kind::Webroot, Kind::Fqdn, Kind::Tenant, Kind::Brand] {
         seen.push(format!("{:?}", tx.status_counts(kind, None).await.unwrap()));
     }
-    seen.push(format!("{}", tx.replan_count().await.unwrap()));
+    seen.push(format!("{}", tx.replan_count(1_000).await.unwrap()));
     seen.push(format!("{}", tx.long_logs(3, None, 10).await.unwrap().len()));
     assert!(tx.digest_is_true(&audience).await.unwrap());
     let jobs = tx.job_page(&JobQuery::default()).await.unwrap();
