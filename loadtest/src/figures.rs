@@ -21,6 +21,10 @@ impl Figures {
         sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn row(&self, name: &str) -> Vec<String> {
         let cell = |part| format!("{:.1}", self.quantile(part));
         vec![name.to_owned(), self.0.len().to_string(), cell(0.5), cell(0.99), cell(1.0)]

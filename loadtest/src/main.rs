@@ -6,6 +6,7 @@ mod controller;
 mod edge;
 mod figures;
 mod platform;
+mod reads;
 
 use clap::{Parser, Subcommand};
 
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 #[command(after_help = "Examples:
   loadtest change                    200 host names added and deleted, against what `./up` runs
   loadtest controller --names 8000   8 000 host names as fast as the API takes them
+  loadtest reads                     reads in a store of a million resources
   loadtest agent --sites 2000        the node agent with 2 000 sites, on its own
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
@@ -32,6 +34,8 @@ enum Command {
     Controller(controller::Args),
     /// What the node agent's own work costs: a full pass, and one change (over a machine in memory)
     Agent(agent::Args),
+    /// What common reads take in a store with a million resources
+    Reads(reads::Args),
     /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
     Edge(edge::Args),
     /// The node behind a server of `edge`
@@ -47,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Command::Agent(args) => runtime.block_on(agent::run(&args)),
         Command::Controller(args) => runtime.block_on(controller::run(&args)),
         Command::Change(args) => runtime.block_on(change::run(&args)),
+        Command::Reads(args) => runtime.block_on(reads::run(&args)),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
         Command::Node(args) => runtime.block_on(edge::node(&args)),
     }

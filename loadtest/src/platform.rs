@@ -26,6 +26,16 @@ pub(crate) struct Target {
     pub(crate) zone: String,
 }
 
+/// Processor time that a process has taken.
+pub(crate) fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in brackets may hold spaces: what follows it are numbers. utime and stime are fields 14 and 15.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64))
+}
+
 /// A running platform, as its clients see it.
 pub(crate) struct Platform {
     api: String,
@@ -60,13 +70,7 @@ impl Platform {
     /// Processor time that a role's process has taken.
     pub(crate) fn cpu(&self, role: &str) -> anyhow::Result<Duration> {
         let pid = self.pids.get(role).with_context(|| format!("up.json names no process {role}"))?;
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in brackets may hold spaces: what follows it are numbers. utime and stime are fields 14 and 15.
-        let fields: Vec<&str> =
-            text.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-        Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64))
+        cpu_of(*pid)
     }
 
     /// One request to the API.

@@ -1,6 +1,6 @@
 //! Lists whose conditions no index has together: what contains a text, has facets, or fits several columns.
 //!
-//! A text that is long enough is looked up by the terms that the index of its kind holds, a few ranges of an index (ADR 16), and facets are
+//! A text that is long enough is looked up by the terms that the index of its kind holds, a few ranges of an index (ADR 17), and facets are
 //! one. Where these find too much, and for shorter texts, the list is gone along in its order, a bounded number of rows a page.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,7 +17,7 @@ use self::databases::{Backend, Place};
 
 const LIMITS: [(&str, u64); 17] = [
     ("create certificate", 21),
-    ("create fqdn", 20),
+    ("create fqdn", 21),
     ("create record", 14),
     ("create tenant with subscription", 19),
     ("create webroot", 15),

@@ -1,4 +1,4 @@
-//! By which texts a resource is found, and how an index finds them (ADR 16).
+//! By which texts a resource is found, and how an index finds them (ADR 17).
 //!
 //! `search` looks for a text in the label of a resource, and in its id, letter case of ASCII aside. Terms are what the store indexes for
 //! that: the rest of a name from a few of its places on. Every stretch of [`STRIDE`] letters and digits holds such a place, so whatever
