@@ -19,7 +19,7 @@ const LIMITS: [(&str, u64); 17] = [
     ("create certificate", 21),
     ("create fqdn", 21),
     ("create record", 14),
-    ("create tenant with subscription", 19),
+    ("create tenant with subscription", 20),
     ("create webroot", 15),
     ("create zone", 19),
     ("delete certificate", 10),
