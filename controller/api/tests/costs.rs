@@ -41,7 +41,7 @@ impl Lab {
         let ids = test.brand("acme").await;
         test.until(&format!("/webroots/{}", ids.webroot), |answer| answer.body["status"] == "active").await;
         // What it reads is not to be counted.
-        test.gatekeeper.abort();
+        test.gatekeeper.0.abort();
         Self { test, ids, meter, filled: 0, place }
     }
 

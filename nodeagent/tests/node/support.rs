@@ -26,9 +26,9 @@ use hosting_nodeagent::{
         supervisor::{AtDeath, Supervisor},
     },
     metrics::Metrics,
+    replica::NodeReplica,
     role::Role as _,
     roots::{Roots, SiteUser},
-    view::NodeReplica,
     wants::Wants,
     web::{
         LOGS as OWN_LOGS, ROLE, WebNode,
@@ -72,7 +72,10 @@ pub(crate) fn is_root() -> bool {
 }
 
 pub(crate) fn folder() -> tempfile::TempDir {
-    let folder = tempfile::Builder::new().prefix("node-").tempdir_in("/tmp").unwrap();
+    // In memory where that can be: a disk's file system is slow at thousands of small files. Paths of sockets have to be short.
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory } else { Path::new("/tmp") };
+    let folder = tempfile::Builder::new().prefix("node-").tempdir_in(place).unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }

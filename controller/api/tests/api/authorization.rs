@@ -301,9 +301,11 @@ async fn a_brands_key_sets_only_what_is_a_brands_to_set() {
 
 #[tokio::test]
 async fn an_admin_passes_every_route() {
+    let whole = TestApi::with_fleet().await;
+    let ids = whole.brand("first").await;
     for route in table() {
-        let test = TestApi::with_fleet().await;
-        let ids = test.brand("first").await;
+        // What a route changes or deletes is there again for the next one.
+        let test = whole.copy().await;
         let answer = call(&test, &ids, &route, Some(&test.admin)).await;
         assert!(
             !matches!(answer.status, 401 | 403 | 405 | 500..=599) || answer.status == 501,
@@ -359,9 +361,10 @@ async fn both_headers_carry_a_key() {
 
 #[tokio::test]
 async fn every_change_leaves_its_row() {
+    let whole = TestApi::with_fleet().await;
+    let ids = whole.brand("first").await;
     for route in table().iter().filter(|route| route.is_mutating()) {
-        let test = TestApi::with_fleet().await;
-        let ids = test.brand("first").await;
+        let test = whole.copy().await;
         let path = path_of(&test, &ids, route);
         let answer = call(&test, &ids, route, Some(&test.admin)).await;
         let (_, narrow) = test.key(&["audit_logs:read"], &["*"]).await;

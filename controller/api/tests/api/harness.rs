@@ -196,13 +196,16 @@ pub(crate) struct TestApi {
     pub(crate) lb_address: String,
     pub(crate) shard: String,
     /// Stands for the gatekeeper.
-    pub(crate) gatekeeper: tokio::task::JoinHandle<()>,
-    _folder: tempfile::TempDir,
+    pub(crate) gatekeeper: Gatekeeper,
+    folder: tempfile::TempDir,
 }
 
-impl Drop for TestApi {
+/// The gatekeeper's task, which ends with its platform.
+pub(crate) struct Gatekeeper(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Drop for Gatekeeper {
     fn drop(&mut self) {
-        self.gatekeeper.abort();
+        self.0.abort();
     }
 }
 
@@ -215,6 +218,40 @@ impl TestApi {
 
     /// The same over a store of one's own; the folder gets its key.
     pub(crate) async fn on(config: StoreConfig, folder: tempfile::TempDir) -> Self {
+        let test = Self::open(config, folder).await;
+        let key =
+            api_key::from_raw("admin", &test.admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {
+                rand::fill(buffer);
+            })
+            .unwrap();
+        test.store
+            .write(Origin::default(), move |tx| {
+                Box::pin(async move {
+                    let creation = Creation { resources: vec![key], ..Creation::default() };
+                    hosting_planner::create(tx, creation).await
+                })
+            })
+            .await
+            .unwrap();
+        test
+    }
+
+    /// The same platform once more, from a copy of what is stored.
+    pub(crate) async fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(self.folder.path().join("kek"), folder.path().join("kek")).unwrap();
+        self.store.backup_to(&folder.path().join("store.db")).await.unwrap();
+        Self {
+            region: self.region.clone(),
+            cluster: self.cluster.clone(),
+            lb_address: self.lb_address.clone(),
+            shard: self.shard.clone(),
+            ..Self::open(StoreConfig::new(folder.path().join("store.db")), folder).await
+        }
+    }
+
+    /// A controller's API over a store, which is made when there is none; the folder has its key, or gets it.
+    async fn open(config: StoreConfig, folder: tempfile::TempDir) -> Self {
         let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
@@ -228,26 +265,12 @@ impl TestApi {
         let bell = config.bell.clone();
         let stop = config.stop.clone();
         let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
-        let admin = "hst_test-admin-key".to_owned();
-        let key = api_key::from_raw("admin", &admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {
-            rand::fill(buffer);
-        })
-        .unwrap();
-        store
-            .write(Origin::default(), move |tx| {
-                Box::pin(async move {
-                    let creation = Creation { resources: vec![key], ..Creation::default() };
-                    hosting_planner::create(tx, creation).await
-                })
-            })
-            .await
-            .unwrap();
-        let gatekeeper = tokio::spawn(keep_gates(store.clone(), fleet.clone(), bell.clone()));
+        let gatekeeper = Gatekeeper(tokio::spawn(keep_gates(store.clone(), fleet.clone(), bell.clone())));
         Self {
             router: api.router(),
             store,
             fleet,
-            admin,
+            admin: "hst_test-admin-key".to_owned(),
             registry,
             bell,
             stop,
@@ -256,7 +279,7 @@ impl TestApi {
             lb_address: String::new(),
             shard: String::new(),
             gatekeeper,
-            _folder: folder,
+            folder,
         }
     }
 
