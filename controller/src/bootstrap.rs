@@ -8,9 +8,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use hosting_feed::pki::Authorities;
 use hosting_intent::{Audience, Cause};
-use hosting_planner::{PlanError, Unit, World, WorldError};
-use hosting_resource::kinds::api_key;
-use hosting_resource::{Creation, Kind};
+use hosting_planner::{PlanError, Unit, WorldError};
+use hosting_resource::key_from;
 use hosting_scaffold::file::write_private;
 use hosting_store::{Origin, Store, WriteError};
 
@@ -80,7 +79,7 @@ pub(crate) async fn first_key(store: &Store, file: &Path) -> anyhow::Result<()> 
             text.trim().to_owned()
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let key = api_key::key_from(&rand::random());
+            let key = key_from(&rand::random());
             write_private(file, format!("{key}\n").as_bytes())
                 .with_context(|| format!("cannot write the API key to {}", file.display()))?;
             key
@@ -91,19 +90,8 @@ pub(crate) async fn first_key(store: &Store, file: &Path) -> anyhow::Result<()> 
     let made = store
         .write(Origin::default(), move |tx| {
             Box::pin(async move {
-                if tx.holder(Kind::ApiKey, api_key::KEY_SCOPE, &api_key::key_hash(&key)).await?.is_some() {
-                    return Ok(());
-                }
-                let all = || vec!["*".to_owned()];
-                let mut random = |bytes: &mut [u8]| rand::fill(bytes);
-                let key = api_key::from_raw("bootstrap", &key, vec!["*:*".to_owned()], all(), &mut random)
-                    .map_err(|error| {
-                        PlanError::from(WorldError::from(Box::<dyn std::error::Error + Send + Sync>::from(
-                            error,
-                        )))
-                    })?;
-                let creation = Creation { resources: vec![key], ..Creation::default() };
-                hosting_planner::create(tx, creation).await.map(|_| ())
+                hosting_planner::admit_key(tx, "bootstrap", &key, &mut |bytes: &mut [u8]| rand::fill(bytes))
+                    .await
             })
         })
         .await;

@@ -1,10 +1,8 @@
 //! Who calls, and what they may touch: keys, scopes, brands.
 
 use axum::http::{HeaderMap, StatusCode, header};
-use hosting_planner::World;
-use hosting_resource::kinds::api_key::{ApiKey, KEY_SCOPE, is_key, key_hash, scope_holds};
-use hosting_resource::{Doc, Kind, Resource, Status};
-use subtle::ConstantTimeEq;
+use hosting_planner::{KeyHolder, World};
+use hosting_resource::{Grants, Resource, scope_holds};
 
 use crate::ApiError;
 use crate::route::Scope;
@@ -62,11 +60,11 @@ impl Principal {
     }
 
     /// A key may give no more than it has.
-    pub(crate) fn may_grant(&self, scopes: &[String]) -> Result<(), ApiError> {
-        match scopes.iter().find(|scope| !self.has(scope)) {
-            None => Ok(()),
-            Some(scope) => Err(ApiError::forbidden(format!("insufficient scope: requires {scope}"))),
+    pub(crate) fn may_grant(&self, grants: &Grants) -> Result<(), ApiError> {
+        if let Some(scope) = grants.scopes.iter().find(|scope| !self.has(scope)) {
+            return Err(ApiError::forbidden(format!("insufficient scope: requires {scope}")));
         }
+        grants.brands.iter().try_for_each(|brand| self.may_use_brand(Some(brand)))
     }
 }
 
@@ -90,25 +88,11 @@ fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
 
 /// Who a request's key stands for.
 pub(crate) async fn authenticate(headers: &HeaderMap, world: &mut dyn World) -> Result<Principal, ApiError> {
-    let invalid = || ApiError::new(StatusCode::UNAUTHORIZED, "invalid API key");
     let key = presented(headers)?;
-    if !is_key(key) {
-        return Err(invalid());
-    }
-    let hash = key_hash(key);
-    let found = world.holder(Kind::ApiKey, KEY_SCOPE, &hash).await?.ok_or_else(invalid)?;
-    let key = Doc::<ApiKey>::read(found).map_err(|error| ApiError::internal(&error))?;
-    let same: bool = key.spec.key_hash.as_bytes().ct_eq(hash.as_bytes()).into();
-    if !same || is_revoked(&key) {
-        return Err(invalid());
-    }
-    Ok(Principal { key_id: key.id.clone(), scopes: key.spec.scopes, brands: key.spec.brands })
-}
-
-/// Whether a key has been revoked: it opens nothing, and is not there for changes.
-pub(crate) fn is_revoked(key: &Resource) -> bool {
-    // A key that cannot be read opens nothing.
-    key.status == Status::Deleting || !Doc::<ApiKey>::of(key).is_ok_and(|key| key.state.revoked_at.is_none())
+    let holder = hosting_planner::key_holder(world, key).await.map_err(|error| ApiError::internal(&error))?;
+    let invalid = || ApiError::new(StatusCode::UNAUTHORIZED, "invalid API key");
+    let KeyHolder { key_id, scopes, brands } = holder.ok_or_else(invalid)?;
+    Ok(Principal { key_id, scopes, brands })
 }
 
 #[cfg(test)]
@@ -139,15 +123,21 @@ mod tests {
                 && admin.may_use_brand(None).is_ok()
                 && admin.require_admin().is_ok()
         );
-        assert!(admin.may_grant(&["*:*".into()]).is_ok());
-        assert!(narrow.may_grant(&["tenants:read".into(), "tenants:write".into()]).is_err());
-        assert!(narrow.may_grant(&["*:*".into()]).is_err());
+        let grants = |scopes: &[&str], brands: &[&str]| {
+            let Principal { scopes, brands, .. } = key(scopes, brands);
+            Grants { scopes, brands }
+        };
+        assert!(admin.may_grant(&grants(&["*:*"], &["*"])).is_ok());
+        assert!(narrow.may_grant(&grants(&["tenants:read"], &["acme"])).is_ok());
+        assert!(narrow.may_grant(&grants(&["tenants:read"], &["acme", "other"])).is_err());
+        assert!(narrow.may_grant(&grants(&["tenants:read", "tenants:write"], &["acme"])).is_err());
+        assert!(narrow.may_grant(&grants(&["*:*"], &["acme"])).is_err());
         let reader = key(&["*:read", "zones:*"], &["acme"]);
         for scope in ["tenants:read", "zones:delete", "zones:*", "*:read"] {
-            assert!(reader.has(scope) && reader.may_grant(&[scope.into()]).is_ok(), "{scope}");
+            assert!(reader.has(scope) && reader.may_grant(&grants(&[scope], &[])).is_ok(), "{scope}");
         }
         for scope in ["tenants:write", "*:*", "tenants:*", "*:write", "zone_records:write"] {
-            assert!(!reader.has(scope) && reader.may_grant(&[scope.into()]).is_err(), "{scope}");
+            assert!(!reader.has(scope) && reader.may_grant(&grants(&[scope], &[])).is_err(), "{scope}");
         }
     }
 

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::http::StatusCode;
 use hosting_intent::{Audience, Key, Kind as IntentKind};
+use hosting_planner::World;
 use hosting_planner::gates::ExceptionKind;
-use hosting_resource::timestamp;
+use hosting_resource::{Kind, Resource, timestamp};
 use hosting_store::{Origin, ReadTx};
 use serde_json::Value;
 
 use hosting_proto::feed::key_report::Phase;
 
 use crate::bodies::{Forgotten, JoinTokenView, NotApplied, Orphan, Released, SubscriberRow, Subscribers};
-use crate::service::{Call, Reply, to_json};
-use crate::write::known_node;
+use crate::service::{Call, Reply, find, to_json};
 use crate::{Api, ApiError};
 
 /// Orphans that one answer lists.
@@ -80,7 +81,7 @@ impl Api {
     pub(crate) async fn join_token(&self, call: &Call) -> Result<Value, ApiError> {
         let node = {
             let mut tx = self.store().read().await?;
-            call.current(&mut tx, hosting_resource::Kind::Node).await?
+            call.current(&mut tx, Kind::Node).await?
         };
         let made = self.platform().join_token(&node.id).await.map_err(|error| ApiError::internal(&error))?;
         to_json(&JoinTokenView { token: made.token, expires_at: timestamp(made.expires_at) })
@@ -91,7 +92,7 @@ impl Api {
         let own: Vec<_> = subscribers.iter().filter(|subscriber| subscriber.node_id == call.id).collect();
         if own.is_empty() {
             let mut tx = self.store().read().await?;
-            call.subject(&mut tx, hosting_resource::Kind::Node).await?;
+            call.subject(&mut tx, Kind::Node).await?;
         }
         let by = format!("api key {}", call.principal.key_id);
         let audiences = own
@@ -161,5 +162,14 @@ async fn data_of(tx: &mut ReadTx, node: &str) -> Result<Vec<String>, ApiError> {
         if !full {
             return Ok(data);
         }
+    }
+}
+
+/// The node in the path, which may be gone from the registry already.
+async fn known_node(call: &Call, world: &mut dyn World) -> Result<Option<Resource>, ApiError> {
+    match find(world, Kind::Node, &call.id).await {
+        Ok(node) => Ok(Some(node)),
+        Err(error) if error.status == StatusCode::NOT_FOUND => Ok(None),
+        Err(error) => Err(error),
     }
 }

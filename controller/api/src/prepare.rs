@@ -1,13 +1,12 @@
 //! What can be worked out of a change before it is its turn to write: bodies are checked here, so that what is refused for itself
 //! never reaches the store's one writer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use hosting_planner::{ApplyError, World};
-use hosting_resource::kinds::subscription::DEFAULT_NAME;
-use hosting_resource::{Creation, Kind, ListBy, NewResource, Resource, Status, Update};
-use hosting_store::{Store, WriteTx};
-use serde_json::{Map, Value, json};
+use hosting_resource::{Creation, Kind, ListBy, OwnerRef, Owns, Resource, Status, Update};
+use hosting_store::Store;
+use serde_json::{Map, Value};
 
 use crate::ApiError;
 use crate::route::Op;
@@ -27,7 +26,7 @@ pub(crate) enum Prepared {
     Update { current: Box<Resource>, update: Box<Update> },
 }
 
-fn entropy(buffer: &mut [u8]) {
+pub(crate) fn entropy(buffer: &mut [u8]) {
     rand::fill(buffer);
 }
 
@@ -36,13 +35,9 @@ impl Call {
     pub(crate) async fn prepare(&self, store: &Store) -> Result<Prepared, ApiError> {
         match self.route.op {
             Op::Create(kind) | Op::CreateBy(kind, _) => {
-                let parent = {
-                    let mut tx = store.read().await?;
-                    let parent = self.parent(&mut tx, kind).await?;
-                    self.may_create(&mut tx, kind).await?;
-                    parent
-                };
+                let parent = self.parent(&mut store.read().await?, kind).await?;
                 let creation = self.creation(kind, parent.as_ref())?;
+                self.may_create(&mut store.read().await?, &creation, parent.as_ref()).await?;
                 if creation.resources.len() > 1 {
                     let own = creation.resources.first().and_then(|main| main.spec.get("brand_id")?.as_str());
                     let brand = parent.as_ref().and_then(|parent| parent.brand.as_deref()).or(own);
@@ -52,13 +47,9 @@ impl Call {
                 Ok(Prepared::Creation { parent: parent.map(Box::new), creation })
             }
             Op::Update(kind) => {
-                let current = {
-                    let mut tx = store.read().await?;
-                    let current = self.current(&mut tx, kind).await?;
-                    self.may_use_tenant(&mut tx, kind).await?;
-                    current
-                };
+                let current = self.current(&mut store.read().await?, kind).await?;
                 let update = self.checked_update(kind, &current)?;
+                self.may_give_to(&mut store.read().await?, update.owner.as_ref()).await?;
                 Ok(Prepared::Update { current: Box::new(current), update: Box::new(update) })
             }
             Op::List(_)
@@ -93,9 +84,7 @@ impl Call {
         let body = referring.as_ref().unwrap_or(&self.body);
         let creation = kind.def().create(parent, body, &mut entropy)?;
         if let Some(main) = creation.resources.first() {
-            if kind == Kind::ApiKey {
-                self.may_grant(&main.spec)?;
-            }
+            self.may_grant(kind, &main.spec)?;
             if !self.principal.is_admin() {
                 may_choose(kind, &main.spec)?;
             }
@@ -116,9 +105,7 @@ impl Call {
     /// What the body changes.
     pub(crate) fn checked_update(&self, kind: Kind, current: &Resource) -> Result<Update, ApiError> {
         let update = kind.def().update(current, &self.body)?;
-        if kind == Kind::ApiKey {
-            self.may_grant(&update.spec)?;
-        }
+        self.may_grant(kind, &update.spec)?;
         self.may_set(current, &update.spec)?;
         Ok(update)
     }
@@ -146,115 +133,46 @@ impl Call {
         )))
     }
 
-    /// Refuses a body that speaks of another's brand before anything is told about it.
-    pub(crate) async fn may_create(&self, world: &mut dyn World, kind: Kind) -> Result<(), ApiError> {
-        if self.principal.is_admin() {
-            return Ok(());
-        }
-        let text = |field: &str| self.body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-        if kind == Kind::Brand {
-            // A key that is no platform admin's may create a brand only under an id that the key already names.
-            return self.principal.may_use_brand(text("id"));
-        }
-        if let Some(brand) = text("brand_id") {
-            self.principal.may_use_brand(Some(brand))?;
-        }
-        self.may_use_tenant(world, kind).await
-    }
-
-    /// A zone's `tenant_id`.
-    pub(crate) async fn may_use_tenant(&self, world: &mut dyn World, kind: Kind) -> Result<(), ApiError> {
-        if self.principal.is_admin() || kind != Kind::Zone {
-            return Ok(());
-        }
-        if let Some(id) = self.body.get("tenant_id").and_then(Value::as_str)
-            && let Some(tenant) = world.resource(id).await?
-        {
-            self.principal.may_touch(&tenant)?;
-        }
-        Ok(())
-    }
-
-    /// A key may grant no more than the caller has.
-    fn may_grant(&self, spec: &Map<String, Value>) -> Result<(), ApiError> {
-        let list = |field: &str| -> Vec<String> {
-            spec.get(field).and_then(|list| serde_json::from_value(list.clone()).ok()).unwrap_or_default()
-        };
-        self.principal.may_grant(&list("scopes"))?;
-        list("brands").iter().try_for_each(|brand| self.principal.may_use_brand(Some(brand)))
-    }
-
-    /// Gives what is billed and names no subscription the one of its tenant that is called `default`, and makes that when it is
-    /// first needed.
-    pub(crate) async fn name_subscriptions(
+    /// Refuses to make what would belong to somebody else, before anything is told about whom.
+    pub(crate) async fn may_create(
         &self,
-        tx: &mut WriteTx,
-        resources: &mut Vec<NewResource>,
+        world: &mut dyn World,
+        creation: &Creation,
+        parent: Option<&Resource>,
     ) -> Result<(), ApiError> {
-        let mut made = Vec::new();
-        let mut known: BTreeMap<String, String> = BTreeMap::new();
-        for new in resources.iter().filter(|new| new.kind == Kind::Subscription) {
-            let name = new.spec.get("name").and_then(Value::as_str);
-            if let (Some(tenant), Some(DEFAULT_NAME)) = (&new.parent, name) {
-                known.insert(tenant.clone(), new.id.clone());
-            }
+        let Some(main) = creation.resources.first().filter(|_| !self.principal.is_admin()) else {
+            return Ok(());
+        };
+        if main.kind.info().owns == Owns::Brand {
+            // A key that is no platform admin's may create a brand only under an id that the key already names.
+            return self.principal.may_use_brand(Some(&main.id));
         }
-        for place in 0..resources.len() {
-            let Some(new) = resources.get_mut(place) else { break };
-            let Some(tenant) = bills_nobody(new) else { continue };
-            let id = match known.get(&tenant) {
-                Some(id) => id.clone(),
-                None => {
-                    let held = tx.holder(Kind::Subscription, &tenant, DEFAULT_NAME).await?;
-                    let id = match held {
-                        Some(held) => held.id,
-                        None => {
-                            let subscription = default_of(&tenant)?;
-                            let id = subscription.id.clone();
-                            made.push((place, subscription));
-                            id
-                        }
-                    };
-                    known.insert(tenant, id.clone());
-                    id
-                }
-            };
-            new.spec.insert("subscription_id".to_owned(), id.into());
-        }
-        // Each before the first that needs it.
-        for (place, subscription) in made.into_iter().rev() {
-            resources.insert(place, subscription);
-        }
-        Ok(())
+        // That of what lies in something was looked at with the path.
+        let is_parent = |owner: &OwnerRef| parent.is_some_and(|parent| parent.id == owner.id);
+        self.may_give_to(world, main.owner.as_ref().filter(|owner| !is_parent(owner))).await
     }
 
-    /// Makes the subscription `default` of a tenant that has none.
-    pub(crate) async fn bill_somewhere(&self, tx: &mut WriteTx, tenant: &str) -> Result<(), ApiError> {
-        let some = tx.children(Kind::Subscription, tenant, "", 1).await?;
-        if some.is_empty() && tx.resource(tenant).await?.is_some_and(|found| found.kind == Kind::Tenant) {
-            let creation = Creation { resources: vec![default_of(tenant)?], ..Creation::default() };
-            hosting_planner::create(tx, creation).await?;
+    /// Refuses to give something to somebody whom the caller may not touch.
+    pub(crate) async fn may_give_to(
+        &self,
+        world: &mut dyn World,
+        owner: Option<&OwnerRef>,
+    ) -> Result<(), ApiError> {
+        let Some(owner) = owner.filter(|_| !self.principal.is_admin()) else { return Ok(()) };
+        if owner.kind.info().owns == Owns::Brand {
+            // Whether there is such a brand is nothing to those who may not use it.
+            return self.principal.may_use_brand(Some(&owner.id));
         }
-        Ok(())
+        match world.resource(&owner.id).await? {
+            Some(found) => self.principal.may_touch(&found),
+            None => Ok(()),
+        }
     }
-}
 
-/// The tenant that is to be billed with a resource which does not say how.
-fn bills_nobody(new: &NewResource) -> Option<String> {
-    let is_open = new.spec.get("subscription_id").is_some_and(|id| id == "");
-    let of_tenant = new.owner.as_ref().filter(|owner| owner.kind == Kind::Tenant);
-    of_tenant.filter(|_| is_open && new.kind != Kind::Subscription).map(|owner| owner.id.clone())
-}
-
-fn default_of(tenant: &str) -> Result<NewResource, ApiError> {
-    let body = json!({"id": hosting_resource::uuid(&mut entropy), "name": DEFAULT_NAME});
-    let fields = body.as_object().cloned().unwrap_or_default();
-    let mut creation = Kind::Subscription.def().create(None, &fields, &mut entropy)?;
-    let mut new = creation.resources.pop().ok_or_else(|| ApiError::internal(&"no subscription"))?;
-    new.parent = Some(tenant.to_owned());
-    new.owner =
-        Some(hosting_resource::OwnerRef { field: "tenant_id", kind: Kind::Tenant, id: tenant.to_owned() });
-    Ok(new)
+    /// What is made or changed may open no more than the caller may.
+    fn may_grant(&self, kind: Kind, spec: &Map<String, Value>) -> Result<(), ApiError> {
+        kind.def().grants(spec).map_or(Ok(()), |grants| self.principal.may_grant(&grants))
+    }
 }
 
 /// Refuses values of what only platform admins set, but for those that everybody gets.
@@ -275,14 +193,14 @@ fn may_choose(kind: Kind, spec: &Map<String, Value>) -> Result<(), ApiError> {
 /// A body that describes much and has one fault is refused before the writer has made the rest: what it refers to exists, what it
 /// names is free. The transaction looks again, and at everything else.
 ///
-/// `brand`: whose subscriptions are meant.
+/// `brand`: whose ids are meant, of kinds whose ids are a brand's.
 async fn refers_to_what_is_there(
     world: &mut dyn World,
     creation: &Creation,
     brand: &str,
 ) -> Result<(), ApiError> {
     let own: BTreeSet<&str> = creation.resources.iter().map(|new| new.id.as_str()).collect();
-    let makes_tenant = creation.resources.first().is_some_and(|new| new.kind == Kind::Tenant);
+    let makes_tenant = creation.resources.first().is_some_and(|new| new.kind.info().owns == Owns::Tenant);
     let mut seen = BTreeSet::new();
     let mut names = BTreeSet::new();
     for new in &creation.resources {
@@ -297,12 +215,7 @@ async fn refers_to_what_is_there(
             let wrong = |problem: &str| {
                 Err(ApiError::invalid(found.relation, format!("{} {:?} {problem}", found.kind, found.to)))
             };
-            let there = if found.kind == Kind::Subscription {
-                hosting_planner::subscription(world, brand, &found.to).await?
-            } else {
-                world.resource(&found.to).await?.filter(|resource| resource.kind == found.kind)
-            };
-            match there {
+            match hosting_planner::called(world, found.kind, brand, &found.to).await? {
                 None => {
                     let problem = format!("there is no {} {:?}", found.kind, found.to);
                     return Err(ApiError::invalid(found.relation, problem));

@@ -64,7 +64,7 @@ pub enum Op {
     CreateBy(Kind, ListBy),
     /// A changed resource.
     Update(Kind),
-    /// A resource on its way out; for an API key: revoked.
+    /// A resource on its way out, or made void.
     Delete(Kind),
     /// Another attempt at what failed.
     Retry(Kind),
@@ -235,8 +235,6 @@ fn generic(kind: Kind) -> Vec<Route> {
     let name = info.title;
     let parent = info.parent.map(|parent| parent.kind);
     let route = |method, path: &str, op| Route::scoped(method, path, info.scope, info.tier, op);
-    let delete =
-        if kind == Kind::ApiKey { "Revoke an API key".to_owned() } else { format!("Delete: {name}") };
     let mut routes = vec![
         route(Method::GET, info.collection, Op::List(kind))
             .gives(200, Shape::Page(kind))
@@ -254,7 +252,7 @@ fn generic(kind: Kind) -> Vec<Route> {
         route(Method::DELETE, info.item, Op::Delete(kind))
             .gives(info.codes.delete, Shape::Empty)
             .of(Some(kind))
-            .says(delete),
+            .says(format!("{}: {name}", kind.def().deletes())),
     ];
     for list in info.lists {
         routes.push(

@@ -15,7 +15,7 @@ use futures::FutureExt;
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::World;
-use hosting_resource::{Kind, Tier, in_brand};
+use hosting_resource::{IdPolicy, Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
 use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::Store;
@@ -598,17 +598,18 @@ impl Call {
         kind: Kind,
         id: &str,
     ) -> Result<hosting_resource::Resource, ApiError> {
-        if kind == Kind::Subscription {
-            self.subscription(world, id).await
+        if kind.info().id == IdPolicy::Caller {
+            self.called(world, kind, id).await
         } else {
             find(world, kind, id).await
         }
     }
 
-    /// The subscription that the caller's brand calls `id`; a caller of several brands may write `brand~id`.
-    async fn subscription(
+    /// What the caller's brand calls `id`, of a kind whose ids are a brand's; a caller of several brands may write `brand~id`.
+    async fn called(
         &self,
         world: &mut dyn World,
+        kind: Kind,
         id: &str,
     ) -> Result<hosting_resource::Resource, ApiError> {
         let mut found = Vec::new();
@@ -616,7 +617,7 @@ impl Call {
             found.extend(world.resource(&in_brand(brand, id)).await?);
         }
         if found.is_empty() {
-            found = world.with_facet(Kind::Subscription, "id", id, "", 2).await?;
+            found = world.with_facet(kind, "id", id, "", 2).await?;
         }
         // Written with its brand, though an older build kept it under its id alone.
         if let Some((brand, own)) = id.split_once('~')
@@ -631,17 +632,17 @@ impl Call {
         {
             found.push(whole);
         }
-        found.retain(|found| found.kind == Kind::Subscription);
+        found.retain(|found| found.kind == kind);
         if found.len() > 1 && found.iter().any(|one| self.principal.may_touch(one).is_ok()) {
             found.retain(|one| self.principal.may_touch(one).is_ok());
         }
         if let [one, _, ..] = &found[..] {
             return Err(ApiError::conflict(format!(
-                "several brands have a subscription {id:?}: write the brand in front, e.g. {}",
+                "several brands have a {kind} {id:?}: write the brand in front, e.g. {}",
                 in_brand(one.brand.as_deref().unwrap_or_default(), id)
             )));
         }
-        found.pop().ok_or_else(|| ApiError::not_found("subscription not found"))
+        found.pop().ok_or_else(|| not_found(kind))
     }
 }
 
@@ -653,8 +654,13 @@ pub(crate) async fn find(
 ) -> Result<hosting_resource::Resource, ApiError> {
     match world.resource(id).await?.filter(|resource| resource.kind == kind) {
         Some(resource) => Ok(resource),
-        None => Err(ApiError::not_found(format!("{} not found", kind.name().replace('_', " ")))),
+        None => Err(not_found(kind)),
     }
+}
+
+/// There is no such resource of a kind.
+pub(crate) fn not_found(kind: Kind) -> ApiError {
+    ApiError::not_found(format!("{} not found", kind.name().replace('_', " ")))
 }
 
 /// The path of a resource.

@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use hosting_planner::{Deleted, World, lint};
-use hosting_resource::{Creation, Kind, Resource, ShapeError, Tier, Update, Warning, public_id};
+use hosting_resource::{Creation, Kind, Resource, ShapeError, Tier, Warning, public_id};
 use hosting_store::{AuditEntry, Origin, WriteTx};
 use serde_json::{Map, Value};
 
 use crate::actions::Act;
 use crate::audit::{bounded, entry};
-use crate::auth::is_revoked;
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, entropy};
 use crate::route::{Op, Shape};
-use crate::service::{Call, Failure, Reply, described, find, item_path, named, to_json};
+use crate::service::{Call, Failure, Reply, described, item_path, named, not_found, to_json};
 use crate::wait::{Look, Waited, lagging};
 use crate::{Api, ApiError};
 
@@ -192,9 +191,6 @@ impl Api {
         {
             self.repeat(&call, act, most, &origin, &mut done).await.map_err(audited)?;
         }
-        if call.route.op == Op::Delete(Kind::Node) {
-            self.platform().forget(&call.id);
-        }
         if done.rings || call.callback.is_some() {
             self.job_bell().ring();
         }
@@ -262,11 +258,11 @@ impl Api {
     /// writes.
     async fn zone_warnings(&self, body: &Body) -> Result<Vec<Warning>, ApiError> {
         match body {
-            Body::View(resource, _) if matches!(resource.kind, Kind::Zone | Kind::ZoneRecord) => {
+            Body::View(resource, _) => {
                 let mut tx = self.store().read().await?;
                 Ok(lint::of_change(&mut tx, resource).await?)
             }
-            Body::View(..) | Body::None | Body::Json(_) => Ok(Vec::new()),
+            Body::None | Body::Json(_) => Ok(Vec::new()),
         }
     }
 
@@ -422,8 +418,8 @@ impl Call {
     /// The resource in the path: the caller's, and of the generation that it was meant for.
     pub(crate) async fn current(&self, world: &mut dyn World, kind: Kind) -> Result<Resource, ApiError> {
         let mut current = self.subject(world, kind).await?;
-        if kind == Kind::ApiKey && is_revoked(&current) {
-            return Err(ApiError::not_found("api key not found"));
+        if kind.def().is_void(&current) {
+            return Err(not_found(kind));
         }
         kind.def().upcast(&mut current).map_err(|error| match error {
             ShapeError::Newer { .. } => ApiError::conflict(error.to_string()),
@@ -435,7 +431,6 @@ impl Call {
 
     async fn create(&self, tx: &mut WriteTx, kind: Kind, prepared: Prepared) -> Result<Done, ApiError> {
         let parent = self.parent(tx, kind).await?;
-        self.may_create(tx, kind).await?;
         let creation = match prepared {
             Prepared::Creation { parent: seen, creation } if is_as_seen(seen.as_deref(), parent.as_ref()) => {
                 creation
@@ -444,9 +439,10 @@ impl Call {
                 self.creation(kind, parent.as_ref())?
             }
         };
+        self.may_create(tx, &creation, parent.as_ref()).await?;
         let Creation { mut resources, secrets, warnings } = creation;
         let main = resources.first().map(|new| new.id.clone()).unwrap_or_default();
-        self.name_subscriptions(tx, &mut resources).await?;
+        hosting_planner::bill_to_defaults(tx, &mut resources, &mut entropy).await?;
         let creation = Creation { resources, secrets: Map::new(), warnings: Vec::new() };
         let created = hosting_planner::create(tx, creation).await?;
         if kind.info().tier == Tier::Brand {
@@ -463,17 +459,16 @@ impl Call {
 
     async fn update(&self, tx: &mut WriteTx, kind: Kind, prepared: Prepared) -> Result<Done, ApiError> {
         let current = self.current(tx, kind).await?;
-        self.may_use_tenant(tx, kind).await?;
         let update = match prepared {
             Prepared::Update { current: seen, update } if *seen == current => *update,
             Prepared::Creation { .. } | Prepared::Update { .. } | Prepared::Nothing => {
                 self.checked_update(kind, &current)?
             }
         };
-        let Update { ref owner, ref warnings, .. } = update;
-        let warnings = warnings.clone();
-        if let Some(tenant) = owner.as_ref().filter(|owner| owner.kind == Kind::Tenant) {
-            self.bill_somewhere(tx, &tenant.id.clone()).await?;
+        self.may_give_to(tx, update.owner.as_ref()).await?;
+        let warnings = update.warnings.clone();
+        if let Some(owner) = &update.owner {
+            hosting_planner::bill_owner(tx, owner, &mut entropy).await?;
         }
         let updated = hosting_planner::update(tx, current, update).await?;
         if kind.info().tier == Tier::Brand {
@@ -501,14 +496,5 @@ fn is_as_seen(seen: Option<&Resource>, now: Option<&Resource>) -> bool {
             seen.created_revision == now.created_revision && seen.spec == now.spec && seen.label == now.label
         }
         _ => false,
-    }
-}
-
-/// The node in the path, which may be gone from the registry already.
-pub(crate) async fn known_node(call: &Call, world: &mut dyn World) -> Result<Option<Resource>, ApiError> {
-    match find(world, Kind::Node, &call.id).await {
-        Ok(node) => Ok(Some(node)),
-        Err(error) if error.status == StatusCode::NOT_FOUND => Ok(None),
-        Err(error) => Err(error),
     }
 }

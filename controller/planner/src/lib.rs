@@ -48,6 +48,8 @@ pub use concerns::{resources_behind, waited_for};
 pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;
+pub use kinds::api_key::{KeyHolder, admit_key, key_holder};
+pub use kinds::subscription::{bill_owner, bill_to_defaults};
 pub use layer::{Layer, List};
 pub use mutate::{
     Deleted, Drained, Forgotten, admit_reader, continue_delete, converge_shard, create, delete, drain,
@@ -55,7 +57,7 @@ pub use mutate::{
     retry, retry_failed, set_in_service, suspend, unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
-pub use read::subscription;
+pub use read::called;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};
 pub use world::{

@@ -12,7 +12,7 @@ use hosting_resource::kinds::shard::Shard;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::kinds::zone::Zone;
 use hosting_resource::kinds::zone_record::{self, ZoneRecord};
-use hosting_resource::{Doc, Document, Id, Kind, RecordData, Resource, in_brand};
+use hosting_resource::{Doc, Document, Id, IdPolicy, Kind, RecordData, Resource, in_brand};
 
 use crate::fields::{OWNER_FACET, SHARD_RELATION, dns_audience, is_deleting};
 use crate::{PlanError, World, WorldError};
@@ -239,20 +239,21 @@ pub(crate) fn zone_is_open_to(zone: &Doc<Zone>, tenant: &Doc<Tenant>) -> bool {
     }
 }
 
-/// The subscription that `brand` calls `id`. Older builds kept it under that id alone.
+/// The resource that `brand` calls `id`: ids that callers choose are unique in a brand. Older builds kept those under that id alone.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn subscription(
+pub async fn called(
     world: &mut dyn World,
+    kind: Kind,
     brand: &str,
     id: &str,
 ) -> Result<Option<Resource>, WorldError> {
-    for id in [in_brand(brand, id).as_str(), id] {
-        let found = world.resource(id).await?;
-        if let Some(found) = found.filter(|found| found.kind == Kind::Subscription) {
-            return Ok(Some(found));
+    if kind.info().id == IdPolicy::Caller {
+        let found = world.resource(&in_brand(brand, id)).await?.filter(|found| found.kind == kind);
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    Ok(None)
+    Ok(world.resource(id).await?.filter(|found| found.kind == kind))
 }

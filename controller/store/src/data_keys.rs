@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hosting_planner::Draft;
-use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace};
+use hosting_resource::{Owns, PlainText, Resource, SealedText, SecretPlace};
 use zeroize::Zeroizing;
 
 use crate::kek::{GcmKey, random_key};
@@ -207,7 +207,7 @@ impl Store {
 impl WriteTx {
     /// Drops the keys of tenants that are removed, with them: what they sealed opens no more.
     pub(crate) async fn drop_keys_of(&mut self, removed: &[Resource]) -> Result<(), StoreError> {
-        let tenants = removed.iter().filter(|gone| gone.kind == Kind::Tenant);
+        let tenants = removed.iter().filter(|gone| gone.kind.info().owns == Owns::Tenant);
         let scopes: Vec<String> = tenants.map(|gone| format!("{TENANT}{}", gone.id)).collect();
         batch::delete(self.beside(), "DELETE FROM wrapped_keys", &["scope"], &scopes, |scope, _| {
             scope.clone()

@@ -72,8 +72,30 @@ pub(crate) trait Definition: Document + Sized {
         Ok(())
     }
 
+    /// What DELETE does, as a verb for the reference.
+    const DELETES: &'static str = "Delete";
+
+    /// Whether DELETE made it void: its row stays, and callers find it no more.
+    fn is_void(_resource: &Doc<Self>) -> bool {
+        false
+    }
+
+    /// What holders of it may do with the API: nobody gives more than they have.
+    fn grants(_spec: &Self::Spec) -> Option<Grants> {
+        None
+    }
+
     /// A body of POST that is accepted, for the reference and the tests.
     fn example() -> Value;
+}
+
+/// What a holder of something may do with the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grants {
+    /// `resource:action`; `*` in either place stands for all.
+    pub scopes: Vec<String>,
+    /// Brand ids, or `*`.
+    pub brands: Vec<String>,
 }
 
 /// No fields beside the spec.
@@ -318,6 +340,15 @@ pub trait KindDef: Send + Sync {
     /// [`SpecError::Forbidden`] with the reason.
     fn deletable(&self, resource: &Resource) -> Result<(), SpecError>;
 
+    /// What DELETE does, as a verb for the reference: `Delete`, `Revoke`.
+    fn deletes(&self) -> &'static str;
+
+    /// Whether DELETE made it void: its row stays, and callers find it no more. What cannot be read is not void.
+    fn is_void(&self, resource: &Resource) -> bool;
+
+    /// What holders of it may do with the API: nobody gives more than they have. `None`: it opens nothing.
+    fn grants(&self, spec: &Map<String, Value>) -> Option<Grants>;
+
     /// Notes in a spec the brand of the resource that owns it.
     fn adopt(&self, spec: &mut Map<String, Value>, brand: &str);
 
@@ -415,6 +446,18 @@ impl<D: Definition> KindDef for Erased<D> {
     fn deletable(&self, resource: &Resource) -> Result<(), SpecError> {
         // What cannot be read may at least go.
         Doc::<D>::of(resource).map_or(Ok(()), |doc| D::deletable(&doc))
+    }
+
+    fn deletes(&self) -> &'static str {
+        D::DELETES
+    }
+
+    fn is_void(&self, resource: &Resource) -> bool {
+        Doc::<D>::of(resource).is_ok_and(|doc| D::is_void(&doc))
+    }
+
+    fn grants(&self, spec: &Map<String, Value>) -> Option<Grants> {
+        D::Spec::deserialize(spec).ok().and_then(|spec| D::grants(&spec))
     }
 
     fn adopt(&self, spec: &mut Map<String, Value>, brand: &str) {

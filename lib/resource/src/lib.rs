@@ -21,7 +21,7 @@ mod record_data;
 pub mod search;
 mod secret;
 
-pub use definition::{Creation, KindDef, NewResource, Update, Warning, timestamp};
+pub use definition::{Creation, Grants, KindDef, NewResource, Update, Warning, timestamp};
 pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
@@ -29,5 +29,6 @@ pub use filter::{Filter, FilterBy};
 pub use ids::{Entropy, IdPolicy, in_brand, prefixed, public_id, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Owns, Parent, Tier};
 pub use kinds::Kind;
+pub use kinds::api_key::{key_from, scope_holds};
 pub use record_data::RecordData;
 pub use secret::{PlainSecrets, PlainText, SealedText, Secret, SecretPlace, pointer};

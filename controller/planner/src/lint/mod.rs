@@ -80,6 +80,14 @@ pub async fn of_name(world: &mut dyn World, zone: &Resource, name: &str) -> Resu
     Ok(bounded(view.findings().into_iter().filter(concerns)))
 }
 
+/// What is wrong with a resource that is read: with a zone as a whole. Nothing of other kinds.
+///
+/// # Errors
+/// When a read fails.
+pub async fn of_read(world: &mut dyn World, resource: &Resource) -> Result<Vec<Warning>, PlanError> {
+    if resource.kind == Kind::Zone { of_zone(world, resource).await } else { Ok(Vec::new()) }
+}
+
 /// What a change of `resource` has to do with: a record in its zone; a new zone, and the records that it hides in the zone
 /// above. Nothing for other kinds.
 ///

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::definition::{Build, Definition, to_map};
+use crate::definition::{Build, Definition, Grants, to_map};
 use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Resource, SpecError, Status, Tier, Unique, check, filter, timestamp};
 
 /// The resource parts of scopes.
@@ -289,6 +289,16 @@ impl Definition for ApiKey {
 
     fn extra(key: &Doc<Self>) -> ApiKeyExtra {
         ApiKeyExtra { revoked_at: key.state.revoked_at.map(timestamp) }
+    }
+
+    const DELETES: &'static str = "Revoke";
+
+    fn is_void(key: &Doc<Self>) -> bool {
+        key.status == Status::Deleting || key.state.revoked_at.is_some()
+    }
+
+    fn grants(spec: &ApiKeySpec) -> Option<Grants> {
+        Some(Grants { scopes: spec.scopes.clone(), brands: spec.brands.clone() })
     }
 
     fn example() -> Value {
