@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::kek_file::KekFile;
-use crate::registry::record;
+use crate::node_record::record;
 
 /// Node resources, or positions, read at once.
 const PAGE: u32 = 200;

@@ -10,6 +10,7 @@ mod housekeeping;
 mod kek_file;
 mod members;
 mod metrics;
+mod node_record;
 mod registry;
 mod run;
 mod settings;

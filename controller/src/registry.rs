@@ -1,6 +1,5 @@
 //! What the feed asks of the store: who is a node, which tokens are good, where positions go, what a commit touched.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,18 +7,17 @@ use hosting_feed::registry::{
     Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Touched,
     Watermark,
 };
+use hosting_intent::Audience;
 use hosting_intent::edge_key::ClusterEdgeKey;
-use hosting_intent::{Audience, NodeFacts};
 use hosting_intent_sync::tls;
 use hosting_planner::{Admitted, World};
 use hosting_proto::feed::ReportRequest;
-use hosting_resource::kinds::node::Node;
-use hosting_resource::{Doc, Resource, Status};
 use hosting_store::{Commit, Enrolled, FleetOrder, Origin, ReportChange, Store};
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
 
 use crate::fleet::FleetView;
+use crate::node_record::record;
 
 /// The store, as the feed sees it.
 #[derive(Clone)]
@@ -69,18 +67,6 @@ impl Registry {
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RegistryError {
     RegistryError::from(Box::<dyn std::error::Error + Send + Sync>::from(error))
-}
-
-/// What the feed needs of a node resource; `None` for one that is on its way out, or unreadable: who is not known gets nothing.
-pub(crate) fn record(node: &Resource) -> Option<NodeRecord> {
-    let node = Doc::<Node>::of(node).ok().filter(|node| node.status != Status::Deleting)?;
-    let NodeFacts { cluster_id, dns_group, .. } = hosting_planner::node_facts(&node);
-    Some(NodeRecord {
-        roles: hosting_planner::roles(&node).collect(),
-        cluster_id: cluster_id.to_owned(),
-        dns_group: dns_group.to_owned(),
-        good_since: BTreeMap::from([(String::new(), node.created_at)]),
-    })
 }
 
 #[async_trait]
@@ -275,6 +261,7 @@ mod tests {
     use hosting_intent::Role;
     use hosting_planner::{Change, Draft, gates::Phase};
     use hosting_proto::feed::{KeyReport, ReportedKey};
+    use hosting_resource::{Resource, Status};
     use hosting_store::{Kek, StoreConfig};
     use serde_json::{Map, Value, json};
 

@@ -377,6 +377,11 @@ pub(crate) async fn flush<C: Client>(client: &mut C, limit: Duration) -> Result<
     .await
 }
 
+/// As [`flush`], of the last that the client is given: it may be gone, and then nobody waits for it.
+pub(crate) async fn finish<C: Client>(client: &mut C, limit: Duration) {
+    let _ = flush(client, limit).await;
+}
+
 /// Writes a short body whole.
 pub(crate) async fn send_all<C: Client>(
     client: &mut C,

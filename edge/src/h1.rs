@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use crate::conn::Conn;
-use crate::exchange::{Client, ClientError, Timer, copy_both, flush};
+use crate::exchange::{Client, ClientError, Timer, copy_both};
 use crate::pages::Page;
 use crate::proxy::{Edge, Visitor};
 
@@ -381,10 +381,4 @@ impl Client for H1Client {
         let from_client = std::mem::take(&mut self.input);
         copy_both(&mut self.conn, &mut node, (from_client, first), idle).await;
     }
-}
-
-/// Writes what is left for the client.
-pub(crate) async fn finish<C: Client>(client: &mut C, limit: Duration) {
-    // The client may be gone: then nobody waits for it.
-    let _ = flush(client, limit).await;
 }

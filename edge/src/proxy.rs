@@ -10,8 +10,7 @@ use hosting_edge_http1::{Request, ResponseHead, push_upstream_head};
 use hosting_edge_map::{Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, parse_host};
 use tokio::net::TcpStream;
 
-use crate::exchange::{Client, ClientError, Exchange, Failure, Times, send_all};
-use crate::h1::finish;
+use crate::exchange::{Client, ClientError, Exchange, Failure, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;

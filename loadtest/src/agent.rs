@@ -22,9 +22,10 @@ use hosting_intent::{Bytes, Cause, Item, Key, Kind, NodeIntent, RoleIntent, mess
 use hosting_intent_sync::client::AudienceKeys;
 use hosting_intent_sync::{Batch, Replica};
 use hosting_nodeagent::{
+    replica::NodeReplica,
     role::Role as _,
     roots::Roots,
-    view::{NodeReplica, View},
+    view::View,
     wants::Wants,
     web::{
         ROLE, WebNode,

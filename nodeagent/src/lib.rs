@@ -9,6 +9,7 @@ pub mod agent;
 pub mod drivers;
 pub mod host;
 pub mod metrics;
+pub mod replica;
 pub mod role;
 pub mod roots;
 pub mod run;

@@ -31,10 +31,11 @@ use crate::{
         supervisor::{AtDeath, Supervisor},
     },
     metrics::Metrics,
+    replica::NodeReplica,
     role::{Node, Role},
     roots::Roots,
     settings::Settings,
-    view::{NodeReplica, View},
+    view::View,
     wants::Wants,
 };
 use tokio::sync::watch;

@@ -16,19 +16,22 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod bell;
+mod config;
 mod kind;
 pub mod kinds;
 pub mod machine;
 mod metrics;
 mod orders;
 pub mod pace;
+mod recurring;
 mod runner;
 mod settle;
 mod work;
 
 pub use bell::Bell;
+pub use config::RunnerConfig;
 pub use kind::{AnyKind, Asked, At, Failure, JobKind, KindFacts, Limits, Went};
 pub use metrics::JobMetrics;
 pub use orders::{OrderError, cancel, retry};
-pub use runner::{Runner, RunnerConfig};
+pub use runner::Runner;
 pub use settle::settle;

@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_store::{Job, JobState, JobWait, NewJob, Origin, Store, StoreError, WriteTx};
+use hosting_store::{Job, JobState, JobWait, Origin, Store, StoreError, WriteTx};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bell::Bell;
-use crate::kind::{AnyKind, KindFacts};
-use crate::machine::{self, Move, Rules};
+use crate::config::{RunnerConfig, rules};
+use crate::kind::AnyKind;
+use crate::machine::{self, Move};
 use crate::metrics::JobMetrics;
 use crate::pace::{self, CLOCK_TOLERANCE};
+use crate::recurring::{enqueue_next, lane_of};
 use crate::work::{Worker, Working};
 
 /// Jobs that one transaction claims.
@@ -27,47 +29,6 @@ const TIDY: Duration = Duration::from_secs(60);
 const REMOVALS: u32 = 20;
 /// After the store failed.
 const STORE_FAILED: Duration = Duration::from_secs(1);
-
-/// How a runner behaves.
-#[derive(Debug, Clone)]
-pub struct RunnerConfig {
-    /// Its name in leases; no two runners of a store may have the same.
-    pub owner: String,
-    /// A runner that is silent for so long has lost its jobs.
-    pub lease: Duration,
-    /// It looks for due jobs at least this often.
-    pub poll: Duration,
-    /// Jobs that it works on at once.
-    pub at_once: u32,
-    /// At the end, steps under way have so long to come to theirs.
-    pub grace: Duration,
-    /// Jobs that succeeded are removed so long after they ended: they are many, and tell little.
-    pub keep_done: Duration,
-    /// All others are removed so long after they ended.
-    pub keep: Duration,
-}
-
-impl RunnerConfig {
-    /// The defaults, with a name of its own.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            owner: format!("{}-{:016x}", std::process::id(), rand::random::<u64>()),
-            lease: Duration::from_secs(30),
-            poll: Duration::from_secs(1),
-            at_once: 64,
-            grace: Duration::from_secs(5),
-            keep_done: Duration::from_secs(24 * 3600),
-            keep: Duration::from_secs(7 * 24 * 3600),
-        }
-    }
-}
-
-impl Default for RunnerConfig {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// The task.
 pub struct Runner {
@@ -328,39 +289,4 @@ impl Worker {
     {
         Ok(self.store.write(origin, write).await?.value)
     }
-}
-
-/// What the machine has to know, with fresh jitter.
-pub(crate) fn rules(facts: KindFacts, backoff: machine::Backoff, lease: i64, now: i64) -> Rules<'static> {
-    Rules { steps: facts.steps, undoes: facts.undoes, backoff, lease, now, random: rand::random() }
-}
-
-/// The lane of a recurring kind.
-fn lane_of(kind: &str) -> String {
-    format!("kind/{kind}")
-}
-
-/// Enqueues the next job of a recurring kind, unless there is one beside `ended`.
-pub(crate) async fn enqueue_next(
-    tx: &mut WriteTx,
-    kind: &dyn AnyKind,
-    ended: &str,
-) -> Result<(), StoreError> {
-    let name = kind.facts().name;
-    let Some((due_at, params)) = kind.next_run(hosting_planner::Draft::now(tx)) else { return Ok(()) };
-    let lane = lane_of(name);
-    if tx.beside().is_lane_taken(&lane, ended).await? {
-        return Ok(());
-    }
-    let job = NewJob {
-        kind: name.to_owned(),
-        subject: name.to_owned(),
-        lane,
-        brand: None,
-        params,
-        due_at,
-        attempt_limit: kind.limits().attempts,
-        waits: Vec::new(),
-    };
-    tx.enqueue_job(job).await.map(drop)
 }

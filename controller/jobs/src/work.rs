@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::bell::Bell;
+use crate::config::{RunnerConfig, rules};
 use crate::kind::{AnyKind, Asked, Failure};
 use crate::machine::{self, Again, Lost, Move, Outcome};
 use crate::metrics::JobMetrics;
 use crate::pace;
-use crate::runner::{RunnerConfig, enqueue_next, rules};
+use crate::recurring::enqueue_next;
 
 /// What all tasks of a runner share.
 pub(crate) struct Worker {

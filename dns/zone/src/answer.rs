@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use crate::message::{Full, OPT, Owner, Section, Writer, opt, rcode};
 use crate::name::{KeyBuf, NameBuf};
 use crate::query::{self, HEADER, Packet, Query};
-use crate::record::{RrSet, rtype};
+use crate::record::RrSet;
+use crate::rtype;
 use crate::zone::{Found, Node, Zone, Zones, is_cut};
 
 /// How a query came in.

@@ -21,6 +21,7 @@ mod name;
 mod query;
 mod rdata;
 mod record;
+mod rtype;
 mod writer;
 mod zone;
 

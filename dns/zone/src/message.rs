@@ -2,7 +2,8 @@
 
 use crate::name::NameBuf;
 use crate::query::{Edns, HEADER, Query};
-use crate::record::{Data, QUESTION_POINTER, RECORD_HEADER, RrSet, compressible, rtype, target_at};
+use crate::record::{Data, QUESTION_POINTER, RECORD_HEADER, RrSet, compressible, target_at};
+use crate::rtype;
 use crate::zone::Zone;
 
 /// Response codes (RFC 1035 §4.1.1, RFC 2136, RFC 6891).

@@ -1,7 +1,7 @@
 //! Reading a query.
 
 use crate::name::NameBuf;
-use crate::record::rtype;
+use crate::rtype;
 
 /// What a response must know of its query.
 pub(crate) struct Query {

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::name::MAX_NAME;
-use crate::record::rtype;
+use crate::rtype;
 
 /// Compiles one record's data.
 ///

@@ -7,39 +7,7 @@ use arc_swap::ArcSwapOption;
 use hosting_intent::Rejection;
 use hosting_intent::message::{AddressSet, Records};
 
-use crate::rdata;
-
-/// Record type numbers used here by name.
-pub(crate) mod rtype {
-    pub(crate) const A: u16 = 1;
-    pub(crate) const NS: u16 = 2;
-    pub(crate) const CNAME: u16 = 5;
-    pub(crate) const SOA: u16 = 6;
-    pub(crate) const PTR: u16 = 12;
-    pub(crate) const HINFO: u16 = 13;
-    pub(crate) const MX: u16 = 15;
-    pub(crate) const TXT: u16 = 16;
-    pub(crate) const AAAA: u16 = 28;
-    pub(crate) const SRV: u16 = 33;
-    pub(crate) const NAPTR: u16 = 35;
-    pub(crate) const CERT: u16 = 37;
-    pub(crate) const OPT: u16 = 41;
-    pub(crate) const DS: u16 = 43;
-    pub(crate) const SSHFP: u16 = 44;
-    pub(crate) const TLSA: u16 = 52;
-    pub(crate) const SMIMEA: u16 = 53;
-    pub(crate) const OPENPGPKEY: u16 = 61;
-    pub(crate) const SVCB: u16 = 64;
-    pub(crate) const HTTPS: u16 = 65;
-    pub(crate) const CAA: u16 = 257;
-    pub(crate) const TKEY: u16 = 249;
-    pub(crate) const TSIG: u16 = 250;
-    pub(crate) const IXFR: u16 = 251;
-    pub(crate) const AXFR: u16 = 252;
-    pub(crate) const MAILB: u16 = 253;
-    pub(crate) const MAILA: u16 = 254;
-    pub(crate) const ANY: u16 = 255;
-}
+use crate::{rdata, rtype};
 
 /// Largest RRset in wire form without compression, in bytes. Several of them fit into one message over TCP.
 pub const MAX_RRSET_BYTES: usize = 16 * 1024;

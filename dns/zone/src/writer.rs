@@ -11,7 +11,8 @@ use hosting_intent::message::{RrSet as RrSetIntent, rr_set};
 use hosting_intent::{DnsIntent, DnsKind, Key, Rejection, name as names, rr_set_key};
 
 use crate::name::{KeyBuf, NameBuf, Octets, is_wildcard, parent, wire_of};
-use crate::record::{AddressCell, Addresses, Data, RrSet, invalid, rtype, type_number};
+use crate::record::{AddressCell, Addresses, Data, RrSet, invalid, type_number};
+use crate::rtype;
 use crate::zone::{Apex, Node, Nodes, Zone, ZoneCell, Zones, is_cut};
 
 /// Turns intents into what [`Zones`] serves. There is one, on the feed's thread.

@@ -10,7 +10,8 @@ use hosting_swap_map::SwapMap;
 use imbl::OrdMap;
 
 use crate::name::{KeyBuf, MAX_LABELS, NameBuf, Octets, ancestor_ends, wire_of};
-use crate::record::{MAX_NS_RECORDS, RrSet, invalid, rtype};
+use crate::record::{MAX_NS_RECORDS, RrSet, invalid};
+use crate::rtype;
 
 /// Names of a zone in canonical order (`name::KeyBuf`). Copies share what did not change.
 pub(crate) type Nodes = OrdMap<Octets, Arc<Node>>;

@@ -23,22 +23,21 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::Replica;
+use crate::dial::{chain_text, full_jitter};
 use crate::identity::{Identity, IdentityError, unix_now, utc};
 use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
 use witness::Witness;
 
 mod audience_keys;
-mod dial;
 mod edge_key;
 mod metrics;
 mod report;
 mod subscription;
 mod witness;
 
+pub use crate::dial::DialError;
 pub use audience_keys::{AudienceKeys, KeysWatch};
-pub use dial::DialError;
-pub(crate) use dial::{chain_text, dial, full_jitter};
 pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};

@@ -29,7 +29,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::Replica;
-use crate::client::{DialError, dial};
+use crate::dial::{DialError, dial};
 use crate::tls::{self, Fingerprint, NodeName};
 
 use self::enrol::{accept, csr, enroll, server_name};

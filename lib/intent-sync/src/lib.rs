@@ -6,6 +6,7 @@
 
 pub mod client;
 mod convert;
+mod dial;
 pub mod identity;
 #[cfg(any(test, feature = "model"))]
 pub mod model;

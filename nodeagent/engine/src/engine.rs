@@ -273,7 +273,8 @@ impl Pass<'_> {
     }
 
     async fn run(&mut self, engine: &mut Engine, candidates: &BTreeSet<Key>) {
-        let order = Order::new(engine, self.desired, candidates);
+        let order =
+            Order::new(|kind| engine.driver(kind), &engine.keys, &engine.claimants, self.desired, candidates);
         self.visited += order.visited;
         for (key, why) in &order.refused {
             self.looks.remove(key);

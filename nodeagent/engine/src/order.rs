@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     desired::Desired,
-    driver::{Claim, Key},
-    engine::Engine,
+    driver::{Claim, Erased, Key},
+    keys::Keys,
 };
 
 /// Which wanted keys want a claim.
@@ -43,10 +43,17 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    pub(crate) fn new(engine: &Engine, desired: &Desired, candidates: &BTreeSet<Key>) -> Self {
+    /// The order among `candidates`. `driver` finds the driver of a kind, `keys` who has a claim, `claimants` who wants it.
+    pub(crate) fn new<'d>(
+        driver: impl Fn(&str) -> Option<&'d dyn Erased>,
+        keys: &Keys,
+        claimants: &Claimants,
+        desired: &Desired,
+        candidates: &BTreeSet<Key>,
+    ) -> Self {
         let mut order = Self::default();
         for key in candidates {
-            let Some((wanted, driver)) = desired.wants.get(key).zip(engine.driver(key.kind)) else {
+            let Some((wanted, driver)) = desired.wants.get(key).zip(driver(key.kind)) else {
                 continue;
             };
             let needs = driver.needs(&key.name, wanted.spec.as_ref());
@@ -65,8 +72,8 @@ impl Order {
             }
             for claim in driver.holds(&key.name, wanted.spec.as_ref()) {
                 order.visited += 1;
-                let holder = engine.keys.holder(&claim);
-                let winner = engine.claimants.get(&claim).and_then(|rivals| {
+                let holder = keys.holder(&claim);
+                let winner = claimants.get(&claim).and_then(|rivals| {
                     holder.filter(|holder| rivals.contains(*holder)).or_else(|| rivals.first())
                 });
                 if let Some(winner) = winner.filter(|winner| *winner != key) {

@@ -20,7 +20,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::purge::{absent_is_fine, fresh_name, move_beside, purge};
+use super::purge::{DIR, absent_is_fine, fresh_name, move_beside, purge};
 use crate::roots::{Roots, SiteUser};
 
 /// Largest file that is read, in bytes.
@@ -63,9 +63,6 @@ pub enum RootError {
         flag: &'static str,
     },
 }
-
-pub(super) const DIR: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Files {
     /// Opens the roots, and makes those that are missing.

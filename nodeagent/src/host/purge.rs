@@ -3,11 +3,13 @@
 use std::os::fd::OwnedFd;
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, RenameFlags},
+    fs::{AtFlags, Dir, Mode, OFlags, RenameFlags},
     io::Errno,
 };
 
-use super::files::DIR;
+/// How folders are opened: themselves, and no link in their place.
+pub(super) const DIR: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Levels that are walked with a descriptor each; what lies deeper is first moved up.
 const DEPTH: usize = 24;

@@ -22,10 +22,11 @@ use hosting_nodeagent::{
         supervisor::{AtDeath, Supervisor},
     },
     metrics::Metrics,
+    replica::NodeReplica,
     role::{Derivation, Node, ReadyPart, Role, RoleInfo},
     roots::Roots,
     settings::Settings,
-    view::{Items, NodeReplica},
+    view::Items,
     wants::Wants,
 };
 use prost::Message;

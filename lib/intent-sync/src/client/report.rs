@@ -16,7 +16,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Link, chain_text, full_jitter};
+use super::Link;
+use crate::dial::{chain_text, full_jitter};
 
 /// Keys that one node reports; more than any machine can serve.
 const MAX_KEYS: usize = 500_000;

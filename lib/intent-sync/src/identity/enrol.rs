@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::files::{State, Trust, is_for_key};
 use super::{CALL_TIMEOUT, Enrolment, IdentityError, JoinToken, crypto, unix_now, utc};
-use crate::client::{dial, full_jitter};
+use crate::dial::{dial, full_jitter};
 use crate::tls::{self, NodeCertificate, NodeName, Pinned, PinnedVerifier};
 
 pub(super) fn server_name(cell: &str) -> Result<ServerName<'static>, IdentityError> {
