@@ -8,6 +8,16 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
+#[path = "architecture/circles.rs"]
+mod circles;
+#[path = "architecture/kinds.rs"]
+mod kinds;
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    MetadataCommand::new().no_deps().exec().unwrap().workspace_root.into_std_path_buf()
+}
+
 /// Lowest first.
 const FLOORS: &[&str] = &["words", "meaning", "mechanism", "core", "shell", "binary", "tests"];
 
@@ -180,7 +190,7 @@ fn spelt_audiences(source: &str) -> Vec<usize> {
 
 #[test]
 fn only_lib_intent_spells_audiences() {
-    let root = MetadataCommand::new().no_deps().exec().unwrap().workspace_root.into_std_path_buf();
+    let root = root();
     let mut all = Vec::new();
     sources(&root, &mut all);
     assert!(all.len() > 100, "{all:?}");
@@ -217,7 +227,7 @@ const NAME_THE_SAMPLE: &[&str] = &[
 
 #[test]
 fn a_kind_is_named_in_its_own_files() {
-    let root = MetadataCommand::new().no_deps().exec().unwrap().workspace_root.into_std_path_buf();
+    let root = root();
     let mut all = Vec::new();
     sources(&root, &mut all);
     let naming = all.iter().filter(|path| {

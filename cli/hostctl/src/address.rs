@@ -81,6 +81,19 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Percent-encodes one path segment or query value.
+pub(crate) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,5 +173,11 @@ mod tests {
         for far in ["10.0.0.1", "[2001:db8::1]", "localhost.example.com", "notlocalhost"] {
             assert!(!is_loopback(&parse(&format!("http://{far}:1")).unwrap()), "{far}");
         }
+    }
+
+    #[test]
+    fn path_segments_cannot_break_out() {
+        assert_eq!(encode("a/../b?c=d e"), "a%2F..%2Fb%3Fc%3Dd%20e");
+        assert_eq!(encode("t_ab-1.x~"), "t_ab-1.x~");
     }
 }

@@ -6,11 +6,14 @@ use anyhow::Context;
 use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
 
+pub(crate) use crate::address::encode;
 use crate::{
     address,
     args::Connection,
     environment::{self, Source},
+    folder::DataFolder,
     output::{self, UsageError},
+    summary::Summary,
 };
 
 /// How long an answer may take that waits for nothing. A stopped controller still accepts connections.
@@ -99,7 +102,7 @@ impl Api {
         file_url: Option<&str>,
         file_key: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let up = crate::up::Summary::read(connection.data_dir());
+        let up = Summary::read(connection.data_dir());
         let in_file = |text: Option<&str>| text.filter(|text| is_given(text)).map(str::to_owned);
         let base = connection
             .api()
@@ -108,7 +111,7 @@ impl Api {
             .or_else(|| up.as_ref().map(|up| up.api.clone()))
             .with_context(|| {
                 let data = connection.data_dir();
-                match crate::up::starting(data) {
+                match DataFolder::holder(data) {
                     Some(pid) => format!("`up` (pid {pid}) is not ready yet in {}; try again", data.display()),
                     None => format!(
                         "no API address: nothing is up in {}; start it with `hostctl up`, name its folder with --data \
@@ -259,19 +262,6 @@ impl Api {
     }
 }
 
-/// Percent-encodes one path segment or query value.
-pub(crate) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 /// Whether a file says it: a variable in it that is not set is no value.
 fn is_given(text: &str) -> bool {
     !text.is_empty() && !text.contains("${")
@@ -314,11 +304,5 @@ mod tests {
         assert!(answer(404, "zone \"x\" not found").is_not_found());
         assert!(!answer(404, "there is no such path; see /docs").is_not_found());
         assert!(!answer(409, "zone not found").is_not_found());
-    }
-
-    #[test]
-    fn path_segments_cannot_break_out() {
-        assert_eq!(encode("a/../b?c=d e"), "a%2F..%2Fb%3Fc%3Dd%20e");
-        assert_eq!(encode("t_ab-1.x~"), "t_ab-1.x~");
     }
 }

@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod jobs;
+mod kek;
 mod machine;
 
 use std::{
@@ -14,8 +16,10 @@ use clap::{
 };
 use hosting_resource::KindInfo;
 
+pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
+pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
-use crate::{jobs::JobsCommand, resources::KindParser};
+use crate::kinds::KindParser;
 
 /// Operate the hosting platform
 #[derive(Debug, Parser)]
@@ -194,6 +198,14 @@ pub(crate) enum Command {
   hostctl node forget web-2"
     )]
     Node(NodeCommand),
+    /// The keys that seal the store's secrets: which there are, a new one
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl kek show
+  hostctl kek rotate --wait"
+    )]
+    Kek(KekCommand),
     /// What the platform does in the background: callbacks, retention
     #[command(
         subcommand,

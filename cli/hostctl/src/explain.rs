@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, ApiError, encode},
     args::{Connection, ExplainArgs},
-    output,
-    up::{Summary, probe},
+    output, probe,
+    summary::Summary,
 };
 
 /// How long the API may take. Shorter than elsewhere: it may be what is broken, and the other links are still to be asked.

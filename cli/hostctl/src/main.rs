@@ -8,13 +8,19 @@ mod args;
 mod cluster;
 mod environment;
 mod explain;
+mod failure;
 mod fleet;
+mod folder;
 mod jobs;
+mod kek;
+mod kinds;
 mod output;
+mod probe;
 mod progress;
 mod resources;
 mod seed;
 mod store;
+mod summary;
 mod up;
 mod yaml;
 
@@ -28,7 +34,7 @@ fn main() -> ExitCode {
     let typed: Vec<OsString> = args::with_two_dashes(std::env::args_os()).collect();
     output::finish(match Cli::try_parse_from(&typed) {
         Ok(cli) => start(cli),
-        Err(error) => output::not_understood(args::asks_for_json(&typed), &error),
+        Err(error) => failure::not_understood(args::asks_for_json(&typed), &error),
     })
 }
 
@@ -38,11 +44,11 @@ fn start(cli: Cli) -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return output::fail(json, &anyhow::anyhow!("cannot start: {error}")),
+        Err(error) => return failure::fail(json, &anyhow::anyhow!("cannot start: {error}")),
     };
     match runtime.block_on(run(cli)) {
         Ok(code) => code,
-        Err(error) => output::fail(json, &error),
+        Err(error) => failure::fail(json, &error),
     }
 }
 
@@ -70,6 +76,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,
         Command::Node(command) => resources::node(&api()?, &command, json).await?,
+        Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
         Command::Completion(completion) => {
             let mut script = Vec::new();

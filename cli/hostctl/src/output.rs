@@ -1,4 +1,4 @@
-//! Tables, JSON, errors and exit codes.
+//! Tables, JSON, remarks.
 //!
 //! Colours and fitting to the width are for terminals only: what goes into a pipe or a file is whole and plain.
 
@@ -17,16 +17,12 @@ use tabled::{
     settings::{Padding, Style as Lines, Width, peaker::Priority},
 };
 
-use crate::api::ApiError;
-
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
 /// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// Who read the output left: 128 + SIGPIPE, as shells have it.
 const READER_LEFT: u8 = 141;
-/// Wrong usage.
-const MISUSED: u8 = 2;
 
 /// The first write to standard output that failed, and to standard error. What follows it is written in vain, and
 /// [`finish`] tells of it: a change of the platform is not broken off because nobody reads about it.
@@ -42,6 +38,10 @@ const GAP: usize = 2;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub String);
+
+pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
+    UsageError(text.into()).into()
+}
 
 /// Prints text as it is.
 pub(crate) fn text(text: &str) {
@@ -257,52 +257,6 @@ pub(crate) fn span(length: SignedDuration) -> String {
         7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
-}
-
-/// Prints the error, says what to do next where that is known, and gives the exit code.
-pub(crate) fn fail(as_json: bool, error: &anyhow::Error) -> ExitCode {
-    let api = error.chain().find_map(|cause| cause.downcast_ref::<ApiError>());
-    let misused = error.chain().any(|cause| cause.is::<UsageError>());
-    let code = if misused { MISUSED } else { api.map_or(1, ApiError::exit_code) };
-    if as_json {
-        json(&serde_json::json!({"error": format!("{error:#}"), "exit_code": code}));
-    } else {
-        let word = |style: Style, text| style.for_stderr().apply_to(text);
-        note(format!("{} {error:#}", word(Style::new().red().bold(), "error:")));
-        if let Some(hint) = api.and_then(ApiError::hint) {
-            note(format!("{} {hint}", word(Style::new().cyan(), "hint:")));
-        }
-    }
-    ExitCode::from(code)
-}
-
-/// Answers a command line that is no command: help and version where they were asked for, else what is wrong with it.
-pub(crate) fn not_understood(as_json: bool, error: &clap::Error) -> ExitCode {
-    let rendered = error.render();
-    if !error.use_stderr() && as_json {
-        let is_version = error.kind() == clap::error::ErrorKind::DisplayVersion;
-        json(&serde_json::json!({if is_version { "version" } else { "help" }: rendered.to_string().trim()}));
-        return ExitCode::SUCCESS;
-    }
-    if !error.use_stderr() {
-        text(&if console::colors_enabled() { rendered.ansi().to_string() } else { rendered.to_string() });
-        return ExitCode::SUCCESS;
-    }
-    if as_json {
-        let plain = rendered.to_string();
-        let message = match error.kind() {
-            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                "a command is missing; `hostctl --help` lists them"
-            }
-            _ => plain.split("\n\nUsage:").next().unwrap_or_default().trim().trim_start_matches("error: "),
-        };
-        json(&serde_json::json!({"error": message, "exit_code": MISUSED}));
-    } else {
-        let colours = console::colors_enabled_stderr();
-        let words = if colours { rendered.ansi().to_string() } else { rendered.to_string() };
-        note(words.trim_end());
-    }
-    ExitCode::from(MISUSED)
 }
 
 #[cfg(test)]

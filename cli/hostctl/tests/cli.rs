@@ -107,6 +107,40 @@ fn words(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+#[test]
+fn keys_are_shown_rotated_waited_for_and_dropped() {
+    let looks = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&looks);
+    let api = StandIn::new(move |method, target, _| match (method, target) {
+        ("GET", "/api/v1/platform/keks") => {
+            let mut looks = count.lock().unwrap();
+            *looks += 1;
+            (200, json!({"current": "k2", "former": ["k1"], "resealed": *looks > 1}))
+        }
+        ("POST", "/api/v1/platform/keks/rotate") => {
+            (200, json!({"current": "k2", "former": ["k1"], "resealed": false}))
+        }
+        ("POST", "/api/v1/platform/keks/forget") => (409, json!({"error": "still needed"})),
+        _ => missing(),
+    });
+    let asked = api.run(&["kek", "rotate"]);
+    let shown = words(&asked.stdout);
+    assert!(asked.status.success() && shown.contains("k2") && shown.contains("not yet"), "{asked:?}");
+    assert_eq!(api.seen(), ["POST /api/v1/platform/keks/rotate"], "nothing is waited for");
+
+    let late = api.run(&["kek", "rotate", "--wait", "--timeout", "1s"]);
+    assert_eq!(late.status.code(), Some(3), "{late:?}");
+    let waited = api.run(&["kek", "rotate", "--wait", "--json"]);
+    let answer: Value = serde_json::from_slice(&waited.stdout).unwrap();
+    assert_eq!((waited.status.code(), &answer["resealed"]), (Some(0), &json!(true)), "{waited:?}");
+    let shown = api.run(&["kek", "show"]);
+    assert!(shown.status.success() && words(&shown.stdout).contains("yes"), "{shown:?}");
+    assert!(words(&shown.stderr).contains("kek forget"), "{shown:?}");
+    let refused = api.run(&["kek", "forget"]);
+    assert_eq!(refused.status.code(), Some(6), "{refused:?}");
+    assert!(words(&refused.stderr).contains("still needed"), "{refused:?}");
+}
+
 /// Every command that prints something, without an API or with one that has a zone.
 fn printing() -> (StandIn, Vec<Vec<&'static str>>) {
     let api = StandIn::new(|_, target, _| match target {

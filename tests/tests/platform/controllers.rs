@@ -53,8 +53,10 @@ impl Drop for Second {
     }
 }
 
+/// One below those that the system gives to connections, which may take it while its owner starts again.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..32_768));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// The nodes that a controller says are out of service; `None`: it does not answer.

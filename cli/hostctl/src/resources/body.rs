@@ -7,8 +7,12 @@ use hosting_resource::{Kind, KindInfo};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::{names, usage};
-use crate::{api::Api, output::UsageError, yaml};
+use super::names;
+use crate::{
+    api::Api,
+    output::{UsageError, usage},
+    yaml,
+};
 
 /// Schema of the body of POST, with what it refers to.
 pub(super) fn create_schema(info: &KindInfo) -> Value {
@@ -169,7 +173,7 @@ pub(super) async fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::kind;
+    use crate::kinds::kind;
 
     fn schema(name: &str) -> Value {
         create_schema(kind(name).unwrap())

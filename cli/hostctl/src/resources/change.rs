@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    body, collection, item, label_of, names, parent_id, plurals,
+    body, names, parent_id,
     show::print_conditions,
-    usage,
     wait::{Waited, reasons, until_settled},
 };
 use crate::{
@@ -19,7 +18,8 @@ use crate::{
         CreateArgs, DeleteArgs, OneArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs, UpdateArgs,
         WaitArgs, WaitForArgs,
     },
-    output,
+    kinds::{self, collection, item, label_of, plurals},
+    output::{self, usage},
     progress::Progress,
 };
 
@@ -56,7 +56,7 @@ impl TenantArgs {
     fn name(&self) -> anyhow::Result<&str> {
         match self.words.as_slice() {
             [name] => Ok(name),
-            [kind, name] if super::kind(kind).is_ok_and(|info| info.kind == Kind::Tenant) => Ok(name),
+            [kind, name] if kinds::kind(kind).is_ok_and(|info| info.kind == Kind::Tenant) => Ok(name),
             _ => Err(usage("only a tenant can be suspended: write TENANT, or tenant TENANT")),
         }
     }

@@ -3,10 +3,12 @@
 use hosting_resource::{IdPolicy, Kind, KindInfo};
 use serde_json::Value;
 
-use super::{LABELS, collection, collections, filters, item, label_of, usage};
+use super::collections;
 use crate::{
     address::host,
     api::{Api, ApiError, encode},
+    kinds::{LABELS, collection, filters, item, label_of, parent_of},
+    output::usage,
 };
 
 /// The id of the resource that `given` names: its id, its name, or `OWNER/NAME`. `within` is the id of what it lies in (for a
@@ -24,7 +26,7 @@ pub(super) async fn id_of(
         Some(true) => return Ok(given.to_owned()),
         Some(false) => {}
         // Ids that callers choose may stand in several places: the one that is meant lies here.
-        None if within.is_some() && super::parent_of(info).is_some() => {
+        None if within.is_some() && parent_of(info).is_some() => {
             match api.list(&collection(info, within)?).await {
                 Ok(list) if list.iter().any(|one| one["id"] == given) => return Ok(given.to_owned()),
                 Ok(_) => {}
@@ -136,7 +138,7 @@ pub(super) async fn bearers(
         is_there(one) && wanted.iter().any(|wanted| *wanted == label || *wanted == with_type)
     };
     let mut found = Vec::new();
-    let paths = match super::parent_of(info).map(|owner| owner.kind) {
+    let paths = match parent_of(info).map(|owner| owner.kind) {
         None | Some(Kind::Region | Kind::Cluster) => {
             collections(api, info, within.filter(|_| info.parent.is_some())).await?
         }
@@ -195,7 +197,7 @@ fn asked(info: &KindInfo, name: &str) -> String {
 fn nobody(info: &KindInfo, given: &str, within: Option<&str>) -> ApiError {
     let (kind, plural) = (info.dashed(), info.plural());
     let place = within.map(|owner| format!(" in {owner}")).unwrap_or_default();
-    let how = match super::parent_of(info) {
+    let how = match parent_of(info) {
         None => format!("; `hostctl get {plural}` lists them"),
         Some(owner) if matches!(owner.kind, Kind::Region | Kind::Cluster) => {
             format!("; `hostctl get {plural}` lists them")

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use hosting_resource::{IdPolicy, Kind, KindInfo, Status};
 use serde_json::Value;
 
-use super::{collections, filters, item, label_of, names, parent_id, parent_of, plurals, usage};
+use super::{collections, names, parent_id};
 use crate::{
     api::{Api, ApiError, encode},
     args::{DescribeArgs, GetArgs},
-    output,
+    kinds::{filters, item, label_of, parent_of, plurals},
+    output::{self, usage},
 };
 
 /// Columns that say most, in this order, where a kind has them. `created_at` is shown as an age, owners by name.

@@ -6,9 +6,9 @@ use hosting_resource::{KindInfo, Status};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::item;
 use crate::{
     api::{Api, ApiError},
+    kinds::item,
     output,
     progress::Progress,
 };

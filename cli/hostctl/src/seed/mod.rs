@@ -20,7 +20,8 @@ use crate::{
     args::{Connection, SeedArgs},
     cluster::Maker,
     output,
-    up::{Site, Summary},
+    probe::Site,
+    summary::Summary,
 };
 
 /// What the file led to.

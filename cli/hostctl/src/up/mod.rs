@@ -3,14 +3,11 @@
 //! Isolation: none. Children and sites run as the user that started `up`; for development and first looks.
 
 mod child;
-mod folder;
 mod needs;
 mod plan;
 mod ports;
 mod postgres;
-pub(crate) mod probe;
 mod status;
-mod summary;
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +20,9 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub(crate) use self::folder::write_private;
-pub(crate) use self::probe::Site;
 pub(crate) use self::status::{down, status};
-pub(crate) use self::summary::Summary;
-use self::{child::Child, folder::DataFolder, plan::Plan};
-use crate::{args::UpArgs, output, progress::Progress};
+use self::{child::Child, plan::Plan};
+use crate::{args::UpArgs, folder::DataFolder, output, probe, progress::Progress, summary::Summary};
 
 /// How long a process may take until it is ready, and a child until it has drained.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -102,11 +96,6 @@ pub(crate) async fn run(args: UpArgs, data: &Path, as_json: bool) -> anyhow::Res
     platform.end(&mut ends).await;
     outcome?;
     Ok(if is_up { ExitCode::SUCCESS } else { ExitCode::from(output::INTERRUPTED) })
-}
-
-/// The pid of an `up` that holds the folder, for those who found no summary there.
-pub(crate) fn starting(data: &Path) -> Option<i32> {
-    DataFolder::holder(data)
 }
 
 /// The platform's processes.

@@ -13,22 +13,22 @@ use hosting_local_postgres::Server;
 use serde_json::{Value, json};
 
 use super::{
-    DEFAULT_DATA, END_LIMIT, Summary,
+    DEFAULT_DATA, END_LIMIT,
     child::{self, Child},
-    folder::{DataFolder, private_folder, write_private},
     needs, pids,
     ports::Ports,
-    postgres,
-    probe::{Silent, Site, Targets},
-    start_child, while_all_live,
+    postgres, start_child, while_all_live,
 };
 use crate::{
     api::{Api, encode},
     args::{SeedArgs, UpArgs},
     cluster::{Applied, Cluster, LbAddress, Manifest, Node, Region, Runtime, Shard, Spec},
+    folder::{DataFolder, private_folder, write_private},
     output,
+    probe::{Silent, Site, Targets},
     progress::Progress,
     seed,
+    summary::Summary,
 };
 
 /// How long a process may take to look at its configuration.

@@ -3,13 +3,19 @@
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    ops::Range,
 };
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use super::folder::DataFolder;
-use crate::{args::UpArgs, output};
+use crate::{args::UpArgs, folder::DataFolder, output};
+
+/// Where free ports are looked for: below those that Linux gives to connections (`ip_local_port_range`), of which one could be in
+/// the way when a child starts again.
+const FREE: Range<u16> = 15_000..32_768;
+/// Ports that are tried for each.
+const TRIES: u32 = 1_000;
 
 /// Every port that is listened on.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -82,15 +88,16 @@ impl Ports {
         // Held until all are chosen, so that no port is chosen twice.
         let mut held = Vec::new();
         let mut next = || -> anyhow::Result<u16> {
-            loop {
-                let listener = TcpListener::bind((args.address, 0))
-                    .with_context(|| format!("{} has no free port", args.address))?;
-                let port = listener.local_addr()?.port();
-                held.push(listener);
-                if UdpSocket::bind((args.address, port)).is_ok() {
+            for _ in 0..TRIES {
+                let port = rand::random_range(FREE);
+                if let Ok(listener) = TcpListener::bind((args.address, port))
+                    && UdpSocket::bind((args.address, port)).is_ok()
+                {
+                    held.push(listener);
                     return Ok(port);
                 }
             }
+            bail!("{} has no free port from {} to {}", args.address, FREE.start, FREE.end - 1)
         };
         Ok(Self {
             api: next()?,

@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context, bail};
 use hosting_local_postgres::Server;
 
-use super::{
-    child::Child,
+use super::child::Child;
+use crate::{
+    args::DatabaseKind,
     folder::{DataFolder, write_private},
 };
-use crate::args::DatabaseKind;
 
 /// Where servers run whose user may not enter the data folder.
 const ELSEWHERE: &str = "/var/lib/hosting-postgres";

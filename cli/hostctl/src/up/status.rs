@@ -16,10 +16,13 @@ use nix::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{END_LIMIT, Summary, child, folder::DataFolder, probe};
+use super::{END_LIMIT, child};
 use crate::{
     args::DownArgs,
+    folder::DataFolder,
     output::{self, bad, good},
+    probe,
+    summary::Summary,
 };
 
 /// `hostctl down`.

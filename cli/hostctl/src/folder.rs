@@ -13,14 +13,14 @@ use hosting_scaffold::file;
 
 /// Held as long as `up` runs.
 #[derive(Debug)]
-pub(super) struct DataFolder {
+pub(crate) struct DataFolder {
     path: PathBuf,
     lock: File,
 }
 
 impl DataFolder {
     /// Makes and locks it.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let cannot = || {
             format!(
                 "cannot use the data folder {}; mend that, or choose another with --data DIR",
@@ -67,21 +67,21 @@ impl DataFolder {
         Ok(Self { path, lock })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// From now on nobody's pid stands in the lock file.
-    pub(super) fn leave(self) {
+    pub(crate) fn leave(self) {
         let _ = self.lock.set_len(0);
     }
 
     /// The pid of the `up` that holds the folder now.
-    pub(super) fn holder(path: &Path) -> Option<i32> {
+    pub(crate) fn holder(path: &Path) -> Option<i32> {
         let text = fs::read_to_string(path.join("lock")).ok()?;
         let pid: i32 = text.trim().parse().ok()?;
         // Asked first, because trying the lock would be in the way of an `up` that starts just now.
@@ -93,7 +93,7 @@ impl DataFolder {
     }
 }
 
-pub(super) fn private_folder(path: &Path) -> std::io::Result<()> {
+pub(crate) fn private_folder(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
