@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use hosting_intent::Audience;
 use hosting_intent_sync::FeedSource;
 use hosting_intent_sync::identity::{JoinToken, unix_now, utc};
@@ -399,7 +400,12 @@ impl FeedServer {
     ///
     /// # Errors
     /// [`FeedError::Serve`].
-    pub async fn run(self, stop: CancellationToken) -> Result<(), FeedError> {
+    pub fn run(self, stop: CancellationToken) -> BoxFuture<'static, Result<(), FeedError>> {
+        // Boxed, so that the whole of HTTP/2 is compiled with this crate and not again with its caller.
+        Box::pin(self.serve(stop))
+    }
+
+    async fn serve(self, stop: CancellationToken) -> Result<(), FeedError> {
         let Self { shared, listener, doorbell, limits, flush_every, address } = self;
         tracing::info!(%address, cell = shared.trust.load().authorities.cell(), "feed listening");
         // Readers of the log and of the fleet go on until the last session has left.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hosting_store::{Job, JobState, JobWait, Origin, Store, StoreError, WriteTx};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -79,7 +80,12 @@ impl Runner {
     ///
     /// # Errors
     /// When the store is closed. Any other failure is logged and tried again.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+    pub fn run(self, stop: CancellationToken) -> BoxFuture<'static, Result<(), StoreError>> {
+        // Boxed, so that it is compiled with this crate and not again with its caller.
+        Box::pin(self.work(stop))
+    }
+
+    async fn work(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let mut bell = self.worker.bell.listen();
         while !stop.is_cancelled() {
             bell.borrow_and_update();
@@ -283,9 +289,7 @@ impl Worker {
     pub(crate) async fn write<T, F>(&self, origin: Origin, write: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: for<'t> FnOnce(&'t mut WriteTx) -> futures::future::BoxFuture<'t, Result<T, StoreError>>
-            + Send
-            + 'static,
+        F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<T, StoreError>> + Send + 'static,
     {
         Ok(self.store.write(origin, write).await?.value)
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use futures::future::OptionFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use hosting_ledger::Journal;
 use hosting_proto::feed::down::Frame;
 use hosting_proto::feed::intent_feed_client::IntentFeedClient;
@@ -212,7 +212,7 @@ impl Client {
             last.clone_from(&address);
             number += 1;
             let began = Instant::now();
-            let session = Box::pin(self.session(&address, number, &inputs, &stop));
+            let session = self.session(&address, number, &inputs, &stop);
             let ended = tokio::select! {
                 ended = session => ended,
                 panicked = &mut core => return finish(panicked),
@@ -273,7 +273,18 @@ impl Client {
         finish(core.await)
     }
 
-    async fn session(
+    /// Boxed, so that it is compiled with this crate and not again with each role.
+    fn session<'s>(
+        &'s self,
+        address: &'s str,
+        number: u64,
+        inputs: &'s mpsc::Sender<Input>,
+        stop: &'s CancellationToken,
+    ) -> BoxFuture<'s, Ended> {
+        Box::pin(self.one_session(address, number, inputs, stop))
+    }
+
+    async fn one_session(
         &self,
         address: &str,
         number: u64,

@@ -12,6 +12,7 @@ use std::{
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -126,7 +127,17 @@ fn crowded() -> Response {
 ///
 /// # Errors
 /// None today: a listener that fails for the moment is tried again.
-pub async fn serve(
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed, so that the whole of HTTP is compiled with this crate and not again with its caller.
+    Box::pin(serve_until(listener, router, limits, stop))
+}
+
+async fn serve_until(
     listener: TcpListener,
     router: Router,
     limits: HttpLimits,

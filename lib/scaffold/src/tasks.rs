@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -107,11 +108,20 @@ impl Spawner {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: std::fmt::Display,
     {
+        self.spawn_boxed(
+            name,
+            on_end,
+            Box::pin(async move { task.await.map_err(|error| error.to_string()) }),
+        );
+    }
+
+    /// Of one type for all tasks: the runtime's part is compiled once, and not again for each.
+    fn spawn_boxed(&self, name: &'static str, on_end: OnEnd, task: BoxFuture<'static, Result<(), String>>) {
         let (stop, failed) = (self.stop.clone(), self.failed.clone());
         self.tracker.spawn(async move {
             // In a set of its own, so that a panic arrives as a value.
             let mut set = JoinSet::new();
-            set.spawn(async move { task.await.map_err(|error| error.to_string()) });
+            set.spawn(task);
             let ended = set.join_next().await;
             if stop.is_cancelled() {
                 return;

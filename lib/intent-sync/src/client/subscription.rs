@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hosting_intent::{Audience, Role, RoleIntent as _};
 use hosting_ledger::{Ledger, LedgerError};
 use tokio::sync::watch;
@@ -107,7 +108,7 @@ impl Subscription {
     /// # Errors
     /// [`SubscriptionError`], with the next step.
     pub async fn run<R: Replica>(self, replica: R, stop: CancellationToken) -> Result<(), SubscriptionError> {
-        match Box::pin(self.identify(&stop)).await? {
+        match self.identify(&stop).await? {
             Some(identified) => Box::pin(identified.run(replica, stop)).await,
             None => Ok(()),
         }
@@ -117,7 +118,15 @@ impl Subscription {
     ///
     /// # Errors
     /// [`SubscriptionError`], with the next step.
-    pub async fn identify(self, stop: &CancellationToken) -> Result<Option<Identified>, SubscriptionError> {
+    pub fn identify(
+        self,
+        stop: &CancellationToken,
+    ) -> BoxFuture<'_, Result<Option<Identified>, SubscriptionError>> {
+        // Boxed, so that it is compiled with this crate and not again with each role.
+        Box::pin(self.find_audience(stop))
+    }
+
+    async fn find_audience(self, stop: &CancellationToken) -> Result<Option<Identified>, SubscriptionError> {
         // Without a token the network is not needed.
         let on_disk = Enrolment { token: TokenSource::None, ..self.enrolment() };
         let error = match Identity::load_or_enroll(&on_disk).await {
@@ -262,7 +271,11 @@ impl Identified {
 
 impl Subscription {
     /// Enrols; does not give up while there is something to serve, because the remedy may be put in place meanwhile.
-    async fn enrol(&self, has_view: bool) -> Result<Identity, IdentityError> {
+    fn enrol(&self, has_view: bool) -> BoxFuture<'_, Result<Identity, IdentityError>> {
+        Box::pin(self.enrol_with_patience(has_view))
+    }
+
+    async fn enrol_with_patience(&self, has_view: bool) -> Result<Identity, IdentityError> {
         let enrolment = self.enrolment();
         loop {
             match Identity::load_or_enroll(&enrolment).await {
