@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hosting_api::{
-    ExceptionView, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+    AuthoritiesView, AuthorityChange, AuthorityError, ExceptionView, JoinTokenError, KekChange,
+    KekChangeError, NewJoinToken, Platform, SubscriberView,
 };
 use hosting_feed::FeedHandle;
 use hosting_feed::fleet::{Fleet, News, Remote, Subscriber};
@@ -25,6 +26,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorities::Rotation;
 use crate::kek_file::KekFile;
 use crate::node_record::record;
 
@@ -364,6 +366,7 @@ pub(crate) struct Running {
     pub(crate) feed: FeedHandle,
     pub(crate) token_life: Duration,
     pub(crate) keks: KekFile,
+    pub(crate) authorities: Rotation,
 }
 
 #[async_trait]
@@ -424,6 +427,14 @@ impl Platform for Running {
 
     async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError> {
         self.keks.change(change).await
+    }
+
+    async fn authorities(&self) -> Result<AuthoritiesView, AuthorityError> {
+        self.authorities.view().await
+    }
+
+    async fn change_authorities(&self, change: AuthorityChange) -> Result<(), AuthorityError> {
+        self.authorities.change(change).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns what none of them may know of the others: which commit wakes which session, what the registry says to the feed,
 //! how the first key comes into a new store. `run` is the one wiring file.
 
+mod authorities;
 mod bootstrap;
 mod fleet;
 mod gatekeeper;

@@ -18,13 +18,14 @@ use hosting_store::{Kek, Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorities::Rotation;
 use crate::fleet::{FleetView, Running};
 use crate::gatekeeper::Gatekeeper;
 use crate::kek_file::KekFile;
 use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Commits, Registry};
 use crate::settings::Settings;
-use crate::{bootstrap, housekeeping, members};
+use crate::{authorities, bootstrap, housekeeping, members};
 
 /// How often positions are saved when other controllers want to know them.
 const SHARED_FLUSH: Duration = Duration::from_millis(40);
@@ -51,7 +52,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let mut store_config = StoreConfig::of(settings.database()?);
     store_config.audit_bytes = settings.audit_max_mib << 20;
     let store = Store::open(&store_config, kek).await?;
-    let authorities = bootstrap::authorities(&store).await?;
+    let authorities = authorities::load(&store).await?;
     if let Some(file) = &settings.bootstrap_key_file {
         bootstrap::first_key(&store, file).await?;
     }
@@ -75,18 +76,21 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         feed_config.flush_every = SHARED_FLUSH;
     }
     feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);
+    let node_life = feed_config.node_life;
     let feed_metrics = metrics.register(FeedMetrics::register);
     let feed =
         FeedServer::bind(feed_config, deps, authorities, fleet, feed_metrics, settings.advertise.clone())
             .await?;
 
     let keks = KekFile::new(settings.kek(), store.clone());
+    let rotation = Rotation::new(store.clone(), feed.handle(), view.clone(), node_life);
     let running = Running {
         store: store.clone(),
         view: Arc::clone(&view),
         feed: feed.handle(),
         token_life: Duration::from_secs(settings.join_token_minutes * 60),
         keks: keks.clone(),
+        authorities: rotation.clone(),
     };
     let bell = Bell::default();
     let callbacks = settings.callbacks()?;
@@ -121,6 +125,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let log_revisions = settings.log_revisions;
     group.spawn("housekeeping", OnEnd::Log, housekeeping::run(store.clone(), log_revisions, group.stop()));
     group.spawn("key file", OnEnd::Log, keks.run(group.stop()));
+    group.spawn("authorities", OnEnd::Log, rotation.run(group.stop()));
     let limits = HttpLimits {
         connections: settings.api_connections,
         per_network: settings.api_connections_per_network,

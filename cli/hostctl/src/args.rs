@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod ca;
 mod jobs;
 mod kek;
 mod machine;
@@ -16,6 +17,7 @@ use clap::{
 };
 use hosting_resource::KindInfo;
 
+pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
@@ -198,6 +200,16 @@ pub(crate) enum Command {
   hostctl node forget web-2"
     )]
     Node(NodeCommand),
+    /// The authorities that certify machines: which there are, one after another
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl ca add
+  hostctl ca show
+  hostctl ca promote 3f2a...
+  hostctl ca retire 91bc..."
+    )]
+    Ca(CaCommand),
     /// The keys that seal the store's secrets: which there are, a new one
     #[command(
         subcommand,

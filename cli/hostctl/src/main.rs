@@ -5,6 +5,7 @@
 mod address;
 mod api;
 mod args;
+mod ca;
 mod cluster;
 mod environment;
 mod explain;
@@ -76,6 +77,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,
         Command::Node(command) => resources::node(&api()?, &command, json).await?,
+        Command::Ca(command) => ca::run(&api()?, &command, json).await?,
         Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
         Command::Completion(completion) => {

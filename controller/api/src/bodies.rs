@@ -198,6 +198,43 @@ pub(crate) struct Keks {
     pub(crate) resealed: bool,
 }
 
+/// The certificate authorities that machines trust.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Authorities {
+    /// The oldest first.
+    pub(crate) items: Vec<Authority>,
+    /// Subscribers in service that do not trust all of them yet, twenty at most: `edge-1 (edge/...)`.
+    pub(crate) untold: Vec<String>,
+    /// RFC 3339. From then on no machine has a certificate of one that does not issue.
+    pub(crate) retirable_at: String,
+}
+
+/// A certificate authority.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Authority {
+    /// SHA-256 of its certificate, hex.
+    pub(crate) fingerprint: String,
+    /// It issues; one does.
+    pub(crate) issues: bool,
+}
+
+/// Body of POST /platform/authorities/promote.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct AuthorityRef {
+    /// SHA-256 of its certificate, hex.
+    pub(crate) fingerprint: String,
+}
+
+/// Body of POST /platform/authorities/retire.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct RetireAuthority {
+    /// SHA-256 of its certificate, hex.
+    pub(crate) fingerprint: String,
+    /// At once, though machines may have certificates of it: these have to join again.
+    #[serde(default)]
+    pub(crate) force: bool,
+}
+
 /// A join token: shown once.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct JoinTokenView {
@@ -422,6 +459,9 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("VaultPlain", |g| VaultPlain::json_schema(g)),
     ("VaultToken", |g| VaultToken::json_schema(g)),
     ("Keks", |g| Keks::json_schema(g)),
+    ("Authorities", |g| Authorities::json_schema(g)),
+    ("AuthorityRef", |g| AuthorityRef::json_schema(g)),
+    ("RetireAuthority", |g| RetireAuthority::json_schema(g)),
     ("Forgotten", |g| Forgotten::json_schema(g)),
     ("Subscribers", |g| Subscribers::json_schema(g)),
     ("Released", |g| Released::json_schema(g)),

@@ -49,7 +49,8 @@ pub use auth::Principal;
 pub use config::ApiConfig;
 pub use error::ApiError;
 pub use platform::{
-    ExceptionView, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+    AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, ExceptionView, JoinTokenError,
+    KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
 };
 pub use query::{Param, Takes};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};

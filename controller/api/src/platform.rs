@@ -80,6 +80,59 @@ pub enum KekChangeError {
     Failed(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// A certificate authority that machines trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityView {
+    /// SHA-256 of its certificate, hex.
+    pub fingerprint: String,
+    /// It issues; one does.
+    pub issues: bool,
+}
+
+/// How the certificate authorities stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthoritiesView {
+    /// All that are trusted, the oldest first.
+    pub items: Vec<AuthorityView>,
+    /// Subscribers in service that do not trust all of them yet, some of them.
+    pub untold: Vec<String>,
+    /// From when on nobody has a certificate of one that does not issue, in milliseconds since the Unix epoch.
+    pub retirable_at: i64,
+}
+
+/// What is to become of the certificate authorities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthorityChange {
+    /// A new one is trusted, and does not issue yet.
+    Add,
+    /// One issues from now on.
+    Promote {
+        /// Which.
+        fingerprint: String,
+    },
+    /// One is trusted no longer.
+    Retire {
+        /// Which.
+        fingerprint: String,
+        /// Though machines may have certificates of it, which have to join again then.
+        force: bool,
+    },
+}
+
+/// The certificate authorities stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Not now.
+    #[error("{0}")]
+    Conflict(String),
+    /// There is no such authority.
+    #[error("{0}")]
+    Unknown(String),
+    /// The store, the cryptographic library or the feed failed.
+    #[error("the certificate authorities cannot be read or changed: {0}")]
+    Failed(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
 /// The running controller.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
@@ -106,4 +159,10 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Changes the key file, and takes it over.
     async fn change_keks(&self, change: KekChange) -> Result<(), KekChangeError>;
+
+    /// How the certificate authorities stand.
+    async fn authorities(&self) -> Result<AuthoritiesView, AuthorityError>;
+
+    /// Exchanges them, a step at a time.
+    async fn change_authorities(&self, change: AuthorityChange) -> Result<(), AuthorityError>;
 }

@@ -130,6 +130,8 @@ pub struct Authorities {
     cell: String,
     members: Vec<Authority>,
     issuing: usize,
+    /// Seconds since the Unix epoch; 0 in a store of a build that did not note it.
+    issuing_since: i64,
 }
 
 impl std::fmt::Debug for Authorities {
@@ -146,6 +148,8 @@ impl std::fmt::Debug for Authorities {
 struct Stored {
     cell: String,
     issuing: usize,
+    #[serde(default)]
+    issuing_since: i64,
     authorities: Vec<StoredAuthority>,
 }
 
@@ -175,7 +179,7 @@ impl Authorities {
     pub fn create(cell: &str, now: i64) -> Result<Self, PkiError> {
         tls::check_cell(cell)?;
         let first = new_authority(cell, now, None)?;
-        Ok(Self { cell: cell.to_owned(), members: vec![first], issuing: 0 })
+        Ok(Self { cell: cell.to_owned(), members: vec![first], issuing: 0, issuing_since: now })
     }
 
     /// Reads what [`Authorities::to_sealed`] wrote.
@@ -184,10 +188,11 @@ impl Authorities {
     /// [`PkiError::Stored`]; [`PkiError::Seal`] with another key-encryption key.
     pub fn from_sealed(bytes: &[u8], seal: &dyn Seal) -> Result<Self, PkiError> {
         let wrong = |what: &str| PkiError::Stored(what.to_owned());
-        let stored: Stored = serde_json::from_slice(bytes).map_err(|e| PkiError::Stored(e.to_string()))?;
+        let mut stored: Stored =
+            serde_json::from_slice(bytes).map_err(|e| PkiError::Stored(e.to_string()))?;
         tls::check_cell(&stored.cell)?;
         let mut members = Vec::new();
-        for authority in stored.authorities {
+        for authority in std::mem::take(&mut stored.authorities) {
             let der = |text: String| STANDARD.decode(text).map_err(|_| wrong("a field is not base64"));
             let certificate = CertificateDer::from(der(authority.certificate)?);
             let fingerprint = Fingerprint::of(&certificate);
@@ -202,7 +207,8 @@ impl Authorities {
         if stored.issuing >= members.len() {
             return Err(wrong("no authority issues"));
         }
-        Ok(Self { cell: stored.cell, members, issuing: stored.issuing })
+        let Stored { cell, issuing, issuing_since, .. } = stored;
+        Ok(Self { cell, members, issuing, issuing_since })
     }
 
     /// The form to store: certificates in clear, keys sealed.
@@ -220,7 +226,12 @@ impl Authorities {
                 sealed_key: STANDARD.encode(sealed),
             });
         }
-        let stored = Stored { cell: self.cell.clone(), issuing: self.issuing, authorities };
+        let stored = Stored {
+            cell: self.cell.clone(),
+            issuing: self.issuing,
+            issuing_since: self.issuing_since,
+            authorities,
+        };
         serde_json::to_vec(&stored).map_err(|e| PkiError::Stored(e.to_string()))
     }
 
@@ -264,6 +275,12 @@ impl Authorities {
         self.issuer_member().map_or(Fingerprint([0; 32]), Authority::fingerprint)
     }
 
+    /// Since when it does, in seconds since the Unix epoch; 0 when that is not known.
+    #[must_use]
+    pub const fn issuing_since(&self) -> i64 {
+        self.issuing_since
+    }
+
     /// First step of a rotation: a new authority that is trusted and does not issue yet.
     ///
     /// # Errors
@@ -279,13 +296,16 @@ impl Authorities {
         Ok(fingerprint)
     }
 
-    /// Second step: `fingerprint` issues from now on. The caller makes sure that the fleet has applied the `TrustRoots` with
+    /// Second step: `fingerprint` issues from `now` on, in seconds since the Unix epoch. The caller makes sure that the fleet has applied the `TrustRoots` with
     /// it before ([`crate::fleet::Fleet::lagging`] is empty for its revision).
     ///
     /// # Errors
     /// [`PkiError::Unknown`].
-    pub fn promote(&mut self, fingerprint: Fingerprint) -> Result<(), PkiError> {
-        self.issuing = self.position(fingerprint)?;
+    pub fn promote(&mut self, fingerprint: Fingerprint, now: i64) -> Result<(), PkiError> {
+        let position = self.position(fingerprint)?;
+        if position != self.issuing {
+            (self.issuing, self.issuing_since) = (position, now);
+        }
         Ok(())
     }
 
@@ -587,8 +607,9 @@ mod tests {
         assert_eq!(authorities.issuing(), old);
         assert_eq!(authorities.fingerprints(), [old, new]);
         assert!(matches!(authorities.retire(old), Err(PkiError::Issues(_))));
-        authorities.promote(new).unwrap();
-        assert_eq!(authorities.issuing(), new);
+        authorities.promote(new, NOW + 15).unwrap();
+        authorities.promote(new, NOW + 16).unwrap();
+        assert_eq!((authorities.issuing(), authorities.issuing_since()), (new, NOW + 15));
         // Whoever knows one root only, whichever, still trusts a controller certified by the new one.
         let server = authorities.issue_server(NOW + 20).unwrap();
         let now = rustls::pki_types::UnixTime::since_unix_epoch(since_epoch(NOW + 30));
@@ -597,7 +618,7 @@ mod tests {
             assert!(tls::trusts_controller(store, "cell-1", &server.chain, now));
         }
         let back = Authorities::from_sealed(&authorities.to_sealed(&Xor(1)).unwrap(), &Xor(1)).unwrap();
-        assert_eq!(back.issue_server(NOW).unwrap().chain.len(), 4);
+        assert_eq!((back.issue_server(NOW).unwrap().chain.len(), back.issuing_since()), (4, NOW + 15));
         authorities.retire(old).unwrap();
         assert_eq!(authorities.fingerprints(), [new]);
         assert_eq!(authorities.issuing(), new);

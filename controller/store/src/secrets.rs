@@ -76,6 +76,24 @@ impl WriteTx {
         self.execute(query).await
     }
 
+    /// Keeps `after` sealed under a name in place of `before`. False, and nothing is changed, when something else is there.
+    ///
+    /// # Errors
+    /// When what is there cannot be opened, or the store or the cryptographic library fails.
+    pub async fn exchange_sealed(
+        &mut self,
+        name: &str,
+        before: &[u8],
+        after: &[u8],
+    ) -> Result<bool, StoreError> {
+        let Some((kek_id, sealed)) = self.sealed(name).await? else { return Ok(false) };
+        if self.kek().unseal(&kek_id, name, &sealed)?.expose() != before {
+            return Ok(false);
+        }
+        self.put_sealed(name, after, false).await?;
+        Ok(true)
+    }
+
     /// Adds a certificate authority (DER) that the fleet is to trust. Planning the audience units tells the fleet.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Routes beyond creating, reading, changing and deleting: one file for each kind or part of the platform that has some, which declares
 //! verb, path, scope, tier, bodies and codes, and does the work. Router, OpenAPI and the authorization tests follow.
 
+mod authorities;
 mod brand;
 mod cluster;
 pub(crate) mod jobs;
@@ -88,6 +89,7 @@ pub(crate) fn routes() -> Vec<Route> {
         cluster::routes(),
         node::routes(),
         keks::routes(),
+        authorities::routes(),
         platform::routes(),
         jobs::routes(),
     ]

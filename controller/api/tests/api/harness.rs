@@ -9,7 +9,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use hosting_api::{
-    Api, ApiConfig, JoinTokenError, KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+    Api, ApiConfig, AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, JoinTokenError,
+    KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
 };
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_jobs::Bell;
@@ -45,6 +46,7 @@ pub(crate) struct FleetState {
     pub(crate) released: Vec<String>,
     pub(crate) forgotten: Vec<String>,
     pub(crate) kek_changes: Vec<KekChange>,
+    pub(crate) authority_changes: Vec<AuthorityChange>,
 }
 
 impl FakeFleet {
@@ -138,6 +140,21 @@ impl Platform for FakePlatform {
         match change {
             KekChange::Rotate => Ok(()),
             KekChange::ForgetFormer => Err(KekChangeError::Conflict("still needed".into())),
+        }
+    }
+
+    async fn authorities(&self) -> Result<AuthoritiesView, AuthorityError> {
+        let items = vec![AuthorityView { fingerprint: "ab".into(), issues: true }];
+        Ok(AuthoritiesView { items, untold: vec!["edge-1 (edge/c)".into()], retirable_at: 3_600_000 })
+    }
+
+    async fn change_authorities(&self, change: AuthorityChange) -> Result<(), AuthorityError> {
+        self.0.state.lock().unwrap().authority_changes.push(change.clone());
+        match change {
+            AuthorityChange::Add => Ok(()),
+            AuthorityChange::Promote { fingerprint } => Err(AuthorityError::Unknown(fingerprint)),
+            AuthorityChange::Retire { force, .. } if force => Ok(()),
+            AuthorityChange::Retire { .. } => Err(AuthorityError::Conflict("still needed".into())),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What operators ask for: dashboard, search, runtimes, the fleet.
 
 use axum::http::Method;
-use hosting_api::KekChange;
+use hosting_api::{AuthorityChange, KekChange};
 use serde_json::json;
 
 use crate::harness::TestApi;
@@ -140,4 +140,33 @@ async fn key_encryption_keys_are_named_and_changed() {
     assert_eq!((needed.status, needed.error()), (409, "still needed"));
     let asked = test.fleet.state.lock().unwrap().kek_changes.clone();
     assert_eq!(asked, [KekChange::Rotate, KekChange::ForgetFormer]);
+}
+
+#[tokio::test]
+async fn certificate_authorities_are_shown_and_exchanged() {
+    let test = TestApi::empty().await;
+    let shown = json!({
+        "items": [{"fingerprint": "ab", "issues": true}], "untold": ["edge-1 (edge/c)"],
+        "retirable_at": "1970-01-01T01:00:00Z",
+    });
+    assert_eq!(test.get("/platform/authorities").await.ok(200), shown);
+    assert_eq!(test.post("/platform/authorities/add", json!({})).await.ok(200), shown);
+    let unknown = test.post("/platform/authorities/promote", json!({"fingerprint": "ff"})).await;
+    assert_eq!((unknown.status, unknown.error()), (404, "ff"));
+    let needed = test.post("/platform/authorities/retire", json!({"fingerprint": "ab"})).await;
+    assert_eq!((needed.status, needed.error()), (409, "still needed"));
+    let forced = json!({"fingerprint": "ab", "force": true});
+    assert_eq!(test.post("/platform/authorities/retire", forced).await.ok(200), shown);
+    assert_eq!(test.post("/platform/authorities/retire", json!({})).await.status, 400);
+    let asked = test.fleet.state.lock().unwrap().authority_changes.clone();
+    let fingerprint = || "ab".to_owned();
+    assert_eq!(
+        asked,
+        [
+            AuthorityChange::Add,
+            AuthorityChange::Promote { fingerprint: "ff".to_owned() },
+            AuthorityChange::Retire { fingerprint: fingerprint(), force: false },
+            AuthorityChange::Retire { fingerprint: fingerprint(), force: true },
+        ]
+    );
 }

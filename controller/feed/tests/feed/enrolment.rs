@@ -400,7 +400,7 @@ async fn one_root_follows_another_without_anybody_losing_touch() {
     assert_eq!(roots(&identity), [old, new]);
 
     // 2. It issues. Sessions are made anew; one that slept through it all knows the old root only.
-    authorities.promote(new).unwrap();
+    authorities.promote(new, unix_now()).unwrap();
     feed.handle.replace_authorities(authorities.clone()).unwrap();
     node.stop().await;
     let node = Node::start(&identity, EDGE, dir.path());
