@@ -257,7 +257,7 @@ mod tests {
     use hosting_feed::metrics::FeedMetrics;
     use hosting_feed::{FeedConfig, FeedDeps, FeedServer};
     use hosting_intent::{Bytes, Key, Kind as IntentKind};
-    use hosting_planner::gates::{Exception, Report, Subscriber};
+    use hosting_planner::gates::{Exception, Subscriber};
     use hosting_planner::{Change, Draft, IntentChange};
     use hosting_resource::Kind as Resource;
     use hosting_store::{Kek, StoreConfig};
@@ -328,10 +328,6 @@ mod tests {
         }
 
         fn exception(&self, _: &Audience, _: &str, _: &Key) -> Option<Exception> {
-            None
-        }
-
-        fn report(&self, _: &str, _: &Key) -> Option<Report> {
             None
         }
     }

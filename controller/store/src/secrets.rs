@@ -86,7 +86,7 @@ impl WriteTx {
         before: &[u8],
         after: &[u8],
     ) -> Result<bool, StoreError> {
-        let Some((kek_id, sealed)) = self.sealed(name).await? else { return Ok(false) };
+        let Some((kek_id, sealed)) = self.beside().sealed(name).await? else { return Ok(false) };
         if self.kek().unseal(&kek_id, name, &sealed)?.expose() != before {
             return Ok(false);
         }

@@ -213,6 +213,7 @@ pub(crate) struct TestApi {
     pub(crate) lb_address: String,
     pub(crate) shard: String,
     /// Stands for the gatekeeper.
+    #[allow(dead_code, reason = "not every test binary stops it")]
     pub(crate) gatekeeper: Gatekeeper,
     folder: tempfile::TempDir,
 }
