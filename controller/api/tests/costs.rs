@@ -95,7 +95,6 @@ impl Lab {
             let report = NodeReport { reports: reports.collect(), ..NodeReport::default() };
             self.test.store.save_reports("web-1", report).await.unwrap();
         }
-        self.place.analyze();
     }
 
     async fn cost(&self, path: &str) -> Reading {

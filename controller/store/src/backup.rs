@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::open::Lock;
+use crate::open::lock;
 use crate::schema::{self, SchemaError};
 use crate::sql::{self, Connection, SqliteConnection, SqliteOptions, SqliteReaders};
 use crate::writer::Connect;
@@ -26,7 +26,7 @@ impl Store {
             let path = path.to_owned();
             move |source| OpenError::File { path, source }
         };
-        let _lock = Lock::take(path)?;
+        let _lock = lock(path)?;
         let aside = beside(path, ".restore");
         let mut from = File::open(copy).map_err(failed(copy))?;
         OpenOptions::new()
@@ -78,7 +78,7 @@ impl Store {
         seen: impl FnMut(&'static str, u64) + Send,
     ) -> Result<(), OpenError> {
         let source_lock = match from {
-            Database::Sqlite(path) if path.is_file() => Some(Lock::take(path)?),
+            Database::Sqlite(path) if path.is_file() => Some(lock(path)?),
             Database::Sqlite(path) => {
                 let source = io::Error::new(io::ErrorKind::NotFound, "there is no such file");
                 return Err(OpenError::File { path: path.clone(), source });
@@ -103,7 +103,7 @@ impl Store {
 
         let mut copied = opened(&Database::Sqlite(aside)).await?;
         let _target_lock = match to {
-            Database::Sqlite(path) => Some(Lock::take(path)?),
+            Database::Sqlite(path) => Some(lock(path)?),
             Database::Postgres(_) => None,
         };
         let mut target = opened(to).await?;

@@ -10,7 +10,7 @@
 //! | `database`, `open` | which database; configuration, files, lock, connections |
 //! | `sql` | statements, values and rows over both databases |
 //! | `schema`, `migrations/` | tables and their version |
-//! | `writer`, `lanes` | group commit; whose turn it is |
+//! | `writer`, `lanes`, `origin` | group commit; whose turn it is |
 //! | `commit_log`, `lease` | what the controllers of one store tell each other; what one of them does at a time |
 //! | `write_tx` | what a mutation may write: resources with their index rows, intents with log and digest |
 //! | `meter` | what reads cost |
@@ -46,6 +46,7 @@ mod lanes;
 mod lease;
 mod meter;
 mod open;
+mod origin;
 mod page;
 mod read_tx;
 mod readers;
@@ -77,12 +78,13 @@ pub use kek::{Kek, KekError, Secret, UnsealError};
 pub use keyring::Resealed;
 pub use lease::{Lease, OtherController};
 pub use meter::{ReadMeter, Reading};
-pub use open::{IndexFn, OpenError, StoreConfig};
+pub use open::{OpenError, StoreConfig};
+pub use origin::Origin;
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
-pub use write_tx::WriteTx;
-pub use writer::{Committed, Origin, Stats, WriteError};
+pub use write_tx::{IndexFn, WriteTx};
+pub use writer::{Committed, Stats, WriteError};
 
 /// Most rows that one mutation may write: more is a walk over several.
 pub const MAX_ROWS: usize = 1_000;

@@ -7,18 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_resource::{Index, Resource};
 use tokio::sync::{broadcast, watch};
 
 use crate::commit_log::CommitLog;
 use crate::keyring::{self, SharedKek};
 use crate::schema;
 use crate::sql::{self, Connection, SqliteOptions, SqliteReaders};
+use crate::write_tx::{IndexFn, new_epoch};
 use crate::writer::{self, Connect};
 use crate::{Database, Inner, Kek, ReadMeter, Store, StoreError};
-
-/// What a kind says is indexed of one resource.
-pub type IndexFn = fn(&Resource) -> Index;
 
 /// How to open a store.
 #[derive(Debug, Clone)]
@@ -55,7 +52,7 @@ impl StoreConfig {
     pub fn of(database: Database) -> Self {
         Self {
             database,
-            index: Resource::index,
+            index: hosting_resource::Resource::index,
             cell: None,
             readers: 8,
             busy_timeout: Duration::from_secs(5),
@@ -164,7 +161,7 @@ impl Store {
         let (lock, connect) = match &config.database {
             Database::Sqlite(path) => {
                 make_folder(path)?;
-                let lock = Lock::take(path)?;
+                let lock = lock(path)?;
                 (Some(lock), Connect::Sqlite(sqlite_options(path, config)))
             }
             Database::Postgres(url) => {
@@ -172,8 +169,12 @@ impl Store {
                 (None, Connect::Postgres(Box::new(options), config.mutation_timeout + sql::WAY))
             }
         };
-        let mut connection = connect.open().await.map_err(store)?;
+        let mut connection = connect.open_patiently().await.map_err(store)?;
         schema::migrate(&mut connection).await.map_err(|error| error.of(&config.database))?;
+        if let Connect::Postgres(..) = &connect {
+            connection.close().await.map_err(store)?;
+            connection = connect.open().await.map_err(store)?;
+        }
         let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
         if let Some(expected) = keyring::missing_key(&mut connection, &kek).await.map_err(store)? {
             return Err(OpenError::WrongKek {
@@ -294,11 +295,6 @@ async fn read_head(connection: &mut Connection, config: &StoreConfig, kek: &Kek)
     })
 }
 
-/// Carries the cell's id, so that positions of two cells are never compared.
-pub(crate) fn new_epoch(cell: &str) -> String {
-    format!("{cell}-{}", uuid::Uuid::new_v4().simple())
-}
-
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |source| OpenError::File { path: path.to_owned(), source }
 }
@@ -317,39 +313,33 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
 
 /// The database file itself, locked: nothing else that somebody might tidy away tells two controllers apart. Held as long as
 /// anything may write, and until SQLite has closed the file: closing a second handle drops SQLite's own locks.
-#[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as the handle")] File);
-
-impl Lock {
-    /// Makes the file if there is none. SQLite gives `-wal` and `-shm` its mode.
-    pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
-        loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)
-                .map_err(file_error(path))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let holder = holder_of(&file).map(|pid| format!(" (process {pid})")).unwrap_or_default();
-                    return Err(OpenError::InUse { path: path.to_owned(), holder });
-                }
-                Err(TryLockError::Error(source)) => {
-                    return Err(OpenError::File { path: path.to_owned(), source });
-                }
+///
+/// Makes the file if there is none. SQLite gives `-wal` and `-shm` its mode.
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(file_error(path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder_of(&file).map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                return Err(OpenError::InUse { path: path.to_owned(), holder });
             }
-            let locked = file.metadata().map_err(file_error(path))?;
-            // A copy may have been put in its place meanwhile: then the lock is on what nobody opens any more.
-            if fs::metadata(path)
-                .is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
-            {
-                file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file_error(path))?;
-                return Ok(Self(file));
+            Err(TryLockError::Error(source)) => {
+                return Err(OpenError::File { path: path.to_owned(), source });
             }
+        }
+        let locked = file.metadata().map_err(file_error(path))?;
+        // A copy may have been put in its place meanwhile: then the lock is on what nobody opens any more.
+        if fs::metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file_error(path))?;
+            return Ok(file);
         }
     }
 }

@@ -17,7 +17,7 @@ use hosting_planner::{
     Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, Layer, List, SealFor, SealedFor, Unit, World,
     WorldError,
 };
-use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace};
+use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace};
 
 use self::intents::{AudienceSums, LogRow, MutationLog, PendingHead};
 use self::replan::Steps;
@@ -26,9 +26,8 @@ use crate::audit::NewAudit;
 use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
 use crate::keyring::SharedKek;
-use crate::open::IndexFn;
+use crate::origin::Origin;
 use crate::sql::{Connection, Query, Row};
-use crate::writer::Origin;
 use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
@@ -60,6 +59,14 @@ struct Pending {
     heads: BTreeMap<Audience, PendingHead>,
     replan: Steps,
     audit: Vec<NewAudit>,
+}
+
+/// What a kind says is indexed of one resource.
+pub type IndexFn = fn(&Resource) -> Index;
+
+/// The name of a new epoch. Carries the cell's id, so that positions of two cells are never compared.
+pub(crate) fn new_epoch(cell: &str) -> String {
+    format!("{cell}-{}", uuid::Uuid::new_v4().simple())
 }
 
 /// What stays the same for the store's life.

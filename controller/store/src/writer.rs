@@ -8,6 +8,7 @@ mod queue;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -28,12 +29,13 @@ use crate::commit_log::{CHANNEL, Commit, CommitLog, FleetChange};
 use crate::error::{from_sql, to_sql};
 use crate::keyring::SharedKek;
 use crate::lanes::{Caller, Lanes};
-use crate::lease::Lease;
-use crate::open::{IndexFn, Lock, new_epoch};
+use crate::origin::{Origin, harmless_traceparent};
 use crate::sql::{self, Connection, Dialect, SqliteConnection, SqliteOptions};
-use crate::write_tx::{Fixed, Written};
+use crate::write_tx::{Fixed, IndexFn, Written, new_epoch};
 use crate::{Store, StoreError, WriteTx};
 
+/// How long one statement of a migration may take.
+const MIGRATION_LIMIT: Duration = Duration::from_hours(24);
 /// Most mutations in one commit.
 const GROUP: usize = 128;
 /// A group takes no new member when its changes are more rows than this.
@@ -42,30 +44,6 @@ const GROUP_ROWS: usize = 4_000;
 const GROUP_TIME: Duration = Duration::from_millis(50);
 /// How often to look at what other controllers committed, whatever PostgreSQL says.
 const LOOK_AROUND: Duration = Duration::from_millis(500);
-/// A traceparent (W3C Trace Context) has 55 bytes; later versions may be longer.
-const TRACEPARENT_BYTES: usize = 128;
-
-/// Where a mutation comes from.
-#[derive(Debug, Clone, Default)]
-pub struct Origin {
-    /// W3C traceparent of the request; empty when there is none. One that is longer than 128 bytes, or has anything but letters,
-    /// digits and dashes, is dropped.
-    pub traceparent: String,
-    /// Who asked, e.g. the API key's id; `None` for the controller itself.
-    pub actor: Option<String>,
-    /// Whether that is a platform admin, who may have what others may not.
-    pub admin: bool,
-    /// What the caller may do this by. Without that the mutation is not begun: [`StoreError::LostLease`].
-    pub lease: Option<Lease>,
-}
-
-/// It comes from a header and goes into the log, to every subscriber and into resources: nothing that is wrong with one may be
-/// more than a lost trace.
-pub(crate) fn harmless_traceparent(text: String) -> String {
-    let harmless =
-        text.len() <= TRACEPARENT_BYTES && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if harmless { text } else { String::new() }
-}
 
 /// A mutation that is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,6 +168,18 @@ impl Connect {
             }
         })
     }
+
+    /// One whose statements may take hours: a new build goes over all rows of a large store.
+    pub(crate) async fn open_patiently(&self) -> Result<Connection, StoreError> {
+        Ok(match self {
+            Self::Sqlite(_) => self.open().await?,
+            Self::Postgres(options, _) => {
+                let unlimited = [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+                let options = (**options).clone().options(unlimited);
+                Connection::Postgres(sql::connect_postgres(&options, MIGRATION_LIMIT).await?)
+            }
+        })
+    }
 }
 
 pub(crate) struct Setup {
@@ -204,7 +194,7 @@ pub(crate) struct Setup {
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
     /// Against a second controller on the same file.
-    pub(crate) lock: Option<Lock>,
+    pub(crate) lock: Option<File>,
     /// What other controllers of the store commit, if there may be others.
     pub(crate) log: Option<CommitLog>,
     pub(crate) controller: String,
@@ -355,7 +345,7 @@ struct Writer {
     ring: watch::Sender<u64>,
     commits: broadcast::Sender<Arc<Commit>>,
     counts: Arc<Counts>,
-    lock: Option<Lock>,
+    lock: Option<File>,
     log: Option<CommitLog>,
     /// The newest revision that was told of.
     known: u64,

@@ -20,6 +20,7 @@ pub mod kinds;
 mod record_data;
 pub mod search;
 mod secret;
+mod upcast;
 
 pub use definition::{Creation, Grants, KindDef, NewResource, Update, Warning, timestamp};
 pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};

@@ -38,7 +38,6 @@ const LEFT: &[(&str, &[&str])] = &[
     // To be opened: what all parts of the server share, what opens a store and what writes to it, stand in one of their files.
     ("hosting-feed", &["enrol", "server", "service", "session"]),
     ("hosting-store", &["feed_source", "read_tx"]),
-    ("hosting-store", &["open", "write_tx", "writer"]),
 ];
 
 /// The paths that a file names.

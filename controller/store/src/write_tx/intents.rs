@@ -8,9 +8,9 @@ use hosting_planner::{ApplyError, IntentChange, IntentRow};
 use super::{Pending, WriteTx};
 use crate::batch;
 use crate::error::{from_sql, to_sql};
+use crate::origin::harmless_traceparent;
 use crate::read_tx::{cause_number, intent_row};
 use crate::sql::{self, QueryBuilder};
-use crate::writer::harmless_traceparent;
 use crate::{ReadTx, StoreError};
 
 /// Longest owner or intent key in bytes.

@@ -91,15 +91,6 @@ impl Place {
         self.folder.path()
     }
 
-    /// The database's planner learns what is stored by now.
-    pub(crate) fn analyze(&self) {
-        if let Some(postgres) = &self.postgres {
-            for n in 0..postgres.drawn.load(Ordering::Relaxed) {
-                postgres.running.server().analyze(&format!("cell{n}")).unwrap();
-            }
-        }
-    }
-
     /// The key file.
     pub(crate) fn kek(&self) -> PathBuf {
         self.folder.path().join("kek")
