@@ -212,22 +212,30 @@ async fn reads_cost_what_they_show_however_much_is_stored(backend: Backend) {
     lab.fill(40).await;
     let few = lab.costs().await;
     lab.fill(10_000).await;
-    let many = lab.costs().await;
     let mut grown = Vec::new();
-    for (name, small) in few {
-        let large = many[name];
-        let (statements, rows) = bound(name, backend);
-        let steps = if backend == Backend::Sqlite { 20 } else { 1 };
-        if large.statements > small.statements + statements || large.work > small.work + rows * steps {
-            grown.push(format!("{name}: {small:?}, with much more in the store {large:?}"));
+    // PostgreSQL looks at a table that grew within a minute or two; until then it goes by what it knew of the small one.
+    for is_known in [false, true] {
+        if is_known {
+            lab.place.analyze();
+        }
+        let many = lab.costs().await;
+        for (name, small) in &few {
+            let large = many[name];
+            let (statements, rows) = bound(name, backend, is_known);
+            let steps = if backend == Backend::Sqlite { 20 } else { 1 };
+            if large.statements > small.statements + statements || large.work > small.work + rows * steps {
+                grown.push(format!("{name}: {small:?}, with much more in the store {large:?}, {is_known}"));
+            }
         }
     }
     assert!(grown.is_empty(), "{grown:#?}");
 }
 
 /// Beside what a small store costs, for requests with a bound of their own: statements, and rows.
-fn bound(name: &str, backend: Backend) -> (u64, u64) {
+fn bound(name: &str, backend: Backend, is_known: bool) -> (u64, u64) {
     match name {
+        // The index that it takes instead has all of a tenant, or of a zone.
+        "explain" | "get zone" if backend == Backend::Postgres && !is_known => (0, 8_000),
         // Two thousand rows of an index say that more has it than is looked up; then the list is gone along.
         "list of a brand"
         | "list of a region"

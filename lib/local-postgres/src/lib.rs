@@ -200,6 +200,16 @@ impl Server {
         psql
     }
 
+    /// Brings what the server's planner knows of a database up to date, as it does itself in time.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn analyze(&self, database: &str) -> Result<(), Error> {
+        let mut psql = self.psql();
+        psql.arg("ANALYZE").args(["-d", database]);
+        run("psql", &mut psql)
+    }
+
     /// Starts the server on data that are prepared; it ends with the value, or with the thread that started it.
     ///
     /// # Errors

@@ -56,6 +56,8 @@ pub(crate) fn options(url: &str, mutation_timeout: Duration) -> Result<PgConnect
             // Every statement that is sent often has an index. Until the server knows how large a new table has become, which takes it a
             // minute or more, it would plan to go over all rows, and keep to that plan.
             ("enable_seqscan", "off"),
+            // The server takes the price of a forbidden plan, for a table without an index, for real work, and would compile it.
+            ("jit", "off"),
         ])
         .application_name("hosting-controller")
         .statement_cache_capacity(PREPARED)

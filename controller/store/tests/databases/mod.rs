@@ -48,12 +48,16 @@ impl Postgres {
 
     /// A database of its own. The first is the one that every server has, which takes no time to make.
     pub(crate) fn database(&self) -> Database {
-        let name = match self.drawn.fetch_add(1, Ordering::Relaxed) {
-            0 => "postgres".to_owned(),
-            drawn => format!("cell{drawn}"),
-        };
+        let name = Self::name(self.drawn.fetch_add(1, Ordering::Relaxed));
         self.running.server().create_database(&name).unwrap();
         self.running.server().url(&name).parse().unwrap()
+    }
+
+    fn name(drawn: u64) -> String {
+        match drawn {
+            0 => "postgres".to_owned(),
+            _ => format!("cell{drawn}"),
+        }
     }
 
     /// Where the server listens.
@@ -89,6 +93,15 @@ impl Place {
 
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The database's planner learns what is stored by now.
+    pub(crate) fn analyze(&self) {
+        if let Some(postgres) = &self.postgres {
+            for n in 0..postgres.drawn.load(Ordering::Relaxed) {
+                postgres.running.server().analyze(&Postgres::name(n)).unwrap();
+            }
+        }
     }
 
     /// The key file.
