@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hosting_resource::Warning;
 use hosting_resource::kinds::cluster;
 use hosting_resource::kinds::webroot::env::{EnvVarView, EnvVarsBody};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -321,6 +322,87 @@ pub(crate) struct Link {
     pub(crate) detail: String,
 }
 
+/// What a resource of a plan waits for once the change is made.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlannedGate {
+    /// The condition, e.g. `edge`.
+    pub(crate) name: String,
+    pub(crate) message: String,
+}
+
+/// A resource that a change would make, change or take away.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlannedResource {
+    pub(crate) kind: &'static str,
+    pub(crate) id: String,
+    pub(crate) label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_id: Option<String>,
+    /// `created`, `changed`, `deleting` (it goes when the fleet has let go) or `deleted`.
+    pub(crate) change: &'static str,
+    /// The status that it would have; absent when it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<&'static str>,
+    /// Fields of what the user wrote that would differ, as JSON pointers (RFC 6901); none for what is made or goes.
+    pub(crate) fields: Vec<String>,
+    /// Gates that would be closed. Looked at for the first hundred resources that have any.
+    pub(crate) waits_for: Vec<PlannedGate>,
+}
+
+/// What the servers of an audience would be told.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlannedAudience {
+    /// e.g. `edge/cl_main`.
+    pub(crate) audience: String,
+    /// Items that are new.
+    pub(crate) added: u64,
+    /// Items with another value.
+    pub(crate) changed: u64,
+    /// Items that go.
+    pub(crate) withdrawn: u64,
+    /// Of all these, how many stop something from being served, or destroy data.
+    pub(crate) takes_away: u64,
+    /// The first 20 of them, as kind and key.
+    pub(crate) keys: Vec<String>,
+}
+
+/// Data on nodes that would be destroyed in the end.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlannedLoss {
+    pub(crate) kind: &'static str,
+    pub(crate) id: String,
+    pub(crate) label: String,
+}
+
+/// Answer of a change with `dry_run=true`: what it would do if it were made now. Nothing of it was done.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Plan {
+    /// Always true: tells it from the answer of a change.
+    pub(crate) dry_run: bool,
+    /// The first 200 resources that the key may see.
+    pub(crate) resources: Vec<PlannedResource>,
+    /// All resources.
+    pub(crate) resources_total: u64,
+    /// Audiences that would be told at once, in the order of their names; what waits for a gate is told when that opens.
+    pub(crate) audiences: Vec<PlannedAudience>,
+    /// The first 200 host names and zones whose answers would change, sorted.
+    pub(crate) names: Vec<String>,
+    /// All of them.
+    pub(crate) names_total: u64,
+    /// The first 200 tenants that would notice, sorted.
+    pub(crate) tenants: Vec<String>,
+    /// All of them.
+    pub(crate) tenants_total: u64,
+    /// Data that would be destroyed, once everything that serves it has let go.
+    pub(crate) destroyed: Vec<PlannedLoss>,
+    /// Steps that would follow in changes of their own, each over a bounded part of what is concerned: their effects are not in this plan.
+    pub(crate) later_steps: u64,
+    /// Whether the action goes on after what is planned here: it works in rounds, and this is the first one.
+    pub(crate) is_first_round: bool,
+    /// What was accepted and would not work as it is.
+    pub(crate) warnings: Vec<Warning>,
+}
+
 /// The way of a name from the API to its site.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Explanation {
@@ -468,6 +550,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Job", |g| JobView::json_schema(g)),
     ("JobPage", |g| JobPage::json_schema(g)),
     ("CallbackSecret", |g| CallbackSecret::json_schema(g)),
+    ("Plan", |g| Plan::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

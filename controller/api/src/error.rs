@@ -193,7 +193,8 @@ impl From<WriteError<Self>> for ApiError {
             WriteError::Refused(error) => error,
             WriteError::Store(error) => error.into(),
             WriteError::TooSlow(_) => Self::unavailable("the change took too long and was not made; retry"),
-            WriteError::WentOn | WriteError::Panicked(_) => Self::internal(&error),
+            WriteError::WentOn => Self::internal(&"a change went on after it was refused"),
+            WriteError::Panicked(message) => Self::internal(&format!("a change panicked: {message}")),
         }
     }
 }

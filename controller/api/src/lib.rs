@@ -31,6 +31,7 @@ mod fallback;
 mod fleet;
 mod metrics;
 mod openapi;
+mod plan;
 mod platform;
 mod prepare;
 mod query;

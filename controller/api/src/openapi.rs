@@ -8,7 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::bodies;
-use crate::query::Takes;
+use crate::query::{DRY_RUN, Takes};
 use crate::route::{BASE, Op, Route, Shape};
 
 /// All schemas that routes refer to, by name, and the name of each shape.
@@ -156,6 +156,18 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
         success["content"] = content(schema);
     }
     answers.insert(route.success.to_string(), success);
+    if route.params.iter().any(|param| param.name == DRY_RUN)
+        && let Some(plan) = schemas.refer(Shape::Named("Plan"))
+    {
+        let planned = match schemas.refer(route.response) {
+            Some(schema) if route.success == 200 => json!({"anyOf": [schema, plan]}),
+            Some(_) | None => plan,
+        };
+        answers.insert(
+            "200".to_owned(),
+            json!({"description": "Success, or with dry_run=true the plan", "content": content(planned)}),
+        );
+    }
     let mut codes =
         vec![(401, "No key, or one that is not valid"), (403, "Scope, brand or tier do not allow it")];
     if route.path.contains('{') {

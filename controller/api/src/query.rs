@@ -21,6 +21,8 @@ const FOUND: (u32, u32) = (5, 20);
 /// What `search` means in lists.
 const SEARCH: &str = "Only those whose name or id contains this, letter case aside; an id that is a UUID is found by how it begins. Each \
      page looks at a bounded number of rows: it may have fewer items than its limit, even none, while has_more is true.";
+/// The parameter that asks for a plan in the place of the change.
+pub(crate) const DRY_RUN: &str = "dry_run";
 /// A status that clients may filter by and that nothing ever has: what is deleted has no row.
 pub(crate) const GONE: &str = "deleted";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
@@ -168,6 +170,13 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
         | Op::Act(_)
         | Op::Order(_) => Vec::new(),
     };
+    if *method != Method::GET && !matches!(op, Op::Order(_)) {
+        known.push(param(
+            DRY_RUN,
+            Takes::Word(vec!["true", "false"]),
+            "With true: nothing is changed, and the answer is the plan of what would be.",
+        ));
+    }
     if *method != Method::GET {
         known.push(param(
             "wait",
@@ -246,6 +255,9 @@ impl Query {
                 |param| if let Takes::Count { default, .. } = param.takes { Some(default) } else { None },
             )
             .unwrap_or_default();
+        if query.text(DRY_RUN) == Some("true") && query.text("wait").is_some() {
+            return Err(ApiError::invalid("wait", "has no effect with dry_run=true: nothing is changed"));
+        }
         if query.seconds("wait_timeout").is_some()
             && query.text("wait").is_none()
             && known.iter().any(|param| param.name == "wait")

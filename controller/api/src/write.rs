@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::actions::Act;
 use crate::audit::{bounded, entry};
 use crate::prepare::{Prepared, entropy};
+use crate::query::DRY_RUN;
 use crate::route::{Op, Shape};
 use crate::service::{Call, Failure, Reply, described, item_path, named, not_found, to_json};
 use crate::wait::{Look, Waited, lagging};
@@ -52,7 +53,7 @@ enum Body {
 
 impl Done {
     /// How much an action says that it did.
-    fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         match &self.body {
             Body::Json(body) => body.get("count").and_then(Value::as_u64).unwrap_or_default(),
             Body::None | Body::View(..) => 0,
@@ -95,6 +96,11 @@ impl Done {
     /// What was accepted and will not work as it is.
     pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
         Self { warnings, ..self }
+    }
+
+    /// What was accepted and will not work as it is.
+    pub(crate) fn into_warnings(self) -> Vec<Warning> {
+        self.warnings
     }
 
     /// The answer has no body.
@@ -146,18 +152,18 @@ impl Api {
             );
             return Err(ApiError::new(StatusCode::BAD_REQUEST, message).into());
         }
+        if call.query.text(DRY_RUN) == Some("true") {
+            // What was tried with foreign things is kept; everything else was a question.
+            let kept = |error: ApiError| Failure { audited: error.status != StatusCode::FORBIDDEN, error };
+            return self.plan(call).await.map_err(kept);
+        }
         let place = match call.wait {
             Some(_) => Some(self.waiting_place(&call.principal)?),
             None => None,
         };
         let call = Arc::new(call);
         let row = entry(&call.route, path, Some(&call.id), kept.map(bounded), call.route.success);
-        let origin = Origin {
-            traceparent: call.traceparent.clone(),
-            actor: Some(call.principal.key_id.clone()),
-            admin: call.principal.is_admin(),
-            lease: None,
-        };
+        let origin = call.origin();
         // Nothing is planned: the row is written for itself.
         if let Op::Order(order) = call.route.op {
             let body = (order.give)(self, &call, origin.clone()).await?;
@@ -388,7 +394,17 @@ fn cluster_ids(mut view: Map<String, Value>) -> Map<String, Value> {
 }
 
 impl Call {
-    async fn carry_out(&self, tx: &mut WriteTx, prepared: Prepared) -> Result<Done, ApiError> {
+    /// Where what it asks for comes from.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            traceparent: self.traceparent.clone(),
+            actor: Some(self.principal.key_id.clone()),
+            admin: self.principal.is_admin(),
+            lease: None,
+        }
+    }
+
+    pub(crate) async fn carry_out(&self, tx: &mut WriteTx, prepared: Prepared) -> Result<Done, ApiError> {
         match self.route.op {
             Op::Create(kind) | Op::CreateBy(kind, _) => self.create(tx, kind, prepared).await,
             Op::Update(kind) => self.update(tx, kind, prepared).await,

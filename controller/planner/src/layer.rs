@@ -50,6 +50,15 @@ impl<K: Ord + Clone, V> Undoable<K, V> {
         self.map.entry(key).or_insert(value);
     }
 
+    /// What was changed since changes were last kept: the key, what stood there then, and what stands there now.
+    fn changes(&self) -> impl Iterator<Item = (&K, Option<&V>, Option<&V>)> {
+        let mut seen = BTreeSet::new();
+        self.before
+            .iter()
+            .filter(move |(key, _)| seen.insert(key))
+            .map(|(key, before)| (key, before.as_ref(), self.map.get(key)))
+    }
+
     fn undo(&mut self) {
         while let Some((key, before)) = self.before.pop() {
             match before {
@@ -232,6 +241,24 @@ impl Layer {
     /// Resources that were put, with their index rows.
     pub fn put_resources(&self) -> impl Iterator<Item = (&Resource, &Index)> {
         self.put.map.iter().filter_map(|(id, index)| Some((self.known(id)??, index)))
+    }
+
+    /// Resources that were put or removed since [`Layer::keep`]: as they were then, and as they are now. A resource that was put
+    /// without having been read counts as one that was not there.
+    pub fn changed_resources(&self) -> impl Iterator<Item = (Option<&Resource>, Option<&Resource>)> {
+        self.resources
+            .changes()
+            .map(|(_, before, now)| (before.and_then(Option::as_ref), now.and_then(Option::as_ref)))
+    }
+
+    /// Rows that were set or withdrawn since [`Layer::keep`]: where, as they were then, and as they are now.
+    pub fn newly_changed_rows(
+        &self,
+    ) -> impl Iterator<Item = (&Audience, &Key, Option<&IntentRow>, Option<&IntentRow>)> {
+        self.rows.changes().map(|(at, before, now)| {
+            let before = before.or_else(|| self.base_rows.get(at));
+            (&at.0, &at.1, before.and_then(Option::as_ref), now.and_then(Option::as_ref))
+        })
     }
 
     /// Ids and kinds of resources that were removed.

@@ -83,7 +83,7 @@ pub use origin::Origin;
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
-pub use write_tx::{IndexFn, WriteTx};
+pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
 pub use writer::{Committed, Stats, WriteError};
 
 /// Most rows that one mutation may write: more is a walk over several.

@@ -4,6 +4,7 @@
 //! commit, a few statements of many rows. What a mutation writes to other tables it writes at once, under a savepoint that the first
 //! such statement sets.
 
+mod effects;
 mod intents;
 mod ref_counts;
 mod replan;
@@ -13,12 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Key};
+use hosting_planner::gates::{Evidence, Reports};
 use hosting_planner::{
     Admitted, ApplyError, Change, Draft, IntentRow, KeyShare, Layer, List, SealFor, SealedFor, Unit, World,
     WorldError,
 };
 use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace};
 
+pub use self::effects::{Effects, IntentEffect, ResourceEffect};
 use self::intents::{AudienceSums, LogRow, MutationLog, PendingHead};
 use self::replan::Steps;
 use self::resources::Counts;
@@ -484,6 +487,14 @@ impl World for WriteTx {
 
     async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
         self.read.key_shares(audience).await
+    }
+}
+
+/// What nodes said is no part of a mutation.
+#[async_trait]
+impl Evidence for WriteTx {
+    async fn reports(&mut self, about: &[(String, Key)]) -> Result<Reports, WorldError> {
+        self.read.reports(about).await
     }
 }
 

@@ -12,5 +12,6 @@ mod http;
 mod jobs;
 mod names;
 mod operators;
+mod plans;
 mod protocol;
 mod queries;

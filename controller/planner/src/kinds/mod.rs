@@ -50,6 +50,12 @@ pub(crate) fn of(kind: Kind) -> &'static dyn KindPlan {
     }
 }
 
+/// Whether nodes hold data of a kind's resources, which are destroyed once such a resource is deleted.
+#[must_use]
+pub fn holds_data(kind: Kind) -> bool {
+    of(kind).facts().retires.is_some()
+}
+
 /// What is the same for all resources of a kind.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {

@@ -37,6 +37,11 @@ impl Steps {
         self.added.extend(later.added);
     }
 
+    /// Units that join, in their order; one may be there twice.
+    pub(super) fn added(&self) -> &[Unit] {
+        &self.added
+    }
+
     /// How many leave.
     pub(super) fn removed(&self) -> usize {
         self.removed.len()

@@ -1,0 +1,252 @@
+//! Plans: a change is carried out in the write transaction like any other, looked at, and taken back.
+//!
+//! So a plan is what the change would do to what stands at that moment, by the same rules, refusals included. It writes nothing: no
+//! audit row, no callback.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hosting_intent::{Audience, Intent, Kind as IntentKind, rr_set_key};
+use hosting_planner::gates::{Fleet, Truth, evaluate, gather};
+use hosting_planner::holds_data;
+use hosting_resource::{Kind, Resource, Status, pointer, public_id};
+use hosting_store::{Effects, IntentEffect, ResourceEffect, WriteError, WriteTx};
+use serde_json::{Map, Value};
+
+use crate::bodies::{Plan, PlannedAudience, PlannedGate, PlannedLoss, PlannedResource};
+use crate::route::Op;
+use crate::service::{Call, Reply, to_json};
+use crate::{Api, ApiError, Principal};
+
+/// Resources, names and tenants that a plan lists.
+const LISTED: usize = 200;
+/// Keys of an audience that it lists.
+const KEYS: usize = 20;
+/// Resources whose gates are looked at: everybody who writes waits meanwhile.
+const GATED: usize = 100;
+
+/// Why a mutation is taken back.
+enum TakenBack {
+    Planned(Box<Plan>),
+    Refused(ApiError),
+}
+
+impl From<ApiError> for TakenBack {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl Api {
+    /// What a change would do.
+    pub(crate) async fn plan(&self, call: Call) -> Result<Reply, ApiError> {
+        if call.callback.is_some() {
+            return Err(ApiError::invalid(
+                "X-Callback-URL",
+                "has no effect with dry_run=true: nothing is changed",
+            ));
+        }
+        let prepared = call.prepare(self.store()).await?;
+        let (origin, fleet, now) = (call.origin(), self.platform().fleet(), self.store().now());
+        let call = Arc::new(call);
+        let inner = Arc::clone(&call);
+        let written = self
+            .store()
+            .write(origin, move |tx| {
+                Box::pin(async move {
+                    let done = inner.carry_out(tx, prepared).await?;
+                    let effects = tx.effects();
+                    let gates = closed_gates(tx, fleet.as_ref(), &effects, now).await?;
+                    let mut plan = plan_of(effects, gates, &inner.principal);
+                    if let Op::Act(act) = inner.route.op {
+                        plan.is_first_round = act.repeats.is_some_and(|most| done.count() >= u64::from(most));
+                    }
+                    plan.warnings = done.into_warnings();
+                    Err::<(), TakenBack>(TakenBack::Planned(Box::new(plan)))
+                })
+            })
+            .await;
+        call.end_turn();
+        let error = match written {
+            Err(WriteError::Refused(TakenBack::Planned(plan))) => {
+                return Ok(Reply::json(200, to_json(&plan)?));
+            }
+            Err(WriteError::Refused(TakenBack::Refused(error))) => error,
+            Err(WriteError::Store(error)) => error.into(),
+            Err(WriteError::TooSlow(limit)) => WriteError::<ApiError>::TooSlow(limit).into(),
+            Err(WriteError::WentOn) => WriteError::<ApiError>::WentOn.into(),
+            Err(WriteError::Panicked(message)) => WriteError::<ApiError>::Panicked(message).into(),
+            Ok(_) => ApiError::internal(&"a plan was not taken back"),
+        };
+        Err(error)
+    }
+}
+
+/// By resource, the gates that would be closed.
+type Gates = BTreeMap<String, Vec<PlannedGate>>;
+
+async fn closed_gates(
+    tx: &mut WriteTx,
+    fleet: &dyn Fleet,
+    effects: &Effects,
+    now: i64,
+) -> Result<Gates, ApiError> {
+    let after = effects.resources.iter().filter_map(|effect| effect.after.as_ref());
+    let open: Vec<Resource> = after.filter(|after| after.status.is_open()).take(GATED).cloned().collect();
+    let inputs = gather(tx, fleet, &open).await?;
+    let mut gates = Gates::new();
+    for (resource, inputs) in open.iter().zip(&inputs) {
+        let verdict = evaluate(resource, inputs, fleet, now);
+        let closed = verdict.conditions.into_iter().filter(|condition| condition.status != Truth::True);
+        let closed = closed
+            .map(|condition| PlannedGate { name: condition.name.to_string(), message: condition.message });
+        gates.insert(resource.id.clone(), closed.collect());
+    }
+    Ok(gates)
+}
+
+fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
+    let Effects { mut resources, intents, queued } = effects;
+    resources.sort_by(|one, other| place(one).cmp(&place(other)));
+    let mut plan = Plan {
+        dry_run: true,
+        resources: Vec::new(),
+        resources_total: resources.len() as u64,
+        audiences: audiences(&intents),
+        names: Vec::new(),
+        names_total: 0,
+        tenants: Vec::new(),
+        tenants_total: 0,
+        destroyed: Vec::new(),
+        later_steps: queued.iter().collect::<BTreeSet<_>>().len() as u64,
+        is_first_round: false,
+        warnings: Vec::new(),
+    };
+    let names: BTreeSet<String> = intents.iter().filter_map(name_of).collect();
+    (plan.names_total, plan.names) = (names.len() as u64, names.into_iter().take(LISTED).collect());
+    let mut tenants: BTreeSet<String> = BTreeSet::new();
+    for ResourceEffect { before, after } in resources {
+        let Some(shown) = after.as_ref().or(before.as_ref()) else { continue };
+        tenants.extend(shown.tenant.clone());
+        if principal.may_touch(shown).is_err() {
+            continue;
+        }
+        let change = change_of(before.as_ref(), after.as_ref());
+        let is_new_loss = matches!(change, "deleting" | "deleted")
+            && before.as_ref().is_some_and(|before| before.status != Status::Deleting);
+        if is_new_loss && holds_data(shown.kind) {
+            let (kind, id, label) = (shown.kind.name(), public_id(&shown.id).to_owned(), shown.label.clone());
+            plan.destroyed.push(PlannedLoss { kind, id, label });
+        }
+        if plan.resources.len() < LISTED {
+            let mut fields = Vec::new();
+            if let (Some(before), Some(after)) = (&before, &after) {
+                differences(&before.spec, &after.spec, "", &mut fields);
+            }
+            plan.resources.push(PlannedResource {
+                kind: shown.kind.name(),
+                id: public_id(&shown.id).to_owned(),
+                label: shown.label.clone(),
+                tenant_id: shown.tenant.clone(),
+                change,
+                status: after.as_ref().map(|after| after.status.as_str()),
+                fields,
+                waits_for: gates.remove(&shown.id).unwrap_or_default(),
+            });
+        }
+    }
+    (plan.tenants_total, plan.tenants) = (tenants.len() as u64, tenants.into_iter().take(LISTED).collect());
+    plan
+}
+
+/// In a plan, what others lie in comes first.
+fn place(effect: &ResourceEffect) -> Option<(Kind, &str, &str)> {
+    let shown = effect.after.as_ref().or(effect.before.as_ref())?;
+    Some((shown.kind, &shown.label, &shown.id))
+}
+
+fn change_of(before: Option<&Resource>, after: Option<&Resource>) -> &'static str {
+    match (before, after) {
+        (_, None) => "deleted",
+        (None, Some(_)) => "created",
+        (Some(_), Some(after)) if after.status == Status::Deleting => "deleting",
+        (Some(_), Some(_)) => "changed",
+    }
+}
+
+/// Pointers to the fields of two objects that differ, objects within them looked into.
+fn differences(before: &Map<String, Value>, after: &Map<String, Value>, path: &str, found: &mut Vec<String>) {
+    let fields: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for field in fields {
+        match (before.get(field), after.get(field)) {
+            (one, other) if one == other => {}
+            (Some(Value::Object(one)), Some(Value::Object(other))) if !field.starts_with('$') => {
+                // A sealed secret is one value, whatever it consists of.
+                if one.keys().chain(other.keys()).any(|inner| inner.starts_with('$')) {
+                    found.push(pointer(path, field));
+                } else {
+                    differences(one, other, &pointer(path, field), found);
+                }
+            }
+            _ => found.push(pointer(path, field)),
+        }
+    }
+}
+
+fn audiences(intents: &[IntentEffect]) -> Vec<PlannedAudience> {
+    let mut by_audience: BTreeMap<&Audience, PlannedAudience> = BTreeMap::new();
+    for IntentEffect { audience, key, before, after } in intents {
+        let planned = by_audience.entry(audience).or_insert_with(|| PlannedAudience {
+            audience: audience.to_string(),
+            added: 0,
+            changed: 0,
+            withdrawn: 0,
+            takes_away: 0,
+            keys: Vec::new(),
+        });
+        let takes_away = match (before, after) {
+            (_, None) => {
+                planned.withdrawn += 1;
+                true
+            }
+            (before, Some(after)) => {
+                *(if before.is_some() { &mut planned.changed } else { &mut planned.added }) += 1;
+                Intent::parse(key, &after.value).is_ok_and(|intent| intent.takes_away())
+            }
+        };
+        planned.takes_away += u64::from(takes_away);
+        if planned.keys.len() < KEYS {
+            planned.keys.push(key.to_string());
+        }
+    }
+    by_audience.into_values().collect()
+}
+
+/// The host name or zone whose answers an intent decides.
+fn name_of(intent: &IntentEffect) -> Option<String> {
+    let kind = intent.key.known_kind()?;
+    if kind == IntentKind::RrSet {
+        return rr_set_key(&intent.key.name).ok().map(|(_, owner, _)| owner.to_owned());
+    }
+    matches!(kind, IntentKind::Route | IntentKind::Zone).then(|| intent.key.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_that_differ_are_named_and_a_secret_is_one() {
+        let before = json!({
+            "php": {"memory_mb": 128, "version": "8.4"}, "name": "a", "list": [1], "key": {"$secret": {"sealed": "x"}}, "gone": 1,
+        });
+        let after = json!({
+            "php": {"memory_mb": 256, "version": "8.4"}, "name": "a", "list": [2], "key": {"$secret": {"sealed": "y"}}, "a/b": 1,
+        });
+        let mut found = Vec::new();
+        differences(before.as_object().unwrap(), after.as_object().unwrap(), "", &mut found);
+        assert_eq!(found, ["/a~1b", "/gone", "/key", "/list", "/php/memory_mb"]);
+    }
+}

@@ -1,0 +1,126 @@
+//! `dry_run=true`: the plan of a change in its place.
+
+use hosting_api::{Op, Route, table};
+use hosting_resource::Tier;
+use serde_json::{Value, json};
+
+use crate::authorization::{body_of, path_of};
+use crate::harness::{Answer, Ids, TestApi};
+
+fn plannable() -> impl Iterator<Item = Route> {
+    table().into_iter().filter(|route| route.is_mutating() && !matches!(route.op, Op::Order(_)))
+}
+
+async fn ask(test: &TestApi, ids: &Ids, route: &Route, query: &str, key: &str) -> Answer {
+    let path = format!("{}{query}", path_of(test, ids, route));
+    test.call(route.method.clone(), &path, Some(key), body_of(test, ids, route)).await
+}
+
+/// Everything that a change leaves behind: the revision, the audit log, the jobs.
+async fn traces(test: &TestApi) -> (u64, Value, Value) {
+    let head = test.store.read().await.unwrap().head();
+    (head, test.get("/audit-logs?limit=200").await.body, test.get("/jobs?limit=200").await.body)
+}
+
+fn strings<'v>(value: &'v Value, field: &str) -> Vec<&'v str> {
+    value.as_array().unwrap().iter().map(|item| item[field].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn every_change_can_be_planned_and_the_plan_is_what_it_does() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let mut with_effect = 0;
+    for route in plannable() {
+        let shown = format!("{} {}", route.method, route.path);
+        let before = traces(&test).await;
+        let plan = ask(&test, &ids, &route, "?dry_run=true", &test.admin).await;
+        assert_eq!(traces(&test).await, before, "{shown}: a plan leaves nothing behind");
+        let twin = test.copy().await;
+        // Nothing moves on by itself while the outcome is compared.
+        twin.gatekeeper.0.abort();
+        let real = ask(&twin, &ids, &route, "", &twin.admin).await;
+        if real.status >= 400 {
+            assert_eq!((plan.status, &plan.body), (real.status, &real.body), "{shown}");
+            continue;
+        }
+        let plan = plan.ok(200);
+        assert_eq!(plan["dry_run"], true, "{shown}: {plan}");
+        let resources = plan["resources"].as_array().unwrap();
+        let moved = twin.store.read().await.unwrap().head() > before.0;
+        let has_effect = !resources.is_empty() || !plan["audiences"].as_array().unwrap().is_empty();
+        assert_eq!(moved, has_effect || plan["later_steps"] != 0, "{shown}: {plan}");
+        with_effect += usize::from(has_effect);
+        for resource in resources {
+            let (kind, label) = (resource["kind"].as_str().unwrap(), resource["label"].as_str().unwrap());
+            let kind = hosting_resource::Kind::from_name(kind).unwrap();
+            let mut tx = twin.store.read().await.unwrap();
+            let found = hosting_planner::World::list(&mut tx, kind, "", 1_000).await.unwrap();
+            let id = resource["id"].as_str().unwrap();
+            // What is made has another id each time, and some are called by it.
+            let is_it = |one: &&hosting_resource::Resource| match resource["change"].as_str() {
+                Some("created") => one.created_revision > before.0 && (one.label == label || label == id),
+                _ => one.id.ends_with(id),
+            };
+            let status = found.iter().find(is_it).map(|one| one.status.as_str());
+            let planned = resource["status"].as_str();
+            assert_eq!(status, planned, "{shown}: {resource}");
+        }
+    }
+    assert!(with_effect > 20, "{with_effect}");
+}
+
+#[tokio::test]
+async fn a_plan_is_refused_to_those_that_the_change_is_refused_to() {
+    let test = TestApi::with_fleet().await;
+    let ours = test.brand("ours").await;
+    test.brand("theirs").await;
+    let (_, key) = test.key(&["*:*"], &["theirs"]).await;
+    let (_, reads) = test.key(&["*:read"], &["*"]).await;
+    for route in plannable() {
+        let answer = ask(&test, &ours, &route, "?dry_run=true", &key).await;
+        let message = match route.tier {
+            Tier::Admin => "platform admin access required",
+            Tier::Brand => "no access to this brand",
+        };
+        assert_eq!((answer.status, answer.error()), (403, message), "{} {}", route.method, route.path);
+        let answer = ask(&test, &ours, &route, "?dry_run=true", &reads).await;
+        assert_eq!(answer.status, 403, "{} {}", route.method, route.path);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_says_who_is_told_and_what_is_waited_for() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let path = format!("/tenants/{}/fqdns?dry_run=true", ids.tenant);
+    let plan =
+        test.post(&path, json!({"fqdn": "shop.first-zone.example", "webroot_id": ids.webroot})).await.ok(200);
+    assert_eq!(plan["resources"][0]["change"], "created");
+    assert!(strings(&plan["resources"], "label").contains(&"shop.first-zone.example"), "{plan}");
+    assert!(plan["names"].as_array().unwrap().contains(&json!("shop.first-zone.example")), "{plan}");
+    assert_eq!((&plan["tenants"], &plan["destroyed"]), (&json!([ids.tenant]), &json!([])));
+    let audiences = strings(&plan["audiences"], "audience");
+    assert_eq!(audiences, [format!("edge/{}", test.cluster)], "DNS is told when the edge has it: {plan}");
+    assert!(strings(&plan["resources"][0]["waits_for"], "name").contains(&"dns"), "{plan}");
+
+    let plan =
+        test.put(&format!("/webroots/{}?dry_run=true", ids.webroot), json!({"public_folder": "new"})).await;
+    let plan = plan.ok(200);
+    assert_eq!(plan["resources"][0]["fields"], json!(["/public_folder"]));
+    assert_eq!(plan["resources"][0]["change"], "changed");
+
+    let plan = test.delete(&format!("/tenants/{}?dry_run=true", ids.tenant)).await.ok(200);
+    let lost = strings(&plan["destroyed"], "kind");
+    assert!(lost.contains(&"tenant") && lost.contains(&"webroot"), "{plan}");
+    let withdrawn =
+        plan["audiences"].as_array().unwrap().iter().map(|one| one["takes_away"].as_u64().unwrap());
+    assert!(withdrawn.sum::<u64>() > 0, "{plan}");
+    assert!(plan["names"].as_array().unwrap().contains(&json!(ids.fqdn_name)), "{plan}");
+    assert_eq!(test.get(&format!("/tenants/{}", ids.tenant)).await.body["status"], "active");
+
+    let waits = test.delete(&format!("/tenants/{}?dry_run=true&wait=ready", ids.tenant)).await;
+    assert_eq!((waits.status, &waits.body["field"]), (400, &json!("wait")));
+    let plan = test.delete(&format!("/tenants/{}?dry_run=false", ids.tenant)).await;
+    assert_eq!(plan.status, 202, "{plan:?}");
+}
