@@ -397,13 +397,19 @@ pub(crate) struct UpdateArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hostctl delete fqdn www.example.com --wait
-  hostctl delete zone bakery.test --ignore-not-found")]
+  hostctl delete tenant acme-1001 --dry-run
+  hostctl delete zone bakery.test --ignore-not-found
+
+On a terminal it shows what else would go, and asks. In a script it does not ask.")]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub one: OneArgs,
     /// What is not there is as good as deleted
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -472,6 +478,9 @@ pub(crate) struct WaitArgs {
     /// Longest wait, e.g. 90s or 10m
     #[arg(long, alias = "wait-timeout", default_value = "30s", value_parser = duration, requires = "wait")]
     pub timeout: Duration,
+    /// Show what it would do, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    body, names, parent_id,
+    body, names, parent_id, plan,
     show::print_conditions,
     wait::{Waited, reasons, until_settled},
 };
@@ -96,6 +96,13 @@ pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyho
     let done = async {
         let (id, parent) = args.one.resolve(api).await?;
         let (info, path) = (args.one.kind, item(args.one.kind, &id));
+        if !(args.yes || args.wait.dry_run || as_json) && plan::can_ask() {
+            let plan = plan::of(api, Method::DELETE, &path, None).await?;
+            if plan::goes_beyond_one(&plan) && !plan::is_agreed_to(&plan)? {
+                output::note("nothing was changed");
+                return Ok(ExitCode::from(output::INTERRUPTED));
+            }
+        }
         Change { info, method: Method::DELETE, path, body: None, id: Some(id), parent, wait: &args.wait }
             .carry_out(api, as_json)
             .await
@@ -177,6 +184,11 @@ pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow
 
 impl Change<'_> {
     async fn carry_out(self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+        if self.wait.dry_run {
+            let plan = plan::of(api, self.method.clone(), &self.path, self.body.as_ref()).await?;
+            plan::show(&plan, as_json);
+            return Ok(ExitCode::SUCCESS);
+        }
         if !self.wait.wait {
             let (status, answer) = api.send(self.method.clone(), &self.path, self.body.as_ref()).await?;
             return Ok(outcome(self.info, &self.told(status, answer), false, as_json));

@@ -3,6 +3,7 @@
 mod body;
 mod change;
 mod names;
+mod plan;
 mod show;
 mod wait;
 

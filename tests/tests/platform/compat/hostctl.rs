@@ -24,6 +24,7 @@ async fn hostctl_does_what_scripts_expect() {
     seeding_twice_changes_nothing(&admin).await;
     names_are_enough(&admin).await;
     every_kind_has_its_verbs(&admin).await;
+    plans_are_shown_and_asked_about(&admin).await;
     exit_codes_tell_what_happened(&admin).await;
     completions_are_valid();
 }
@@ -532,6 +533,30 @@ async fn every_kind_has_its_verbs(admin: &Client<'_>) {
         let missing = run(platform, &["get", kind, one]);
         assert_eq!(missing.status.code(), Some(if key { 0 } else { 4 }), "{kind}: {missing:?}");
     }
+}
+
+async fn plans_are_shown_and_asked_about(admin: &Client<'_>) {
+    let platform = admin.platform;
+    let tenant = id(&admin.items("/tenants?customer_id=crm-77").await[0]);
+    let plan = json_of(platform, &["delete", "tenant", "crm-77", "--dry-run"]);
+    assert!(plan["dry_run"] == true && !plan["destroyed"].as_array().unwrap().is_empty(), "{plan}");
+    let shown =
+        String::from_utf8(run(platform, &["delete", "tenant", "crm-77", "--dry-run"]).stdout).unwrap();
+    assert!(shown.contains("DESTROYS the data of tenant") && shown.contains("edge/"), "{shown}");
+    // Whoever sits at a terminal is asked, and nothing happens without a yes.
+    let mut typed = platform.hostctl();
+    typed.args(["delete", "tenant", "crm-77"]);
+    let words = std::iter::once(typed.get_program()).chain(typed.get_args());
+    let line: Vec<_> = words.map(|word| word.to_str().unwrap().to_owned()).collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &line.join(" "), "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut terminal = terminal.spawn().unwrap();
+    terminal.stdin.take().unwrap().write_all(b"n\n").unwrap();
+    let output = terminal.wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("Go on? [y/N]") && shown.contains("nothing was changed"), "{shown}");
+    assert_eq!(output.status.code(), Some(130), "{shown}");
+    assert_eq!(admin.get(&format!("/tenants/{tenant}")).await["status"], "active");
 }
 
 async fn exit_codes_tell_what_happened(admin: &Client<'_>) {
