@@ -400,7 +400,8 @@ pub(crate) struct Plan {
     /// Whether the action goes on after what is planned here: it works in rounds, and this is the first one.
     pub(crate) is_first_round: bool,
     /// What was accepted and would not work as it is.
-    pub(crate) warnings: Vec<Warning>,
+    #[schemars(with = "Vec<Warning>")]
+    pub(crate) warnings: Vec<Value>,
 }
 
 /// The way of a name from the API to its site.

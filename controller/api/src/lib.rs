@@ -29,6 +29,7 @@ mod error;
 mod explain;
 mod fallback;
 mod fleet;
+mod idempotency;
 mod metrics;
 mod openapi;
 mod plan;

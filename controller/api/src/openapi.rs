@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::bodies;
+use crate::idempotency::takes_key;
 use crate::query::{DRY_RUN, Takes};
 use crate::route::{BASE, Op, Route, Shape};
 
@@ -140,7 +141,13 @@ fn parameters(route: &Route) -> Vec<Value> {
         "X-Callback-URL",
         "Where to tell that the change is complete: a signed POST of resource_type, resource_id, status and status_message.",
     );
-    for (name, about) in header.into_iter().chain(route.takes_callback().then_some(callback)) {
+    let key = (
+        "Idempotency-Key",
+        "A text of 1 to 255 characters, new for each change, e.g. a UUID. Asked again with it within a day, the answer is that of the \
+         first time, with Idempotency-Replayed: true, and nothing is changed again.",
+    );
+    let key = takes_key(route).then_some(key);
+    for (name, about) in header.into_iter().chain(route.takes_callback().then_some(callback)).chain(key) {
         parameters
             .push(json!({"name": name, "in": "header", "schema": {"type": "string"}, "description": about}));
     }
@@ -183,6 +190,9 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             (412, "If-Match names another generation"),
             (501, "A field or value that is not served yet"),
         ]);
+        if takes_key(route) {
+            codes.push((422, "The Idempotency-Key was used for another request"));
+        }
     }
     for (code, about) in codes {
         answers.insert(code.to_string(), json!({"description": about, "content": content(error.clone())}));

@@ -46,6 +46,12 @@ impl Api {
                 "has no effect with dry_run=true: nothing is changed",
             ));
         }
+        if call.idempotency_key.is_some() {
+            return Err(ApiError::invalid(
+                "Idempotency-Key",
+                "has no effect with dry_run=true: nothing is changed",
+            ));
+        }
         let prepared = call.prepare(self.store()).await?;
         let (origin, fleet, now) = (call.origin(), self.platform().fleet(), self.store().now());
         let call = Arc::new(call);
@@ -61,7 +67,7 @@ impl Api {
                     if let Op::Act(act) = inner.route.op {
                         plan.is_first_round = act.repeats.is_some_and(|most| done.count() >= u64::from(most));
                     }
-                    plan.warnings = done.into_warnings();
+                    plan.warnings = done.warnings;
                     Err::<(), TakenBack>(TakenBack::Planned(Box::new(plan)))
                 })
             })

@@ -30,6 +30,7 @@ use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate};
 use crate::config::ApiConfig;
 use crate::fallback::Looked;
+use crate::idempotency::{self, REPLAYED};
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::query::Query;
@@ -92,6 +93,8 @@ pub(crate) struct Call {
     pub(crate) traceparent: String,
     /// Where to tell that the change is complete: a URL that the operator's rules allow.
     pub(crate) callback: Option<String>,
+    /// Whoever asks with it again gets the same answer.
+    pub(crate) idempotency_key: Option<String>,
     /// Held by a large request until it is written.
     turn: Mutex<Option<Turn>>,
 }
@@ -105,6 +108,8 @@ pub(crate) struct Reply {
     pub(crate) retry_after: Option<u32>,
     /// Where the resource is that the answer speaks of.
     pub(crate) location: Option<String>,
+    /// It is the answer of an earlier request with the same idempotency key.
+    pub(crate) replayed: bool,
 }
 
 impl Reply {
@@ -116,6 +121,7 @@ impl Reply {
             generation: None,
             retry_after: None,
             location: None,
+            replayed: false,
         }
     }
 
@@ -155,6 +161,9 @@ impl IntoResponse for Reply {
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.replayed {
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
         response
     }
@@ -381,6 +390,7 @@ impl Api {
                     wait: sound.wait,
                     traceparent: traceparent.to_owned(),
                     callback: sound.callback,
+                    idempotency_key: sound.idempotency_key,
                     turn: Mutex::new(sound.turn),
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
@@ -449,13 +459,14 @@ impl Api {
         };
         let conditions = Preconditions::read(headers)?;
         let callback = request::callback_url(route, headers, &self.0.config.callbacks)?;
+        let idempotency_key = idempotency::key_of(route, headers)?;
         let (body, turn) = match route.request {
             Shape::Empty => (Map::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {
                 self.read_body(route, principal, headers, body).await?
             }
         };
-        Ok(Sound { query, body, conditions, wait, callback, turn })
+        Ok(Sound { query, body, conditions, wait, callback, idempotency_key, turn })
     }
 
     /// `?wait_timeout=` in seconds.
@@ -548,6 +559,7 @@ struct Sound {
     conditions: Preconditions,
     wait: Option<Duration>,
     callback: Option<String>,
+    idempotency_key: Option<String>,
     turn: Option<Turn>,
 }
 

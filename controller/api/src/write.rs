@@ -31,20 +31,21 @@ const MAX_DESCRIBED: usize = 1_000;
 /// What a mutation did.
 #[derive(Debug)]
 pub(crate) struct Done {
-    body: Body,
+    pub(crate) body: Body,
     /// What `?wait=ready` waits for.
-    wait: Vec<String>,
+    pub(crate) wait: Vec<String>,
     /// For the audit row and the callback.
-    subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// Kind and brand of the subject, where it was at hand.
-    about: Option<(Kind, Option<String>)>,
-    warnings: Vec<Warning>,
+    pub(crate) about: Option<(Kind, Option<String>)>,
+    /// [`Warning`]s, as they are shown.
+    pub(crate) warnings: Vec<Value>,
     /// A job was written: its runner is to look.
-    rings: bool,
+    pub(crate) rings: bool,
 }
 
 #[derive(Debug)]
-enum Body {
+pub(crate) enum Body {
     None,
     /// The resource, and what is shown this once.
     View(Box<Resource>, Map<String, Value>),
@@ -94,13 +95,9 @@ impl Done {
     }
 
     /// What was accepted and will not work as it is.
-    pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
-        Self { warnings, ..self }
-    }
-
-    /// What was accepted and will not work as it is.
-    pub(crate) fn into_warnings(self) -> Vec<Warning> {
-        self.warnings
+    pub(crate) fn warning(mut self, warnings: &[Warning]) -> Self {
+        self.warnings.extend(warnings.iter().filter_map(|warning| to_json(warning).ok()));
+        self
     }
 
     /// The answer has no body.
@@ -171,27 +168,37 @@ impl Api {
             return Ok(Reply::json(call.route.success, body));
         }
 
-        let prepared = call.prepare(self.store()).await?;
+        let prepared = match call.prepare(self.store()).await {
+            // What it needs may be gone since the first time; whether that was is known in the transaction.
+            Err(error) if call.idempotency_key.is_none() => return Err(error.into()),
+            prepared => prepared,
+        };
         let inner = Arc::clone(&call);
         let rules = self.callback_rules().clone();
+        let given = path.to_owned();
         let committed = self
             .store()
             .write(origin.clone(), move |tx| {
                 Box::pin(async move {
-                    let done = inner.carry_out(tx, prepared).await?;
+                    if let Some((done, revision)) = inner.done_before(tx, &given).await? {
+                        return Ok((done, Some(revision)));
+                    }
+                    let done = inner.carry_out(tx, prepared?).await?;
                     inner.enqueue_callback(tx, &done, &rules).await?;
+                    inner.keep_done(tx, &given, &done).await?;
                     let mut row = row;
                     if let Some(subject) = &done.subject {
                         row.resource_id = Some(public_id(subject).to_owned());
                     }
                     tx.audit(row);
-                    Ok::<Done, ApiError>(done)
+                    Ok::<_, ApiError>((done, None))
                 })
             })
             .await
             .map_err(ApiError::from)?;
         call.end_turn();
-        let mut done = committed.value;
+        let (mut done, before) = committed.value;
+        let revision = before.unwrap_or(committed.revision);
         if let Op::Act(act) = call.route.op
             && let Some(most) = act.repeats
         {
@@ -200,15 +207,16 @@ impl Api {
         if done.rings || call.callback.is_some() {
             self.job_bell().ring();
         }
-        done.warnings.extend(self.zone_warnings(&done.body).await.map_err(audited)?);
+        let warnings = self.zone_warnings(&done.body).await.map_err(audited)?;
+        let done = done.warning(&warnings);
         let location = location(&call, path, &done);
         let reply = match call.wait {
-            Some(limit) => self.answer_when_ready(&call, done, committed.revision, limit).await,
-            None => self.answer_now(&call, done, committed.revision).await,
+            Some(limit) => self.answer_when_ready(&call, done, revision, limit).await,
+            None => self.answer_now(&call, done, revision).await,
         };
         drop(place);
         // The change is on disk and its row with it, whatever became of the answer.
-        reply.map(|reply| Reply { location, ..reply }).map_err(audited)
+        reply.map(|reply| Reply { location, replayed: before.is_some(), ..reply }).map_err(audited)
     }
 
     /// The audit row of what was ordered, and the callback.
@@ -281,6 +289,7 @@ impl Api {
             generation: None,
             retry_after: None,
             location: None,
+            replayed: false,
         };
         match done.body {
             Body::None => {}
@@ -292,7 +301,7 @@ impl Api {
                 view.extend(secrets);
                 view.insert("revision".to_owned(), revision.into());
                 if !done.warnings.is_empty() {
-                    view.insert("warnings".to_owned(), to_json(&done.warnings)?);
+                    view.insert("warnings".to_owned(), done.warnings.into());
                 }
                 let bare = matches!(call.route.response, Shape::Named("BrandClusters"));
                 if bare {
@@ -340,7 +349,7 @@ impl Api {
         body.insert("lagging".to_owned(), lagging(&looks).into());
         body.insert("revision".to_owned(), revision.into());
         if !done.warnings.is_empty() {
-            body.insert("warnings".to_owned(), to_json(&done.warnings)?);
+            body.insert("warnings".to_owned(), done.warnings.into());
         }
         if status == StatusCode::CONFLICT {
             body.insert("error".to_owned(), format!("the fleet rejected it: {}", reasons.join("; ")).into());
@@ -353,6 +362,7 @@ impl Api {
             generation,
             retry_after: (status == StatusCode::ACCEPTED).then_some(RETRY_AFTER),
             location: None,
+            replayed: false,
         })
     }
 
@@ -469,7 +479,7 @@ impl Call {
             .into_iter()
             .find(|resource| public_id(&resource.id) == main)
             .ok_or_else(|| ApiError::internal(&"nothing was created"))?;
-        let done = Done::of(main).waiting_for(wait).warning(warnings);
+        let done = Done::of(main).waiting_for(wait).warning(&warnings);
         Ok(secrets.into_iter().fold(done, |done, (field, value)| done.also(&field, value)))
     }
 
@@ -490,7 +500,7 @@ impl Call {
         if kind.info().tier == Tier::Brand {
             self.principal.may_touch(&updated)?;
         }
-        Ok(Done { warnings, ..Done::of(updated) })
+        Ok(Done::of(updated).warning(&warnings))
     }
 
     async fn delete(&self, tx: &mut WriteTx, kind: Kind) -> Result<Done, ApiError> {

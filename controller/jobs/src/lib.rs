@@ -16,6 +16,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod bell;
+mod clock;
 mod config;
 mod kind;
 pub mod kinds;

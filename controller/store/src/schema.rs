@@ -69,6 +69,10 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("../migrations/postgres/0010_costs.sql"),
         then: Then::Search,
     },
+    Migration::of(
+        include_str!("../migrations/0011_replies.sql"),
+        include_str!("../migrations/postgres/0011_replies.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -315,6 +315,11 @@ impl WriteTx {
         self.read.number(query).await
     }
 
+    /// The head's revision once the mutation is kept, as far as it has gone.
+    pub(crate) fn landing_revision(&self) -> u64 {
+        self.read.head() + u64::from(self.mutation.wrote)
+    }
+
     pub(crate) fn epoch(&self) -> &str {
         self.read.epoch()
     }

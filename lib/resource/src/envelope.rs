@@ -84,7 +84,7 @@ impl fmt::Display for Status {
 }
 
 /// One stored resource.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     /// Never reused, whatever the kind.
     pub id: String,

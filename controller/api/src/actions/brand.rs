@@ -48,5 +48,5 @@ async fn set(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let cluster_ids = update.spec.get("cluster_ids").cloned().unwrap_or_default();
     let warnings = update.warnings.clone();
     let updated = hosting_planner::update(tx, current, update).await?;
-    Ok(Done::of(updated).also("cluster_ids", cluster_ids).warning(warnings))
+    Ok(Done::of(updated).also("cluster_ids", cluster_ids).warning(&warnings))
 }

@@ -78,7 +78,7 @@ async fn set(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let warnings = update.warnings.clone();
     let updated = hosting_planner::update(tx, current, update).await?;
     let done = Done::json(&updated.id, &view(&updated)?)?;
-    Ok(done.waiting_for(vec![updated.id]).warning(warnings))
+    Ok(done.waiting_for(vec![updated.id]).warning(&warnings))
 }
 
 async fn unset(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {

@@ -254,6 +254,12 @@ impl TestApi {
         test
     }
 
+    /// Where its store is.
+    #[allow(dead_code, reason = "not every test binary looks there")]
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// The same platform once more, from a copy of what is stored.
     pub(crate) async fn copy(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();

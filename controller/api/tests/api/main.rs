@@ -9,6 +9,7 @@ mod env_vars;
 mod exhaustion;
 mod harness;
 mod http;
+mod idempotency;
 mod jobs;
 mod names;
 mod operators;

@@ -9,6 +9,7 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 
 pub mod audit_retention;
 pub mod callback;
+pub mod reply_retention;
 
 /// What kinds need of the running controller.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub struct KindEntry {
 pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
+    entry::<reply_retention::ReplyRetention>(reply_retention::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

@@ -1,0 +1,131 @@
+//! `Idempotency-Key`: whoever did not hear the answer of a change asks again with the same key, and gets that answer in the place of
+//! another change. After the IETF's draft-ietf-httpapi-idempotency-key-header, whose key is a string in quotes; one without is taken too.
+
+use axum::http::{HeaderMap, StatusCode};
+use hosting_resource::Resource;
+use hosting_store::WriteTx;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::ApiError;
+use crate::route::{Op, Route};
+use crate::service::Call;
+use crate::write::{Body, Done};
+
+/// The request header.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The answer's header when nothing was changed because it had been before.
+pub(crate) const REPLAYED: &str = "idempotency-replayed";
+/// Longest key, in characters.
+const MAX_KEY: usize = 255;
+
+/// Reads the header of a change; reads of resources take it and ignore it.
+pub(crate) fn key_of(route: &Route, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = given.next().filter(|_| route.is_mutating()) else { return Ok(None) };
+    let wrong = |problem: &str| ApiError::invalid("Idempotency-Key", problem);
+    if given.next().is_some() {
+        return Err(wrong("is given twice; give it once"));
+    }
+    if !takes_key(route) {
+        return Err(wrong(
+            "is not taken here: the request does the same each time, or shows what is kept nowhere; leave it out",
+        ));
+    }
+    let text = value.to_str().map_err(|_| wrong("must be printable ASCII"))?.trim();
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(wrong(&format!("must have 1 to {MAX_KEY} characters, e.g. a random UUID")));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// Whether a route takes the header: all that change resources do.
+pub(crate) fn takes_key(route: &Route) -> bool {
+    route.is_mutating() && !matches!(route.op, Op::Order(_))
+}
+
+/// What [`Done`] was, in the store.
+#[derive(Serialize, Deserialize)]
+struct KeptDone {
+    resource: Option<Resource>,
+    /// What was shown once beside the resource.
+    more: Map<String, Value>,
+    json: Option<Value>,
+    wait: Vec<String>,
+    subject: Option<String>,
+    warnings: Vec<Value>,
+}
+
+impl From<&Done> for KeptDone {
+    fn from(done: &Done) -> Self {
+        let (resource, more, json) = match &done.body {
+            Body::None => (None, Map::new(), None),
+            Body::View(resource, more) => (Some((**resource).clone()), more.clone(), None),
+            Body::Json(json) => (None, Map::new(), Some(json.clone())),
+        };
+        let (wait, subject, warnings) = (done.wait.clone(), done.subject.clone(), done.warnings.clone());
+        Self { resource, more, json, wait, subject, warnings }
+    }
+}
+
+impl From<KeptDone> for Done {
+    fn from(kept: KeptDone) -> Self {
+        let KeptDone { resource, more, json, wait, subject, warnings } = kept;
+        let about = resource.as_ref().map(|resource| (resource.kind, resource.brand.clone()));
+        let body = match (resource, json) {
+            (Some(resource), _) => Body::View(Box::new(resource), more),
+            (None, Some(json)) => Body::Json(json),
+            (None, None) => Body::None,
+        };
+        Self { body, wait, subject, about, warnings, rings: false }
+    }
+}
+
+impl Call {
+    /// Tells the request from another one under the same key. How long to wait for the fleet is no part of it.
+    fn digest(&self, path: &str) -> Vec<u8> {
+        let request = Value::from(vec![
+            Value::from(self.route.method.as_str()),
+            Value::from(path),
+            Value::from(self.callback.clone()),
+            Value::Object(self.body.clone()),
+        ]);
+        Sha256::digest(request.to_string().as_bytes()).to_vec()
+    }
+
+    /// What was done the first time that the key was used, and its revision.
+    pub(crate) async fn done_before(
+        &self,
+        tx: &mut WriteTx,
+        path: &str,
+    ) -> Result<Option<(Done, u64)>, ApiError> {
+        let Some(key) = &self.idempotency_key else { return Ok(None) };
+        let Some(kept) = tx.kept_reply(&self.principal.key_id, key).await? else { return Ok(None) };
+        if kept.digest != self.digest(path) {
+            let message = "Idempotency-Key: was used for another request; take a new key for each change";
+            return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message));
+        }
+        let reply = kept.reply.map_err(|_| {
+            ApiError::conflict(
+                "Idempotency-Key: the change was made, and its answer can no longer be read: the key that sealed it is gone",
+            )
+        })?;
+        let kept_done: KeptDone =
+            serde_json::from_slice(reply.expose()).map_err(|error| ApiError::internal(&error))?;
+        if let Some(resource) = &kept_done.resource
+            && !self.principal.is_admin()
+        {
+            self.principal.may_touch(resource)?;
+        }
+        Ok(Some((kept_done.into(), kept.revision)))
+    }
+
+    /// Keeps what was done for whoever asks again.
+    pub(crate) async fn keep_done(&self, tx: &mut WriteTx, path: &str, done: &Done) -> Result<(), ApiError> {
+        let Some(key) = &self.idempotency_key else { return Ok(()) };
+        let kept = serde_json::to_vec(&KeptDone::from(done)).map_err(|error| ApiError::internal(&error))?;
+        Ok(tx.keep_reply(&self.principal.key_id, key, &self.digest(path), &kept).await?)
+    }
+}
