@@ -275,7 +275,7 @@ impl TestApi {
     }
 
     /// A controller's API over a store, which is made when there is none; the folder has its key, or gets it.
-    async fn open(config: StoreConfig, folder: tempfile::TempDir) -> Self {
+    pub(crate) async fn open(config: StoreConfig, folder: tempfile::TempDir) -> Self {
         let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());

@@ -1,0 +1,49 @@
+//! Two APIs over one PostgreSQL database.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "helpers of tests are not recognised as tests; some are for other tests"
+)]
+
+#[path = "../../store/tests/databases/mod.rs"]
+mod databases;
+#[path = "api/harness.rs"]
+mod harness;
+
+use axum::body::Body;
+use axum::http::Request;
+use futures::future::join_all;
+use hosting_store::StoreConfig;
+use serde_json::json;
+
+use self::databases::{Backend, Place};
+use self::harness::TestApi;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_with_one_idempotency_key_make_one_whichever_controller_they_ask() {
+    let place = Place::new(Backend::Postgres);
+    let config = || StoreConfig::of(place.database.clone());
+    let one = TestApi::on(config(), tempfile::tempdir().unwrap()).await.equipped().await;
+    let ids = one.brand("acme").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(one.folder().join("kek"), folder.path().join("kek")).unwrap();
+    let other = TestApi::open(config(), folder).await;
+    let ask = |n: usize| {
+        let test = if n.is_multiple_of(2) { &one } else { &other };
+        let request = Request::builder()
+            .method("POST")
+            .uri(format!("/api/v1/tenants/{}/fqdns", ids.tenant))
+            .header("x-api-key", &one.admin)
+            .header("idempotency-key", "the-same")
+            .body(Body::from(
+                json!({"fqdn": "one.acme-zone.example", "webroot_id": ids.webroot}).to_string(),
+            ));
+        test.send(request.unwrap())
+    };
+    let answers = join_all((0..100).map(ask)).await;
+    let first = answers.iter().filter(|answer| answer.headers.get("idempotency-replayed").is_none()).count();
+    assert_eq!(first, 1);
+    for answer in &answers {
+        assert_eq!((answer.status, &answer.body), (202, &answers[0].body));
+    }
+}
