@@ -30,6 +30,7 @@ mod explain;
 mod fallback;
 mod fleet;
 mod idempotency;
+mod merge_patch;
 mod metrics;
 mod openapi;
 mod plan;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use axum::http::Method;
 use hosting_resource::{Kind, Tier};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -218,7 +219,14 @@ pub(crate) fn document(routes: &[Route]) -> Value {
             operation["x-scope"] = scope.to_string().into();
         }
         if let Some(schema) = schemas.refer(route.request) {
-            operation["requestBody"] = json!({"required": !route.body_optional, "content": {"application/json": {"schema": schema}}});
+            // RFC 7396 §4.
+            let media_type = if route.method == Method::PATCH {
+                "application/merge-patch+json"
+            } else {
+                "application/json"
+            };
+            operation["requestBody"] =
+                json!({"required": !route.body_optional, "content": {media_type: {"schema": schema}}});
         }
         let methods = paths.entry(route.full_path()).or_insert_with(|| json!({}));
         methods[route.method.as_str().to_ascii_lowercase()] = operation;

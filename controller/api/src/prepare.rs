@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::Method;
 use hosting_planner::{ApplyError, World};
 use hosting_resource::{Creation, Kind, ListBy, OwnerRef, Owns, Resource, Status, Update};
 use hosting_store::Store;
 use serde_json::{Map, Value};
 
 use crate::ApiError;
+use crate::merge_patch;
 use crate::route::Op;
 use crate::service::Call;
 
@@ -104,7 +106,11 @@ impl Call {
 
     /// What the body changes.
     pub(crate) fn checked_update(&self, kind: Kind, current: &Resource) -> Result<Update, ApiError> {
-        let update = kind.def().update(current, &self.body)?;
+        let update = if self.route.method == Method::PATCH {
+            merge_patch::update(kind.def(), current, &self.body)?
+        } else {
+            kind.def().update(current, &self.body)?
+        };
         self.may_grant(kind, &update.spec)?;
         self.may_set(current, &update.spec)?;
         Ok(update)

@@ -26,7 +26,7 @@ pub(crate) const DRY_RUN: &str = "dry_run";
 /// A status that clients may filter by and that nothing ever has: what is deleted has no row.
 pub(crate) const GONE: &str = "deleted";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
-const ACTIONS: &[&str] = &["POST", "PUT", "DELETE", crate::audit::REFUSALS];
+const ACTIONS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", crate::audit::REFUSALS];
 
 /// What a parameter's value may be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -270,13 +270,15 @@ fn generic(kind: Kind) -> Vec<Route> {
         );
     }
     if let Some(code) = info.codes.update {
-        routes.push(
-            route(Method::PUT, info.item, Op::Update(kind))
-                .takes(Shape::Update(kind))
-                .gives(code, Shape::View(kind))
-                .of(Some(kind))
-                .says(format!("Change: {name}")),
-        );
+        for (method, says) in [(Method::PUT, "Change"), (Method::PATCH, "Change by a merge patch")] {
+            routes.push(
+                route(method, info.item, Op::Update(kind))
+                    .takes(Shape::Update(kind))
+                    .gives(code, Shape::View(kind))
+                    .of(Some(kind))
+                    .says(format!("{says}: {name}")),
+            );
+        }
     }
     if info.retry {
         routes.push(

@@ -31,7 +31,8 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    /// A field has a value that it cannot have.
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
     }
 

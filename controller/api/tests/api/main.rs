@@ -13,6 +13,7 @@ mod idempotency;
 mod jobs;
 mod names;
 mod operators;
+mod patch;
 mod plans;
 mod protocol;
 mod queries;
