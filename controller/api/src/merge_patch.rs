@@ -66,7 +66,7 @@ fn without_nulls(value: Value) -> Value {
             .filter(|(_, value)| !value.is_null())
             .map(|(name, value)| (name, without_nulls(value)))
             .collect(),
-        value => value,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => value,
     }
 }
 
