@@ -87,7 +87,6 @@ async fn measure(args: &Args) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut fleet = Fleet::connect(&lab, sizes).await?;
     let joined = began.elapsed();
-    print(&format!("{} subscribers are in sync after {:.1} s", sizes.all(), joined.as_secs_f64()));
 
     let mut outcome = json!({
         "benchmark": "subscribers",

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::figures::print;
 use crate::lab::Lab;
 use crate::platform::Api;
 
@@ -219,18 +220,29 @@ impl Fleet {
             running: JoinSet::new(),
             stop: CancellationToken::new(),
         };
+        let began = Instant::now();
         let joining =
             futures::stream::iter(&known.members).map(|member| join(&api, lab.feed(), &folder, member));
         let joined: Vec<(PathBuf, Role, Identity)> =
             joining.buffer_unordered(ENROLLING).try_collect().await?;
+        let enrolled = began.elapsed();
         for (folder, role, identity) in joined {
             fleet.start(&folder, role, identity)?;
         }
         fleet.in_sync(&vec![Seen::default(); sizes.all()]).await?;
+        let (connected, began) = (began.elapsed() - enrolled, Instant::now());
         if known.sites.is_empty() {
             known.sites = populate(&api, &known).await?;
             save(&known)?;
         }
+        print(&format!(
+            "{} subscribers: credentials after {:.1} s, in sync {:.1} s later, {} sites active {:.1} s later",
+            sizes.all(),
+            enrolled.as_secs_f64(),
+            connected.as_secs_f64(),
+            known.sites.len(),
+            began.elapsed().as_secs_f64(),
+        ));
         fleet.sites = known.sites.into();
         Ok(fleet)
     }
