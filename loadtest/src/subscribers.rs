@@ -40,6 +40,11 @@ const FILES_EACH: u64 = 2;
 const FILES_SPARE: u64 = 400;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  loadtest subscribers                                      1 000 subscribers, 10 000 resources
+  loadtest subscribers --restart                            and how soon all are back after kill -9
+  loadtest subscribers --resources 1000000 --folder /var/tmp/large
+  loadtest subscribers --subscribers 9000 --seconds 0 --restart --folder /var/tmp/many")]
 pub(crate) struct Args {
     /// An empty folder, or one that an earlier run with as many resources and subscribers has filled
     #[arg(long, default_value = "var-subscribers")]
@@ -373,4 +378,20 @@ fn show(report: &Report, costs: &Costs) -> Value {
         costs.own_ms,
     ));
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_known_by_its_trace() {
+        for (run, n) in [(1_764_400_000, 0), (1_764_400_000, u64::MAX - 1), (1, 77)] {
+            let traceparent = format!("00-{:032x}-{:016x}-01", trace(run, n), n + 1);
+            assert_eq!(fleet::trace_of(&traceparent), Some(trace(run, n)));
+            assert_ne!(trace(run, n), trace(run + 1, n));
+        }
+        assert_eq!(fleet::trace_of(""), None);
+        assert_eq!(fleet::trace_of("00-nonsense-1-01"), None);
+    }
 }

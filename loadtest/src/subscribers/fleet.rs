@@ -104,7 +104,7 @@ impl Effects {
 }
 
 /// The trace's id in a W3C traceparent.
-fn trace_of(traceparent: &str) -> Option<u128> {
+pub(super) fn trace_of(traceparent: &str) -> Option<u128> {
     u128::from_str_radix(traceparent.split('-').nth(1)?, 16).ok()
 }
 
