@@ -72,6 +72,11 @@ pub(crate) struct Gatekeeper {
     /// How far the slow look at everything that is open came.
     slow: String,
     next_slow: Instant,
+    /// How far the slow look at which nodes are in service came.
+    slow_node: usize,
+    next_service: Instant,
+    /// Whether known nodes were spared at the last look.
+    spares: bool,
     /// How far the slow look at what jobs wait for came.
     slow_wait: String,
     next_slow_wait: Instant,
@@ -140,6 +145,9 @@ impl Gatekeeper {
             turns: Turns::default(),
             slow: String::new(),
             next_slow: Instant::now() + paces.slow,
+            slow_node: 0,
+            next_service: Instant::now() + paces.slow,
+            spares: true,
             slow_wait: String::new(),
             next_slow_wait: Instant::now() + paces.slow,
             bell,
@@ -258,7 +266,7 @@ impl Gatekeeper {
         }
         let news = (self.news)();
         all |= news.everything || registry;
-        self.turn_service().await?;
+        self.turn_service(all).await?;
         if !all {
             all = !self.find(news, &mut ids).await?;
         }

@@ -5,8 +5,10 @@ mod change;
 mod controller;
 mod edge;
 mod figures;
+mod lab;
 mod platform;
 mod reads;
+mod subscribers;
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +18,9 @@ use clap::{Parser, Subcommand};
   loadtest change                    200 host names added and deleted, against what `./up` runs
   loadtest controller --names 8000   8 000 host names as fast as the API takes them
   loadtest reads                     reads in a store of a million resources
+  loadtest subscribers               1 000 subscribers, 100 changes a second, 10 000 resources
+  loadtest subscribers --resources 1000000 --folder /var/tmp/large
+  loadtest subscribers --subscribers 9000 --seconds 0 --restart --folder /var/tmp/many
   loadtest agent --sites 2000        the node agent with 2 000 sites, on its own
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
@@ -36,6 +41,8 @@ enum Command {
     Agent(agent::Args),
     /// What common reads take in a store with a million resources
     Reads(reads::Args),
+    /// From a change to who applies it, with very many subscribers, and how soon these are back after a restart
+    Subscribers(subscribers::Args),
     /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
     Edge(edge::Args),
     /// The node behind a server of `edge`
@@ -52,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Command::Controller(args) => runtime.block_on(controller::run(&args)),
         Command::Change(args) => runtime.block_on(change::run(&args)),
         Command::Reads(args) => runtime.block_on(reads::run(&args)),
+        Command::Subscribers(args) => subscribers::run(&args),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
         Command::Node(args) => runtime.block_on(edge::node(&args)),
     }

@@ -36,10 +36,89 @@ pub(crate) fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64))
 }
 
+/// A process's memory in bytes: `VmRSS` is what it has now, `VmHWM` the most that it ever had.
+pub(crate) fn memory_of(pid: u32, what: &str) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_ascii_whitespace().next());
+    Ok(kib.with_context(|| format!("process {pid}: no {what}"))?.parse::<u64>()? << 10)
+}
+
+/// The REST API, asked with one key.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    base: String,
+    key: String,
+    http: reqwest::Client,
+}
+
+impl Api {
+    /// `base` ends with the version, as in `http://127.0.0.1:8090/api/v1`.
+    pub(crate) const fn new(base: String, key: String, http: reqwest::Client) -> Self {
+        Self { base, key, http }
+    }
+
+    /// One request; what is not a success is an error.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<Value> {
+        self.call_in_trace(method, path, body, "").await
+    }
+
+    /// As [`Api::call`], with a W3C traceparent; empty: none.
+    pub(crate) async fn call_in_trace(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        traceparent: &str,
+    ) -> anyhow::Result<Value> {
+        let answer = self.send(method, path, body, traceparent).await?;
+        Ok(serde_json::from_slice(&answer).unwrap_or_default())
+    }
+
+    /// Reads, and makes nothing of the answer.
+    pub(crate) async fn read(&self, path: &str) -> anyhow::Result<()> {
+        self.send(Method::GET, path, None, "").await?;
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        traceparent: &str,
+    ) -> anyhow::Result<Vec<u8>> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key);
+        if !traceparent.is_empty() {
+            request = request.header("traceparent", traceparent);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        let bytes = answer.bytes().await?;
+        if !status.is_success() {
+            bail!("{path}: {status} {}", String::from_utf8_lossy(&bytes));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Creates a resource; answers its id.
+    pub(crate) async fn create(&self, path: &str, body: Value) -> anyhow::Result<String> {
+        let made = self.call(Method::POST, path, Some(body)).await?;
+        Ok(made["id"].as_str().with_context(|| format!("{path}: no id"))?.to_owned())
+    }
+}
+
 /// A running platform, as its clients see it.
 pub(crate) struct Platform {
-    api: String,
-    key: String,
+    api: Api,
     edge: SocketAddr,
     http: reqwest::Client,
     dns: UdpSocket,
@@ -57,11 +136,12 @@ impl Platform {
         let field = |name: &str| up[name].as_str().with_context(|| format!("{}: no {name}", file.display()));
         let dns = UdpSocket::bind("127.0.0.1:0").await?;
         dns.connect(field("dns")?).await?;
+        let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).build()?;
+        let key = std::fs::read_to_string(field("admin_key_file")?)?.trim().to_owned();
         Ok(Self {
-            api: format!("{}/api/v1", field("api")?),
-            key: std::fs::read_to_string(field("admin_key_file")?)?.trim().to_owned(),
+            api: Api::new(format!("{}/api/v1", field("api")?), key, http.clone()),
             edge: field("edge_http")?.parse()?,
-            http: reqwest::Client::builder().no_proxy().timeout(LIMIT).build()?,
+            http,
             dns,
             pids: serde_json::from_value(up["pids"].clone()).unwrap_or_default(),
         })
@@ -73,23 +153,14 @@ impl Platform {
         cpu_of(*pid)
     }
 
-    /// One request to the API.
+    /// As [`Api::call`].
     pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<Value>,
     ) -> anyhow::Result<Value> {
-        let mut request = self.http.request(method, format!("{}{path}", self.api)).bearer_auth(&self.key);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request.send().await?;
-        let (status, text) = (answer.status(), answer.text().await?);
-        if !status.is_success() {
-            bail!("{path}: {status} {text}");
-        }
-        Ok(serde_json::from_str(&text).unwrap_or_default())
+        self.api.call(method, path, body).await
     }
 
     /// Tenants with a site, each with a zone of its brand.
@@ -122,8 +193,7 @@ impl Platform {
     /// Binds a new host name to a target's site; answers its id.
     pub(crate) async fn bind(&self, target: &Target, fqdn: &str) -> anyhow::Result<String> {
         let body = json!({"fqdn": fqdn, "webroot_id": target.webroot});
-        let made = self.call(Method::POST, &format!("/tenants/{}/fqdns", target.tenant), Some(body)).await?;
-        Ok(made["id"].as_str().context("no id")?.to_owned())
+        self.api.create(&format!("/tenants/{}/fqdns", target.tenant), body).await
     }
 
     /// Time from `begun` until edge and DNS show the name, or its absence.

@@ -6,6 +6,7 @@ use hosting_intent::Audience;
 use hosting_planner::World;
 use hosting_resource::{Doc, Kind, Resource, kinds};
 use hosting_store::StoreError;
+use tokio::time::Instant;
 
 use super::{Gatekeeper, PAGE, TOGETHER, world_failed};
 use crate::metrics::Turn;
@@ -39,12 +40,24 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// Takes out of service who is silent or behind, and back who has caught up.
-    pub(super) async fn turn_service(&mut self) -> Result<(), StoreError> {
+    /// Takes out of service who is silent or behind, and back who has caught up: of all nodes when somebody may have turned (`all`) or the
+    /// time in which known nodes are spared is over, else of a page of them now and then.
+    pub(super) async fn turn_service(&mut self, all: bool) -> Result<(), StoreError> {
         let in_grace = self.started.elapsed() < self.paces.grace;
+        let no_longer = std::mem::replace(&mut self.spares, in_grace) && !in_grace;
+        let looked_at = if all || no_longer {
+            0..self.nodes.len()
+        } else if Instant::now() >= self.next_service {
+            self.next_service = Instant::now() + self.paces.slow;
+            let from = if self.slow_node < self.nodes.len() { self.slow_node } else { 0 };
+            self.slow_node = from + PAGE as usize;
+            from..self.slow_node.min(self.nodes.len())
+        } else {
+            return Ok(());
+        };
         let mut seen: BTreeMap<&Audience, BTreeMap<String, bool>> = BTreeMap::new();
         let mut turns = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.get(looked_at).unwrap_or_default() {
             let audience = seen.entry(&node.audience).or_insert_with(|| {
                 let all = self.fleet.subscribers(&node.audience).into_iter();
                 all.map(|one| (one.node_id, one.in_service)).collect()

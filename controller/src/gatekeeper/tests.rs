@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+mod service;
 mod waits;
 
 /// A fleet that applies what it is told, but for who is told not to.
@@ -29,6 +30,8 @@ struct Puppets {
     told: Mutex<Option<News>>,
     /// How often it was asked while it could tell.
     asked: AtomicUsize,
+    /// How often it was asked who is in service.
+    service: AtomicUsize,
 }
 
 impl Puppets {
@@ -47,6 +50,7 @@ const PACES: Paces = Paces { grace: Duration::ZERO, slow: Duration::from_secs(3_
 #[async_trait::async_trait]
 impl Fleet for Puppets {
     fn subscribers(&self, audience: &Audience) -> Vec<Subscriber> {
+        self.service.fetch_add(1, Ordering::SeqCst);
         let members = self.members.lock().unwrap().get(audience).cloned().unwrap_or_default();
         members
             .into_iter()

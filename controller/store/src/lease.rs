@@ -36,13 +36,15 @@ impl Store {
         &self.0.controller
     }
 
-    /// Takes a lease for `term`, or holds it on; `None` while another controller has it.
+    /// Takes a lease for `term`, or holds it on; `None` while another controller has it. In a store that is not shared every other holder
+    /// is a process that ended: its lease is taken over at once, whatever the clock says.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn hold(&self, name: &'static str, term: Duration) -> Result<Option<Lease>, StoreError> {
         let me = self.controller().to_owned();
         let term = i64::try_from(term.as_millis()).unwrap_or(i64::MAX);
+        let is_shared = self.is_shared();
         self.status_write(move |tx| {
             Box::pin(async move {
                 let now = tx.beside().database_now().await?;
@@ -52,7 +54,8 @@ impl Store {
                      fence = CASE WHEN leases.holder = excluded.holder THEN leases.fence ELSE leases.fence + 1 END \
                      WHERE leases.holder = ?2 OR leases.expires_at <= ?3 RETURNING fence",
                 );
-                let query = query.bind(name).bind(me).bind(now).bind(now.saturating_add(term));
+                let ended_by = if is_shared { now } else { i64::MAX };
+                let query = query.bind(name).bind(me).bind(ended_by).bind(now.saturating_add(term));
                 let Some(row) = tx.optional(query).await? else { return Ok(None) };
                 Ok(Some(Lease { name, fence: crate::error::from_sql("fence", row.try_get(0)?)? }))
             })

@@ -145,6 +145,20 @@ async fn reports_and_orders_reach_the_other_controller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_one_controller_runs_at_a_time_a_dead_one_holds_no_lease() {
+    let place = Place::new(Backend::Sqlite);
+    let term = Duration::from_secs(3_600);
+    let killed = open(&place, &place.database).await;
+    let first = killed.hold("gatekeeper", term).await.unwrap().unwrap();
+    // As a killed process: the file's lock is gone, the lease was not given back.
+    killed.close().await;
+    let next = open(&place, &place.database).await;
+    let second = next.hold("gatekeeper", term).await.unwrap().unwrap();
+    assert!(second.fence > first.fence);
+    assert_eq!(next.hold("gatekeeper", term).await.unwrap(), Some(second), "held on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_has_one_holder_and_what_was_done_by_a_lost_one_is_refused() {
     let place = Place::new(Backend::Postgres);
     let (a, b) = (open(&place, &place.database).await, open(&place, &place.database).await);
