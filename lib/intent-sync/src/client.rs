@@ -75,7 +75,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             keepalive: Duration::from_secs(10),
-            backoff: (Duration::from_millis(200), Duration::from_secs(30)),
+            // A controller that is back is found several times within the lease (15 s) that a node in service has left.
+            backoff: (Duration::from_millis(200), Duration::from_secs(5)),
             welcome_timeout: Duration::from_secs(10),
         }
     }

@@ -340,3 +340,10 @@ fn what_was_saved_replaces_what_is_stale_and_no_session() {
     let seen: Vec<_> = standings.iter().map(|s| (s.node_id.as_str(), s.applied, s.in_service)).collect();
     assert_eq!(seen, [("behind", 2, false), ("here", 5, true), ("stale", 9, true)]);
 }
+
+#[test]
+fn a_client_that_waits_as_long_as_it_ever_does_is_back_within_its_lease() {
+    let (_, longest) = hosting_intent_sync::client::Options::default().backoff;
+    // It chooses up to that; two attempts fail.
+    assert!(longest * 3 <= LEASE, "{longest:?}");
+}
