@@ -1,8 +1,10 @@
 //! Who calls, and what they may touch: keys, scopes, brands.
 
+use std::net::IpAddr;
+
 use axum::http::{HeaderMap, StatusCode, header};
 use hosting_planner::{KeyHolder, World};
-use hosting_resource::{Grants, Resource, scope_holds};
+use hosting_resource::{Grants, Resource, scope_holds, timestamp};
 
 use crate::ApiError;
 use crate::route::Scope;
@@ -86,12 +88,28 @@ fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
     if key.is_empty() { Err(missing()) } else { Ok(key) }
 }
 
-/// Who a request's key stands for.
-pub(crate) async fn authenticate(headers: &HeaderMap, world: &mut dyn World) -> Result<Principal, ApiError> {
+/// Who a request's key stands for. `now` is in milliseconds since the Unix epoch, `from` the client's address.
+pub(crate) async fn authenticate(
+    headers: &HeaderMap,
+    from: Option<IpAddr>,
+    now: i64,
+    world: &mut dyn World,
+) -> Result<Principal, ApiError> {
     let key = presented(headers)?;
-    let holder = hosting_planner::key_holder(world, key).await.map_err(|error| ApiError::internal(&error))?;
-    let invalid = || ApiError::new(StatusCode::UNAUTHORIZED, "invalid API key");
-    let KeyHolder { key_id, scopes, brands } = holder.ok_or_else(invalid)?;
+    let holder = hosting_planner::key_holder(world, key, now, from).await;
+    let holder = holder.map_err(|error| ApiError::internal(&error))?;
+    let unauthorized = |message: String| ApiError::new(StatusCode::UNAUTHORIZED, message);
+    let KeyHolder { key_id, scopes, brands, ended, is_place_allowed } =
+        holder.ok_or_else(|| unauthorized("invalid API key".to_owned()))?;
+    // Whoever has the key may know why it does not open.
+    if let Some(ended) = ended {
+        let message = format!("this API key ended at {}; ask for a new one", timestamp(ended));
+        return Err(unauthorized(message));
+    }
+    if !is_place_allowed {
+        let place = from.map_or_else(|| "an unknown address".to_owned(), |from| from.to_string());
+        return Err(ApiError::forbidden(format!("this API key does not open from {place}")));
+    }
     Ok(Principal { key_id, scopes, brands })
 }
 

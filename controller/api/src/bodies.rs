@@ -529,6 +529,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Converging", |g| Converging::json_schema(g)),
     ("Completed", |g| Completed::json_schema(g)),
     ("Summary", |g| Summary::json_schema(g)),
+    ("RotateKey", |g| hosting_resource::kinds::api_key::RotateKey::json_schema(g)),
     ("BrandClusters", |g| hosting_resource::kinds::brand::BrandClusters::json_schema(g)),
     ("Runtime", |g| cluster::Runtime::json_schema(g)),
     ("RuntimeView", |g| RuntimeView::json_schema(g)),

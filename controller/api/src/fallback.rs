@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::auth::authenticate;
 use crate::route::BASE;
 use crate::unserved::unserved;
 use crate::{Api, ApiError};
@@ -83,12 +83,9 @@ impl Api {
     }
 
     /// Why a route that is known and not built does not answer: strangers are told nothing of it.
-    pub(crate) async fn not_served(&self, method: &Method, headers: &HeaderMap, path: &str) -> ApiError {
-        let known = async {
-            let mut tx = self.store().read().await?;
-            authenticate(headers, &mut tx).await
-        };
-        match known.await {
+    pub(crate) async fn not_served(&self, request: &Parts, path: &str) -> ApiError {
+        let method = &request.method;
+        match self.caller(request).await {
             Err(error) => error,
             Ok(_) => ApiError::new(
                 StatusCode::NOT_IMPLEMENTED,

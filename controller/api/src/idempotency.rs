@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: whoever did not hear the answer of a change asks again with the same key, and gets that answer in the place of
 //! another change. After the IETF's draft-ietf-httpapi-idempotency-key-header, whose key is a string in quotes; one without is taken too.
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use hosting_resource::Resource;
 use hosting_store::WriteTx;
 use serde::{Deserialize, Serialize};
@@ -9,42 +9,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::ApiError;
-use crate::route::{Op, Route};
 use crate::service::Call;
 use crate::write::{Body, Done};
-
-/// The request header.
-pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// The answer's header when nothing was changed because it had been before.
-pub(crate) const REPLAYED: &str = "idempotency-replayed";
-/// Longest key, in characters.
-const MAX_KEY: usize = 255;
-
-/// Reads the header of a change; reads of resources take it and ignore it.
-pub(crate) fn key_of(route: &Route, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(value) = given.next().filter(|_| route.is_mutating()) else { return Ok(None) };
-    let wrong = |problem: &str| ApiError::invalid("Idempotency-Key", problem);
-    if given.next().is_some() {
-        return Err(wrong("is given twice; give it once"));
-    }
-    if !takes_key(route) {
-        return Err(wrong(
-            "is not taken here: the request does the same each time, or shows what is kept nowhere; leave it out",
-        ));
-    }
-    let text = value.to_str().map_err(|_| wrong("must be printable ASCII"))?.trim();
-    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    if key.is_empty() || key.len() > MAX_KEY {
-        return Err(wrong(&format!("must have 1 to {MAX_KEY} characters, e.g. a random UUID")));
-    }
-    Ok(Some(key.to_owned()))
-}
-
-/// Whether a route takes the header: all that change resources do.
-pub(crate) fn takes_key(route: &Route) -> bool {
-    route.is_mutating() && !matches!(route.op, Op::Order(_))
-}
 
 /// What [`Done`] was, in the store.
 #[derive(Serialize, Deserialize)]

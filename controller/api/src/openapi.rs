@@ -9,8 +9,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::bodies;
-use crate::idempotency::takes_key;
 use crate::query::{DRY_RUN, Takes};
+use crate::request::takes_idempotency_key;
 use crate::route::{BASE, Op, Route, Shape};
 
 /// All schemas that routes refer to, by name, and the name of each shape.
@@ -147,7 +147,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         "A text of 1 to 255 characters, new for each change, e.g. a UUID. Asked again with it within a day, the answer is that of the \
          first time, with Idempotency-Replayed: true, and nothing is changed again.",
     );
-    let key = takes_key(route).then_some(key);
+    let key = takes_idempotency_key(route).then_some(key);
     for (name, about) in header.into_iter().chain(route.takes_callback().then_some(callback)).chain(key) {
         parameters
             .push(json!({"name": name, "in": "header", "schema": {"type": "string"}, "description": about}));
@@ -191,7 +191,7 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             (412, "If-Match names another generation"),
             (501, "A field or value that is not served yet"),
         ]);
-        if takes_key(route) {
+        if takes_idempotency_key(route) {
             codes.push((422, "The Idempotency-Key was used for another request"));
         }
     }

@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 
 use crate::ApiError;
-use crate::route::Route;
+use crate::route::{Op, Route};
 
 /// Bodies from this size on are read on a thread that may block: others' requests go on meanwhile.
 const LARGE: usize = 16 * 1024;
@@ -50,6 +50,39 @@ pub(crate) fn callback_url(
     let text = value.to_str().map_err(|_| wrong("must be printable ASCII"))?;
     let url = rules.check(text).map_err(|problem| wrong(&problem))?;
     Ok(Some(url.into()))
+}
+
+/// The request header.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The answer's header when nothing was changed because it had been before.
+pub(crate) const REPLAYED: &str = "idempotency-replayed";
+/// Longest key, in characters.
+const MAX_KEY: usize = 255;
+
+/// Reads the header of a change; reads of resources take it and ignore it.
+pub(crate) fn idempotency_key(route: &Route, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = given.next().filter(|_| route.is_mutating()) else { return Ok(None) };
+    let wrong = |problem: &str| ApiError::invalid("Idempotency-Key", problem);
+    if given.next().is_some() {
+        return Err(wrong("is given twice; give it once"));
+    }
+    if !takes_idempotency_key(route) {
+        return Err(wrong(
+            "is not taken here: the request does the same each time, or shows what is kept nowhere; leave it out",
+        ));
+    }
+    let text = value.to_str().map_err(|_| wrong("must be printable ASCII"))?.trim();
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(wrong(&format!("must have 1 to {MAX_KEY} characters, e.g. a random UUID")));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// Whether a route takes the header: all that change resources do.
+pub(crate) fn takes_idempotency_key(route: &Route) -> bool {
+    route.is_mutating() && !matches!(route.op, Op::Order(_))
 }
 
 /// One entity tag of a list (RFC 9110 §8.8.3).

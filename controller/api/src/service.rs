@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
@@ -30,12 +31,11 @@ use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate};
 use crate::config::ApiConfig;
 use crate::fallback::Looked;
-use crate::idempotency::{self, REPLAYED};
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::query::Query;
 use crate::redact::redact;
-use crate::request::{self, Preconditions, entity_tag, param};
+use crate::request::{self, Preconditions, REPLAYED, entity_tag, param};
 use crate::route::{BASE, Op, Route, Shape, table};
 use crate::trace::{child_of, is_traceparent, request_id};
 use crate::turns::{Turn, Turns};
@@ -327,7 +327,7 @@ impl Api {
                 }
                 Target::Unserved(_) => {
                     let (parts, _) = request.into_parts();
-                    self.not_served(&method, &parts.headers, &path).await.into_response()
+                    self.not_served(&parts, &path).await.into_response()
                 }
                 Target::Nothing => ApiError::not_found("there is no such path; see /docs").into_response(),
             };
@@ -358,7 +358,7 @@ impl Api {
         traceparent: &str,
     ) -> Response {
         let (parts, body) = request.into_parts();
-        let principal = match self.admit(&route, &parts.headers).await {
+        let principal = match self.admit(&route, &parts).await {
             Ok(principal) => principal,
             Err((principal, error)) => {
                 // Strangers write no rows: they could fill the disk.
@@ -414,18 +414,20 @@ impl Api {
         }
     }
 
+    /// Who calls.
+    pub(crate) async fn caller(&self, request: &Parts) -> Result<Principal, ApiError> {
+        let from = request.extensions.get::<ClientAddress>().map(|client| client.0);
+        let mut tx = self.store().read().await?;
+        authenticate(&request.headers, from, self.store().now(), &mut tx).await
+    }
+
     /// Who calls, and whether the route is theirs. The caller is told apart from a stranger even when refused.
     async fn admit(
         &self,
         route: &Route,
-        headers: &HeaderMap,
+        request: &Parts,
     ) -> Result<Principal, (Option<Principal>, ApiError)> {
-        let principal = async {
-            let mut tx = self.store().read().await?;
-            authenticate(headers, &mut tx).await
-        }
-        .await
-        .map_err(|error| (None, error))?;
+        let principal = self.caller(request).await.map_err(|error| (None, error))?;
         let allowed = match route.scope {
             Some(scope) => principal.require(scope),
             None => Ok(()),
@@ -459,7 +461,7 @@ impl Api {
         };
         let conditions = Preconditions::read(headers)?;
         let callback = request::callback_url(route, headers, &self.0.config.callbacks)?;
-        let idempotency_key = idempotency::key_of(route, headers)?;
+        let idempotency_key = request::idempotency_key(route, headers)?;
         let (body, turn) = match route.request {
             Shape::Empty => (Map::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {

@@ -11,6 +11,7 @@ use hosting_intent::{Audience, Key};
 use hosting_resource::{Index, Kind, Resource, Unique};
 use serde_json::Value;
 
+use crate::undoable::Undoable;
 use crate::{IntentRow, World, WorldError};
 
 /// A unique name: kind, scope, key.
@@ -18,56 +19,6 @@ type Name = (Kind, String, String);
 
 /// Where an intent stands.
 type At = (Audience, Key);
-
-/// A map whose changes can be taken back.
-#[derive(Debug, Clone)]
-struct Undoable<K, V> {
-    map: BTreeMap<K, V>,
-    /// What stood there before each change, oldest first.
-    before: Vec<(K, Option<V>)>,
-}
-
-impl<K, V> Default for Undoable<K, V> {
-    fn default() -> Self {
-        Self { map: BTreeMap::new(), before: Vec::new() }
-    }
-}
-
-impl<K: Ord + Clone, V> Undoable<K, V> {
-    fn insert(&mut self, key: K, value: V) {
-        let before = self.map.insert(key.clone(), value);
-        self.before.push((key, before));
-    }
-
-    fn remove(&mut self, key: &K) {
-        if let Some((key, before)) = self.map.remove_entry(key) {
-            self.before.push((key, Some(before)));
-        }
-    }
-
-    /// Adds what the base has, which stays so when changes are taken back.
-    fn learn(&mut self, key: K, value: V) {
-        self.map.entry(key).or_insert(value);
-    }
-
-    /// What was changed since changes were last kept: the key, what stood there then, and what stands there now.
-    fn changes(&self) -> impl Iterator<Item = (&K, Option<&V>, Option<&V>)> {
-        let mut seen = BTreeSet::new();
-        self.before
-            .iter()
-            .filter(move |(key, _)| seen.insert(key))
-            .map(|(key, before)| (key, before.as_ref(), self.map.get(key)))
-    }
-
-    fn undo(&mut self) {
-        while let Some((key, before)) = self.before.pop() {
-            match before {
-                Some(value) => self.map.insert(key, value),
-                None => self.map.remove(&key),
-            };
-        }
-    }
-}
 
 /// A list of resources in ascending id order.
 #[derive(Debug, Clone, Copy, Hash)]

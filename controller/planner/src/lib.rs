@@ -40,6 +40,7 @@ mod readers;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod undoable;
 mod unit;
 mod walk;
 mod world;

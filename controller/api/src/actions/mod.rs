@@ -1,6 +1,7 @@
 //! Routes beyond creating, reading, changing and deleting: one file for each kind or part of the platform that has some, which declares
 //! verb, path, scope, tier, bodies and codes, and does the work. Router, OpenAPI and the authorization tests follow.
 
+mod api_key;
 mod authorities;
 mod brand;
 mod cluster;
@@ -85,6 +86,7 @@ pub(crate) fn routes() -> Vec<Route> {
         tenant::routes(),
         webroot::routes(),
         shard::routes(),
+        api_key::routes(),
         brand::routes(),
         cluster::routes(),
         node::routes(),

@@ -65,6 +65,7 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("VaultPlain") => Some(json!({"plaintext": "a text"})),
         Shape::Named("VaultToken") => Some(json!({"token": "vault:v1:none"})),
         Shape::Named("AuthorityRef" | "RetireAuthority") => Some(json!({"fingerprint": "ab"})),
+        Shape::Named("RotateKey") => Some(json!({"overlap_seconds": 60})),
         Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
         Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
         Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),

@@ -11,6 +11,7 @@ mod harness;
 mod http;
 mod idempotency;
 mod jobs;
+mod keys;
 mod names;
 mod operators;
 mod patch;

@@ -1,7 +1,9 @@
 //! A key to the API. It is on no machine, and its row outlives it: audit rows name it.
 
-use hosting_resource::kinds::api_key;
+use std::net::IpAddr;
+
 pub(crate) use hosting_resource::kinds::api_key::ApiKey;
+use hosting_resource::kinds::api_key::{self, ApiKeySpec};
 use hosting_resource::{Creation, Document, Entropy};
 use subtle::ConstantTimeEq;
 
@@ -29,13 +31,23 @@ pub struct KeyHolder {
     pub scopes: Vec<String>,
     /// Brand ids, or `*`.
     pub brands: Vec<String>,
+    /// It opened nothing from then on, in milliseconds since the Unix epoch; `None` while it opens.
+    pub ended: Option<i64>,
+    /// Whether it opens from where the caller is.
+    pub is_place_allowed: bool,
 }
 
-/// Who a key stands for; `None`: nobody, or nobody any more.
+/// Who a key stands for; `None`: nobody, or nobody any more. `now` is in milliseconds since the Unix epoch; `from` is where the caller is,
+/// if that is known: a key that is kept to networks opens from nowhere else.
 ///
 /// # Errors
 /// When the store cannot be read, or the key's document not be understood.
-pub async fn key_holder(world: &mut dyn World, key: &str) -> Result<Option<KeyHolder>, PlanError> {
+pub async fn key_holder(
+    world: &mut dyn World,
+    key: &str,
+    now: i64,
+    from: Option<IpAddr>,
+) -> Result<Option<KeyHolder>, PlanError> {
     if !api_key::is_key(key) {
         return Ok(None);
     }
@@ -43,9 +55,20 @@ pub async fn key_holder(world: &mut dyn World, key: &str) -> Result<Option<KeyHo
     let Some(found) = world.holder(ApiKey::KIND, api_key::KEY_SCOPE, &hash).await? else { return Ok(None) };
     let is_void = ApiKey::KIND.def().is_void(&found);
     let key = Doc::<ApiKey>::read(found)?;
-    let same: bool = key.spec.key_hash.as_bytes().ct_eq(hash.as_bytes()).into();
-    let opens = same && !is_void;
-    Ok(opens.then(|| KeyHolder { key_id: key.id.clone(), scopes: key.spec.scopes, brands: key.spec.brands }))
+    let former = key.spec.former.as_ref().map(|former| former.key_hash.as_bytes()).unwrap_or_default();
+    let same: bool =
+        (key.spec.key_hash.as_bytes().ct_eq(hash.as_bytes()) | former.ct_eq(hash.as_bytes())).into();
+    if !same || is_void {
+        return Ok(None);
+    }
+    let ended = key.spec.ends(&hash).filter(|end| *end <= now);
+    let is_place_allowed = match from {
+        Some(address) => key.spec.opens_from(address),
+        None => key.spec.allowed_networks.is_empty(),
+    };
+    let key_id = key.id.clone();
+    let ApiKeySpec { scopes, brands, .. } = key.spec;
+    Ok(Some(KeyHolder { key_id, scopes, brands, ended, is_place_allowed }))
 }
 
 /// Makes sure that a key which the operator brings opens everything. One that is there stays as it is, revoked ones too.

@@ -1,12 +1,15 @@
 //! A key to the API. Only its SHA-256 is stored; the key itself is shown once.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::definition::{Build, Definition, Grants, to_map};
-use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Resource, SpecError, Status, Tier, Unique, check, filter, timestamp};
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
 
 /// The resource parts of scopes.
 pub const SCOPE_RESOURCES: &[&str] = &[
@@ -67,6 +70,94 @@ pub struct ApiKeySpec {
     pub key_prefix: String,
     /// SHA-256 of the whole key, hex.
     pub key_hash: String,
+    /// When it ends to open anything, RFC 3339; absent for never.
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// Networks that it opens from, e.g. `192.0.2.0/24`; empty for anywhere.
+    #[serde(default)]
+    pub allowed_networks: Vec<String>,
+    /// The key before the last rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<FormerKey>,
+}
+
+/// A key that another one took the place of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FormerKey {
+    /// SHA-256 of the whole key, hex.
+    pub key_hash: String,
+    /// It opens until then, in milliseconds since the Unix epoch.
+    pub until: i64,
+}
+
+impl ApiKeySpec {
+    /// When a key ends to open anything, in milliseconds since the Unix epoch, by its hash: this one's, or that of the key before. `None`: it
+    /// does not end.
+    #[must_use]
+    pub fn ends(&self, key_hash: &str) -> Option<i64> {
+        let expires = self.expires_at.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let former = self.former.as_ref().filter(|former| former.key_hash == key_hash).map(|former| former.until);
+        expires.map(jiff::Timestamp::as_millisecond).into_iter().chain(former).min()
+    }
+
+    /// Whether it opens from an address.
+    #[must_use]
+    pub fn opens_from(&self, address: IpAddr) -> bool {
+        let networks = self.allowed_networks.iter().filter_map(|text| text.parse::<IpNet>().ok());
+        self.allowed_networks.is_empty() || networks.into_iter().any(|network| network.contains(&address))
+    }
+}
+
+/// Longest time that a key stays beside the one that takes its place, in seconds: 30 days.
+const MAX_OVERLAP: u32 = 30 * 24 * 3600;
+/// The same when nothing is said: a day.
+const OVERLAP: u32 = 24 * 3600;
+/// Networks that a key may be kept to.
+const MAX_NETWORKS: usize = 64;
+
+/// Body of POST /api-keys/{id}/rotate.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct RotateKey {
+    /// How long the key that is replaced still opens, in seconds: 0 to 2592000 (30 days), default 86400 (a day).
+    #[serde(default)]
+    #[schemars(range(max = 2_592_000))]
+    pub overlap_seconds: Option<u32>,
+}
+
+/// Puts a new key in the place of the one that there is, which opens for a while still; one that was rotated out before ends at once.
+/// `now` is in milliseconds since the Unix epoch.
+///
+/// # Errors
+/// A body that is none, or a time out of its range.
+pub fn rotate(
+    current: &Resource,
+    body: &Map<String, Value>,
+    now: i64,
+    entropy: Entropy<'_>,
+) -> Result<(Update, String), SpecError> {
+    let parsed = crate::input::parse::<RotateKey>(body)?;
+    let overlap = parsed.value.overlap_seconds.unwrap_or(OVERLAP);
+    check::between("overlap_seconds", overlap, 0, MAX_OVERLAP)?;
+    let mut spec: ApiKeySpec =
+        current.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
+    let mut random = [0u8; 32];
+    entropy(&mut random);
+    let key = key_from(&random);
+    let until = now.saturating_add(i64::from(overlap) * 1_000);
+    spec.former = Some(FormerKey { key_hash: std::mem::replace(&mut spec.key_hash, key_hash(&key)), until });
+    spec.key_prefix = key.chars().take(12).collect();
+    let mut whole = current.spec.clone();
+    whole.extend(to_map(&spec)?);
+    let update = Update {
+        changed: true,
+        plain: PlainSecrets::default(),
+        spec: whole,
+        label: current.label.clone(),
+        status: None,
+        owner: None,
+        warnings: parsed.unknown.iter().map(|path| Warning::unknown_field(path)).collect(),
+    };
+    Ok((update, key))
 }
 
 /// Body of POST /api-keys.
@@ -78,14 +169,28 @@ pub(crate) struct ApiKeyCreate {
     scopes: Vec<String>,
     #[schemars(length(min = 1))]
     brands: Vec<String>,
+    /// When it ends to open anything, RFC 3339; absent for never.
+    #[serde(default)]
+    expires_at: Option<String>,
+    /// Networks that it opens from, as `192.0.2.0/24` or one address; none for anywhere.
+    #[serde(default)]
+    allowed_networks: Vec<String>,
 }
 
-/// Body of PUT /api-keys/{id}: all of it is replaced.
+/// Body of PUT /api-keys/{id}: name, scopes and brands are replaced.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ApiKeyUpdate {
     name: String,
     scopes: Vec<String>,
     brands: Vec<String>,
+    /// Null: it never ends.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    expires_at: Option<Option<String>>,
+    /// Null or empty: anywhere.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<Vec<String>>")]
+    allowed_networks: Option<Option<Vec<String>>>,
 }
 
 /// What is shown beside the spec.
@@ -93,6 +198,8 @@ pub(crate) struct ApiKeyUpdate {
 pub(crate) struct ApiKeyExtra {
     /// When it was revoked; absent while it works.
     revoked_at: Option<String>,
+    /// Until when the key before the last rotation opens; absent when there was none.
+    former_until: Option<String>,
 }
 
 /// The key that 32 random bytes make: `hst_` and 64 hex characters.
@@ -140,6 +247,9 @@ pub fn from_raw(
         brands,
         key_prefix: key.chars().take(12).collect(),
         key_hash: key_hash(key),
+        expires_at: None,
+        allowed_networks: Vec::new(),
+        former: None,
     };
     Ok(NewResource {
         kind: Kind::ApiKey,
@@ -155,6 +265,34 @@ pub fn from_raw(
 
 /// Where the store's unique index has a key's hash: `holder(Kind::ApiKey, KEY_SCOPE, &key_hash(key))`.
 pub const KEY_SCOPE: &str = "key_hash";
+
+/// A time in the form that is shown.
+fn expiry(text: &str) -> Result<String, SpecError> {
+    let at: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| SpecError::invalid("expires_at", "must be a time as in RFC 3339, e.g. 2027-01-01T00:00:00Z"))?;
+    Ok(timestamp(at.as_millisecond()))
+}
+
+/// Networks in the form that is kept: one address is a network of its own, bits behind the prefix are zero.
+fn networks(given: &[String]) -> Result<Vec<String>, SpecError> {
+    if given.len() > MAX_NETWORKS {
+        return Err(SpecError::invalid("allowed_networks", format!("at most {MAX_NETWORKS} can be given")));
+    }
+    let mut networks = Vec::new();
+    for (n, text) in given.iter().enumerate() {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+            SpecError::invalid(
+                format!("allowed_networks[{n}]"),
+                format!("{text:?} must be a network such as 192.0.2.0/24 or 2001:db8::/48, or one address"),
+            )
+        })?;
+        networks.push(network.trunc().to_string());
+    }
+    check::distinct(&mut networks);
+    Ok(networks)
+}
 
 fn push_hex(out: &mut String, bytes: &[u8]) {
     use std::fmt::Write;
@@ -242,8 +380,8 @@ impl Definition for ApiKey {
         filters: &[Filter::label("name", filter::text), Filter::facet("key_prefix", filter::text)],
         platform_only: &[],
         global_search: false,
-        hidden: &["key_hash"],
-        nullable: &[],
+        hidden: &["key_hash", "former"],
+        nullable: &["expires_at", "allowed_networks"],
         joins: &[],
     };
     const INITIAL: Status = Status::Active;
@@ -259,6 +397,9 @@ impl Definition for ApiKey {
             brands: input.brands,
             key_prefix: key.chars().take(12).collect(),
             key_hash: key_hash(&key),
+            expires_at: input.expires_at.filter(|text| !text.is_empty()).map(|text| expiry(&text)).transpose()?,
+            allowed_networks: networks(&input.allowed_networks)?,
+            former: None,
         };
         let id = build.id(Self::INFO.id, None)?;
         build.push::<Self>(id, None, &spec)?;
@@ -275,6 +416,12 @@ impl Definition for ApiKey {
         spec.name = input.name;
         spec.scopes = input.scopes;
         spec.brands = input.brands;
+        if let Some(given) = input.expires_at {
+            spec.expires_at = given.filter(|text| !text.is_empty()).map(|text| expiry(&text)).transpose()?;
+        }
+        if let Some(given) = input.allowed_networks {
+            spec.allowed_networks = networks(&given.unwrap_or_default())?;
+        }
         Ok(None)
     }
 
@@ -283,12 +430,15 @@ impl Definition for ApiKey {
     }
 
     fn index(_: &Resource, spec: &ApiKeySpec, index: &mut Index) {
-        index.uniques.push(Unique { scope: KEY_SCOPE.to_owned(), key: spec.key_hash.clone(), field: "key" });
+        let hashes = std::iter::once(&spec.key_hash).chain(spec.former.as_ref().map(|former| &former.key_hash));
+        let unique = |hash: &String| Unique { scope: KEY_SCOPE.to_owned(), key: hash.clone(), field: "key" };
+        index.uniques.extend(hashes.map(unique));
         index.facets.push(Facet { field: "key_prefix", value: spec.key_prefix.clone() });
     }
 
     fn extra(key: &Doc<Self>) -> ApiKeyExtra {
-        ApiKeyExtra { revoked_at: key.state.revoked_at.map(timestamp) }
+        let former_until = key.spec.former.as_ref().map(|former| timestamp(former.until));
+        ApiKeyExtra { revoked_at: key.state.revoked_at.map(timestamp), former_until }
     }
 
     const DELETES: &'static str = "Revoke";
