@@ -428,8 +428,7 @@ impl<D: Definition> KindDef for Erased<D> {
         let owner_before = D::owner(&spec);
         let status = D::update(&mut spec, parsed.value, current)?.filter(|status| *status != current.status);
         let owner = D::owner(&spec).filter(|owner| Some(owner) != owner_before.as_ref());
-        let mut whole = current.spec.clone();
-        whole.extend(to_map(&spec)?);
+        let whole = written_over(current, &spec)?;
         Ok(Update {
             changed: whole != current.spec || status.is_some(),
             label: D::label(&current.id, &spec),
@@ -630,6 +629,20 @@ pub(crate) fn to_map<T: Serialize>(value: &T) -> Result<Map<String, Value>, Spec
         Ok(_) => Err(SpecError::Malformed { problem: "not an object".to_owned() }),
         Err(error) => Err(SpecError::Malformed { problem: error.to_string() }),
     }
+}
+
+/// The stored spec of a resource with a changed one written over it: fields that this build does not know stay, and those that the changed
+/// one leaves out go.
+pub(crate) fn written_over<S: Serialize + DeserializeOwned>(
+    current: &Resource,
+    spec: &S,
+) -> Result<Map<String, Value>, SpecError> {
+    let before: S = current.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
+    let (before, after) = (to_map(&before)?, to_map(spec)?);
+    let mut whole = current.spec.clone();
+    whole.retain(|field, _| after.contains_key(field) || !before.contains_key(field));
+    whole.extend(after);
+    Ok(whole)
 }
 
 /// RFC 3339, UTC. `at` is in milliseconds since the Unix epoch; times out of range show as the epoch.

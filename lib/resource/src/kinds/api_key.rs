@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::definition::{Build, Definition, Grants, to_map};
+use crate::definition::{Build, Definition, Grants, to_map, written_over};
 use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
 
 /// The resource parts of scopes.
@@ -71,10 +71,10 @@ pub struct ApiKeySpec {
     /// SHA-256 of the whole key, hex.
     pub key_hash: String,
     /// When it ends to open anything, RFC 3339; absent for never.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
     /// Networks that it opens from, e.g. `192.0.2.0/24`; empty for anywhere.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_networks: Vec<String>,
     /// The key before the last rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,8 +146,7 @@ pub fn rotate(
     let until = now.saturating_add(i64::from(overlap) * 1_000);
     spec.former = Some(FormerKey { key_hash: std::mem::replace(&mut spec.key_hash, key_hash(&key)), until });
     spec.key_prefix = key.chars().take(12).collect();
-    let mut whole = current.spec.clone();
-    whole.extend(to_map(&spec)?);
+    let whole = written_over(current, &spec)?;
     let update = Update {
         changed: true,
         plain: PlainSecrets::default(),

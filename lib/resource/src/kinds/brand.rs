@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
-use crate::definition::{Build, Definition, Nothing, to_map};
+use crate::definition::{Build, Definition, Nothing, written_over};
 use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
 /// What is stored of a brand.
@@ -117,8 +117,7 @@ pub fn set_clusters(brand: &Resource, body: &Map<String, Value>) -> Result<Updat
     let mut spec: BrandSpec =
         brand.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
     spec.cluster_ids = clusters;
-    let mut whole = brand.spec.clone();
-    whole.extend(to_map(&spec)?);
+    let whole = written_over(brand, &spec)?;
     Ok(Update {
         changed: whole != brand.spec,
         plain: PlainSecrets::default(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Webroot, WebrootSpec};
-use crate::definition::{new_secrets, to_map};
+use crate::definition::{new_secrets, written_over};
 use crate::{Doc, PlainText, Resource, SealedText, Secret, SecretPlace, SpecError, Update, Warning, pointer};
 
 /// What is shown in the place of a secret. Sent back it means that the secret stays.
@@ -149,9 +149,7 @@ fn change(
         webroot.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
     let before = spec.env.clone();
     change(&mut spec.env)?;
-    let mut whole = webroot.spec.clone();
-    whole.remove(PATH.trim_start_matches('/'));
-    whole.extend(to_map(&spec)?);
+    let whole = written_over(webroot, &spec)?;
     Ok(Update {
         changed: spec.env != before,
         plain: new_secrets::<Webroot>(&spec),
