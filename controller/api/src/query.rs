@@ -88,7 +88,12 @@ pub(crate) fn of_audit_logs() -> Vec<Param> {
     vec![
         limit(),
         cursor(),
-        param("search", Takes::Text, "Only rows whose resource type or method contains this."),
+        param(
+            "search",
+            Takes::Text,
+            "Only rows whose resource type or method contains this. With several conditions a page looks at a bounded number of rows: it may \
+             have fewer items than its limit, even none, while has_more is true.",
+        ),
         param("resource_type", Takes::Text, "Only rows of this type, e.g. webroots."),
         param("resource_id", Takes::Text, "Only rows of this resource."),
         param("action", Takes::Caseless(ACTIONS), "Only rows of this HTTP method."),

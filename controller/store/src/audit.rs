@@ -2,9 +2,11 @@
 //!
 //! The caller redacts the body; the store keeps it as given.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
-use crate::error::{from_sql, to_sql};
+use crate::error::{from_sql, to_bound, to_sql};
 use crate::page::push_contains;
 use crate::sql::{self, Query, QueryBuilder, Row};
 use crate::{Order, Origin, ReadTx, Store, StoreError, batch};
@@ -15,6 +17,8 @@ const MAX_PATH: usize = 2_048;
 const MAX_INDEXED: usize = 512;
 /// A longer body is replaced by its length, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// Rows that a page looks at, when conditions that no index has together say which of them it shows.
+const LOOKED_AT: usize = 2_000;
 /// What a row takes beside its texts, with its places in the indexes, in bytes.
 const ROW_BYTES: i64 = 400;
 
@@ -96,7 +100,7 @@ pub struct AuditQuery {
 pub struct AuditPage {
     /// In the order asked for.
     pub rows: Vec<AuditRow>,
-    /// The [`AuditQuery::after`] of the next page; `None` on the last one.
+    /// The [`AuditQuery::after`] of the next page; `None` on the last one. It may be that of a row that is not shown.
     pub next: Option<String>,
 }
 
@@ -219,62 +223,137 @@ fn bytes_of(path: usize, body: usize) -> i64 {
     i64::try_from(path + body).unwrap_or(i64::MAX / 2)
 }
 
+/// Where a page goes along, and in which order.
+struct Way<'l> {
+    /// An equality whose rows an index gives in that order.
+    equality: Option<(&'static str, &'l str)>,
+    /// The page's order, as columns.
+    key: &'static str,
+    /// Whether the times are a range of that order.
+    is_by_time: bool,
+}
+
+impl AuditQuery {
+    fn way(&self) -> Way<'_> {
+        let equal = |column: &'static str, value: &'_ Option<String>| value.is_some().then_some(column);
+        let (found, key) = match self.sort {
+            AuditSort::Written => {
+                let found = equal("a.resource_id", &self.resource_id)
+                    .or_else(|| equal("a.resource_type", &self.resource_type))
+                    .or_else(|| equal("a.method", &self.method));
+                (found, "a.seq")
+            }
+            AuditSort::Method => (equal("a.method", &self.method), "a.method, a.seq"),
+            AuditSort::ResourceType => {
+                (equal("a.resource_type", &self.resource_type), "a.resource_type, a.seq")
+            }
+        };
+        let mut equalities = self.equalities();
+        let equality = equalities.find(|(column, _)| Some(*column) == found);
+        let is_by_time = self.sort == AuditSort::Written
+            && equality.is_none()
+            && (self.from.is_some() || self.until.is_some());
+        // Rows are written in the order of their times, but for a clock that was put back.
+        Way { equality, key: if is_by_time { "a.at, a.seq" } else { key }, is_by_time }
+    }
+
+    fn equalities(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("a.resource_id", &self.resource_id),
+            ("a.resource_type", &self.resource_type),
+            ("a.method", &self.method),
+        ];
+        all.into_iter().filter_map(|(column, value)| Some((column, value.as_deref()?)))
+    }
+
+    fn times(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        [("a.at >= ", self.from), ("a.at < ", self.until)]
+            .into_iter()
+            .filter_map(|(condition, time)| Some((condition, time?)))
+    }
+
+    fn search(&self) -> Option<&str> {
+        self.search.as_deref().filter(|search| !search.is_empty())
+    }
+}
+
 impl ReadTx {
-    /// One page of the audit log. A cursor whose row is gone answers an empty page.
+    /// One page of the audit log. It looks at a bounded number of rows: it may have fewer than its limit, even none, while there are more. A
+    /// cursor whose row is gone answers an empty page.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn audit_page(&mut self, list: &AuditQuery) -> Result<AuditPage, StoreError> {
-        let limit = if list.limit == 0 { 50 } else { list.limit.min(1_000) };
-        let mut sql = QueryBuilder::new(
-            "SELECT a.seq, a.id, a.at, a.actor, a.revision, a.traceparent, a.method, a.path, a.resource_type, \
-             a.resource_id, a.status_code, a.body FROM audit a WHERE 1 = 1",
-        );
-        if let Some(search) = list.search.as_deref().filter(|search| !search.is_empty()) {
+        let limit = if list.limit == 0 { 50 } else { list.limit.min(1_000) } as usize;
+        let way = list.way();
+        let others = list.equalities().filter(|one| Some(one.0) != way.equality.map(|way| way.0));
+        let others: Vec<_> = others.collect();
+        let is_one_range =
+            others.is_empty() && list.search().is_none() && (way.is_by_time || list.times().next().is_none());
+        let looked_at = if is_one_range { limit } else { LOOKED_AT.max(limit) };
+
+        let mut sql = QueryBuilder::new("SELECT a.seq, a.id, CAST(CASE WHEN 1 = 1");
+        if let Some(search) = list.search() {
             push_contains(&mut sql, &["a.resource_type", "a.method"], search);
         }
-        let exact = [
-            (" AND a.resource_type = ", &list.resource_type),
-            (" AND a.resource_id = ", &list.resource_id),
-            (" AND a.method = ", &list.method),
-        ];
-        for (sql_part, value) in exact {
-            if let Some(value) = value {
-                sql.push(sql_part).push_bind(value);
-            }
+        for (column, value) in others {
+            sql.push(" AND ").push(column).push(" = ").push_bind(value);
         }
-        for (sql_part, time) in [(" AND a.at >= ", list.from), (" AND a.at < ", list.until)] {
-            if let Some(time) = time {
-                sql.push(sql_part).push_bind(time);
-            }
+        for (condition, time) in list.times().filter(|_| !way.is_by_time) {
+            sql.push(" AND ").push(condition).push_bind(time);
         }
-        let key = match list.sort {
-            AuditSort::Written => "a.seq",
-            AuditSort::Method => "a.method, a.seq",
-            AuditSort::ResourceType => "a.resource_type, a.seq",
-        };
+        sql.push(" THEN 1 ELSE 0 END AS BIGINT) FROM audit a WHERE 1 = 1");
+        if let Some((column, value)) = way.equality {
+            sql.push(" AND ").push(column).push(" = ").push_bind(value);
+        }
+        for (condition, time) in list.times().filter(|_| way.is_by_time) {
+            sql.push(" AND ").push(condition).push_bind(time);
+        }
+        let key = way.key;
         let (direction, beyond) = match list.order {
             Order::Asc => ("ASC", ">"),
             Order::Desc => ("DESC", "<"),
         };
         if let Some(after) = &list.after {
-            sql.push(" AND (")
-                .push(key)
-                .push(") ")
-                .push(beyond)
-                .push(" (SELECT ")
-                .push(key.replace("a.", "c."));
+            sql.push(" AND (").push(key).push(") ").push(beyond);
+            sql.push(" (SELECT ").push(key.replace("a.", "c."));
             sql.push(" FROM audit c WHERE c.id = ").push_bind(after).push(")");
         }
         sql.push(" ORDER BY ").push(key.replace(',', &format!(" {direction},"))).push(" ").push(direction);
-        sql.push(" LIMIT ").push_bind(limit + 1);
+        sql.push(" LIMIT ").push_bind(to_bound(looked_at as u64 + 1));
 
-        let mut rows =
-            self.all(sql.build()).await?.iter().map(audit_row).collect::<Result<Vec<_>, StoreError>>()?;
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-        Ok(AuditPage { rows, next })
+        let looked = self.all(sql.build()).await?;
+        let mut seqs: Vec<i64> = Vec::new();
+        let mut last = None;
+        let mut has_more = looked.len() > looked_at;
+        for (place, row) in looked.iter().take(looked_at).enumerate() {
+            if row.try_get::<i64>(2)? == 1 {
+                seqs.push(row.try_get(0)?);
+            }
+            last = Some(row);
+            if seqs.len() == limit {
+                has_more = place + 1 < looked.len();
+                break;
+            }
+        }
+        let next = last.filter(|_| has_more).map(|row| row.try_get(1)).transpose()?;
+        Ok(AuditPage { rows: self.audit_rows(&seqs).await?, next })
+    }
+
+    /// Rows in the order of `seqs`.
+    async fn audit_rows(&mut self, seqs: &[i64]) -> Result<Vec<AuditRow>, StoreError> {
+        let mut rows = BTreeMap::new();
+        for some in batch::chunks(seqs) {
+            let mut sql = QueryBuilder::new(
+                "SELECT a.seq, a.id, a.at, a.actor, a.revision, a.traceparent, a.method, a.path, a.resource_type, \
+                 a.resource_id, a.status_code, a.body FROM audit a WHERE a.seq IN ",
+            );
+            batch::list(&mut sql, some);
+            for row in self.all(sql.build()).await? {
+                rows.insert(row.try_get::<i64>(0)?, audit_row(&row)?);
+            }
+        }
+        Ok(seqs.iter().filter_map(|seq| rows.remove(seq)).collect())
     }
 }
 

@@ -19,13 +19,27 @@ pub enum OnEnd {
     Log,
 }
 
+/// A task that ended and must not.
+#[derive(Debug)]
+struct FatalEnd {
+    /// Which one, and why.
+    message: String,
+    /// It failed. One that ended without an error did so because of another one, most likely.
+    is_failure: bool,
+}
+
+/// How long a failure is waited for after a task ended without one.
+const CAUSE_LIMIT: Duration = Duration::from_millis(200);
+/// Fatal ends that are kept to tell the cause.
+const ENDS: usize = 16;
+
 /// All tasks of a process.
 #[derive(Debug)]
 pub struct TaskGroup {
     stop: CancellationToken,
     tracker: TaskTracker,
-    failed: mpsc::Sender<String>,
-    failures: mpsc::Receiver<String>,
+    failed: mpsc::Sender<FatalEnd>,
+    failures: mpsc::Receiver<FatalEnd>,
     /// Caught from the start: without a handler SIGTERM would end the process at once. Errors wait for [`TaskGroup::run`].
     signals: std::io::Result<(Signal, Signal)>,
 }
@@ -35,7 +49,7 @@ pub struct TaskGroup {
 pub struct Spawner {
     stop: CancellationToken,
     tracker: TaskTracker,
-    failed: mpsc::Sender<String>,
+    failed: mpsc::Sender<FatalEnd>,
 }
 
 impl Default for TaskGroup {
@@ -48,7 +62,7 @@ impl TaskGroup {
     /// An empty group that catches SIGTERM and SIGINT from now on. Make it first, on the runtime that runs it.
     #[must_use]
     pub fn new() -> Self {
-        let (failed, failures) = mpsc::channel(1);
+        let (failed, failures) = mpsc::channel(ENDS);
         let signals =
             signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
         Self { stop: CancellationToken::new(), tracker: TaskTracker::new(), failed, failures, signals }
@@ -84,7 +98,7 @@ impl TaskGroup {
         let outcome = tokio::select! {
             _ = term.recv() => { tracing::info!("SIGTERM: draining"); Ok(()) }
             _ = int.recv() => { tracing::info!("SIGINT: draining"); Ok(()) }
-            Some(failure) = self.failures.recv() => Err(anyhow::anyhow!(failure)),
+            Some(end) = self.failures.recv() => Err(anyhow::anyhow!(cause(end, &mut self.failures).await.message)),
         };
         self.stop.cancel();
         self.tracker.close();
@@ -93,6 +107,23 @@ impl TaskGroup {
         }
         outcome
     }
+}
+
+/// The first end that is a failure, if there is one soon.
+async fn cause(first: FatalEnd, ends: &mut mpsc::Receiver<FatalEnd>) -> FatalEnd {
+    let failure = async {
+        loop {
+            match ends.recv().await {
+                Some(end) if end.is_failure => return Some(end),
+                Some(_) => {}
+                None => return None,
+            }
+        }
+    };
+    if first.is_failure {
+        return first;
+    }
+    tokio::time::timeout(CAUSE_LIMIT, failure).await.ok().flatten().unwrap_or(first)
 }
 
 impl Spawner {
@@ -126,15 +157,15 @@ impl Spawner {
             if stop.is_cancelled() {
                 return;
             }
-            let why = match ended {
-                Some(Ok(Ok(()))) | None => "ended".to_owned(),
-                Some(Ok(Err(error))) => error,
-                Some(Err(error)) => error.to_string(),
+            let (why, is_failure) = match ended {
+                Some(Ok(Ok(()))) | None => ("ended".to_owned(), false),
+                Some(Ok(Err(error))) => (error, true),
+                Some(Err(error)) => (error.to_string(), true),
             };
             tracing::error!(task = name, why, "task ended");
             if on_end == OnEnd::Fatal {
-                // Full: another fatal end is already on its way.
-                let _ = failed.try_send(format!("{name}: {why}"));
+                // Full: others are already on their way.
+                let _ = failed.try_send(FatalEnd { message: format!("{name}: {why}"), is_failure });
             }
         });
     }
@@ -158,6 +189,18 @@ mod tests {
         let error = group.run(Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(error.to_string(), "breaks: disk on fire");
         was_drained.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_one_that_failed_is_named_and_not_the_one_that_ended_with_it() {
+        let group = TaskGroup::new();
+        group.spawn("follows", OnEnd::Fatal, async { Ok::<(), String>(()) });
+        group.spawn("breaks", OnEnd::Fatal, async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Err("disk on fire".to_owned())
+        });
+        let error = group.run(Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error.to_string(), "breaks: disk on fire");
     }
 
     #[tokio::test]

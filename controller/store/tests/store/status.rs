@@ -357,6 +357,82 @@ async fn audit_rows_stand_and_fall_with_their_mutation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_audit_log_is_filtered_by_its_pages_have_what_fits() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    // The one that is looked for has more rows before and behind it than a page looks at.
+    let rows = (0..4_300).map(|n| {
+        let mut entry = entry(["POST", "PUT", "DELETE"][n % 3], ["zones", "tenants"][n % 2], 200);
+        entry.resource_id = Some(if n == 2_100 { "the-one".to_owned() } else { format!("r{}", n % 7) });
+        if n == 2_100 {
+            entry.method = "PATCH".to_owned();
+        }
+        store.audit(Origin::default(), entry)
+    });
+    futures::future::try_join_all(rows).await.unwrap();
+    let collect = async |mut query: AuditQuery| {
+        let (mut seen, mut pages) = (Vec::new(), 0);
+        loop {
+            let page = store.read().await.unwrap().audit_page(&query).await.unwrap();
+            assert!(page.rows.len() <= query.limit as usize);
+            seen.extend(page.rows);
+            pages += 1;
+            query.after = page.next;
+            if query.after.is_none() {
+                return (seen, pages);
+            }
+        }
+    };
+    let (all, _) = collect(AuditQuery { limit: 1_000, ..AuditQuery::default() }).await;
+    assert_eq!(all.len(), 4_300);
+    let text = |given: &str| Some(given.to_owned());
+    let middle = all[2_000].at;
+    let queries = [
+        AuditQuery { search: text("atc"), ..AuditQuery::default() },
+        AuditQuery { method: text("PATCH"), search: text("zones"), ..AuditQuery::default() },
+        AuditQuery { resource_type: text("zones"), method: text("PATCH"), ..AuditQuery::default() },
+        AuditQuery { resource_id: text("the-one"), method: text("PATCH"), ..AuditQuery::default() },
+        AuditQuery { resource_id: text("r3"), resource_type: text("zones"), ..AuditQuery::default() },
+        AuditQuery { from: Some(middle), ..AuditQuery::default() },
+        AuditQuery { until: Some(middle), method: text("PUT"), ..AuditQuery::default() },
+        AuditQuery { from: Some(middle), until: Some(middle + 1), ..AuditQuery::default() },
+    ];
+    for query in queries {
+        let fits = |row: &&hosting_store::AuditRow| {
+            let same =
+                |given: &Option<String>, value: &str| given.as_deref().is_none_or(|given| given == value);
+            let AuditEntry { method, resource_type, resource_id, .. } = &row.entry;
+            same(&query.method, method)
+                && same(&query.resource_type, resource_type)
+                && same(&query.resource_id, resource_id.as_deref().unwrap())
+                && query.from.is_none_or(|from| row.at >= from)
+                && query.until.is_none_or(|until| row.at < until)
+                && query.search.as_ref().is_none_or(|search| {
+                    method.to_lowercase().contains(search) || resource_type.contains(search)
+                })
+        };
+        let mut wanted: Vec<u64> = all.iter().filter(fits).map(|row| row.seq).collect();
+        wanted.sort_unstable();
+        for (sort, order) in [
+            (AuditSort::Written, Order::Asc),
+            (AuditSort::Written, Order::Desc),
+            (AuditSort::Method, Order::Asc),
+            (AuditSort::ResourceType, Order::Desc),
+        ] {
+            let (seen, _) = collect(AuditQuery { sort, order, limit: 500, ..query.clone() }).await;
+            let mut seqs: Vec<u64> = seen.iter().map(|row| row.seq).collect();
+            if sort == AuditSort::Written {
+                assert!(seqs.is_sorted_by(|a, b| (a < b) == (order == Order::Asc)), "{query:?}");
+            }
+            seqs.sort_unstable();
+            assert_eq!(seqs, wanted, "{sort:?} {order:?} {query:?}");
+        }
+    }
+    let rare = AuditQuery { search: text("atc"), limit: 500, ..AuditQuery::default() };
+    assert_eq!(collect(rare).await.1, 3, "a page looks at two thousand rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_audit_log_pages_and_ends() {
     let bench = Bench::new().await;
     let store = &bench.store;
