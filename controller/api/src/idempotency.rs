@@ -15,6 +15,8 @@ use crate::write::{Body, Done};
 /// What [`Done`] was, in the store.
 #[derive(Serialize, Deserialize)]
 struct KeptDone {
+    /// Of the request, see [`Call::digest`]. It is sealed with the rest: it would let the request's secrets be guessed.
+    request: String,
     resource: Option<Resource>,
     /// What was shown once beside the resource.
     more: Map<String, Value>,
@@ -24,21 +26,21 @@ struct KeptDone {
     warnings: Vec<Value>,
 }
 
-impl From<&Done> for KeptDone {
-    fn from(done: &Done) -> Self {
+impl KeptDone {
+    fn of(done: &Done, request: String) -> Self {
         let (resource, more, json) = match &done.body {
             Body::None => (None, Map::new(), None),
             Body::View(resource, more) => (Some((**resource).clone()), more.clone(), None),
             Body::Json(json) => (None, Map::new(), Some(json.clone())),
         };
         let (wait, subject, warnings) = (done.wait.clone(), done.subject.clone(), done.warnings.clone());
-        Self { resource, more, json, wait, subject, warnings }
+        Self { request, resource, more, json, wait, subject, warnings }
     }
 }
 
 impl From<KeptDone> for Done {
     fn from(kept: KeptDone) -> Self {
-        let KeptDone { resource, more, json, wait, subject, warnings } = kept;
+        let KeptDone { request: _, resource, more, json, wait, subject, warnings } = kept;
         let about = resource.as_ref().map(|resource| (resource.kind, resource.brand.clone()));
         let body = match (resource, json) {
             (Some(resource), _) => Body::View(Box::new(resource), more),
@@ -51,14 +53,14 @@ impl From<KeptDone> for Done {
 
 impl Call {
     /// Tells the request from another one under the same key. How long to wait for the fleet is no part of it.
-    fn digest(&self, path: &str) -> Vec<u8> {
+    fn digest(&self, path: &str) -> String {
         let request = Value::from(vec![
             Value::from(self.route.method.as_str()),
             Value::from(path),
             Value::from(self.callback.clone()),
             Value::Object(self.body.clone()),
         ]);
-        Sha256::digest(request.to_string().as_bytes()).to_vec()
+        hex::encode(Sha256::digest(request.to_string().as_bytes()))
     }
 
     /// What was done the first time that the key was used, and its revision.
@@ -69,10 +71,6 @@ impl Call {
     ) -> Result<Option<(Done, u64)>, ApiError> {
         let Some(key) = &self.idempotency_key else { return Ok(None) };
         let Some(kept) = tx.kept_reply(&self.principal.key_id, key).await? else { return Ok(None) };
-        if kept.digest != self.digest(path) {
-            let message = "Idempotency-Key: was used for another request; take a new key for each change";
-            return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message));
-        }
         let reply = kept.reply.map_err(|_| {
             ApiError::conflict(
                 "Idempotency-Key: the change was made, and its answer can no longer be read: the key that sealed it is gone",
@@ -80,6 +78,10 @@ impl Call {
         })?;
         let kept_done: KeptDone =
             serde_json::from_slice(reply.expose()).map_err(|error| ApiError::internal(&error))?;
+        if kept_done.request != self.digest(path) {
+            let message = "Idempotency-Key: was used for another request; take a new key for each change";
+            return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message));
+        }
         if let Some(resource) = &kept_done.resource
             && !self.principal.is_admin()
         {
@@ -91,7 +93,8 @@ impl Call {
     /// Keeps what was done for whoever asks again.
     pub(crate) async fn keep_done(&self, tx: &mut WriteTx, path: &str, done: &Done) -> Result<(), ApiError> {
         let Some(key) = &self.idempotency_key else { return Ok(()) };
-        let kept = serde_json::to_vec(&KeptDone::from(done)).map_err(|error| ApiError::internal(&error))?;
-        Ok(tx.keep_reply(&self.principal.key_id, key, &self.digest(path), &kept).await?)
+        let kept = KeptDone::of(done, self.digest(path));
+        let kept = serde_json::to_vec(&kept).map_err(|error| ApiError::internal(&error))?;
+        Ok(tx.keep_reply(&self.principal.key_id, key, &kept).await?)
     }
 }

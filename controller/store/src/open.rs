@@ -34,6 +34,8 @@ pub struct StoreConfig {
     pub mutation_timeout: Duration,
     /// The audit log's largest size in bytes: beyond it the oldest rows go.
     pub audit_bytes: u64,
+    /// Answers that are kept of one API key for those who ask again; the oldest goes for the next.
+    pub replies_per_key: u64,
     /// Milliseconds since the Unix epoch.
     pub clock: fn() -> i64,
     /// Counts what is read, if somebody wants to know.
@@ -58,6 +60,7 @@ impl StoreConfig {
             busy_timeout: Duration::from_secs(5),
             mutation_timeout: Duration::from_secs(10),
             audit_bytes: 1 << 30,
+            replies_per_key: 100_000,
             clock: wall_clock,
             meter: None,
         }
@@ -225,6 +228,7 @@ impl Store {
             mutation_timeout: config.mutation_timeout,
             cell: head.cell.clone(),
             audit_bytes: config.audit_bytes,
+            replies_per_key: config.replies_per_key,
             keys: keys.clone(),
             ring,
             commits: commits.clone(),

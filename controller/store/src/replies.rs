@@ -10,8 +10,6 @@ const CHUNK: u64 = 1_000;
 /// An answer that was kept.
 #[derive(Debug)]
 pub struct KeptReply {
-    /// Of the request that it was the answer to.
-    pub digest: Vec<u8>,
     /// The revision that the change made; the head when it made none.
     pub revision: u64,
     /// The answer, as it was given to [`WriteTx::keep_reply`]; an error when the key that sealed it is gone.
@@ -29,39 +27,38 @@ impl WriteTx {
     /// # Errors
     /// When the store cannot be read.
     pub async fn kept_reply(&mut self, api_key: &str, key: &str) -> Result<Option<KeptReply>, StoreError> {
-        let query =
-            sql::query("SELECT digest, revision, kek_id, sealed FROM replies WHERE api_key = ? AND key = ?");
+        let query = sql::query("SELECT revision, kek_id, sealed FROM replies WHERE api_key = ? AND key = ?");
         let Some(row) = self.optional(query.bind(api_key).bind(key)).await? else { return Ok(None) };
-        let (digest, sealed): (Vec<u8>, Vec<u8>) = (row.try_get(0)?, row.try_get(3)?);
-        let kek_id: String = row.try_get(2)?;
+        let (kek_id, sealed): (String, Vec<u8>) = (row.try_get(1)?, row.try_get(2)?);
         Ok(Some(KeptReply {
-            digest,
-            revision: from_sql("revision", row.try_get(1)?)?,
+            revision: from_sql("revision", row.try_get(0)?)?,
             reply: self.kek().unseal(&kek_id, &name(api_key, key), &sealed),
         }))
     }
 
-    /// Keeps an answer with the mutation, sealed: nothing of the answer is to be read from the database.
+    /// Keeps an answer with the mutation, sealed: nothing of it is to be read from the database. The API key's oldest answer goes when it has
+    /// as many as the store keeps of one.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn keep_reply(
-        &mut self,
-        api_key: &str,
-        key: &str,
-        digest: &[u8],
-        reply: &[u8],
-    ) -> Result<(), StoreError> {
+    pub async fn keep_reply(&mut self, api_key: &str, key: &str, reply: &[u8]) -> Result<(), StoreError> {
         let kek = self.kek();
         let sealed =
             kek.seal(&name(api_key, key), reply).map_err(|error| StoreError::Io(error.to_string().into()))?;
         let revision = to_sql("revision", self.landing_revision())?;
         let now = hosting_planner::Draft::now(self);
+        let last = sql::query("SELECT coalesce(max(number), 0) FROM replies WHERE api_key = ?").bind(api_key);
+        let number = self.number(last).await? + 1;
         let query = sql::query(
-            "INSERT INTO replies (api_key, key, digest, revision, kek_id, sealed, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO replies (api_key, key, number, revision, kek_id, sealed, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         );
-        let query = query.bind(api_key).bind(key).bind(digest.to_vec()).bind(revision);
-        self.execute(query.bind(kek.id()).bind(sealed).bind(now)).await.map(drop)
+        let query = query.bind(api_key).bind(key).bind(to_sql("number", number)?).bind(revision);
+        self.execute(query.bind(kek.id()).bind(sealed).bind(now)).await?;
+        if let Some(oldest) = number.checked_sub(self.replies_per_key()).filter(|oldest| *oldest > 0) {
+            let query = sql::query("DELETE FROM replies WHERE api_key = ? AND number <= ?");
+            self.execute(query.bind(api_key).bind(to_sql("number", oldest)?)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -73,6 +73,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0011_replies.sql"),
         include_str!("../migrations/postgres/0011_replies.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0012_replies_within_bounds.sql"),
+        include_str!("../migrations/postgres/0012_replies_within_bounds.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -134,7 +134,7 @@ pub(crate) const TABLES: &[Table] = &[
     table("readers", &["audience", "node"], &["sealing_key"]),
     table("key_shares", &["audience", "node", "version"], &["share"]),
     table("job_waits", &["job", "resource"], &["status", "message"]),
-    table("replies", &["api_key", "key"], &["digest", "revision", "kek_id", "sealed", "at"]),
+    table("replies", &["api_key", "key"], &["number", "revision", "kek_id", "sealed", "at"]),
     table("job_pace", &["kind"], &["arrival", "rest_until", "set_at"]),
 ];
 

@@ -82,6 +82,8 @@ pub(crate) struct Fixed {
     pub(crate) controller: String,
     /// The audit log's largest size.
     pub(crate) audit_bytes: u64,
+    /// Answers that are kept of one API key.
+    pub(crate) replies_per_key: u64,
     /// Seals and opens the keys that the store holds.
     pub(crate) keys: SharedKek,
 }
@@ -259,6 +261,10 @@ impl WriteTx {
 
     pub(crate) fn cell(&self) -> &str {
         &self.fixed.cell
+    }
+
+    pub(crate) const fn replies_per_key(&self) -> u64 {
+        self.fixed.replies_per_key
     }
 
     pub(crate) fn controller(&self) -> &str {

@@ -91,52 +91,28 @@ async fn a_key_is_for_one_request_of_one_caller() {
     let (_, another) = test.key(&["*:*"], &["first"]).await;
     let taken = with_key(&test, Method::POST, &path, &another, "k", &body).await;
     assert_eq!(taken.status, 409, "another caller's key is another one: {taken:?}");
-    let webroot = post(
-        &test,
-        &format!("/webroots/{}/fqdns", ids.webroot),
-        "w",
-        &json!({"fqdn": "w.first-zone.example"}),
-    )
-    .await;
-    assert_eq!(webroot.status, 202, "{webroot:?}");
-    test.delete(&format!("/webroots/{}", ids.webroot)).await;
-    test.until(&format!("/webroots/{}", ids.webroot), |answer| answer.status == 404).await;
-    let again = post(
-        &test,
-        &format!("/webroots/{}/fqdns", ids.webroot),
-        "w",
-        &json!({"fqdn": "w.first-zone.example"}),
-    )
-    .await;
-    assert!(
-        is_replayed(&again) && again.body["id"] == webroot.body["id"],
-        "what it lay in is gone: {again:?}"
-    );
+    let bind = async || {
+        let path = format!("/webroots/{}/fqdns", ids.webroot);
+        post(&test, &path, "w", &json!({"fqdn": "w.first-zone.example"})).await
+    };
+    let bound = bind().await;
+    assert_eq!(bound.status, 202, "{bound:?}");
+    let webroot = format!("/webroots/{}", ids.webroot);
+    test.delete(&webroot).await;
+    test.until(&webroot, |answer| answer.status == 404).await;
+    let again = bind().await;
+    assert!(is_replayed(&again) && again.body["id"] == bound.body["id"], "what it lay in is gone: {again:?}");
     // A change that was refused was not made: the next attempt is a new one.
     let two = json!({"fqdn": "two.first-zone.example"});
     let missing = post(&test, "/tenants/t_none/fqdns", "k2", &two).await;
     assert_eq!(missing.status, 404);
     assert_eq!(post(&test, &path, "k2", &two).await.status, 202);
-    let deleted = with_key(
-        &test,
-        Method::DELETE,
-        &format!("/zone-records/{}", ids.record),
-        &test.admin,
-        "d",
-        &json!({}),
-    )
-    .await;
+    let record = format!("/zone-records/{}", ids.record);
+    let delete = async || with_key(&test, Method::DELETE, &record, &test.admin, "d", &json!({})).await;
+    let deleted = delete().await;
     assert!(deleted.status < 300 && !is_replayed(&deleted), "{deleted:?}");
-    test.until(&format!("/zone-records/{}", ids.record), |answer| answer.status == 404).await;
-    let again = with_key(
-        &test,
-        Method::DELETE,
-        &format!("/zone-records/{}", ids.record),
-        &test.admin,
-        "d",
-        &json!({}),
-    )
-    .await;
+    test.until(&record, |answer| answer.status == 404).await;
+    let again = delete().await;
     assert_eq!((again.status, is_replayed(&again)), (deleted.status, true), "{again:?}");
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 pub(crate) use hosting_resource::kinds::api_key::ApiKey;
 use hosting_resource::kinds::api_key::{self, ApiKeySpec};
 use hosting_resource::{Creation, Document, Entropy};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use super::{Deletion, Doc, Facts, Planned};
 use crate::{Draft, PlanError, World};
@@ -55,9 +55,10 @@ pub async fn key_holder(
     let Some(found) = world.holder(ApiKey::KIND, api_key::KEY_SCOPE, &hash).await? else { return Ok(None) };
     let is_void = ApiKey::KIND.def().is_void(&found);
     let key = Doc::<ApiKey>::read(found)?;
-    let former = key.spec.former.as_ref().map(|former| former.key_hash.as_bytes()).unwrap_or_default();
-    let same: bool =
-        (key.spec.key_hash.as_bytes().ct_eq(hash.as_bytes()) | former.ct_eq(hash.as_bytes())).into();
+    let before = key.spec.rotated_out.iter().map(|former| &former.key_hash);
+    let hashes = std::iter::once(&key.spec.key_hash).chain(before);
+    let same = hashes.fold(Choice::from(0), |same, known| same | known.as_bytes().ct_eq(hash.as_bytes()));
+    let same: bool = same.into();
     if !same || is_void {
         return Ok(None);
     }

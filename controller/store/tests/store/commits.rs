@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hosting_planner::{ApplyError, Draft, World};
+use hosting_planner::{ApplyError, Draft, World, WorldError};
 use hosting_store::{Store, WriteError};
 use tokio::sync::oneshot;
 
@@ -263,4 +263,34 @@ async fn throughput_of_concurrent_writers() {
     println!("200 concurrent mutations in {took:?}, {} commits", stats.commits);
     assert_eq!(stats.mutations, 200);
     assert!(stats.commits < 200, "nothing was grouped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_caller_the_newest_answers_are_kept() {
+    let place = crate::databases::Place::new(crate::BACKEND);
+    let config = hosting_store::StoreConfig { replies_per_key: 3, ..crate::harness::config(&place.database) };
+    let store = Store::open(&config, crate::harness::kek(&place)).await.unwrap();
+    for n in 0..10 {
+        for caller in ["one", "other"].into_iter().take(if n < 2 { 2 } else { 1 }) {
+            let kept = write(&store, move |tx| {
+                Box::pin(async move {
+                    tx.keep_reply(caller, &format!("k{n}"), b"answer").await.map_err(WorldError::from)?;
+                    Ok(())
+                })
+            });
+            kept.await.unwrap();
+        }
+    }
+    let found = write(&store, |tx| {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for (caller, n) in (0..10).map(|n| ("one", n)).chain((0..10).map(|n| ("other", n))) {
+                let kept = tx.kept_reply(caller, &format!("k{n}")).await.map_err(WorldError::from)?;
+                found.extend(kept.map(|_| (caller, n)));
+            }
+            Ok(found)
+        })
+    });
+    let wanted = [("one", 7), ("one", 8), ("one", 9), ("other", 0), ("other", 1)];
+    assert_eq!(found.await.unwrap().value, wanted);
 }

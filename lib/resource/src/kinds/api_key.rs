@@ -76,9 +76,10 @@ pub struct ApiKeySpec {
     /// Networks that it opens from, e.g. `192.0.2.0/24`; empty for anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_networks: Vec<String>,
-    /// The key before the last rotation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub former: Option<FormerKey>,
+    /// Keys that others took the place of, oldest first. They stay known after they ended: a file that still holds one, such as that of the
+    /// bootstrap key, must not make it new.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotated_out: Vec<FormerKey>,
 }
 
 /// A key that another one took the place of.
@@ -91,13 +92,14 @@ pub struct FormerKey {
 }
 
 impl ApiKeySpec {
-    /// When a key ends to open anything, in milliseconds since the Unix epoch, by its hash: this one's, or that of the key before. `None`: it
-    /// does not end.
+    /// When a key ends to open anything, in milliseconds since the Unix epoch, by its hash: this one's, or that of one before. `None`: it
+    /// does not end. A stored time that cannot be read has passed.
     #[must_use]
     pub fn ends(&self, key_hash: &str) -> Option<i64> {
-        let expires = self.expires_at.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        let former = self.former.as_ref().filter(|former| former.key_hash == key_hash).map(|former| former.until);
-        expires.map(jiff::Timestamp::as_millisecond).into_iter().chain(former).min()
+        let at = |text: &str| text.parse().map_or(i64::MIN, |at: jiff::Timestamp| at.as_millisecond());
+        let expires = self.expires_at.as_deref().map(at);
+        let before = self.rotated_out.iter().find(|former| former.key_hash == key_hash);
+        expires.into_iter().chain(before.map(|former| former.until)).min()
     }
 
     /// Whether it opens from an address.
@@ -112,6 +114,8 @@ impl ApiKeySpec {
 const MAX_OVERLAP: u32 = 30 * 24 * 3600;
 /// The same when nothing is said: a day.
 const OVERLAP: u32 = 24 * 3600;
+/// Keys that are remembered after others took their place: a rotation a day for three years.
+const MAX_ROTATED_OUT: usize = 1_000;
 /// Networks that a key may be kept to.
 const MAX_NETWORKS: usize = 64;
 
@@ -144,7 +148,13 @@ pub fn rotate(
     entropy(&mut random);
     let key = key_from(&random);
     let until = now.saturating_add(i64::from(overlap) * 1_000);
-    spec.former = Some(FormerKey { key_hash: std::mem::replace(&mut spec.key_hash, key_hash(&key)), until });
+    for before in &mut spec.rotated_out {
+        before.until = before.until.min(now);
+    }
+    let replaced = std::mem::replace(&mut spec.key_hash, key_hash(&key));
+    spec.rotated_out.push(FormerKey { key_hash: replaced, until });
+    let forgotten = spec.rotated_out.len().saturating_sub(MAX_ROTATED_OUT);
+    spec.rotated_out.drain(..forgotten);
     spec.key_prefix = key.chars().take(12).collect();
     let whole = written_over(current, &spec)?;
     let update = Update {
@@ -248,7 +258,7 @@ pub fn from_raw(
         key_hash: key_hash(key),
         expires_at: None,
         allowed_networks: Vec::new(),
-        former: None,
+        rotated_out: Vec::new(),
     };
     Ok(NewResource {
         kind: Kind::ApiKey,
@@ -379,7 +389,7 @@ impl Definition for ApiKey {
         filters: &[Filter::label("name", filter::text), Filter::facet("key_prefix", filter::text)],
         platform_only: &[],
         global_search: false,
-        hidden: &["key_hash", "former"],
+        hidden: &["key_hash", "rotated_out"],
         nullable: &["expires_at", "allowed_networks"],
         joins: &[],
     };
@@ -398,7 +408,7 @@ impl Definition for ApiKey {
             key_hash: key_hash(&key),
             expires_at: input.expires_at.filter(|text| !text.is_empty()).map(|text| expiry(&text)).transpose()?,
             allowed_networks: networks(&input.allowed_networks)?,
-            former: None,
+            rotated_out: Vec::new(),
         };
         let id = build.id(Self::INFO.id, None)?;
         build.push::<Self>(id, None, &spec)?;
@@ -429,14 +439,15 @@ impl Definition for ApiKey {
     }
 
     fn index(_: &Resource, spec: &ApiKeySpec, index: &mut Index) {
-        let hashes = std::iter::once(&spec.key_hash).chain(spec.former.as_ref().map(|former| &former.key_hash));
+        let before = spec.rotated_out.iter().map(|former| &former.key_hash);
+        let hashes = std::iter::once(&spec.key_hash).chain(before);
         let unique = |hash: &String| Unique { scope: KEY_SCOPE.to_owned(), key: hash.clone(), field: "key" };
         index.uniques.extend(hashes.map(unique));
         index.facets.push(Facet { field: "key_prefix", value: spec.key_prefix.clone() });
     }
 
     fn extra(key: &Doc<Self>) -> ApiKeyExtra {
-        let former_until = key.spec.former.as_ref().map(|former| timestamp(former.until));
+        let former_until = key.spec.rotated_out.last().map(|former| timestamp(former.until));
         ApiKeyExtra { revoked_at: key.state.revoked_at.map(timestamp), former_until }
     }
 
