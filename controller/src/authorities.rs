@@ -255,7 +255,7 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> AuthorityErr
 mod tests {
     use hosting_feed::fleet::{Fleet as FeedFleet, LEASE};
     use hosting_feed::metrics::FeedMetrics;
-    use hosting_feed::{FeedConfig, FeedDeps, FeedServer};
+    use hosting_feed::{FeedConfig, FeedServer};
     use hosting_intent::{Bytes, Key, Kind as IntentKind};
     use hosting_planner::gates::{Exception, Subscriber};
     use hosting_planner::{Change, Draft, IntentChange};
@@ -265,7 +265,7 @@ mod tests {
     use serde_json::json;
 
     use crate::fleet::FleetView;
-    use crate::registry::{Commits, Registry};
+    use crate::registry::{Registry, feed_deps};
 
     use super::*;
 
@@ -337,14 +337,7 @@ mod tests {
         let fleet = FeedFleet::new(LEASE);
         let view = FleetView::load(store, fleet.clone()).await.unwrap();
         let registry = Arc::new(Registry::new(store.clone(), view));
-        let deps = FeedDeps {
-            source: Arc::new(store.clone()),
-            doorbell: Box::new(Commits(store.commits())),
-            nodes: registry.clone(),
-            tokens: registry.clone(),
-            status: registry.clone(),
-            keys: registry,
-        };
+        let deps = feed_deps(store, &registry);
         let authorities = load(store).await.unwrap();
         let metrics = FeedMetrics::register(&mut Metrics::default());
         let config = FeedConfig::new("127.0.0.1:0".parse().unwrap());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hosting_feed::FeedDeps;
 use hosting_feed::registry::{
     Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, Reported, StatusSink, TokenUse, Touched,
     Watermark,
@@ -232,6 +233,18 @@ impl StatusSink for Registry {
             }
         }
         Ok(if is_news { Reported::WantAll } else { Reported::Taken })
+    }
+}
+
+/// What the feed is given of a store: the registry is its nodes, tokens, status and keys.
+pub(crate) fn feed_deps(store: &Store, registry: &Arc<Registry>) -> FeedDeps {
+    FeedDeps {
+        source: Arc::new(store.clone()),
+        doorbell: Box::new(Commits(store.commits())),
+        nodes: registry.clone(),
+        tokens: registry.clone(),
+        status: registry.clone(),
+        keys: registry.clone(),
     }
 }
 

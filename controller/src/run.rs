@@ -7,7 +7,7 @@ use anyhow::Context;
 use hosting_api::{Api, ApiConfig};
 use hosting_feed::fleet::{Fleet, LEASE};
 use hosting_feed::metrics::FeedMetrics;
-use hosting_feed::{FeedConfig, FeedDeps, FeedServer};
+use hosting_feed::{FeedConfig, FeedServer};
 use hosting_jobs::kinds::JobDeps;
 use hosting_jobs::{Bell, JobMetrics, Runner, RunnerConfig};
 use hosting_scaffold::admin::{self, Metrics};
@@ -23,7 +23,7 @@ use crate::fleet::{FleetView, Running};
 use crate::gatekeeper::Gatekeeper;
 use crate::kek_file::KekFile;
 use crate::metrics::GatekeeperMetrics;
-use crate::registry::{Commits, Registry};
+use crate::registry::{Registry, feed_deps};
 use crate::settings::Settings;
 use crate::{authorities, bootstrap, housekeeping, members};
 
@@ -62,14 +62,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let commits = store.commits();
     let view = FleetView::load(&store, fleet.clone()).await?;
     let registry = Arc::new(Registry::new(store.clone(), Arc::clone(&view)));
-    let deps = FeedDeps {
-        source: Arc::new(store.clone()),
-        doorbell: Box::new(Commits(store.commits())),
-        nodes: registry.clone(),
-        tokens: registry.clone(),
-        status: registry.clone(),
-        keys: registry,
-    };
+    let deps = feed_deps(&store, &registry);
     let mut feed_config = FeedConfig::new(settings.feed_listen);
     if store.is_shared() {
         // Other controllers' gates wait for what is saved.

@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     }
     for (fqdn, id) in ids {
         let begun = Instant::now();
-        platform.call(reqwest::Method::DELETE, &format!("/fqdns/{id}"), None).await?;
+        platform.api.call(reqwest::Method::DELETE, &format!("/fqdns/{id}"), None).await?;
         let (edge, dns) = platform.effect(&fqdn, false, begun).await?;
         figures[2].add(edge);
         figures[3].add(dns);

@@ -118,7 +118,7 @@ impl Api {
 
 /// A running platform, as its clients see it.
 pub(crate) struct Platform {
-    api: Api,
+    pub(crate) api: Api,
     edge: SocketAddr,
     http: reqwest::Client,
     dns: UdpSocket,
@@ -153,24 +153,14 @@ impl Platform {
         cpu_of(*pid)
     }
 
-    /// As [`Api::call`].
-    pub(crate) async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-    ) -> anyhow::Result<Value> {
-        self.api.call(method, path, body).await
-    }
-
     /// Tenants with a site, each with a zone of its brand.
     pub(crate) async fn targets(&self) -> anyhow::Result<Vec<Target>> {
-        let tenants = self.call(Method::GET, "/tenants?status=active", None).await?;
-        let zones = self.call(Method::GET, "/zones", None).await?;
+        let tenants = self.api.call(Method::GET, "/tenants?status=active", None).await?;
+        let zones = self.api.call(Method::GET, "/zones", None).await?;
         let mut targets = Vec::new();
         for tenant in tenants["items"].as_array().into_iter().flatten() {
             let id = tenant["id"].as_str().unwrap_or_default();
-            let webroots = self.call(Method::GET, &format!("/tenants/{id}/webroots"), None).await?;
+            let webroots = self.api.call(Method::GET, &format!("/tenants/{id}/webroots"), None).await?;
             let webroot =
                 webroots["items"].as_array().and_then(|all| all.first()).and_then(|one| one["id"].as_str());
             let zone = zones["items"].as_array().into_iter().flatten().find(|zone| {

@@ -25,6 +25,7 @@ mod metrics;
 mod orders;
 pub mod pace;
 mod recurring;
+mod retention;
 mod runner;
 mod settle;
 mod work;

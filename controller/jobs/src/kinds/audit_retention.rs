@@ -1,7 +1,6 @@
 //! Audit rows older than the policy are deleted, in chunks, each day at 04:00 UTC.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use hosting_store::Store;
@@ -11,13 +10,10 @@ use serde_json::{Value, json};
 use super::JobDeps;
 use crate::clock::{Clock, DAY};
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
-use crate::machine::Backoff;
-use crate::pace::Rate;
+use crate::retention::{self, Dropped};
 
 /// After midnight UTC, in milliseconds.
 const TIME_OF_DAY: i64 = 4 * 3_600_000;
-/// Rows that the store deletes in one transaction; other writes go in between.
-const CHUNK: u64 = 1_000;
 
 /// The kind.
 #[derive(Debug)]
@@ -53,13 +49,7 @@ impl JobKind for AuditRetention {
     };
 
     fn limits(&self) -> Limits {
-        Limits {
-            attempts: 20,
-            backoff: Backoff { first: 60_000, most: 3_600_000 },
-            rate: Rate { each: Duration::from_secs(1), burst: 5 },
-            at_once: 1,
-            step_time: Duration::from_secs(60),
-        }
+        retention::LIMITS
     }
 
     fn next_run(&self, now: i64) -> Option<(i64, AuditRetentionParams)> {
@@ -70,24 +60,18 @@ impl JobKind for AuditRetention {
         json!({})
     }
 
-    /// One chunk. Deleting once more does no harm.
     async fn step(&self, at: At<'_, AuditRetentionParams>) -> Result<Went, Failure> {
         let kept = i64::from(self.days).saturating_mul(DAY);
-        let Some(before) = self.clock.keeps_from(kept, self.store.now()) else {
-            return Err(Failure::finally(
-                "the clock was set forward by more than a day: no audit rows are dropped until the controller is started again",
-            ));
-        };
-        let rows = self.store.prune_audit(before).await.map_err(|error| Failure::later(error.to_string()))?;
-        let so_far = at.job.progress.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
-        let all = so_far.unwrap_or(0_u64).saturating_add(rows);
-        if rows >= CHUNK {
-            return Ok(Went::More(format!("{all} rows dropped")));
+        let prune = async |before| self.store.prune_audit(before).await;
+        match retention::step(&self.store, self.clock, kept, at.job, prune).await? {
+            Dropped::More(went) => Ok(went),
+            Dropped::All(rows) => {
+                if rows > 0 {
+                    tracing::info!(rows, days = self.days, "old audit rows dropped");
+                }
+                Ok(Went::Done(json!({"rows": rows, "days": self.days})))
+            }
         }
-        if all > 0 {
-            tracing::info!(rows = all, days = self.days, "old audit rows dropped");
-        }
-        Ok(Went::Done(json!({"rows": all, "days": self.days})))
     }
 }
 

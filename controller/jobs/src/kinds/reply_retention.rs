@@ -1,7 +1,6 @@
 //! Answers that were kept for an Idempotency-Key go after a day, each hour, in chunks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use hosting_store::Store;
@@ -11,12 +10,9 @@ use serde_json::{Value, json};
 use super::JobDeps;
 use crate::clock::{Clock, DAY};
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
-use crate::machine::Backoff;
-use crate::pace::Rate;
+use crate::retention::{self, Dropped};
 
 const HOUR: i64 = 3_600_000;
-/// Rows that the store deletes in one transaction; other writes go in between.
-const CHUNK: u64 = 1_000;
 
 /// The kind.
 #[derive(Debug)]
@@ -45,13 +41,7 @@ impl JobKind for ReplyRetention {
     };
 
     fn limits(&self) -> Limits {
-        Limits {
-            attempts: 20,
-            backoff: Backoff { first: 60_000, most: 3_600_000 },
-            rate: Rate { each: Duration::from_secs(1), burst: 5 },
-            at_once: 1,
-            step_time: Duration::from_secs(60),
-        }
+        retention::LIMITS
     }
 
     fn next_run(&self, now: i64) -> Option<(i64, ReplyRetentionParams)> {
@@ -62,20 +52,11 @@ impl JobKind for ReplyRetention {
         json!({})
     }
 
-    /// One chunk. Deleting once more does no harm.
     async fn step(&self, at: At<'_, ReplyRetentionParams>) -> Result<Went, Failure> {
-        let Some(before) = self.clock.keeps_from(DAY, self.store.now()) else {
-            return Err(Failure::finally(
-                "the clock was set forward by more than a day: no answers are dropped until the controller is started again",
-            ));
-        };
-        let rows =
-            self.store.prune_replies(before).await.map_err(|error| Failure::later(error.to_string()))?;
-        let so_far = at.job.progress.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
-        let all = so_far.unwrap_or(0_u64).saturating_add(rows);
-        if rows >= CHUNK {
-            return Ok(Went::More(format!("{all} answers dropped")));
+        let prune = async |before| self.store.prune_replies(before).await;
+        match retention::step(&self.store, self.clock, DAY, at.job, prune).await? {
+            Dropped::More(went) => Ok(went),
+            Dropped::All(rows) => Ok(Went::Done(json!({"answers": rows}))),
         }
-        Ok(Went::Done(json!({"answers": all})))
     }
 }
