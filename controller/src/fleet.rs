@@ -10,18 +10,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hosting_api::{
     AuthoritiesView, AuthorityChange, AuthorityError, ExceptionView, JoinTokenError, KekChange,
-    KekChangeError, NewJoinToken, Platform, SubscriberView,
+    KekChangeError, NewJoinToken, NotServed, Platform, ServedView, SubscriberView,
 };
 use hosting_feed::FeedHandle;
 use hosting_feed::fleet::{Fleet, News, Remote, Subscriber};
 use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{self, ExceptionKind};
-use hosting_proto::feed::{self as wire, exception};
+use hosting_proto::feed::{self as wire, Served, exception};
 use hosting_resource::Kind;
 use hosting_store::{
     Commit, ExceptionRow, FleetChange, FleetOrder, ListQuery, PageError, ReadTx, ReportChange, Store,
     StoreError, Watermark,
 };
+use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -280,6 +281,8 @@ fn remote(mark: &Watermark, exceptions: Vec<ExceptionRow>) -> Remote {
         applied: mark.applied,
         durable: mark.durable,
         exceptions: exceptions.into_iter().map(wire_exception).collect(),
+        // Empty, or written by a build that says more than this one can read: it says it again.
+        served: Served::decode(mark.served.as_slice()).ok().filter(|served| !served.epoch.is_empty()),
     }
 }
 
@@ -338,6 +341,26 @@ impl gates::Fleet for FleetView {
     }
 }
 
+fn served_view(served: Served) -> ServedView {
+    let ranges = |list: &[wire::RevisionRange]| list.iter().map(|range| (range.first, range.last)).collect();
+    ServedView {
+        upto: served.upto,
+        pending: ranges(&served.pending),
+        sampled: ranges(&served.sampled),
+        marks: served.marks.iter().map(|mark| (mark.upto, mark.at_ms)).collect(),
+        failed: served
+            .failed
+            .into_iter()
+            .map(|one| NotServed {
+                key: Key { kind: one.kind, name: one.key },
+                revision: one.revision,
+                reason: one.reason,
+            })
+            .collect(),
+        epoch: served.epoch,
+    }
+}
+
 fn subscriber_view(one: Subscriber) -> SubscriberView {
     let exceptions = one.exceptions.iter().map(|exception| ExceptionView {
         kind: exception_kind(exception),
@@ -347,6 +370,7 @@ fn subscriber_view(one: Subscriber) -> SubscriberView {
     });
     SubscriberView {
         exceptions: exceptions.collect(),
+        served: one.served.map(served_view),
         node_id: one.node_id,
         audience: one.audience,
         build: one.build,

@@ -14,6 +14,7 @@ use hosting_intent_sync::tls;
 use hosting_planner::{Admitted, World};
 use hosting_proto::feed::ReportRequest;
 use hosting_store::{Commit, Enrolled, FleetOrder, Origin, ReportChange, Store};
+use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
 
@@ -202,6 +203,7 @@ impl StatusSink for Registry {
             connected: one.connected,
             in_service: one.in_service,
             build: one.build.clone(),
+            served: one.served.as_ref().map(|served| served.encode_to_vec()).unwrap_or_default(),
         };
         for claim in [true, false] {
             let rows: Vec<_> = watermarks.iter().filter(|one| one.claim == claim).map(row).collect();
@@ -391,6 +393,7 @@ mod tests {
                 applied: 1,
                 durable: 1,
                 exceptions: Vec::new(),
+                served: None,
             };
             (audience.parse().unwrap(), "web-1".to_owned(), said)
         };

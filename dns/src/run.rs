@@ -64,6 +64,7 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         metrics: feed_metrics,
         edge_key: None,
         audience_keys: None,
+        served: None,
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await

@@ -84,6 +84,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         metrics: feed_metrics,
         edge_key: Some(edge_key),
         audience_keys: Some(audience_keys),
+        served: None,
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await

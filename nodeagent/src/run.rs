@@ -96,6 +96,7 @@ async fn serve(
         metrics: feed_metrics,
         edge_key: Some(edge_key),
         audience_keys: Some(audience_keys.clone()),
+        served: None,
     };
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
     let Audience::Node(node) = subscription.audience() else {

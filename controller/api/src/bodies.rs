@@ -9,6 +9,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::receipt::Receipt;
+
 /// Body of POST /tenants/{id}/suspend.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct Suspend {
@@ -553,6 +555,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("JobPage", |g| JobPage::json_schema(g)),
     ("CallbackSecret", |g| CallbackSecret::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
+    ("Receipt", |g| Receipt::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

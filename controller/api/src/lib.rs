@@ -14,7 +14,7 @@
 //! | `audit`, `turns` | rows of requests, refused ones counted; a key's large requests one after another |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
-//! | `wait` | where resources stand; `?wait=ready`, workflows |
+//! | `wait`, `receipt` | where resources stand; `?wait=ready`, workflows; whether machines serve what they applied |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
 //! | `platform` | what it needs of the running controller |
@@ -38,6 +38,7 @@ mod platform;
 mod prepare;
 mod query;
 mod read;
+mod receipt;
 mod redact;
 mod request;
 mod route;
@@ -53,7 +54,7 @@ pub use config::ApiConfig;
 pub use error::ApiError;
 pub use platform::{
     AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, ExceptionView, JoinTokenError,
-    KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+    KekChange, KekChangeError, NewJoinToken, NotServed, Platform, ServedView, SubscriberView,
 };
 pub use query::{Param, Takes};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};

@@ -31,6 +31,36 @@ pub struct SubscriberView {
     pub silent_for: Duration,
     /// What it does not apply.
     pub exceptions: Vec<ExceptionView>,
+    /// What it found when it asked its own listeners; `None`: it does not ask.
+    pub served: Option<ServedView>,
+}
+
+/// What a subscriber found when it asked its own listeners for what it applied. Ranges of revisions have both ends in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServedView {
+    /// Epoch of the revisions.
+    pub epoch: String,
+    /// Up to here all is served, but for what the lists say.
+    pub upto: u64,
+    /// What was not asked for yet.
+    pub pending: Vec<(u64, u64)>,
+    /// Of this only some was asked for.
+    pub sampled: Vec<(u64, u64)>,
+    /// What is not served.
+    pub failed: Vec<NotServed>,
+    /// Up to which revision all was served, and since when, in milliseconds since the Unix epoch; the oldest first.
+    pub marks: Vec<(u64, i64)>,
+}
+
+/// An applied item that is not what a subscriber's listeners answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotServed {
+    /// The item.
+    pub key: Key,
+    /// Its revision, or that of its withdrawal.
+    pub revision: u64,
+    /// What was answered, in the subscriber's words.
+    pub reason: String,
 }
 
 /// An item that a subscriber does not apply.

@@ -57,6 +57,7 @@ impl Call {
             Op::List(_)
             | Op::ListBy(..)
             | Op::Get(_)
+            | Op::Receipt(_)
             | Op::Delete(_)
             | Op::Retry(_)
             | Op::Ask(_)

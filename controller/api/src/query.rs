@@ -10,6 +10,9 @@ use percent_encoding::percent_decode_str;
 use crate::ApiError;
 use crate::route::Op;
 
+/// `?wait=` until machines serve it.
+pub(crate) const SERVED: &str = "served";
+
 /// Longest query in bytes; a cursor is the longest that anybody has to send.
 const MAX_QUERY: usize = 16 * 1024;
 /// Longest value in bytes, decoded.
@@ -167,6 +170,7 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
         }
         Op::Ask(ask) => (ask.params)(),
         Op::Get(_)
+        | Op::Receipt(_)
         | Op::Create(_)
         | Op::CreateBy(..)
         | Op::Update(_)
@@ -185,13 +189,13 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
     if *method != Method::GET {
         known.push(param(
             "wait",
-            Takes::Word(vec!["ready"]),
-            "Answer only when the whole fleet in service has it: 200 ready, 202 at the time limit, 409 rejected.",
+            Takes::Word(vec!["ready", SERVED]),
+            "Answer only when the whole fleet in service has it (ready), and each machine's own listeners answer with it (served): 200, 202 at the time limit, 409 rejected.",
         ));
         known.push(param(
             "wait_timeout",
             Takes::Seconds,
-            "With wait=ready: how long at most, 1 to 300 seconds, default 30.",
+            "With wait: how long at most, 1 to 300 seconds, default 30.",
         ));
     }
     known
@@ -267,7 +271,7 @@ impl Query {
             && query.text("wait").is_none()
             && known.iter().any(|param| param.name == "wait")
         {
-            return Err(ApiError::invalid("wait_timeout", "has no effect without wait=ready"));
+            return Err(ApiError::invalid("wait_timeout", "has no effect without wait"));
         }
         Ok(query)
     }

@@ -188,6 +188,13 @@ impl Api {
         Ok(view)
     }
 
+    pub(crate) async fn receipt(&self, call: &Call, kind: Kind) -> Result<Reply, ApiError> {
+        let mut tx = self.store().read().await?;
+        let resource = call.subject(&mut tx, kind).await?;
+        let look = self.look(&mut tx, resource).await?;
+        Ok(Reply::json(200, to_json(&look.receipt(self.platform()))?))
+    }
+
     pub(crate) async fn get(&self, call: &Call, kind: Kind) -> Result<Reply, ApiError> {
         let mut tx = self.store().read().await?;
         let resource = call.subject(&mut tx, kind).await?;
@@ -380,7 +387,7 @@ impl Api {
             }
         };
         let _place = self.waiting_place(&call.principal)?;
-        match self.until_ready(&[id], limit).await? {
+        match self.until_ready(&[id], limit, None).await?.0 {
             Waited::Ready(_) => Ok(Reply::json(200, to_json(&Completed { status: "completed" })?)),
             Waited::Rejected(_, reasons) => Err(ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,

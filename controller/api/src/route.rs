@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axum::http::Method;
+use hosting_planner::gates::is_gated;
 use hosting_resource::{Kind, ListBy, Tier};
 
 use crate::actions::{self, Act, Ask, Order};
@@ -58,6 +59,8 @@ pub enum Op {
     ListBy(Kind, ListBy),
     /// One resource.
     Get(Kind),
+    /// Whether each machine serves a resource.
+    Receipt(Kind),
     /// A new resource.
     Create(Kind),
     /// A new resource that refers to the one in the path, and lies where that lies.
@@ -155,6 +158,7 @@ impl Route {
             Op::List(kind)
             | Op::ListBy(kind, _)
             | Op::Get(kind)
+            | Op::Receipt(kind)
             | Op::Create(kind)
             | Op::CreateBy(kind, _)
             | Op::Update(kind)
@@ -279,6 +283,14 @@ fn generic(kind: Kind) -> Vec<Route> {
                     .says(format!("{says}: {name}")),
             );
         }
+    }
+    if is_gated(kind) {
+        routes.push(
+            route(Method::GET, &format!("{}/receipt", info.item), Op::Receipt(kind))
+                .gives(200, Shape::Named("Receipt"))
+                .of(Some(kind))
+                .says(format!("Whether each machine serves it: {name}")),
+        );
     }
     if info.retry {
         routes.push(

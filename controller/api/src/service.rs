@@ -525,6 +525,7 @@ impl Api {
             Op::List(kind) => Ok(self.list(&call, kind, None).await?),
             Op::ListBy(kind, by) => Ok(self.list(&call, kind, Some(by)).await?),
             Op::Get(kind) => Ok(self.get(&call, kind).await?),
+            Op::Receipt(kind) => Ok(self.receipt(&call, kind).await?),
             Op::Ask(ask) => Ok((ask.answer)(self, &call).await?),
             Op::Create(_)
             | Op::CreateBy(..)

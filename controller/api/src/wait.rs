@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hosting_intent::Audience;
 use hosting_planner::World;
 use hosting_planner::gates::{Inputs, Settled, Truth, Verdict, evaluate, gather, settled};
 use hosting_resource::{Resource, timestamp};
@@ -11,7 +12,8 @@ use hosting_store::ReadTx;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Api, ApiError};
+use crate::receipt::{Receipt, not_serving, receipt};
+use crate::{Api, ApiError, Platform};
 
 /// Looks are at least this far apart: a busy store rings its doorbell more often than anybody can look.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -83,6 +85,11 @@ pub(crate) struct Look {
 }
 
 impl Look {
+    /// Whether each machine serves it.
+    pub(crate) fn receipt(&self, platform: &dyn Platform) -> Receipt {
+        receipt(&self.resource, &self.inputs, self.verdict.settled, platform)
+    }
+
     fn is_ready(&self) -> bool {
         settled(&self.resource, &self.verdict) == Some(Settled::Ready)
     }
@@ -161,8 +168,15 @@ impl Api {
         Ok(Look { resource, verdict, inputs })
     }
 
-    /// Waits until all of `ids` are in effect; those that are gone count as ready.
-    pub(crate) async fn until_ready(&self, ids: &[String], limit: Duration) -> Result<Waited, ApiError> {
+    /// Waits until all of `ids` are in effect; those that are gone count as ready. With `proof` also until machines serve them, and what was
+    /// changed of those audiences at those revisions; the node ids are those that do not yet.
+    pub(crate) async fn until_ready(
+        &self,
+        ids: &[String],
+        limit: Duration,
+        proof: Option<Vec<(Audience, u64)>>,
+    ) -> Result<(Waited, Vec<String>), ApiError> {
+        let mut proof = proof.map(|changed| changed.into_iter().collect::<BTreeMap<_, _>>());
         let deadline = Instant::now() + limit;
         let mut doorbell = self.store().doorbell();
         let mut changes = self.platform().changes();
@@ -183,15 +197,16 @@ impl Api {
             let reasons: Vec<String> =
                 looks.iter().filter(|look| look.is_rejected()).flat_map(Look::reasons).collect();
             if looks.iter().any(Look::is_rejected) {
-                return Ok(Waited::Rejected(looks, reasons));
+                return Ok((Waited::Rejected(looks, reasons), Vec::new()));
             }
-            if looks.iter().all(Look::is_ready) {
-                return Ok(Waited::Ready(looks));
+            let missing = proof.as_mut().map(|changed| self.not_proven(&looks, changed)).unwrap_or_default();
+            if looks.iter().all(Look::is_ready) && missing.is_empty() {
+                return Ok((Waited::Ready(looks), missing));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let pause = FAIR.saturating_mul(u32::try_from(self.waiting()).unwrap_or(u32::MAX)).max(PAUSE);
             if left.is_zero() || stop.is_cancelled() {
-                return Ok(Waited::Late(looks));
+                return Ok((Waited::Late(looks), missing));
             }
             tokio::select! {
                 // An error means that the other side is gone: then the tick alone drives.
@@ -202,6 +217,28 @@ impl Api {
             }
             tokio::time::sleep(pause.min(left)).await;
         }
+    }
+}
+
+impl Api {
+    /// The node ids that do not serve yet what is looked at, and what was changed. What is withdrawn meanwhile is noted there.
+    fn not_proven(&self, looks: &[Look], changed: &mut BTreeMap<Audience, u64>) -> Vec<String> {
+        for look in looks {
+            for (audience, revision) in look.resource.progress().withdrawn.unwrap_or_default() {
+                let Ok(audience) = audience.parse() else { continue };
+                let newest = changed.entry(audience).or_default();
+                *newest = revision.max(*newest);
+            }
+        }
+        let changed: Vec<_> =
+            changed.iter().map(|(audience, revision)| (audience.clone(), *revision)).collect();
+        let mut missing = not_serving(self.platform(), &changed);
+        for look in looks.iter().filter(|look| look.is_ready()) {
+            missing.extend(look.receipt(self.platform()).missing);
+        }
+        missing.sort();
+        missing.dedup();
+        missing
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use hosting_intent::Audience;
 use hosting_planner::{Deleted, World, lint};
 use hosting_resource::{Creation, Kind, Resource, ShapeError, Tier, Warning, public_id};
 use hosting_store::{AuditEntry, Origin, WriteTx};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::actions::Act;
 use crate::audit::{bounded, entry};
 use crate::prepare::{Prepared, entropy};
-use crate::query::DRY_RUN;
+use crate::query::{DRY_RUN, SERVED};
 use crate::route::{Op, Shape};
 use crate::service::{Call, Failure, Reply, described, item_path, named, not_found, to_json};
 use crate::wait::{Look, Waited, lagging};
@@ -211,7 +212,10 @@ impl Api {
         let done = done.warning(&warnings);
         let location = location(&call, path, &done);
         let reply = match call.wait {
-            Some(limit) => self.answer_when_ready(&call, done, revision, limit).await,
+            Some(limit) => {
+                let changed = committed.audiences.into_iter().map(|audience| (audience, committed.revision));
+                self.answer_when_ready(&call, done, revision, limit, changed.collect()).await
+            }
             None => self.answer_now(&call, done, revision).await,
         };
         drop(place);
@@ -319,8 +323,11 @@ impl Api {
         done: Done,
         revision: u64,
         limit: Duration,
+        changed: Vec<(Audience, u64)>,
     ) -> Result<Reply, ApiError> {
-        let waited = self.until_ready(&done.wait, limit).await?;
+        let proof = (call.query.text("wait") == Some(SERVED)).then_some(changed);
+        let waits_for_proof = proof.is_some();
+        let (waited, missing) = self.until_ready(&done.wait, limit, proof).await?;
         let (status, looks, reasons) = match waited {
             Waited::Ready(looks) => (StatusCode::OK, looks, Vec::new()),
             Waited::Late(looks) => (StatusCode::ACCEPTED, looks, Vec::new()),
@@ -343,6 +350,11 @@ impl Api {
                 generation = Some(resource.generation);
                 body.extend(secrets);
             }
+        }
+        if waits_for_proof {
+            let receipts = looks.iter().map(|look| to_json(&look.receipt(self.platform())));
+            body.insert("receipts".to_owned(), receipts.collect::<Result<Vec<_>, _>>()?.into());
+            body.insert("not_serving".to_owned(), missing.into());
         }
         let conditions: Vec<Value> = looks.iter().flat_map(Look::conditions).collect();
         body.entry("conditions").or_insert_with(|| conditions.into());
@@ -425,7 +437,7 @@ impl Call {
                 Ok(Done::without_body(&retried))
             }
             Op::Act(act) => (act.carry_out)(self, tx).await,
-            Op::List(_) | Op::ListBy(..) | Op::Get(_) | Op::Ask(_) | Op::Order(_) => {
+            Op::List(_) | Op::ListBy(..) | Op::Get(_) | Op::Receipt(_) | Op::Ask(_) | Op::Order(_) => {
                 Err(ApiError::internal(&"not a change of the store"))
             }
         }

@@ -13,10 +13,10 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hosting_intent::Audience;
-use hosting_proto::feed::{Ack, Exception};
+use hosting_proto::feed::{Ack, Exception, Served};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +55,8 @@ pub struct Subscriber {
     pub durable: u64,
     /// What it does not apply, and why.
     pub exceptions: Vec<Exception>,
+    /// What it found when it asked its own listeners; `None`: it does not ask.
+    pub served: Option<Served>,
     /// A session stands.
     pub connected: bool,
     /// Since its last frame; since the controller's start when there was none.
@@ -95,6 +97,8 @@ pub struct Remote {
     pub durable: u64,
     /// As [`Subscriber::exceptions`].
     pub exceptions: Vec<Exception>,
+    /// As [`Subscriber::served`].
+    pub served: Option<Served>,
 }
 
 /// The fleet. Cheap to clone.
@@ -381,6 +385,7 @@ impl Fleet {
                 applied: entry.applied,
                 durable: entry.durable,
                 exceptions: list.then(|| entry.exceptions.clone()),
+                served: entry.served.clone(),
                 build: entry.build.clone(),
                 connected: entry.session != 0,
                 in_service: entry.in_service,
@@ -436,6 +441,18 @@ impl Membership {
             self.fleet.shared.work.notify_one();
         }
         outcome.is_some()
+    }
+
+    /// Takes in what the subscriber says it serves. False as for [`Membership::ack`].
+    pub(crate) fn served(&self, served: Served) -> bool {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        let outcome = self.fleet.core().served(&self.who, self.session, served, at_ms, Instant::now());
+        if outcome {
+            self.fleet.changed();
+            self.fleet.shared.work.notify_one();
+        }
+        outcome
     }
 
     /// Whose it is.

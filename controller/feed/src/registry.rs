@@ -7,7 +7,7 @@ use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent::{Audience, NodeFacts, Role};
 use hosting_intent_sync::identity::utc;
 use hosting_intent_sync::tls::Enrolled;
-use hosting_proto::feed::{Exception, ReportRequest};
+use hosting_proto::feed::{Exception, ReportRequest, Served};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -150,6 +150,8 @@ pub struct Watermark {
     pub durable: u64,
     /// The whole set, if it changed since the last save.
     pub exceptions: Option<Vec<Exception>>,
+    /// What it found when it asked its own listeners.
+    pub served: Option<Served>,
     /// Build that said Hello.
     pub build: String,
     /// A session stands.

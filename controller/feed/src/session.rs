@@ -130,7 +130,7 @@ async fn open(
         .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
     let hello = match first.and_then(|first| first.frame) {
         Some(up::Frame::Hello(hello)) => hello,
-        Some(up::Frame::Ack(_) | up::Frame::WantSnapshot(_)) => {
+        Some(up::Frame::Ack(_) | up::Frame::WantSnapshot(_) | up::Frame::Served(_)) => {
             shared.metrics.refuse(Refusal::Protocol);
             return Err(Status::invalid_argument("the first frame must be Hello").into());
         }
@@ -463,6 +463,7 @@ impl Running {
         self.last_heard = Instant::now();
         let ours = match self.session.on_up(up) {
             Ok(Heard::Ack(ack)) => self.membership.ack(ack),
+            Ok(Heard::Served(served)) => self.membership.served(served),
             Ok(Heard::Heartbeat) => self.membership.touch(),
             Ok(Heard::WantSnapshot(reason)) => {
                 let node = self.membership.node_id();

@@ -1,6 +1,6 @@
 //! What subscribers say in words, made fit for logs, terminals and memory: they are hostile input.
 
-use hosting_proto::feed::{Exception, ReportRequest};
+use hosting_proto::feed::{Exception, ReportRequest, RevisionRange, Served};
 
 /// Longest reason or message that is kept, in bytes.
 pub(crate) const MAX_TEXT: usize = 1_024;
@@ -51,6 +51,26 @@ pub(crate) fn exceptions(all: &mut Vec<Exception>, limit: usize) {
     all.truncate(limit);
     all.shrink_to_fit();
     for one in all {
+        clean(&mut one.reason, MAX_TEXT);
+    }
+}
+
+/// Ranges of revisions that are kept of each list.
+const MAX_RANGES: usize = 16;
+/// Failed checks that are kept of one subscriber.
+const MAX_FAILED: usize = 100;
+
+/// What a subscriber serves, fit to be kept and shown. What has no place is taken for not served.
+pub(crate) fn served(said: &mut Served) {
+    said.marks.clear();
+    let fits = |list: &[RevisionRange]| list.len() <= MAX_RANGES;
+    if !fits(&said.pending) || !fits(&said.sampled) || said.failed.len() > MAX_FAILED {
+        said.pending = vec![RevisionRange { first: 0, last: said.upto }];
+        said.sampled.clear();
+        said.failed.truncate(MAX_FAILED);
+    }
+    said.failed.retain(|one| is_key(&one.key));
+    for one in &mut said.failed {
         clean(&mut one.reason, MAX_TEXT);
     }
 }

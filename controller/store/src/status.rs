@@ -49,6 +49,8 @@ pub struct Watermark {
     pub in_service: bool,
     /// Build that said Hello.
     pub build: String,
+    /// What it found when it asked its own listeners, an encoded `hosting.feed.v1.Served`; empty: it does not ask.
+    pub served: Vec<u8>,
 }
 
 /// An item that a subscriber does not apply.
@@ -317,11 +319,11 @@ impl Part {
 /// What becomes of a row that is there when its subscriber is claimed.
 const WATERMARK_CLAIMED: &str = "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, \
      applied = excluded.applied, durable = excluded.durable, seen_at = excluded.seen_at, controller = excluded.controller, \
-     connected = excluded.connected, in_service = excluded.in_service, build = excluded.build";
+     connected = excluded.connected, in_service = excluded.in_service, build = excluded.build, served = excluded.served";
 /// And when it is not: another controller's row stays.
 const WATERMARK_KEPT: &str = "ON CONFLICT (node, audience) DO UPDATE SET epoch = excluded.epoch, \
      applied = excluded.applied, durable = excluded.durable, seen_at = excluded.seen_at, connected = excluded.connected, \
-     in_service = excluded.in_service, build = excluded.build WHERE subscribers.controller = excluded.controller";
+     in_service = excluded.in_service, build = excluded.build, served = excluded.served WHERE subscribers.controller = excluded.controller";
 
 async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark], claim: bool) -> Result<(), StoreError> {
     // One statement may not write a row twice.
@@ -336,13 +338,14 @@ async fn write_watermarks(tx: &mut WriteTx, watermarks: &[Watermark], claim: boo
     let tail = if claim { WATERMARK_CLAIMED } else { WATERMARK_KEPT };
     batch::insert(
         tx.beside(),
-        "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build)",
+        "INSERT INTO subscribers (node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build, served)",
         tail,
         &rows,
         |row, (mark, audience, applied, durable)| {
             row.push_bind(&mark.node).push_bind(audience).push_bind(&mark.epoch);
             row.push_bind(*applied).push_bind(*durable).push_bind(mark.seen_at);
             row.push_bind(&me).push_bind(mark.connected).push_bind(mark.in_service).push_bind(&mark.build);
+            row.push_bind(mark.served.as_slice());
         },
     )
     .await?;

@@ -84,7 +84,17 @@ pub(crate) const TABLES: &[Table] = &[
     table(
         "subscribers",
         &["node", "audience"],
-        &["epoch", "applied", "durable", "seen_at", "controller", "connected", "in_service", "build"],
+        &[
+            "epoch",
+            "applied",
+            "durable",
+            "seen_at",
+            "controller",
+            "connected",
+            "in_service",
+            "build",
+            "served",
+        ],
     ),
     table("exceptions", &["node", "audience", "kind", "key", "type"], &["revision", "reason"]),
     table("reports", &["node", "kind", "key"], &["phase", "revision", "message", "updated_at"]),

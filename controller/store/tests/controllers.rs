@@ -87,6 +87,7 @@ fn mark(applied: u64) -> Watermark {
         connected: true,
         in_service: true,
         build: "1".into(),
+        served: Vec::new(),
     }
 }
 

@@ -23,8 +23,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::Replica;
+use crate::convert::up as frame_up;
 use crate::dial::{chain_text, full_jitter};
 use crate::identity::{Identity, IdentityError, unix_now, utc};
+use crate::self_check::ServedWatch;
 use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
 use witness::Witness;
@@ -55,6 +57,8 @@ const MAX_DOWN_BYTES: usize = 4 << 20;
 const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 /// After a renewal that failed.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// Between two words on what is served.
+const SERVED_EVERY: Duration = Duration::from_millis(20);
 /// Between two looks at the core for metrics.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// The core's thread looks after the disk this often, connected or not.
@@ -111,6 +115,7 @@ pub struct Client {
     status: watch::Sender<Option<Status>>,
     edge_key: Option<EdgeKeyStore>,
     audience_keys: Option<AudienceKeys>,
+    served: Option<ServedWatch>,
     /// Where small things are kept; `None`: nowhere.
     data_dir: Option<PathBuf>,
 }
@@ -161,6 +166,7 @@ impl Client {
             status: watch::Sender::new(None),
             edge_key: None,
             audience_keys: None,
+            served: None,
             data_dir: None,
         }
     }
@@ -373,6 +379,8 @@ impl Client {
         // Held back while the core is busy, so that what it says is heard meanwhile.
         let mut waiting: Option<Input> = None;
         let mut beat = false;
+        let mut served = self.served.clone();
+        let mut say_served = None;
         loop {
             tokio::select! {
                 frame = frames.message(), if waiting.is_none() => {
@@ -395,6 +403,10 @@ impl Client {
                         heartbeat.reset();
                         patience = Duration::from_millis(welcome.lease_ms.into()).max(every * 2);
                         self.metrics.connected.set(1);
+                        if let Some(served) = &mut served {
+                            served.say_anew();
+                            say_served = Some(tokio::time::Instant::now());
+                        }
                         self.link.send_replace(Some(link.clone()));
                     }
                     waiting = Some(Input::Frame(frame));
@@ -423,6 +435,13 @@ impl Client {
                     Some(Word::Over(SessionEnd::Unsound(reason))) => return Ended::Failed(reason),
                     None => return Ended::Failed("the subscriber's thread ended".into()),
                 },
+                Some(found) = ServedWatch::next(served.as_mut(), say_served) => {
+                    say_served = Some(tokio::time::Instant::now() + SERVED_EVERY);
+                    let said = says.send(frame_up(up::Frame::Served(found)));
+                    if tokio::time::timeout(patience, said).await.is_err() {
+                        return Ended::Failed("the controller does not read".into());
+                    }
+                }
                 _ = heartbeat.tick() => beat = true,
                 () = tokio::time::sleep_until(last_frame + patience), if waiting.is_none() => {
                     return Ended::Failed(format!("nothing was heard from the controller for {patience:?}"));

@@ -1,5 +1,6 @@
 //! The feed protocol, both ends: pure cores ([`publisher`], [`subscriber`]) that the model test drives, and the
-//! subscriber's shell ([`client`], [`identity`]); and how secrets get from the one to the other ([`sealing`]).
+//! subscriber's shell ([`client`], [`identity`]); how secrets get from the one to the other ([`sealing`]); and whether what was applied is
+//! served ([`self_check`]).
 //!
 //! The controller's shell is in `controller/feed`. Nothing here knows what an intent means beyond
 //! [`hosting_intent::Intent::parse`].
@@ -13,6 +14,7 @@ pub mod model;
 pub mod publisher;
 mod replica;
 pub mod sealing;
+pub mod self_check;
 mod source;
 pub mod subscriber;
 pub mod tls;

@@ -67,6 +67,8 @@ pub enum Heard {
     Heartbeat,
     /// It cannot go on from what it has; the next poll begins a snapshot.
     WantSnapshot(String),
+    /// What it found when it asked its own listeners.
+    Served(wire::Served),
 }
 
 /// A subscriber broke the protocol; the session must end.
@@ -245,6 +247,9 @@ impl Session {
                     self.state = State::Begin;
                 }
                 Ok(Heard::WantSnapshot(want.reason))
+            }
+            Some(wire::up::Frame::Served(served)) => {
+                Ok(if served.epoch == self.epoch { Heard::Served(served) } else { Heard::Heartbeat })
             }
             // From a newer subscriber.
             None => Ok(Heard::Heartbeat),

@@ -109,6 +109,18 @@ kinds! {
     Retire: [Web], parse::retire, |_| true;
 }
 
+/// The kinds of which a client of their subscribers' listeners sees whether they are in effect: what edges and name servers ask themselves for,
+/// and what served receipts speak of.
+pub const SEEN_KINDS: &[Kind] = &[
+    Kind::TenantState,
+    Kind::Route,
+    Kind::ShardPool,
+    Kind::Certificate,
+    Kind::Zone,
+    Kind::RrSet,
+    Kind::AddressSet,
+];
+
 /// What a [`Intent::Retire`] destroys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retired {

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use hosting_api::{
     Api, ApiConfig, AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, JoinTokenError,
-    KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
+    KekChange, KekChangeError, NewJoinToken, Platform, ServedView, SubscriberView,
 };
 use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_jobs::Bell;
@@ -43,6 +43,8 @@ pub(crate) struct FleetState {
     pub(crate) stuck: BTreeMap<String, u64>,
     /// What nodes do not apply.
     pub(crate) exceptions: BTreeMap<(String, Key), Exception>,
+    /// What subscribers found when they asked their own listeners.
+    pub(crate) served: BTreeMap<String, ServedView>,
     pub(crate) released: Vec<String>,
     pub(crate) forgotten: Vec<String>,
     pub(crate) kek_changes: Vec<KekChange>,
@@ -102,18 +104,22 @@ impl Platform for FakePlatform {
 
     fn subscribers(&self) -> Vec<SubscriberView> {
         let state = self.0.state.lock().unwrap();
-        vec![SubscriberView {
-            node_id: "edge-1".into(),
-            audience: "edge/c".parse().unwrap(),
+        let view = |node: &str, audience: &str| SubscriberView {
+            node_id: node.into(),
+            audience: audience.parse().unwrap(),
             build: "1".into(),
             epoch: "e".into(),
             applied: 3,
             durable: 2,
             connected: true,
-            in_service: !state.away.contains(&"edge-1".to_owned()),
+            in_service: !state.away.contains(&node.to_owned()),
             silent_for: Duration::from_millis(1500),
             exceptions: Vec::new(),
-        }]
+            served: state.served.get(node).cloned(),
+        };
+        let mut all = vec![view("edge-1", "edge/c")];
+        all.extend(state.served.contains_key("dns-1").then(|| view("dns-1", "dns/default")));
+        all
     }
 
     fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView> {

@@ -18,3 +18,4 @@ mod patch;
 mod plans;
 mod protocol;
 mod queries;
+mod receipts;

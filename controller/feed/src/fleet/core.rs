@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use hosting_intent::{Audience, Key};
-use hosting_proto::feed::{Ack, Exception};
+use hosting_proto::feed::{Ack, Exception, Served, ServedMark};
 use tokio::sync::mpsc;
 
 use super::{HEARTBEAT, MAX_EXCEPTIONS, News, Remote, Subscriber};
@@ -18,6 +18,9 @@ pub(crate) enum Order {
     /// End, for this reason; the node may come back after so long.
     Leave { reason: String, retry_after: Duration },
 }
+
+/// Moments that are kept of how far a subscriber served.
+const MAX_MARKS: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Who {
@@ -39,6 +42,7 @@ pub(super) struct Entry {
     pub(super) applied: u64,
     pub(super) durable: u64,
     pub(super) exceptions: Vec<Exception>,
+    pub(super) served: Option<Served>,
     last_frame: Instant,
     /// The audience's head when it joined.
     joined: (String, u64),
@@ -63,6 +67,7 @@ impl Entry {
             applied: 0,
             durable: 0,
             exceptions: Vec::new(),
+            served: None,
             last_frame: now,
             joined: (String::new(), 0),
             in_service: false,
@@ -130,6 +135,8 @@ impl Core {
         self.news.everything |= stays != entry.in_service;
         entry.session = session;
         (entry.elsewhere, entry.claims) = (None, true);
+        // It may be another build, or have other tables: it says it again.
+        entry.served = None;
         self.dirty.insert(who.clone());
         entry.build = hello.build;
         entry.last_frame = now;
@@ -183,6 +190,40 @@ impl Core {
             self.dirty.insert(who.clone());
         }
         Some(changed)
+    }
+
+    /// Takes in what a subscriber serves, and dates how far it is. False: a newer session speaks for it.
+    pub(super) fn served(
+        &mut self,
+        who: &Who,
+        session: u64,
+        mut served: Served,
+        at_ms: i64,
+        now: Instant,
+    ) -> bool {
+        words::served(&mut served);
+        if !self.touch(who, session, now) {
+            return false;
+        }
+        let Some(entry) = self.entries.get_mut(who) else { return false };
+        let before = entry.served.take().filter(|before| before.epoch == served.epoch);
+        served.marks = before.map(|before| before.marks).unwrap_or_default();
+        // Up to the first revision of which something is not served yet, everything is.
+        let open = served
+            .pending
+            .iter()
+            .map(|range| range.first)
+            .chain(served.failed.iter().map(|one| one.revision));
+        let upto = open.min().map_or(served.upto, |first| served.upto.min(first.saturating_sub(1)));
+        if served.marks.last().is_none_or(|last| last.upto < upto) {
+            if served.marks.len() >= MAX_MARKS {
+                served.marks.remove(0);
+            }
+            served.marks.push(ServedMark { upto, at_ms });
+        }
+        entry.served = Some(served);
+        self.dirty.insert(who.clone());
+        true
     }
 
     pub(super) fn touch(&mut self, who: &Who, session: u64, now: Instant) -> bool {
@@ -244,6 +285,7 @@ impl Core {
             }
             entry.exceptions = said.exceptions;
         }
+        entry.served = said.served;
         (entry.build, entry.epoch) = (said.build, said.epoch);
         (entry.applied, entry.durable, entry.in_service) = (said.applied, said.durable, said.in_service);
         entry.elsewhere = Some((said.controller, said.connected));
@@ -281,6 +323,7 @@ impl Core {
             applied: entry.applied,
             durable: entry.durable,
             exceptions: entry.exceptions.clone(),
+            served: entry.served.clone(),
             connected: entry.session != 0
                 || entry.elsewhere.as_ref().is_some_and(|(_, connected)| *connected),
             silent_for: now.saturating_duration_since(entry.last_frame),

@@ -267,6 +267,7 @@ fn remote(controller: &str, applied: u64) -> Remote {
         applied,
         durable: applied,
         exceptions: Vec::new(),
+        served: None,
     }
 }
 

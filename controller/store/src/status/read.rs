@@ -24,7 +24,7 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn watermarks(&mut self, audience: &Audience) -> Result<Vec<Watermark>, StoreError> {
         let query = sql::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build FROM subscribers WHERE audience = ? ORDER BY node",
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build, served FROM subscribers WHERE audience = ? ORDER BY node",
         )
         .bind(audience.to_string());
         self.all(query).await?.iter().map(watermark).collect()
@@ -40,7 +40,7 @@ impl ReadTx {
         audience: &Audience,
     ) -> Result<Option<Watermark>, StoreError> {
         let query = sql::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build \
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build, served \
              FROM subscribers WHERE node = ? AND audience = ?",
         );
         let row = self.optional(query.bind(node).bind(audience.to_string())).await?;
@@ -57,7 +57,7 @@ impl ReadTx {
         limit: u32,
     ) -> Result<Vec<Watermark>, StoreError> {
         let query = sql::query(
-            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build FROM subscribers \
+            "SELECT node, audience, epoch, applied, durable, seen_at, controller, connected, in_service, build, served FROM subscribers \
              WHERE (node, audience) > (?, ?) ORDER BY node, audience LIMIT ?",
         )
         .bind(after.map_or("", |mark| mark.node.as_str()))
@@ -336,6 +336,7 @@ fn watermark(row: &Row) -> Result<Watermark, StoreError> {
         connected: row.try_get(7)?,
         in_service: row.try_get(8)?,
         build: row.try_get(9)?,
+        served: row.try_get(10)?,
     })
 }
 

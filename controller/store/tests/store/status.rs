@@ -28,6 +28,7 @@ fn mark(node: &str, audience: &str, applied: u64) -> Watermark {
         connected: true,
         in_service: true,
         build: "1".into(),
+        served: vec![0, 255, applied as u8],
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::Replica;
 use crate::identity::{Enrolment, Identity, IdentityError, RootsWatch, TokenSource};
+use crate::self_check::ServedWatch;
 use crate::subscriber::{Brake, Config, Strict, Subscriber};
 
 /// How long a first start goes on asking a controller that cannot be reached.
@@ -59,6 +60,8 @@ pub struct Subscription {
     pub edge_key: Option<EdgeKeyStore>,
     /// What opens the secrets of the role's intents; `None`: they hold none.
     pub audience_keys: Option<AudienceKeys>,
+    /// What the role finds when it asks its own listeners; `None`: it does not.
+    pub served: Option<ServedWatch>,
 }
 
 /// Why a role cannot subscribe.
@@ -261,10 +264,16 @@ impl Identified {
                 late.get_or_init(|| identity).clone()
             }
         };
-        let Subscription { edge_key, audience_keys, metrics, data_dir, .. } = subscription;
+        let Subscription { edge_key, audience_keys, served, metrics, data_dir, .. } = subscription;
         let data_dir = Some(data_dir);
-        let client =
-            Client { link, edge_key, audience_keys, data_dir, ..Client::new(identity, options, metrics) };
+        let client = Client {
+            link,
+            edge_key,
+            audience_keys,
+            served,
+            data_dir,
+            ..Client::new(identity, options, metrics)
+        };
         Ok(client.run(subscriber, stop).await?)
     }
 }
@@ -362,6 +371,7 @@ mod tests {
             metrics: ClientMetrics::default(),
             edge_key: None,
             audience_keys: None,
+            served: None,
         }
     }
 

@@ -1,0 +1,199 @@
+//! The shell: asks, a few at once and no more often than is good for those who serve.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hosting_intent::{Key, Rejection, SEEN_KINDS};
+use hosting_proto::feed as wire;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Ask, Checks, Noted};
+use crate::client::ClientMetrics;
+use crate::{Batch, Replica};
+
+/// Asked for at once.
+const AT_ONCE: usize = 8;
+/// Asked for in a second, over a while; a hundredth of a processor or less.
+const PER_SECOND: f64 = 50.0;
+/// Asked for in a row after a pause.
+const BURST: f64 = 100.0;
+/// One that takes longer has failed.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks a role's own listeners, as a client would.
+#[async_trait]
+pub trait SelfCheck<I>: Send + Sync + 'static {
+    /// Asks every listener for what is served under `key`. `wanted`: the item as applied; `None`: it was withdrawn. The item may be
+    /// replaced while this runs; what is answered then is not looked at.
+    ///
+    /// # Errors
+    /// Which listener answers what, and what was expected: for operators.
+    async fn check(&self, key: &Key, wanted: Option<&I>) -> Result<(), String>;
+}
+
+/// The runtime's clock, so that tests can turn it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[derive(Debug)]
+struct Shared<I> {
+    checks: Mutex<Checks<I>>,
+    news: Notify,
+}
+
+impl<I> Shared<I> {
+    fn checks(&self) -> MutexGuard<'_, Checks<I>> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A replica whose items are asked for once they are in effect.
+#[derive(Debug)]
+pub struct Checked<R: Replica> {
+    inner: R,
+    shared: Arc<Shared<R::Intent>>,
+}
+
+impl<R> Replica for Checked<R>
+where
+    R: Replica,
+    R::Intent: Clone,
+{
+    type Intent = R::Intent;
+
+    fn check(&self, key: &Key, intent: &R::Intent) -> Result<(), Rejection> {
+        self.inner.check(key, intent)
+    }
+
+    fn publish(&mut self, batch: Batch<R::Intent>) {
+        let noted = Noted::of(&batch, |key| key.known_kind().is_some_and(|kind| SEEN_KINDS.contains(&kind)));
+        self.inner.publish(batch);
+        self.shared.checks().note(noted);
+        self.shared.news.notify_one();
+    }
+}
+
+/// What was found, for the connection to the controller.
+#[derive(Debug, Clone)]
+pub struct ServedWatch(watch::Receiver<Option<wire::Served>>);
+
+impl ServedWatch {
+    /// Says it again, to a controller that may know nothing of it.
+    pub(crate) fn say_anew(&mut self) {
+        self.0.mark_changed();
+    }
+
+    /// What was found since it was last said, not before `at`; `None` while nothing is to be said. Dropping the future loses nothing.
+    pub(crate) async fn next(
+        this: Option<&mut Self>,
+        at: Option<tokio::time::Instant>,
+    ) -> Option<wire::Served> {
+        let (Self(served), at) = this.zip(at)?;
+        tokio::time::sleep_until(at).await;
+        served.changed().await.ok()?;
+        served.borrow_and_update().clone()
+    }
+}
+
+/// The checks of one subscription.
+#[derive(Debug)]
+pub struct SelfChecks<I> {
+    shared: Arc<Shared<I>>,
+    served: watch::Sender<Option<wire::Served>>,
+    metrics: ClientMetrics,
+}
+
+impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
+    /// Puts a replica under checks: items of [`SEEN_KINDS`] are asked for.
+    #[must_use]
+    pub fn of<R>(replica: R, metrics: ClientMetrics) -> (Checked<R>, Self)
+    where
+        R: Replica<Intent = I>,
+    {
+        let shared = Arc::new(Shared { checks: Mutex::default(), news: Notify::new() });
+        let checked = Checked { inner: replica, shared: Arc::clone(&shared) };
+        (checked, Self { shared, served: watch::Sender::new(None), metrics })
+    }
+
+    /// Follows what is found.
+    #[must_use]
+    pub fn served(&self) -> ServedWatch {
+        ServedWatch(self.served.subscribe())
+    }
+
+    /// Asks until `stop`. Begin when the listeners are open.
+    pub async fn run(self, check: Arc<dyn SelfCheck<I>>, stop: CancellationToken) {
+        let mut asked = FuturesUnordered::new();
+        let mut budget = Budget { left: BURST, at: now() };
+        loop {
+            while asked.len() < AT_ONCE && budget.is_there(now()) {
+                let Some(ask) = self.shared.checks().next(now()) else { break };
+                budget.left -= 1.0;
+                let check = Arc::clone(&check);
+                asked.push(async move {
+                    let Ask { key, revision, wanted } = ask;
+                    let outcome = tokio::time::timeout(TIMEOUT, check.check(&key, wanted.as_ref())).await;
+                    let late = |_| Err(format!("no answer within {} s", TIMEOUT.as_secs()));
+                    (key, revision, outcome.unwrap_or_else(late))
+                });
+            }
+            self.say();
+            let wake = {
+                let due = self.shared.checks().due();
+                let soon = now() + budget.pause();
+                due.map_or(soon, |due| due.max(soon))
+            };
+            let waits = asked.len() < AT_ONCE && self.shared.checks().has_work();
+            tokio::select! {
+                Some((key, revision, outcome)) = asked.next(), if !asked.is_empty() => {
+                    if let Err(reason) = &outcome {
+                        tracing::warn!(%key, revision, reason, "what was applied is not what is served; asking again");
+                        self.metrics.self_check_failures.inc();
+                    }
+                    self.metrics.self_checks.inc();
+                    self.shared.checks().done(&key, revision, outcome, now());
+                }
+                () = self.shared.news.notified() => {}
+                () = tokio::time::sleep_until(wake.into()), if waits => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn say(&self) {
+        let (report, failing) = {
+            let checks = self.shared.checks();
+            (checks.report(), checks.failing())
+        };
+        self.metrics.self_check_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+        self.served.send_if_modified(|said| {
+            let changed = said.as_ref() != Some(&report);
+            *said = Some(report);
+            changed
+        });
+    }
+}
+
+/// A token bucket.
+struct Budget {
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    fn is_there(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * PER_SECOND;
+        (self.left, self.at) = ((self.left + earned).min(BURST), now);
+        self.left >= 1.0
+    }
+
+    /// Until there is one.
+    fn pause(&self) -> Duration {
+        Duration::from_secs_f64(((1.0 - self.left) / PER_SECOND).max(0.0))
+    }
+}
