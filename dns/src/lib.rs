@@ -9,6 +9,7 @@ pub mod limit;
 pub mod metrics;
 pub mod replica;
 pub mod run;
+pub mod self_check;
 pub mod server;
 pub mod settings;
 pub mod tcp;

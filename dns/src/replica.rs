@@ -1,5 +1,7 @@
 //! The feed's view as zones.
 
+use std::sync::Arc;
+
 use hosting_dns_zone::{Writer, Zones};
 use hosting_intent::{DnsIntent, Key, Rejection};
 use hosting_intent_sync::{Batch, Replica};
@@ -7,6 +9,7 @@ use hosting_scaffold::telemetry::spans_of;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
+use crate::self_check::{Context, SelfCheckMaker};
 
 /// What is in effect: epoch and revision; `None` until anything is known.
 pub type Applied = Option<(String, u64)>;
@@ -17,13 +20,20 @@ pub struct DnsReplica {
     writer: Writer,
     metrics: Metrics,
     applied: watch::Sender<Applied>,
+    context: Arc<Context>,
 }
 
 impl DnsReplica {
     /// Around a writer whose zones are the ones served.
     #[must_use]
     pub fn new(writer: Writer, metrics: Metrics) -> Self {
-        Self { writer, metrics, applied: watch::Sender::new(None) }
+        Self { writer, metrics, applied: watch::Sender::new(None), context: Arc::default() }
+    }
+
+    /// What asks the listeners at these addresses for what is applied here.
+    #[must_use]
+    pub fn self_check(&self) -> SelfCheckMaker {
+        SelfCheckMaker(Arc::clone(&self.context))
     }
 
     /// What is served.
@@ -58,6 +68,12 @@ impl Replica for DnsReplica {
             )
         });
         let _entered = spans.first().map(tracing::Span::enter);
+        for removal in &batch.removals {
+            self.context.forget(&removal.key);
+        }
+        for (item, intent) in &batch.upserts {
+            self.context.put(&item.key, intent);
+        }
         let applied = self.writer.apply(
             batch.upserts.iter().map(|(item, intent)| (&item.key, intent)),
             batch.removals.iter().map(|removal| &removal.key),

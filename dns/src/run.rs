@@ -1,17 +1,20 @@
 //! The wiring: ledger → publish → serve → connect.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hosting_dns_zone::{Writer, Zones};
 use hosting_intent::Role;
 use hosting_intent_sync::client::{ClientMetrics, Subscription};
+use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::BUILD;
 use hosting_scaffold::admin::Readiness;
 use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
 use hosting_scaffold::tasks::OnEnd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -52,8 +55,21 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
     let feed_metrics = process.registry.register(ClientMetrics::register);
     let replica = DnsReplica::new(writer, metrics.clone());
     let applied = replica.applied();
+    let maker = replica.self_check();
+    let (replica, checks) = SelfChecks::of(replica, process.registry.register(CheckMetrics::register));
+    let served = checks.served();
+    let (opened, is_open) = oneshot::channel::<Vec<SocketAddr>>();
+    let stop = group.stop();
+    group.spawn("self-check", OnEnd::Fatal, async move {
+        if let Ok(addresses) = is_open.await {
+            checks.run(Arc::new(maker.at(&addresses)), stop.clone()).await;
+        }
+        // Without listeners there is nothing to ask.
+        stop.cancelled().await;
+        Ok::<(), std::io::Error>(())
+    });
 
-    let serve = serve(settings.clone(), zones, metrics, applied, readiness, streams, group.stop());
+    let serve = serve(settings.clone(), zones, metrics, applied, opened, readiness, streams, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
     let subscription = Subscription {
         data_dir: settings.shared.data_dir,
@@ -64,18 +80,20 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         metrics: feed_metrics,
         edge_key: None,
         audience_keys: None,
-        served: None,
+        served: Some(served),
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await
 }
 
 /// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.
+#[allow(clippy::too_many_arguments, reason = "one call: what the listeners need, and whom they tell")]
 async fn serve(
     settings: Settings,
     zones: Zones,
     metrics: Metrics,
     mut applied: watch::Receiver<Applied>,
+    opened: oneshot::Sender<Vec<SocketAddr>>,
     readiness: Readiness,
     streams: Handle,
     stop: CancellationToken,
@@ -95,6 +113,8 @@ async fn serve(
     let server = Server::start(&settings, zones, &metrics, &streams)?;
     tracing::info!(addresses = ?server.addresses(), zones = counts.zones, rrsets = counts.rrsets, "serving");
     readiness.ready(LISTENERS);
+    // Nobody listens when the process is about to end.
+    let _ = opened.send(server.addresses().to_vec());
     let mut look = tokio::time::interval(SOUND_CHECK);
     loop {
         tokio::select! {

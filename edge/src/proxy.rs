@@ -1,12 +1,13 @@
 //! What happens to a request: decide by host, pass on to a node, answer with a page when there is none.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hosting_edge_http1::{Request, ResponseHead, push_upstream_head};
+use hosting_edge_http1::{AnswerHead, Request, ResponseHead, push_upstream_head};
 use hosting_edge_map::{Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, parse_host};
 use tokio::net::TcpStream;
 
@@ -14,6 +15,7 @@ use crate::exchange::{Client, ClientError, Exchange, Failure, Times, finish, sen
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
+use crate::self_check::CheckSecret;
 use crate::settings::{Settings, ms};
 use crate::upstream::{IdleConnections, connect, is_ours};
 
@@ -55,6 +57,7 @@ pub(crate) struct Edge {
     limits: Limits,
     idle: IdleConnections,
     keys: Arc<NodeKeys>,
+    checks: CheckSecret,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +84,7 @@ impl Edge {
         keys: Arc<NodeKeys>,
         metrics: Metrics,
         settings: &Settings,
+        checks: CheckSecret,
     ) -> Self {
         let limits = Limits {
             connect: ms(settings.connect_timeout_ms),
@@ -93,7 +97,7 @@ impl Edge {
             eject: settings.eject_ms,
         };
         let idle = IdleConnections::new(settings.upstream_pool, ms(settings.upstream_idle_timeout_ms));
-        Self { routing, metrics, start: Instant::now(), limits, idle, keys }
+        Self { routing, metrics, start: Instant::now(), limits, idle, keys, checks }
     }
 
     /// Closes idle connections to nodes whose time is over.
@@ -108,6 +112,9 @@ impl Edge {
 
     /// Answers a request, whatever becomes of it.
     pub(crate) async fn serve<C: Client>(&self, client: &mut C, request: &Request, visitor: &Visitor) {
+        if self.checks.is_shown_by(request) {
+            return self.self_check(client, request, visitor).await;
+        }
         let code = match self.route(request, visitor) {
             Ok(serving) => self.pass_on(client, request, visitor, serving).await,
             Err(page) => self.page(client, page, Some(request)).await,
@@ -125,16 +132,8 @@ impl Edge {
         if request.is_asterisk() {
             return Err(Page::Options);
         }
+        let name = self.host(request, visitor)?;
         let authority = request.authority();
-        let name = match parse_host(authority) {
-            Ok(Host::Name(name)) => name,
-            Ok(Host::Address(_)) => return Err(Page::Unknown),
-            Err(_) => return Err(Page::BadHost),
-        };
-        // A connection that proved one name is not used for another (RFC 9110 §7.4).
-        if visitor.name.as_deref().is_some_and(|proved| *proved != *name) {
-            return Err(Page::Misdirected);
-        }
         match self.routing.resolve(&name) {
             Decision::Serve(target) => Ok(Serving {
                 webroot: target.webroot,
@@ -146,6 +145,46 @@ impl Edge {
             Decision::Suspended => Err(Page::Suspended),
             Decision::Unbound => Err(Page::Unbound),
             Decision::NoNode => Err(Page::NoNode),
+        }
+    }
+
+    /// The host that a request is for.
+    fn host<'r>(&self, request: &'r Request, visitor: &Visitor) -> Result<Cow<'r, str>, Page> {
+        let name = match parse_host(request.authority()) {
+            Ok(Host::Name(name)) => name,
+            Ok(Host::Address(_)) => return Err(Page::Unknown),
+            Err(_) => return Err(Page::BadHost),
+        };
+        // A connection that proved one name is not used for another (RFC 9110 §7.4).
+        if visitor.name.as_deref().is_some_and(|proved| *proved != *name) {
+            return Err(Page::Misdirected);
+        }
+        Ok(name)
+    }
+
+    /// Answers the edge's own question with what the table has of the host. It counts as no request.
+    async fn self_check<C: Client>(&self, client: &mut C, request: &Request, visitor: &Visitor) {
+        let lines = match self.host(request, visitor) {
+            Ok(name) => self.routing.seen(&name),
+            Err(page) => {
+                self.page(client, page, Some(request)).await;
+                return;
+            }
+        };
+        let body: String = lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
+        let head = AnswerHead {
+            status: 200,
+            reason: b"OK",
+            fields: vec![(b"cache-control", b"no-store")],
+            length: Some(body.len() as u64),
+            has_body: !body.is_empty(),
+        };
+        let limit = self.limits.times.client;
+        if client.start(&head).is_ok()
+            && send_all(client, body.as_bytes(), limit).await.is_ok()
+            && client.end(true).is_ok()
+        {
+            finish(client, limit).await;
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::certs::CertStore;
 use crate::metrics::{Metrics, gauge};
+use crate::self_check::HostsOf;
 use crate::tenant_certs;
 
 /// Puts batches into effect. The only writer of the table.
@@ -21,6 +22,7 @@ pub struct EdgeReplica {
     keys: AudienceKeys,
     metrics: Metrics,
     loaded: watch::Sender<bool>,
+    hosts: Arc<HostsOf>,
 }
 
 impl EdgeReplica {
@@ -33,7 +35,12 @@ impl EdgeReplica {
         metrics: Metrics,
     ) -> (Self, watch::Receiver<bool>) {
         let (loaded, is_loaded) = watch::channel(false);
-        (Self { writer, certs, keys, metrics, loaded }, is_loaded)
+        (Self { writer, certs, keys, metrics, loaded, hosts: Arc::default() }, is_loaded)
+    }
+
+    /// By which hosts it shows what is applied.
+    pub(crate) fn hosts(&self) -> Arc<HostsOf> {
+        Arc::clone(&self.hosts)
     }
 }
 
@@ -64,6 +71,11 @@ impl Replica for EdgeReplica {
         let removed =
             batch.removals.iter().filter(|removal| EdgeKind::of(&removal.key) == Some(EdgeKind::Route));
         self.writer.apply(&batch.upserts, &batch.removals);
+        for (item, intent) in &batch.upserts {
+            if matches!(intent, EdgeIntent::TenantState(_) | EdgeIntent::ShardPool(_)) {
+                self.hosts.note(item.key.clone(), self.writer.host_of(&item.key));
+            }
+        }
         // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
         // for it can shake hands.
         self.certs.apply(

@@ -9,13 +9,14 @@ use anyhow::Context;
 use hosting_edge_map::Routing;
 use hosting_intent::Role;
 use hosting_intent_sync::client::{AudienceKeys, ClientMetrics, EdgeKeyStore, Subscription};
+use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::BUILD;
 use hosting_scaffold::admin::Readiness;
 use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
 use hosting_scaffold::tasks::OnEnd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::certs::{CertStore, DevCa};
@@ -65,8 +66,21 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let keys = Arc::new(NodeKeys::default());
     let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
+    let check = Arc::new(server.self_check(&bound, &replica).context("TLS of the self-check")?);
+    let (replica, checks) = SelfChecks::of(replica, process.registry.register(CheckMetrics::register));
+    let served = checks.served();
+    let (opened, is_open) = oneshot::channel();
+    let stop = group.stop();
+    group.spawn("self-check", OnEnd::Fatal, async move {
+        if is_open.await.is_ok() {
+            checks.run(check, stop.clone()).await;
+        }
+        // Without listeners there is nothing to ask.
+        stop.cancelled().await;
+        Ok::<(), std::io::Error>(())
+    });
 
-    let serve = serve(server, bound, loaded, readiness, user, group.stop());
+    let serve = serve(server, bound, loaded, opened, readiness, user, group.stop());
     group.spawn("listeners", OnEnd::Fatal, serve);
     let told = edge_key.subscribe();
     let stop = group.stop();
@@ -84,7 +98,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         metrics: feed_metrics,
         edge_key: Some(edge_key),
         audience_keys: Some(audience_keys),
-        served: None,
+        served: Some(served),
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await
@@ -95,6 +109,7 @@ async fn serve(
     server: Server,
     bound: Bound,
     mut loaded: watch::Receiver<bool>,
+    opened: oneshot::Sender<()>,
     readiness: Readiness,
     user: Handle,
     stop: CancellationToken,
@@ -114,6 +129,8 @@ async fn serve(
         let listeners = bound.open()?;
         tracing::info!(?http, ?https, "serving");
         readiness.ready(LISTENERS);
+        // Nobody listens when the process is about to end.
+        let _ = opened.send(());
         server.run(listeners, stop).await;
         Ok::<(), std::io::Error>(())
     });

@@ -22,6 +22,8 @@ use crate::h2::{self, H2Limits, Windows};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
 use crate::proxy::{Edge, Visitor};
+use crate::replica::EdgeReplica;
+use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
 
@@ -135,6 +137,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Server {
     edge: Arc<Edge>,
     front: Front,
+    secret: CheckSecret,
+    routing: Arc<Routing>,
+    certs: Arc<CertStore>,
     h1: H1Limits,
     h2: H2Limits,
     windows: Windows,
@@ -163,7 +168,8 @@ impl Server {
     ) -> Result<Self, rustls::Error> {
         // Pingora takes ring unless a provider is there; a second install only says that the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let edge = Edge::new(Arc::clone(&routing), keys, metrics.clone(), settings);
+        let secret = CheckSecret::new(&rustls::crypto::aws_lc_rs::default_provider())?;
+        let edge = Edge::new(Arc::clone(&routing), keys, metrics.clone(), settings, secret.clone());
         let h1 = H1Limits {
             header: ms(settings.header_timeout_ms),
             header_bytes: settings.max_header_bytes,
@@ -175,10 +181,13 @@ impl Server {
             header_bytes: settings.max_header_bytes,
             idle: ms(settings.idle_timeout_ms),
         };
-        let front = Front::new(certs, routing, settings, metrics.clone())?;
+        let front = Front::new(Arc::clone(&certs), Arc::clone(&routing), settings, metrics.clone())?;
         Ok(Self {
             edge: Arc::new(edge),
             front,
+            secret,
+            routing,
+            certs,
             h1,
             h2,
             windows: Windows::new(settings.h2_window_memory),
@@ -188,6 +197,16 @@ impl Server {
             metrics,
             drain: settings.shared.drain(),
         })
+    }
+
+    /// What asks this server, at the addresses of `bound`, for what `replica` applied.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn self_check(&self, bound: &Bound, replica: &EdgeReplica) -> Result<EdgeSelfCheck, rustls::Error> {
+        let listeners = (bound.http(), bound.https());
+        let (routing, certs) = (Arc::clone(&self.routing), Arc::clone(&self.certs));
+        EdgeSelfCheck::new(listeners, self.secret.clone(), replica.hosts(), routing, certs)
     }
 
     /// Serves until `stop`, then drains: no new connections, requests under way are finished, idle connections closed, and

@@ -97,6 +97,13 @@ impl TenantCerts {
         own.find(|entry| entry.not_after > now).or(first).map(|entry| Arc::clone(&entry.key))
     }
 
+    /// Whether a certificate with this leaf is among those of an exact name.
+    pub(crate) fn has(&self, host: &str, id: &str, leaf: Option<&CertificateDer<'_>>) -> bool {
+        let entries = self.hosts.get(host);
+        let mut entries = entries.iter().flat_map(|entries| entries.iter());
+        entries.any(|entry| *entry.id == *id && entry.key.cert.first() == leaf)
+    }
+
     /// Shows a certificate from now on.
     pub(crate) fn put(&self, id: &str, certificate: &m::Certificate, key: CertifiedKey) {
         self.remove(id);

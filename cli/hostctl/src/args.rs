@@ -177,6 +177,8 @@ pub(crate) enum Command {
     Retry(RetryArgs),
     /// Wait until a resource is in effect, or gone
     Wait(WaitForArgs),
+    /// Show whether each machine serves a resource, by what its own listeners answer
+    Receipt(ReceiptArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
     /// Who has applied what: every edge, name server and node, with what it does not apply
@@ -470,11 +472,41 @@ pub(crate) struct WaitForArgs {
     pub timeout: Duration,
 }
 
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Until {
+    /// Every machine in service has it in effect
+    Ready,
+    /// Every machine in service answers with it
+    Served,
+}
+
+impl Until {
+    /// As the API spells it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Served => "served",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl receipt fqdn www.example.com
+  hostctl receipt zone-record bakery.test/www/A --json
+
+Exit code 0: every machine in service serves it.")]
+pub(crate) struct ReceiptArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// Return only when the fleet has it
-    #[arg(long)]
-    pub wait: bool,
+    /// Return only when the fleet has it; with `served`: when each machine's own listeners answer with it
+    #[arg(long, value_name = "UNTIL", num_args = 0..=1, require_equals = true, default_missing_value = "ready")]
+    pub wait: Option<Until>,
     /// Longest wait, e.g. 90s or 10m
     #[arg(long, alias = "wait-timeout", default_value = "30s", value_parser = duration, requires = "wait")]
     pub timeout: Duration,
@@ -631,6 +663,8 @@ mod tests {
         };
         assert_eq!(wait(&[]).unwrap(), 30);
         assert_eq!(wait(&["--wait"]).unwrap(), 30);
+        assert_eq!(wait(&["--wait=served"]).unwrap(), 30);
+        assert!(wait(&["--wait=sometime"]).is_err());
         assert_eq!(wait(&["--wait", "--wait-timeout", "60"]).unwrap(), 60);
         assert_eq!(wait(&["--wait", "--timeout", "10m"]).unwrap(), 600);
         assert!(wait(&["--timeout", "10m"]).is_err());

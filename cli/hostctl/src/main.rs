@@ -72,6 +72,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Unsuspend(one) => return resources::unsuspend(&api()?, &one, json).await,
         Command::Retry(one) => return resources::retry(&api()?, &one, json).await,
         Command::Wait(one) => return resources::wait(&api()?, &one, json).await,
+        Command::Receipt(one) => return resources::receipt(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
         Command::Fleet => fleet::show(&api()?, json).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),

@@ -95,6 +95,12 @@ impl RequestHead {
         self.bytes.get(self.method.clone()).unwrap_or_default()
     }
 
+    /// The target, as it came.
+    #[must_use]
+    pub fn target(&self) -> &[u8] {
+        self.bytes.get(self.target.clone()).unwrap_or_default()
+    }
+
     /// The version.
     #[must_use]
     pub fn version(&self) -> Version {

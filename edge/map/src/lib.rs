@@ -8,6 +8,7 @@
 mod host;
 mod pool;
 mod routing;
+pub mod seen;
 
 pub use host::{Host, HostError, parse_host};
 pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};

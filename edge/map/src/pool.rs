@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hosting_intent::message::ShardPool;
 use pingora_ketama::{Bucket, Continuum};
 
+use crate::seen;
+
 /// Milliseconds on a monotonic clock whose start is the caller's choice. 0 is before everything.
 pub type Millis = u64;
 
@@ -138,6 +140,15 @@ impl Pool {
     #[must_use]
     pub fn in_service(&self) -> usize {
         self.in_service
+    }
+
+    /// As [`crate::seen`] writes it.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        let line = |node: &Node| {
+            let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+            seen::node(&node.id, &addresses, node.in_service)
+        };
+        std::iter::once(seen::pool(&self.name, self.nodes.len())).chain(self.nodes.iter().map(line)).collect()
     }
 
     /// The point of the ring where `host` begins.

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
-use hosting_intent::{EdgeIntent, EdgeKind, Item, Rejection, Removal, message};
+use hosting_intent::{EdgeIntent, EdgeKind, Item, Key, Rejection, Removal, message};
 use hosting_swap_map::SwapMap;
 
 use crate::pool::{Candidates, Pool};
+use crate::seen;
 
 /// Nodes of one shard; the ring counts in 16 bits, and no shard comes near.
 const MAX_POOL_NODES: usize = 4_096;
@@ -59,13 +60,20 @@ const SUSPENDED: u8 = 1;
 
 /// Shared by all routes of a tenant, so that suspending it is one store.
 type TenantCell = Arc<Tenant>;
-/// Shared by all routes of a shard, so that a change of its nodes is one store. `None`: not known, or gone.
-type PoolCell = Arc<ArcSwapOption<Pool>>;
+/// Shared by all routes of a shard, so that a change of its nodes is one store.
+type PoolCell = Arc<Shard>;
 
 #[derive(Debug)]
 struct Tenant {
     id: Box<str>,
     state: AtomicU8,
+}
+
+#[derive(Debug)]
+struct Shard {
+    id: Box<str>,
+    /// `None`: not known, or gone.
+    pool: ArcSwapOption<Pool>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,7 +86,7 @@ struct Route {
 #[derive(Debug, Clone)]
 struct Site {
     webroot: Arc<str>,
-    pool: PoolCell,
+    shard: PoolCell,
     may_upgrade: bool,
 }
 
@@ -112,7 +120,7 @@ impl Routing {
                     return Decision::Suspended;
                 }
                 let Some(site) = &route.site else { return Decision::Unbound };
-                match site.pool.load_full().filter(|pool| pool.in_service() > 0) {
+                match site.shard.pool.load_full().filter(|pool| pool.in_service() > 0) {
                     Some(pool) => {
                         let point = pool.point(host);
                         let candidates = Candidates::new(pool, point);
@@ -126,6 +134,26 @@ impl Routing {
                 }
             })
             .unwrap_or(Decision::Unknown)
+    }
+
+    /// What the table has of a host, as [`seen`] writes it; empty when there is no route.
+    #[must_use]
+    pub fn seen(&self, host: &str) -> Vec<String> {
+        self.routes
+            .read(host, |route| {
+                let suspended = route.tenant.state.load(Ordering::Relaxed) == SUSPENDED;
+                let mut lines = vec![seen::tenant(&route.tenant.id), seen::suspended(suspended)];
+                match &route.site {
+                    None => lines.push(seen::site(None)),
+                    Some(site) => {
+                        lines.push(seen::site(Some((&site.webroot, &site.shard.id, site.may_upgrade))));
+                        let pool = site.shard.pool.load_full();
+                        lines.extend(pool.iter().flat_map(|pool| pool.seen()));
+                    }
+                }
+                lines
+            })
+            .unwrap_or_default()
     }
 
     /// Whether there is a route of this host, whatever it leads to.
@@ -198,7 +226,7 @@ fn check_pool(pool: &message::ShardPool) -> Result<(), Rejection> {
 pub struct Writer {
     routing: Arc<Routing>,
     tenants: HashMap<Arc<str>, Referred<Tenant>, RandomState>,
-    pools: HashMap<Arc<str>, Referred<ArcSwapOption<Pool>>, RandomState>,
+    pools: HashMap<Arc<str>, Referred<Shard>, RandomState>,
     webroots: HashSet<Arc<str>, RandomState>,
     /// References given up since the last sweep.
     dropped: usize,
@@ -209,6 +237,8 @@ struct Referred<T> {
     cell: Arc<T>,
     /// There is an intent of it; otherwise it lives as long as routes name it.
     wanted: bool,
+    /// The host of the last route that came to name it, which may be gone by now.
+    host: Option<Arc<str>>,
 }
 
 impl Writer {
@@ -231,14 +261,14 @@ impl Writer {
         for (item, intent) in upserts {
             match intent {
                 EdgeIntent::TenantState(state) => {
-                    let cell = self.tenant(&item.key.name, true);
+                    let cell = refer_tenant(&mut self.tenants, &item.key.name, true, None);
                     let state = if state.state() == message::State::Suspended { SUSPENDED } else { ACTIVE };
                     cell.state.store(state, Ordering::Relaxed);
                 }
                 EdgeIntent::ShardPool(pool) => {
-                    let cell = self.pool(&item.key.name, true);
-                    let before = cell.load_full();
-                    cell.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
+                    let cell = refer_shard(&mut self.pools, &item.key.name, true, None);
+                    let before = cell.pool.load_full();
+                    cell.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
                 }
                 EdgeIntent::Route(_)
                 | EdgeIntent::TrustRoots(_)
@@ -248,13 +278,14 @@ impl Writer {
         }
         for (item, intent) in upserts {
             if let EdgeIntent::Route(route) = intent {
-                let tenant = self.tenant(&route.tenant_id, false);
+                let host: Arc<str> = Arc::from(item.key.name.as_str());
+                let tenant = self.tenant(&route.tenant_id, false, &host);
                 let site = (!route.webroot_id.is_empty()).then(|| Site {
                     webroot: self.webroot(&route.webroot_id),
-                    pool: self.pool(&route.shard_id, false),
+                    shard: self.pool(&route.shard_id, false, &host),
                     may_upgrade: route.may_upgrade,
                 });
-                routes.push((Arc::from(item.key.name.as_str()), Some(Route { tenant, site })));
+                routes.push((host, Some(Route { tenant, site })));
             }
         }
         for removal in removals {
@@ -278,7 +309,7 @@ impl Writer {
                 Some(EdgeKind::ShardPool) => {
                     if let Some(pool) = self.pools.get_mut(name) {
                         pool.wanted = false;
-                        pool.cell.store(None);
+                        pool.cell.pool.store(None);
                         self.dropped += 1;
                     }
                 }
@@ -291,12 +322,23 @@ impl Writer {
         self.sweep();
     }
 
-    fn tenant(&mut self, id: &str, wanted: bool) -> TenantCell {
-        refer(&mut self.tenants, id, wanted, || Tenant { id: id.into(), state: AtomicU8::new(ACTIVE) })
+    fn tenant(&mut self, id: &str, wanted: bool, host: &Arc<str>) -> TenantCell {
+        refer_tenant(&mut self.tenants, id, wanted, Some(host))
     }
 
-    fn pool(&mut self, id: &str, wanted: bool) -> PoolCell {
-        refer(&mut self.pools, id, wanted, ArcSwapOption::empty)
+    fn pool(&mut self, id: &str, wanted: bool, host: &Arc<str>) -> PoolCell {
+        refer_shard(&mut self.pools, id, wanted, Some(host))
+    }
+
+    /// A host that shows what is in effect of a tenant's state, or a shard's pool; `None` when no route names it.
+    #[must_use]
+    pub fn host_of(&self, key: &Key) -> Option<Arc<str>> {
+        let host = match EdgeKind::of(key)? {
+            EdgeKind::TenantState => self.tenants.get(key.name.as_str())?.host.as_ref(),
+            EdgeKind::ShardPool => self.pools.get(key.name.as_str())?.host.as_ref(),
+            EdgeKind::Route | EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::Certificate => None,
+        };
+        host.cloned()
     }
 
     fn webroot(&mut self, id: &str) -> Arc<str> {
@@ -321,18 +363,40 @@ impl Writer {
     }
 }
 
+fn refer_tenant(
+    map: &mut HashMap<Arc<str>, Referred<Tenant>, RandomState>,
+    id: &str,
+    wanted: bool,
+    host: Option<&Arc<str>>,
+) -> TenantCell {
+    refer(map, id, wanted, host, || Tenant { id: id.into(), state: AtomicU8::new(ACTIVE) })
+}
+
+fn refer_shard(
+    map: &mut HashMap<Arc<str>, Referred<Shard>, RandomState>,
+    id: &str,
+    wanted: bool,
+    host: Option<&Arc<str>>,
+) -> PoolCell {
+    refer(map, id, wanted, host, || Shard { id: id.into(), pool: ArcSwapOption::empty() })
+}
+
 fn refer<T>(
     map: &mut HashMap<Arc<str>, Referred<T>, RandomState>,
     id: &str,
     wanted: bool,
+    host: Option<&Arc<str>>,
     new: impl FnOnce() -> T,
 ) -> Arc<T> {
     if let Some(known) = map.get_mut(id) {
         known.wanted |= wanted;
+        if host.is_some() {
+            known.host = host.cloned();
+        }
         return Arc::clone(&known.cell);
     }
     let cell = Arc::new(new());
-    map.insert(Arc::from(id), Referred { cell: Arc::clone(&cell), wanted });
+    map.insert(Arc::from(id), Referred { cell: Arc::clone(&cell), wanted, host: host.cloned() });
     cell
 }
 
@@ -386,6 +450,44 @@ mod tests {
 
     fn gone(kind: Kind, name: &str) -> Removal {
         Removal { key: Key::new(kind, name), cause: Cause::Person, traceparent: String::new() }
+    }
+
+    #[test]
+    fn the_table_shows_what_it_has_of_a_host_as_the_intents_say_it() {
+        let (routing, mut writer) = Routing::new(64);
+        let all = [
+            route("www.example.com", "t_a", "web_a", "s1"),
+            route("parked.example.com", "t_b", "", ""),
+            tenant("t_a", State::Suspended),
+            pool("s1", &[("n1", true), ("n2", false)]),
+        ];
+        writer.apply(&all, &[]);
+        let [(www, on_www), (parked, on_parked), (t_a, suspended), (s1, nodes)] = &all;
+        for (host, intents) in [(www, vec![on_www, suspended, nodes]), (parked, vec![on_parked])] {
+            let table = routing.seen(&host.key.name);
+            for line in intents.into_iter().flat_map(seen::wanted) {
+                assert!(table.contains(&line), "{line} in {table:?}");
+            }
+        }
+        assert_eq!(writer.host_of(&t_a.key).as_deref(), Some("www.example.com"));
+        assert_eq!(writer.host_of(&s1.key).as_deref(), Some("www.example.com"));
+        assert_eq!(writer.host_of(&Key::new(Kind::ShardPool, "s2")), None);
+        assert!(routing.seen("other.example.com").is_empty());
+        // Each change shows.
+        let before = routing.seen("www.example.com");
+        for change in [
+            tenant("t_a", State::Active),
+            pool("s1", &[("n1", true)]),
+            route("www.example.com", "t_a", "web_a", "s2"),
+            route("www.example.com", "t_a", "web_b", "s2"),
+            route("www.example.com", "t_b", "web_b", "s2"),
+        ] {
+            let missing = seen::wanted(&change.1).into_iter().any(|line| !before.contains(&line));
+            assert!(missing, "{:?}", change.1);
+            writer.apply(std::slice::from_ref(&change), &[]);
+            let table = routing.seen("www.example.com");
+            assert!(seen::wanted(&change.1).iter().all(|line| table.contains(line)));
+        }
     }
 
     fn word(decision: &Decision) -> String {

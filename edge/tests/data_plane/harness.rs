@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hosting_edge::{Bound, CertStore, DevCa, EdgeReplica, Metrics, NodeKeys, Server, Settings};
+use hosting_edge::{
+    Bound, CertStore, DevCa, EdgeReplica, EdgeSelfCheck, Metrics, NodeKeys, Server, Settings,
+};
 use hosting_edge_map::Routing;
 use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
 use hosting_intent::{Audience, Cause, EdgeIntent, Item, Key, Kind, Removal};
@@ -115,6 +117,8 @@ pub(crate) struct Edge {
     pub(crate) registry: admin::Metrics,
     pub(crate) stop: CancellationToken,
     pub(crate) done: JoinHandle<()>,
+    /// What asks its listeners for what its replica applied.
+    pub(crate) check: Arc<EdgeSelfCheck>,
     replica: Option<KeysWatch<EdgeReplica>>,
     /// The key pair that its audience's keys are sealed to.
     pub(crate) pair: SealingKey,
@@ -165,8 +169,9 @@ impl Edge {
         let keys = AudienceKeys::load(dir.path()).unwrap();
         let pair = SealingKey::load_or_create(&dir.path().join("sealing.key")).unwrap();
         let (replica, mut loaded) = EdgeReplica::new(writer, certs, keys.clone(), metrics);
-        let replica = KeysWatch::new(replica, Some(keys), &audience());
         let bound = Bound::bind(&settings).unwrap();
+        let check = Arc::new(server.self_check(&bound, &replica).unwrap());
+        let replica = KeysWatch::new(replica, Some(keys), &audience());
         let (http, https) = (bound.http(), bound.https());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -183,6 +188,7 @@ impl Edge {
             registry,
             stop,
             done,
+            check,
             replica: Some(replica),
             pair,
             revision: 0,

@@ -8,6 +8,7 @@ mod pages;
 mod proxying;
 mod resilience;
 mod rules;
+mod self_check;
 mod soak;
 mod tenant_certificates;
 mod tls;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hosting_intent::message::{AudienceKey as Share, Certificate, State};
 use hosting_intent::{Audience, Cause, EdgeIntent, Item, Key, Kind, Removal, audience_key_name};
 use hosting_intent_sync::sealing::{AudienceKey, Place};
+use hosting_intent_sync::self_check::SelfCheck;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -112,7 +113,11 @@ async fn a_tenants_certificate_is_shown_for_its_hosts_and_the_development_one_ot
 
     // An exact name goes before the wildcard; both are there.
     let exact = Authority::new();
-    edge.publish(vec![exact.certificate("c-exact", &["www.example.com"], (&one, &audience()))], Vec::new());
+    let shown = exact.certificate("c-exact", &["www.example.com"], (&one, &audience()));
+    let early = edge.check.check(&shown.0.key, Some(&shown.1)).await;
+    assert_eq!(early, Err("the certificate is not among those of www.example.com".into()));
+    edge.publish(vec![shown.clone()], Vec::new());
+    assert_eq!(edge.check.check(&shown.0.key, Some(&shown.1)).await, Ok(()));
     assert!(exact.is_shown(&edge, "www.example.com").await && own.is_shown(&edge, "shop.example.com").await);
     assert_eq!(edge.metric("hosting_edge_tenant_certificates"), 2);
 

@@ -1,7 +1,7 @@
 //! Connections counted by where they come from, so that nobody alone can keep the others out.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many connections a wide network may have for each that a narrow one may.
@@ -62,6 +62,17 @@ fn networks(address: IpAddr) -> [(u8, IpAddr); 2] {
             (length, IpAddr::V6((v6.to_bits() & mask).into()))
         }),
     }
+}
+
+/// Where a listener of this machine is reached from it: on loopback when it listens on every address.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

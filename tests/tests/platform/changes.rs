@@ -39,6 +39,39 @@ async fn a_name_comes_and_goes_without_a_restart() {
     assert_eq!(pids, roles.map(|role| platform.pid(role)), "no process was started again");
 }
 
+/// Edge and name server asked their own listeners, and the node reports the site.
+#[tokio::test]
+async fn served_means_that_each_machine_found_it_so() {
+    if machine_lacks_daemons("served_means_that_each_machine_found_it_so") {
+        return;
+    }
+    let platform = Platform::start(&[]).await;
+    let (tenant, webroot) = platform.site("acme-1001").await;
+    let fqdn = "served.acme-hosting.test";
+    let body = json!({"fqdn": fqdn, "webroot_id": webroot});
+    let path = format!("/tenants/{tenant}/fqdns?wait=served");
+    let (code, answer) = platform.call("POST", &path, Some(body)).await;
+    assert_eq!((code, &answer["not_serving"]), (200, &json!([])), "{answer}");
+    let items = answer["receipts"][0]["items"].as_array().unwrap().clone();
+    let states: Vec<&str> = items
+        .iter()
+        .flat_map(|item| item["subscribers"].as_array().unwrap())
+        .map(|one| one["state"].as_str().unwrap())
+        .collect();
+    assert!(states.len() >= 2 && states.iter().all(|state| *state == "served"), "{answer}");
+
+    let told = platform.hostctl().args(["receipt", "fqdn", fqdn]).output().unwrap();
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.status.success() && text.contains(&format!("route/{fqdn}")), "{told:?}");
+    let webroot = platform.call("GET", &format!("/webroots/{webroot}/receipt"), None).await.1;
+    assert_eq!(webroot["served"], json!(true), "{webroot}");
+
+    let id = answer["id"].as_str().unwrap();
+    let (code, gone) = platform.call("DELETE", &format!("/fqdns/{id}?wait=served"), None).await;
+    assert_eq!((code, &gone["not_serving"]), (200, &json!([])), "{gone}");
+    assert!(platform.is_gone(fqdn).await);
+}
+
 /// Polled at once after each answer, 200 times: never a 404, never an NXDOMAIN.
 #[tokio::test]
 async fn ready_means_that_it_answers() {

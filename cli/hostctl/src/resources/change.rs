@@ -15,8 +15,8 @@ use super::{
 use crate::{
     api::{Api, ApiError},
     args::{
-        CreateArgs, DeleteArgs, OneArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs, UpdateArgs,
-        WaitArgs, WaitForArgs,
+        CreateArgs, DeleteArgs, OneArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs, Until,
+        UpdateArgs, WaitArgs, WaitForArgs,
     },
     kinds::{self, collection, item, label_of, plurals},
     output::{self, usage},
@@ -189,15 +189,15 @@ impl Change<'_> {
             plan::show(&plan, as_json);
             return Ok(ExitCode::SUCCESS);
         }
-        if !self.wait.wait {
+        let Some(wanted) = self.wait.wait else {
             let (status, answer) = api.send(self.method.clone(), &self.path, self.body.as_ref()).await?;
             return Ok(outcome(self.info, &self.told(status, answer), false, as_json));
-        }
+        };
         let begun = Instant::now();
         let mut progress = Progress::new();
         progress.step(format!("waiting for {}", self.what()));
         let done = tokio::select! {
-            done = progress.during(self.waited_for(api, begun + self.wait.timeout, &progress)) => done,
+            done = progress.during(self.waited_for(api, wanted, begun + self.wait.timeout, &progress)) => done,
             _ = tokio::signal::ctrl_c() => {
                 progress.clear();
                 let found = tokio::time::timeout(GLANCE, self.find(api)).await.unwrap_or_default();
@@ -215,16 +215,19 @@ impl Change<'_> {
     async fn waited_for(
         &self,
         api: &Api,
+        wanted: Until,
         until: Instant,
         progress: &Progress,
     ) -> anyhow::Result<(StatusCode, Value)> {
         let seconds = self.wait.timeout.min(LONGEST_REQUEST).as_secs().max(1);
-        let path = format!("{}?wait=ready&wait_timeout={seconds}", self.path);
+        let path = format!("{}?wait={}&wait_timeout={seconds}", self.path, wanted.as_str());
         let limit = Duration::from_secs(seconds) + PATIENCE;
         let (status, mut answer) =
             api.send_within(self.method.clone(), &path, self.body.as_ref(), limit).await?;
         let id = answer["id"].as_str().map(str::to_owned).or_else(|| self.id.clone());
-        let Some(id) = id.filter(|_| status == StatusCode::ACCEPTED && Instant::now() < until) else {
+        // That something is served is known by that answer alone.
+        let goes_on = status == StatusCode::ACCEPTED && wanted == Until::Ready && Instant::now() < until;
+        let Some(id) = id.filter(|_| goes_on) else {
             return Ok((status, answer));
         };
         let (status, seen) = match until_settled(api, self.info, &id, until, progress).await? {

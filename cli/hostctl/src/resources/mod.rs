@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::{
     change::{create, delete, retry, suspend, unsuspend, update, wait},
-    show::{describe, get},
+    show::{describe, get, receipt},
 };
 use crate::{
     api::{Api, encode},

@@ -348,3 +348,48 @@ fn a_client_that_waits_as_long_as_it_ever_does_is_back_within_its_lease() {
     // It chooses up to that; two attempts fail.
     assert!(longest * 3 <= LEASE, "{longest:?}");
 }
+
+#[test]
+fn what_a_subscriber_serves_is_dated_bounded_and_forgotten_with_its_session() {
+    use hosting_proto::feed::{FailedCheck, RevisionRange, Served};
+    let (mut core, now) = (Core::new(LEASE), Instant::now());
+    let (session, _orders) = join(&mut core, "n1", joining(0, None), now);
+    let word = |upto, pending: &[u64]| Served {
+        epoch: "e".into(),
+        upto,
+        pending: pending.iter().map(|at| RevisionRange { first: *at, last: *at }).collect(),
+        ..Served::default()
+    };
+    let marks = |core: &Core| {
+        let served = core.entries[&who("n1")].served.clone().unwrap();
+        served.marks.iter().map(|mark| (mark.upto, mark.at_ms)).collect::<Vec<_>>()
+    };
+    assert!(core.served(&who("n1"), session, word(5, &[]), 100, now));
+    assert!(
+        core.served(&who("n1"), session, word(9, &[7]), 200, now),
+        "up to the one that is not asked for yet"
+    );
+    assert!(core.served(&who("n1"), session, word(9, &[]), 300, now));
+    assert!(core.served(&who("n1"), session, word(9, &[]), 400, now), "known since 300");
+    assert_eq!(marks(&core), [(5, 100), (6, 200), (9, 300)]);
+    assert!(core.dirty.contains(&who("n1")), "it is saved");
+    // What failed is not served either, and what it says in words is made fit to be shown.
+    let failed = FailedCheck { kind: 3, key: "a.example".into(), revision: 8, reason: "\u{1b}[2J".into() };
+    core.served(&who("n1"), session, Served { failed: vec![failed], ..word(20, &[]) }, 500, now);
+    assert_eq!(marks(&core).last(), Some(&(9, 300)));
+    assert_eq!(core.entries[&who("n1")].served.as_ref().unwrap().failed[0].reason, "\u{fffd}[2J");
+    for n in 0..100 {
+        core.served(&who("n1"), session, word(30 + n, &[]), 600, now);
+    }
+    assert_eq!((marks(&core).len(), marks(&core)[0].0), (32, 98));
+    // Lists without an end are no word at all.
+    core.served(&who("n1"), session, word(200, &(0..100).collect::<Vec<_>>()), 700, now);
+    let said = core.entries[&who("n1")].served.clone().unwrap();
+    assert_eq!(said.pending, [RevisionRange { first: 0, last: 200 }]);
+
+    let (newer, _orders) = join(&mut core, "n1", joining(0, None), now);
+    assert_eq!(core.entries[&who("n1")].served, None, "the process may be another one");
+    assert!(!core.served(&who("n1"), session, word(300, &[]), 800, now), "of a session that is over");
+    assert!(core.served(&who("n1"), newer, word(300, &[]), 900, now));
+    assert_eq!(marks(&core), [(300, 900)]);
+}

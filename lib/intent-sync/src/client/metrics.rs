@@ -42,9 +42,6 @@ pub struct ClientMetrics {
     pub(super) frames: Counter,
     pub(super) renewals: Counter,
     pub(super) certificate_end: Gauge,
-    pub(crate) self_checks: Counter,
-    pub(crate) self_check_failures: Counter,
-    pub(crate) self_check_failing: Gauge,
     sessions: Counter,
     resumes: Family<Resume, Counter>,
     deltas: Counter,
@@ -75,21 +72,6 @@ impl ClientMetrics {
             "certificate_end_seconds",
             "When the certificate ends, seconds since the Unix epoch",
             metrics.certificate_end.clone(),
-        );
-        intent.register(
-            "self_checks",
-            "Items asked of the process's own listeners",
-            metrics.self_checks.clone(),
-        );
-        intent.register(
-            "self_check_failures",
-            "Answers of the process's own listeners that were not what was applied",
-            metrics.self_check_failures.clone(),
-        );
-        intent.register(
-            "self_check_failing",
-            "Applied items that the process's own listeners do not answer with",
-            metrics.self_check_failing.clone(),
         );
         intent.register("sessions", "Sessions that began", metrics.sessions.clone());
         intent.register(

@@ -8,11 +8,13 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hosting_intent::{Key, Rejection, SEEN_KINDS};
 use hosting_proto::feed as wire;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ask, Checks, Noted};
-use crate::client::ClientMetrics;
+use super::checks::{Ask, Checks, Noted};
 use crate::{Batch, Replica};
 
 /// Asked for at once.
@@ -78,6 +80,35 @@ where
     }
 }
 
+/// What a process counts of its checks. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct CheckMetrics {
+    asked: Counter,
+    failures: Counter,
+    failing: Gauge,
+}
+
+impl CheckMetrics {
+    /// Registers everything under `intent_`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let intent = registry.sub_registry_with_prefix("intent");
+        intent.register("self_checks", "Items asked of the process's own listeners", metrics.asked.clone());
+        intent.register(
+            "self_check_failures",
+            "Answers of the process's own listeners that were not what was applied",
+            metrics.failures.clone(),
+        );
+        intent.register(
+            "self_check_failing",
+            "Applied items that the process's own listeners do not answer with",
+            metrics.failing.clone(),
+        );
+        metrics
+    }
+}
+
 /// What was found, for the connection to the controller.
 #[derive(Debug, Clone)]
 pub struct ServedWatch(watch::Receiver<Option<wire::Served>>);
@@ -105,13 +136,13 @@ impl ServedWatch {
 pub struct SelfChecks<I> {
     shared: Arc<Shared<I>>,
     served: watch::Sender<Option<wire::Served>>,
-    metrics: ClientMetrics,
+    metrics: CheckMetrics,
 }
 
 impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
     /// Puts a replica under checks: items of [`SEEN_KINDS`] are asked for.
     #[must_use]
-    pub fn of<R>(replica: R, metrics: ClientMetrics) -> (Checked<R>, Self)
+    pub fn of<R>(replica: R, metrics: CheckMetrics) -> (Checked<R>, Self)
     where
         R: Replica<Intent = I>,
     {
@@ -153,9 +184,9 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
                 Some((key, revision, outcome)) = asked.next(), if !asked.is_empty() => {
                     if let Err(reason) = &outcome {
                         tracing::warn!(%key, revision, reason, "what was applied is not what is served; asking again");
-                        self.metrics.self_check_failures.inc();
+                        self.metrics.failures.inc();
                     }
-                    self.metrics.self_checks.inc();
+                    self.metrics.asked.inc();
                     self.shared.checks().done(&key, revision, outcome, now());
                 }
                 () = self.shared.news.notified() => {}
@@ -170,7 +201,7 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
             let checks = self.shared.checks();
             (checks.report(), checks.failing())
         };
-        self.metrics.self_check_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+        self.metrics.failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
         self.served.send_if_modified(|said| {
             let changed = said.as_ref() != Some(&report);
             *said = Some(report);

@@ -1,11 +1,16 @@
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use hosting_intent::{Bytes, Cause, EdgeIntent, Item, Kind, Rejection, Removal, message};
+use hosting_intent::{Bytes, Cause, EdgeIntent, Item, Key, Kind, Rejection, Removal, message};
 use tokio_util::sync::CancellationToken;
 
+use hosting_proto::feed as wire;
+
+use super::checks::*;
 use super::*;
+use crate::Batch;
 use crate::Replica;
-use crate::client::ClientMetrics;
 
 fn item(name: &str, revision: u64) -> (Item, EdgeIntent) {
     let item = Item {
@@ -178,7 +183,7 @@ async fn a_replica_under_checks_says_what_is_served() {
     for stale in [false, true] {
         let (written, read) = (Arc::<Mutex<BTreeSet<String>>>::default(), Arc::default());
         let read = if stale { read } else { Arc::clone(&written) };
-        let (mut replica, checks) = SelfChecks::of(Table(written), ClientMetrics::default());
+        let (mut replica, checks) = SelfChecks::of(Table(written), CheckMetrics::default());
         let mut said = checks.served();
         let stop = CancellationToken::new();
         let running = tokio::spawn(checks.run(Arc::new(Look(read)), stop.clone()));

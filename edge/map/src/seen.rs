@@ -1,0 +1,60 @@
+//! What a table has of a host, line by line: what an edge tells itself when it checks that what it applied is what it serves.
+//!
+//! The table writes what it has, the check writes what an intent wants; both by these functions alone.
+
+use std::net::SocketAddr;
+
+use hosting_intent::EdgeIntent;
+use hosting_intent::message::{PoolNode, State};
+
+pub(crate) fn tenant(id: &str) -> String {
+    format!("tenant {id}")
+}
+
+pub(crate) fn suspended(suspended: bool) -> String {
+    format!("suspended {suspended}")
+}
+
+/// Webroot, shard, and whether the site may change the protocol of a connection.
+pub(crate) fn site(site: Option<(&str, &str, bool)>) -> String {
+    match site {
+        Some((webroot, shard, may_upgrade)) => format!("site {webroot} in {shard} may_upgrade {may_upgrade}"),
+        None => "site none".to_owned(),
+    }
+}
+
+/// The pool of the host's shard with the number of its nodes, so that one too many shows.
+pub(crate) fn pool(name: &str, nodes: usize) -> String {
+    format!("pool {name} of {nodes}")
+}
+
+pub(crate) fn node(id: &str, addresses: &[String], in_service: bool) -> String {
+    format!("node {id} at {} in_service {in_service}", addresses.join(","))
+}
+
+/// The lines that a host shows when the intent is in effect for it; none for what no host shows.
+#[must_use]
+pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
+    match intent {
+        EdgeIntent::Route(route) => {
+            let bound = (!route.webroot_id.is_empty()).then_some((
+                route.webroot_id.as_str(),
+                route.shard_id.as_str(),
+                route.may_upgrade,
+            ));
+            vec![tenant(&route.tenant_id), site(bound)]
+        }
+        EdgeIntent::TenantState(state) => vec![suspended(state.state() == State::Suspended)],
+        EdgeIntent::ShardPool(shard) => {
+            let line = |one: &PoolNode| {
+                let addresses = one.addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok());
+                let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
+                node(&one.node_id, &addresses, one.in_service && !addresses.is_empty())
+            };
+            std::iter::once(pool(&shard.name, shard.nodes.len()))
+                .chain(shard.nodes.iter().map(line))
+                .collect()
+        }
+        EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::Certificate(_) => Vec::new(),
+    }
+}
