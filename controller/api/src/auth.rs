@@ -7,6 +7,7 @@ use hosting_planner::{KeyHolder, World};
 use hosting_resource::{Grants, Resource, scope_holds, timestamp};
 
 use crate::ApiError;
+use crate::problem::Problem;
 use crate::route::Scope;
 
 /// The caller.
@@ -38,7 +39,7 @@ impl Principal {
         if self.has(&wanted) {
             return Ok(());
         }
-        Err(ApiError::forbidden(format!("insufficient scope: requires {wanted}")))
+        Err(lacks(&wanted))
     }
 
     pub(crate) fn require_admin(&self) -> Result<(), ApiError> {
@@ -64,10 +65,14 @@ impl Principal {
     /// A key may give no more than it has.
     pub(crate) fn may_grant(&self, grants: &Grants) -> Result<(), ApiError> {
         if let Some(scope) = grants.scopes.iter().find(|scope| !self.has(scope)) {
-            return Err(ApiError::forbidden(format!("insufficient scope: requires {scope}")));
+            return Err(lacks(scope));
         }
         grants.brands.iter().try_for_each(|brand| self.may_use_brand(Some(brand)))
     }
+}
+
+fn lacks(scope: &str) -> ApiError {
+    ApiError::forbidden(format!("insufficient scope: requires {scope}")).is(Problem::InsufficientScope)
 }
 
 /// The key that a request carries: `Authorization: Bearer`, else `X-API-Key`.

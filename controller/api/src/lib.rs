@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `route`, `query`, `unserved` | the table; the parameters of each route; the routes that are not built yet |
 //! | `service`, `request` | from HTTP to a checked call and back: ids, traces, keys, preconditions, bodies, metrics |
+//! | `answer`, `reply`, `preconditions`, `problem` | what surrounds every answer; successes; entity tags; what failures are called |
 //! | `fallback` | readiness, wrong methods, routes that are not built yet |
 //! | `trace` | ids of requests, W3C Trace Context |
 //! | `audit`, `turns` | rows of requests, refused ones counted; a key's large requests one after another |
@@ -21,6 +22,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod actions;
+mod answer;
 mod audit;
 mod auth;
 mod bodies;
@@ -35,10 +37,13 @@ mod metrics;
 mod openapi;
 mod plan;
 mod platform;
+mod preconditions;
 mod prepare;
+mod problem;
 mod query;
 mod read;
 mod redact;
+mod reply;
 mod request;
 mod route;
 mod service;
@@ -55,6 +60,7 @@ pub use platform::{
     AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, ExceptionView, JoinTokenError,
     KekChange, KekChangeError, NewJoinToken, Platform, SubscriberView,
 };
+pub use problem::Problem;
 pub use query::{Param, Takes};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
 pub use service::Api;

@@ -9,6 +9,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::bodies;
+use crate::problem::{self, PROBLEM_JSON, Problem};
 use crate::query::{DRY_RUN, Takes};
 use crate::request::takes_idempotency_key;
 use crate::route::{BASE, Op, Route, Shape};
@@ -195,9 +196,12 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             codes.push((422, "The Idempotency-Key was used for another request"));
         }
     }
+    codes.push((429, "Too many requests with this key, or from this network with keys that do not open"));
+    let failure = json!({"application/json": {"schema": error}, PROBLEM_JSON: {"schema": error}});
     for (code, about) in codes {
-        answers.insert(code.to_string(), json!({"description": about, "content": content(error.clone())}));
+        answers.insert(code.to_string(), json!({"description": about, "content": failure}));
     }
+    answers.insert("default".to_owned(), json!({"description": "Any other failure", "content": failure}));
     Value::Object(answers)
 }
 
@@ -232,17 +236,7 @@ pub(crate) fn document(routes: &[Route]) -> Value {
         methods[route.method.as_str().to_ascii_lowercase()] = operation;
     }
     let mut all = schemas.finish();
-    all.insert(
-        "Error".to_owned(),
-        json!({
-            "type": "object",
-            "required": ["error"],
-            "properties": {
-                "error": {"type": "string", "description": "What is wrong and what to do."},
-                "field": {"type": "string", "description": "The field that is wrong."},
-            },
-        }),
-    );
+    all.insert("Error".to_owned(), problem::schema());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -310,7 +304,14 @@ pub(crate) fn page(routes: &[Route]) -> String {
         }
         html.push_str("</table>");
     }
-    html.push_str("</body></html>\n");
+    html.push_str(
+        "<h2>Failures</h2><p>Every failure has <code>error</code>, and the members of RFC 9457; these are its types.</p><table>",
+    );
+    for problem in Problem::ALL {
+        let (name, title) = problem.words();
+        let _ = write!(html, "<tr id=\"problem-{name}\"><td><code>{name}</code></td><td>{title}</td></tr>");
+    }
+    html.push_str("</table></body></html>\n");
     html
 }
 
@@ -367,6 +368,11 @@ mod tests {
         let page = page(&routes);
         for route in &routes {
             assert!(page.contains(&route.full_path()), "{}", route.path);
+        }
+        for problem in Problem::ALL {
+            let (_, anchor) =
+                problem.uri().split_once('#').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+            assert!(page.contains(&format!("id=\"{anchor}\"")), "{anchor}");
         }
     }
 }

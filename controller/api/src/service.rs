@@ -1,6 +1,5 @@
 //! From an HTTP request to a checked call, and from its outcome to an answer.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,23 +8,19 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
-use futures::FutureExt;
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::World;
 use hosting_resource::{IdPolicy, Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
-use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::Store;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate};
@@ -33,11 +28,12 @@ use crate::config::ApiConfig;
 use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
+use crate::preconditions::Preconditions;
 use crate::query::Query;
 use crate::redact::redact;
-use crate::request::{self, Preconditions, REPLAYED, entity_tag, param};
+pub(crate) use crate::reply::Reply;
+use crate::request::{self, param};
 use crate::route::{BASE, Op, Route, Shape, table};
-use crate::trace::{child_of, is_traceparent, request_id};
 use crate::turns::{Turn, Turns};
 use crate::unserved::unserved;
 use crate::wait::{Waiting, WaitingPlace};
@@ -97,76 +93,6 @@ pub(crate) struct Call {
     pub(crate) idempotency_key: Option<String>,
     /// Held by a large request until it is written.
     turn: Mutex<Option<Turn>>,
-}
-
-/// A success.
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Option<Value>,
-    pub(crate) revision: Option<u64>,
-    pub(crate) generation: Option<u64>,
-    pub(crate) retry_after: Option<u32>,
-    /// Where the resource is that the answer speaks of.
-    pub(crate) location: Option<String>,
-    /// It is the answer of an earlier request with the same idempotency key.
-    pub(crate) replayed: bool,
-}
-
-impl Reply {
-    pub(crate) fn json(status: u16, body: Value) -> Self {
-        Self {
-            status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
-            body: Some(body),
-            revision: None,
-            generation: None,
-            retry_after: None,
-            location: None,
-            replayed: false,
-        }
-    }
-
-    /// The entity tag of what is shown.
-    fn tag(&self) -> Option<String> {
-        Some(entity_tag(self.generation?, self.body.as_ref()?))
-    }
-
-    /// 304 in the place of what the caller has already (RFC 9110 §15.4.5).
-    fn unless_known(self, conditions: &Preconditions) -> Self {
-        match self.tag() {
-            Some(tag) if self.status == StatusCode::OK && conditions.is_known(&tag) => {
-                Self { status: StatusCode::NOT_MODIFIED, ..self }
-            }
-            Some(_) | None => self,
-        }
-    }
-}
-
-impl IntoResponse for Reply {
-    fn into_response(self) -> Response {
-        let tag = self.tag();
-        let mut response = match self.body {
-            Some(body) if self.status != StatusCode::NOT_MODIFIED => {
-                (self.status, axum::Json(body)).into_response()
-            }
-            Some(_) | None => self.status.into_response(),
-        };
-        let headers = response.headers_mut();
-        if let Some(revision) = self.revision {
-            headers.insert("x-revision", HeaderValue::from(revision));
-        }
-        for (name, value) in [(header::ETAG, tag), (header::LOCATION, self.location)] {
-            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
-                headers.insert(name, value);
-            }
-        }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.replayed {
-            headers.insert(REPLAYED, HeaderValue::from_static("true"));
-        }
-        response
-    }
 }
 
 impl Api {
@@ -295,68 +221,18 @@ impl Api {
             .fallback(
                 move |request: Request| async move { missing.answer(Target::Nothing, None, request).await },
             )
-            .method_not_allowed_fallback(move |request: Request| async move { wrong.wrong_method(&request) })
+            .method_not_allowed_fallback(move |request: Request| async move {
+                wrong.answer(Target::WrongMethod, None, request).await
+            })
     }
 
-    /// One request, with everything around it: request id, trace, metrics, one log line.
-    async fn answer(&self, target: Target, params: Option<RawPathParams>, request: Request) -> Response {
-        let begun = Instant::now();
-        let method = request.method().clone();
-        let path = match &target {
-            Target::Served(route) => route.full_path(),
-            Target::Unserved(path) => format!("{BASE}{path}"),
-            Target::Nothing => "unmatched".to_owned(),
-        };
-        let request_id = request_id(request.headers());
-        let given =
-            request.headers().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let given = if is_traceparent(given) { given.to_owned() } else { String::new() };
-        let client = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
-        let span = tracing::info_span!("request", %method, path = %path, %request_id, client);
-        set_remote_parent(&span, &given);
-        let mut response = async {
-            let traceparent = Some(current_traceparent()).filter(|own| !own.is_empty());
-            let traceparent = traceparent.unwrap_or_else(|| child_of(&given));
-            let response = match target {
-                Target::Served(route) => {
-                    let served = AssertUnwindSafe(self.serve(route, params, request, &traceparent));
-                    served.catch_unwind().await.unwrap_or_else(|panic| {
-                        let cause = panic.downcast_ref::<&str>().copied().unwrap_or("a panic");
-                        ApiError::internal(&cause).into_response()
-                    })
-                }
-                Target::Unserved(_) => {
-                    let (parts, _) = request.into_parts();
-                    self.not_served(&parts, &path).await.into_response()
-                }
-                Target::Nothing => ApiError::not_found("there is no such path; see /docs").into_response(),
-            };
-            let took = begun.elapsed();
-            tracing::info!(
-                status = response.status().as_u16(),
-                took_ms = took.as_secs_f64() * 1000.0,
-                "answered"
-            );
-            self.0.metrics.answered(method.as_str(), &path, response.status().as_u16(), took);
-            (response, traceparent)
-        }
-        .instrument(span)
-        .await;
-        for (name, value) in [("x-request-id", request_id), ("traceparent", response.1)] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.0.headers_mut().insert(HeaderName::from_static(name), value);
-            }
-        }
-        response.0
-    }
-
-    async fn serve(
+    pub(crate) async fn serve(
         &self,
         route: Arc<Route>,
         params: Option<RawPathParams>,
         request: Request,
         traceparent: &str,
-    ) -> Response {
+    ) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
         let principal = match self.admit(&route, &parts).await {
             Ok(principal) => principal,
@@ -367,7 +243,7 @@ impl Api {
                     let row = entry(&route, parts.uri.path(), Some(&id), None, error.status.as_u16());
                     self.audit_refusal(&principal, traceparent, row).await;
                 }
-                return error.into_response();
+                return Err(error);
             }
         };
         let id = param(params.as_ref(), 0);
@@ -403,13 +279,13 @@ impl Api {
             }
         };
         match outcome {
-            Ok(reply) => reply.into_response(),
+            Ok(reply) => Ok(reply.into_response()),
             Err(Failure { error, audited }) => {
                 if !audited && route.is_mutating() {
                     let row = entry(&route, &path, Some(&id), body, error.status.as_u16());
                     self.audit_refusal(&principal, traceparent, row).await;
                 }
-                error.into_response()
+                Err(error)
             }
         }
     }
@@ -566,10 +442,12 @@ struct Sound {
 }
 
 /// What a request is for.
-enum Target {
+pub(crate) enum Target {
     Served(Arc<Route>),
     /// The path of a route that is not served yet.
     Unserved(&'static str),
+    /// A path that does not take the method.
+    WrongMethod,
     Nothing,
 }
 

@@ -352,7 +352,9 @@ impl Api {
             body.insert("warnings".to_owned(), done.warnings.into());
         }
         if status == StatusCode::CONFLICT {
-            body.insert("error".to_owned(), format!("the fleet rejected it: {}", reasons.join("; ")).into());
+            // The resource's own `status` stays beside the members of the error.
+            let rejected = ApiError::conflict(format!("the fleet rejected it: {}", reasons.join("; ")));
+            body.extend(rejected.members());
             body.insert("reasons".to_owned(), reasons.into());
         }
         Ok(Reply {

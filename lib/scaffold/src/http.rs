@@ -116,8 +116,10 @@ fn noted_address(text: &str) -> Option<IpAddr> {
 }
 
 fn crowded() -> Response {
-    let body =
-        serde_json::json!({"error": "too many requests of this network at once; send fewer at a time"});
+    let error = "too many requests of this network at once; send fewer at a time";
+    let body = serde_json::json!({
+        "error": error, "type": "/docs#problem-unavailable", "title": "Not now", "status": 503, "detail": error,
+    });
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response

@@ -458,6 +458,8 @@ impl TestApi {
         };
         if parts.status != StatusCode::OK && parts.status.as_u16() >= 400 {
             assert!(body["error"].is_string(), "an error without its sentence: {} {body}", parts.status);
+            assert_eq!(body["detail"], body["error"], "RFC 9457 beside it: {body}");
+            assert!(body["type"].is_string() && body["title"].is_string(), "RFC 9457 beside it: {body}");
         }
         Answer { status: parts.status.as_u16(), body, headers: parts.headers }
     }

@@ -16,5 +16,6 @@ mod names;
 mod operators;
 mod patch;
 mod plans;
+mod problems;
 mod protocol;
 mod queries;
