@@ -89,6 +89,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let callbacks = settings.callbacks()?;
     let config = ApiConfig {
         stop: group.stop(),
+        rate_limits: settings.rate_limits(),
         callbacks: callbacks.clone(),
         bell: bell.clone(),
         ..ApiConfig::default()

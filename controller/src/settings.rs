@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use hosting_api::{Rate, RateLimits};
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_jobs::kinds::callback::CallbackRules;
 pub use hosting_scaffold::config::SettingsError;
@@ -60,6 +61,14 @@ pub struct Settings {
     pub api_connections: usize,
     /// Of these from one IPv4 address or IPv6 /64.
     pub api_connections_per_network: usize,
+    /// Reads that each API key may ask of this controller in a second, in the long run; 0 for no limit.
+    pub api_reads_per_second: u32,
+    /// And at once after a rest.
+    pub api_reads_burst: u32,
+    /// As `api_reads_per_second`, for changes.
+    pub api_writes_per_second: u32,
+    /// And at once after a rest.
+    pub api_writes_burst: u32,
     /// Networks of TLS proxies in front of the API, as `10.0.0.0/8` or one address. Only they are believed for whom they ask
     /// (`X-Forwarded-For`, `Forwarded`); the share of a network is then counted by requests in work.
     pub trusted_proxies: Vec<String>,
@@ -80,6 +89,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let php = Bounds::default();
+        let rates = RateLimits::default();
         Self {
             data_dir: PathBuf::from("/var/lib/hosting/controller"),
             database_file: None,
@@ -100,6 +110,10 @@ impl Default for Settings {
             callback_ca_file: None,
             api_connections: 4_096,
             api_connections_per_network: 2_048,
+            api_reads_per_second: rates.reads.per_second,
+            api_reads_burst: rates.reads.burst,
+            api_writes_per_second: rates.writes.per_second,
+            api_writes_burst: rates.writes.burst,
             trusted_proxies: Vec::new(),
             php_upload_bytes: php.upload_bytes,
             php_request_seconds: php.request_seconds,
@@ -133,6 +147,9 @@ impl Settings {
         }
         if settings.api_connections == 0 || settings.api_connections_per_network == 0 {
             return invalid("api_connections, api_connections_per_network", "must be at least 1");
+        }
+        if settings.api_reads_burst == 0 || settings.api_writes_burst == 0 {
+            return invalid("api_reads_burst, api_writes_burst", "must be at least 1");
         }
         if settings.audit_retention_days == 0 {
             return invalid("audit_retention_days", "must be at least 1");
@@ -190,6 +207,16 @@ impl Settings {
             attempts: self.callback_attempts,
             authorities,
         })
+    }
+
+    /// How often an API key may ask.
+    #[must_use]
+    pub fn rate_limits(&self) -> RateLimits {
+        RateLimits {
+            reads: Rate { per_second: self.api_reads_per_second, burst: self.api_reads_burst },
+            writes: Rate { per_second: self.api_writes_per_second, burst: self.api_writes_burst },
+            ..RateLimits::default()
+        }
     }
 
     /// What sites may have at most.

@@ -74,6 +74,9 @@ impl ApiError {
             Self::Answer { status: 404, .. } if !self.is_not_found() => {
                 Some("is --api the API's base address, and its controller as new as this hostctl?")
             }
+            Self::Answer { status: 429, .. } => Some(
+                "send fewer requests at a time, or let the operator raise api_reads_per_second or api_writes_per_second",
+            ),
             Self::Answer { status: 501, .. } => Some("leave that field out; a later release will serve it"),
             Self::Answer { .. } | Self::NoSuch(_) => None,
         }

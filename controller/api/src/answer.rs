@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::problem::Shown;
+use crate::rate_limit::StandingCell;
 use crate::route::BASE;
 use crate::service::Target;
 use crate::trace::{child_of, is_traceparent, request_id};
@@ -23,7 +24,7 @@ impl Api {
         &self,
         target: Target,
         params: Option<RawPathParams>,
-        request: Request,
+        mut request: Request,
     ) -> Response {
         let begun = Instant::now();
         let method = request.method().clone();
@@ -34,6 +35,8 @@ impl Api {
         };
         let request_id = request_id(request.headers());
         let shown = Shown::of(&request, &request_id);
+        let standing = StandingCell::default();
+        request.extensions_mut().insert(standing.clone());
         let given =
             request.headers().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let given = if is_traceparent(given) { given.to_owned() } else { String::new() };
@@ -75,6 +78,7 @@ impl Api {
                 response.headers_mut().insert(HeaderName::from_static(name), value);
             }
         }
+        standing.show(response.headers_mut());
         response
     }
 }

@@ -76,7 +76,7 @@ fn lacks(scope: &str) -> ApiError {
 }
 
 /// The key that a request carries: `Authorization: Bearer`, else `X-API-Key`.
-fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
+pub(crate) fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
     let missing = || ApiError::new(StatusCode::UNAUTHORIZED, "missing API key");
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.to_str().map_err(|_| missing())?;
@@ -93,14 +93,13 @@ fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
     if key.is_empty() { Err(missing()) } else { Ok(key) }
 }
 
-/// Who a request's key stands for. `now` is in milliseconds since the Unix epoch, `from` the client's address.
+/// Who a key stands for. `now` is in milliseconds since the Unix epoch, `from` the client's address.
 pub(crate) async fn authenticate(
-    headers: &HeaderMap,
+    key: &str,
     from: Option<IpAddr>,
     now: i64,
     world: &mut dyn World,
 ) -> Result<Principal, ApiError> {
-    let key = presented(headers)?;
     let holder = hosting_planner::key_holder(world, key, now, from).await;
     let holder = holder.map_err(|error| ApiError::internal(&error))?;
     let unauthorized = |message: String| ApiError::new(StatusCode::UNAUTHORIZED, message);

@@ -6,6 +6,8 @@ use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use tokio_util::sync::CancellationToken;
 
+use crate::rate_limit::RateLimits;
+
 /// How the API behaves.
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
@@ -23,6 +25,8 @@ pub struct ApiConfig {
     pub refusal_rows: u32,
     /// See `refusal_rows`.
     pub refusal_window: Duration,
+    /// How often may be asked.
+    pub rate_limits: RateLimits,
     /// Where callbacks may go.
     pub callbacks: CallbackRules,
     /// Rung when a job is written.
@@ -41,6 +45,7 @@ impl Default for ApiConfig {
             max_waiting: 1024,
             refusal_rows: 100,
             refusal_window: Duration::from_secs(600),
+            rate_limits: RateLimits::default(),
             callbacks: CallbackRules::default(),
             bell: Bell::default(),
             stop: CancellationToken::new(),

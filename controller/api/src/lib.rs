@@ -12,7 +12,7 @@
 //! | `answer`, `reply`, `preconditions`, `problem` | what surrounds every answer; successes; entity tags; what failures are called |
 //! | `fallback` | readiness, wrong methods, routes that are not built yet |
 //! | `trace` | ids of requests, W3C Trace Context |
-//! | `audit`, `turns` | rows of requests, refused ones counted; a key's large requests one after another |
+//! | `audit`, `turns`, `rate_limit` | rows of requests, refused ones counted; a key's large requests one after another; its rate |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait` | where resources stand; `?wait=ready`, workflows |
@@ -41,6 +41,7 @@ mod preconditions;
 mod prepare;
 mod problem;
 mod query;
+mod rate_limit;
 mod read;
 mod redact;
 mod reply;
@@ -62,6 +63,7 @@ pub use platform::{
 };
 pub use problem::Problem;
 pub use query::{Param, Takes};
+pub use rate_limit::{Rate, RateLimits};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
 pub use service::Api;
 pub use unserved::unserved;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use hosting_jobs::Bell;
@@ -23,13 +23,14 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Refusals, entry};
-use crate::auth::{Principal, authenticate};
+use crate::auth::{Principal, authenticate, presented};
 use crate::config::ApiConfig;
 use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::preconditions::Preconditions;
 use crate::query::Query;
+use crate::rate_limit::{RateLimiters, StandingCell};
 use crate::redact::redact;
 pub(crate) use crate::reply::Reply;
 use crate::request::{self, param};
@@ -58,6 +59,7 @@ struct Inner {
     waiting: Arc<Waiting>,
     turns: Arc<Turns>,
     refusals: Refusals,
+    limiters: RateLimiters,
     ready: tokio::sync::Mutex<Option<Looked>>,
     routes: Vec<Arc<Route>>,
     /// Resolved request schemas, for redaction.
@@ -118,6 +120,7 @@ impl Api {
             waiting: Arc::new(Waiting::new(config.max_waiting)),
             turns: Arc::new(Turns::new(IN_LINE)),
             refusals: Refusals::new(config.refusal_rows, config.refusal_window),
+            limiters: RateLimiters::new(config.rate_limits),
             ready: tokio::sync::Mutex::default(),
             routes: routes.into_iter().map(Arc::new).collect(),
             schemas: schemas.finish(),
@@ -290,11 +293,21 @@ impl Api {
         }
     }
 
-    /// Who calls.
+    /// Who calls, within the key's rate.
     pub(crate) async fn caller(&self, request: &Parts) -> Result<Principal, ApiError> {
         let from = request.extensions.get::<ClientAddress>().map(|client| client.0);
-        let mut tx = self.store().read().await?;
-        authenticate(&request.headers, from, self.store().now(), &mut tx).await
+        let key = presented(&request.headers)?;
+        if let Some(from) = from {
+            self.0.limiters.present(key, from)?;
+        }
+        let principal = {
+            let mut tx = self.store().read().await?;
+            authenticate(key, from, self.store().now(), &mut tx).await?
+        };
+        self.0.limiters.remember(key);
+        let is_read = matches!(request.method, Method::GET | Method::HEAD);
+        self.0.limiters.take(&principal.key_id, is_read, request.extensions.get::<StandingCell>())?;
+        Ok(principal)
     }
 
     /// Who calls, and whether the route is theirs. The caller is told apart from a stranger even when refused.

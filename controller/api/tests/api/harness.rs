@@ -236,7 +236,12 @@ impl TestApi {
 
     /// The same over a store of one's own; the folder gets its key.
     pub(crate) async fn on(config: StoreConfig, folder: tempfile::TempDir) -> Self {
-        let test = Self::open(config, folder).await;
+        Self::open(config, folder).await.with_admin().await
+    }
+
+    /// With a key that has all rights.
+    async fn with_admin(self) -> Self {
+        let test = self;
         let key =
             api_key::from_raw("admin", &test.admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {
                 rand::fill(buffer);
@@ -252,6 +257,14 @@ impl TestApi {
             .await
             .unwrap();
         test
+    }
+
+    /// An empty platform with an admin key, whose API behaves as said.
+    #[allow(dead_code, reason = "not every test binary says how")]
+    pub(crate) async fn behaving(behaviour: ApiConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig::new(folder.path().join("store.db"));
+        Self::open_with(config, folder, behaviour).await.with_admin().await
     }
 
     /// Where its store is.
@@ -276,6 +289,15 @@ impl TestApi {
 
     /// A controller's API over a store, which is made when there is none; the folder has its key, or gets it.
     pub(crate) async fn open(config: StoreConfig, folder: tempfile::TempDir) -> Self {
+        Self::open_with(config, folder, ApiConfig::default()).await
+    }
+
+    /// As [`TestApi::open`], with an API that behaves as said.
+    pub(crate) async fn open_with(
+        config: StoreConfig,
+        folder: tempfile::TempDir,
+        behaviour: ApiConfig,
+    ) -> Self {
         let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
@@ -284,7 +306,7 @@ impl TestApi {
             body_limit: 64 * 1024,
             body_timeout: Duration::from_secs(1),
             callbacks: callback_rules(),
-            ..ApiConfig::default()
+            ..behaviour
         };
         let bell = config.bell.clone();
         let stop = config.stop.clone();

@@ -19,3 +19,4 @@ mod plans;
 mod problems;
 mod protocol;
 mod queries;
+mod rate_limits;
