@@ -17,7 +17,7 @@
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait` | where resources stand; `?wait=ready`, workflows |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
-//! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
+//! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -51,6 +51,7 @@ mod service;
 mod trace;
 mod turns;
 mod unserved;
+mod view_fields;
 mod wait;
 mod write;
 

@@ -13,6 +13,7 @@ use crate::problem::{self, PROBLEM_JSON, Problem};
 use crate::query::{DRY_RUN, Takes};
 use crate::request::takes_idempotency_key;
 use crate::route::{BASE, Op, Route, Shape};
+use crate::view_fields;
 
 /// All schemas that routes refer to, by name, and the name of each shape.
 pub(crate) struct Schemas {
@@ -38,7 +39,7 @@ impl Schemas {
             Shape::Empty => return None,
             Shape::Create(kind) => kind.def().create_schema(&mut self.generator).to_value(),
             Shape::Update(kind) => kind.def().update_schema(&mut self.generator).to_value(),
-            Shape::View(kind) => kind.def().view_schema(&mut self.generator).to_value(),
+            Shape::View(kind) => view_fields::schema(kind, &mut self.generator),
             Shape::Page(kind) => {
                 let items = self.refer(Shape::View(kind))?;
                 json!({
@@ -48,6 +49,14 @@ impl Schemas {
                         "items": {"type": "array", "items": items},
                         "next_cursor": {"type": "string", "description": "Opaque; absent on the last page."},
                         "has_more": {"type": "boolean"},
+                        "total": {
+                            "type": "integer", "minimum": 0,
+                            "description": "With count=true: how many the whole list has.",
+                        },
+                        "total_is_lower_bound": {
+                            "type": "boolean",
+                            "description": "With count=true: the list has this many or more; it is too long to be looked at whole.",
+                        },
                     },
                 })
             }
@@ -102,6 +111,9 @@ fn takes(takes: &Takes) -> Value {
     match takes {
         Takes::Text => json!({"type": "string", "minLength": 1}),
         Takes::AnyText => json!({"type": "string"}),
+        Takes::Names(names) => {
+            json!({"type": "array", "minItems": 1, "items": {"type": "string", "enum": names}})
+        }
         Takes::Word(words) => json!({"type": "string", "enum": words}),
         Takes::Caseless(words) => json!({"type": "string", "enum": words}),
         Takes::Count { default, .. } => json!({"type": "integer", "minimum": 1, "default": default}),
@@ -121,10 +133,15 @@ fn parameters(route: &Route) -> Vec<Value> {
         .map(|(name, _)| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
     parameters.extend(route.params.iter().map(|param| {
-        json!({
+        let mut shown = json!({
             "name": param.name, "in": "query", "required": false, "description": param.about,
             "schema": takes(&param.takes),
-        })
+        });
+        if matches!(param.takes, Takes::Names(_)) {
+            // a,b and not a=&a=.
+            shown["explode"] = false.into();
+        }
+        shown
     }));
     let headers = [
         (

@@ -7,8 +7,8 @@ use hosting_resource::{Column, Kind, Status};
 use hosting_store::{JobState, Sort};
 use percent_encoding::percent_decode_str;
 
-use crate::ApiError;
 use crate::route::Op;
+use crate::{ApiError, view_fields};
 
 /// Longest query in bytes; a cursor is the longest that anybody has to send.
 const MAX_QUERY: usize = 16 * 1024;
@@ -28,6 +28,11 @@ pub(crate) const GONE: &str = "deleted";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
 const ACTIONS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", crate::audit::REFUSALS];
 
+/// The parameter that asks for some fields in the place of all.
+pub(crate) const FIELDS: &str = "fields";
+/// The parameter that asks how long a list is.
+pub(crate) const COUNT: &str = "count";
+
 /// What a parameter's value may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Takes {
@@ -35,6 +40,8 @@ pub enum Takes {
     Text,
     /// A text that may be empty.
     AnyText,
+    /// Some of these names, with commas between.
+    Names(Vec<String>),
     /// One of these words.
     Word(Vec<&'static str>),
     /// As [`Takes::Word`], whatever the letter case.
@@ -69,6 +76,14 @@ fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
 
 fn order(default: &str) -> Param {
     param("order", Takes::Word(vec!["asc", "desc"]), format!("The direction, {default} when absent."))
+}
+
+fn fields(kind: Kind) -> Param {
+    param(
+        FIELDS,
+        Takes::Names(view_fields::names(kind)),
+        "Only these fields, with commas between, and the id. What an answer has none of is absent.",
+    )
 }
 
 fn limit() -> Param {
@@ -155,6 +170,13 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
                 param("search", Takes::Text, SEARCH),
                 param("sort", Takes::Word(keys), "What the list is sorted by."),
                 order(if info.sort.is_empty() { "asc" } else { "desc" }),
+                fields(kind),
+                param(
+                    COUNT,
+                    Takes::Word(vec!["true", "false"]),
+                    "With true: the answer has the total of the whole list. Of conditions that no index has together at most 10000 rows are \
+                     looked at; total_is_lower_bound says when there may be more.",
+                ),
             ];
             if info.status {
                 let words = Status::ALL.iter().map(|status| status.as_str()).chain([GONE]).collect();
@@ -166,8 +188,8 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             known
         }
         Op::Ask(ask) => (ask.params)(),
-        Op::Get(_)
-        | Op::Create(_)
+        Op::Get(kind) => vec![fields(kind)],
+        Op::Create(_)
         | Op::CreateBy(..)
         | Op::Update(_)
         | Op::Delete(_)
@@ -280,6 +302,11 @@ impl Query {
         }
     }
 
+    /// The fields that are asked for; `None`: all.
+    pub(crate) fn fields(&self) -> Option<Vec<&str>> {
+        Some(self.text(FIELDS)?.split(',').map(str::trim).collect())
+    }
+
     /// A number of seconds.
     pub(crate) fn seconds(&self, name: &str) -> Option<u64> {
         match self.given.get(name) {
@@ -313,6 +340,15 @@ impl Param {
         }
         match &self.takes {
             Takes::Text | Takes::AnyText => Ok(Value::Text(value.to_owned())),
+            Takes::Names(names) => {
+                let given = value.split(',').map(str::trim);
+                match given.into_iter().find(|name| names.iter().all(|known| known != name)) {
+                    Some(name) => {
+                        wrong(format!("{name:?} is none of its fields; it has {}", names.join(", ")))
+                    }
+                    None => Ok(Value::Text(value.to_owned())),
+                }
+            }
             Takes::Word(words) if words.contains(&value) => Ok(Value::Text(value.to_owned())),
             Takes::Word(words) => wrong(format!("{value:?} must be one of {}", words.join(", "))),
             Takes::Caseless(words) => match words.iter().find(|word| word.eq_ignore_ascii_case(value)) {

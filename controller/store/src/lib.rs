@@ -57,6 +57,7 @@ mod secrets;
 mod sql;
 mod status;
 mod tables;
+mod total;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -85,6 +86,7 @@ pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use replies::KeptReply;
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
+pub use total::Total;
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
 pub use writer::{Committed, Stats, WriteError};
 

@@ -12,6 +12,7 @@ mod http;
 mod idempotency;
 mod jobs;
 mod keys;
+mod lists;
 mod names;
 mod operators;
 mod patch;
