@@ -6,6 +6,7 @@ use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use tokio_util::sync::CancellationToken;
 
+use crate::browsers::Origin;
 use crate::rate_limit::RateLimits;
 
 /// How the API behaves.
@@ -27,6 +28,8 @@ pub struct ApiConfig {
     pub refusal_window: Duration,
     /// How often may be asked.
     pub rate_limits: RateLimits,
+    /// Web pages of these origins may use the API from browsers.
+    pub origins: Vec<Origin>,
     /// Where callbacks may go.
     pub callbacks: CallbackRules,
     /// Rung when a job is written.
@@ -46,6 +49,7 @@ impl Default for ApiConfig {
             refusal_rows: 100,
             refusal_window: Duration::from_secs(600),
             rate_limits: RateLimits::default(),
+            origins: Vec::new(),
             callbacks: CallbackRules::default(),
             bell: Bell::default(),
             stop: CancellationToken::new(),

@@ -10,6 +10,7 @@
 //! | `route`, `query`, `unserved` | the table; the parameters of each route; the routes that are not built yet |
 //! | `service`, `request` | from HTTP to a checked call and back: ids, traces, keys, preconditions, bodies, metrics |
 //! | `answer`, `reply`, `preconditions`, `problem` | what surrounds every answer; successes; entity tags; what failures are called |
+//! | `browsers`, `compression` | web pages of other origins; answers that are sent compressed |
 //! | `fallback` | readiness, wrong methods, routes that are not built yet |
 //! | `trace` | ids of requests, W3C Trace Context |
 //! | `audit`, `turns`, `rate_limit` | rows of requests, refused ones counted; a key's large requests one after another; its rate |
@@ -26,6 +27,8 @@ mod answer;
 mod audit;
 mod auth;
 mod bodies;
+mod browsers;
+mod compression;
 mod config;
 mod error;
 mod explain;
@@ -56,6 +59,7 @@ mod wait;
 mod write;
 
 pub use auth::Principal;
+pub use browsers::{Origin, OriginError};
 pub use config::ApiConfig;
 pub use error::ApiError;
 pub use platform::{

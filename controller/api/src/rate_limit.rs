@@ -57,7 +57,7 @@ impl Default for RateLimits {
         Self {
             reads: Rate { per_second: 2_000, burst: 10_000 },
             writes: Rate { per_second: 2_000, burst: 10_000 },
-            guesses: Rate { per_second: 10, burst: 200 },
+            guesses: Rate { per_second: 10, burst: 1_000 },
         }
     }
 }

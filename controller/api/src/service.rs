@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate, presented};
+use crate::browsers::open_to;
+use crate::compression::compressed;
 use crate::config::ApiConfig;
 use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
@@ -220,13 +222,14 @@ impl Api {
             .route("/healthz", axum::routing::get(|| async { axum::Json(json!({"status": "ok"})) }))
             .route("/readyz", axum::routing::get(move || async move { api.readiness().await }));
         let (missing, wrong) = (self.clone(), self.clone());
-        router
+        let router = router
             .fallback(
                 move |request: Request| async move { missing.answer(Target::Nothing, None, request).await },
             )
             .method_not_allowed_fallback(move |request: Request| async move {
                 wrong.answer(Target::WrongMethod, None, request).await
-            })
+            });
+        open_to(compressed(router), &self.0.config.origins)
     }
 
     pub(crate) async fn serve(

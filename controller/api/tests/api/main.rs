@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod authorization;
+mod browsers;
 mod changes;
 mod clients;
 mod crud;
