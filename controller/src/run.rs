@@ -128,6 +128,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         trusted: settings.trusted()?,
         ..HttpLimits::default()
     };
+    group.spawn("events", OnEnd::Fatal, events(api.clone(), group.stop()));
     let tls = settings.tls()?.map(Arc::new);
     match &tls {
         Some(tls) => group.spawn("API certificate", OnEnd::Log, follow(Arc::clone(tls), group.stop())),
@@ -145,6 +146,11 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let outcome = group.run(Duration::from_millis(settings.drain_timeout_ms)).await;
     store.close().await;
     outcome
+}
+
+async fn events(api: Api, stop: CancellationToken) -> Result<(), std::io::Error> {
+    api.follow_events(stop).await;
+    Ok(())
 }
 
 async fn follow(tls: Arc<ServerTls>, stop: CancellationToken) -> Result<(), std::io::Error> {

@@ -8,7 +8,7 @@ use hosting_resource::{Grants, Resource, scope_holds, timestamp};
 
 use crate::ApiError;
 use crate::problem::Problem;
-use crate::route::Scope;
+use crate::route::{Action, Scope};
 
 /// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,11 @@ impl Principal {
             return Ok(());
         }
         Err(lacks(&wanted))
+    }
+
+    /// Whether the caller may read what lies behind a scope's resource.
+    pub(crate) fn require_read(&self, resource: &'static str) -> Result<(), ApiError> {
+        self.require(Scope { resource, action: Action::Read })
     }
 
     pub(crate) fn require_admin(&self) -> Result<(), ApiError> {
@@ -120,7 +125,6 @@ pub(crate) async fn authenticate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::Action;
 
     fn key(scopes: &[&str], brands: &[&str]) -> Principal {
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();

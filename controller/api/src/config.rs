@@ -22,6 +22,10 @@ pub struct ApiConfig {
     pub max_wait: Duration,
     /// Requests that may wait at a time, an eighth of them with one key; more are told to come back.
     pub max_waiting: usize,
+    /// Streams of events at a time, an eighth of them with one key; more are told to come back.
+    pub max_watching: usize,
+    /// How often a stream of events shows that it stands, and looks whether its key still opens.
+    pub heartbeat: Duration,
     /// Refused requests of a key that get audit rows of their own within `refusal_window`; more are counted in one row.
     pub refusal_rows: u32,
     /// See `refusal_rows`.
@@ -46,6 +50,8 @@ impl Default for ApiConfig {
             default_wait: Duration::from_secs(30),
             max_wait: Duration::from_secs(300),
             max_waiting: 1024,
+            max_watching: 16_384,
+            heartbeat: Duration::from_secs(15),
             refusal_rows: 100,
             refusal_window: Duration::from_secs(600),
             rate_limits: RateLimits::default(),

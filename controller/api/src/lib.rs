@@ -17,6 +17,7 @@
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait` | where resources stand; `?wait=ready`, workflows |
+//! | `events` | what becomes of resources, kept once for all who watch |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
 //! | `platform` | what it needs of the running controller |
@@ -31,6 +32,7 @@ mod browsers;
 mod compression;
 mod config;
 mod error;
+mod events;
 mod explain;
 mod fallback;
 mod fleet;

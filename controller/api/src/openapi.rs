@@ -117,6 +117,7 @@ fn takes(takes: &Takes) -> Value {
         Takes::Word(words) => json!({"type": "string", "enum": words}),
         Takes::Caseless(words) => json!({"type": "string", "enum": words}),
         Takes::Count { default, .. } => json!({"type": "integer", "minimum": 1, "default": default}),
+        Takes::Revision => json!({"type": "integer", "minimum": 0}),
         Takes::Seconds => json!({"type": "integer", "minimum": 1, "maximum": 300}),
         Takes::Time => {
             json!({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]})
@@ -179,7 +180,23 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     let mut answers = Map::new();
     let mut success = json!({"description": "Success"});
     if let Some(schema) = schemas.refer(route.response) {
-        success["content"] = content(schema);
+        success["content"] = match route.op {
+            // Each event's data is one; the stream itself is text.
+            Op::Ask(ask) => match ask.media {
+                "application/json" => content(schema),
+                media => json!({media: {"schema": {"type": "string"}, "x-event-schema": schema}}),
+            },
+            Op::List(_)
+            | Op::ListBy(..)
+            | Op::Get(_)
+            | Op::Create(_)
+            | Op::CreateBy(..)
+            | Op::Update(_)
+            | Op::Delete(_)
+            | Op::Retry(_)
+            | Op::Act(_)
+            | Op::Order(_) => content(schema),
+        };
     }
     answers.insert(route.success.to_string(), success);
     if route.params.iter().any(|param| param.name == DRY_RUN)

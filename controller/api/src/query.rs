@@ -30,6 +30,8 @@ const ACTIONS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", crate::audit::REFUS
 
 /// The parameter that asks for some fields in the place of all.
 pub(crate) const FIELDS: &str = "fields";
+/// The parameter that says what a watcher has heard of.
+pub(crate) const SINCE: &str = "since";
 /// The parameter that asks how long a list is.
 pub(crate) const COUNT: &str = "count";
 
@@ -53,6 +55,8 @@ pub enum Takes {
         /// The largest that has an effect.
         most: u32,
     },
+    /// A revision: a whole number.
+    Revision,
     /// Seconds from 1, as a whole number; an `s` may follow.
     Seconds,
     /// A time as in RFC 3339, or a date: its first moment, UTC.
@@ -150,6 +154,21 @@ pub(crate) fn of_jobs() -> Vec<Param> {
         param("kind", Takes::Word(kinds), "Only jobs of this kind."),
         param("state", Takes::Word(states), "Only jobs in this state."),
         param("subject", Takes::Text, "Only jobs about this, e.g. the id of a resource."),
+    ]
+}
+
+/// What the stream of events takes.
+pub(crate) fn of_events() -> Vec<Param> {
+    let kinds = Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect();
+    vec![
+        param(
+            SINCE,
+            Takes::Revision,
+            "Goes on behind this revision, as does the header Last-Event-ID. When that is not possible any more, the first event is a reset.",
+        ),
+        param("kind", Takes::Names(kinds), "Only these kinds, with commas between."),
+        param("tenant_id", Takes::Text, "Only what belongs to this tenant, itself included."),
+        param("brand_id", Takes::Text, "Only what belongs to this brand, itself included."),
     ]
 }
 
@@ -304,10 +323,23 @@ impl Query {
 
     /// The fields that are asked for; `None`: all.
     pub(crate) fn fields(&self) -> Option<Vec<&str>> {
-        Some(self.text(FIELDS)?.split(',').map(str::trim).collect())
+        self.names(FIELDS)
     }
 
-    /// A number of seconds.
+    /// Some names.
+    pub(crate) fn names(&self, name: &str) -> Option<Vec<&str>> {
+        Some(self.text(name)?.split(',').map(str::trim).collect())
+    }
+
+    /// Takes the revision of `Last-Event-ID`, which a browser sends beside the address that it began with.
+    pub(crate) fn go_on_from(&mut self, last_event_id: &str) -> Result<(), ApiError> {
+        let number = whole(last_event_id.trim())
+            .ok_or_else(|| ApiError::invalid("Last-Event-ID", "must be a revision, a whole number"))?;
+        self.given.insert(SINCE, Value::Number(number));
+        Ok(())
+    }
+
+    /// A number of seconds, or a revision.
     pub(crate) fn seconds(&self, name: &str) -> Option<u64> {
         match self.given.get(name) {
             Some(Value::Number(number)) => Some(*number),
@@ -358,6 +390,10 @@ impl Param {
             Takes::Count { most, .. } => match whole(value) {
                 Some(count) if count > 0 => Ok(Value::Number(count.min(u64::from(*most)))),
                 _ => wrong(format!("{value:?} must be a whole number from 1; at most {most} are answered")),
+            },
+            Takes::Revision => match whole(value) {
+                Some(revision) => Ok(Value::Number(revision)),
+                None => wrong(format!("{value:?} must be a revision, a whole number")),
             },
             Takes::Seconds => match whole(value.strip_suffix('s').unwrap_or(value)) {
                 Some(seconds) if seconds > 0 => Ok(Value::Number(seconds)),

@@ -1,6 +1,7 @@
 //! A success, and its answer: body, entity tag, place, revision.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
@@ -18,6 +19,8 @@ pub(crate) struct Reply {
     pub(crate) retry_after: Option<u32>,
     /// Where the resource is that the answer speaks of.
     pub(crate) location: Option<String>,
+    /// What is sent in the place of `body`, as it comes: its media type, and itself.
+    pub(crate) stream: Option<(&'static str, Body)>,
     /// It is the answer of an earlier request with the same idempotency key.
     pub(crate) replayed: bool,
 }
@@ -31,8 +34,14 @@ impl Reply {
             generation: None,
             retry_after: None,
             location: None,
+            stream: None,
             replayed: false,
         }
+    }
+
+    /// An answer that goes on as long as its body does.
+    pub(crate) fn stream(media: &'static str, body: Body) -> Self {
+        Self { stream: Some((media, body)), body: None, ..Self::json(200, Value::Null) }
     }
 
     /// The entity tag of what is shown.
@@ -54,6 +63,15 @@ impl Reply {
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let tag = self.tag();
+        if let Some((media, body)) = self.stream {
+            // Proxies must neither keep it nor hold it back.
+            let headers = [
+                (header::CONTENT_TYPE, HeaderValue::from_static(media)),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+            ];
+            return (self.status, headers, body).into_response();
+        }
         let mut response = match self.body {
             Some(body) if self.status != StatusCode::NOT_MODIFIED => {
                 (self.status, axum::Json(body)).into_response()

@@ -1,5 +1,6 @@
 //! From an HTTP request to a checked call, and from its outcome to an answer.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,17 +22,19 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::audit::{Refusals, entry};
 use crate::auth::{Principal, authenticate, presented};
 use crate::browsers::open_to;
 use crate::compression::compressed;
 use crate::config::ApiConfig;
+use crate::events::Events;
 use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::preconditions::Preconditions;
-use crate::query::Query;
+use crate::query::{Query, SINCE};
 use crate::rate_limit::{RateLimiters, StandingCell};
 use crate::redact::redact;
 pub(crate) use crate::reply::Reply;
@@ -59,6 +62,8 @@ struct Inner {
     config: ApiConfig,
     metrics: HttpMetrics,
     waiting: Arc<Waiting>,
+    watching: Arc<Waiting>,
+    events: Arc<Events>,
     turns: Arc<Turns>,
     refusals: Refusals,
     limiters: RateLimiters,
@@ -73,6 +78,20 @@ struct Inner {
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// With which key is asked, and from where.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    key: Zeroizing<String>,
+    from: Option<IpAddr>,
+}
+
+impl Caller {
+    fn of(request: &Parts) -> Result<Self, ApiError> {
+        let from = request.extensions.get::<ClientAddress>().map(|client| client.0);
+        Ok(Self { key: presented(&request.headers)?.to_owned().into(), from })
     }
 }
 
@@ -95,6 +114,8 @@ pub(crate) struct Call {
     pub(crate) callback: Option<String>,
     /// Whoever asks with it again gets the same answer.
     pub(crate) idempotency_key: Option<String>,
+    /// Who asked, as far as it can be looked at again.
+    pub(crate) caller: Caller,
     /// Held by a large request until it is written.
     turn: Mutex<Option<Turn>>,
 }
@@ -116,10 +137,11 @@ impl Api {
         let openapi = openapi::document(&routes).to_string();
         let page = openapi::page(&routes);
         Self(Arc::new(Inner {
-            store,
             platform,
             metrics: HttpMetrics::register(registry),
             waiting: Arc::new(Waiting::new(config.max_waiting)),
+            watching: Arc::new(Waiting::new(config.max_watching)),
+            events: Arc::new(Events::new(&store)),
             turns: Arc::new(Turns::new(IN_LINE)),
             refusals: Refusals::new(config.refusal_rows, config.refusal_window),
             limiters: RateLimiters::new(config.rate_limits),
@@ -129,6 +151,7 @@ impl Api {
             openapi,
             page,
             config,
+            store,
         }))
     }
 
@@ -162,6 +185,29 @@ impl Api {
 
     pub(crate) fn metrics(&self) -> &HttpMetrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.0.events
+    }
+
+    /// Follows what is committed, for those who watch, until `stop`.
+    pub async fn follow_events(self, stop: CancellationToken) {
+        self.0.events.follow(&self.0.store, stop).await;
+    }
+
+    /// How often a stream shows that it stands, and looks at its key.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.0.config.heartbeat
+    }
+
+    /// A place among those that watch.
+    pub(crate) fn watching_place(&self, principal: &Principal) -> Result<WaitingPlace, ApiError> {
+        self.0.watching.enter(&principal.key_id).ok_or_else(|| {
+            ApiError::unavailable(
+                "too many watch already, with this key or in all; filter in one stream for several",
+            )
+        })
     }
 
     pub(crate) fn refusals(&self) -> &Refusals {
@@ -253,8 +299,7 @@ impl Api {
             }
         };
         let id = param(params.as_ref(), 0);
-        let sound =
-            self.read_call(&route, &principal, &parts.headers, parts.uri.query(), id.clone(), body).await;
+        let sound = self.read_call(&route, &principal, &parts, id.clone(), body).await;
         let path = parts.uri.path().to_owned();
         let (outcome, body) = match sound {
             Err(error) => (Err(error.into()), None),
@@ -273,6 +318,7 @@ impl Api {
                     traceparent: traceparent.to_owned(),
                     callback: sound.callback,
                     idempotency_key: sound.idempotency_key,
+                    caller: sound.caller,
                     turn: Mutex::new(sound.turn),
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
@@ -298,19 +344,21 @@ impl Api {
 
     /// Who calls, within the key's rate.
     pub(crate) async fn caller(&self, request: &Parts) -> Result<Principal, ApiError> {
-        let from = request.extensions.get::<ClientAddress>().map(|client| client.0);
-        let key = presented(&request.headers)?;
-        if let Some(from) = from {
-            self.0.limiters.present(key, from)?;
+        let caller = Caller::of(request)?;
+        if let Some(from) = caller.from {
+            self.0.limiters.present(&caller.key, from)?;
         }
-        let principal = {
-            let mut tx = self.store().read().await?;
-            authenticate(key, from, self.store().now(), &mut tx).await?
-        };
-        self.0.limiters.remember(key);
+        let principal = self.still(&caller).await?;
+        self.0.limiters.remember(&caller.key);
         let is_read = matches!(request.method, Method::GET | Method::HEAD);
         self.0.limiters.take(&principal.key_id, is_read, request.extensions.get::<StandingCell>())?;
         Ok(principal)
+    }
+
+    /// Whom a caller's key stands for now.
+    pub(crate) async fn still(&self, caller: &Caller) -> Result<Principal, ApiError> {
+        let mut tx = self.store().read().await?;
+        authenticate(&caller.key, caller.from, self.store().now(), &mut tx).await
     }
 
     /// Who calls, and whether the route is theirs. The caller is told apart from a stranger even when refused.
@@ -338,15 +386,20 @@ impl Api {
         &self,
         route: &Route,
         principal: &Principal,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        request: &Parts,
         id: String,
         body: Body,
     ) -> Result<Sound, ApiError> {
+        let headers = &request.headers;
         if id.len() > MAX_PARAM || id.chars().any(char::is_control) {
             return Err(ApiError::not_found("there is no resource with such an id"));
         }
-        let query = Query::read(query.unwrap_or_default(), &route.params)?;
+        let mut query = Query::read(request.uri.query().unwrap_or_default(), &route.params)?;
+        if let Some(last) = headers.get("last-event-id")
+            && route.params.iter().any(|param| param.name == SINCE)
+        {
+            query.go_on_from(last.to_str().unwrap_or_default())?;
+        }
         let wait = match query.text("wait") {
             Some(_) => Some(self.wait_timeout(&query, self.0.config.default_wait)?),
             None => None,
@@ -360,7 +413,8 @@ impl Api {
                 self.read_body(route, principal, headers, body).await?
             }
         };
-        Ok(Sound { query, body, conditions, wait, callback, idempotency_key, turn })
+        let caller = Caller::of(request)?;
+        Ok(Sound { query, body, conditions, wait, callback, idempotency_key, caller, turn })
     }
 
     /// `?wait_timeout=` in seconds.
@@ -454,6 +508,7 @@ struct Sound {
     wait: Option<Duration>,
     callback: Option<String>,
     idempotency_key: Option<String>,
+    caller: Caller,
     turn: Option<Turn>,
 }
 

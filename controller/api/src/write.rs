@@ -289,6 +289,7 @@ impl Api {
             generation: None,
             retry_after: None,
             location: None,
+            stream: None,
             replayed: false,
         };
         match done.body {
@@ -364,6 +365,7 @@ impl Api {
             generation,
             retry_after: (status == StatusCode::ACCEPTED).then_some(RETRY_AFTER),
             location: None,
+            stream: None,
             replayed: false,
         })
     }

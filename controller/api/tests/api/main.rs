@@ -7,6 +7,7 @@ mod changes;
 mod clients;
 mod crud;
 mod env_vars;
+mod events;
 mod exhaustion;
 mod harness;
 mod http;
