@@ -12,6 +12,7 @@ use hosting_jobs::kinds::JobDeps;
 use hosting_jobs::{Bell, JobMetrics, Runner, RunnerConfig};
 use hosting_scaffold::admin::{self, Metrics};
 use hosting_scaffold::http::{self, HttpLimits};
+use hosting_scaffold::server_tls::ServerTls;
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::telemetry;
 use hosting_store::{Kek, Store, StoreConfig};
@@ -89,6 +90,8 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let callbacks = settings.callbacks()?;
     let config = ApiConfig {
         stop: group.stop(),
+        rate_limits: settings.rate_limits(),
+        origins: settings.origins()?,
         callbacks: callbacks.clone(),
         bell: bell.clone(),
         ..ApiConfig::default()
@@ -125,7 +128,19 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         trusted: settings.trusted()?,
         ..HttpLimits::default()
     };
-    group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, limits, group.stop()));
+    group.spawn("events", OnEnd::Fatal, events(api.clone(), group.stop()));
+    let tls = settings.tls()?.map(Arc::new);
+    match &tls {
+        Some(tls) => group.spawn("API certificate", OnEnd::Log, follow(Arc::clone(tls), group.stop())),
+        None if !settings.listen.ip().is_loopback() && limits.trusted.is_empty() => {
+            tracing::warn!(
+                api = %settings.listen,
+                "API keys pass in plain text: set tls_certificate_file and tls_key_file, or listen on loopback behind a TLS proxy"
+            );
+        }
+        None => {}
+    }
+    group.spawn("API", OnEnd::Fatal, serve(listener, api, metrics, limits, tls, group.stop()));
     tracing::info!(api = %settings.listen, feed = %settings.feed_listen, cell = store.cell(), "controller running");
 
     let outcome = group.run(Duration::from_millis(settings.drain_timeout_ms)).await;
@@ -133,13 +148,24 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     outcome
 }
 
+async fn events(api: Api, stop: CancellationToken) -> Result<(), std::io::Error> {
+    api.follow_events(stop).await;
+    Ok(())
+}
+
+async fn follow(tls: Arc<ServerTls>, stop: CancellationToken) -> Result<(), std::io::Error> {
+    tls.follow(stop).await;
+    Ok(())
+}
+
 async fn serve(
     listener: TcpListener,
     api: Api,
     metrics: Metrics,
     limits: HttpLimits,
+    tls: Option<Arc<ServerTls>>,
     stop: CancellationToken,
 ) -> Result<(), std::io::Error> {
     let router = api.router().merge(admin::metrics_router(metrics));
-    http::serve(listener, router, limits, stop).await
+    http::serve(listener, router, limits, tls, stop).await
 }

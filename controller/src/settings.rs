@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use hosting_api::{Origin, OriginError, Rate, RateLimits};
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_jobs::kinds::callback::CallbackRules;
 pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::config::{self, ConfigArgs};
+use hosting_scaffold::server_tls::ServerTls;
 use hosting_scaffold::telemetry::LogFormat;
 use hosting_store::{Database, PostgresUrl};
 use ipnet::IpNet;
@@ -60,6 +62,21 @@ pub struct Settings {
     pub api_connections: usize,
     /// Of these from one IPv4 address or IPv6 /64.
     pub api_connections_per_network: usize,
+    /// File with the certificate chain (PEM) that the API is served with over TLS; empty: plain HTTP, for loopback or behind a proxy. A
+    /// changed file is taken over within seconds.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// File with its private key (PEM), which not everybody on the machine may read.
+    pub tls_key_file: Option<PathBuf>,
+    /// Web pages of these origins may use the API from browsers, e.g. `https://panel.example`; empty: none.
+    pub api_origins: Vec<String>,
+    /// Reads that each API key may ask of this controller in a second, in the long run; 0 for no limit.
+    pub api_reads_per_second: u32,
+    /// And at once after a rest.
+    pub api_reads_burst: u32,
+    /// As `api_reads_per_second`, for changes.
+    pub api_writes_per_second: u32,
+    /// And at once after a rest.
+    pub api_writes_burst: u32,
     /// Networks of TLS proxies in front of the API, as `10.0.0.0/8` or one address. Only they are believed for whom they ask
     /// (`X-Forwarded-For`, `Forwarded`); the share of a network is then counted by requests in work.
     pub trusted_proxies: Vec<String>,
@@ -80,6 +97,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let php = Bounds::default();
+        let rates = RateLimits::default();
         Self {
             data_dir: PathBuf::from("/var/lib/hosting/controller"),
             database_file: None,
@@ -100,6 +118,13 @@ impl Default for Settings {
             callback_ca_file: None,
             api_connections: 4_096,
             api_connections_per_network: 2_048,
+            tls_certificate_file: None,
+            tls_key_file: None,
+            api_origins: Vec::new(),
+            api_reads_per_second: rates.reads.per_second,
+            api_reads_burst: rates.reads.burst,
+            api_writes_per_second: rates.writes.per_second,
+            api_writes_burst: rates.writes.burst,
             trusted_proxies: Vec::new(),
             php_upload_bytes: php.upload_bytes,
             php_request_seconds: php.request_seconds,
@@ -134,6 +159,9 @@ impl Settings {
         if settings.api_connections == 0 || settings.api_connections_per_network == 0 {
             return invalid("api_connections, api_connections_per_network", "must be at least 1");
         }
+        if settings.api_reads_burst == 0 || settings.api_writes_burst == 0 {
+            return invalid("api_reads_burst, api_writes_burst", "must be at least 1");
+        }
         if settings.audit_retention_days == 0 {
             return invalid("audit_retention_days", "must be at least 1");
         }
@@ -147,6 +175,8 @@ impl Settings {
             return invalid("audit_max_mib", "must be 16 to 1048576");
         }
         settings.trusted()?;
+        settings.origins()?;
+        settings.tls()?;
         settings.database()?;
         if !(1..=REQUEST_SECONDS_MOST).contains(&settings.php_request_seconds) {
             return invalid("php_request_seconds", "must be 1 to 86400");
@@ -173,6 +203,36 @@ impl Settings {
         Ok(proxies)
     }
 
+    /// The origins of `api_origins`.
+    ///
+    /// # Errors
+    /// A text that is no origin.
+    pub fn origins(&self) -> Result<Vec<Origin>, SettingsError> {
+        let origin = |text: &String| {
+            text.parse().map_err(|problem: OriginError| {
+                SettingsError::invalid("api_origins", format!("{text:?} {problem}"))
+            })
+        };
+        self.api_origins.iter().map(origin).collect()
+    }
+
+    /// What the API is served with over TLS, as its files are now; `None` for plain HTTP.
+    ///
+    /// # Errors
+    /// One of the files without the other, or files that give no certificate.
+    pub fn tls(&self) -> Result<Option<ServerTls>, SettingsError> {
+        match (&self.tls_certificate_file, &self.tls_key_file) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => {
+                let loaded = ServerTls::load(certificate, key);
+                loaded.map(Some).map_err(|error| {
+                    SettingsError::invalid("tls_certificate_file, tls_key_file", error.to_string())
+                })
+            }
+            _ => Err(SettingsError::invalid("tls_certificate_file, tls_key_file", "must be given together")),
+        }
+    }
+
     /// Where callbacks may go, and how often they are tried.
     ///
     /// # Errors
@@ -190,6 +250,16 @@ impl Settings {
             attempts: self.callback_attempts,
             authorities,
         })
+    }
+
+    /// How often an API key may ask.
+    #[must_use]
+    pub fn rate_limits(&self) -> RateLimits {
+        RateLimits {
+            reads: Rate { per_second: self.api_reads_per_second, burst: self.api_reads_burst },
+            writes: Rate { per_second: self.api_writes_per_second, burst: self.api_writes_burst },
+            ..RateLimits::default()
+        }
     }
 
     /// What sites may have at most.
@@ -403,6 +473,20 @@ mod tests {
         for (wrong, setting) in [
             ("callback_attempts = 0", "callback_attempts: "),
             ("job_retention_days = 0", "job_retention_days: "),
+        ] {
+            std::fs::write(&file, wrong).unwrap();
+            let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+            assert!(error.starts_with(setting), "{error}");
+        }
+        for (wrong, setting) in [
+            ("api_origins = [\"https://panel.example/\"]", "api_origins: "),
+            ("api_origins = [\"*\"]", "api_origins: "),
+            ("tls_key_file = \"/nowhere\"", "tls_certificate_file, tls_key_file: must be given together"),
+            (
+                "tls_certificate_file = \"/nowhere/a\"\ntls_key_file = \"/nowhere/b\"",
+                "tls_certificate_file, tls_key_file: /nowhere/b: ",
+            ),
+            ("api_reads_burst = 0", "api_reads_burst, api_writes_burst: "),
         ] {
             std::fs::write(&file, wrong).unwrap();
             let error = load(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context;
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Certificate, Method, StatusCode, header};
 use serde_json::Value;
 
 pub(crate) use crate::address::encode;
@@ -74,6 +74,9 @@ impl ApiError {
             Self::Answer { status: 404, .. } if !self.is_not_found() => {
                 Some("is --api the API's base address, and its controller as new as this hostctl?")
             }
+            Self::Answer { status: 429, .. } => Some(
+                "send fewer requests at a time, or let the operator raise api_reads_per_second or api_writes_per_second",
+            ),
             Self::Answer { status: 501, .. } => Some("leave that field out; a later release will serve it"),
             Self::Answer { .. } | Self::NoSuch(_) => None,
         }
@@ -138,12 +141,17 @@ impl Api {
                 (None, None, None) => anyhow::bail!("no API key: give --key-file or HOSTING_API_KEY"),
             },
         };
-        Self::new(&base, &key)
+        Self::trusting(&base, &key, connection.ca_file())
+    }
+
+    /// As [`Api::trusting`], with the system's certificate authorities alone.
+    pub(crate) fn new(base: &str, key: &str) -> anyhow::Result<Self> {
+        Self::trusting(base, key, None)
     }
 
     /// # Errors
-    /// An address that cannot be one, or a key that no header can carry: both are wrong usage.
-    pub(crate) fn new(base: &str, key: &str) -> anyhow::Result<Self> {
+    /// An address that cannot be one, a key that no header can carry, or a file without certificate authorities: wrong usage.
+    pub(crate) fn trusting(base: &str, key: &str, ca_file: Option<&Path>) -> anyhow::Result<Self> {
         let url = address::parse(base).map_err(|problem| {
             UsageError(format!("the API's address {:?} {problem}", address::shown(base)))
         })?;
@@ -157,6 +165,10 @@ impl Api {
         let builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none());
+        let builder = match ca_file {
+            Some(file) => builder.tls_certs_merge(read_authorities(file)?),
+            None => builder,
+        };
         // The client asks the environment for proxies by itself, and for whom NO_PROXY excepts.
         let local = address::is_loopback(&url);
         let http = if local { builder.no_proxy() } else { builder }.build()?;
@@ -269,6 +281,17 @@ fn is_given(text: &str) -> bool {
 
 fn read_key(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read the API key {}", file.display()))
+}
+
+fn read_authorities(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let wrong = |problem: String| UsageError(format!("--ca-file {}: {problem}", file.display()));
+    let bytes = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let authorities =
+        Certificate::from_pem_bundle(&bytes).map_err(|error| wrong(format!("is no PEM: {error}")))?;
+    if authorities.is_empty() {
+        return Err(wrong("holds no certificate; it must be PEM".to_owned()).into());
+    }
+    Ok(authorities)
 }
 
 /// Why a request that could take `limit` failed, without the layers between.

@@ -73,6 +73,9 @@ pub(crate) struct Connection {
     /// The API key itself. Others on this machine can read it in the list of processes: --key-file is better
     #[arg(long, global = true, value_name = "KEY", hide = true, conflicts_with = "key_file")]
     pub api_key: Option<Secret>,
+    /// File with the certificate authorities (PEM) of an API with TLS, beside the system's own
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HOSTING_API_CA_FILE", value_name = "FILE", value_parser = perhaps_empty())]
+    ca_file: Option<PathBuf>,
     /// Data folder of `hostctl up`
     #[arg(
         long,
@@ -98,6 +101,10 @@ impl Connection {
 
     pub(crate) fn key_file(&self) -> Option<&Path> {
         self.key_file.as_deref().filter(|file| !file.as_os_str().is_empty())
+    }
+
+    pub(crate) fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref().filter(|file| !file.as_os_str().is_empty())
     }
 
     pub(crate) fn data_dir(&self) -> &Path {

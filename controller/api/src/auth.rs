@@ -7,7 +7,8 @@ use hosting_planner::{KeyHolder, World};
 use hosting_resource::{Grants, Resource, scope_holds, timestamp};
 
 use crate::ApiError;
-use crate::route::Scope;
+use crate::problem::Problem;
+use crate::route::{Action, Scope};
 
 /// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,12 @@ impl Principal {
         if self.has(&wanted) {
             return Ok(());
         }
-        Err(ApiError::forbidden(format!("insufficient scope: requires {wanted}")))
+        Err(lacks(&wanted))
+    }
+
+    /// Whether the caller may read what lies behind a scope's resource.
+    pub(crate) fn require_read(&self, resource: &'static str) -> Result<(), ApiError> {
+        self.require(Scope { resource, action: Action::Read })
     }
 
     pub(crate) fn require_admin(&self) -> Result<(), ApiError> {
@@ -64,14 +70,18 @@ impl Principal {
     /// A key may give no more than it has.
     pub(crate) fn may_grant(&self, grants: &Grants) -> Result<(), ApiError> {
         if let Some(scope) = grants.scopes.iter().find(|scope| !self.has(scope)) {
-            return Err(ApiError::forbidden(format!("insufficient scope: requires {scope}")));
+            return Err(lacks(scope));
         }
         grants.brands.iter().try_for_each(|brand| self.may_use_brand(Some(brand)))
     }
 }
 
+fn lacks(scope: &str) -> ApiError {
+    ApiError::forbidden(format!("insufficient scope: requires {scope}")).is(Problem::InsufficientScope)
+}
+
 /// The key that a request carries: `Authorization: Bearer`, else `X-API-Key`.
-fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
+pub(crate) fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
     let missing = || ApiError::new(StatusCode::UNAUTHORIZED, "missing API key");
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.to_str().map_err(|_| missing())?;
@@ -88,14 +98,13 @@ fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
     if key.is_empty() { Err(missing()) } else { Ok(key) }
 }
 
-/// Who a request's key stands for. `now` is in milliseconds since the Unix epoch, `from` the client's address.
+/// Who a key stands for. `now` is in milliseconds since the Unix epoch, `from` the client's address.
 pub(crate) async fn authenticate(
-    headers: &HeaderMap,
+    key: &str,
     from: Option<IpAddr>,
     now: i64,
     world: &mut dyn World,
 ) -> Result<Principal, ApiError> {
-    let key = presented(headers)?;
     let holder = hosting_planner::key_holder(world, key, now, from).await;
     let holder = holder.map_err(|error| ApiError::internal(&error))?;
     let unauthorized = |message: String| ApiError::new(StatusCode::UNAUTHORIZED, message);
@@ -116,7 +125,6 @@ pub(crate) async fn authenticate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::Action;
 
     fn key(scopes: &[&str], brands: &[&str]) -> Principal {
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();

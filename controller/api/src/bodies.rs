@@ -527,6 +527,7 @@ type Make = fn(&mut SchemaGenerator) -> Schema;
 /// Every named body.
 pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Suspend", |g| Suspend::json_schema(g)),
+    ("ResourceEvent", |g| crate::events::EventView::json_schema(g)),
     ("RetryFailed", |g| RetryFailed::json_schema(g)),
     ("Converging", |g| Converging::json_schema(g)),
     ("Completed", |g| Completed::json_schema(g)),

@@ -6,6 +6,9 @@ use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use tokio_util::sync::CancellationToken;
 
+use crate::browsers::Origin;
+use crate::rate_limit::RateLimits;
+
 /// How the API behaves.
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
@@ -19,10 +22,18 @@ pub struct ApiConfig {
     pub max_wait: Duration,
     /// Requests that may wait at a time, an eighth of them with one key; more are told to come back.
     pub max_waiting: usize,
+    /// Streams of events at a time, an eighth of them with one key; more are told to come back.
+    pub max_watching: usize,
+    /// How often a stream of events shows that it stands, and looks whether its key still opens.
+    pub heartbeat: Duration,
     /// Refused requests of a key that get audit rows of their own within `refusal_window`; more are counted in one row.
     pub refusal_rows: u32,
     /// See `refusal_rows`.
     pub refusal_window: Duration,
+    /// How often may be asked.
+    pub rate_limits: RateLimits,
+    /// Web pages of these origins may use the API from browsers.
+    pub origins: Vec<Origin>,
     /// Where callbacks may go.
     pub callbacks: CallbackRules,
     /// Rung when a job is written.
@@ -39,8 +50,12 @@ impl Default for ApiConfig {
             default_wait: Duration::from_secs(30),
             max_wait: Duration::from_secs(300),
             max_waiting: 1024,
+            max_watching: 16_384,
+            heartbeat: Duration::from_secs(15),
             refusal_rows: 100,
             refusal_window: Duration::from_secs(600),
+            rate_limits: RateLimits::default(),
+            origins: Vec::new(),
             callbacks: CallbackRules::default(),
             bell: Bell::default(),
             stop: CancellationToken::new(),

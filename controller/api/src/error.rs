@@ -8,12 +8,16 @@ use hosting_resource::SpecError;
 use hosting_store::{PageError, StoreError, WriteError};
 use serde_json::{Map, Value};
 
+use crate::problem::{PROBLEM_JSON, Problem, field_error};
+
 /// Longest message in bytes: what is quoted in it is the caller's, who knows it.
 const MAX_MESSAGE: usize = 1_500;
 
-/// A failed request. The body is always `{"error": message}`, sometimes with more fields.
+/// A failed request. The body has `error` and the members of RFC 9457, sometimes more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
+    /// What programs tell it apart by.
+    pub problem: Problem,
     /// HTTP status.
     pub status: StatusCode,
     /// What the caller reads: what is wrong and what to do.
@@ -32,14 +36,23 @@ impl ApiError {
             message.truncate(message.floor_char_boundary(MAX_MESSAGE));
             message.push('…');
         }
-        Self { status, message, more: Map::new(), retry_after: None }
+        Self { problem: Problem::of(status), status, message, more: Map::new(), retry_after: None }
+    }
+
+    pub(crate) fn is(self, problem: Problem) -> Self {
+        Self { problem, ..self }
+    }
+
+    /// The field that is wrong; `errors` of the body says how.
+    pub(crate) fn at(mut self, field: &str) -> Self {
+        self.more.insert("field".to_owned(), field.into());
+        self
     }
 
     /// 400 in the words of every validation error.
     pub(crate) fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
-        let mut error = Self::new(StatusCode::BAD_REQUEST, format!("validation error: {field}: {problem}"));
-        error.more.insert("field".to_owned(), field.into());
-        error
+        let message = format!("validation error: {field}: {problem}");
+        Self::new(StatusCode::BAD_REQUEST, message).is(Problem::Validation).at(field)
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -67,11 +80,47 @@ impl ApiError {
         Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
-    /// The JSON body.
-    pub(crate) fn body(&self) -> Value {
+    /// The members that every error's body has, but `status` and `instance`.
+    pub(crate) fn members(&self) -> Map<String, Value> {
         let mut body = self.more.clone();
-        body.insert("error".to_owned(), self.message.clone().into());
+        if let Some(field) = body.get("field").and_then(Value::as_str) {
+            body.insert("errors".to_owned(), vec![field_error(field, &self.message)].into());
+        }
+        for (member, value) in [
+            ("type", self.problem.uri()),
+            ("title", self.problem.words().1.to_owned()),
+            ("detail", self.message.clone()),
+            ("error", self.message.clone()),
+        ] {
+            body.insert(member.to_owned(), value.into());
+        }
+        body
+    }
+
+    /// The JSON body.
+    fn body(&self) -> Value {
+        let mut body = self.members();
+        body.insert("status".to_owned(), self.status.as_u16().into());
         Value::Object(body)
+    }
+
+    /// The answer to a request for `instance`, as [`PROBLEM_JSON`] when the caller knows that.
+    pub(crate) fn answer(&self, instance: &str, is_problem_json: bool) -> Response {
+        let mut body = self.body();
+        body["instance"] = instance.into();
+        let mut response = self.clone().with_body(body);
+        if is_problem_json {
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        }
+        response
+    }
+
+    fn with_body(self, body: Value) -> Response {
+        let mut response = (self.status, axum::Json(body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }
 
@@ -85,11 +134,8 @@ impl std::error::Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, axum::Json(self.body())).into_response();
-        if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        let body = self.body();
+        self.with_body(body)
     }
 }
 
@@ -100,11 +146,12 @@ impl From<SpecError> for ApiError {
             SpecError::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             SpecError::Forbidden(_) => StatusCode::FORBIDDEN,
         };
-        let mut answer = Self::new(status, error.to_string());
-        if let SpecError::NotServed { field, .. } | SpecError::Invalid { field, .. } = error {
-            answer.more.insert("field".to_owned(), field.into());
+        let answer = Self::new(status, error.to_string());
+        match error {
+            SpecError::Invalid { field, .. } => answer.is(Problem::Validation).at(&field),
+            SpecError::NotServed { field, .. } => answer.at(&field),
+            SpecError::Malformed { .. } | SpecError::Forbidden(_) => answer,
         }
-        answer
     }
 }
 
@@ -112,9 +159,11 @@ impl From<PlanError> for ApiError {
     fn from(error: PlanError) -> Self {
         match error {
             PlanError::NotFound { .. } => Self::not_found(error.to_string()),
-            PlanError::Invalid { .. } | PlanError::InUse { .. } | PlanError::TooLarge(_) => {
-                Self::new(StatusCode::BAD_REQUEST, error.to_string())
+            PlanError::Invalid { field, problem } => Self::invalid(&field, problem),
+            PlanError::InUse { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, error.to_string()).is(Problem::InUse)
             }
+            PlanError::TooLarge(_) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
             PlanError::Conflict(message) => Self::conflict(message),
             PlanError::Forbidden(message) => Self::forbidden(message),
             PlanError::Unsound { .. } | PlanError::Unreadable(_) => Self::internal(&error),
@@ -126,10 +175,11 @@ impl From<PlanError> for ApiError {
 impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         match error {
-            ApplyError::Taken { .. } => Self::conflict(error.to_string()),
-            ApplyError::InUse { .. } | ApplyError::TooLarge(_) => {
-                Self::new(StatusCode::BAD_REQUEST, error.to_string())
+            ApplyError::Taken { field, .. } => Self::conflict(error.to_string()).is(Problem::Taken).at(field),
+            ApplyError::InUse { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, error.to_string()).is(Problem::InUse)
             }
+            ApplyError::TooLarge(_) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
             ApplyError::NoSuch { field, .. } => {
                 let message = error.to_string();
                 let problem = message

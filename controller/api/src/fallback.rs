@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::problem::Shown;
 use crate::route::BASE;
 use crate::unserved::unserved;
 use crate::{Api, ApiError};
@@ -50,7 +51,7 @@ impl Api {
     }
 
     /// 405, and the methods of the path (RFC 9110 §15.5.6); the same without the refusal for OPTIONS.
-    pub(crate) fn wrong_method(&self, request: &Request) -> Response {
+    pub(crate) fn wrong_method(&self, request: &Request, shown: &Shown) -> Response {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
         let served = self.routes().iter().map(|route| (route.method.clone(), route.full_path()));
         let known = served.chain(unserved().map(|(method, path)| (method, format!("{BASE}{path}"))));
@@ -68,17 +69,14 @@ impl Api {
         let mut response = if request.method() == Method::OPTIONS {
             StatusCode::NO_CONTENT.into_response()
         } else {
-            ApiError::new(
+            shown.failure(&ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("{} is not allowed here; this path takes {allow}", request.method()),
-            )
-            .into_response()
+            ))
         };
         if let Ok(allow) = HeaderValue::from_str(&allow) {
             response.headers_mut().insert(header::ALLOW, allow);
         }
-        let status = response.status().as_u16();
-        self.metrics().answered(request.method().as_str(), "unmatched", status, Duration::ZERO);
         response
     }
 

@@ -9,23 +9,30 @@
 //! |---|---|
 //! | `route`, `query`, `unserved` | the table; the parameters of each route; the routes that are not built yet |
 //! | `service`, `request` | from HTTP to a checked call and back: ids, traces, keys, preconditions, bodies, metrics |
+//! | `answer`, `reply`, `preconditions`, `problem` | what surrounds every answer; successes; entity tags; what failures are called |
+//! | `browsers`, `compression` | web pages of other origins; answers that are sent compressed |
 //! | `fallback` | readiness, wrong methods, routes that are not built yet |
 //! | `trace` | ids of requests, W3C Trace Context |
-//! | `audit`, `turns` | rows of requests, refused ones counted; a key's large requests one after another |
+//! | `audit`, `turns`, `rate_limit` | rows of requests, refused ones counted; a key's large requests one after another; its rate |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait`, `receipt` | where resources stand; `?wait=ready`, workflows; whether machines serve what they applied |
+//! | `events` | what becomes of resources, kept once for all who watch |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
-//! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
+//! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod actions;
+mod answer;
 mod audit;
 mod auth;
 mod bodies;
+mod browsers;
+mod compression;
 mod config;
 mod error;
+mod events;
 mod explain;
 mod fallback;
 mod fleet;
@@ -35,28 +42,36 @@ mod metrics;
 mod openapi;
 mod plan;
 mod platform;
+mod preconditions;
 mod prepare;
+mod problem;
 mod query;
+mod rate_limit;
 mod read;
 mod receipt;
 mod redact;
+mod reply;
 mod request;
 mod route;
 mod service;
 mod trace;
 mod turns;
 mod unserved;
+mod view_fields;
 mod wait;
 mod write;
 
 pub use auth::Principal;
+pub use browsers::{Origin, OriginError};
 pub use config::ApiConfig;
 pub use error::ApiError;
 pub use platform::{
     AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, ExceptionView, JoinTokenError,
     KekChange, KekChangeError, NewJoinToken, NotServed, Platform, ServedView, SubscriberView,
 };
+pub use problem::Problem;
 pub use query::{Param, Takes};
+pub use rate_limit::{Rate, RateLimits};
 pub use route::{Action, BASE, Op, Route, Scope, Shape, table};
 pub use service::Api;
 pub use unserved::unserved;

@@ -9,9 +9,11 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::bodies;
+use crate::problem::{self, PROBLEM_JSON, Problem};
 use crate::query::{DRY_RUN, Takes};
 use crate::request::takes_idempotency_key;
 use crate::route::{BASE, Op, Route, Shape};
+use crate::view_fields;
 
 /// All schemas that routes refer to, by name, and the name of each shape.
 pub(crate) struct Schemas {
@@ -37,7 +39,7 @@ impl Schemas {
             Shape::Empty => return None,
             Shape::Create(kind) => kind.def().create_schema(&mut self.generator).to_value(),
             Shape::Update(kind) => kind.def().update_schema(&mut self.generator).to_value(),
-            Shape::View(kind) => kind.def().view_schema(&mut self.generator).to_value(),
+            Shape::View(kind) => view_fields::schema(kind, &mut self.generator),
             Shape::Page(kind) => {
                 let items = self.refer(Shape::View(kind))?;
                 json!({
@@ -47,6 +49,14 @@ impl Schemas {
                         "items": {"type": "array", "items": items},
                         "next_cursor": {"type": "string", "description": "Opaque; absent on the last page."},
                         "has_more": {"type": "boolean"},
+                        "total": {
+                            "type": "integer", "minimum": 0,
+                            "description": "With count=true: how many the whole list has.",
+                        },
+                        "total_is_lower_bound": {
+                            "type": "boolean",
+                            "description": "With count=true: the list has this many or more; it is too long to be looked at whole.",
+                        },
                     },
                 })
             }
@@ -101,9 +111,13 @@ fn takes(takes: &Takes) -> Value {
     match takes {
         Takes::Text => json!({"type": "string", "minLength": 1}),
         Takes::AnyText => json!({"type": "string"}),
+        Takes::Names(names) => {
+            json!({"type": "array", "minItems": 1, "items": {"type": "string", "enum": names}})
+        }
         Takes::Word(words) => json!({"type": "string", "enum": words}),
         Takes::Caseless(words) => json!({"type": "string", "enum": words}),
         Takes::Count { default, .. } => json!({"type": "integer", "minimum": 1, "default": default}),
+        Takes::Revision => json!({"type": "integer", "minimum": 0}),
         Takes::Seconds => json!({"type": "integer", "minimum": 1, "maximum": 300}),
         Takes::Time => {
             json!({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]})
@@ -120,10 +134,15 @@ fn parameters(route: &Route) -> Vec<Value> {
         .map(|(name, _)| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
     parameters.extend(route.params.iter().map(|param| {
-        json!({
+        let mut shown = json!({
             "name": param.name, "in": "query", "required": false, "description": param.about,
             "schema": takes(&param.takes),
-        })
+        });
+        if matches!(param.takes, Takes::Names(_)) {
+            // a,b and not a=&a=.
+            shown["explode"] = false.into();
+        }
+        shown
     }));
     let headers = [
         (
@@ -161,7 +180,24 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     let mut answers = Map::new();
     let mut success = json!({"description": "Success"});
     if let Some(schema) = schemas.refer(route.response) {
-        success["content"] = content(schema);
+        success["content"] = match route.op {
+            // Each event's data is one; the stream itself is text.
+            Op::Ask(ask) => match ask.media {
+                "application/json" => content(schema),
+                media => json!({media: {"schema": {"type": "string"}, "x-event-schema": schema}}),
+            },
+            Op::List(_)
+            | Op::ListBy(..)
+            | Op::Get(_)
+            | Op::Receipt(_)
+            | Op::Create(_)
+            | Op::CreateBy(..)
+            | Op::Update(_)
+            | Op::Delete(_)
+            | Op::Retry(_)
+            | Op::Act(_)
+            | Op::Order(_) => content(schema),
+        };
     }
     answers.insert(route.success.to_string(), success);
     if route.params.iter().any(|param| param.name == DRY_RUN)
@@ -195,9 +231,12 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             codes.push((422, "The Idempotency-Key was used for another request"));
         }
     }
+    codes.push((429, "Too many requests with this key, or from this network with keys that do not open"));
+    let failure = json!({"application/json": {"schema": error}, PROBLEM_JSON: {"schema": error}});
     for (code, about) in codes {
-        answers.insert(code.to_string(), json!({"description": about, "content": content(error.clone())}));
+        answers.insert(code.to_string(), json!({"description": about, "content": failure}));
     }
+    answers.insert("default".to_owned(), json!({"description": "Any other failure", "content": failure}));
     Value::Object(answers)
 }
 
@@ -232,17 +271,7 @@ pub(crate) fn document(routes: &[Route]) -> Value {
         methods[route.method.as_str().to_ascii_lowercase()] = operation;
     }
     let mut all = schemas.finish();
-    all.insert(
-        "Error".to_owned(),
-        json!({
-            "type": "object",
-            "required": ["error"],
-            "properties": {
-                "error": {"type": "string", "description": "What is wrong and what to do."},
-                "field": {"type": "string", "description": "The field that is wrong."},
-            },
-        }),
-    );
+    all.insert("Error".to_owned(), problem::schema());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -310,7 +339,14 @@ pub(crate) fn page(routes: &[Route]) -> String {
         }
         html.push_str("</table>");
     }
-    html.push_str("</body></html>\n");
+    html.push_str(
+        "<h2>Failures</h2><p>Every failure has <code>error</code>, and the members of RFC 9457; these are its types.</p><table>",
+    );
+    for problem in Problem::ALL {
+        let (name, title) = problem.words();
+        let _ = write!(html, "<tr id=\"problem-{name}\"><td><code>{name}</code></td><td>{title}</td></tr>");
+    }
+    html.push_str("</table></body></html>\n");
     html
 }
 
@@ -367,6 +403,11 @@ mod tests {
         let page = page(&routes);
         for route in &routes {
             assert!(page.contains(&route.full_path()), "{}", route.path);
+        }
+        for problem in Problem::ALL {
+            let (_, anchor) =
+                problem.uri().split_once('#').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+            assert!(page.contains(&format!("id=\"{anchor}\"")), "{anchor}");
         }
     }
 }

@@ -7,8 +7,8 @@ use hosting_resource::{Column, Kind, Status};
 use hosting_store::{JobState, Sort};
 use percent_encoding::percent_decode_str;
 
-use crate::ApiError;
 use crate::route::Op;
+use crate::{ApiError, view_fields};
 
 /// `?wait=` until machines serve it.
 pub(crate) const SERVED: &str = "served";
@@ -31,6 +31,13 @@ pub(crate) const GONE: &str = "deleted";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
 const ACTIONS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", crate::audit::REFUSALS];
 
+/// The parameter that asks for some fields in the place of all.
+pub(crate) const FIELDS: &str = "fields";
+/// The parameter that says what a watcher has heard of.
+pub(crate) const SINCE: &str = "since";
+/// The parameter that asks how long a list is.
+pub(crate) const COUNT: &str = "count";
+
 /// What a parameter's value may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Takes {
@@ -38,6 +45,8 @@ pub enum Takes {
     Text,
     /// A text that may be empty.
     AnyText,
+    /// Some of these names, with commas between.
+    Names(Vec<String>),
     /// One of these words.
     Word(Vec<&'static str>),
     /// As [`Takes::Word`], whatever the letter case.
@@ -49,6 +58,8 @@ pub enum Takes {
         /// The largest that has an effect.
         most: u32,
     },
+    /// A revision: a whole number.
+    Revision,
     /// Seconds from 1, as a whole number; an `s` may follow.
     Seconds,
     /// A time as in RFC 3339, or a date: its first moment, UTC.
@@ -72,6 +83,14 @@ fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
 
 fn order(default: &str) -> Param {
     param("order", Takes::Word(vec!["asc", "desc"]), format!("The direction, {default} when absent."))
+}
+
+fn fields(kind: Kind) -> Param {
+    param(
+        FIELDS,
+        Takes::Names(view_fields::names(kind)),
+        "Only these fields, with commas between, and the id. What an answer has none of is absent.",
+    )
 }
 
 fn limit() -> Param {
@@ -141,6 +160,21 @@ pub(crate) fn of_jobs() -> Vec<Param> {
     ]
 }
 
+/// What the stream of events takes.
+pub(crate) fn of_events() -> Vec<Param> {
+    let kinds = Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect();
+    vec![
+        param(
+            SINCE,
+            Takes::Revision,
+            "Goes on behind this revision, as does the header Last-Event-ID. When that is not possible any more, the first event is a reset.",
+        ),
+        param("kind", Takes::Names(kinds), "Only these kinds, with commas between."),
+        param("tenant_id", Takes::Text, "Only what belongs to this tenant, itself included."),
+        param("brand_id", Takes::Text, "Only what belongs to this brand, itself included."),
+    ]
+}
+
 /// What waiting for a workflow takes.
 pub(crate) fn of_await() -> Vec<Param> {
     vec![param("wait_timeout", Takes::Seconds, "How long to wait: 1 to 300 seconds, default 300.")]
@@ -158,6 +192,13 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
                 param("search", Takes::Text, SEARCH),
                 param("sort", Takes::Word(keys), "What the list is sorted by."),
                 order(if info.sort.is_empty() { "asc" } else { "desc" }),
+                fields(kind),
+                param(
+                    COUNT,
+                    Takes::Word(vec!["true", "false"]),
+                    "With true: the answer has the total of the whole list. Of conditions that no index has together at most 10000 rows are \
+                     looked at; total_is_lower_bound says when there may be more.",
+                ),
             ];
             if info.status {
                 let words = Status::ALL.iter().map(|status| status.as_str()).chain([GONE]).collect();
@@ -169,8 +210,8 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             known
         }
         Op::Ask(ask) => (ask.params)(),
-        Op::Get(_)
-        | Op::Receipt(_)
+        Op::Get(kind) => vec![fields(kind)],
+        Op::Receipt(_)
         | Op::Create(_)
         | Op::CreateBy(..)
         | Op::Update(_)
@@ -284,7 +325,25 @@ impl Query {
         }
     }
 
-    /// A number of seconds.
+    /// The fields that are asked for; `None`: all.
+    pub(crate) fn fields(&self) -> Option<Vec<&str>> {
+        self.names(FIELDS)
+    }
+
+    /// Some names.
+    pub(crate) fn names(&self, name: &str) -> Option<Vec<&str>> {
+        Some(self.text(name)?.split(',').map(str::trim).collect())
+    }
+
+    /// Takes the revision of `Last-Event-ID`, which a browser sends beside the address that it began with.
+    pub(crate) fn go_on_from(&mut self, last_event_id: &str) -> Result<(), ApiError> {
+        let number = whole(last_event_id.trim())
+            .ok_or_else(|| ApiError::invalid("Last-Event-ID", "must be a revision, a whole number"))?;
+        self.given.insert(SINCE, Value::Number(number));
+        Ok(())
+    }
+
+    /// A number of seconds, or a revision.
     pub(crate) fn seconds(&self, name: &str) -> Option<u64> {
         match self.given.get(name) {
             Some(Value::Number(number)) => Some(*number),
@@ -317,6 +376,15 @@ impl Param {
         }
         match &self.takes {
             Takes::Text | Takes::AnyText => Ok(Value::Text(value.to_owned())),
+            Takes::Names(names) => {
+                let given = value.split(',').map(str::trim);
+                match given.into_iter().find(|name| names.iter().all(|known| known != name)) {
+                    Some(name) => {
+                        wrong(format!("{name:?} is none of its fields; it has {}", names.join(", ")))
+                    }
+                    None => Ok(Value::Text(value.to_owned())),
+                }
+            }
             Takes::Word(words) if words.contains(&value) => Ok(Value::Text(value.to_owned())),
             Takes::Word(words) => wrong(format!("{value:?} must be one of {}", words.join(", "))),
             Takes::Caseless(words) => match words.iter().find(|word| word.eq_ignore_ascii_case(value)) {
@@ -326,6 +394,10 @@ impl Param {
             Takes::Count { most, .. } => match whole(value) {
                 Some(count) if count > 0 => Ok(Value::Number(count.min(u64::from(*most)))),
                 _ => wrong(format!("{value:?} must be a whole number from 1; at most {most} are answered")),
+            },
+            Takes::Revision => match whole(value) {
+                Some(revision) => Ok(Value::Number(revision)),
+                None => wrong(format!("{value:?} must be a revision, a whole number")),
             },
             Takes::Seconds => match whole(value.strip_suffix('s').unwrap_or(value)) {
                 Some(seconds) if seconds > 0 => Ok(Value::Number(seconds)),

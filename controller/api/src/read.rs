@@ -15,10 +15,10 @@ use crate::actions::jobs::await_job;
 use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, SearchResults, ShardTenants, Stats, StatusCount,
 };
-use crate::query::{GONE, Query, sort_keys, sort_of};
+use crate::query::{COUNT, GONE, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
 use crate::wait::{Look, Waited};
-use crate::{Api, ApiError, SubscriberView};
+use crate::{Api, ApiError, SubscriberView, view_fields};
 
 /// Clusters and shards that the dashboard lists; a cell has far fewer.
 const MAX_ROWS: u32 = 1000;
@@ -84,8 +84,13 @@ impl Api {
             list.sort = column.map_or(list.sort, |(_, column)| sort_of(*column));
         }
         let status = query.text("status");
+        let is_counted = query.text(COUNT) == Some("true");
         if status == Some(GONE) {
-            return Ok(Reply::json(200, json!({"items": [], "has_more": false})));
+            let mut body = json!({"items": [], "has_more": false});
+            if is_counted {
+                body["total"] = 0.into();
+            }
+            return Ok(Reply::json(200, body));
         }
         if let Some(status) = status.and_then(Status::from_name) {
             list.status = Some(status);
@@ -140,7 +145,17 @@ impl Api {
                 self.add_health(view, node);
             }
         }
+        if let Some(wanted) = query.fields() {
+            items.iter_mut().for_each(|view| view_fields::keep(view, &wanted));
+        }
         let mut body = json!({"items": items, "has_more": page.next.is_some()});
+        if is_counted {
+            let total = tx.total(&list).await?;
+            body["total"] = total.count.into();
+            if total.is_lower_bound {
+                body["total_is_lower_bound"] = true.into();
+            }
+        }
         if let Some(next) = page.next {
             body["next_cursor"] = next.encode().into();
         }
@@ -210,6 +225,9 @@ impl Api {
             if !warnings.is_empty() {
                 view.insert("warnings".to_owned(), to_json(&warnings)?);
             }
+        }
+        if let Some(wanted) = call.query.fields() {
+            view_fields::keep(&mut view, &wanted);
         }
         let mut reply = Reply::json(200, Value::Object(view));
         reply.generation = Some(generation);

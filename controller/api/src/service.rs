@@ -1,6 +1,6 @@
 //! From an HTTP request to a checked call, and from its outcome to an answer.
 
-use std::panic::AssertUnwindSafe;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,35 +9,37 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
-use futures::FutureExt;
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::World;
 use hosting_resource::{IdPolicy, Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
-use hosting_scaffold::telemetry::{current_traceparent, set_remote_parent};
 use hosting_store::Store;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use zeroize::Zeroizing;
 
 use crate::audit::{Refusals, entry};
-use crate::auth::{Principal, authenticate};
+use crate::auth::{Principal, authenticate, presented};
+use crate::browsers::open_to;
+use crate::compression::compressed;
 use crate::config::ApiConfig;
+use crate::events::Events;
 use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
-use crate::query::Query;
+use crate::preconditions::Preconditions;
+use crate::query::{Query, SINCE};
+use crate::rate_limit::{RateLimiters, StandingCell};
 use crate::redact::redact;
-use crate::request::{self, Preconditions, REPLAYED, entity_tag, param};
+pub(crate) use crate::reply::Reply;
+use crate::request::{self, param};
 use crate::route::{BASE, Op, Route, Shape, table};
-use crate::trace::{child_of, is_traceparent, request_id};
 use crate::turns::{Turn, Turns};
 use crate::unserved::unserved;
 use crate::wait::{Waiting, WaitingPlace};
@@ -60,8 +62,11 @@ struct Inner {
     config: ApiConfig,
     metrics: HttpMetrics,
     waiting: Arc<Waiting>,
+    watching: Arc<Waiting>,
+    events: Arc<Events>,
     turns: Arc<Turns>,
     refusals: Refusals,
+    limiters: RateLimiters,
     ready: tokio::sync::Mutex<Option<Looked>>,
     routes: Vec<Arc<Route>>,
     /// Resolved request schemas, for redaction.
@@ -73,6 +78,20 @@ struct Inner {
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// With which key is asked, and from where.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    key: Zeroizing<String>,
+    from: Option<IpAddr>,
+}
+
+impl Caller {
+    fn of(request: &Parts) -> Result<Self, ApiError> {
+        let from = request.extensions.get::<ClientAddress>().map(|client| client.0);
+        Ok(Self { key: presented(&request.headers)?.to_owned().into(), from })
     }
 }
 
@@ -95,78 +114,10 @@ pub(crate) struct Call {
     pub(crate) callback: Option<String>,
     /// Whoever asks with it again gets the same answer.
     pub(crate) idempotency_key: Option<String>,
+    /// Who asked, as far as it can be looked at again.
+    pub(crate) caller: Caller,
     /// Held by a large request until it is written.
     turn: Mutex<Option<Turn>>,
-}
-
-/// A success.
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Option<Value>,
-    pub(crate) revision: Option<u64>,
-    pub(crate) generation: Option<u64>,
-    pub(crate) retry_after: Option<u32>,
-    /// Where the resource is that the answer speaks of.
-    pub(crate) location: Option<String>,
-    /// It is the answer of an earlier request with the same idempotency key.
-    pub(crate) replayed: bool,
-}
-
-impl Reply {
-    pub(crate) fn json(status: u16, body: Value) -> Self {
-        Self {
-            status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
-            body: Some(body),
-            revision: None,
-            generation: None,
-            retry_after: None,
-            location: None,
-            replayed: false,
-        }
-    }
-
-    /// The entity tag of what is shown.
-    fn tag(&self) -> Option<String> {
-        Some(entity_tag(self.generation?, self.body.as_ref()?))
-    }
-
-    /// 304 in the place of what the caller has already (RFC 9110 §15.4.5).
-    fn unless_known(self, conditions: &Preconditions) -> Self {
-        match self.tag() {
-            Some(tag) if self.status == StatusCode::OK && conditions.is_known(&tag) => {
-                Self { status: StatusCode::NOT_MODIFIED, ..self }
-            }
-            Some(_) | None => self,
-        }
-    }
-}
-
-impl IntoResponse for Reply {
-    fn into_response(self) -> Response {
-        let tag = self.tag();
-        let mut response = match self.body {
-            Some(body) if self.status != StatusCode::NOT_MODIFIED => {
-                (self.status, axum::Json(body)).into_response()
-            }
-            Some(_) | None => self.status.into_response(),
-        };
-        let headers = response.headers_mut();
-        if let Some(revision) = self.revision {
-            headers.insert("x-revision", HeaderValue::from(revision));
-        }
-        for (name, value) in [(header::ETAG, tag), (header::LOCATION, self.location)] {
-            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
-                headers.insert(name, value);
-            }
-        }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.replayed {
-            headers.insert(REPLAYED, HeaderValue::from_static("true"));
-        }
-        response
-    }
 }
 
 impl Api {
@@ -186,18 +137,21 @@ impl Api {
         let openapi = openapi::document(&routes).to_string();
         let page = openapi::page(&routes);
         Self(Arc::new(Inner {
-            store,
             platform,
             metrics: HttpMetrics::register(registry),
             waiting: Arc::new(Waiting::new(config.max_waiting)),
+            watching: Arc::new(Waiting::new(config.max_watching)),
+            events: Arc::new(Events::new(&store)),
             turns: Arc::new(Turns::new(IN_LINE)),
             refusals: Refusals::new(config.refusal_rows, config.refusal_window),
+            limiters: RateLimiters::new(config.rate_limits),
             ready: tokio::sync::Mutex::default(),
             routes: routes.into_iter().map(Arc::new).collect(),
             schemas: schemas.finish(),
             openapi,
             page,
             config,
+            store,
         }))
     }
 
@@ -231,6 +185,29 @@ impl Api {
 
     pub(crate) fn metrics(&self) -> &HttpMetrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.0.events
+    }
+
+    /// Follows what is committed, for those who watch, until `stop`.
+    pub async fn follow_events(self, stop: CancellationToken) {
+        self.0.events.follow(&self.0.store, stop).await;
+    }
+
+    /// How often a stream shows that it stands, and looks at its key.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.0.config.heartbeat
+    }
+
+    /// A place among those that watch.
+    pub(crate) fn watching_place(&self, principal: &Principal) -> Result<WaitingPlace, ApiError> {
+        self.0.watching.enter(&principal.key_id).ok_or_else(|| {
+            ApiError::unavailable(
+                "too many watch already, with this key or in all; filter in one stream for several",
+            )
+        })
     }
 
     pub(crate) fn refusals(&self) -> &Refusals {
@@ -291,72 +268,23 @@ impl Api {
             .route("/healthz", axum::routing::get(|| async { axum::Json(json!({"status": "ok"})) }))
             .route("/readyz", axum::routing::get(move || async move { api.readiness().await }));
         let (missing, wrong) = (self.clone(), self.clone());
-        router
+        let router = router
             .fallback(
                 move |request: Request| async move { missing.answer(Target::Nothing, None, request).await },
             )
-            .method_not_allowed_fallback(move |request: Request| async move { wrong.wrong_method(&request) })
+            .method_not_allowed_fallback(move |request: Request| async move {
+                wrong.answer(Target::WrongMethod, None, request).await
+            });
+        open_to(compressed(router), &self.0.config.origins)
     }
 
-    /// One request, with everything around it: request id, trace, metrics, one log line.
-    async fn answer(&self, target: Target, params: Option<RawPathParams>, request: Request) -> Response {
-        let begun = Instant::now();
-        let method = request.method().clone();
-        let path = match &target {
-            Target::Served(route) => route.full_path(),
-            Target::Unserved(path) => format!("{BASE}{path}"),
-            Target::Nothing => "unmatched".to_owned(),
-        };
-        let request_id = request_id(request.headers());
-        let given =
-            request.headers().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let given = if is_traceparent(given) { given.to_owned() } else { String::new() };
-        let client = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
-        let span = tracing::info_span!("request", %method, path = %path, %request_id, client);
-        set_remote_parent(&span, &given);
-        let mut response = async {
-            let traceparent = Some(current_traceparent()).filter(|own| !own.is_empty());
-            let traceparent = traceparent.unwrap_or_else(|| child_of(&given));
-            let response = match target {
-                Target::Served(route) => {
-                    let served = AssertUnwindSafe(self.serve(route, params, request, &traceparent));
-                    served.catch_unwind().await.unwrap_or_else(|panic| {
-                        let cause = panic.downcast_ref::<&str>().copied().unwrap_or("a panic");
-                        ApiError::internal(&cause).into_response()
-                    })
-                }
-                Target::Unserved(_) => {
-                    let (parts, _) = request.into_parts();
-                    self.not_served(&parts, &path).await.into_response()
-                }
-                Target::Nothing => ApiError::not_found("there is no such path; see /docs").into_response(),
-            };
-            let took = begun.elapsed();
-            tracing::info!(
-                status = response.status().as_u16(),
-                took_ms = took.as_secs_f64() * 1000.0,
-                "answered"
-            );
-            self.0.metrics.answered(method.as_str(), &path, response.status().as_u16(), took);
-            (response, traceparent)
-        }
-        .instrument(span)
-        .await;
-        for (name, value) in [("x-request-id", request_id), ("traceparent", response.1)] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.0.headers_mut().insert(HeaderName::from_static(name), value);
-            }
-        }
-        response.0
-    }
-
-    async fn serve(
+    pub(crate) async fn serve(
         &self,
         route: Arc<Route>,
         params: Option<RawPathParams>,
         request: Request,
         traceparent: &str,
-    ) -> Response {
+    ) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
         let principal = match self.admit(&route, &parts).await {
             Ok(principal) => principal,
@@ -367,12 +295,11 @@ impl Api {
                     let row = entry(&route, parts.uri.path(), Some(&id), None, error.status.as_u16());
                     self.audit_refusal(&principal, traceparent, row).await;
                 }
-                return error.into_response();
+                return Err(error);
             }
         };
         let id = param(params.as_ref(), 0);
-        let sound =
-            self.read_call(&route, &principal, &parts.headers, parts.uri.query(), id.clone(), body).await;
+        let sound = self.read_call(&route, &principal, &parts, id.clone(), body).await;
         let path = parts.uri.path().to_owned();
         let (outcome, body) = match sound {
             Err(error) => (Err(error.into()), None),
@@ -391,6 +318,7 @@ impl Api {
                     traceparent: traceparent.to_owned(),
                     callback: sound.callback,
                     idempotency_key: sound.idempotency_key,
+                    caller: sound.caller,
                     turn: Mutex::new(sound.turn),
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
@@ -403,22 +331,34 @@ impl Api {
             }
         };
         match outcome {
-            Ok(reply) => reply.into_response(),
+            Ok(reply) => Ok(reply.into_response()),
             Err(Failure { error, audited }) => {
                 if !audited && route.is_mutating() {
                     let row = entry(&route, &path, Some(&id), body, error.status.as_u16());
                     self.audit_refusal(&principal, traceparent, row).await;
                 }
-                error.into_response()
+                Err(error)
             }
         }
     }
 
-    /// Who calls.
+    /// Who calls, within the key's rate.
     pub(crate) async fn caller(&self, request: &Parts) -> Result<Principal, ApiError> {
-        let from = request.extensions.get::<ClientAddress>().map(|client| client.0);
+        let caller = Caller::of(request)?;
+        if let Some(from) = caller.from {
+            self.0.limiters.present(&caller.key, from)?;
+        }
+        let principal = self.still(&caller).await?;
+        self.0.limiters.remember(&caller.key);
+        let is_read = matches!(request.method, Method::GET | Method::HEAD);
+        self.0.limiters.take(&principal.key_id, is_read, request.extensions.get::<StandingCell>())?;
+        Ok(principal)
+    }
+
+    /// Whom a caller's key stands for now.
+    pub(crate) async fn still(&self, caller: &Caller) -> Result<Principal, ApiError> {
         let mut tx = self.store().read().await?;
-        authenticate(&request.headers, from, self.store().now(), &mut tx).await
+        authenticate(&caller.key, caller.from, self.store().now(), &mut tx).await
     }
 
     /// Who calls, and whether the route is theirs. The caller is told apart from a stranger even when refused.
@@ -446,15 +386,20 @@ impl Api {
         &self,
         route: &Route,
         principal: &Principal,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        request: &Parts,
         id: String,
         body: Body,
     ) -> Result<Sound, ApiError> {
+        let headers = &request.headers;
         if id.len() > MAX_PARAM || id.chars().any(char::is_control) {
             return Err(ApiError::not_found("there is no resource with such an id"));
         }
-        let query = Query::read(query.unwrap_or_default(), &route.params)?;
+        let mut query = Query::read(request.uri.query().unwrap_or_default(), &route.params)?;
+        if let Some(last) = headers.get("last-event-id")
+            && route.params.iter().any(|param| param.name == SINCE)
+        {
+            query.go_on_from(last.to_str().unwrap_or_default())?;
+        }
         let wait = match query.text("wait") {
             Some(_) => Some(self.wait_timeout(&query, self.0.config.default_wait)?),
             None => None,
@@ -468,7 +413,8 @@ impl Api {
                 self.read_body(route, principal, headers, body).await?
             }
         };
-        Ok(Sound { query, body, conditions, wait, callback, idempotency_key, turn })
+        let caller = Caller::of(request)?;
+        Ok(Sound { query, body, conditions, wait, callback, idempotency_key, caller, turn })
     }
 
     /// `?wait_timeout=` in seconds.
@@ -563,14 +509,17 @@ struct Sound {
     wait: Option<Duration>,
     callback: Option<String>,
     idempotency_key: Option<String>,
+    caller: Caller,
     turn: Option<Turn>,
 }
 
 /// What a request is for.
-enum Target {
+pub(crate) enum Target {
     Served(Arc<Route>),
     /// The path of a route that is not served yet.
     Unserved(&'static str),
+    /// A path that does not take the method.
+    WrongMethod,
     Nothing,
 }
 

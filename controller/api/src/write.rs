@@ -293,6 +293,7 @@ impl Api {
             generation: None,
             retry_after: None,
             location: None,
+            stream: None,
             replayed: false,
         };
         match done.body {
@@ -364,7 +365,9 @@ impl Api {
             body.insert("warnings".to_owned(), done.warnings.into());
         }
         if status == StatusCode::CONFLICT {
-            body.insert("error".to_owned(), format!("the fleet rejected it: {}", reasons.join("; ")).into());
+            // The resource's own `status` stays beside the members of the error.
+            let rejected = ApiError::conflict(format!("the fleet rejected it: {}", reasons.join("; ")));
+            body.extend(rejected.members());
             body.insert("reasons".to_owned(), reasons.into());
         }
         Ok(Reply {
@@ -374,6 +377,7 @@ impl Api {
             generation,
             retry_after: (status == StatusCode::ACCEPTED).then_some(RETRY_AFTER),
             location: None,
+            stream: None,
             replayed: false,
         })
     }

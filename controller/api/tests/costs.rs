@@ -130,6 +130,14 @@ impl Lab {
             ("search of a list, frequent", "/zones?limit=2&search=filled".into()),
             ("search of a list, nothing there", "/tenants?limit=2&search=nothing-like-this".into()),
             ("search everywhere", "/search?q=acme-zone".into()),
+            ("some fields of a list", "/zones?limit=2&fields=name,status".into()),
+            ("count of a kind", "/zones?limit=2&count=true".into()),
+            (
+                "count of a brand's in a status",
+                format!("/zones?limit=2&brand_id={brand}&status=active&count=true"),
+            ),
+            ("count of a zone's records", format!("/zones/{zone}/records?limit=2&count=true")),
+            ("count of what a search finds", "/zones?limit=2&search=filled&count=true".into()),
             ("nodes of a cluster", format!("/clusters/{cluster}/nodes?limit=2")),
             ("explain", format!("/explain/{fqdn_name}")),
             ("dashboard", "/dashboard/stats".into()),
@@ -255,6 +263,10 @@ fn bound(name: &str, backend: Backend, is_known: bool) -> (u64, u64) {
         | "list of a brand by status"
         | "search of a list, frequent"
         | "search everywhere" => (4, 3_000),
+        // Ten thousand rows of the list are gone along.
+        "count of a brand's in a status" | "count of a zone's records" | "count of what a search finds" => {
+            (30, 26_000)
+        }
         // Two thousand rows, whatever fits.
         "audit search" | "audit of a type by method" | "audit of a type of long ago" => (0, 2_100),
         // Five hundred records are looked at for what is wrong with them. PostgreSQL sorts those of the zone where they are a good part of all.

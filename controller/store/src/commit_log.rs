@@ -11,8 +11,8 @@ use hosting_intent::{Audience, Key};
 use hosting_resource::Kind;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
 use crate::sql::{self, Connection, Row};
+use crate::{ResourceEvent, StoreError};
 
 /// The channel of NOTIFY.
 pub(crate) const CHANNEL: &str = "hosting_commits";
@@ -25,6 +25,9 @@ const PAGE: i64 = 256;
 /// Keys of one node's report that are named; beyond it all of it is.
 const MAX_KEYS: usize = 500;
 
+/// Changes of resources that a row names; with more, whoever watches at another controller has to look at everything anew.
+const MAX_EVENTS: usize = 500;
+
 /// What one commit brought.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Commit {
@@ -36,6 +39,10 @@ pub struct Commit {
     pub kinds: BTreeSet<Kind>,
     /// Resources that may have come a step further: what was written and is on its way, and what waited for a row to go.
     pub concerns: BTreeSet<String>,
+    /// What became of resources, in the order of revisions.
+    pub events: Vec<ResourceEvent>,
+    /// More became of resources than is named here.
+    pub events_left_out: bool,
     /// Set when a new epoch began: every session has to start over.
     pub new_epoch: bool,
     /// What was missed cannot be told: everything may have changed.
@@ -147,6 +154,10 @@ struct Touched {
     kinds: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     concerns: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    events: Vec<ResourceEvent>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    events_left_out: bool,
     #[serde(default)]
     new_epoch: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -160,7 +171,10 @@ struct Touched {
 impl From<&Commit> for Touched {
     fn from(commit: &Commit) -> Self {
         let named = |key: &Key| (key.kind, key.name.clone());
+        let events_left_out = commit.events_left_out || commit.events.len() > MAX_EVENTS;
         Self {
+            events: if events_left_out { Vec::new() } else { commit.events.clone() },
+            events_left_out,
             revision: commit.revision,
             audiences: commit.audiences.iter().map(ToString::to_string).collect(),
             kinds: commit.kinds.iter().map(|kind| kind.name().to_owned()).collect(),
@@ -196,6 +210,8 @@ impl Touched {
             audiences: self.audiences.iter().map(audience).collect::<Option<_>>()?,
             kinds: self.kinds.iter().map(|name| Kind::from_name(name)).collect::<Option<_>>()?,
             concerns: self.concerns,
+            events: self.events,
+            events_left_out: self.events_left_out,
             new_epoch: self.new_epoch,
             lost: false,
             fleet: FleetChange {
@@ -289,7 +305,10 @@ impl CommitLog {
 
 #[cfg(test)]
 mod tests {
+    use hosting_resource::Status;
+
     use super::*;
+    use crate::ResourceChange;
 
     #[test]
     fn a_commit_survives_its_row() {
@@ -307,11 +326,23 @@ mod tests {
             role: "web".into(),
             reason: "x".into(),
         });
+        let event = ResourceEvent {
+            revision: 7,
+            kind: Kind::Tenant,
+            id: "t_1".into(),
+            tenant: Some("t_1".into()),
+            brand: Some("acme".into()),
+            change: ResourceChange::Created,
+            status: Status::Pending,
+            generation: 1,
+        };
         let commit = Commit {
             revision: 7,
             audiences: vec!["dns/default".parse().unwrap()],
             kinds: [Kind::Node].into(),
             concerns: ["t_1".to_owned()].into(),
+            events: vec![event.clone()],
+            events_left_out: false,
             new_epoch: true,
             lost: false,
             fleet,
@@ -321,6 +352,9 @@ mod tests {
         assert_eq!(commit.fleet.reports["web-1"].keys, [key("a"), key("b")].into());
         assert_eq!(commit.fleet.reports.len(), 2, "a report that changes nothing is none");
         assert_eq!(commit.fleet.reports["web-2"], ReportChange::everything());
+        let many = Commit { events: vec![event; MAX_EVENTS + 1], ..commit.clone() };
+        let many = Touched::from(&many).into_commit().unwrap();
+        assert!(many.events.is_empty() && many.events_left_out);
         let newer = text.replace("dns/default", "moon/base");
         assert_eq!(serde_json::from_str::<Touched>(&newer).unwrap().into_commit(), None);
     }

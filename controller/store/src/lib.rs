@@ -51,12 +51,14 @@ mod page;
 mod read_tx;
 mod readers;
 mod replies;
+mod resource_event;
 mod schema;
 mod search;
 mod secrets;
 mod sql;
 mod status;
 mod tables;
+mod total;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -84,7 +86,9 @@ pub use origin::Origin;
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use replies::KeptReply;
+pub use resource_event::{ResourceChange, ResourceEvent};
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
+pub use total::Total;
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
 pub use writer::{Committed, Stats, WriteError};
 

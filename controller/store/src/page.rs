@@ -318,6 +318,13 @@ impl ListQuery {
         self.search().is_none() && (others == 0 || self.is_suspended())
     }
 
+    /// Whether its length is kept: no conditions but brands and a status.
+    pub(crate) fn is_counted(&self) -> bool {
+        let is_kept =
+            |condition: &Condition<'_>| matches!(condition, Condition::Brands(_) | Condition::Status(_));
+        self.search().is_none() && self.conditions().iter().all(is_kept)
+    }
+
     /// What is looked for, if anything is.
     pub(crate) fn search(&self) -> Option<&str> {
         self.search.as_deref().filter(|search| !search.is_empty())

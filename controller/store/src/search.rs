@@ -16,10 +16,10 @@ use crate::{Cursor, ListQuery, Order, Page, PageError, ReadTx, StoreError, batch
 /// Rows of the index that are looked at. What more resources have is found soon by going along the list.
 const MOST_FOUND: usize = 2_000;
 /// Rows of a list that one page looks at.
-const MOST_ROWS: u32 = 10_000;
+pub(crate) const MOST_ROWS: u32 = 10_000;
 
 /// A row, as far as it tells whether it is found and where it stands.
-struct Name {
+pub(crate) struct Name {
     id: String,
     label: String,
     value: SortValue,
@@ -56,7 +56,7 @@ impl ReadTx {
     }
 
     /// Ids among which all of the list are, if an index finds few.
-    async fn candidates(&mut self, list: &ListQuery) -> Result<Option<Vec<String>>, StoreError> {
+    pub(crate) async fn candidates(&mut self, list: &ListQuery) -> Result<Option<Vec<String>>, StoreError> {
         let info = list.kind.info();
         let text = list.search().map(SearchText::new).filter(|_| info.has_terms());
         if let Some(text) = &text
@@ -129,7 +129,11 @@ impl ReadTx {
     }
 
     /// What of these is in the list behind its cursor and is found, in its order.
-    async fn among(&mut self, list: &ListQuery, ids: Vec<String>) -> Result<Vec<Name>, StoreError> {
+    pub(crate) async fn among(
+        &mut self,
+        list: &ListQuery,
+        ids: Vec<String>,
+    ) -> Result<Vec<Name>, StoreError> {
         let text = SearchText::new(list.search().unwrap_or_default());
         let mut found = Vec::new();
         for some in batch::chunks(&ids) {
@@ -152,7 +156,7 @@ impl ReadTx {
     }
 
     /// Goes along the list: what is found, one more than `limit` at most, and where to go on if the page ended before the list.
-    async fn along(
+    pub(crate) async fn along(
         &mut self,
         list: &ListQuery,
         limit: usize,

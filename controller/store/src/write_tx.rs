@@ -31,7 +31,7 @@ use crate::error::to_sql;
 use crate::keyring::SharedKek;
 use crate::origin::Origin;
 use crate::sql::{Connection, Query, Row};
-use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, StoreError, batch};
+use crate::{AuditEntry, FleetChange, Kek, MAX_ROWS, ReadTx, ResourceEvent, StoreError, batch};
 
 /// Units that one mutation may put on the replan queue; a walk needs one.
 const MAX_REPLAN: usize = 10_000;
@@ -118,6 +118,7 @@ pub(crate) struct Written {
     pub(crate) audiences: Vec<Audience>,
     pub(crate) kinds: BTreeSet<Kind>,
     pub(crate) concerns: BTreeSet<String>,
+    pub(crate) events: Vec<ResourceEvent>,
     pub(crate) fleet: FleetChange,
 }
 
@@ -207,8 +208,11 @@ impl WriteTx {
         self.read.release_savepoint().await?;
         let mutation = std::mem::take(&mut self.mutation);
         let pending = &mut self.pending;
-        pending.layer.keep();
         let revision = self.read.head() + 1;
+        let changed = pending.layer.changed_resources();
+        let events =
+            changed.filter_map(|(before, after)| ResourceEvent::of(revision, before, after)).collect();
+        pending.layer.keep();
         let audiences = pending.keep_intents(revision, mutation.log, mutation.audiences);
         for (of, by) in mutation.counts {
             *pending.counts.entry(of).or_default() += by;
@@ -233,6 +237,7 @@ impl WriteTx {
             audiences,
             kinds: mutation.kinds,
             concerns: mutation.concerns,
+            events,
             fleet: mutation.fleet,
         })
     }

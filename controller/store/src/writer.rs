@@ -578,6 +578,7 @@ impl Writer {
             audiences.extend(written.audiences.iter().cloned());
             commit.kinds.extend(written.kinds.iter().copied());
             commit.concerns.extend(written.concerns.iter().cloned());
+            commit.events.extend(written.events.iter().cloned());
             commit.fleet.merge(written.fleet.clone());
         }
         commit.audiences = audiences.into_iter().collect();

@@ -128,7 +128,7 @@ pub async fn serve(
 ) -> Result<(), std::io::Error> {
     // A scraper, an operator and a load balancer's probe: few, on a network of one's own.
     let limits = HttpLimits { connections: 256, per_network: 192, ..HttpLimits::default() };
-    http::serve(listener, router(metrics, readiness), limits, stop).await
+    http::serve(listener, router(metrics, readiness), limits, None, stop).await
 }
 
 async fn metrics_text(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {

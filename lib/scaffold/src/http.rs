@@ -1,129 +1,26 @@
-//! A plain HTTP/1.1 server for a router, bounded against clients that are slow, silent or many.
+//! A server for a router, plain or with TLS, HTTP/1.1 and HTTP/2, bounded against clients that are slow, silent or many.
 //!
 //! Owns accept, limits and drain; never looks into a request. The admin port and the controller's API are served by it.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use futures::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use ipnet::IpNet;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+pub use crate::client_address::ClientAddress;
+use crate::client_address::is_trusted;
+use crate::connection::Connection;
+pub use crate::connection::HttpLimits;
 use crate::networks::Networks;
+use crate::server_tls::ServerTls;
 
-/// What the server takes on.
-#[derive(Debug, Clone)]
-pub struct HttpLimits {
-    /// Connections at once; more wait in the kernel's queue.
-    pub connections: usize,
-    /// Of these for one network (an IPv4 address, an IPv6 /64); more are closed at once, so that nobody alone can keep the
-    /// others out.
-    pub per_network: usize,
-    /// Networks of proxies in front: their connections are nobody's share, the requests in them are. From them alone it is believed
-    /// for whom they ask.
-    pub trusted: Vec<IpNet>,
-    /// From the first moment that a request may come to the end of its header: also how long a connection may be idle.
-    pub header: Duration,
-    /// Largest request header in bytes, at least 8 192.
-    pub header_bytes: usize,
-    /// How long the peer may leave what it was sent unacknowledged.
-    pub unacknowledged: Duration,
-}
-
-impl Default for HttpLimits {
-    fn default() -> Self {
-        Self {
-            connections: 4_096,
-            per_network: 2_048,
-            trusted: Vec::new(),
-            header: Duration::from_secs(30),
-            header_bytes: 64 * 1024,
-            unacknowledged: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Whose request it is: the peer, or for whom a trusted proxy asks. In the extensions of every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientAddress(pub IpAddr);
-
-fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
-    trusted.iter().any(|network| network.contains(&address))
-}
-
-/// For whom a trusted proxy asks: of the addresses that the proxies noted, the last one that is none of theirs. What they did not
-/// write themselves stands further to the front. Two headers that disagree are nobody's word: one of them is the client's own.
-fn client_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let last = |mut chain: Vec<Option<IpAddr>>| {
-        let mut client = peer;
-        while let Some(noted) = chain.pop() {
-            let Some(address) = noted else { break };
-            client = address;
-            if !is_trusted(trusted, address) {
-                break;
-            }
-        }
-        client
-    };
-    let values = |name: HeaderName| -> Vec<String> {
-        let texts = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
-        texts.flat_map(|text| text.split(',')).map(|part| part.trim().to_owned()).collect()
-    };
-    let plain: Vec<_> =
-        values(HeaderName::from_static("x-forwarded-for")).iter().map(|part| noted_address(part)).collect();
-    let standard: Vec<_> = values(header::FORWARDED).iter().map(|part| forwarded_for(part)).collect();
-    match (plain.is_empty(), standard.is_empty()) {
-        (true, true) => peer,
-        (false, true) => last(plain),
-        (true, false) => last(standard),
-        (false, false) => {
-            let (one, other) = (last(plain), last(standard));
-            if one == other { one } else { peer }
-        }
-    }
-}
-
-/// The `for` of an element of `Forwarded` (RFC 7239 §4).
-fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-    let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
-    noted_address(node.trim().trim_matches('"'))
-}
-
-/// An address, with or without a port.
-fn noted_address(text: &str) -> Option<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse::<IpAddr>().ok();
-    address
-        .or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()))
-        .map(|ip| ip.to_canonical())
-}
-
-fn crowded() -> Response {
-    let body =
-        serde_json::json!({"error": "too many requests of this network at once; send fewer at a time"});
-    let mut response = (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
-}
-
-/// Serves until `stop`; requests under way are finished then, idle connections closed.
+/// Serves until `stop`; requests under way are finished then, idle connections closed. With `tls` every connection begins with a handshake.
 ///
 /// # Errors
 /// None today: a listener that fails for the moment is tried again.
@@ -131,16 +28,18 @@ pub fn serve(
     listener: TcpListener,
     router: Router,
     limits: HttpLimits,
+    tls: Option<Arc<ServerTls>>,
     stop: CancellationToken,
 ) -> BoxFuture<'static, io::Result<()>> {
     // Boxed, so that the whole of HTTP is compiled with this crate and not again with its caller.
-    Box::pin(serve_until(listener, router, limits, stop))
+    Box::pin(serve_until(listener, router, limits, tls, stop))
 }
 
 async fn serve_until(
     listener: TcpListener,
     router: Router,
     limits: HttpLimits,
+    tls: Option<Arc<ServerTls>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
@@ -160,17 +59,22 @@ async fn serve_until(
         match accepted {
             Ok((permit, tcp, peer)) => {
                 let peer = peer.ip().to_canonical();
-                let (place, shared) = if is_trusted(&limits.trusted, peer) {
-                    (None, Some(Arc::clone(&networks)))
-                } else {
-                    match networks.enter(peer, limits.per_network) {
-                        Some(place) => (Some(place), None),
-                        None => continue,
-                    }
+                let is_shared = is_trusted(&limits.trusted, peer);
+                let place = if is_shared { None } else { networks.enter(peer, limits.per_network) };
+                if place.is_none() && !is_shared {
+                    continue;
+                }
+                let connection = Connection {
+                    peer,
+                    is_shared,
+                    networks: Arc::clone(&networks),
+                    router: router.clone(),
+                    limits: limits.clone(),
+                    stop: stop.clone(),
                 };
-                let serve = connection(tcp, peer, shared, router.clone(), limits.clone(), stop.clone());
+                let tls = tls.as_ref().map(|tls| tls.config());
                 connections.spawn(async move {
-                    serve.await;
+                    connection.serve(tcp, tls).await;
                     drop((permit, place));
                 });
             }
@@ -188,65 +92,15 @@ async fn serve_until(
     Ok(())
 }
 
-/// `shared`: the connection is a trusted proxy's, and each request in it takes a place of its client's network.
-async fn connection(
-    tcp: TcpStream,
-    peer: IpAddr,
-    shared: Option<Arc<Networks>>,
-    router: Router,
-    limits: HttpLimits,
-    stop: CancellationToken,
-) {
-    // Both fail only on a connection that is gone.
-    let _ = tcp.set_nodelay(true);
-    let _ = socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(limits.unacknowledged));
-    let inner = TowerToHyperService::new(router);
-    let (trusted, per_network) = (limits.trusted, limits.per_network);
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        let inner = inner.clone();
-        let (client, place) = match &shared {
-            None => (peer, Some(None)),
-            Some(networks) => {
-                let client = client_of(request.headers(), peer, &trusted);
-                (client, networks.enter(client, per_network).map(Some))
-            }
-        };
-        request.extensions_mut().insert(ClientAddress(client));
-        async move {
-            match place {
-                None => Ok(crowded()),
-                Some(place) => {
-                    let response = hyper::service::Service::call(&inner, request).await;
-                    drop(place);
-                    response
-                }
-            }
-        }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .max_buf_size(limits.header_bytes.max(8_192))
-        .serve_connection(TokioIo::new(tcp), service);
-    let mut served = std::pin::pin!(served);
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
     use axum::routing::get;
+    use hyper::client::conn::http2;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::time::Instant;
 
     use super::*;
@@ -262,7 +116,7 @@ mod tests {
             "slow"
         };
         let router = Router::new().route("/", get(|| async { "hello" })).route("/slow", get(slow));
-        let server = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        let server = tokio::spawn(serve(listener, router, limits, None, stop.clone()));
         (address, stop, server)
     }
 
@@ -315,34 +169,6 @@ mod tests {
         let target = "a".repeat(65_600);
         assert_eq!(status(format!("GET /{target} HTTP/1.1\r\nhost: a\r\n\r\n")).await, "414");
         assert_eq!(status("GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned()).await, "200");
-    }
-
-    #[test]
-    fn the_last_address_that_is_no_proxys_is_the_clients() {
-        let trusted: Vec<IpNet> = ["10.0.0.0/8", "2001:db8:1::/48"].map(|net| net.parse().unwrap()).into();
-        let of = |headers: &[(&'static str, &str)]| {
-            let mut map = HeaderMap::new();
-            for (name, value) in headers {
-                map.append(HeaderName::from_static(name), value.parse().unwrap());
-            }
-            client_of(&map, "10.0.0.1".parse().unwrap(), &trusted).to_string()
-        };
-        let plain = "x-forwarded-for";
-        assert_eq!(of(&[]), "10.0.0.1");
-        assert_eq!(of(&[(plain, "192.0.2.1")]), "192.0.2.1");
-        assert_eq!(of(&[(plain, "203.0.113.9, 192.0.2.1")]), "192.0.2.1", "the client made up the first one");
-        assert_eq!(of(&[(plain, "203.0.113.9"), (plain, "192.0.2.1, 10.0.0.7")]), "192.0.2.1");
-        assert_eq!(of(&[(plain, "192.0.2.1:4711, 10.9.9.9")]), "192.0.2.1");
-        assert_eq!(of(&[(plain, "[2001:db8::5]:80, 2001:db8:1::2")]), "2001:db8::5");
-        assert_eq!(of(&[(plain, "10.2.2.2")]), "10.2.2.2", "a proxy that asks for itself");
-        assert_eq!(of(&[(plain, "192.0.2.1, unknown")]), "10.0.0.1");
-        assert_eq!(
-            of(&[("forwarded", "for=192.0.2.1;proto=https, For=\"[2001:db8::5]:99\"")]),
-            "2001:db8::5"
-        );
-        assert_eq!(of(&[("forwarded", "for=192.0.2.1"), (plain, "192.0.2.1")]), "192.0.2.1");
-        assert_eq!(of(&[("forwarded", "for=203.0.113.9"), (plain, "192.0.2.1")]), "10.0.0.1");
-        assert_eq!(of(&[(plain, "::ffff:192.0.2.1")]), "192.0.2.1");
     }
 
     #[tokio::test]
@@ -409,5 +235,90 @@ mod tests {
         assert!(busy.await.unwrap().starts_with("HTTP/1.1 200"));
         assert!(closed_after(&mut idle).await < Duration::from_secs(5));
         tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+    }
+    type Requests = http2::SendRequest<String>;
+
+    async fn http2_over(
+        io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    ) -> (Requests, tokio::task::JoinHandle<hyper::Result<()>>) {
+        let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+        (requests, tokio::spawn(connection))
+    }
+
+    async fn status_of(requests: &mut Requests, path: &str, header: (&str, String)) -> u16 {
+        let request = hyper::Request::builder().uri(format!("http://a{path}")).header(header.0, header.1);
+        let response = requests.send_request(request.body(String::new()).unwrap()).await.unwrap();
+        response.status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn http2_has_the_limits_of_http1() {
+        let limits =
+            HttpLimits { per_network: 3, header: Duration::from_millis(300), ..HttpLimits::default() };
+        let (address, _stop, _server) = start(limits).await;
+        let (requests, connection) = http2_over(TcpStream::connect(address).await.unwrap()).await;
+        let plain = || ("x", String::new());
+        assert_eq!(status_of(&mut requests.clone(), "/", plain()).await, 200);
+        let long = ("x", "a".repeat(70_000));
+        assert_eq!(status_of(&mut requests.clone(), "/", long).await, 431);
+        // Requests at once on one connection take the places of connections.
+        let asked = (0..5).map(|_| {
+            let mut requests = requests.clone();
+            async move { status_of(&mut requests, "/slow", plain()).await }
+        });
+        let mut codes = futures::future::join_all(asked).await;
+        codes.sort_unstable();
+        assert_eq!(codes, [200, 200, 200, 503, 503]);
+        assert_eq!(status_of(&mut requests.clone(), "/", plain()).await, 200, "places are given back");
+        // An idle connection is ended, though the client would keep it.
+        tokio::time::timeout(Duration::from_secs(5), connection).await.unwrap().unwrap().unwrap();
+        // One that began as HTTP/2 and goes no further too.
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        assert!(closed_after(&mut silent).await < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn with_tls_both_versions_are_served_and_nothing_in_plain() {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        crate::file::write_private(&key, made.signing_key.serialize_pem().as_bytes()).unwrap();
+        let tls = Arc::new(ServerTls::load(&certificate, &key).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = HttpLimits { header: Duration::from_millis(300), ..HttpLimits::default() };
+        let router = Router::new().route("/", get(|| async { "hello" }));
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, router, limits, Some(tls), stop.clone()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let connect = async |protocol: &[u8]| {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let mut config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let name = "localhost".try_into().unwrap();
+            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+        };
+        let (mut requests, _connection) = http2_over(connect(b"h2").await).await;
+        assert_eq!(status_of(&mut requests, "/", ("x", String::new())).await, 200);
+        let mut plain = connect(b"http/1.1").await;
+        plain.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut buffer = [0; 64];
+        let length = plain.read(&mut buffer).await.unwrap();
+        assert!(buffer[..length].starts_with(b"HTTP/1.1 200"));
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        assert!(closed_after(&mut stranger).await < Duration::from_secs(5));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert!(closed_after(&mut silent).await < Duration::from_secs(5), "a handshake has its time too");
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
     }
 }

@@ -4,12 +4,15 @@
 //! `hosting-intent-sync` for what it keeps on disk.
 
 pub mod admin;
+mod client_address;
 pub mod config;
+mod connection;
 mod exposition;
 pub mod file;
 pub mod http;
 pub mod networks;
 pub mod role;
+pub mod server_tls;
 pub mod tasks;
 pub mod telemetry;
 

@@ -50,6 +50,13 @@ impl Drop for NetworkPlace {
     }
 }
 
+/// The network that an address counts as: the address itself (IPv4), its /64 (IPv6).
+#[must_use]
+pub fn narrow_network(address: IpAddr) -> IpAddr {
+    let [(_, narrow), _] = networks(address);
+    narrow
+}
+
 /// The narrow and the wide network of an address, each with the length of its prefix.
 fn networks(address: IpAddr) -> [(u8, IpAddr); 2] {
     match address.to_canonical() {

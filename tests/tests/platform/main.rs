@@ -12,4 +12,5 @@ mod failures;
 mod first_light;
 mod harness;
 mod hostile;
+mod tls;
 mod traces;

@@ -5,6 +5,7 @@ mod api_key;
 mod authorities;
 mod brand;
 mod cluster;
+mod events;
 pub(crate) mod jobs;
 mod keks;
 mod node;
@@ -33,6 +34,8 @@ pub struct Ask {
     pub(crate) params: fn() -> Vec<Param>,
     /// Whether its answer has an entity tag.
     pub(crate) tagged: bool,
+    /// The media type of its answer.
+    pub(crate) media: &'static str,
     pub(crate) answer: for<'c> fn(&'c Api, &'c Call) -> BoxFuture<'c, Result<Reply, ApiError>>,
 }
 
@@ -57,6 +60,7 @@ const PLAIN: Ask = Ask {
     name: "",
     params: Vec::new,
     tagged: false,
+    media: "application/json",
     answer: |_, _| Box::pin(async { Err(ApiError::internal(&"a read without an answer")) }),
 };
 
@@ -94,6 +98,7 @@ pub(crate) fn routes() -> Vec<Route> {
         authorities::routes(),
         platform::routes(),
         jobs::routes(),
+        events::routes(),
     ]
     .concat()
 }

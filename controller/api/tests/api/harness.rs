@@ -242,7 +242,12 @@ impl TestApi {
 
     /// The same over a store of one's own; the folder gets its key.
     pub(crate) async fn on(config: StoreConfig, folder: tempfile::TempDir) -> Self {
-        let test = Self::open(config, folder).await;
+        Self::open(config, folder).await.with_admin().await
+    }
+
+    /// With a key that has all rights.
+    async fn with_admin(self) -> Self {
+        let test = self;
         let key =
             api_key::from_raw("admin", &test.admin, vec!["*:*".into()], vec!["*".into()], &mut |buffer| {
                 rand::fill(buffer);
@@ -258,6 +263,14 @@ impl TestApi {
             .await
             .unwrap();
         test
+    }
+
+    /// An empty platform with an admin key, whose API behaves as said.
+    #[allow(dead_code, reason = "not every test binary says how")]
+    pub(crate) async fn behaving(behaviour: ApiConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig::new(folder.path().join("store.db"));
+        Self::open_with(config, folder, behaviour).await.with_admin().await
     }
 
     /// Where its store is.
@@ -282,6 +295,15 @@ impl TestApi {
 
     /// A controller's API over a store, which is made when there is none; the folder has its key, or gets it.
     pub(crate) async fn open(config: StoreConfig, folder: tempfile::TempDir) -> Self {
+        Self::open_with(config, folder, ApiConfig::default()).await
+    }
+
+    /// As [`TestApi::open`], with an API that behaves as said.
+    pub(crate) async fn open_with(
+        config: StoreConfig,
+        folder: tempfile::TempDir,
+        behaviour: ApiConfig,
+    ) -> Self {
         let kek = Kek::load_or_create(&folder.path().join("kek")).unwrap();
         let store = Store::open(&config, kek).await.unwrap();
         let fleet = Arc::new(FakeFleet::default());
@@ -290,11 +312,12 @@ impl TestApi {
             body_limit: 64 * 1024,
             body_timeout: Duration::from_secs(1),
             callbacks: callback_rules(),
-            ..ApiConfig::default()
+            ..behaviour
         };
         let bell = config.bell.clone();
         let stop = config.stop.clone();
         let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
+        tokio::spawn(api.clone().follow_events(stop.clone()));
         let gatekeeper = Gatekeeper(tokio::spawn(keep_gates(store.clone(), fleet.clone(), bell.clone())));
         Self {
             router: api.router(),
@@ -457,6 +480,10 @@ impl TestApi {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
+        if parts.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream") {
+            // It would go on for ever.
+            return Answer { status: parts.status.as_u16(), body: Value::Null, headers: parts.headers };
+        }
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         let body = match serde_json::from_slice(&bytes) {
             Ok(body) => body,
@@ -464,6 +491,8 @@ impl TestApi {
         };
         if parts.status != StatusCode::OK && parts.status.as_u16() >= 400 {
             assert!(body["error"].is_string(), "an error without its sentence: {} {body}", parts.status);
+            assert_eq!(body["detail"], body["error"], "RFC 9457 beside it: {body}");
+            assert!(body["type"].is_string() && body["title"].is_string(), "RFC 9457 beside it: {body}");
         }
         Answer { status: parts.status.as_u16(), body, headers: parts.headers }
     }

@@ -34,13 +34,17 @@ async fn every_change_can_be_planned_and_the_plan_is_what_it_does() {
     for route in plannable() {
         let shown = format!("{} {}", route.method, route.path);
         let before = traces(&test).await;
-        let plan = ask(&test, &ids, &route, "?dry_run=true", &test.admin).await;
+        let mut plan = ask(&test, &ids, &route, "?dry_run=true", &test.admin).await;
         assert_eq!(traces(&test).await, before, "{shown}: a plan leaves nothing behind");
         let twin = test.copy().await;
         // Nothing moves on by itself while the outcome is compared.
         twin.gatekeeper.0.abort();
-        let real = ask(&twin, &ids, &route, "", &twin.admin).await;
+        let mut real = ask(&twin, &ids, &route, "", &twin.admin).await;
         if real.status >= 400 {
+            // It names the request.
+            for answer in [&mut plan, &mut real] {
+                answer.body.as_object_mut().unwrap().remove("instance");
+            }
             assert_eq!((plan.status, &plan.body), (real.status, &real.body), "{shown}");
             continue;
         }
