@@ -18,6 +18,7 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
+//! | `history` | what resources were before each change |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
 //! | `secrets` | sealed blobs by name, trust roots |
@@ -38,6 +39,7 @@ mod database;
 mod enrolment;
 mod error;
 mod feed_source;
+mod history;
 mod jobs;
 mod join_token;
 mod kek;
@@ -73,6 +75,7 @@ pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
+pub use history::{Event, HistoryOf, HistoryPlace, HistoryRow};
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};

@@ -78,6 +78,11 @@ pub(crate) trait Definition: Document + Sized {
         false
     }
 
+    /// Whether the platform made it from other resources and keeps it so: no history of it is kept.
+    fn is_derived(_resource: &Resource) -> bool {
+        false
+    }
+
     /// What holders of it may do with the API: nobody gives more than they have.
     fn grants(_spec: &Self::Spec) -> Option<Grants> {
         None
@@ -344,6 +349,9 @@ pub trait KindDef: Send + Sync {
     /// Whether DELETE made it void: its row stays, and callers find it no more. What cannot be read is not void.
     fn is_void(&self, resource: &Resource) -> bool;
 
+    /// Whether the platform made it from other resources and keeps it so: no history of it is kept.
+    fn is_derived(&self, resource: &Resource) -> bool;
+
     /// What holders of it may do with the API: nobody gives more than they have. `None`: it opens nothing.
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants>;
 
@@ -451,6 +459,10 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn is_void(&self, resource: &Resource) -> bool {
         Doc::<D>::of(resource).is_ok_and(|doc| D::is_void(&doc))
+    }
+
+    fn is_derived(&self, resource: &Resource) -> bool {
+        D::is_derived(resource)
     }
 
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants> {

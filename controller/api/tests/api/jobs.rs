@@ -41,7 +41,13 @@ struct Running(CancellationToken, JoinHandle<Result<(), hosting_store::StoreErro
 impl Running {
     fn start(test: &TestApi) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let deps = JobDeps { store: test.store.clone(), callbacks: callback_rules(), audit_days: 90 };
+        let deps = JobDeps {
+            store: test.store.clone(),
+            callbacks: callback_rules(),
+            audit_days: 90,
+            history_days: 90,
+            history_bytes: 1 << 30,
+        };
         let config = RunnerConfig { poll: Duration::from_millis(100), ..RunnerConfig::new() };
         let metrics = JobMetrics::default();
         let runner = Runner::new(test.store.clone(), kinds::all(&deps), test.bell.clone(), config, metrics);

@@ -9,6 +9,7 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 
 pub mod audit_retention;
 pub mod callback;
+pub mod history_retention;
 pub mod reply_retention;
 
 /// What kinds need of the running controller.
@@ -20,6 +21,10 @@ pub struct JobDeps {
     pub callbacks: callback::CallbackRules,
     /// Audit rows are kept for so many days.
     pub audit_days: u32,
+    /// The history of resources is kept for so many days.
+    pub history_days: u32,
+    /// And no more of it than so many bytes.
+    pub history_bytes: u64,
 }
 
 /// A kind without an instance of it.
@@ -36,6 +41,7 @@ pub struct KindEntry {
 pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
+    entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
 ];
 
