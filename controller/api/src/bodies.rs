@@ -1,5 +1,7 @@
 //! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
 
+pub(crate) mod history;
+
 use std::collections::BTreeMap;
 
 use hosting_resource::Warning;
@@ -552,6 +554,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Job", |g| JobView::json_schema(g)),
     ("JobPage", |g| JobPage::json_schema(g)),
     ("CallbackSecret", |g| CallbackSecret::json_schema(g)),
+    ("HistoryPage", |g| history::HistoryPage::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];

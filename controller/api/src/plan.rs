@@ -181,7 +181,12 @@ fn change_of(before: Option<&Resource>, after: Option<&Resource>) -> &'static st
 }
 
 /// Pointers to the fields of two objects that differ, objects within them looked into.
-fn differences(before: &Map<String, Value>, after: &Map<String, Value>, path: &str, found: &mut Vec<String>) {
+pub(crate) fn differences(
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+    path: &str,
+    found: &mut Vec<String>,
+) {
     let fields: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     for field in fields {
         match (before.get(field), after.get(field)) {

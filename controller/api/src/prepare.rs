@@ -59,6 +59,7 @@ impl Call {
             | Op::Get(_)
             | Op::Delete(_)
             | Op::Retry(_)
+            | Op::History(_)
             | Op::Ask(_)
             | Op::Act(_)
             | Op::Order(_) => Ok(Prepared::Nothing),

@@ -138,6 +138,11 @@ pub(crate) fn of_jobs() -> Vec<Param> {
     ]
 }
 
+/// What histories take.
+pub(crate) fn of_history() -> Vec<Param> {
+    vec![limit(), cursor()]
+}
+
 /// What waiting for a workflow takes.
 pub(crate) fn of_await() -> Vec<Param> {
     vec![param("wait_timeout", Takes::Seconds, "How long to wait: 1 to 300 seconds, default 300.")]
@@ -166,6 +171,7 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             known
         }
         Op::Ask(ask) => (ask.params)(),
+        Op::History(_) => of_history(),
         Op::Get(_)
         | Op::Create(_)
         | Op::CreateBy(..)

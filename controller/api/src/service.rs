@@ -34,7 +34,6 @@ use crate::fallback::Looked;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::query::Query;
-use crate::redact::redact;
 use crate::request::{self, Preconditions, REPLAYED, entity_tag, param};
 use crate::route::{BASE, Op, Route, Shape, table};
 use crate::trace::{child_of, is_traceparent, request_id};
@@ -64,7 +63,7 @@ struct Inner {
     refusals: Refusals,
     ready: tokio::sync::Mutex<Option<Looked>>,
     routes: Vec<Arc<Route>>,
-    /// Resolved request schemas, for redaction.
+    /// Resolved schemas of bodies and views, for redaction.
     schemas: Map<String, Value>,
     openapi: String,
     page: String,
@@ -182,6 +181,7 @@ impl Api {
         let mut schemas = Schemas::new();
         for route in &routes {
             schemas.refer(route.request);
+            schemas.refer(route.response);
         }
         let openapi = openapi::document(&routes).to_string();
         let page = openapi::page(&routes);
@@ -203,6 +203,11 @@ impl Api {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// Schemas of bodies and views, for redaction.
+    pub(crate) fn schemas(&self) -> &Map<String, Value> {
+        &self.0.schemas
     }
 
     pub(crate) fn callback_rules(&self) -> &CallbackRules {
@@ -526,6 +531,7 @@ impl Api {
             Op::ListBy(kind, by) => Ok(self.list(&call, kind, Some(by)).await?),
             Op::Get(kind) => Ok(self.get(&call, kind).await?),
             Op::Ask(ask) => Ok((ask.answer)(self, &call).await?),
+            Op::History(kind) => Ok(self.history_of(&call, kind).await?),
             Op::Create(_)
             | Op::CreateBy(..)
             | Op::Update(_)
@@ -534,12 +540,6 @@ impl Api {
             | Op::Act(_)
             | Op::Order(_) => self.change(call, path, kept).await,
         }
-    }
-
-    /// A request body as audit rows keep it.
-    fn redacted(&self, route: &Route, body: &Map<String, Value>) -> Value {
-        let name = openapi::name_of(route.request).unwrap_or_default();
-        redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas)
     }
 }
 

@@ -425,7 +425,7 @@ impl Call {
                 Ok(Done::without_body(&retried))
             }
             Op::Act(act) => (act.carry_out)(self, tx).await,
-            Op::List(_) | Op::ListBy(..) | Op::Get(_) | Op::Ask(_) | Op::Order(_) => {
+            Op::List(_) | Op::ListBy(..) | Op::Get(_) | Op::History(_) | Op::Ask(_) | Op::Order(_) => {
                 Err(ApiError::internal(&"not a change of the store"))
             }
         }

@@ -32,7 +32,7 @@ fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
 
 pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
     let value = match (route.op, route.subject) {
-        (Op::Ask(ask), _) if ask.name == "explain" => ids.fqdn_name.clone(),
+        (Op::Ask(ask), _) if matches!(ask.name, "explain" | "name-history") => ids.fqdn_name.clone(),
         (Op::Ask(ask), _) if ask.name == "job" => ids.job.clone(),
         (Op::Act(act), _) if act.name.starts_with("job-") => ids.job.clone(),
         (Op::Ask(ask), _) if ask.name == "await" => format!("create-webroot-{}", ids.webroot),

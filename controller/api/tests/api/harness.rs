@@ -495,8 +495,9 @@ async fn keep_gates(store: Store, fleet: Arc<FakeFleet>, bell: Bell) {
             }
         }
         for (resource, verdict) in open {
+            let origin = Origin { traceparent: hosting_planner::trace_of(&resource), ..Origin::default() };
             store
-                .write(Origin::default(), move |tx| {
+                .write(origin, move |tx| {
                     Box::pin(async move {
                         if resource.status == Status::Deleting {
                             hosting_planner::continue_delete(tx, &resource.id).await?;

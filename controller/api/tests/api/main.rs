@@ -8,6 +8,7 @@ mod crud;
 mod env_vars;
 mod exhaustion;
 mod harness;
+mod history;
 mod http;
 mod idempotency;
 mod jobs;
