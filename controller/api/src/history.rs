@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
-use hosting_planner::World;
 use hosting_planner::gates::is_gated;
+use hosting_planner::{Event, World};
+use hosting_resource::difference::differences;
 use hosting_resource::{IdPolicy, Kind, Resource, Tier, in_brand, public_id, timestamp};
-use hosting_store::{Event, HistoryOf, HistoryPlace, HistoryRow, ReadTx};
+use hosting_store::{HistoryOf, HistoryPlace, HistoryRow, ReadTx};
 use serde_json::{Map, Value};
 
 use crate::bodies::history::{FieldChange, HistoryEntry, HistoryPage};
-use crate::plan::differences;
 use crate::redact::{REDACTED, redact};
 use crate::route::{Action, Scope, Shape};
 use crate::service::{Call, Reply, not_found, to_json};
@@ -134,12 +134,10 @@ impl Api {
             view.filter(|(field, _)| is_told(field, resource)).collect()
         };
         let (old, new) = (before.map(told).unwrap_or_default(), told(after));
-        let mut pointers = Vec::new();
-        if before.is_some() {
-            differences(&old, &new, "", &mut pointers);
-        } else {
-            pointers.extend(new.keys().map(|field| hosting_resource::pointer("", field)));
-        }
+        let pointers = match before {
+            Some(_) => differences(&old, &new),
+            None => new.keys().map(|field| hosting_resource::pointer("", field)).collect(),
+        };
         let (shown_old, shown_new) =
             (self.redacted_view(after.kind, old), self.redacted_view(after.kind, new));
         // A place inside of what is redacted as a whole is redacted too.

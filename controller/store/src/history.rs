@@ -4,8 +4,8 @@
 
 use std::cmp::Reverse;
 
-use hosting_planner::gates::is_gated;
-use hosting_resource::{Kind, Resource, Status};
+use hosting_planner::Event;
+use hosting_resource::{Kind, Resource};
 
 use crate::error::{from_sql, to_bound, to_sql};
 use crate::sql::{self, QueryBuilder, Row};
@@ -19,87 +19,6 @@ const CHUNK: u64 = 1_000;
 /// The columns of [`history_row`], in its order.
 const COLUMNS: &str =
     "h.resource, h.revision, h.kind, h.name, h.brand, h.at, h.actor, h.trace, h.event, h.before";
-
-/// What happened to a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// It was made.
-    Created,
-    /// Its document, label or owner changed.
-    Changed,
-    /// It was switched off.
-    Suspended,
-    /// It was switched on again.
-    Resumed,
-    /// It is on its way out.
-    Deleting,
-    /// It was on its way out, and stays.
-    Restored,
-    /// It is gone, or void.
-    Deleted,
-}
-
-impl Event {
-    const ALL: [Self; 7] = [
-        Self::Created,
-        Self::Changed,
-        Self::Suspended,
-        Self::Resumed,
-        Self::Deleting,
-        Self::Restored,
-        Self::Deleted,
-    ];
-
-    /// As the API and the store spell it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Changed => "changed",
-            Self::Suspended => "suspended",
-            Self::Resumed => "resumed",
-            Self::Deleting => "deleting",
-            Self::Restored => "restored",
-            Self::Deleted => "deleted",
-        }
-    }
-
-    /// What a change is to the history; `None`: what people do not ask about.
-    fn of(before: Option<&Resource>, after: Option<&Resource>) -> Option<Self> {
-        let (before, after) = match (before, after) {
-            (None, None) => return None,
-            (None, Some(after)) => return (!is_derived(after)).then_some(Self::Created),
-            (Some(before), None) => return (!is_derived(before)).then_some(Self::Deleted),
-            (Some(before), Some(after)) => (before, after),
-        };
-        let changed = |status: Status| (before.status == status) != (after.status == status);
-        let is_other = before.spec != after.spec
-            || before.label != after.label
-            || (&before.parent, &before.tenant, &before.brand)
-                != (&after.parent, &after.tenant, &after.brand);
-        let event = if changed(Status::Deleting) {
-            if after.status == Status::Deleting { Self::Deleting } else { Self::Restored }
-        } else if changed(Status::Suspended) {
-            if after.status == Status::Suspended { Self::Suspended } else { Self::Resumed }
-        } else if is_other {
-            Self::Changed
-        } else if is_gated(after.kind) {
-            return None;
-        } else if after.kind.def().is_void(after) && !after.kind.def().is_void(before) {
-            Self::Deleted
-        } else if before.status != after.status {
-            // What no fleet decides is set by people.
-            Self::Changed
-        } else {
-            return None;
-        };
-        (!is_derived(after)).then_some(event)
-    }
-}
-
-fn is_derived(resource: &Resource) -> bool {
-    resource.kind.def().is_derived(resource)
-}
 
 /// A change of one resource.
 #[derive(Debug, Clone, PartialEq)]

@@ -75,7 +75,7 @@ pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
-pub use history::{Event, HistoryOf, HistoryPlace, HistoryRow};
+pub use history::{HistoryOf, HistoryPlace, HistoryRow};
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};

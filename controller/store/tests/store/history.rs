@@ -1,8 +1,8 @@
 //! What resources were: rows that are written with each change, and what is read from them.
 
-use hosting_planner::{ApplyError, Change, Draft};
+use hosting_planner::{ApplyError, Change, Draft, Event};
 use hosting_resource::{Kind, Resource, Status};
-use hosting_store::{Event, HistoryOf, HistoryRow, Origin, Store, StoreError};
+use hosting_store::{HistoryOf, HistoryRow, Origin, Store, StoreError};
 use serde_json::json;
 
 use crate::harness::{Bench, applied, apply, put, remove, resource, tenant};
@@ -126,7 +126,7 @@ async fn a_mutation_that_is_taken_back_leaves_none_and_its_neighbours_have_their
                     let since = tx.history_since(&["t_a".into()], 0, 100).await.unwrap();
                     assert_eq!(rows.len(), since.len());
                     assert!(rows.windows(2).all(|two| two[0].revision > two[1].revision));
-                    assert!(rows.iter().all(|row| row.revision < hosting_planner::Draft::revision(tx)));
+                    assert!(rows.iter().all(|row| row.revision < Draft::revision(tx)));
                     let refused = ApplyError::TooLarge(0);
                     if fails { Err(refused) } else { Ok(rows.len()) }
                 })
