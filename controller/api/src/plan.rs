@@ -16,6 +16,7 @@ use hosting_store::{Effects, IntentEffect, ResourceEffect, WriteError, WriteTx};
 use crate::bodies::{Plan, PlannedAudience, PlannedGate, PlannedLoss, PlannedResource};
 use crate::route::Op;
 use crate::service::{Call, Reply, to_json};
+use crate::write::Body;
 use crate::{Api, ApiError, Principal};
 
 /// Resources, names and tenants that a plan lists.
@@ -68,6 +69,9 @@ impl Api {
                         plan.is_first_round = act.repeats.is_some_and(|most| done.count() >= u64::from(most));
                     }
                     plan.warnings = done.warnings;
+                    if let Body::Json(answer) = done.body {
+                        plan.answer = Some(answer);
+                    }
                     Err::<(), TakenBack>(TakenBack::Planned(Box::new(plan)))
                 })
             })
@@ -127,6 +131,7 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
         later_steps: queued.iter().collect::<BTreeSet<_>>().len() as u64,
         is_first_round: false,
         warnings: Vec::new(),
+        answer: None,
     };
     let names: BTreeSet<String> = intents.iter().filter_map(name_of).collect();
     (plan.names_total, plan.names) = (names.len() as u64, names.into_iter().take(LISTED).collect());

@@ -360,7 +360,7 @@ fn whole(text: &str) -> Option<u64> {
 }
 
 /// A time or a date (its first moment, UTC), in milliseconds since the Unix epoch.
-fn instant(text: &str) -> Option<i64> {
+pub(crate) fn instant(text: &str) -> Option<i64> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Some(time.as_millisecond());
     }

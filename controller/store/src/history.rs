@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 
 use hosting_planner::Event;
 use hosting_resource::{Kind, Resource};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{from_sql, to_bound, to_sql};
 use crate::sql::{self, QueryBuilder, Row};
@@ -46,7 +47,8 @@ pub struct HistoryRow {
 }
 
 /// Which changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HistoryOf {
     /// Of a resource.
     Resource(String),
@@ -96,7 +98,7 @@ impl HistoryOf {
 }
 
 /// The trace id in a traceparent; empty when there is none.
-fn trace_id(traceparent: &str) -> &str {
+pub(crate) fn trace_id(traceparent: &str) -> &str {
     traceparent.split('-').nth(1).filter(|id| id.len() == 32).unwrap_or_default()
 }
 
@@ -241,6 +243,26 @@ impl ReadTx {
             }
         }
         rows.sort_by(|one, other| (one.revision, &one.resource).cmp(&(other.revision, &other.resource)));
+        Ok(rows)
+    }
+
+    /// What the controller changed by itself in the traces of requests: at most `limit` changes.
+    pub(crate) async fn history_of_controller(
+        &mut self,
+        traces: &[String],
+        limit: usize,
+    ) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut rows = Vec::new();
+        for some in batch::chunks(traces) {
+            let mut sql = QueryBuilder::new(&format!(
+                "SELECT {COLUMNS} FROM resource_history h WHERE h.trace <> '' AND h.actor IS NULL AND h.trace IN "
+            ));
+            batch::list(&mut sql, some);
+            sql.push(" LIMIT ").push_bind(to_bound(limit.saturating_sub(rows.len()) as u64));
+            for row in self.all(sql.build()).await? {
+                rows.push(history_row(&row)?);
+            }
+        }
         Ok(rows)
     }
 

@@ -18,7 +18,7 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
-//! | `history` | what resources were before each change |
+//! | `history`, `undo` | what resources were before each change; what an undo takes back |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
 //! | `secrets` | sealed blobs by name, trust roots |
@@ -59,6 +59,7 @@ mod secrets;
 mod sql;
 mod status;
 mod tables;
+mod undo;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -88,6 +89,7 @@ pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use replies::KeptReply;
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
+pub use undo::{ToUndo, UndoOf, trace_id};
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
 pub use writer::{Committed, Stats, WriteError};
 

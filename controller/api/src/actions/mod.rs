@@ -11,6 +11,7 @@ mod node;
 mod platform;
 mod shard;
 mod tenant;
+mod undo;
 mod webroot;
 
 use std::fmt;
@@ -94,6 +95,7 @@ pub(crate) fn routes() -> Vec<Route> {
         authorities::routes(),
         platform::routes(),
         jobs::routes(),
+        undo::routes(),
     ]
     .concat()
 }

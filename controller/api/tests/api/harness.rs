@@ -195,6 +195,8 @@ pub(crate) struct Ids {
     pub(crate) certificate: String,
     pub(crate) zone: String,
     pub(crate) record: String,
+    /// The revision that made the zone.
+    pub(crate) zone_revision: u64,
     /// A callback about the record that nobody delivers.
     pub(crate) job: String,
 }
@@ -363,6 +365,7 @@ impl TestApi {
         });
         let zone = self.post("/zones", zone).await;
         assert_eq!(zone.status, 202, "{zone:?}");
+        let zone_revision = zone.body["revision"].as_u64().unwrap();
         let zone = zone.id();
         let record = json!({"type": "TXT", "name": "@", "content": "hello"});
         let request = Request::builder()
@@ -398,6 +401,7 @@ impl TestApi {
             fqdn_name,
             certificate: certificate.id(),
             zone,
+            zone_revision,
             record,
             job,
         }

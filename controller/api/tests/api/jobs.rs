@@ -36,10 +36,11 @@ async fn receiver(code: StatusCode) -> (String, Got) {
     (url, got)
 }
 
-struct Running(CancellationToken, JoinHandle<Result<(), hosting_store::StoreError>>);
+/// The runner of jobs.
+pub(crate) struct Running(CancellationToken, JoinHandle<Result<(), hosting_store::StoreError>>);
 
 impl Running {
-    fn start(test: &TestApi) -> Self {
+    pub(crate) fn start(test: &TestApi) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let deps = JobDeps {
             store: test.store.clone(),
@@ -55,7 +56,7 @@ impl Running {
         Self(stop.clone(), tokio::spawn(runner.run(stop)))
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.0.cancel();
         self.1.await.unwrap().unwrap();
     }

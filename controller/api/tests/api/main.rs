@@ -19,3 +19,4 @@ mod patch;
 mod plans;
 mod protocol;
 mod queries;
+mod undo;

@@ -11,6 +11,7 @@ pub mod audit_retention;
 pub mod callback;
 pub mod history_retention;
 pub mod reply_retention;
+pub mod undo;
 
 /// What kinds need of the running controller.
 #[derive(Debug, Clone)]
@@ -43,6 +44,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<audit_retention::AuditRetention>(audit_retention::make),
     entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
+    entry::<undo::Undo>(undo::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

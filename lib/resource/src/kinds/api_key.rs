@@ -42,6 +42,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "platform",
     "jobs",
     "callbacks",
+    "undo",
 ];
 
 /// The action parts of scopes.
