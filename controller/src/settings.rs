@@ -48,6 +48,10 @@ pub struct Settings {
     pub audit_retention_days: u32,
     /// And no more of them than this, in MiB; then the oldest go first.
     pub audit_max_mib: u64,
+    /// The history of resources is kept this long: so far back changes are shown and undone.
+    pub history_retention_days: u32,
+    /// And no more of it than this, in MiB; then the oldest goes first.
+    pub history_max_mib: u64,
     /// Jobs that failed or were cancelled are shown so long after they ended, 1 to 365; those that succeeded for a day.
     pub job_retention_days: u32,
     /// Whether `X-Callback-URL` may begin with `http://`.
@@ -111,6 +115,8 @@ impl Default for Settings {
             log_revisions: 100_000,
             audit_retention_days: 90,
             audit_max_mib: 1024,
+            history_retention_days: 90,
+            history_max_mib: 4096,
             job_retention_days: 7,
             callback_plain_http: false,
             callback_networks: Vec::new(),
@@ -173,6 +179,12 @@ impl Settings {
         }
         if !(16..=1024 * 1024).contains(&settings.audit_max_mib) {
             return invalid("audit_max_mib", "must be 16 to 1048576");
+        }
+        if settings.history_retention_days == 0 {
+            return invalid("history_retention_days", "must be at least 1");
+        }
+        if !(16..=1024 * 1024).contains(&settings.history_max_mib) {
+            return invalid("history_max_mib", "must be 16 to 1048576");
         }
         settings.trusted()?;
         settings.origins()?;

@@ -4,6 +4,7 @@ mod ca;
 mod jobs;
 mod kek;
 mod machine;
+mod past;
 
 use std::{
     ffi::OsString,
@@ -21,6 +22,7 @@ pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
+pub(crate) use self::past::{HistoryArgs, UndoArgs};
 use crate::kinds::KindParser;
 
 /// Operate the hosting platform
@@ -188,6 +190,10 @@ pub(crate) enum Command {
     Receipt(ReceiptArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
+    /// What was changed, by whom and when: of a host name, or of a resource, also once it is deleted
+    History(HistoryArgs),
+    /// Take changes back: of a revision, of a key in a span of time, or of a trace; shows the plan and asks
+    Undo(UndoArgs),
     /// Who has applied what: every edge, name server and node, with what it does not apply
     #[command(after_help = "Example:
   hostctl fleet")]

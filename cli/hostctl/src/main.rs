@@ -16,6 +16,7 @@ mod jobs;
 mod kek;
 mod kinds;
 mod output;
+mod past;
 mod probe;
 mod progress;
 mod resources;
@@ -74,6 +75,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Wait(one) => return resources::wait(&api()?, &one, json).await,
         Command::Receipt(one) => return resources::receipt(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
+        Command::History(args) => past::history(&api()?, &args, json).await?,
+        Command::Undo(args) => return past::undo(&api()?, &args, json).await,
         Command::Fleet => fleet::show(&api()?, json).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,

@@ -8,10 +8,11 @@ use hosting_store::{AuditEntry, Origin};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::Api;
 use crate::auth::Principal;
+use crate::redact::redact;
 use crate::route::{BASE, Route};
 use crate::service::MAX_PARAM;
+use crate::{Api, openapi};
 
 /// The method of a row that stands for many refused requests.
 pub(crate) const REFUSALS: &str = "REFUSALS";
@@ -141,6 +142,12 @@ impl Refusals {
 }
 
 impl Api {
+    /// A request body as rows keep it.
+    pub(crate) fn redacted(&self, route: &Route, body: &Map<String, Value>) -> Value {
+        let name = openapi::name_of(route.request).unwrap_or_default();
+        redact(body, self.schemas().get(&name).unwrap_or(&Value::Null), self.schemas())
+    }
+
     /// The row of a request that changed nothing, or its place in a count. A store that cannot write it is in the log.
     pub(crate) async fn audit_refusal(
         &self,

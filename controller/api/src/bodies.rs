@@ -1,5 +1,7 @@
 //! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
 
+pub(crate) mod history;
+
 use std::collections::BTreeMap;
 
 use hosting_resource::Warning;
@@ -404,6 +406,9 @@ pub(crate) struct Plan {
     /// What was accepted and would not work as it is.
     #[schemars(with = "Vec<Warning>")]
     pub(crate) warnings: Vec<Value>,
+    /// What the change would answer, where that is no resource; with `undo` what would stay as it is, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) answer: Option<Value>,
 }
 
 /// The way of a name from the API to its site.
@@ -555,6 +560,9 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Job", |g| JobView::json_schema(g)),
     ("JobPage", |g| JobPage::json_schema(g)),
     ("CallbackSecret", |g| CallbackSecret::json_schema(g)),
+    ("HistoryPage", |g| history::HistoryPage::json_schema(g)),
+    ("Undo", |g| history::UndoBody::json_schema(g)),
+    ("Undone", |g| history::UndoneView::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
     ("Receipt", |g| Receipt::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),

@@ -20,6 +20,7 @@
 //! | `events` | what becomes of resources, kept once for all who watch |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
+//! | `history` | what resources and names were |
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -36,6 +37,7 @@ mod events;
 mod explain;
 mod fallback;
 mod fleet;
+mod history;
 mod idempotency;
 mod merge_patch;
 mod metrics;

@@ -190,6 +190,7 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             | Op::ListBy(..)
             | Op::Get(_)
             | Op::Receipt(_)
+            | Op::History(_)
             | Op::Create(_)
             | Op::CreateBy(..)
             | Op::Update(_)

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use hosting_intent::{Audience, Intent, Kind as IntentKind, rr_set_key};
 use hosting_planner::gates::{Fleet, Truth, evaluate, gather};
 use hosting_planner::holds_data;
-use hosting_resource::{Kind, Resource, Status, pointer, public_id};
+use hosting_resource::difference::differences;
+use hosting_resource::{Kind, Resource, Status, public_id};
 use hosting_store::{Effects, IntentEffect, ResourceEffect, WriteError, WriteTx};
-use serde_json::{Map, Value};
 
 use crate::bodies::{Plan, PlannedAudience, PlannedGate, PlannedLoss, PlannedResource};
 use crate::route::Op;
 use crate::service::{Call, Reply, to_json};
+use crate::write::Body;
 use crate::{Api, ApiError, Principal};
 
 /// Resources, names and tenants that a plan lists.
@@ -68,6 +69,9 @@ impl Api {
                         plan.is_first_round = act.repeats.is_some_and(|most| done.count() >= u64::from(most));
                     }
                     plan.warnings = done.warnings;
+                    if let Body::Json(answer) = done.body {
+                        plan.answer = Some(answer);
+                    }
                     Err::<(), TakenBack>(TakenBack::Planned(Box::new(plan)))
                 })
             })
@@ -127,6 +131,7 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
         later_steps: queued.iter().collect::<BTreeSet<_>>().len() as u64,
         is_first_round: false,
         warnings: Vec::new(),
+        answer: None,
     };
     let names: BTreeSet<String> = intents.iter().filter_map(name_of).collect();
     (plan.names_total, plan.names) = (names.len() as u64, names.into_iter().take(LISTED).collect());
@@ -145,10 +150,10 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
             plan.destroyed.push(PlannedLoss { kind, id, label });
         }
         if plan.resources.len() < LISTED {
-            let mut fields = Vec::new();
-            if let (Some(before), Some(after)) = (&before, &after) {
-                differences(&before.spec, &after.spec, "", &mut fields);
-            }
+            let fields = match (&before, &after) {
+                (Some(before), Some(after)) => differences(&before.spec, &after.spec),
+                (None, _) | (_, None) => Vec::new(),
+            };
             plan.resources.push(PlannedResource {
                 kind: shown.kind.name(),
                 id: public_id(&shown.id).to_owned(),
@@ -177,25 +182,6 @@ fn change_of(before: Option<&Resource>, after: Option<&Resource>) -> &'static st
         (None, Some(_)) => "created",
         (Some(_), Some(after)) if after.status == Status::Deleting => "deleting",
         (Some(_), Some(_)) => "changed",
-    }
-}
-
-/// Pointers to the fields of two objects that differ, objects within them looked into.
-fn differences(before: &Map<String, Value>, after: &Map<String, Value>, path: &str, found: &mut Vec<String>) {
-    let fields: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    for field in fields {
-        match (before.get(field), after.get(field)) {
-            (one, other) if one == other => {}
-            (Some(Value::Object(one)), Some(Value::Object(other))) if !field.starts_with('$') => {
-                // A sealed secret is one value, whatever it consists of.
-                if one.keys().chain(other.keys()).any(|inner| inner.starts_with('$')) {
-                    found.push(pointer(path, field));
-                } else {
-                    differences(one, other, &pointer(path, field), found);
-                }
-            }
-            _ => found.push(pointer(path, field)),
-        }
     }
 }
 
@@ -235,24 +221,4 @@ fn name_of(intent: &IntentEffect) -> Option<String> {
         return rr_set_key(&intent.key.name).ok().map(|(_, owner, _)| owner.to_owned());
     }
     matches!(kind, IntentKind::Route | IntentKind::Zone).then(|| intent.key.name.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn fields_that_differ_are_named_and_a_secret_is_one() {
-        let before = json!({
-            "php": {"memory_mb": 128, "version": "8.4"}, "name": "a", "list": [1], "key": {"$secret": {"sealed": "x"}}, "gone": 1,
-        });
-        let after = json!({
-            "php": {"memory_mb": 256, "version": "8.4"}, "name": "a", "list": [2], "key": {"$secret": {"sealed": "y"}}, "a/b": 1,
-        });
-        let mut found = Vec::new();
-        differences(before.as_object().unwrap(), after.as_object().unwrap(), "", &mut found);
-        assert_eq!(found, ["/a~1b", "/gone", "/key", "/list", "/php/memory_mb"]);
-    }
 }

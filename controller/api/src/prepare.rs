@@ -60,6 +60,7 @@ impl Call {
             | Op::Receipt(_)
             | Op::Delete(_)
             | Op::Retry(_)
+            | Op::History(_)
             | Op::Ask(_)
             | Op::Act(_)
             | Op::Order(_) => Ok(Prepared::Nothing),

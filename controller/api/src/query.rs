@@ -175,6 +175,11 @@ pub(crate) fn of_events() -> Vec<Param> {
     ]
 }
 
+/// What histories take.
+pub(crate) fn of_history() -> Vec<Param> {
+    vec![limit(), cursor()]
+}
+
 /// What waiting for a workflow takes.
 pub(crate) fn of_await() -> Vec<Param> {
     vec![param("wait_timeout", Takes::Seconds, "How long to wait: 1 to 300 seconds, default 300.")]
@@ -210,6 +215,7 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             known
         }
         Op::Ask(ask) => (ask.params)(),
+        Op::History(_) => of_history(),
         Op::Get(kind) => vec![fields(kind)],
         Op::Receipt(_)
         | Op::Create(_)
@@ -430,7 +436,7 @@ fn whole(text: &str) -> Option<u64> {
 }
 
 /// A time or a date (its first moment, UTC), in milliseconds since the Unix epoch.
-fn instant(text: &str) -> Option<i64> {
+pub(crate) fn instant(text: &str) -> Option<i64> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Some(time.as_millisecond());
     }

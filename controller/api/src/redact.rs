@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 /// What stands for a secret.
-const REDACTED: &str = "[REDACTED]";
+pub(crate) const REDACTED: &str = "[REDACTED]";
 /// Levels that are looked into; a deeper value is redacted whole.
 const DEPTH: usize = 32;
 /// A field of a free-form object is taken for a secret when its name contains one of these.

@@ -71,6 +71,8 @@ pub enum Op {
     Delete(Kind),
     /// Another attempt at what failed.
     Retry(Kind),
+    /// A page of what a resource was, deleted ones too.
+    History(Kind),
     /// A read of its own.
     Ask(&'static Ask),
     /// A change of its own.
@@ -163,7 +165,8 @@ impl Route {
             | Op::CreateBy(kind, _)
             | Op::Update(kind)
             | Op::Delete(kind)
-            | Op::Retry(kind) => kind.info().plural(),
+            | Op::Retry(kind)
+            | Op::History(kind) => kind.info().plural(),
             Op::Ask(_) | Op::Act(_) | Op::Order(_) => {
                 self.path.trim_start_matches('/').split('/').next().unwrap_or_default()
             }
@@ -253,6 +256,10 @@ fn generic(kind: Kind) -> Vec<Route> {
             .gives(200, Shape::View(kind))
             .of(Some(kind))
             .says(format!("Get: {name}")),
+        route(Method::GET, &format!("{}/history", info.item), Op::History(kind))
+            .gives(200, Shape::Named("HistoryPage"))
+            .of(Some(kind))
+            .says(format!("What it was, also once it is deleted: {name}")),
         route(Method::DELETE, info.item, Op::Delete(kind))
             .gives(info.codes.delete, Shape::Empty)
             .of(Some(kind))

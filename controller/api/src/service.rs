@@ -69,7 +69,7 @@ struct Inner {
     limiters: RateLimiters,
     ready: tokio::sync::Mutex<Option<Looked>>,
     routes: Vec<Arc<Route>>,
-    /// Resolved request schemas, for redaction.
+    /// Resolved schemas of bodies and views, for redaction.
     schemas: Map<String, Value>,
     openapi: String,
     page: String,
@@ -133,6 +133,7 @@ impl Api {
         let mut schemas = Schemas::new();
         for route in &routes {
             schemas.refer(route.request);
+            schemas.refer(route.response);
         }
         let openapi = openapi::document(&routes).to_string();
         let page = openapi::page(&routes);
@@ -157,6 +158,11 @@ impl Api {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// Schemas of bodies and views, for redaction.
+    pub(crate) fn schemas(&self) -> &Map<String, Value> {
+        &self.0.schemas
     }
 
     pub(crate) fn callback_rules(&self) -> &CallbackRules {
@@ -473,6 +479,7 @@ impl Api {
             Op::Get(kind) => Ok(self.get(&call, kind).await?),
             Op::Receipt(kind) => Ok(self.receipt(&call, kind).await?),
             Op::Ask(ask) => Ok((ask.answer)(self, &call).await?),
+            Op::History(kind) => Ok(self.history_of(&call, kind).await?),
             Op::Create(_)
             | Op::CreateBy(..)
             | Op::Update(_)
@@ -481,12 +488,6 @@ impl Api {
             | Op::Act(_)
             | Op::Order(_) => self.change(call, path, kept).await,
         }
-    }
-
-    /// A request body as audit rows keep it.
-    fn redacted(&self, route: &Route, body: &Map<String, Value>) -> Value {
-        let name = openapi::name_of(route.request).unwrap_or_default();
-        redact(body, self.0.schemas.get(&name).unwrap_or(&Value::Null), &self.0.schemas)
     }
 }
 

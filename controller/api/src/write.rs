@@ -441,9 +441,13 @@ impl Call {
                 Ok(Done::without_body(&retried))
             }
             Op::Act(act) => (act.carry_out)(self, tx).await,
-            Op::List(_) | Op::ListBy(..) | Op::Get(_) | Op::Receipt(_) | Op::Ask(_) | Op::Order(_) => {
-                Err(ApiError::internal(&"not a change of the store"))
-            }
+            Op::List(_)
+            | Op::ListBy(..)
+            | Op::Get(_)
+            | Op::Receipt(_)
+            | Op::History(_)
+            | Op::Ask(_)
+            | Op::Order(_) => Err(ApiError::internal(&"not a change of the store")),
         }
     }
 

@@ -140,6 +140,8 @@ impl Lab {
             ("count of what a search finds", "/zones?limit=2&search=filled&count=true".into()),
             ("nodes of a cluster", format!("/clusters/{cluster}/nodes?limit=2")),
             ("explain", format!("/explain/{fqdn_name}")),
+            ("history of a name", format!("/names/{fqdn_name}/history?limit=2")),
+            ("history of a record", format!("/zone-records/{record}/history?limit=2")),
             ("dashboard", "/dashboard/stats".into()),
             ("subscribers", "/subscribers".into()),
             ("audit page", "/audit-logs?limit=2".into()),

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 /// In milliseconds.
-pub(crate) const DAY: i64 = 24 * 3_600_000;
+pub(crate) const DAY: i64 = 24 * HOUR;
+/// In milliseconds.
+pub(crate) const HOUR: i64 = 3_600_000;
 
 /// The wall clock and the monotonic one at the same moment.
 #[derive(Debug, Clone, Copy)]

@@ -7,6 +7,7 @@ use hosting_intent::{Audience, Bytes, Key, message as m};
 use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace, Status};
 
 use crate::gates::{Evidence, Reports};
+use crate::past::{Event, Part, PastChange};
 use crate::{
     Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit, World,
     WorldError,
@@ -23,6 +24,15 @@ pub struct Logged {
     /// What.
     pub change: IntentChange,
     /// Of the request behind it; empty when there was none.
+    pub traceparent: String,
+}
+
+/// A change that people ask about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remembered {
+    /// The change; to be chosen by whoever undoes.
+    pub change: PastChange,
+    /// The traceparent behind it.
     pub traceparent: String,
 }
 
@@ -44,6 +54,10 @@ pub struct Fake {
     pub roots: Vec<Bytes>,
     /// Of the request behind the open mutation; empty when there is none.
     pub traceparent: String,
+    /// The key that asks; `None`: the controller.
+    pub actor: Option<String>,
+    /// What people ask about, oldest first.
+    pub past: Vec<Remembered>,
     /// Whether a platform admin asks.
     pub admin: bool,
     /// The newest revision that is committed.
@@ -73,11 +87,33 @@ impl Fake {
 
     /// Ends a mutation and answers its revision.
     pub fn commit(&mut self) -> u64 {
-        self.before = None;
+        if let Some(before) = self.before.take() {
+            self.remember(&before.resources);
+        }
         self.rows = 0;
         self.time += 1;
         self.head += 1;
         self.head
+    }
+
+    fn remember(&mut self, before: &BTreeMap<String, Resource>) {
+        let ids: BTreeSet<&String> = before.keys().chain(self.resources.keys()).collect();
+        for id in ids {
+            let (before, after) = (before.get(id), self.resources.get(id));
+            if before == after || Event::of(before, after).is_none() {
+                continue;
+            }
+            let Some(kind) = after.or(before).map(|one| one.kind) else { continue };
+            let change = PastChange {
+                resource: id.clone(),
+                kind,
+                revision: self.head + 1,
+                actor: self.actor.clone(),
+                before: before.cloned(),
+                part: Part::Other,
+            };
+            self.past.push(Remembered { change, traceparent: self.traceparent.clone() });
+        }
     }
 
     /// Takes everything back since the last commit.

@@ -15,6 +15,7 @@
 //! | `gates/` | where a resource stands |
 //! | `concerns` | which resources a row or a removal concerns |
 //! | `lint/` | what is wrong with a zone as a whole |
+//! | `past` | which changes are history; what an undo takes back |
 //! | `trace` | the request that a waiting resource is on its way from |
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -34,6 +35,7 @@ mod mutate;
 mod names;
 mod node;
 mod overlay;
+mod past;
 mod plan;
 mod read;
 mod readers;
@@ -54,11 +56,13 @@ pub use kinds::holds_data;
 pub use kinds::subscription::{bill_owner, bill_to_defaults};
 pub use layer::{Layer, List};
 pub use mutate::{
-    Deleted, Drained, Forgotten, admit_reader, continue_delete, converge_shard, create, delete, drain,
-    expel_reader, finish_delete, forget_node, has_children, open_gates, record_status, replan, retired,
-    retry, retry_failed, set_in_service, suspend, unsuspend, update, wants_continuing,
+    Deleted, Drained, Forgotten, How, LeftAlone, TakenBack, Undone, admit_reader, continue_delete,
+    converge_shard, create, delete, drain, expel_reader, finish_delete, forget_node, has_children,
+    open_gates, record_status, replan, retired, retry, retry_failed, set_in_service, suspend, undo,
+    unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
+pub use past::{Event, Part, PastChange};
 pub use read::called;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};

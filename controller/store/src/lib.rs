@@ -18,6 +18,7 @@
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
 //! | `audit` | who did what |
+//! | `history`, `undo` | what resources were before each change; what an undo takes back |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
 //! | `secrets` | sealed blobs by name, trust roots |
@@ -38,6 +39,7 @@ mod database;
 mod enrolment;
 mod error;
 mod feed_source;
+mod history;
 mod jobs;
 mod join_token;
 mod kek;
@@ -59,6 +61,7 @@ mod sql;
 mod status;
 mod tables;
 mod total;
+mod undo;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -75,6 +78,7 @@ pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
+pub use history::{HistoryOf, HistoryPlace, HistoryRow};
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
@@ -89,6 +93,7 @@ pub use replies::KeptReply;
 pub use resource_event::{ResourceChange, ResourceEvent};
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use total::Total;
+pub use undo::{ToUndo, UndoOf, trace_id};
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
 pub use writer::{Committed, Stats, WriteError};
 

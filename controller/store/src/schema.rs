@@ -81,6 +81,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0013_served.sql"),
         include_str!("../migrations/postgres/0013_served.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0014_history.sql"),
+        include_str!("../migrations/postgres/0014_history.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

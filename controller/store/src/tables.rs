@@ -146,6 +146,12 @@ pub(crate) const TABLES: &[Table] = &[
     table("job_waits", &["job", "resource"], &["status", "message"]),
     table("replies", &["api_key", "key"], &["number", "revision", "kek_id", "sealed", "at"]),
     table("job_pace", &["kind"], &["arrival", "rest_until", "set_at"]),
+    table(
+        "resource_history",
+        &["resource", "revision"],
+        &["kind", "name", "brand", "at", "actor", "trace", "event", "before", "upto"],
+    ),
+    table("history_floor", &["id"], &["revision"]),
 ];
 
 impl Table {

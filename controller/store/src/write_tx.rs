@@ -28,6 +28,7 @@ use self::resources::Counts;
 use crate::audit::NewAudit;
 use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
+use crate::history::{self, HistoryRow};
 use crate::keyring::SharedKek;
 use crate::origin::Origin;
 use crate::sql::{Connection, Query, Row};
@@ -48,6 +49,8 @@ pub struct WriteTx {
     head_moved: bool,
     pending: Pending,
     mutation: Mutation,
+    /// The bytes of the history so far, while nobody else writes it.
+    history_bytes: Option<u64>,
 }
 
 /// What the group's mutations changed and the database does not have yet, those of the one that is under way included.
@@ -62,6 +65,7 @@ struct Pending {
     heads: BTreeMap<Audience, PendingHead>,
     replan: Steps,
     audit: Vec<NewAudit>,
+    history: Vec<HistoryRow>,
 }
 
 /// What a kind says is indexed of one resource.
@@ -137,6 +141,7 @@ impl WriteTx {
             head_moved: false,
             pending: Pending::default(),
             mutation: Mutation::default(),
+            history_bytes: None,
         }
     }
 
@@ -176,6 +181,7 @@ impl WriteTx {
     /// Forgets what is known of the database: somebody else has written to it, or a group failed.
     pub(crate) fn forget(&mut self) {
         self.pending = Pending::default();
+        self.history_bytes = None;
     }
 
     /// How much the group has changed so far, in rows.
@@ -186,12 +192,13 @@ impl WriteTx {
     /// Writes what the group changed.
     pub(crate) async fn write_group(&mut self) -> Result<(), StoreError> {
         self.read.clear_failure();
-        let Self { read, pending, fixed, .. } = self;
+        let Self { read, pending, fixed, history_bytes, .. } = self;
         pending.write_resources(read).await?;
         pending.write_intents(read).await?;
         pending.write_counters(read).await?;
         pending.replan.write(read).await?;
         crate::audit::insert(read, &pending.audit, fixed.audit_bytes).await?;
+        *history_bytes = history::insert(read, &pending.history, *history_bytes).await?;
         let layer = std::mem::take(&mut self.pending).layer;
         self.pending.layer = layer;
         self.pending.layer.rebase(KNOWN_RESOURCES);
@@ -209,9 +216,14 @@ impl WriteTx {
         let mutation = std::mem::take(&mut self.mutation);
         let pending = &mut self.pending;
         let revision = self.read.head() + 1;
-        let changed = pending.layer.changed_resources();
-        let events =
-            changed.filter_map(|(before, after)| ResourceEvent::of(revision, before, after)).collect();
+        let place = (revision, mutation.now);
+        let (mut events, mut rows): (Vec<ResourceEvent>, Vec<HistoryRow>) = (Vec::new(), Vec::new());
+        for (before, after) in pending.layer.changed_resources() {
+            events.extend(ResourceEvent::of(revision, before, after));
+            rows.extend(history::row_of(before, after, &mutation.origin, place));
+        }
+        rows.sort_by(|one, other| one.resource.cmp(&other.resource));
+        pending.history.extend(rows);
         pending.layer.keep();
         let audiences = pending.keep_intents(revision, mutation.log, mutation.audiences);
         for (of, by) in mutation.counts {
@@ -252,6 +264,11 @@ impl WriteTx {
     /// Revision, epoch, and whether the group changed either.
     pub(crate) fn group_head(&self) -> (u64, &str, bool) {
         (self.read.head(), self.read.epoch(), self.head_moved)
+    }
+
+    /// What the group's mutations changed that are kept.
+    pub(crate) fn kept_history(&self) -> &[HistoryRow] {
+        &self.pending.history
     }
 
     /// The key-encryption key as it is now.

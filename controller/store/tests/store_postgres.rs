@@ -10,6 +10,8 @@ mod feed;
 mod groups;
 #[path = "store/harness.rs"]
 mod harness;
+#[path = "store/history.rs"]
+mod history;
 #[path = "store/intents.rs"]
 mod intents;
 #[path = "store/keys.rs"]

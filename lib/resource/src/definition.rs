@@ -13,7 +13,7 @@ use crate::input::parse;
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
     Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
-    ShapeError, SpecError, Status, ids, secret,
+    ShapeError, SpecError, Status, ids, secret, timestamp,
 };
 
 /// What a kind's file says. Everything else is generic.
@@ -75,6 +75,11 @@ pub(crate) trait Definition: Document + Sized {
 
     /// Whether DELETE made it void: its row stays, and callers find it no more.
     fn is_void(_resource: &Doc<Self>) -> bool {
+        false
+    }
+
+    /// Whether the platform made it from other resources and keeps it so: no history of it is kept.
+    fn is_derived(_resource: &Resource) -> bool {
         false
     }
 
@@ -332,6 +337,12 @@ pub trait KindDef: Send + Sync {
     /// The first rule that the body breaks; an unreadable stored spec is [`SpecError::Malformed`].
     fn update(&self, current: &Resource, body: &Map<String, Value>) -> Result<Update, SpecError>;
 
+    /// A change to a whole spec that it had before, or one with fields of several times.
+    ///
+    /// # Errors
+    /// [`SpecError::Malformed`] when that is no spec of the kind.
+    fn rewritten(&self, current: &Resource, spec: Map<String, Value>) -> Result<Update, SpecError>;
+
     /// Whether the API may delete this one.
     ///
     /// # Errors
@@ -343,6 +354,9 @@ pub trait KindDef: Send + Sync {
 
     /// Whether DELETE made it void: its row stays, and callers find it no more. What cannot be read is not void.
     fn is_void(&self, resource: &Resource) -> bool;
+
+    /// Whether the platform made it from other resources and keeps it so: no history of it is kept.
+    fn is_derived(&self, resource: &Resource) -> bool;
 
     /// What holders of it may do with the API: nobody gives more than they have. `None`: it opens nothing.
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants>;
@@ -440,6 +454,23 @@ impl<D: Definition> KindDef for Erased<D> {
         })
     }
 
+    fn rewritten(&self, current: &Resource, spec: Map<String, Value>) -> Result<Update, SpecError> {
+        let read = |spec: &Map<String, Value>| {
+            D::Spec::deserialize(spec).map_err(|error| SpecError::Malformed { problem: error.to_string() })
+        };
+        let typed = read(&spec)?;
+        let owner_before = D::owner(&read(&current.spec)?);
+        Ok(Update {
+            changed: spec != current.spec,
+            label: D::label(&current.id, &typed),
+            plain: PlainSecrets::default(),
+            status: None,
+            owner: D::owner(&typed).filter(|owner| Some(owner) != owner_before.as_ref()),
+            warnings: Vec::new(),
+            spec,
+        })
+    }
+
     fn deletable(&self, resource: &Resource) -> Result<(), SpecError> {
         // What cannot be read may at least go.
         Doc::<D>::of(resource).map_or(Ok(()), |doc| D::deletable(&doc))
@@ -451,6 +482,10 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn is_void(&self, resource: &Resource) -> bool {
         Doc::<D>::of(resource).is_ok_and(|doc| D::is_void(&doc))
+    }
+
+    fn is_derived(&self, resource: &Resource) -> bool {
+        D::is_derived(resource)
     }
 
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants> {
@@ -643,21 +678,4 @@ pub(crate) fn written_over<S: Serialize + DeserializeOwned>(
     whole.retain(|field, _| after.contains_key(field) || !before.contains_key(field));
     whole.extend(after);
     Ok(whole)
-}
-
-/// RFC 3339, UTC. `at` is in milliseconds since the Unix epoch; times out of range show as the epoch.
-#[must_use]
-pub fn timestamp(at: i64) -> String {
-    jiff::Timestamp::from_millisecond(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_rfc_3339() {
-        assert_eq!(timestamp(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
-        assert_eq!(timestamp(i64::MAX), "1970-01-01T00:00:00Z");
-    }
 }

@@ -3,7 +3,7 @@
 mod body;
 mod change;
 mod names;
-mod plan;
+pub(crate) mod plan;
 mod show;
 mod wait;
 

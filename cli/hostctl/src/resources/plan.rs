@@ -14,13 +14,13 @@ use crate::{
 const LISTED: usize = 10;
 
 /// Asks for the plan of a change.
-pub(super) async fn of(api: &Api, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+pub(crate) async fn of(api: &Api, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
     let (_, plan) = api.send(method, &format!("{path}?dry_run=true"), body).await?;
     Ok(plan)
 }
 
 /// Whether somebody is there who can answer a question.
-pub(super) fn can_ask() -> bool {
+pub(crate) fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
@@ -31,7 +31,7 @@ pub(super) fn goes_beyond_one(plan: &Value) -> bool {
 }
 
 /// Shows a plan and asks whether to go on.
-pub(super) fn is_agreed_to(plan: &Value) -> anyhow::Result<bool> {
+pub(crate) fn is_agreed_to(plan: &Value) -> anyhow::Result<bool> {
     for line in summary(plan) {
         output::note(line);
     }
@@ -42,7 +42,7 @@ pub(super) fn is_agreed_to(plan: &Value) -> anyhow::Result<bool> {
 }
 
 /// Prints a plan.
-pub(super) fn show(plan: &Value, as_json: bool) {
+pub(crate) fn show(plan: &Value, as_json: bool) {
     if as_json {
         output::json(plan);
         return;

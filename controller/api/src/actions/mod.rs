@@ -12,6 +12,7 @@ mod node;
 mod platform;
 mod shard;
 mod tenant;
+mod undo;
 mod webroot;
 
 use std::fmt;
@@ -99,6 +100,7 @@ pub(crate) fn routes() -> Vec<Route> {
         platform::routes(),
         jobs::routes(),
         events::routes(),
+        undo::routes(),
     ]
     .concat()
 }

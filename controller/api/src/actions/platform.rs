@@ -38,6 +38,13 @@ static EXPLAIN: Ask = Ask {
     ..PLAIN
 };
 
+static NAME_HISTORY: Ask = Ask {
+    name: "name-history",
+    params: query::of_history,
+    answer: |api, call| Box::pin(api.history_of_name(call)),
+    ..PLAIN
+};
+
 pub(super) fn routes() -> Vec<Route> {
     let admin = |path, ask| Route::admin(Method::GET, path, Op::Ask(ask));
     vec![
@@ -50,5 +57,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::scoped(Method::GET, "/explain/{fqdn}", "fqdns", Tier::Brand, Op::Ask(&EXPLAIN))
             .gives(200, Shape::Named("Explanation"))
             .says("The way of a name: API, intent, edges, name servers, nodes"),
+        Route::scoped(Method::GET, "/names/{fqdn}/history", "fqdns", Tier::Brand, Op::Ask(&NAME_HISTORY))
+            .gives(200, Shape::Named("HistoryPage"))
+            .says("What was about a name: host names, zones, records, certificates, also deleted ones"),
     ]
 }

@@ -32,7 +32,7 @@ fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
 
 pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
     let value = match (route.op, route.subject) {
-        (Op::Ask(ask), _) if ask.name == "explain" => ids.fqdn_name.clone(),
+        (Op::Ask(ask), _) if matches!(ask.name, "explain" | "name-history") => ids.fqdn_name.clone(),
         (Op::Ask(ask), _) if ask.name == "job" => ids.job.clone(),
         (Op::Act(act), _) if act.name.starts_with("job-") => ids.job.clone(),
         (Op::Ask(ask), _) if ask.name == "await" => format!("create-webroot-{}", ids.webroot),
@@ -66,6 +66,8 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("VaultToken") => Some(json!({"token": "vault:v1:none"})),
         Shape::Named("AuthorityRef" | "RetireAuthority") => Some(json!({"fingerprint": "ab"})),
         Shape::Named("RotateKey") => Some(json!({"overlap_seconds": 60})),
+        // What made the brand's zone.
+        Shape::Named("Undo") => Some(json!({"revision": ids.zone_revision})),
         Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
         Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
         Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),
@@ -148,6 +150,12 @@ async fn a_brand_opens_only_its_own_things() {
             let items = answer.body["items"].as_array().unwrap();
             let text = answer.body.to_string();
             assert!(!items.is_empty() && !text.contains("ours"), "{}: {text}", route.path);
+        } else if matches!(route.op, Op::Act(act) if act.name == "undo") {
+            // Changes of foreign resources are not there.
+            assert_eq!(answer.status, 404, "{answer:?}");
+            let missing = json!({"revision": 1_000_000});
+            let missing = test.call(Method::POST, "/undo", Some(&key), Some(missing)).await;
+            assert_eq!((answer.status, answer.error()), (missing.status, missing.error()));
         } else {
             refused(&answer, 403, "no access to this brand", &route);
         }

@@ -201,6 +201,8 @@ pub(crate) struct Ids {
     pub(crate) certificate: String,
     pub(crate) zone: String,
     pub(crate) record: String,
+    /// The revision that made the zone.
+    pub(crate) zone_revision: u64,
     /// A callback about the record that nobody delivers.
     pub(crate) job: String,
 }
@@ -392,6 +394,7 @@ impl TestApi {
         });
         let zone = self.post("/zones", zone).await;
         assert_eq!(zone.status, 202, "{zone:?}");
+        let zone_revision = zone.body["revision"].as_u64().unwrap();
         let zone = zone.id();
         let record = json!({"type": "TXT", "name": "@", "content": "hello"});
         let request = Request::builder()
@@ -427,6 +430,7 @@ impl TestApi {
             fqdn_name,
             certificate: certificate.id(),
             zone,
+            zone_revision,
             record,
             job,
         }
@@ -530,8 +534,9 @@ async fn keep_gates(store: Store, fleet: Arc<FakeFleet>, bell: Bell) {
             }
         }
         for (resource, verdict) in open {
+            let origin = Origin { traceparent: hosting_planner::trace_of(&resource), ..Origin::default() };
             store
-                .write(Origin::default(), move |tx| {
+                .write(origin, move |tx| {
                     Box::pin(async move {
                         if resource.status == Status::Deleting {
                             hosting_planner::continue_delete(tx, &resource.id).await?;

@@ -36,12 +36,19 @@ async fn receiver(code: StatusCode) -> (String, Got) {
     (url, got)
 }
 
-struct Running(CancellationToken, JoinHandle<Result<(), hosting_store::StoreError>>);
+/// The runner of jobs.
+pub(crate) struct Running(CancellationToken, JoinHandle<Result<(), hosting_store::StoreError>>);
 
 impl Running {
-    fn start(test: &TestApi) -> Self {
+    pub(crate) fn start(test: &TestApi) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let deps = JobDeps { store: test.store.clone(), callbacks: callback_rules(), audit_days: 90 };
+        let deps = JobDeps {
+            store: test.store.clone(),
+            callbacks: callback_rules(),
+            audit_days: 90,
+            history_days: 90,
+            history_bytes: 1 << 30,
+        };
         let config = RunnerConfig { poll: Duration::from_millis(100), ..RunnerConfig::new() };
         let metrics = JobMetrics::default();
         let runner = Runner::new(test.store.clone(), kinds::all(&deps), test.bell.clone(), config, metrics);
@@ -49,7 +56,7 @@ impl Running {
         Self(stop.clone(), tokio::spawn(runner.run(stop)))
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.0.cancel();
         self.1.await.unwrap().unwrap();
     }

@@ -87,7 +87,11 @@ async fn a_plan_is_refused_to_those_that_the_change_is_refused_to() {
             Tier::Admin => "platform admin access required",
             Tier::Brand => "no access to this brand",
         };
-        assert_eq!((answer.status, answer.error()), (403, message), "{} {}", route.method, route.path);
+        if matches!(route.op, Op::Act(act) if act.name == "undo") {
+            assert_eq!(answer.status, 404, "changes of foreign resources are not there: {answer:?}");
+        } else {
+            assert_eq!((answer.status, answer.error()), (403, message), "{} {}", route.method, route.path);
+        }
         let answer = ask(&test, &ours, &route, "?dry_run=true", &reads).await;
         assert_eq!(answer.status, 403, "{} {}", route.method, route.path);
     }

@@ -9,7 +9,9 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 
 pub mod audit_retention;
 pub mod callback;
+pub mod history_retention;
 pub mod reply_retention;
+pub mod undo;
 
 /// What kinds need of the running controller.
 #[derive(Debug, Clone)]
@@ -20,6 +22,10 @@ pub struct JobDeps {
     pub callbacks: callback::CallbackRules,
     /// Audit rows are kept for so many days.
     pub audit_days: u32,
+    /// The history of resources is kept for so many days.
+    pub history_days: u32,
+    /// And no more of it than so many bytes.
+    pub history_bytes: u64,
 }
 
 /// A kind without an instance of it.
@@ -36,7 +42,9 @@ pub struct KindEntry {
 pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
+    entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
+    entry::<undo::Undo>(undo::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

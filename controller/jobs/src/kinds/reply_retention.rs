@@ -8,11 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::JobDeps;
-use crate::clock::{Clock, DAY};
+use crate::clock::{Clock, DAY, HOUR};
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
 use crate::retention::{self, Dropped};
-
-const HOUR: i64 = 3_600_000;
 
 /// The kind.
 #[derive(Debug)]

@@ -248,7 +248,7 @@ impl Bench {
 pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> JobDeps {
     // In production the process installs one; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    JobDeps { store: store.clone(), callbacks, audit_days }
+    JobDeps { store: store.clone(), callbacks, audit_days, history_days: 90, history_bytes: 20_000 }
 }
 
 pub(crate) fn new_job(label: &str, lane: &str, due_at: i64) -> NewJob {

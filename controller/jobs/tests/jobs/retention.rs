@@ -109,3 +109,57 @@ async fn answers_that_were_kept_go_after_a_day() {
     assert_eq!(kept.await.unwrap(), (false, b"answer".to_vec()));
     runner.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_goes_when_it_is_old_or_too_much() {
+    use hosting_planner::{Change, Draft};
+    let bench = Bench::new().await;
+    let put = async |n: usize| {
+        let mut region: hosting_resource::Resource = serde_json::from_value(json!({
+            "id": "r", "kind": "region", "label": "r", "status": "active", "shape": 1, "generation": 1,
+            "created_revision": 1, "created_at": 1, "updated_at": 1, "spec": {"text": "x".repeat(1_000)}, "state": {},
+        }))
+        .unwrap();
+        region.spec.insert("n".into(), n.into());
+        let change = Change { put: vec![region], ..Change::default() };
+        let written =
+            bench.store.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await }));
+        written.await.unwrap();
+    };
+    let rows = async || {
+        let of = hosting_store::HistoryOf::Resource("r".into());
+        bench.store.read().await.unwrap().history(&of, None, 1_000).await.unwrap().len()
+    };
+    put(0).await;
+    pass(DAY);
+    for n in 1..6 {
+        put(n).await;
+    }
+    pass(89 * DAY + 1_000);
+    // The clock goes on while the controller runs: what a jump makes old stays.
+    let kinds = kinds::all(&deps(&bench.store, CallbackRules::default(), 90));
+    // The next run that the first one plans is in its lane.
+    let job = |lane: &str| NewJob {
+        kind: "history_retention".into(),
+        lane: lane.into(),
+        subject: "history_retention".into(),
+        ..retention(0)
+    };
+    let first = job("kind/history_retention");
+    let id = write(&bench.store, |tx| Box::pin(async move { tx.enqueue_job(first).await })).await.unwrap();
+    let runner = run(&bench.store, &bench.bell, kinds, config());
+    let ended = bench.until(&id, &[JobState::Done, JobState::Failed]).await;
+    assert_eq!((ended.state, &ended.steps[0].result), (JobState::Done, &json!({"rows": 1, "days": 90})));
+    assert_eq!(rows().await, 5);
+    // Twenty thousand bytes are kept, of rows with about 1 600.
+    for n in 6..60 {
+        put(n).await;
+    }
+    let second = job("another");
+    let id = write(&bench.store, |tx| Box::pin(async move { tx.enqueue_job(second).await })).await.unwrap();
+    bench.bell.ring();
+    let ended = bench.until(&id, &[JobState::Done, JobState::Failed]).await;
+    assert_eq!(ended.state, JobState::Done);
+    assert!((10..15).contains(&rows().await), "{}", rows().await);
+    runner.end().await;
+}

@@ -7,11 +7,11 @@ use hosting_resource::kinds::api_key::{self, ApiKeySpec};
 use hosting_resource::{Creation, Document, Entropy};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{Deletion, Doc, Facts, Planned};
+use super::{Deletion, Doc, Facts, Planned, Undo};
 use crate::{Draft, PlanError, World};
 
 impl Planned for ApiKey {
-    const FACTS: Facts = Facts { deletion: Deletion::Revoked, ..Facts::PLAIN };
+    const FACTS: Facts = Facts { deletion: Deletion::Revoked, undo: Undo::Never, ..Facts::PLAIN };
 
     fn revoke(key: &mut Doc<Self>, now: i64) -> bool {
         let revokes = key.state.revoked_at.is_none();

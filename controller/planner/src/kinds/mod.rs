@@ -73,6 +73,8 @@ pub(crate) struct Facts {
     pub(crate) wants_to_the_end: bool,
     /// Walks over resources of this kind.
     pub(crate) walks: &'static [Pages],
+    /// How much of its changes can be undone.
+    pub(crate) undo: Undo,
 }
 
 impl Facts {
@@ -85,7 +87,19 @@ impl Facts {
         shares_units: false,
         wants_to_the_end: false,
         walks: &[],
+        undo: Undo::Whole,
     };
+}
+
+/// How much of the changes of a kind can be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// All of them.
+    Whole,
+    /// What is deleted stays deleted: it gave access, which is void.
+    NotBroughtBack,
+    /// None: each gives access, or takes it.
+    Never,
 }
 
 /// What a DELETE does.
@@ -243,6 +257,14 @@ pub(crate) trait Planned: Document + Sized {
         false
     }
 
+    /// What of its state outlives a deletion that is undone: what users gave it, and what its data on nodes is bound to.
+    fn kept_state(_state: &Self::State) -> Self::State {
+        Self::State::default()
+    }
+
+    /// What of its state goes with the status that people give it.
+    fn switch(_state: &mut Self::State, _like: &Self::State) {}
+
     /// Nodes that may hold its data, beside those that its unit tells of it.
     async fn data_nodes(_doc: &Doc<Self>, _world: &mut dyn World) -> Result<BTreeSet<String>, PlanError> {
         Ok(BTreeSet::new())
@@ -310,6 +332,8 @@ pub(crate) trait KindPlan: Sync {
     async fn sync(&self, resource: &mut Resource, plan: &mut Plan<'_>) -> Result<bool, PlanError>;
     async fn leave(&self, resource: &Resource, plan: &mut Plan<'_>) -> Result<(), PlanError>;
     fn revoke(&self, resource: &mut Resource, now: i64) -> Result<bool, ShapeError>;
+    fn keep_state(&self, resource: &mut Resource) -> Result<(), ShapeError>;
+    fn switch(&self, resource: &mut Resource, like: &Resource) -> Result<(), ShapeError>;
     async fn data_nodes(
         &self,
         resource: &Resource,
@@ -424,6 +448,22 @@ impl<K: Planned> KindPlan for Room<K> {
         let revoked = K::revoke(&mut doc, now);
         *resource = doc.into_resource();
         Ok(revoked)
+    }
+
+    fn keep_state(&self, resource: &mut Resource) -> Result<(), ShapeError> {
+        let kept = K::kept_state(&Doc::<K>::of(resource)?.state);
+        resource.state.clear();
+        let mut doc = Doc::<K>::of(resource)?;
+        doc.state = kept;
+        *resource = doc.into_resource();
+        Ok(())
+    }
+
+    fn switch(&self, resource: &mut Resource, like: &Resource) -> Result<(), ShapeError> {
+        let mut doc = Doc::<K>::of(resource)?;
+        K::switch(&mut doc.state, &Doc::<K>::of(like)?.state);
+        *resource = doc.into_resource();
+        Ok(())
     }
 
     async fn data_nodes(

@@ -7,12 +7,14 @@ pub(crate) use hosting_resource::kinds::node::Node;
 use hosting_resource::kinds::node::NodeShard;
 use hosting_resource::{Doc, Kind};
 
-use super::{Changed, Planned, tenant};
+use super::{Changed, Facts, Planned, Undo, tenant};
 use crate::plan::Plan;
 use crate::{PlanError, Unit, Walk, node_audiences, read, readers};
 
 #[async_trait]
 impl Planned for Node {
+    const FACTS: Facts = Facts { undo: Undo::NotBroughtBack, ..Facts::PLAIN };
+
     fn units(_: &Doc<Self>) -> Vec<Unit> {
         Vec::new()
     }

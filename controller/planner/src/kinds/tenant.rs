@@ -131,13 +131,22 @@ impl Planned for Tenant {
         before: Option<&Doc<Self>>,
         plan: &mut Plan<'_>,
     ) -> Result<(), PlanError> {
-        if before.is_none() {
+        // One that comes back keeps the user that its files belong to.
+        if before.is_none() && tenant.state.uid == 0 {
             let uid = (plan.draft.counter(TENANT_UID).await? + 1).max(FIRST_TENANT_UID);
             plan.draft.set_counter(TENANT_UID, uid);
             tenant.state.uid = u32::try_from(uid)
                 .map_err(|_| PlanError::Conflict("all numbers for tenants' users are used up".to_owned()))?;
         }
         Ok(())
+    }
+
+    fn kept_state(state: &Self::State) -> Self::State {
+        state.clone()
+    }
+
+    fn switch(state: &mut Self::State, like: &Self::State) {
+        state.suspend_reason.clone_from(&like.suspend_reason);
     }
 
     async fn data_nodes(tenant: &Doc<Self>, world: &mut dyn World) -> Result<BTreeSet<String>, PlanError> {

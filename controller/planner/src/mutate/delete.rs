@@ -35,9 +35,7 @@ pub async fn delete(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Delet
     let rules = kinds::of(kind);
     match rules.facts().deletion {
         Deletion::AtOnce => {
-            rules.leave(&resource, &mut plan).await?;
-            plan.remove(&resource);
-            plan.replan(rules.touched(Some(&resource), None, Cause::Person)?).await?;
+            take_away(&mut plan, &resource).await?;
             plan.finish().await?;
             Ok(Deleted::Gone)
         }
@@ -58,8 +56,16 @@ pub async fn delete(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Delet
     }
 }
 
+/// Takes a resource away whose row goes at once.
+pub(super) async fn take_away(plan: &mut Plan<'_>, resource: &Resource) -> Result<(), PlanError> {
+    let kind = kinds::of(resource.kind);
+    kind.leave(resource, plan).await?;
+    plan.remove(resource);
+    plan.replan(kind.touched(Some(resource), None, Cause::Person)?).await
+}
+
 /// Marks a resource, withdraws what it has on machines, and starts on what lies in it.
-async fn begin(plan: &mut Plan<'_>, before: Resource) -> Result<(), PlanError> {
+pub(super) async fn begin(plan: &mut Plan<'_>, before: Resource) -> Result<(), PlanError> {
     if is_deleting(&before) {
         return Ok(());
     }

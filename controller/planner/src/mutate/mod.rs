@@ -4,6 +4,7 @@ mod create;
 mod delete;
 mod fleet;
 mod readers;
+mod undo;
 mod update;
 
 pub use create::create;
@@ -13,6 +14,7 @@ pub use fleet::{
 };
 use hosting_resource::{OwnerRef, Resource};
 pub use readers::{admit_reader, expel_reader};
+pub use undo::{How, LeftAlone, TakenBack, Undone, undo};
 pub use update::{converge_shard, retry, retry_failed, suspend, unsuspend, update};
 
 use crate::fields::is_deleting;

@@ -16,19 +16,27 @@ use crate::{Draft, IntentChange, PlanError, Unit, World, kinds, read, trace};
 ///
 /// # Errors
 /// What does not fit together; a taken name is [`crate::ApplyError::Taken`].
-pub async fn update(
-    draft: &mut dyn Draft,
-    current: Resource,
-    mut update: Update,
-) -> Result<Resource, PlanError> {
+pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) -> Result<Resource, PlanError> {
     if is_deleting(&current) {
         return Err(PlanError::Conflict(format!("{} {} is being deleted", current.kind, current.id)));
     }
     if !update.changed {
         return Ok(current);
     }
-    let kind = kinds::of(current.kind);
     let mut plan = Plan::new(draft, Cause::Person);
+    match amend(&mut plan, &current, update).await? {
+        Some(after) => finish(plan, after).await,
+        None => Ok(current),
+    }
+}
+
+/// Makes a change part of a plan; `None` when nothing differs. What it refuses it refuses before it puts anything.
+pub(super) async fn amend(
+    plan: &mut Plan<'_>,
+    current: &Resource,
+    mut update: Update,
+) -> Result<Option<Resource>, PlanError> {
+    let kind = kinds::of(current.kind);
     let mut after = current.clone();
     let owner = match &update.owner {
         Some(owner) => Some(super::owner(&mut plan.draft, owner).await?),
@@ -44,20 +52,22 @@ pub async fn update(
         )));
     }
     plan.draft.seal(&mut after, &plain).await?;
-    kind.settle(&mut after, Some(&current), &mut plan.draft).await?;
+    kind.settle(&mut after, Some(current), &mut plan.draft).await?;
     // The same in another spelling is no change.
     if after.spec == current.spec && after.status == current.status {
-        return Ok(current);
+        return Ok(None);
     }
-    kind.check(&after, Some(&current), &mut plan.draft).await?;
+    kind.check(&after, Some(current), &mut plan.draft).await?;
     if trace::waits(after.status) {
         trace::note(&plan.draft, &mut after);
     }
-    kind.allocate(&mut after, Some(&current), &mut plan).await?;
+    kind.allocate(&mut after, Some(current), plan).await?;
     plan.put(after.clone()).await?;
-    kind.sync(&mut after, &mut plan).await?;
-    plan.replan(kind.touched(Some(&current), Some(&after), Cause::Person)?).await?;
+    let outer = plan.take_changed();
+    kind.sync(&mut after, plan).await?;
+    plan.replan(kind.touched(Some(current), Some(&after), Cause::Person)?).await?;
     let reaches_machines = !plan.take_changed().is_empty();
+    plan.restore_changed(outer);
     if reaches_machines && kind.facts().gated {
         after.status = match after.status {
             Status::Active | Status::Converging | Status::Degraded => Status::Converging,
@@ -70,7 +80,7 @@ pub async fn update(
         trace::note(&plan.draft, &mut after);
         plan.put(after.clone()).await?;
     }
-    finish(plan, after).await
+    Ok(Some(after))
 }
 
 /// Writes the plan, and answers the resource as it is then stored.
@@ -127,6 +137,26 @@ async fn put_and_plan(mut plan: Plan<'_>, mut resource: Resource) -> Result<Reso
     plan.put(resource.clone()).await?;
     plan.replan(units_of(&resource)).await?;
     finish(plan, resource).await
+}
+
+/// Makes it part of a plan that a resource gets the status that people gave it before.
+pub(super) async fn switch(
+    plan: &mut Plan<'_>,
+    mut resource: Resource,
+    like: &Resource,
+) -> Result<(), PlanError> {
+    let kind = kinds::of(resource.kind);
+    let before = resource.clone();
+    let is_set = !kind.facts().gated || like.status == Status::Suspended;
+    resource.status = if is_set { like.status } else { Status::Pending };
+    resource.status_message = None;
+    resource.generation += 1;
+    kind.switch(&mut resource, like)?;
+    trace::note(&plan.draft, &mut resource);
+    plan.put(resource.clone()).await?;
+    let mut units = kind.touched(Some(&before), Some(&resource), Cause::Person)?;
+    units.extend(units_of(&resource));
+    plan.replan(units).await
 }
 
 /// Tries a failed resource again: whoever applies it gets it anew.

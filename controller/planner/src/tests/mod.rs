@@ -8,6 +8,7 @@ mod overlay;
 mod planning;
 mod sequences;
 mod traces;
+mod undo;
 mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -295,6 +296,7 @@ impl Lab {
         for _ in 0..1_000 {
             // As the gatekeeper does: its mutations are in the trace of the resource that they concern.
             self.store.traceparent.clear();
+            self.store.actor = None;
             let mut busy = self.drain().await;
             let ids: Vec<String> = self
                 .store

@@ -9,7 +9,7 @@ use super::*;
 use crate::{retry, set_in_service, suspend, unsuspend};
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Tenant(u8),
     Zone(u8, u8),
     Webroot(u8, bool),
@@ -30,7 +30,7 @@ enum Step {
     Drain,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => any::<u8>().prop_map(Step::Tenant),
         4 => any::<(u8, u8)>().prop_map(|(a, b)| Step::Zone(a, b)),
@@ -69,7 +69,7 @@ impl Lab {
         all.get(usize::from(n) % all.len().max(1)).map(|r| (*r).clone())
     }
 
-    async fn take(&mut self, step: &Step) {
+    pub(super) async fn take(&mut self, step: &Step) {
         // Refusals are part of the game: they must leave nothing behind.
         match step {
             Step::Tenant(n) => {

@@ -8,6 +8,7 @@ mod feed;
 mod files;
 mod groups;
 mod harness;
+mod history;
 mod intents;
 mod keys;
 mod paging;

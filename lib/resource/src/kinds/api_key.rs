@@ -43,6 +43,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "jobs",
     "callbacks",
     "events",
+    "undo",
 ];
 
 /// The action parts of scopes.

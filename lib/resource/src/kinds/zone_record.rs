@@ -458,6 +458,11 @@ impl Definition for ZoneRecord {
         }
     }
 
+    /// The text is looked at: this is asked of each record that is written.
+    fn is_derived(record: &Resource) -> bool {
+        record.text("managed_by") == "auto"
+    }
+
     fn deletable(record: &Doc<Self>) -> Result<(), SpecError> {
         match record.spec.managed_by {
             ManagedBy::Custom => Ok(()),

@@ -1,0 +1,207 @@
+//! `hostctl history` and `hostctl undo`: what was, and taking it back.
+
+use std::process::ExitCode;
+
+use hosting_resource::{IdPolicy, Kind, KindInfo};
+use jiff::Timestamp;
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{Api, encode},
+    args::{HistoryArgs, UndoArgs},
+    kinds::item,
+    output::{self, age, cell, doubtful, usage},
+    resources::plan,
+};
+
+/// What stays as it is although it was to be taken back: listed up to so many.
+const LISTED: usize = 20;
+
+pub(crate) async fn history(api: &Api, args: &HistoryArgs, as_json: bool) -> anyhow::Result<()> {
+    let path = match args.kind.or_else(|| kind_of(&args.name)) {
+        Some(info) => format!("{}/history", item(info, &args.name)),
+        None if args.name.contains('.') => format!("/names/{}/history", encode(&args.name)),
+        None => return Err(usage(format!("{:?} does not say of which kind it is: add --kind", args.name))),
+    };
+    let items = api.list_up_to(&path, args.limit).await?;
+    if as_json {
+        output::json(&Value::Array(items));
+        return Ok(());
+    }
+    if items.is_empty() {
+        output::note("no changes are remembered");
+        return Ok(());
+    }
+    let now = Timestamp::now();
+    let rows = items.iter().map(|change| {
+        vec![
+            cell(&change["revision"]),
+            age(&change["at"], now),
+            cell(&change["event"]),
+            format!("{} {}", cell(&change["kind"]).replace('_', "-"), cell(&change["label"])),
+            fields_of(change),
+            change["api_key_id"].as_str().unwrap_or("the controller").to_owned(),
+        ]
+    });
+    output::list(
+        &["revision", "age", "event", "what", "fields", "by"],
+        rows.collect(),
+        &["revision", "event"],
+        &["by", "age"],
+    );
+    Ok(())
+}
+
+/// The kind that an id says by how it begins.
+fn kind_of(id: &str) -> Option<&'static KindInfo> {
+    let infos = Kind::ALL.iter().map(|kind| kind.info());
+    infos.into_iter().find(|info| matches!(info.id, IdPolicy::Prefixed(prefix) if id.starts_with(prefix)))
+}
+
+/// `ttl: 3600 → 60`, one after another.
+fn fields_of(change: &Value) -> String {
+    if change["event"] == "created" {
+        return String::new();
+    }
+    let value = |value: &Value| if value.is_null() { "none".to_owned() } else { cell(value) };
+    let fields = change["fields"].as_array().into_iter().flatten();
+    let told: Vec<String> = fields
+        .map(|field| {
+            let name = cell(&field["field"]);
+            format!(
+                "{}: {} → {}",
+                name.trim_start_matches('/'),
+                value(&field["before"]),
+                value(&field["after"])
+            )
+        })
+        .collect();
+    told.join(", ")
+}
+
+pub(crate) async fn undo(api: &Api, args: &UndoArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let body = Value::Object(body_of(args));
+    let planned = plan::of(api, Method::POST, "/undo", Some(&body)).await?;
+    if args.wait.dry_run {
+        plan::show(&planned, as_json);
+        if !as_json {
+            what_stays(&planned["answer"]).into_iter().for_each(output::line);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.yes && !as_json && plan::can_ask() {
+        taken_back(&planned["answer"]).into_iter().for_each(output::note);
+        what_stays(&planned["answer"]).into_iter().for_each(output::note);
+        if !plan::is_agreed_to(&planned)? {
+            output::note("nothing was changed");
+            return Ok(ExitCode::from(output::INTERRUPTED));
+        }
+    }
+    let path = match args.wait.wait {
+        Some(until) => {
+            let seconds = args.wait.timeout.as_secs().clamp(1, 300);
+            format!("/undo?wait={}&wait_timeout={seconds}", until.as_str())
+        }
+        None => "/undo".to_owned(),
+    };
+    let patience = args.wait.timeout + std::time::Duration::from_secs(30);
+    let (status, answer) = api.send_within(Method::POST, &path, Some(&body), patience).await?;
+    if as_json {
+        output::json(&answer);
+    } else {
+        taken_back(&answer).into_iter().for_each(output::line);
+        what_stays(&answer).into_iter().for_each(output::line);
+        if let Some(job) = answer["job_id"].as_str() {
+            output::line(format!("the rest follows: `hostctl jobs get {job}`"));
+        }
+    }
+    let is_late = status == StatusCode::ACCEPTED;
+    Ok(if is_late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS })
+}
+
+fn body_of(args: &UndoArgs) -> Map<String, Value> {
+    let fields = [
+        ("revision", args.revision.map(|revision| json!(revision))),
+        ("key", args.key.as_ref().map(|key| json!(key))),
+        ("from", args.from.as_ref().map(|from| json!(from))),
+        ("to", args.to.as_ref().map(|to| json!(to))),
+        ("trace", args.trace.as_ref().map(|trace| json!(trace))),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+fn taken_back(answer: &Value) -> Vec<String> {
+    let total = answer["taken_back_total"].as_u64().unwrap_or_default();
+    let items = answer["taken_back"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut lines: Vec<String> = items
+        .iter()
+        .take(LISTED)
+        .map(|one| {
+            let kind = cell(&one["kind"]).replace('_', "-");
+            let how = match one["how"].as_str() {
+                Some("restored") => "comes back",
+                Some("deleted") => "is deleted",
+                _ => "is changed back",
+            };
+            format!("{kind} {} {how} ({})", cell(&one["label"]), cell(&one["id"]))
+        })
+        .collect();
+    if total > lines.len() as u64 {
+        lines.push(format!("and {} more", total - lines.len() as u64));
+    }
+    if lines.is_empty() {
+        lines.push("nothing is left to take back".to_owned());
+    }
+    lines
+}
+
+/// What stays although it was to be taken back.
+fn what_stays(answer: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (list, words) in [("conflicts", "stays"), ("not_restorable", "cannot come back")] {
+        let items = answer[list].as_array().map_or(&[][..], Vec::as_slice);
+        for one in items.iter().take(LISTED) {
+            let kind = cell(&one["kind"]).replace('_', "-");
+            lines.push(doubtful(&format!("{kind} {} {words}: {}", cell(&one["id"]), cell(&one["reason"]))));
+        }
+        let total = answer[format!("{list}_total")].as_u64().unwrap_or_default();
+        if total > LISTED as u64 {
+            lines.push(format!("and {} more", total - LISTED as u64));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_says_its_kind_where_it_can() {
+        assert_eq!(kind_of("web_ab12cd34ef").unwrap().kind, Kind::Webroot);
+        assert_eq!(kind_of("t_ab12cd34ef").unwrap().kind, Kind::Tenant);
+        assert!(kind_of("6f1d9a52-7d0c-4b5e-9a3f-0d6f5a1c2b3d").is_none());
+        assert!(kind_of("www.example.com").is_none());
+    }
+
+    #[test]
+    fn a_change_is_told_field_by_field() {
+        let change = json!({"event": "changed", "fields": [
+            {"field": "/ttl", "before": 3600, "after": 60},
+            {"field": "/webroot_id", "after": "web_1"},
+        ]});
+        assert_eq!(fields_of(&change), "ttl: 3600 → 60, webroot_id: none → web_1");
+    }
+
+    #[test]
+    fn what_stays_is_told_with_the_reason() {
+        let answer = json!({
+            "taken_back": [{"kind": "zone_record", "id": "r", "label": "a.example TXT", "how": "restored"}], "taken_back_total": 3,
+            "conflicts": [{"kind": "fqdn", "id": "f", "field": "", "reason": "changed since"}], "conflicts_total": 1,
+            "not_restorable": [], "not_restorable_total": 0,
+        });
+        assert_eq!(taken_back(&answer), ["zone-record a.example TXT comes back (r)", "and 2 more"]);
+        assert!(what_stays(&answer)[0].contains("fqdn f stays: changed since"));
+    }
+}

@@ -1,0 +1,340 @@
+//! Changes of the past taken back, as one mutation like any other: by the rules of each kind, in the history, to be undone itself.
+
+mod merge;
+
+use std::collections::BTreeMap;
+
+use hosting_intent::Cause;
+use hosting_resource::{Kind, Progress, Resource, Status};
+use serde_json::{Map, Value};
+
+use self::merge::{Stays, Wanted, merge};
+use super::delete::{begin, take_away};
+use super::update::{amend, switch};
+use crate::fields::is_deleting;
+use crate::kinds::{self, Tie, Undo};
+use crate::past::{Part, PastChange};
+use crate::plan::Plan;
+use crate::{ApplyError, Draft, PlanError, World, trace};
+
+/// Children that are read at once in search of what is not deleted.
+const STEP: u32 = 50;
+
+/// What an undo did to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Fields have the values of before.
+    Changed,
+    /// It was made, and goes.
+    Deleted,
+    /// It was deleted, and is back.
+    Restored,
+}
+
+/// A resource that an undo brought back to what it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TakenBack {
+    /// What was done.
+    pub how: How,
+    /// As it was before the undo, or, restored, as it is.
+    pub resource: Resource,
+}
+
+/// What stays as it is although it was to be taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Of the resource.
+    pub kind: Kind,
+    /// Which one.
+    pub id: String,
+    /// JSON pointer to the field; empty: the resource as a whole.
+    pub field: String,
+    /// Why.
+    pub reason: String,
+    /// The later change of others that stays, and the key that made it; `None` where none is in the way.
+    pub by: Option<(u64, Option<String>)>,
+}
+
+/// What came of an undo.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Undone {
+    /// What is as it was.
+    pub taken_back: Vec<TakenBack>,
+    /// What others changed since, and what is in the way of others.
+    pub conflicts: Vec<LeftAlone>,
+    /// What cannot come back: its data was destroyed, or it gave access.
+    pub not_restorable: Vec<LeftAlone>,
+    /// There is more than fits into one transaction: to be asked again with the same changes, those of this undo among them.
+    pub more: bool,
+}
+
+/// Why something is not done, now or at all.
+enum Blocked {
+    /// Another part of the undo may make room.
+    Now(String),
+    /// Nothing will.
+    Ever(String),
+}
+
+/// Takes chosen changes back. `changes` has, of each resource with a chosen one, all changes from that one on, the oldest first.
+///
+/// # Errors
+/// When the store fails, or what is deleted is still used by something that is not deleted with it ([`PlanError::InUse`]).
+pub async fn undo(draft: &mut dyn Draft, changes: &[PastChange]) -> Result<Undone, PlanError> {
+    let mut plan = Plan::new(draft, Cause::Person);
+    let mut by_resource: BTreeMap<&str, Vec<&PastChange>> = BTreeMap::new();
+    for change in changes {
+        by_resource.entry(&change.resource).or_default().push(change);
+    }
+    let ids: Vec<String> = by_resource.keys().map(|id| (*id).to_owned()).collect();
+    plan.draft.prefetch(&ids).await?;
+    let mut undone = Undone::default();
+    let mut pending = Vec::new();
+    for (id, changes) in by_resource {
+        let Some(kind) = changes.last().map(|change| change.kind) else { continue };
+        if changes.iter().all(|change| change.part != Part::Chosen) {
+            continue;
+        }
+        if kinds::of(kind).facts().undo == Undo::Never {
+            let reason = format!("{kind}: what gives access is not brought back; change it by hand");
+            undone.not_restorable.push(left(kind, id, reason));
+            continue;
+        }
+        let current = plan.draft.resource(id).await?;
+        let (wanted, stays) = merge(&changes, current.as_ref());
+        undone.conflicts.extend(stays.into_iter().map(|stays| conflict(kind, id, stays)));
+        if !matches!(wanted, Wanted::Nothing | Wanted::Done) {
+            pending.push((kind, id.to_owned(), wanted));
+        }
+    }
+    // What others lie in comes back first and goes last.
+    pending.sort_by_key(|(kind, _, wanted)| match wanted {
+        Wanted::Back { .. } => (0, *kind as i64),
+        Wanted::Changed { .. } | Wanted::Nothing | Wanted::Done => (1, *kind as i64),
+        Wanted::Gone => (2, -(*kind as i64)),
+    });
+    let mut blocked: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let before = pending.len();
+        let mut waiting = Vec::new();
+        for (kind, id, wanted) in pending {
+            if plan.is_full() {
+                undone.more = true;
+                waiting.push((kind, id, wanted));
+                continue;
+            }
+            match take_back(&mut plan, kind, &id, &wanted).await? {
+                Ok(taken_back) => undone.taken_back.push(taken_back),
+                Err(Blocked::Ever(reason)) => undone.not_restorable.push(left(kind, &id, reason)),
+                Err(Blocked::Now(reason)) => {
+                    blocked.insert(id.clone(), reason);
+                    waiting.push((kind, id, wanted));
+                }
+            }
+        }
+        pending = waiting;
+        if undone.more || pending.is_empty() || pending.len() == before {
+            break;
+        }
+    }
+    if !undone.more {
+        for (kind, id, _) in pending {
+            let reason = blocked.remove(&id).unwrap_or_default();
+            undone.conflicts.push(left(kind, &id, reason));
+        }
+    }
+    plan.finish().await?;
+    Ok(undone)
+}
+
+fn left(kind: Kind, id: &str, reason: String) -> LeftAlone {
+    LeftAlone { kind, id: id.to_owned(), field: String::new(), reason, by: None }
+}
+
+fn conflict(kind: Kind, id: &str, stays: Stays) -> LeftAlone {
+    let Stays { field, revision, actor } = stays;
+    let who = actor.as_deref().map_or_else(|| "the controller".to_owned(), |key| format!("key {key}"));
+    let what = if field.is_empty() { kind.name() } else { field.as_str() };
+    let reason = format!("{what}: changed since by {who} in revision {revision}, which stays");
+    LeftAlone { kind, id: id.to_owned(), field, reason, by: Some((revision, actor)) }
+}
+
+type Tried = Result<TakenBack, Blocked>;
+
+async fn take_back(plan: &mut Plan<'_>, kind: Kind, id: &str, wanted: &Wanted) -> Result<Tried, PlanError> {
+    let current = plan.draft.resource(id).await?;
+    match (wanted, current) {
+        (Wanted::Gone, Some(current)) if !is_deleting(&current) => delete(plan, current).await,
+        (Wanted::Changed { spec, like }, Some(current)) if !is_deleting(&current) => {
+            let as_it_is = TakenBack { how: How::Changed, resource: current.clone() };
+            let mut now = current.clone();
+            if *spec != current.spec {
+                let update = match kind.def().rewritten(&current, spec.clone()) {
+                    Ok(update) => update,
+                    Err(error) => return Ok(Err(Blocked::Now(error.to_string()))),
+                };
+                match amend(plan, &current, update).await {
+                    Ok(changed) => now = changed.unwrap_or(current),
+                    Err(error) => return in_the_way(error),
+                }
+            }
+            if let Some(like) = like {
+                switch(plan, now, like).await?;
+            }
+            Ok(Ok(as_it_is))
+        }
+        (Wanted::Back { as_it_was, spec }, current) if current.as_ref().is_none_or(is_deleting) => {
+            restore(plan, as_it_was, spec, current).await
+        }
+        // What lies in something went with it, in this very undo.
+        (Wanted::Gone, gone) => match gone {
+            Some(resource) => Ok(Ok(TakenBack { how: How::Deleted, resource })),
+            None => Ok(Err(Blocked::Now("is gone".to_owned()))),
+        },
+        (Wanted::Nothing | Wanted::Done | Wanted::Changed { .. } | Wanted::Back { .. }, _) => {
+            Ok(Err(Blocked::Now(format!("{kind} {id} has changed meanwhile"))))
+        }
+    }
+}
+
+/// Refusals that say what is in the way. Everything else fails the undo as a whole.
+fn in_the_way(error: PlanError) -> Result<Tried, PlanError> {
+    match error {
+        PlanError::NotFound { .. }
+        | PlanError::Invalid { .. }
+        | PlanError::Conflict(_)
+        | PlanError::Forbidden(_)
+        | PlanError::Apply(ApplyError::Taken { .. }) => Ok(Err(Blocked::Now(error.to_string()))),
+        PlanError::InUse { .. }
+        | PlanError::TooLarge(_)
+        | PlanError::Unsound { .. }
+        | PlanError::Unreadable(_)
+        | PlanError::Apply(_) => Err(error),
+    }
+}
+
+async fn delete(plan: &mut Plan<'_>, resource: Resource) -> Result<Tried, PlanError> {
+    if let Err(error) = resource.kind.def().deletable(&resource) {
+        return Ok(Err(Blocked::Now(error.to_string())));
+    }
+    if let Some(user) = user_of(plan, &resource).await? {
+        let (kind, id) = (user.kind, &user.id);
+        return Ok(Err(Blocked::Now(format!(
+            "{kind} {id} ({}) uses it or lies in it, and stays",
+            user.label
+        ))));
+    }
+    let taken_back = TakenBack { how: How::Deleted, resource: resource.clone() };
+    match kinds::of(resource.kind).facts().deletion {
+        kinds::Deletion::Gradual => begin(plan, resource).await?,
+        kinds::Deletion::AtOnce => take_away(plan, &resource).await?,
+        kinds::Deletion::Revoked => return Ok(Err(Blocked::Ever("is revoked by hand".to_owned()))),
+    }
+    Ok(Ok(taken_back))
+}
+
+/// What would be deleted along with a resource, or left hanging in it, and is not on its way out.
+async fn user_of(plan: &mut Plan<'_>, resource: &Resource) -> Result<Option<Resource>, PlanError> {
+    let lies_in =
+        Kind::ALL.iter().filter(|kind| kind.info().parent.is_some_and(|parent| parent.kind == resource.kind));
+    let ties = kinds::goes_with(resource.kind).chain(lies_in.map(|kind| (*kind, Tie::Child)));
+    for (kind, tie) in ties {
+        let mut after = String::new();
+        loop {
+            let page = match tie {
+                Tie::Child | Tie::Part => plan.draft.children(kind, &resource.id, &after, STEP).await?,
+                Tie::Referrer(relation) | Tie::Follower(relation) => {
+                    plan.draft.referrers(kind, relation, &resource.id, &after, STEP).await?
+                }
+            };
+            let stays = |one: &&Resource| !is_deleting(one) && !one.kind.def().is_derived(one);
+            if let Some(user) = page.iter().find(stays) {
+                return Ok(Some(user.clone()));
+            }
+            match page.last() {
+                Some(last) if page.len() == STEP as usize => after.clone_from(&last.id),
+                Some(_) | None => break,
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Brings a deleted resource back under its id. `current`: its row, while the fleet has not let go.
+async fn restore(
+    plan: &mut Plan<'_>,
+    as_it_was: &Resource,
+    spec: &Map<String, Value>,
+    current: Option<Resource>,
+) -> Result<Tried, PlanError> {
+    let kind_of = as_it_was.kind;
+    let kind = kinds::of(kind_of);
+    if kind.facts().undo != Undo::Whole {
+        let reason = format!("{}: what gives access does not come back; make it anew", as_it_was.kind);
+        return Ok(Err(Blocked::Ever(reason)));
+    }
+    let is_destroyed = match &current {
+        None => kind.facts().retires.is_some(),
+        Some(current) => current.progress().retire_on.is_some(),
+    };
+    if is_destroyed {
+        let reason = format!("the data of {} {} was destroyed on its nodes", as_it_was.kind, as_it_was.id);
+        return Ok(Err(Blocked::Ever(reason)));
+    }
+    if let (Some(parent), Some(lies_in)) = (&as_it_was.parent, as_it_was.kind.info().parent)
+        && !is_there(plan, lies_in.kind, parent).await?
+    {
+        return Ok(Err(Blocked::Now(format!("the {} {parent} that it lies in is not there", lies_in.kind))));
+    }
+    let gated = kind.facts().gated;
+    let mut after = as_it_was.clone();
+    let update = match kind_of.def().rewritten(as_it_was, spec.clone()) {
+        Ok(update) => update,
+        Err(error) => return Ok(Err(Blocked::Now(error.to_string()))),
+    };
+    let owner = match &update.owner {
+        Some(owner) => match super::owner(&mut plan.draft, owner).await {
+            Ok(owner) => Some(owner),
+            Err(error) => return in_the_way(error),
+        },
+        None => None,
+    };
+    update.apply(&mut after, owner.as_ref(), plan.draft.now());
+    after.status = match as_it_was.status {
+        stays if !gated || stays == Status::Suspended => stays,
+        _ => Status::Pending,
+    };
+    after.status_message = None;
+    let newest = current.as_ref().map_or(0, |current| current.generation);
+    after.generation = as_it_was.generation.max(newest) + 1;
+    kind.keep_state(&mut after)?;
+    after.set_progress(&Progress::default());
+    for one in after.index().refs {
+        if !is_there(plan, one.kind, &one.to).await? {
+            return Ok(Err(Blocked::Now(format!(
+                "{}: the {} {} is not there",
+                one.relation, one.kind, one.to
+            ))));
+        }
+    }
+    trace::note(&plan.draft, &mut after);
+    let checked = async {
+        kind.settle(&mut after, None, &mut plan.draft).await?;
+        kind.check(&after, None, &mut plan.draft).await
+    };
+    if let Err(error) = checked.await {
+        return in_the_way(error);
+    }
+    kind.allocate(&mut after, None, plan).await?;
+    if let Err(error) = plan.put(after.clone()).await {
+        return in_the_way(error);
+    }
+    kind.sync(&mut after, plan).await?;
+    plan.replan(kind.touched(current.as_ref(), Some(&after), Cause::Person)?).await?;
+    Ok(Ok(TakenBack { how: How::Restored, resource: after }))
+}
+
+async fn is_there(plan: &mut Plan<'_>, kind: Kind, id: &str) -> Result<bool, PlanError> {
+    let found = plan.draft.resource(id).await?;
+    Ok(found.is_some_and(|found| found.kind == kind && !is_deleting(&found)))
+}
