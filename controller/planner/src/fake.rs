@@ -8,8 +8,8 @@ use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace
 
 use crate::gates::{Evidence, Reports};
 use crate::{
-    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit, World,
-    WorldError,
+    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit,
+    World, WorldError,
 };
 
 /// Rows that one mutation may write, as in the store.
@@ -38,6 +38,8 @@ pub struct Fake {
     pub log: Vec<Logged>,
     /// By name.
     pub counters: BTreeMap<String, u64>,
+    /// Work outside the store that was asked for, what was asked for already left out.
+    pub errands: BTreeSet<Errand>,
     /// The replan queue, oldest first.
     pub queue: Vec<Unit>,
     /// Certificate authorities.
@@ -424,6 +426,7 @@ impl Draft for Fake {
             self.intend(intent, &traceparent)?;
         }
         self.counters.extend(change.counters);
+        self.errands.extend(change.errands);
         let done: BTreeSet<Unit> = change.replanned.into_iter().collect();
         self.queue.retain(|unit| !done.contains(unit));
         for unit in change.replan {

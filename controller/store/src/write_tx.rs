@@ -370,6 +370,9 @@ impl WriteTx {
         self.take_counters(change.counters).await?;
         self.mutation.replan.remove(&change.replanned);
         self.mutation.replan.add(&change.replan);
+        for errand in change.errands {
+            self.run_errand(errand).await?;
+        }
         Ok(())
     }
 }

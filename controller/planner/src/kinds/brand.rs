@@ -49,6 +49,15 @@ impl Planned for Brand {
         if change.differs(servers) {
             units.insert(zone::BRAND_ZONES.of(&brand.id, change.cause));
         }
+        let claims = |brand: &Doc<Self>| {
+            (brand.spec.name_verification, brand.spec.primary_ns.clone(), brand.spec.secondary_ns.clone())
+        };
+        if change.differs(claims) {
+            units.insert(zone::BRAND_CLAIMS.of(&brand.id, change.cause));
+        }
+        if change.differs(|brand| brand.spec.name_verification) {
+            units.insert(tenant::BRAND_NAMES.of(&brand.id, change.cause));
+        }
         if change.differs(|brand| brand.spec.base_hostname.clone()) {
             units.insert(tenant::BRAND_TENANTS.of(&brand.id, change.cause));
         }

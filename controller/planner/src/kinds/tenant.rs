@@ -31,6 +31,10 @@ pub(crate) const BRAND_TENANTS: Pages = Pages {
     aspect: Aspect::ServiceNames,
 };
 
+/// The tenants of a brand, and from each all its names.
+pub(crate) const BRAND_NAMES: Pages =
+    Pages { name: "brand_names", over: Kind::Tenant, by: By::Facet("brand_id"), aspect: Aspect::Names };
+
 /// So many resources of one tenant are planned along with it, without a walk of their own.
 const FEW: u32 = 10;
 
@@ -41,7 +45,7 @@ impl Planned for Tenant {
         deletion: Deletion::Gradual,
         retires: Some(Retires { intent: IntentKind::Tenant, after_children: true }),
         wants_to_the_end: true,
-        walks: &[SHARD_TENANTS, CLUSTER_TENANTS, BRAND_TENANTS],
+        walks: &[SHARD_TENANTS, CLUSTER_TENANTS, BRAND_TENANTS, BRAND_NAMES],
         ..Facts::PLAIN
     };
 

@@ -5,6 +5,7 @@ mod deletion;
 mod gates;
 mod names;
 mod overlay;
+mod ownership;
 mod planning;
 mod sequences;
 mod traces;

@@ -1,6 +1,6 @@
 //! Enqueueing, saving under a fence, ends and lanes, removal.
 
-use hosting_planner::Draft;
+use hosting_planner::{Draft, Errand};
 use serde_json::Value;
 
 use super::{Job, JobState};
@@ -68,6 +68,25 @@ impl WriteTx {
         self.execute(query).await?;
         self.add_job_waits(&id, &new.waits).await?;
         Ok(id)
+    }
+
+    /// Enqueues the job that a change asks for, unless its lane has one that has not ended.
+    pub(crate) async fn run_errand(&mut self, errand: Errand) -> Result<(), StoreError> {
+        let lane = errand.lane();
+        if self.beside().is_lane_taken(&lane, "").await? {
+            return Ok(());
+        }
+        let job = NewJob {
+            kind: errand.kind.to_owned(),
+            params: errand.params(),
+            subject: errand.subject,
+            lane,
+            brand: errand.brand,
+            due_at: Draft::now(self),
+            attempt_limit: errand.attempts,
+            waits: Vec::new(),
+        };
+        self.enqueue_job(job).await.map(drop)
     }
 
     /// Writes a job and the steps that it has begun, if its row still has the fence `held`: false, and nothing is written, when

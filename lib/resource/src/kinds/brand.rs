@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
 use crate::definition::{Build, Definition, Nothing, written_over};
+use crate::ownership::NameVerification;
 use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
 /// What is stored of a brand.
@@ -42,6 +43,9 @@ pub struct BrandSpec {
     /// Clusters on which the brand may create tenants; empty: all.
     #[serde(default)]
     pub cluster_ids: Vec<Id<Cluster>>,
+    /// Whether tenants have to show that host names and zones are theirs. Names claimed before it was `required` stay as they are.
+    #[serde(default)]
+    pub name_verification: NameVerification,
 }
 
 /// Body of POST /brands.
@@ -67,6 +71,8 @@ pub(crate) struct BrandCreate {
     dmarc_policy: String,
     #[serde(default = "super::default_group")]
     dns_group: String,
+    #[serde(default)]
+    name_verification: NameVerification,
 }
 
 /// Body of PUT /brands/{id}.
@@ -94,6 +100,8 @@ pub(crate) struct BrandUpdate {
     dmarc_policy: Option<String>,
     #[serde(default, deserialize_with = "crate::input::unless_empty")]
     dns_group: Option<String>,
+    #[serde(default)]
+    name_verification: Option<NameVerification>,
 }
 
 /// Body and answer of /brands/{id}/clusters.
@@ -204,6 +212,7 @@ impl Definition for Brand {
             dmarc_policy: input.dmarc_policy,
             dns_group: input.dns_group,
             cluster_ids: Vec::new(),
+            name_verification: input.name_verification,
         };
         normalise(&mut spec)?;
         let id = build.id(Self::INFO.id, input.id.as_deref())?;
@@ -227,6 +236,7 @@ impl Definition for Brand {
         set(&mut spec.dkim_public_key, input.dkim_public_key);
         set(&mut spec.dmarc_policy, input.dmarc_policy);
         set(&mut spec.dns_group, input.dns_group);
+        spec.name_verification = input.name_verification.unwrap_or(spec.name_verification);
         normalise(spec)?;
         Ok(None)
     }
