@@ -108,7 +108,12 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let gatekeeper =
         Gatekeeper::new(store.clone(), view, bell.clone(), metrics.register(GatekeeperMetrics::register));
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
-    let deps = JobDeps { store: store.clone(), callbacks, audit_days: settings.audit_retention_days };
+    let deps = JobDeps {
+        store: store.clone(),
+        callbacks,
+        audit_days: settings.audit_retention_days,
+        ownership: settings.ownership()?,
+    };
     let keep = Duration::from_secs(u64::from(settings.job_retention_days) * 24 * 3600);
     let runner_config = RunnerConfig { keep, ..RunnerConfig::new() };
     let job_metrics = metrics.register(JobMetrics::register);

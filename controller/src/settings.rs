@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::ownership::OwnershipRules;
 pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::config::{self, ConfigArgs};
 use hosting_scaffold::telemetry::LogFormat;
@@ -56,6 +57,11 @@ pub struct Settings {
     pub callback_attempts: u32,
     /// File with certificate authorities (PEM) that callbacks trust beside the system's.
     pub callback_ca_file: Option<PathBuf>,
+    /// Resolvers that are asked whether host names and zones are their tenants', as `192.0.2.53` or `[2001:db8::53]:5353`; none: the
+    /// system's.
+    pub verification_resolvers: Vec<String>,
+    /// Networks that such a look may connect to although they are not the public Internet.
+    pub verification_networks: Vec<String>,
     /// Connections to the API at once.
     pub api_connections: usize,
     /// Of these from one IPv4 address or IPv6 /64.
@@ -98,6 +104,8 @@ impl Default for Settings {
             callback_networks: Vec::new(),
             callback_attempts: 12,
             callback_ca_file: None,
+            verification_resolvers: Vec::new(),
+            verification_networks: Vec::new(),
             api_connections: 4_096,
             api_connections_per_network: 2_048,
             trusted_proxies: Vec::new(),
@@ -147,6 +155,7 @@ impl Settings {
             return invalid("audit_max_mib", "must be 16 to 1048576");
         }
         settings.trusted()?;
+        settings.ownership()?;
         settings.database()?;
         if !(1..=REQUEST_SECONDS_MOST).contains(&settings.php_request_seconds) {
             return invalid("php_request_seconds", "must be 1 to 86400");
@@ -189,6 +198,27 @@ impl Settings {
             networks: networks("callback_networks", &self.callback_networks)?,
             attempts: self.callback_attempts,
             authorities,
+        })
+    }
+
+    /// How names are looked at.
+    ///
+    /// # Errors
+    /// A text that is no address or no network.
+    pub fn ownership(&self) -> Result<OwnershipRules, SettingsError> {
+        let resolver = |text: &String| {
+            let parsed = text.parse::<SocketAddr>();
+            parsed.or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53))).map_err(
+                |_| {
+                    let problem = "must be addresses, e.g. [\"192.0.2.53\", \"[2001:db8::53]:5353\"]";
+                    SettingsError::invalid("verification_resolvers", problem)
+                },
+            )
+        };
+        Ok(OwnershipRules {
+            resolvers: self.verification_resolvers.iter().map(resolver).collect::<Result<_, _>>()?,
+            networks: networks("verification_networks", &self.verification_networks)?,
+            ..OwnershipRules::default()
         })
     }
 

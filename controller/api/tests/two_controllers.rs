@@ -1,4 +1,4 @@
-//! Two APIs over one PostgreSQL database.
+//! What depends on the database, over PostgreSQL, and two APIs over one database.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -9,6 +9,10 @@
 mod databases;
 #[path = "api/harness.rs"]
 mod harness;
+#[path = "../../jobs/tests/loopback_dns/mod.rs"]
+mod loopback_dns;
+#[path = "api/ownership.rs"]
+mod ownership;
 
 use axum::body::Body;
 use axum::http::Request;
@@ -18,6 +22,13 @@ use serde_json::json;
 
 use self::databases::{Backend, Place};
 use self::harness::TestApi;
+
+/// A platform with a fleet, on a database of its own.
+async fn platform() -> (TestApi, Place) {
+    let place = Place::new(Backend::Postgres);
+    let config = StoreConfig::of(place.database.clone());
+    (TestApi::on(config, tempfile::tempdir().unwrap()).await.equipped().await, place)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_with_one_idempotency_key_make_one_whichever_controller_they_ask() {

@@ -6,7 +6,9 @@ use hosting_resource::kinds::brand::Brand;
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::kinds::zone::Zone;
-use hosting_resource::ownership::{Challenge, MISSES, NameVerification, Ownership, Proof, is_servable};
+use hosting_resource::ownership::{
+    Challenge, MISS_EACH, MISSES, NameVerification, Ownership, Proof, is_servable,
+};
 use hosting_resource::{Doc, Id, Kind, Resource, Status};
 
 use crate::fields::is_deleting;
@@ -157,16 +159,17 @@ async fn name_servers(
     brand: &Doc<Brand>,
     zone: &str,
 ) -> Result<Vec<String>, PlanError> {
-    if draft.counter(&released(zone)).await? != 0 {
-        return Ok(Vec::new());
-    }
+    Ok(if draft.counter(&released(zone)).await? == 0 { servers_of(brand) } else { Vec::new() })
+}
+
+fn servers_of(brand: &Doc<Brand>) -> Vec<String> {
     let mut servers: Vec<String> = [&brand.spec.primary_ns, &brand.spec.secondary_ns]
         .into_iter()
         .map(|name| name.trim_end_matches('.').to_ascii_lowercase())
         .filter(|name| !name.is_empty())
         .collect();
     servers.dedup();
-    Ok(servers)
+    servers
 }
 
 /// Adds the condition of a claim that has to be shown. False when nothing else is worth a look before that.
@@ -208,6 +211,10 @@ pub struct Claim {
     pub ownership: Ownership,
     /// Addresses of the platform that a host name of the tenant's leads to.
     pub addresses: Vec<String>,
+    /// The brand's name servers.
+    pub name_servers: Vec<String>,
+    /// A delegation to these shows something: no other tenant had the zone before, or it was shown otherwise already.
+    pub may_be_delegated: bool,
 }
 
 /// The claim that a resource makes; `None` where nothing is to be looked for: it is gone or going, nobody asks, or the zone that it lies
@@ -240,7 +247,13 @@ pub async fn claim(world: &mut dyn World, id: &str) -> Result<Option<Claim>, Pla
         }
         None => Vec::new(),
     };
-    Ok(Some(Claim { challenge: Challenge::of(id, &name), name, is_zone, ownership, addresses }))
+    let name_servers = match read::brand_of(world, &resource).await? {
+        Some(brand) if is_zone => servers_of(&brand),
+        Some(_) | None => Vec::new(),
+    };
+    let may_be_delegated = ownership.is_shown() || !ownership.name_servers.is_empty();
+    let challenge = Challenge::of(id, &name);
+    Ok(Some(Claim { challenge, name, is_zone, ownership, addresses, name_servers, may_be_delegated }))
 }
 
 /// What a look found.
@@ -292,8 +305,9 @@ async fn note<K: Claims>(
                 after.verified_at = now;
             }
         }
-        (None, true) if look.is_sure => {
+        (None, true) if look.is_sure && (now - before.missed_at >= MISS_EACH || now < before.missed_at) => {
             after.misses += 1;
+            after.missed_at = now;
             if after.misses >= MISSES {
                 (after.proof, after.misses, after.since) = (None, 0, now);
             }

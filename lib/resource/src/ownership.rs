@@ -14,6 +14,8 @@ const CHALLENGE_LABEL: &str = "_hosting-challenge";
 const CHALLENGE_PATH: &str = "/.well-known/hosting-challenge/";
 /// A proof that so many looks in a row did not find again has lapsed. Looks are counted, not time: a clock that jumps makes one look.
 pub const MISSES: u32 = 7;
+/// Looks that are closer together than this, in milliseconds, are one miss: whoever asks for many looks does not end a proof by that.
+pub const MISS_EACH: i64 = 12 * 3_600_000;
 
 /// Whether tenants of a brand have to show that names are theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +62,9 @@ pub struct Ownership {
     /// Looks in a row that did not find the proof again.
     #[serde(skip_serializing_if = "is_none_missed")]
     pub misses: u32,
+    /// When the last one of these was, in milliseconds since the Unix epoch: several looks within a short time are one miss.
+    #[serde(skip_serializing_if = "is_never")]
+    pub missed_at: i64,
     /// What the last look found, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,

@@ -8,6 +8,7 @@ mod cluster;
 pub(crate) mod jobs;
 mod keks;
 mod node;
+mod ownership;
 mod platform;
 mod shard;
 mod tenant;
@@ -94,6 +95,7 @@ pub(crate) fn routes() -> Vec<Route> {
         authorities::routes(),
         platform::routes(),
         jobs::routes(),
+        ownership::routes(),
     ]
     .concat()
 }

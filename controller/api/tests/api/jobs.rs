@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::post;
+use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::kinds::{self, JobDeps};
 use hosting_jobs::{JobMetrics, Runner, RunnerConfig};
 use hosting_planner::gates::{Exception, ExceptionKind};
@@ -41,7 +42,12 @@ struct Running(CancellationToken, JoinHandle<Result<(), hosting_store::StoreErro
 impl Running {
     fn start(test: &TestApi) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let deps = JobDeps { store: test.store.clone(), callbacks: callback_rules(), audit_days: 90 };
+        let deps = JobDeps {
+            store: test.store.clone(),
+            callbacks: callback_rules(),
+            audit_days: 90,
+            ownership: OwnershipRules::default(),
+        };
         let config = RunnerConfig { poll: Duration::from_millis(100), ..RunnerConfig::new() };
         let metrics = JobMetrics::default();
         let runner = Runner::new(test.store.clone(), kinds::all(&deps), test.bell.clone(), config, metrics);

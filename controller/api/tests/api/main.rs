@@ -12,9 +12,17 @@ mod http;
 mod idempotency;
 mod jobs;
 mod keys;
+#[path = "../../../jobs/tests/loopback_dns/mod.rs"]
+mod loopback_dns;
 mod names;
 mod operators;
+mod ownership;
 mod patch;
 mod plans;
 mod protocol;
 mod queries;
+
+/// A platform with a fleet; the other binaries have it on PostgreSQL.
+async fn platform() -> (harness::TestApi, ()) {
+    (harness::TestApi::with_fleet().await, ())
+}

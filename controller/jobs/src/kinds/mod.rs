@@ -9,6 +9,7 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 
 pub mod audit_retention;
 pub mod callback;
+pub mod ownership;
 pub mod reply_retention;
 
 /// What kinds need of the running controller.
@@ -20,6 +21,8 @@ pub struct JobDeps {
     pub callbacks: callback::CallbackRules,
     /// Audit rows are kept for so many days.
     pub audit_days: u32,
+    /// What the operator set for looks at names.
+    pub ownership: ownership::OwnershipRules,
 }
 
 /// A kind without an instance of it.
@@ -37,6 +40,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
+    entry::<ownership::CheckOwnership>(ownership::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

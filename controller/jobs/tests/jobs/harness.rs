@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use hosting_jobs::kinds::JobDeps;
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::machine::Backoff;
 use hosting_jobs::pace::Rate;
 use hosting_jobs::{
@@ -248,7 +249,7 @@ impl Bench {
 pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> JobDeps {
     // In production the process installs one; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    JobDeps { store: store.clone(), callbacks, audit_days }
+    JobDeps { store: store.clone(), callbacks, audit_days, ownership: OwnershipRules::default() }
 }
 
 pub(crate) fn new_job(label: &str, lane: &str, due_at: i64) -> NewJob {

@@ -58,7 +58,13 @@ impl Planned for Zone {
             units.insert(brand::SERVICES_NEAR.of(&zone.spec.name, change.cause));
         }
         let serves = |zone: &Doc<Self>| is_servable(zone.state.ownership.as_ref());
-        if change.born_or_gone() || change.lives_or_dies() {
+        let is_born = change.before.is_none();
+        if is_born {
+            // A tenant's new zone shows nothing that what is above it does not.
+            if zone.tenant.is_none() {
+                units.insert(ZONES_UNDER.of(&zone.spec.name, change.cause));
+            }
+        } else if change.lives_or_dies() || change.differs(|zone| zone.spec.tenant_id.clone()) {
             units.insert(ZONES_UNDER.of(&zone.spec.name, change.cause));
         } else if change.differs(serves) {
             units.insert(zone_record::ZONE_RECORDS.of(&zone.id, change.cause));

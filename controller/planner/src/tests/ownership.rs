@@ -1,6 +1,6 @@
 //! Names that have to be shown to be their tenant's, where the brand asks.
 
-use hosting_resource::ownership::{Challenge, MISSES, Ownership, Proof};
+use hosting_resource::ownership::{Challenge, MISS_EACH, MISSES, Ownership, Proof};
 
 use super::*;
 use crate::{OwnershipLook, claim, note_look};
@@ -24,7 +24,13 @@ fn nothing(is_sure: bool) -> OwnershipLook {
 }
 
 impl Lab {
+    /// A look half a day after whatever was before.
     async fn look_at(&mut self, id: &str, look: OwnershipLook) -> Option<Ownership> {
+        self.store.time += MISS_EACH;
+        self.look_now(id, look).await
+    }
+
+    async fn look_now(&mut self, id: &str, look: OwnershipLook) -> Option<Ownership> {
         let noted = note_look(&mut self.store, id, look).await;
         let noted = self.end(noted).unwrap();
         self.settle().await;
@@ -74,6 +80,10 @@ async fn a_name_is_served_once_it_is_shown_and_no_longer_once_the_proof_has_laps
     }
     for _ in 1..MISSES {
         lab.look_at(&fqdn.id, nothing(true)).await.unwrap();
+    }
+    // Looks that are asked for one after the other are one.
+    for _ in 0..3 * MISSES {
+        assert!(lab.look_now(&fqdn.id, nothing(true)).await.unwrap().is_shown());
     }
     lab.look_at(&fqdn.id, found(Proof::Http)).await.unwrap();
     for _ in 1..MISSES {
@@ -182,7 +192,7 @@ async fn a_delegation_that_a_former_tenant_left_shows_nothing() {
     let other = lab.tenant("acme", "c2").await;
     let claimed = lab.zone(&other, "example.com").await.unwrap();
     let claim = claim(&mut lab.store, &claimed.id).await.unwrap().unwrap();
-    assert!(claim.is_zone && claim.ownership.name_servers.is_empty());
+    assert!(claim.is_zone && claim.ownership.name_servers.is_empty() && !claim.may_be_delegated);
     assert_ne!(
         claim.challenge,
         Challenge::of(&zone.id, "example.com"),
