@@ -63,7 +63,7 @@ pub struct Param {
     pub about: String,
 }
 
-fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
+pub(crate) fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
     Param { name, takes, about: about.into() }
 }
 
@@ -71,7 +71,7 @@ fn order(default: &str) -> Param {
     param("order", Takes::Word(vec!["asc", "desc"]), format!("The direction, {default} when absent."))
 }
 
-fn limit() -> Param {
+pub(crate) fn limit() -> Param {
     param(
         "limit",
         Takes::Count { default: PAGE.0, most: PAGE.1 },
@@ -79,7 +79,7 @@ fn limit() -> Param {
     )
 }
 
-fn cursor() -> Param {
+pub(crate) fn cursor() -> Param {
     param("cursor", Takes::Text, "The next_cursor of the page before.")
 }
 

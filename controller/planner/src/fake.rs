@@ -320,6 +320,15 @@ impl World for Fake {
         Ok(self.counters.get(name).copied().unwrap_or_default())
     }
 
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError> {
+        self.reads += 1;
+        let used = |(owner, kind): &(String, Kind)| {
+            let of_kind = self.resources.values().filter(|resource| resource.kind == *kind);
+            of_kind.filter(|resource| resource.charged(&resource.index()).contains(owner)).count() as u64
+        };
+        Ok(of.iter().map(used).collect())
+    }
+
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
         Ok(self.page(after, limit, |r, _| r.kind == kind))
     }

@@ -10,6 +10,7 @@
 //! | `derive` | what a unit wants; the units that are no kind's own |
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names`, `ownership` | what several kinds share: automatic records, who may have a name, whether it is shown to be theirs |
+//! | `quota` | how many resources of a kind somebody may have |
 //! | `node`, `readers` | a node's roles, and what it subscribes to by them; who opens what is sealed for an audience |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates/` | where a resource stands |
@@ -36,6 +37,7 @@ mod node;
 mod overlay;
 mod ownership;
 mod plan;
+mod quota;
 mod read;
 mod readers;
 #[cfg(test)]
@@ -61,6 +63,7 @@ pub use mutate::{
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use ownership::{CHECK_OWNERSHIP, Claim, Look as OwnershipLook, claim, note_look};
+pub use quota::{LimitFrom, OverLimit, Usage, usage};
 pub use read::called;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};

@@ -306,6 +306,11 @@ impl World for Overlay<'_> {
         self.layer.counter(self.base, name).await
     }
 
+    /// As it was before the mutation: a check adds what that is about to add.
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError> {
+        self.base.usage(of).await
+    }
+
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
         self.layer.list(self.base, List::All { kind }, after, limit).await
     }

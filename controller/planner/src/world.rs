@@ -122,6 +122,10 @@ pub trait World: Send {
     /// A counter of the cell (`tenant_uid`, `dns_serial_offset`, ...), 0 when never set.
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError>;
 
+    /// How many resources of a kind count against a tenant, a brand or a subscription ([`Resource::charged`]), for each of some, in
+    /// their order. Nothing is counted for it.
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError>;
+
     /// All resources of `kind`, whatever their parent. For the few kinds that a cell has few of, and for repair.
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError>;
 

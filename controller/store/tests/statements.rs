@@ -16,17 +16,17 @@ use serde_json::{Value, json};
 use self::databases::{Backend, Place};
 
 const LIMITS: [(&str, u64); 17] = [
-    ("create certificate", 21),
-    ("create fqdn", 21),
-    ("create record", 14),
-    ("create tenant with subscription", 20),
-    ("create webroot", 15),
-    ("create zone", 19),
+    ("create certificate", 22),
+    ("create fqdn", 22),
+    ("create record", 15),
+    ("create tenant with subscription", 21),
+    ("create webroot", 16),
+    ("create zone", 20),
     ("delete certificate", 10),
     // One of them looks for certificates, which go with the name.
     ("delete fqdn", 10),
     ("delete record", 11),
-    ("delete webroot", 14),
+    ("delete webroot", 15),
     ("enqueue callback", 6),
     ("open routed", 11),
     ("open site_ready", 10),

@@ -17,6 +17,7 @@ mod ids;
 mod info;
 mod input;
 pub mod kinds;
+pub mod limits;
 pub mod ownership;
 mod record_data;
 pub mod search;

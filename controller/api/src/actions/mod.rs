@@ -5,13 +5,18 @@ mod api_key;
 mod authorities;
 mod brand;
 mod cluster;
+pub(crate) mod config;
+pub(crate) mod incidents;
 pub(crate) mod jobs;
 mod keks;
 mod node;
+pub(crate) mod node_reports;
 mod ownership;
 mod platform;
+pub(crate) mod sessions;
 mod shard;
 mod tenant;
+pub(crate) mod usage;
 mod webroot;
 
 use std::fmt;
@@ -96,6 +101,11 @@ pub(crate) fn routes() -> Vec<Route> {
         platform::routes(),
         jobs::routes(),
         ownership::routes(),
+        usage::routes(),
+        incidents::routes(),
+        config::routes(),
+        sessions::routes(),
+        node_reports::routes(),
     ]
     .concat()
 }

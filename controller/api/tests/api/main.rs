@@ -10,6 +10,7 @@ mod exhaustion;
 mod harness;
 mod http;
 mod idempotency;
+mod incidents;
 mod jobs;
 mod keys;
 #[path = "../../../jobs/tests/loopback_dns/mod.rs"]
@@ -21,6 +22,8 @@ mod patch;
 mod plans;
 mod protocol;
 mod queries;
+mod quotas;
+mod records;
 
 /// A platform with a fleet; the other binaries have it on PostgreSQL.
 async fn platform() -> (harness::TestApi, ()) {

@@ -14,7 +14,7 @@ use crate::fields::{dns_audience, is_deleting};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{PlanError, Unit, names, read};
+use crate::{PlanError, Unit, World, names, read};
 
 /// The groups of name servers that brands name, for what all of them have.
 pub(crate) const DNS_GROUPS: Pages =
@@ -83,6 +83,13 @@ impl Planned for Brand {
         for cluster in &brand.spec.cluster_ids {
             read::live(draft, "cluster_ids", cluster).await?;
         }
+        Ok(())
+    }
+
+    /// Its packages are nobody else's. One that a tenant has keeps it, as the tenant does.
+    async fn leave(brand: &Doc<Self>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+        let packages = plan.draft.children(Kind::Package, &brand.id, "", read::PAGE).await?;
+        packages.iter().for_each(|package| plan.remove(package));
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::{DesiredIntent, PlanError, Unit, World, quota, read};
 
 /// The tenants of a shard, and from each what machines get of it.
 pub(crate) const SHARD_TENANTS: Pages =
@@ -93,6 +93,9 @@ impl Planned for Tenant {
         draft: &mut Overlay<'_>,
     ) -> Result<(), PlanError> {
         let spec = &tenant.spec;
+        if before.is_none_or(|before| before.spec.package_id != spec.package_id) {
+            quota::is_of_brand(draft, spec.package_id.as_ref(), tenant.brand.as_deref()).await?;
+        }
         let stays = before.is_some_and(|before| {
             let before = &before.spec;
             before.brand_id == spec.brand_id

@@ -7,6 +7,7 @@ mod names;
 mod overlay;
 mod ownership;
 mod planning;
+mod quotas;
 mod sequences;
 mod traces;
 mod zones;

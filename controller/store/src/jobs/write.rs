@@ -196,13 +196,18 @@ impl WriteTx {
 
     /// Counted apart from the rows, so that a removed job's number never comes again.
     async fn next_job_seq(&mut self) -> Result<u64, StoreError> {
+        self.next_number("job_seq").await
+    }
+
+    /// The next number of a counter that planning does not know.
+    pub(crate) async fn next_number(&mut self, counter: &'static str) -> Result<u64, StoreError> {
         let query = sql::query(
-            "INSERT INTO counters (name, value) VALUES ('job_seq', 1) \
+            "INSERT INTO counters (name, value) VALUES (?, 1) \
              ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
         );
-        let row = self.optional(query).await?;
-        let row = row.ok_or_else(|| StoreError::row("the counter of jobs gives no value"))?;
-        from_sql("job_seq", row.try_get(0)?)
+        let row = self.optional(query.bind(counter)).await?;
+        let row = row.ok_or_else(|| StoreError::row(format!("the counter {counter} gives no value")))?;
+        from_sql(counter, row.try_get(0)?)
     }
 }
 
