@@ -117,6 +117,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         audit_days: settings.audit_retention_days,
         history_days: settings.history_retention_days,
         history_bytes: settings.history_max_mib << 20,
+        ownership: settings.ownership()?,
     };
     let keep = Duration::from_secs(u64::from(settings.job_retention_days) * 24 * 3600);
     let runner_config = RunnerConfig { keep, ..RunnerConfig::new() };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hosting_api::{Origin, OriginError, Rate, RateLimits};
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::ownership::OwnershipRules;
 pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::config::{self, ConfigArgs};
 use hosting_scaffold::server_tls::ServerTls;
@@ -62,6 +63,11 @@ pub struct Settings {
     pub callback_attempts: u32,
     /// File with certificate authorities (PEM) that callbacks trust beside the system's.
     pub callback_ca_file: Option<PathBuf>,
+    /// Resolvers that are asked whether host names and zones are their tenants', as `192.0.2.53` or `[2001:db8::53]:5353`; none: the
+    /// system's.
+    pub verification_resolvers: Vec<String>,
+    /// Networks that such a look may connect to although they are not the public Internet.
+    pub verification_networks: Vec<String>,
     /// Connections to the API at once.
     pub api_connections: usize,
     /// Of these from one IPv4 address or IPv6 /64.
@@ -122,6 +128,8 @@ impl Default for Settings {
             callback_networks: Vec::new(),
             callback_attempts: 12,
             callback_ca_file: None,
+            verification_resolvers: Vec::new(),
+            verification_networks: Vec::new(),
             api_connections: 4_096,
             api_connections_per_network: 2_048,
             tls_certificate_file: None,
@@ -189,6 +197,7 @@ impl Settings {
         settings.trusted()?;
         settings.origins()?;
         settings.tls()?;
+        settings.ownership()?;
         settings.database()?;
         if !(1..=REQUEST_SECONDS_MOST).contains(&settings.php_request_seconds) {
             return invalid("php_request_seconds", "must be 1 to 86400");
@@ -272,6 +281,27 @@ impl Settings {
             writes: Rate { per_second: self.api_writes_per_second, burst: self.api_writes_burst },
             ..RateLimits::default()
         }
+    }
+
+    /// How names are looked at.
+    ///
+    /// # Errors
+    /// A text that is no address or no network.
+    pub fn ownership(&self) -> Result<OwnershipRules, SettingsError> {
+        let resolver = |text: &String| {
+            let parsed = text.parse::<SocketAddr>();
+            parsed.or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53))).map_err(
+                |_| {
+                    let problem = "must be addresses, e.g. [\"192.0.2.53\", \"[2001:db8::53]:5353\"]";
+                    SettingsError::invalid("verification_resolvers", problem)
+                },
+            )
+        };
+        Ok(OwnershipRules {
+            resolvers: self.verification_resolvers.iter().map(resolver).collect::<Result<_, _>>()?,
+            networks: networks("verification_networks", &self.verification_networks)?,
+            ..OwnershipRules::default()
+        })
     }
 
     /// What sites may have at most.

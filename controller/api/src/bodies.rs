@@ -11,6 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::actions::incidents::bodies as incidents;
+use crate::actions::{config, node_reports, sessions};
 use crate::receipt::Receipt;
 
 /// Body of POST /tenants/{id}/suspend.
@@ -144,12 +146,30 @@ pub(crate) struct Stats {
     pub(crate) tenants_per_shard: Vec<ShardTenants>,
     pub(crate) nodes_per_cluster: Vec<ClusterNodes>,
     pub(crate) tenants_by_status: Vec<StatusCount>,
+    #[serde(flatten)]
+    pub(crate) incidents: IncidentStats,
+}
+
+/// The incidents' part of the dashboard.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub(crate) struct IncidentStats {
+    /// Neither resolved nor cancelled.
     pub(crate) incidents_open: u64,
+    /// Of these, the critical ones.
     pub(crate) incidents_critical: u64,
+    /// Of these, the ones that wait for a person.
     pub(crate) incidents_escalated: u64,
-    pub(crate) incidents_by_status: Vec<StatusCount>,
+    pub(crate) incidents_by_status: Vec<IncidentCount>,
     pub(crate) capability_gaps_open: u64,
+    /// Mean time from detection to resolution over 30 days; null when nothing was resolved.
     pub(crate) mttr_minutes: Option<f64>,
+}
+
+/// Incidents in a status.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct IncidentCount {
+    pub(crate) status: String,
+    pub(crate) count: u64,
 }
 
 /// Something found.
@@ -565,6 +585,31 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Undone", |g| history::UndoneView::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
     ("Receipt", |g| Receipt::json_schema(g)),
+    ("Settings", |g| config::Settings::json_schema(g)),
+    ("NewSettings", |g| config::NewSettings::json_schema(g)),
+    ("NewOidcClient", |g| config::NewOidcClient::json_schema(g)),
+    ("OidcClientId", |g| config::OidcClientId::json_schema(g)),
+    ("LoginSession", |g| sessions::LoginSession::json_schema(g)),
+    ("LoginOf", |g| sessions::LoginOf::json_schema(g)),
+    ("NodeHealth", |g| node_reports::Health::json_schema(g)),
+    ("NewNodeHealth", |g| node_reports::NewHealth::json_schema(g)),
+    ("DriftEvents", |g| node_reports::Drifts::json_schema(g)),
+    ("NewDriftEvents", |g| node_reports::NewDrifts::json_schema(g)),
+    ("Incident", |g| incidents::IncidentView::json_schema(g)),
+    ("IncidentPage", |g| incidents::IncidentPage::json_schema(g)),
+    ("NewIncident", |g| incidents::NewIncident::json_schema(g)),
+    ("IncidentPatch", |g| incidents::IncidentPatch::json_schema(g)),
+    ("Resolution", |g| incidents::Resolution::json_schema(g)),
+    ("Escalation", |g| incidents::Escalation::json_schema(g)),
+    ("Cancellation", |g| incidents::Cancellation::json_schema(g)),
+    ("IncidentEvent", |g| incidents::EventView::json_schema(g)),
+    ("IncidentEventPage", |g| incidents::EventPage::json_schema(g)),
+    ("NewIncidentEvent", |g| incidents::NewEvent::json_schema(g)),
+    ("Gap", |g| incidents::GapView::json_schema(g)),
+    ("GapPage", |g| incidents::GapPage::json_schema(g)),
+    ("NewGap", |g| incidents::NewGap::json_schema(g)),
+    ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
+    ("Usage", |g| crate::actions::usage::Usage::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

@@ -6,7 +6,7 @@ use hosting_jobs::OrderError;
 use hosting_planner::{ApplyError, PlanError, WorldError};
 use hosting_resource::SpecError;
 use hosting_store::{PageError, StoreError, WriteError};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::problem::{PROBLEM_JSON, Problem, field_error};
 
@@ -165,6 +165,14 @@ impl From<PlanError> for ApiError {
             }
             PlanError::TooLarge(_) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
             PlanError::Conflict(message) => Self::conflict(message),
+            PlanError::OverLimit(over) => {
+                let mut error = Self::conflict(over.to_string());
+                error.more.insert("quota".to_owned(), over.kind.info().scope.into());
+                error.more.insert("limit".to_owned(), over.limit.into());
+                error.more.insert("used".to_owned(), over.used.into());
+                error.more.insert("of".to_owned(), json!({"type": over.owner_kind, "id": over.owner}));
+                error
+            }
             PlanError::Forbidden(message) => Self::forbidden(message),
             PlanError::Unsound { .. } | PlanError::Unreadable(_) => Self::internal(&error),
             PlanError::Apply(error) => error.into(),

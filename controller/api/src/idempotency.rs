@@ -24,6 +24,8 @@ struct KeptDone {
     wait: Vec<String>,
     subject: Option<String>,
     warnings: Vec<Value>,
+    #[serde(default)]
+    code: Option<u16>,
 }
 
 impl KeptDone {
@@ -34,20 +36,20 @@ impl KeptDone {
             Body::Json(json) => (None, Map::new(), Some(json.clone())),
         };
         let (wait, subject, warnings) = (done.wait.clone(), done.subject.clone(), done.warnings.clone());
-        Self { request, resource, more, json, wait, subject, warnings }
+        Self { request, resource, more, json, wait, subject, warnings, code: done.code }
     }
 }
 
 impl From<KeptDone> for Done {
     fn from(kept: KeptDone) -> Self {
-        let KeptDone { request: _, resource, more, json, wait, subject, warnings } = kept;
+        let KeptDone { request: _, resource, more, json, wait, subject, warnings, code } = kept;
         let about = resource.as_ref().map(|resource| (resource.kind, resource.brand.clone()));
         let body = match (resource, json) {
             (Some(resource), _) => Body::View(Box::new(resource), more),
             (None, Some(json)) => Body::Json(json),
             (None, None) => Body::None,
         };
-        Self { body, wait, subject, about, warnings, rings: false }
+        Self { body, wait, subject, about, warnings, rings: false, code }
     }
 }
 

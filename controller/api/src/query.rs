@@ -77,7 +77,7 @@ pub struct Param {
     pub about: String,
 }
 
-fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
+pub(crate) fn param(name: &'static str, takes: Takes, about: impl Into<String>) -> Param {
     Param { name, takes, about: about.into() }
 }
 
@@ -93,7 +93,7 @@ fn fields(kind: Kind) -> Param {
     )
 }
 
-fn limit() -> Param {
+pub(crate) fn limit() -> Param {
     param(
         "limit",
         Takes::Count { default: PAGE.0, most: PAGE.1 },
@@ -101,7 +101,7 @@ fn limit() -> Param {
     )
 }
 
-fn cursor() -> Param {
+pub(crate) fn cursor() -> Param {
     param("cursor", Takes::Text, "The next_cursor of the page before.")
 }
 

@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::actions::jobs::await_job;
 use crate::bodies::{
-    AuditLog, AuditPage, ClusterNodes, Completed, Found, SearchResults, ShardTenants, Stats, StatusCount,
+    AuditLog, AuditPage, ClusterNodes, Completed, Found, IncidentCount, IncidentStats, SearchResults,
+    ShardTenants, Stats, StatusCount,
 };
 use crate::query::{COUNT, GONE, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
@@ -22,6 +23,8 @@ use crate::{Api, ApiError, SubscriberView, view_fields};
 
 /// Clusters and shards that the dashboard lists; a cell has far fewer.
 const MAX_ROWS: u32 = 1000;
+/// Incidents resolved within so long count for the mean, in milliseconds.
+const MONTH: i64 = 30 * 24 * 3_600_000;
 
 /// The direction of a list.
 fn order(query: &Query, default: Order) -> Order {
@@ -330,6 +333,7 @@ impl Api {
                 count,
             });
         }
+        let incidents = tx.incident_counts(self.store().now().saturating_sub(MONTH)).await?;
         let stats = Stats {
             brands: total(Kind::Brand),
             regions: total(Kind::Region),
@@ -350,12 +354,7 @@ impl Api {
                 .iter()
                 .map(|(status, count)| StatusCount { status: status.as_str(), count: *count })
                 .collect(),
-            incidents_open: 0,
-            incidents_critical: 0,
-            incidents_escalated: 0,
-            incidents_by_status: Vec::new(),
-            capability_gaps_open: 0,
-            mttr_minutes: None,
+            incidents: incident_stats(incidents),
         };
         Ok(Reply::json(200, to_json(&stats)?))
     }
@@ -473,4 +472,25 @@ mod tests {
             assert_eq!(parse(none), None, "{none}");
         }
     }
+}
+
+/// The incidents' part of the dashboard.
+fn incident_stats(counts: hosting_store::IncidentCounts) -> IncidentStats {
+    let mut stats = IncidentStats::default();
+    for (severity, status, count) in counts.by_status {
+        let known = stats.incidents_by_status.iter_mut().find(|known| known.status == status);
+        match known {
+            Some(known) => known.count += count,
+            None => stats.incidents_by_status.push(IncidentCount { status: status.clone(), count }),
+        }
+        if matches!(status.as_str(), "resolved" | "cancelled") {
+            continue;
+        }
+        stats.incidents_open += count;
+        stats.incidents_critical += if severity == "critical" { count } else { 0 };
+        stats.incidents_escalated += if status == "escalated" { count } else { 0 };
+    }
+    stats.capability_gaps_open = counts.gaps_open;
+    stats.mttr_minutes = counts.mean_resolution.map(|mean| mean / 60_000.0);
+    stats
 }

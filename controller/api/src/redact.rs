@@ -27,7 +27,15 @@ fn fields(
         return REDACTED.into();
     }
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-        return free_fields(body, depth);
+        return match schema.get("additionalProperties").filter(|each| each.is_object()) {
+            Some(each) => {
+                let kept = body
+                    .iter()
+                    .map(|(name, value)| (name.clone(), known(value, each, definitions, depth - 1)));
+                Value::Object(kept.collect())
+            }
+            None => free_fields(body, depth),
+        };
     };
     let kept = body.iter().map(|(name, value)| {
         let value = match properties.get(name) {

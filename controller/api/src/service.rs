@@ -36,7 +36,6 @@ use crate::openapi::{self, Schemas};
 use crate::preconditions::Preconditions;
 use crate::query::{Query, SINCE};
 use crate::rate_limit::{RateLimiters, StandingCell};
-use crate::redact::redact;
 pub(crate) use crate::reply::Reply;
 use crate::request::{self, param};
 use crate::route::{BASE, Op, Route, Shape, table};

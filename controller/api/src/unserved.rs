@@ -5,18 +5,12 @@ use axum::http::Method;
 /// Methods and path below [`crate::BASE`]. A line goes when its route is built.
 const TABLE: &[(&str, &str)] = &[
     ("GET", "/logs"),
-    ("GET PUT", "/platform/config"),
-    ("POST", "/oidc/clients"),
     ("GET", "/internal/v1/nodes/{nodeID}/desired-state"),
-    ("GET POST", "/internal/v1/nodes/{nodeID}/health"),
-    ("GET POST", "/internal/v1/nodes/{nodeID}/drift-events"),
     ("POST", "/internal/v1/cron-jobs/{cronJobID}/outcome"),
-    ("POST", "/internal/v1/login-sessions/validate"),
     ("POST", "/internal/v1/databases/{id}/temp-access"),
     ("GET", "/tenants/{id}/resource-usage"),
     ("GET DELETE", "/tenants/{tenantID}/logs"),
     ("POST", "/tenants/{id}/migrate"),
-    ("POST", "/tenants/{id}/login-sessions"),
     ("GET", "/tenants/{id}/terminal"),
     ("GET POST", "/webroots/{webrootID}/daemons"),
     ("GET PUT DELETE", "/daemons/{id}"),
@@ -72,16 +66,6 @@ const TABLE: &[(&str, &str)] = &[
     ("GET POST", "/tenants/{tenantID}/wireguard-peers"),
     ("GET DELETE", "/wireguard-peers/{id}"),
     ("POST", "/wireguard-peers/{id}/retry"),
-    ("GET POST", "/incidents"),
-    ("GET PATCH", "/incidents/{id}"),
-    ("GET POST", "/incidents/{id}/events"),
-    ("GET", "/incidents/{id}/gaps"),
-    ("POST", "/incidents/{id}/resolve"),
-    ("POST", "/incidents/{id}/escalate"),
-    ("POST", "/incidents/{id}/cancel"),
-    ("GET POST", "/capability-gaps"),
-    ("PATCH", "/capability-gaps/{id}"),
-    ("GET", "/capability-gaps/{id}/incidents"),
 ];
 
 /// Every route that is not served yet: method and path below [`crate::BASE`].

@@ -43,6 +43,8 @@ pub(crate) struct Done {
     pub(crate) warnings: Vec<Value>,
     /// A job was written: its runner is to look.
     pub(crate) rings: bool,
+    /// The code of the answer, where it is another one than the route's.
+    pub(crate) code: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -101,6 +103,11 @@ impl Done {
         self
     }
 
+    /// Answered with another code than the route's: what was to be made is there.
+    pub(crate) fn answering(self, code: StatusCode) -> Self {
+        Self { code: Some(code.as_u16()), ..self }
+    }
+
     /// The answer has no body.
     pub(crate) fn silent(self) -> Self {
         Self { body: Body::None, ..self }
@@ -114,6 +121,7 @@ impl Done {
             body: Body::View(Box::new(resource), Map::new()),
             warnings: Vec::new(),
             rings: false,
+            code: None,
         }
     }
 
@@ -125,6 +133,7 @@ impl Done {
             about: Some((resource.kind, resource.brand.clone())),
             warnings: Vec::new(),
             rings: false,
+            code: None,
         }
     }
 
@@ -136,6 +145,7 @@ impl Done {
             about: None,
             warnings: Vec::new(),
             rings: false,
+            code: None,
         })
     }
 }
@@ -285,7 +295,8 @@ impl Api {
     }
 
     async fn answer_now(&self, call: &Call, done: Done, revision: u64) -> Result<Reply, ApiError> {
-        let status = StatusCode::from_u16(call.route.success).unwrap_or(StatusCode::OK);
+        let code = done.code.unwrap_or(call.route.success);
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::OK);
         let mut reply = Reply {
             status,
             body: None,

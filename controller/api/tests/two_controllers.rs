@@ -1,4 +1,4 @@
-//! Two APIs over one PostgreSQL database.
+//! What depends on the database, over PostgreSQL, and two APIs over one database.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -9,6 +9,16 @@
 mod databases;
 #[path = "api/harness.rs"]
 mod harness;
+#[path = "api/incidents.rs"]
+mod incidents;
+#[path = "../../jobs/tests/loopback_dns/mod.rs"]
+mod loopback_dns;
+#[path = "api/ownership.rs"]
+mod ownership;
+#[path = "api/quotas.rs"]
+mod quotas;
+#[path = "api/records.rs"]
+mod records;
 
 use axum::body::Body;
 use axum::http::Request;
@@ -18,6 +28,13 @@ use serde_json::json;
 
 use self::databases::{Backend, Place};
 use self::harness::TestApi;
+
+/// A platform with a fleet, on a database of its own.
+async fn platform() -> (TestApi, Place) {
+    let place = Place::new(Backend::Postgres);
+    let config = StoreConfig::of(place.database.clone());
+    (TestApi::on(config, tempfile::tempdir().unwrap()).await.equipped().await, place)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_with_one_idempotency_key_make_one_whichever_controller_they_ask() {
@@ -46,4 +63,24 @@ async fn a_hundred_with_one_idempotency_key_make_one_whichever_controller_they_a
     for answer in &answers {
         assert_eq!((answer.status, &answer.body), (202, &answers[0].body));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_get_ten_places_over_two_controllers() {
+    let place = Place::new(Backend::Postgres);
+    let config = || StoreConfig::of(place.database.clone());
+    let one = TestApi::on(config(), tempfile::tempdir().unwrap()).await.equipped().await;
+    let ids = one.brand("acme").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(one.folder().join("kek"), folder.path().join("kek")).unwrap();
+    let other = TestApi::open(config(), folder).await;
+    one.put(&format!("/tenants/{}", ids.tenant), json!({"limits": {"zones": 11}})).await.ok(202);
+    let ask = |n: usize| {
+        let test = if n.is_multiple_of(2) { &one } else { &other };
+        let zone = json!({"name": format!("z{n}.example"), "region_id": one.region, "tenant_id": ids.tenant});
+        async move { test.post("/zones", zone).await }
+    };
+    let answers = join_all((0..100).map(ask)).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 202).count(), 10);
+    assert!(answers.iter().all(|answer| answer.status == 202 || answer.body["used"] == 11), "{answers:?}");
 }

@@ -39,6 +39,9 @@ pub enum PlanError {
         /// Which one.
         by: String,
     },
+    /// More than a limit allows. HTTP 409.
+    #[error(transparent)]
+    OverLimit(#[from] crate::OverLimit),
     /// Not for anybody. HTTP 403.
     #[error("{0}")]
     Forbidden(&'static str),

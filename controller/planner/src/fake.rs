@@ -9,8 +9,8 @@ use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace
 use crate::gates::{Evidence, Reports};
 use crate::past::{Event, Part, PastChange};
 use crate::{
-    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit, World,
-    WorldError,
+    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit,
+    World, WorldError,
 };
 
 /// Rows that one mutation may write, as in the store.
@@ -48,6 +48,8 @@ pub struct Fake {
     pub log: Vec<Logged>,
     /// By name.
     pub counters: BTreeMap<String, u64>,
+    /// Work outside the store that was asked for, what was asked for already left out.
+    pub errands: BTreeSet<Errand>,
     /// The replan queue, oldest first.
     pub queue: Vec<Unit>,
     /// Certificate authorities.
@@ -354,6 +356,15 @@ impl World for Fake {
         Ok(self.counters.get(name).copied().unwrap_or_default())
     }
 
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError> {
+        self.reads += 1;
+        let used = |(owner, kind): &(String, Kind)| {
+            let of_kind = self.resources.values().filter(|resource| resource.kind == *kind);
+            of_kind.filter(|resource| resource.charged(&resource.index()).contains(owner)).count() as u64
+        };
+        Ok(of.iter().map(used).collect())
+    }
+
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
         Ok(self.page(after, limit, |r, _| r.kind == kind))
     }
@@ -460,6 +471,7 @@ impl Draft for Fake {
             self.intend(intent, &traceparent)?;
         }
         self.counters.extend(change.counters);
+        self.errands.extend(change.errands);
         let done: BTreeSet<Unit> = change.replanned.into_iter().collect();
         self.queue.retain(|unit| !done.contains(unit));
         for unit in change.replan {

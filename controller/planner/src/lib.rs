@@ -9,7 +9,8 @@
 //! | `kinds/` | everything that planning needs of a kind, one file each: units, checks, allocations, conditions, what goes with it |
 //! | `derive` | what a unit wants; the units that are no kind's own |
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
-//! | `auto_records`, `names` | what several kinds share: automatic records, who may have a name |
+//! | `auto_records`, `names`, `ownership` | what several kinds share: automatic records, who may have a name, whether it is shown to be theirs |
+//! | `quota` | how many resources of a kind somebody may have |
 //! | `node`, `readers` | a node's roles, and what it subscribes to by them; who opens what is sealed for an audience |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates/` | where a resource stands |
@@ -35,8 +36,10 @@ mod mutate;
 mod names;
 mod node;
 mod overlay;
+mod ownership;
 mod past;
 mod plan;
+mod quota;
 mod read;
 mod readers;
 #[cfg(test)]
@@ -62,11 +65,13 @@ pub use mutate::{
     unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
+pub use ownership::{CHECK_OWNERSHIP, Claim, Look as OwnershipLook, claim, note_look};
 pub use past::{Event, Part, PastChange};
+pub use quota::{LimitFrom, OverLimit, Usage, usage};
 pub use read::called;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};
 pub use world::{
-    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, World,
-    WorldError,
+    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor, SealedFor,
+    World, WorldError,
 };

@@ -56,6 +56,9 @@ pub(crate) async fn fqdn(draft: &mut Overlay<'_>, fqdn: &Doc<Fqdn>) -> Result<()
         let problem = format!("{host}: names of this form are kept for sites' service host names");
         return Err(PlanError::Conflict(problem));
     }
+    if !draft.by_admin() && is_public_suffix(host) {
+        return Err(PlanError::invalid("fqdn", public_suffix(host)));
+    }
     let Some(zone) = read::zone_over(draft, host).await? else {
         let brand = fqdn.brand.clone().unwrap_or_default();
         return match related_base(draft, &brand, host, false).await? {
@@ -166,7 +169,7 @@ fn is_public_suffix(name: &str) -> bool {
 fn public_suffix(name: &str) -> String {
     format!(
         "{name} is a public suffix, below which everybody registers names: give the whole name, e.g. example.{name}; a platform \
-         admin's key may make it a brand's own zone or base host name"
+         admin's key may make it a brand's own zone or base host name, or a tenant's host name"
     )
 }
 

@@ -11,8 +11,8 @@ use hosting_resource::{Kind, PlainSecrets, Resource, SecretPlace, ShapeError};
 
 use crate::layer::{Layer, List};
 use crate::{
-    Admitted, ApplyError, Change, Draft, IntentChange, IntentRow, KeyShare, PlanError, SealFor, SealedFor,
-    Unit, World, WorldError,
+    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, PlanError, SealFor,
+    SealedFor, Unit, World, WorldError,
 };
 
 pub(crate) struct Overlay<'d> {
@@ -25,6 +25,7 @@ pub(crate) struct Overlay<'d> {
     intents: Vec<IntentChange>,
     replan: Vec<Unit>,
     replanned: Vec<Unit>,
+    errands: BTreeSet<Errand>,
     /// Audiences that got their first key in this mutation.
     keyed: BTreeSet<Audience>,
 }
@@ -41,6 +42,7 @@ impl<'d> Overlay<'d> {
             intents: Vec::new(),
             replan: Vec::new(),
             replanned: Vec::new(),
+            errands: BTreeSet::new(),
             keyed: BTreeSet::new(),
         }
     }
@@ -154,6 +156,11 @@ impl<'d> Overlay<'d> {
         self.replanned.push(unit);
     }
 
+    /// Asks for work outside the store.
+    pub(crate) fn ask(&mut self, errand: Errand) {
+        self.errands.insert(errand);
+    }
+
     /// Sets or withdraws an intent. A withdrawal counts only while its owner still owns the row.
     pub(crate) fn intend(&mut self, change: IntentChange) {
         let row = match &change.value {
@@ -183,7 +190,7 @@ impl<'d> Overlay<'d> {
 
     /// Writes what came of it, if anything did.
     pub(crate) async fn write(self) -> Result<Written, PlanError> {
-        let Self { base, layer, intents, replan, replanned, .. } = self;
+        let Self { base, layer, intents, replan, replanned, errands, .. } = self;
         let put: Vec<Resource> = layer.put_resources().map(|(resource, _)| resource.clone()).collect();
         let change = Change {
             put: put.clone(),
@@ -192,6 +199,7 @@ impl<'d> Overlay<'d> {
             counters: layer.counters().map(|(name, value)| (name.to_owned(), value)).collect(),
             replan,
             replanned,
+            errands: errands.into_iter().collect(),
         };
         if change != Change::default() {
             base.apply(change).await.map_err(|error| match error {
@@ -296,6 +304,11 @@ impl World for Overlay<'_> {
 
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError> {
         self.layer.counter(self.base, name).await
+    }
+
+    /// As it was before the mutation: a check adds what that is about to add.
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError> {
+        self.base.usage(of).await
     }
 
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {

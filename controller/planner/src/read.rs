@@ -220,6 +220,11 @@ pub(crate) fn data_of(record: &Doc<ZoneRecord>, zone: &str) -> Data {
 
 /// The closest zone at or above a name.
 pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Option<Doc<Zone>>, PlanError> {
+    Ok(zones_over(world, name).await?.into_iter().max_by_key(|zone| zone.spec.name.len()))
+}
+
+/// The zones at or above a name, in no order.
+pub(crate) async fn zones_over(world: &mut dyn World, name: &str) -> Result<Vec<Doc<Zone>>, PlanError> {
     let mut names = vec![name.to_owned()];
     let mut rest = name;
     while let Some((_, above)) = rest.split_once('.') {
@@ -227,8 +232,7 @@ pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Optio
         rest = above;
     }
     let above = world.holders(Kind::Zone, "", &names).await?;
-    let closest = above.into_iter().max_by_key(|(name, _)| name.len()).map(|(_, zone)| zone);
-    Ok(closest.map(Doc::read).transpose()?)
+    Ok(above.into_iter().map(|(_, zone)| Doc::read(zone)).collect::<Result<_, _>>()?)
 }
 
 /// Whether names of this tenant may stand in the zone: its own zone, or one that its brand keeps for all its tenants.

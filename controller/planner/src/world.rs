@@ -122,6 +122,10 @@ pub trait World: Send {
     /// A counter of the cell (`tenant_uid`, `dns_serial_offset`, ...), 0 when never set.
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError>;
 
+    /// How many resources of a kind count against a tenant, a brand or a subscription ([`Resource::charged`]), for each of some, in
+    /// their order. Nothing is counted for it.
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError>;
+
     /// All resources of `kind`, whatever their parent. For the few kinds that a cell has few of, and for repair.
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError>;
 
@@ -304,6 +308,35 @@ pub struct Change {
     pub replan: Vec<Unit>,
     /// Units to take off the replan queue, before `replan` is put on it.
     pub replanned: Vec<Unit>,
+    /// Work outside the store: a job for each, unless its lane has one.
+    pub errands: Vec<Errand>,
+}
+
+/// Work outside the store that a change asks for. The store writes a job of it in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Errand {
+    /// The kind of job. Its parameters are the subject alone.
+    pub kind: &'static str,
+    /// Id of the resource that it is about.
+    pub subject: String,
+    /// Brand whose keys may see the job.
+    pub brand: Option<String>,
+    /// The job is given up after so many failed attempts of a step.
+    pub attempts: u32,
+}
+
+impl Errand {
+    /// The lane of its job: one for each kind and subject.
+    #[must_use]
+    pub fn lane(&self) -> String {
+        format!("{}/{}", self.kind, self.subject)
+    }
+
+    /// The parameters of its job.
+    #[must_use]
+    pub fn params(&self) -> serde_json::Value {
+        serde_json::json!({ "id": self.subject })
+    }
 }
 
 #[cfg(test)]

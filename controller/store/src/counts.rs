@@ -61,6 +61,28 @@ impl ReadTx {
         Ok(counts)
     }
 
+    /// How many resources of a kind count against an owner, for each of some, in their order. Kept with each change.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn usage_of(&mut self, about: &[(String, Kind)]) -> Result<Vec<u64>, StoreError> {
+        let mut known: BTreeMap<(String, String), u64> = BTreeMap::new();
+        for about in batch::chunks(about) {
+            let mut sql = QueryBuilder::new("SELECT owner, kind, count FROM quota_usage");
+            batch::any_of(&mut sql, &["owner", "kind"], about, |sql, (owner, kind), column| {
+                sql.push_bind(if column == 0 { owner.clone() } else { kind.name().to_owned() });
+            });
+            for row in self.all(sql.build()).await? {
+                let count: i64 = row.try_get(2)?;
+                known.insert((row.try_get(0)?, row.try_get(1)?), count.max(0).unsigned_abs());
+            }
+        }
+        let used = |(owner, kind): &(String, Kind)| {
+            known.get(&(owner.clone(), kind.name().to_owned())).copied().unwrap_or_default()
+        };
+        Ok(about.iter().map(used).collect())
+    }
+
     /// How many resources of `kind` lie in `parent`. Counted in an index, so for what is few: nodes of a cluster.
     ///
     /// # Errors

@@ -24,6 +24,8 @@
 //! | `secrets` | sealed blobs by name, trust roots |
 //! | `data_keys` | a key for each tenant, by which secrets of resources are sealed |
 //! | `readers` | a key for each audience, and who can open it |
+//! | `incidents` | incidents, their events, and what programs could not do about them |
+//! | `operations` | settings of the platform, OIDC clients, login sessions, what nodes say of themselves |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -40,6 +42,7 @@ mod enrolment;
 mod error;
 mod feed_source;
 mod history;
+mod incidents;
 mod jobs;
 mod join_token;
 mod kek;
@@ -48,6 +51,7 @@ mod lanes;
 mod lease;
 mod meter;
 mod open;
+mod operations;
 mod origin;
 mod page;
 mod read_tx;
@@ -79,6 +83,7 @@ pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
 pub use history::{HistoryOf, HistoryPlace, HistoryRow};
+pub use incidents::{Gap, GapQuery, Incident, IncidentCounts, IncidentEvent, IncidentQuery};
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
 pub use join_token::TokenUse;
 pub use kek::{Kek, KekError, Secret, UnsealError};
@@ -86,6 +91,7 @@ pub use keyring::Resealed;
 pub use lease::{Lease, OtherController};
 pub use meter::{ReadMeter, Reading};
 pub use open::{OpenError, StoreConfig};
+pub use operations::{DriftEvent, MAX_SETTINGS, NodeHealth, OidcClient};
 pub use origin::Origin;
 pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;

@@ -532,6 +532,10 @@ impl World for ReadTx {
         Ok(self.number(sql::query("SELECT value FROM counters WHERE name = ?").bind(name)).await?)
     }
 
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError> {
+        Ok(self.usage_of(of).await?)
+    }
+
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {
         let query = sql::query(select_resource!("WHERE r.kind = ? AND r.id > ? ORDER BY r.id LIMIT ?"))
             .bind(kind.name())

@@ -85,6 +85,14 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0014_history.sql"),
         include_str!("../migrations/postgres/0014_history.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0016_quota_usage.sql"),
+        include_str!("../migrations/postgres/0016_quota_usage.sql"),
+    ),
+    Migration::of(
+        include_str!("../migrations/0017_operations.sql"),
+        include_str!("../migrations/postgres/0017_operations.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -58,7 +58,12 @@ impl Store {
 }
 
 impl WriteTx {
-    async fn put_sealed(&mut self, name: &str, plain: &[u8], keep_first: bool) -> Result<u64, StoreError> {
+    pub(crate) async fn put_sealed(
+        &mut self,
+        name: &str,
+        plain: &[u8],
+        keep_first: bool,
+    ) -> Result<u64, StoreError> {
         // Here, not by the caller: the key must be the one that is current when the row is written.
         let kek = self.kek();
         let sealed = kek.seal(name, plain)?;

@@ -9,6 +9,7 @@ mod intents;
 mod ref_counts;
 mod replan;
 mod resources;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,7 @@ pub use self::effects::{Effects, IntentEffect, ResourceEffect};
 use self::intents::{AudienceSums, LogRow, MutationLog, PendingHead};
 use self::replan::Steps;
 use self::resources::Counts;
+use self::usage::Usage;
 use crate::audit::NewAudit;
 use crate::data_keys::OpenedKeys;
 use crate::error::to_sql;
@@ -59,6 +61,7 @@ struct Pending {
     layer: Layer,
     // What follows is of mutations that are kept.
     counts: Counts,
+    usage: Usage,
     log: BTreeMap<(Audience, u64, Key), LogRow>,
     /// The newest log row of each key.
     logged: BTreeMap<(Audience, Key), LogRow>,
@@ -107,6 +110,7 @@ struct Mutation {
     kinds: BTreeSet<Kind>,
     concerns: BTreeSet<String>,
     counts: Counts,
+    usage: Usage,
     replan: Steps,
     audit: Vec<(AuditEntry, Origin)>,
     fleet: FleetChange,
@@ -228,6 +232,9 @@ impl WriteTx {
         let audiences = pending.keep_intents(revision, mutation.log, mutation.audiences);
         for (of, by) in mutation.counts {
             *pending.counts.entry(of).or_default() += by;
+        }
+        for (of, by) in mutation.usage {
+            *pending.usage.entry(of).or_default() += by;
         }
         pending.replan.extend(mutation.replan);
         let written = mutation.wrote.then_some(revision);
@@ -392,6 +399,9 @@ impl WriteTx {
         self.take_counters(change.counters).await?;
         self.mutation.replan.remove(&change.replanned);
         self.mutation.replan.add(&change.replan);
+        for errand in change.errands {
+            self.run_errand(errand).await?;
+        }
         Ok(())
     }
 }
@@ -496,6 +506,10 @@ impl World for WriteTx {
 
     async fn counter(&mut self, name: &str) -> Result<u64, WorldError> {
         self.pending.layer.counter(&mut self.read, name).await
+    }
+
+    async fn usage(&mut self, of: &[(String, Kind)]) -> Result<Vec<u64>, WorldError> {
+        Ok(self.usage_now(of).await?)
     }
 
     async fn list(&mut self, kind: Kind, after: &str, limit: u32) -> Result<Vec<Resource>, WorldError> {

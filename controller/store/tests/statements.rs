@@ -16,17 +16,17 @@ use serde_json::{Value, json};
 use self::databases::{Backend, Place};
 
 const LIMITS: [(&str, u64); 17] = [
-    ("create certificate", 22),
-    ("create fqdn", 22),
-    ("create record", 15),
-    ("create tenant with subscription", 21),
-    ("create webroot", 16),
-    ("create zone", 20),
+    ("create certificate", 23),
+    ("create fqdn", 23),
+    ("create record", 16),
+    ("create tenant with subscription", 22),
+    ("create webroot", 17),
+    ("create zone", 21),
     ("delete certificate", 11),
     // One of them looks for certificates, which go with the name.
     ("delete fqdn", 11),
     ("delete record", 12),
-    ("delete webroot", 15),
+    ("delete webroot", 16),
     ("enqueue callback", 6),
     ("open routed", 11),
     ("open site_ready", 10),

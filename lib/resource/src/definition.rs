@@ -70,6 +70,14 @@ pub(crate) trait Definition: Document + Sized {
         Ok(())
     }
 
+    /// Whether it counts against the limits of those whose it is. What the platform makes by itself does not.
+    fn is_charged(_spec: &Self::Spec) -> bool {
+        true
+    }
+
+    /// Whether resources count against limits of one of these.
+    const HAS_LIMITS: bool = false;
+
     /// What DELETE does, as a verb for the reference.
     const DELETES: &'static str = "Delete";
 
@@ -358,6 +366,12 @@ pub trait KindDef: Send + Sync {
     /// Whether the platform made it from other resources and keeps it so: no history of it is kept.
     fn is_derived(&self, resource: &Resource) -> bool;
 
+    /// Whether it counts against the limits of those whose it is. What cannot be read does.
+    fn is_charged(&self, resource: &Resource) -> bool;
+
+    /// Whether resources count against limits of one of these.
+    fn has_limits(&self) -> bool;
+
     /// What holders of it may do with the API: nobody gives more than they have. `None`: it opens nothing.
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants>;
 
@@ -478,6 +492,14 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn deletes(&self) -> &'static str {
         D::DELETES
+    }
+
+    fn has_limits(&self) -> bool {
+        D::HAS_LIMITS
+    }
+
+    fn is_charged(&self, resource: &Resource) -> bool {
+        resource.typed::<D::Spec>().map_or(true, |spec| D::is_charged(&spec))
     }
 
     fn is_void(&self, resource: &Resource) -> bool {

@@ -18,6 +18,8 @@ mod ids;
 mod info;
 mod input;
 pub mod kinds;
+pub mod limits;
+pub mod ownership;
 mod record_data;
 pub mod search;
 mod secret;

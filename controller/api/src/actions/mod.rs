@@ -5,14 +5,20 @@ mod api_key;
 mod authorities;
 mod brand;
 mod cluster;
+pub(crate) mod config;
 mod events;
+pub(crate) mod incidents;
 pub(crate) mod jobs;
 mod keks;
 mod node;
+pub(crate) mod node_reports;
+mod ownership;
 mod platform;
+pub(crate) mod sessions;
 mod shard;
 mod tenant;
 mod undo;
+pub(crate) mod usage;
 mod webroot;
 
 use std::fmt;
@@ -101,6 +107,12 @@ pub(crate) fn routes() -> Vec<Route> {
         jobs::routes(),
         events::routes(),
         undo::routes(),
+        ownership::routes(),
+        usage::routes(),
+        incidents::routes(),
+        config::routes(),
+        sessions::routes(),
+        node_reports::routes(),
     ]
     .concat()
 }

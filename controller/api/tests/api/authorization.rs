@@ -13,6 +13,7 @@ use crate::harness::{Answer, Ids, TestApi, example};
 fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
     match kind {
         Kind::Brand => &ids.brand,
+        Kind::Package => &ids.package,
         Kind::Region => &test.region,
         Kind::Cluster => &test.cluster,
         Kind::LbAddress => &test.lb_address,
@@ -35,6 +36,10 @@ pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
         (Op::Ask(ask), _) if matches!(ask.name, "explain" | "name-history") => ids.fqdn_name.clone(),
         (Op::Ask(ask), _) if ask.name == "job" => ids.job.clone(),
         (Op::Act(act), _) if act.name.starts_with("job-") => ids.job.clone(),
+        (Op::Ask(ask), _) if ask.name.starts_with("incident") => ids.incident.clone(),
+        (Op::Act(act), _) if act.name.starts_with("incident-") => ids.incident.clone(),
+        (Op::Ask(ask), _) if ["gap", "gap incidents"].contains(&ask.name) => ids.gap.clone(),
+        (Op::Act(act), _) if act.name == "gap-patch" => ids.gap.clone(),
         (Op::Ask(ask), _) if ask.name == "await" => format!("create-webroot-{}", ids.webroot),
         (_, Some(kind)) => id_of(test, ids, kind),
         (_, None) => String::new(),
@@ -68,6 +73,23 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("RotateKey") => Some(json!({"overlap_seconds": 60})),
         // What made the brand's zone.
         Shape::Named("Undo") => Some(json!({"revision": ids.zone_revision})),
+        Shape::Named("NewSettings") => Some(json!({"a": "b"})),
+        Shape::Named("NewOidcClient") => Some(json!({
+            "id": "c", "secret": "a-long-client-secret", "name": "c", "redirect_uris": ["https://c.example/"],
+        })),
+        Shape::Named("NewNodeHealth") => Some(json!({"status": "healthy"})),
+        Shape::Named("NewDriftEvents") => Some(json!({"events": []})),
+        Shape::Named("NewIncident") => Some(json!({
+            "dedupe_key": "d", "type": "t", "severity": "info", "title": "t", "source": "s", "resource_id": ids.tenant,
+        })),
+        Shape::Named("IncidentPatch" | "Cancellation") => Some(json!({})),
+        Shape::Named("Resolution") => Some(json!({"resolution": "done"})),
+        Shape::Named("Escalation") => Some(json!({"reason": "why"})),
+        Shape::Named("NewIncidentEvent") => Some(json!({"action": "commented", "detail": "x"})),
+        Shape::Named("NewGap") => Some(
+            json!({"tool_name": "t", "description": "d", "category": "remediation", "incident_id": ids.incident}),
+        ),
+        Shape::Named("GapPatch") => Some(json!({"status": "open"})),
         Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
         Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
         Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),
@@ -144,7 +166,7 @@ async fn a_brand_opens_only_its_own_things() {
         } else if matches!(route.op, Op::Ask(ask) if ask.name == "events") {
             assert_eq!(answer.status, 200, "what it hears of, tests of events look at");
         } else if matches!(route.op, Op::List(_)) && route.subject.is_none()
-            || matches!(route.op, Op::Ask(ask) if ask.name == "jobs")
+            || matches!(route.op, Op::Ask(ask) if ["jobs", "incidents", "gaps"].contains(&ask.name))
         {
             assert_eq!(answer.status, 200, "{}", route.path);
             let items = answer.body["items"].as_array().unwrap();
@@ -212,9 +234,12 @@ async fn a_brands_key_sets_only_what_is_a_brands_to_set() {
                 "dkim_selector",
                 "dkim_public_key",
                 "dmarc_policy",
+                "name_verification",
             ],
         ),
-        (Kind::Tenant, &["customer_id"]),
+        (Kind::Package, &["name", "limits"]),
+        (Kind::Tenant, &["customer_id", "package_id", "limits"]),
+        (Kind::Subscription, &["package_id"]),
         (
             Kind::Webroot,
             &[
@@ -272,6 +297,7 @@ async fn a_brands_key_sets_only_what_is_a_brands_to_set() {
         let fields: std::collections::BTreeSet<&str> = stored.chain(beside).collect();
         let id = id_of(&test, &ids, kind);
         let path = info.item.replace("{id}", &id);
+        let id = if kind == Kind::Subscription { format!("{}~{id}", ids.brand) } else { id };
         for field in fields.into_iter().filter(|field| !own.contains(field)) {
             for value in
                 [json!("second"), json!(7), json!(true), json!(["second"]), json!({"a": 1}), json!(null)]

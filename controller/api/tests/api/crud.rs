@@ -8,7 +8,7 @@ use crate::harness::{Ids, TestApi, example};
 /// A change that the kind's PUT takes.
 fn change(kind: Kind) -> Value {
     match kind {
-        Kind::Brand | Kind::Region => json!({"name": "renamed"}),
+        Kind::Brand | Kind::Region | Kind::Package => json!({"name": "renamed"}),
         Kind::Cluster => json!({"status": "active", "config": {"a": 1}}),
         Kind::Shard => json!({"lb_backend": "other"}),
         Kind::Node => json!({"hostname": "renamed", "web_port": 8080}),
@@ -18,12 +18,14 @@ fn change(kind: Kind) -> Value {
         Kind::Zone => json!({}),
         Kind::ZoneRecord => json!({"ttl": 120}),
         Kind::ApiKey => json!({"name": "renamed", "scopes": ["tenants:read"], "brands": ["*"]}),
-        Kind::LbAddress | Kind::Subscription | Kind::Certificate => json!({}),
+        Kind::Subscription => json!({"package_id": "package-of-first"}),
+        Kind::LbAddress | Kind::Certificate => json!({}),
     }
 }
 
 fn parent_id(test: &TestApi, ids: &Ids, kind: Kind) -> String {
     let id = match kind {
+        Kind::Brand => &ids.brand,
         Kind::Region => &test.region,
         Kind::Cluster => &test.cluster,
         Kind::Tenant => &ids.tenant,

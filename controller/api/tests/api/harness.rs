@@ -193,6 +193,9 @@ impl Answer {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ids {
     pub(crate) brand: String,
+    pub(crate) package: String,
+    pub(crate) incident: String,
+    pub(crate) gap: String,
     pub(crate) tenant: String,
     pub(crate) subscription: String,
     pub(crate) webroot: String,
@@ -378,6 +381,9 @@ impl TestApi {
             "hostmaster_email": format!("hostmaster@{name}.example"),
         });
         self.post("/brands", brand).await.ok(201);
+        let package =
+            json!({"id": format!("package-of-{name}"), "name": "large", "limits": {"webroots": 1000}});
+        let package = self.post(&format!("/brands/{name}/packages"), package).await.id();
         let tenant = self.post("/tenants", self.tenant_body(name)).await;
         assert_eq!(tenant.status, 202, "{tenant:?}");
         let tenant = tenant.id();
@@ -421,8 +427,19 @@ impl TestApi {
             .post(&format!("/fqdns/{}/certificates?wait=ready", fqdn.id()), certificate(&fqdn_name))
             .await;
         assert_eq!(certificate.status, 200, "{certificate:?}");
+        let incident = json!({
+            "dedupe_key": "first", "type": "t", "severity": "info", "title": "t", "source": "s", "resource_id": tenant,
+        });
+        let incident = self.post("/incidents", incident).await.id();
+        let gap = json!({
+            "tool_name": "first", "description": "d", "category": "remediation", "incident_id": incident,
+        });
+        let gap = self.post("/capability-gaps", gap).await.id();
         Ids {
             brand: name.to_owned(),
+            incident,
+            gap,
+            package,
             tenant,
             subscription,
             webroot,

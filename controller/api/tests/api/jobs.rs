@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::post;
+use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::kinds::{self, JobDeps};
 use hosting_jobs::{JobMetrics, Runner, RunnerConfig};
 use hosting_planner::gates::{Exception, ExceptionKind};
@@ -48,6 +49,7 @@ impl Running {
             audit_days: 90,
             history_days: 90,
             history_bytes: 1 << 30,
+            ownership: OwnershipRules::default(),
         };
         let config = RunnerConfig { poll: Duration::from_millis(100), ..RunnerConfig::new() };
         let metrics = JobMetrics::default();

@@ -13,16 +13,27 @@ mod harness;
 mod history;
 mod http;
 mod idempotency;
+mod incidents;
 mod jobs;
 mod keys;
 mod lists;
+#[path = "../../../jobs/tests/loopback_dns/mod.rs"]
+mod loopback_dns;
 mod names;
 mod operators;
+mod ownership;
 mod patch;
 mod plans;
 mod problems;
 mod protocol;
 mod queries;
+mod quotas;
 mod rate_limits;
 mod receipts;
+mod records;
 mod undo;
+
+/// A platform with a fleet; the other binaries have it on PostgreSQL.
+async fn platform() -> (harness::TestApi, ()) {
+    (harness::TestApi::with_fleet().await, ())
+}

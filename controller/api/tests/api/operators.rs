@@ -22,7 +22,8 @@ async fn the_dashboard_counts() {
         ("webroots", 1),
         ("fqdns", 1),
         ("databases", 0),
-        ("incidents_open", 0),
+        ("incidents_open", 1),
+        ("capability_gaps_open", 1),
     ] {
         assert_eq!(stats[field], json!(count), "{field}: {stats}");
     }

@@ -10,6 +10,7 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 pub mod audit_retention;
 pub mod callback;
 pub mod history_retention;
+pub mod ownership;
 pub mod reply_retention;
 pub mod undo;
 
@@ -26,6 +27,8 @@ pub struct JobDeps {
     pub history_days: u32,
     /// And no more of it than so many bytes.
     pub history_bytes: u64,
+    /// What the operator set for looks at names.
+    pub ownership: ownership::OwnershipRules,
 }
 
 /// A kind without an instance of it.
@@ -45,6 +48,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
     entry::<undo::Undo>(undo::make),
+    entry::<ownership::CheckOwnership>(ownership::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use hosting_jobs::kinds::JobDeps;
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::machine::Backoff;
 use hosting_jobs::pace::Rate;
 use hosting_jobs::{
@@ -248,7 +249,15 @@ impl Bench {
 pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> JobDeps {
     // In production the process installs one; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    JobDeps { store: store.clone(), callbacks, audit_days, history_days: 90, history_bytes: 20_000 }
+    let ownership = OwnershipRules::default();
+    JobDeps {
+        store: store.clone(),
+        callbacks,
+        audit_days,
+        history_days: 90,
+        history_bytes: 20_000,
+        ownership,
+    }
 }
 
 pub(crate) fn new_job(label: &str, lane: &str, due_at: i64) -> NewJob {

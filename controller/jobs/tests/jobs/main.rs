@@ -7,6 +7,9 @@ mod crashes;
 mod databases;
 mod harness;
 mod limits;
+mod looks;
+#[path = "../loopback_dns/mod.rs"]
+mod loopback_dns;
 mod retention;
 mod running;
 mod timers;

@@ -14,7 +14,7 @@ use crate::fields::{dns_audience, is_deleting};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{PlanError, Unit, names, read};
+use crate::{PlanError, Unit, World, names, read};
 
 /// The groups of name servers that brands name, for what all of them have.
 pub(crate) const DNS_GROUPS: Pages =
@@ -49,6 +49,15 @@ impl Planned for Brand {
         if change.differs(servers) {
             units.insert(zone::BRAND_ZONES.of(&brand.id, change.cause));
         }
+        let claims = |brand: &Doc<Self>| {
+            (brand.spec.name_verification, brand.spec.primary_ns.clone(), brand.spec.secondary_ns.clone())
+        };
+        if change.differs(claims) {
+            units.insert(zone::BRAND_CLAIMS.of(&brand.id, change.cause));
+        }
+        if change.differs(|brand| brand.spec.name_verification) {
+            units.insert(tenant::BRAND_NAMES.of(&brand.id, change.cause));
+        }
         if change.differs(|brand| brand.spec.base_hostname.clone()) {
             units.insert(tenant::BRAND_TENANTS.of(&brand.id, change.cause));
         }
@@ -74,6 +83,13 @@ impl Planned for Brand {
         for cluster in &brand.spec.cluster_ids {
             read::live(draft, "cluster_ids", cluster).await?;
         }
+        Ok(())
+    }
+
+    /// Its packages are nobody else's. One that a tenant has keeps it, as the tenant does.
+    async fn leave(brand: &Doc<Self>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+        let packages = plan.draft.children(Kind::Package, &brand.id, "", read::PAGE).await?;
+        packages.iter().for_each(|package| plan.remove(package));
         Ok(())
     }
 

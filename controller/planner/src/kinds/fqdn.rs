@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use hosting_intent::{Audience, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::kinds::zone_record::AutoRecord;
+use hosting_resource::ownership::is_servable;
 use hosting_resource::{Doc, Document, Id, Kind};
 use prost::Message;
 
@@ -16,7 +17,7 @@ use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, names, read};
+use crate::{DesiredIntent, PlanError, Unit, World, names, ownership, read};
 
 /// The host names of a tenant, for their automatic records.
 pub(crate) const TENANT_NAMES: Pages =
@@ -58,6 +59,9 @@ impl Planned for Fqdn {
     }
 
     async fn derive(fqdn: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+        if !is_servable(fqdn.state.ownership.as_ref()) {
+            return Ok(Vec::new());
+        }
         let Some(tenant) = read::tenant_of(world, fqdn).await? else { return Ok(Vec::new()) };
         if tenant.spec.cluster_id.is_empty() {
             return Ok(Vec::new());
@@ -113,7 +117,8 @@ impl Planned for Fqdn {
     }
 
     async fn sync(fqdn: &mut Doc<Self>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
-        auto_records::sync(fqdn, plan).await
+        let claimed = ownership::sync(fqdn, plan).await?;
+        Ok(auto_records::sync(fqdn, plan).await? || claimed)
     }
 
     async fn revisit(
@@ -129,6 +134,9 @@ impl Planned for Fqdn {
     }
 
     fn conditions(fqdn: &Doc<Self>, look: &mut Look<'_>) {
+        if !ownership::is_met(fqdn, fqdn.state.ownership.as_ref(), look) {
+            return;
+        }
         // An unbound name is routed at once; a bound one when its site is there.
         let bound = bound_to(fqdn);
         let wanted = bound.map(Id::as_str).unwrap_or_default();
@@ -172,7 +180,8 @@ impl NameSource for Fqdn {
         _: &Doc<tenant::Tenant>,
         _: &mut dyn World,
     ) -> Result<Vec<String>, PlanError> {
-        Ok(bound_to(fqdn).map(|_| fqdn.spec.fqdn.clone()).into_iter().collect())
+        let bound = bound_to(fqdn).filter(|_| is_servable(fqdn.state.ownership.as_ref()));
+        Ok(bound.map(|_| fqdn.spec.fqdn.clone()).into_iter().collect())
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod cluster;
 pub(crate) mod fqdn;
 pub(crate) mod lb_address;
 pub(crate) mod node;
+pub(crate) mod package;
 pub(crate) mod region;
 pub(crate) mod shard;
 pub(crate) mod subscription;
@@ -34,6 +35,7 @@ pub(crate) mod zone_record;
 pub(crate) fn of(kind: Kind) -> &'static dyn KindPlan {
     match kind {
         Kind::Brand => &Room::<brand::Brand>(PhantomData),
+        Kind::Package => &Room::<package::Package>(PhantomData),
         Kind::Region => &Room::<region::Region>(PhantomData),
         Kind::Cluster => &Room::<cluster::Cluster>(PhantomData),
         Kind::LbAddress => &Room::<lb_address::LbAddress>(PhantomData),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Deletion, Facts, GoesWith, Planned, Tie};
 use crate::overlay::Overlay;
-use crate::{Draft, PlanError, Unit, World, read};
+use crate::{Draft, PlanError, Unit, World, quota, read};
 
 #[async_trait]
 impl Planned for Subscription {
@@ -38,6 +38,14 @@ impl Planned for Subscription {
         }
         new.id = in_brand(brand, &new.id);
         Ok(())
+    }
+
+    async fn check(
+        subscription: &Doc<Self>,
+        _: Option<&Doc<Self>>,
+        draft: &mut Overlay<'_>,
+    ) -> Result<(), PlanError> {
+        quota::is_of_brand(draft, subscription.spec.package_id.as_ref(), subscription.brand.as_deref()).await
     }
 }
 

@@ -13,7 +13,7 @@ use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::{DesiredIntent, PlanError, Unit, World, quota, read};
 
 /// The tenants of a shard, and from each what machines get of it.
 pub(crate) const SHARD_TENANTS: Pages =
@@ -31,6 +31,10 @@ pub(crate) const BRAND_TENANTS: Pages = Pages {
     aspect: Aspect::ServiceNames,
 };
 
+/// The tenants of a brand, and from each all its names.
+pub(crate) const BRAND_NAMES: Pages =
+    Pages { name: "brand_names", over: Kind::Tenant, by: By::Facet("brand_id"), aspect: Aspect::Names };
+
 /// So many resources of one tenant are planned along with it, without a walk of their own.
 const FEW: u32 = 10;
 
@@ -41,7 +45,7 @@ impl Planned for Tenant {
         deletion: Deletion::Gradual,
         retires: Some(Retires { intent: IntentKind::Tenant, after_children: true }),
         wants_to_the_end: true,
-        walks: &[SHARD_TENANTS, CLUSTER_TENANTS, BRAND_TENANTS],
+        walks: &[SHARD_TENANTS, CLUSTER_TENANTS, BRAND_TENANTS, BRAND_NAMES],
         ..Facts::PLAIN
     };
 
@@ -89,6 +93,9 @@ impl Planned for Tenant {
         draft: &mut Overlay<'_>,
     ) -> Result<(), PlanError> {
         let spec = &tenant.spec;
+        if before.is_none_or(|before| before.spec.package_id != spec.package_id) {
+            quota::is_of_brand(draft, spec.package_id.as_ref(), tenant.brand.as_deref()).await?;
+        }
         let stays = before.is_some_and(|before| {
             let before = &before.spec;
             before.brand_id == spec.brand_id

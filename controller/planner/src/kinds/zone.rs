@@ -7,15 +7,16 @@ use hosting_intent::{Cause, Kind as IntentKind, message as m};
 use hosting_resource::kinds::brand::BrandSpec;
 pub(crate) use hosting_resource::kinds::zone::Zone;
 use hosting_resource::kinds::zone::ZoneState;
+use hosting_resource::ownership::is_servable;
 use hosting_resource::{Doc, Document, Id, Kind};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, brand, fqdn, subscription, zone_record};
-use crate::fields::{ZONE_SERIAL, dns_audience, is_deleting};
+use crate::fields::{SUFFIX_FACET, ZONE_SERIAL, dns_audience, is_deleting};
 use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, names, read};
+use crate::{DesiredIntent, PlanError, Unit, World, names, ownership, read};
 
 /// SOA timers and the TTL of SOA and NS, in seconds.
 const REFRESH: u32 = 10_800;
@@ -28,6 +29,14 @@ const TTL: u32 = 86_400;
 pub(crate) const BRAND_ZONES: Pages =
     Pages { name: "brand_zones", over: Kind::Zone, by: By::Facet("brand_id"), aspect: Aspect::Machines };
 
+/// A brand's zones, and whether they have to be shown to be their tenants'.
+pub(crate) const BRAND_CLAIMS: Pages =
+    Pages { name: "brand_claims", over: Kind::Zone, by: By::Facet("brand_id"), aspect: Aspect::Names };
+
+/// The zones at or below a name, which may show them to be their tenants'.
+pub(crate) const ZONES_UNDER: Pages =
+    Pages { name: "zones_under", over: Kind::Zone, by: By::Facet(SUFFIX_FACET), aspect: Aspect::Names };
+
 #[async_trait]
 impl Planned for Zone {
     const FACTS: Facts = Facts {
@@ -37,7 +46,7 @@ impl Planned for Zone {
             GoesWith { with: Kind::Tenant, by: Tie::Referrer("tenant_id") },
             GoesWith { with: Kind::Subscription, by: Tie::Referrer("subscription_id") },
         ],
-        walks: &[BRAND_ZONES],
+        walks: &[BRAND_ZONES, BRAND_CLAIMS, ZONES_UNDER],
         ..Facts::PLAIN
     };
 
@@ -48,9 +57,26 @@ impl Planned for Zone {
             units.insert(fqdn::NAMES_UNDER.of(&zone.spec.name, change.cause));
             units.insert(brand::SERVICES_NEAR.of(&zone.spec.name, change.cause));
         }
+        let serves = |zone: &Doc<Self>| is_servable(zone.state.ownership.as_ref());
+        let is_born = change.before.is_none();
+        if is_born {
+            // A tenant's new zone shows nothing that what is above it does not.
+            if zone.tenant.is_none() {
+                units.insert(ZONES_UNDER.of(&zone.spec.name, change.cause));
+            }
+        } else if change.lives_or_dies() || change.differs(|zone| zone.spec.tenant_id.clone()) {
+            units.insert(ZONES_UNDER.of(&zone.spec.name, change.cause));
+        } else if change.differs(serves) {
+            units.insert(zone_record::ZONE_RECORDS.of(&zone.id, change.cause));
+            units.insert(fqdn::NAMES_UNDER.of(&zone.spec.name, change.cause));
+            units.insert(ZONES_UNDER.of(&zone.spec.name, change.cause));
+        }
     }
 
     async fn derive(zone: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+        if !is_servable(zone.state.ownership.as_ref()) {
+            return Ok(Vec::new());
+        }
         let Some(brand) = read::brand_of(world, zone).await? else { return Ok(Vec::new()) };
         let BrandSpec { primary_ns, secondary_ns, hostmaster_email, .. } = &brand.spec;
         let host = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
@@ -134,11 +160,32 @@ impl Planned for Zone {
         if is_later(zone.state.serial, latest) {
             plan.draft.set_counter(ZONE_SERIAL, zone.state.serial);
         }
-        Ok(())
+        ownership::release(zone, plan).await
     }
 
-    fn conditions(_: &Doc<Self>, look: &mut Look<'_>) {
-        look.name_servers("dns", IntentKind::Zone);
+    async fn sync(zone: &mut Doc<Self>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
+        ownership::sync(zone, plan).await
+    }
+
+    async fn revisit(
+        mut zone: Doc<Self>,
+        aspect: Aspect,
+        _: &str,
+        plan: &mut Plan<'_>,
+    ) -> Result<(), PlanError> {
+        match aspect {
+            Aspect::Machines | Aspect::ServiceNames => {
+                plan.replan([Unit::Of(Self::KIND, zone.id.clone())]).await
+            }
+            // What depends on it is planned where it changes.
+            Aspect::Names => Self::sync(&mut zone, plan).await.map(drop),
+        }
+    }
+
+    fn conditions(zone: &Doc<Self>, look: &mut Look<'_>) {
+        if ownership::is_met(zone, zone.state.ownership.as_ref(), look) {
+            look.name_servers("dns", IntentKind::Zone);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use hosting_intent::{Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::zone_record::ZoneRecord;
 use hosting_resource::kinds::zone_record::{AUTO_TTL, ManagedBy, normalise, rdata};
+use hosting_resource::ownership::is_servable;
 use hosting_resource::{Doc, Id, Kind};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, zone};
@@ -166,7 +167,8 @@ pub(crate) async fn derive_rr_set(
     world: &mut dyn World,
 ) -> Result<Vec<DesiredIntent>, PlanError> {
     let zone = read::get(world, &Id::<zone::Zone>::from(zone)).await?;
-    let Some(zone) = zone.filter(|zone| !is_deleting(zone)) else { return Ok(Vec::new()) };
+    let serves = |zone: &Doc<zone::Zone>| !is_deleting(zone) && is_servable(zone.state.ownership.as_ref());
+    let Some(zone) = zone.filter(serves) else { return Ok(Vec::new()) };
     let Some(brand) = read::brand_of(world, &zone).await? else { return Ok(Vec::new()) };
     let records = read::records_at(world, &zone.id, name).await?;
     let Some(set) = rr_set(&records, record_type, &zone.spec.name, world).await? else {

@@ -7,6 +7,7 @@ use hosting_resource::{Creation, NewResource, Resource};
 
 use crate::fields::is_deleting;
 use crate::plan::Plan;
+use crate::quota::Asked;
 use crate::{Draft, PlanError, World, kinds, trace};
 
 /// Writes what one POST body means: the resource and what is nested in it, as they are then stored, in the order of
@@ -22,11 +23,14 @@ pub async fn create(draft: &mut dyn Draft, creation: Creation) -> Result<Vec<Res
     plan.draft.prefetch(&about.collect::<Vec<_>>()).await?;
     let mut ids = Vec::new();
     let mut units = BTreeSet::new();
+    let mut asked = Asked::default();
     for new in creation.resources {
         let resource = write(&mut plan, new).await?;
+        asked.note(None, &resource);
         units.extend(kinds::of(resource.kind).touched(None, Some(&resource), Cause::Person)?);
         ids.push(resource.id);
     }
+    asked.admit(&mut plan.draft).await?;
     for id in &ids {
         if let Some(mut resource) = plan.draft.resource(id).await? {
             kinds::of(resource.kind).sync(&mut resource, &mut plan).await?;

@@ -10,6 +10,7 @@ use crate::gates::units_of;
 use crate::kinds::tenant::SHARD_TENANTS;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
+use crate::quota::Asked;
 use crate::{Draft, IntentChange, PlanError, Unit, World, kinds, read, trace};
 
 /// Writes a checked PUT. `current` was read from the same draft.
@@ -58,6 +59,9 @@ pub(super) async fn amend(
         return Ok(None);
     }
     kind.check(&after, Some(current), &mut plan.draft).await?;
+    let mut asked = Asked::default();
+    asked.note(Some(current), &after);
+    asked.admit(&mut plan.draft).await?;
     if trace::waits(after.status) {
         trace::note(&plan.draft, &mut after);
     }

@@ -1,6 +1,6 @@
 //! Enqueueing, saving under a fence, ends and lanes, removal.
 
-use hosting_planner::Draft;
+use hosting_planner::{Draft, Errand};
 use serde_json::Value;
 
 use super::{Job, JobState};
@@ -68,6 +68,25 @@ impl WriteTx {
         self.execute(query).await?;
         self.add_job_waits(&id, &new.waits).await?;
         Ok(id)
+    }
+
+    /// Enqueues the job that a change asks for, unless its lane has one that has not ended.
+    pub(crate) async fn run_errand(&mut self, errand: Errand) -> Result<(), StoreError> {
+        let lane = errand.lane();
+        if self.beside().is_lane_taken(&lane, "").await? {
+            return Ok(());
+        }
+        let job = NewJob {
+            kind: errand.kind.to_owned(),
+            params: errand.params(),
+            subject: errand.subject,
+            lane,
+            brand: errand.brand,
+            due_at: Draft::now(self),
+            attempt_limit: errand.attempts,
+            waits: Vec::new(),
+        };
+        self.enqueue_job(job).await.map(drop)
     }
 
     /// Writes a job and the steps that it has begun, if its row still has the fence `held`: false, and nothing is written, when
@@ -177,13 +196,18 @@ impl WriteTx {
 
     /// Counted apart from the rows, so that a removed job's number never comes again.
     async fn next_job_seq(&mut self) -> Result<u64, StoreError> {
+        self.next_number("job_seq").await
+    }
+
+    /// The next number of a counter that planning does not know.
+    pub(crate) async fn next_number(&mut self, counter: &'static str) -> Result<u64, StoreError> {
         let query = sql::query(
-            "INSERT INTO counters (name, value) VALUES ('job_seq', 1) \
+            "INSERT INTO counters (name, value) VALUES (?, 1) \
              ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
         );
-        let row = self.optional(query).await?;
-        let row = row.ok_or_else(|| StoreError::row("the counter of jobs gives no value"))?;
-        from_sql("job_seq", row.try_get(0)?)
+        let row = self.optional(query.bind(counter)).await?;
+        let row = row.ok_or_else(|| StoreError::row(format!("the counter {counter} gives no value")))?;
+        from_sql(counter, row.try_get(0)?)
     }
 }
 

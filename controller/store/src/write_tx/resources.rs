@@ -179,6 +179,16 @@ impl WriteTx {
         let open = puts.iter().filter(|put| put.resource.status.is_open());
         self.mutation.concerns.extend(open.map(|put| put.resource.id.clone()));
         self.count(&removed, &puts);
+        for gone in &removed {
+            let index = self.index_of(gone);
+            self.charge(gone, &index, -1);
+        }
+        for put in &puts {
+            if let Some(old) = &put.old {
+                self.charge(old, &put.old_index, -1);
+            }
+            self.charge(&put.resource, &put.index, 1);
+        }
 
         for gone in &removed {
             self.pending.layer.remove(&gone.id, gone.kind);
@@ -192,6 +202,11 @@ impl WriteTx {
         self.check_targets(&puts).await?;
         self.check_unused(&removed).await?;
         Ok(self.drop_keys_of(&removed).await?)
+    }
+
+    fn index_of(&self, resource: &Resource) -> Index {
+        let known = self.pending.layer.index_of(&resource.id).cloned();
+        known.unwrap_or_else(|| (self.fixed.index)(resource))
     }
 
     /// Gives a resource its unique names.
@@ -317,7 +332,8 @@ impl Pending {
         write_rows(tx, &written).await?;
         added.insert(tx).await?;
         ref_counts::write(tx, &dropped.refs, &added.refs).await?;
-        self.write_counts(tx).await
+        self.write_counts(tx).await?;
+        self.write_usage(tx).await
     }
 
     async fn write_counts(&self, tx: &mut ReadTx) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "certificates",
     "zones",
     "zone_records",
+    "packages",
     "databases",
     "database_users",
     "valkey",

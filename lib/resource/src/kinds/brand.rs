@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
 use crate::definition::{Build, Definition, Nothing, written_over};
+use crate::limits::Limits;
+use crate::ownership::NameVerification;
 use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
 /// What is stored of a brand.
@@ -42,6 +44,12 @@ pub struct BrandSpec {
     /// Clusters on which the brand may create tenants; empty: all.
     #[serde(default)]
     pub cluster_ids: Vec<Id<Cluster>>,
+    /// Whether tenants have to show that host names and zones are theirs. Names claimed before it was `required` stay as they are.
+    #[serde(default)]
+    pub name_verification: NameVerification,
+    /// The most resources of some kinds, over all its tenants.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// Body of POST /brands.
@@ -67,6 +75,10 @@ pub(crate) struct BrandCreate {
     dmarc_policy: String,
     #[serde(default = "super::default_group")]
     dns_group: String,
+    #[serde(default)]
+    name_verification: NameVerification,
+    #[serde(default)]
+    limits: Limits,
 }
 
 /// Body of PUT /brands/{id}.
@@ -94,6 +106,11 @@ pub(crate) struct BrandUpdate {
     dmarc_policy: Option<String>,
     #[serde(default, deserialize_with = "crate::input::unless_empty")]
     dns_group: Option<String>,
+    #[serde(default)]
+    name_verification: Option<NameVerification>,
+    /// All of them.
+    #[serde(default)]
+    limits: Option<Limits>,
 }
 
 /// Body and answer of /brands/{id}/clusters.
@@ -144,6 +161,7 @@ fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
     }
     check::optional_text("dkim_public_key", &spec.dkim_public_key, 4096)?;
     check::optional_text("dmarc_policy", &spec.dmarc_policy, 1024)?;
+    spec.limits.check("limits")?;
     check::slug("dns_group", &spec.dns_group)
 }
 
@@ -182,12 +200,13 @@ impl Definition for Brand {
         status: true,
         sort: &[("created_at", Column::Created), ("name", Column::Label), ("status", Column::Status)],
         filters: &[Filter::label("name", filter::text)],
-        platform_only: &["dns_group", "cluster_ids"],
+        platform_only: &["dns_group", "cluster_ids", "limits"],
         global_search: true,
         hidden: &["cluster_ids"],
         nullable: &[],
         joins: &[],
     };
+    const HAS_LIMITS: bool = true;
     const INITIAL: Status = Status::Active;
 
     fn create(input: BrandCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
@@ -204,6 +223,8 @@ impl Definition for Brand {
             dmarc_policy: input.dmarc_policy,
             dns_group: input.dns_group,
             cluster_ids: Vec::new(),
+            name_verification: input.name_verification,
+            limits: input.limits,
         };
         normalise(&mut spec)?;
         let id = build.id(Self::INFO.id, input.id.as_deref())?;
@@ -227,6 +248,10 @@ impl Definition for Brand {
         set(&mut spec.dkim_public_key, input.dkim_public_key);
         set(&mut spec.dmarc_policy, input.dmarc_policy);
         set(&mut spec.dns_group, input.dns_group);
+        spec.name_verification = input.name_verification.unwrap_or(spec.name_verification);
+        if let Some(limits) = input.limits {
+            spec.limits = limits;
+        }
         normalise(spec)?;
         Ok(None)
     }

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::webroot::Webroot;
 use super::zone_record::AutoRecord;
-use crate::definition::{Build, Definition, Nothing};
+use crate::definition::{Build, Definition};
 use crate::document::is_false;
 use crate::input::Unserved;
+use crate::ownership::{Ownership, Verification};
 use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, ListBy, Owns, Parent, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of an FQDN.
@@ -58,6 +59,17 @@ pub struct FqdnState {
     /// Its automatic records.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub auto_records: Vec<AutoRecord>,
+    /// Whether it is shown to be its tenant's; `None`: nobody asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<Ownership>,
+}
+
+/// What is shown beside the spec.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct FqdnExtra {
+    /// Whether the name is shown to be its tenant's. Absent where its brand does not ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification: Option<Verification>,
 }
 
 /// The kind.
@@ -99,7 +111,7 @@ impl Fqdn {
 impl Definition for Fqdn {
     type Create = FqdnCreate;
     type Update = FqdnUpdate;
-    type Extra = Nothing;
+    type Extra = FqdnExtra;
 
     const INFO: KindInfo = KindInfo {
         kind: Self::KIND,
@@ -167,8 +179,9 @@ impl Definition for Fqdn {
         }
     }
 
-    fn extra(_: &Doc<Self>) -> Nothing {
-        Nothing {}
+    fn extra(fqdn: &Doc<Self>) -> FqdnExtra {
+        let ownership = fqdn.state.ownership.as_ref();
+        FqdnExtra { verification: Verification::of(ownership, &fqdn.id, &fqdn.spec.fqdn, true) }
     }
 
     fn example() -> Value {

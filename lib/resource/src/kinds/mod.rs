@@ -41,6 +41,8 @@ macro_rules! kinds {
 kinds! {
     /// A hosting company's brand: its tenants share name servers and host names.
     Brand = brand,
+    /// A named set of limits of a brand.
+    Package = package,
     /// A place with clusters in it.
     Region = region,
     /// Shards and nodes that work together.

@@ -4,14 +4,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::package::{Package, named};
 use crate::definition::{Build, Definition, Nothing};
-use crate::{Codes, Doc, Document, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter, public_id};
+use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Ref, Resource, SpecError, Status, Tier, Unique, check, filter, public_id};
 
 /// What is stored of a subscription.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SubscriptionSpec {
     /// Unique in its tenant.
     pub name: String,
+    /// What may be billed with it at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_id: Option<Id<Package>>,
 }
 
 /// Body of POST /tenants/{tenantID}/subscriptions.
@@ -20,11 +24,19 @@ pub(crate) struct SubscriptionCreate {
     /// Chosen by the CRM, so that sending the same twice is answered with a conflict. Unique in the brand.
     id: String,
     name: String,
+    /// A package of the brand: how many resources may be billed with the subscription.
+    #[serde(default)]
+    package_id: Option<String>,
 }
 
-/// There is no PUT.
+/// Body of PUT /subscriptions/{id}.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct SubscriptionUpdate {}
+pub(crate) struct SubscriptionUpdate {
+    /// A package of the brand. Null or empty: none.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    package_id: Option<Option<String>>,
+}
 
 /// The name of the subscription of a tenant that is billed with what names none.
 pub const DEFAULT_NAME: &str = "default";
@@ -47,7 +59,8 @@ impl Subscription {
     ) -> Result<(), SpecError> {
         check::text("name", &input.name, 255)?;
         let id = build.id(Self::INFO.id, Some(&input.id))?;
-        build.push::<Self>(id, Some(tenant), &SubscriptionSpec { name: input.name })
+        let package_id = named(input.package_id)?;
+        build.push::<Self>(id, Some(tenant), &SubscriptionSpec { name: input.name, package_id })
     }
 }
 
@@ -69,7 +82,7 @@ impl Definition for Subscription {
         owns: Owns::Nothing,
         host_labels: false,
         suspends_with_tenant: false,
-        codes: Codes { create: 201, update: None, delete: 202 },
+        codes: Codes { create: 201, update: Some(200), delete: 202 },
         retry: false,
         id: IdPolicy::Caller,
         shape: 1,
@@ -82,6 +95,7 @@ impl Definition for Subscription {
         nullable: &[],
         joins: &[],
     };
+    const HAS_LIMITS: bool = true;
     const INITIAL: Status = Status::Active;
 
     fn create(
@@ -93,10 +107,13 @@ impl Definition for Subscription {
     }
 
     fn update(
-        _: &mut SubscriptionSpec,
-        _: SubscriptionUpdate,
+        spec: &mut SubscriptionSpec,
+        input: SubscriptionUpdate,
         _: &Resource,
     ) -> Result<Option<Status>, SpecError> {
+        if let Some(package) = input.package_id {
+            spec.package_id = named(package)?;
+        }
         Ok(None)
     }
 
@@ -107,6 +124,9 @@ impl Definition for Subscription {
     fn index(resource: &Resource, spec: &SubscriptionSpec, index: &mut Index) {
         let scope = resource.parent.clone().unwrap_or_default();
         index.uniques.push(Unique { scope, key: spec.name.clone(), field: "name" });
+        if let Some(package) = &spec.package_id {
+            index.refs.push(Ref { relation: "package_id", kind: Kind::Package, to: package.to_string() });
+        }
         index.facets.push(Facet { field: "id", value: public_id(&resource.id).to_owned() });
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::brand::Brand;
 use super::cluster::Cluster;
 use super::fqdn::{Fqdn, FqdnCreate};
+use super::package::{Package, named};
 use super::region::Region;
 use super::shard::Shard;
 use super::subscription::{Subscription, SubscriptionCreate};
@@ -14,6 +15,7 @@ use super::webroot::{Webroot, WebrootCreate};
 use super::zone::{Zone, ZoneNested};
 use crate::definition::{Build, Definition};
 use crate::input::Unserved;
+use crate::limits::Limits;
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
@@ -39,6 +41,12 @@ pub struct TenantSpec {
     /// Bytes; 0: no limit.
     #[serde(default)]
     pub disk_quota_bytes: u64,
+    /// What it may have at most, beside its own limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_id: Option<Id<Package>>,
+    /// The most resources of some kinds. They go before those of the package.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// Body of POST /tenants.
@@ -56,6 +64,11 @@ pub(crate) struct TenantCreate {
     ssh_enabled: Unserved,
     #[serde(default)]
     disk_quota_bytes: Unserved,
+    /// A package of the brand.
+    #[serde(default)]
+    package_id: Option<String>,
+    #[serde(default)]
+    limits: Limits,
     #[serde(default)]
     subscriptions: Vec<SubscriptionCreate>,
     #[serde(default)]
@@ -90,6 +103,13 @@ pub(crate) struct TenantUpdate {
     ssh_enabled: Unserved,
     #[serde(default)]
     disk_quota_bytes: Unserved,
+    /// A package of the brand. Null or empty: none.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<String>")]
+    package_id: Option<Option<String>>,
+    /// All of them.
+    #[serde(default)]
+    limits: Option<Limits>,
 }
 
 /// What is shown beside the spec.
@@ -152,6 +172,7 @@ impl Definition for Tenant {
             Filter::id("region_id"),
             Filter::id("cluster_id"),
             Filter::id("shard_id"),
+            Filter::id("package_id"),
         ],
         platform_only: &[],
         global_search: true,
@@ -160,6 +181,7 @@ impl Definition for Tenant {
         joins: &[("region_name", "region_id"), ("cluster_name", "cluster_id"), ("shard_name", "shard_id")],
     };
     const COUNTED: &'static [&'static str] = &["shard_id"];
+    const HAS_LIMITS: bool = true;
     const INITIAL: Status = Status::Pending;
 
     fn create(input: TenantCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
@@ -187,6 +209,8 @@ impl Definition for Tenant {
             sftp_enabled: false,
             ssh_enabled: false,
             disk_quota_bytes: 0,
+            package_id: named(input.package_id)?,
+            limits: input.limits,
         };
         build.push::<Self>(id.clone(), None, &spec)?;
         for (n, subscription) in input.subscriptions.into_iter().enumerate() {
@@ -213,6 +237,13 @@ impl Definition for Tenant {
             check::text("customer_id", &customer, 255)?;
             spec.customer_id = customer;
         }
+        if let Some(package) = input.package_id {
+            spec.package_id = named(package)?;
+        }
+        if let Some(limits) = input.limits {
+            limits.check("limits")?;
+            spec.limits = limits;
+        }
         Ok(None)
     }
 
@@ -226,6 +257,7 @@ impl Definition for Tenant {
             ("region_id", Kind::Region, Some(spec.region_id.as_str())),
             ("cluster_id", Kind::Cluster, Some(spec.cluster_id.as_str())),
             ("shard_id", Kind::Shard, spec.shard_id.as_deref()),
+            ("package_id", Kind::Package, spec.package_id.as_deref()),
         ];
         for (relation, kind, to) in refs {
             if let Some(to) = to {

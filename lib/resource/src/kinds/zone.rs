@@ -10,6 +10,7 @@ use super::subscription::Subscription;
 use super::tenant::{Tenant, TenantSpec};
 use crate::definition::{Build, Definition};
 use crate::document::is_zero;
+use crate::ownership::{Ownership, Verification};
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a zone.
@@ -69,6 +70,9 @@ pub(crate) struct ZoneUpdate {
 pub(crate) struct ZoneExtra {
     /// Why it is suspended; empty when it is not.
     suspend_reason: String,
+    /// Whether the name is shown to be its tenant's. Absent where its brand does not ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification: Option<Verification>,
 }
 
 /// What the controller keeps about a zone.
@@ -81,6 +85,9 @@ pub struct ZoneState {
     /// The revision that moved the serial last.
     #[serde(skip_serializing_if = "is_zero")]
     pub serial_revision: u64,
+    /// Whether it is shown to be its tenant's; `None`: nobody asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<Ownership>,
 }
 
 /// The kind.
@@ -209,8 +216,10 @@ impl Definition for Zone {
         }
     }
 
-    fn extra(_: &Doc<Self>) -> ZoneExtra {
-        ZoneExtra { suspend_reason: String::new() }
+    fn extra(zone: &Doc<Self>) -> ZoneExtra {
+        let ownership = zone.state.ownership.as_ref();
+        let verification = Verification::of(ownership, &zone.id, &zone.spec.name, false);
+        ZoneExtra { suspend_reason: String::new(), verification }
     }
 
     fn adopted(spec: &mut ZoneSpec, brand: &str) {

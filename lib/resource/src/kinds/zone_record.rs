@@ -472,6 +472,10 @@ impl Definition for ZoneRecord {
         }
     }
 
+    fn is_charged(spec: &ZoneRecordSpec) -> bool {
+        spec.managed_by == ManagedBy::Custom
+    }
+
     fn example() -> Value {
         json!({"type": "MX", "name": "@", "content": "mail.customer-1.example", "ttl": 3600, "priority": 10})
     }

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::signing::{OVERLAP, rotate};
 pub use self::target::CallbackRules;
+pub(crate) use self::target::is_public;
 use self::target::{Forbidden, Resolver};
 use super::JobDeps;
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};

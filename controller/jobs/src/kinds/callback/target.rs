@@ -79,7 +79,7 @@ pub(super) fn literal(host: &str) -> Option<IpAddr> {
 
 /// Whether an address is one of the public Internet: none of the IANA special-purpose registries (RFC 6890), no multicast, and, where
 /// it carries an IPv4 address (RFC 6052, RFC 3056), none that carries one of these.
-fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),

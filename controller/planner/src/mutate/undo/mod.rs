@@ -15,6 +15,7 @@ use crate::fields::is_deleting;
 use crate::kinds::{self, Tie, Undo};
 use crate::past::{Part, PastChange};
 use crate::plan::Plan;
+use crate::quota::Asked;
 use crate::{ApplyError, Draft, PlanError, World, trace};
 
 /// Children that are read at once in search of what is not deleted.
@@ -114,6 +115,7 @@ pub async fn undo(draft: &mut dyn Draft, changes: &[PastChange]) -> Result<Undon
         Wanted::Gone => (2, -(*kind as i64)),
     });
     let mut blocked: BTreeMap<String, String> = BTreeMap::new();
+    let mut asked = Asked::default();
     loop {
         let before = pending.len();
         let mut waiting = Vec::new();
@@ -123,7 +125,7 @@ pub async fn undo(draft: &mut dyn Draft, changes: &[PastChange]) -> Result<Undon
                 waiting.push((kind, id, wanted));
                 continue;
             }
-            match take_back(&mut plan, kind, &id, &wanted).await? {
+            match take_back(&mut plan, kind, &id, &wanted, &mut asked).await? {
                 Ok(taken_back) => undone.taken_back.push(taken_back),
                 Err(Blocked::Ever(reason)) => undone.not_restorable.push(left(kind, &id, reason)),
                 Err(Blocked::Now(reason)) => {
@@ -161,7 +163,13 @@ fn conflict(kind: Kind, id: &str, stays: Stays) -> LeftAlone {
 
 type Tried = Result<TakenBack, Blocked>;
 
-async fn take_back(plan: &mut Plan<'_>, kind: Kind, id: &str, wanted: &Wanted) -> Result<Tried, PlanError> {
+async fn take_back(
+    plan: &mut Plan<'_>,
+    kind: Kind,
+    id: &str,
+    wanted: &Wanted,
+    asked: &mut Asked,
+) -> Result<Tried, PlanError> {
     let current = plan.draft.resource(id).await?;
     match (wanted, current) {
         (Wanted::Gone, Some(current)) if !is_deleting(&current) => delete(plan, current).await,
@@ -184,7 +192,7 @@ async fn take_back(plan: &mut Plan<'_>, kind: Kind, id: &str, wanted: &Wanted) -
             Ok(Ok(as_it_is))
         }
         (Wanted::Back { as_it_was, spec }, current) if current.as_ref().is_none_or(is_deleting) => {
-            restore(plan, as_it_was, spec, current).await
+            restore(plan, as_it_was, spec, current, asked).await
         }
         // What lies in something went with it, in this very undo.
         (Wanted::Gone, gone) => match gone {
@@ -203,6 +211,7 @@ fn in_the_way(error: PlanError) -> Result<Tried, PlanError> {
         PlanError::NotFound { .. }
         | PlanError::Invalid { .. }
         | PlanError::Conflict(_)
+        | PlanError::OverLimit(_)
         | PlanError::Forbidden(_)
         | PlanError::Apply(ApplyError::Taken { .. }) => Ok(Err(Blocked::Now(error.to_string()))),
         PlanError::InUse { .. }
@@ -266,6 +275,7 @@ async fn restore(
     as_it_was: &Resource,
     spec: &Map<String, Value>,
     current: Option<Resource>,
+    asked: &mut Asked,
 ) -> Result<Tried, PlanError> {
     let kind_of = as_it_was.kind;
     let kind = kinds::of(kind_of);
@@ -320,10 +330,16 @@ async fn restore(
     trace::note(&plan.draft, &mut after);
     let checked = async {
         kind.settle(&mut after, None, &mut plan.draft).await?;
-        kind.check(&after, None, &mut plan.draft).await
+        kind.check(&after, None, &mut plan.draft).await?;
+        // Together with what came back before it in this undo.
+        let mut with_it = asked.clone();
+        with_it.note(current.as_ref(), &after);
+        with_it.clone().admit(&mut plan.draft).await?;
+        Ok::<_, PlanError>(with_it)
     };
-    if let Err(error) = checked.await {
-        return in_the_way(error);
+    match checked.await {
+        Ok(with_it) => *asked = with_it,
+        Err(error) => return in_the_way(error),
     }
     kind.allocate(&mut after, None, plan).await?;
     if let Err(error) = plan.put(after.clone()).await {

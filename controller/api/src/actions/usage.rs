@@ -1,0 +1,71 @@
+//! What tenants, brands and subscriptions have, beside what they may have.
+
+use axum::http::Method;
+use hosting_planner::LimitFrom;
+use hosting_resource::{Kind, Tier};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Ask, PLAIN};
+use crate::route::{Op, Route, Shape};
+use crate::service::{Call, Reply, to_json};
+use crate::{Api, ApiError};
+
+/// What somebody has of a kind.
+#[derive(Debug, Serialize, JsonSchema)]
+struct UsageRow {
+    /// As limits name it: `webroots`.
+    kind: &'static str,
+    /// What is on its way out counts until it is gone.
+    used: u64,
+    /// Absent: as many as one likes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    /// Where the limit is said: `own` or `package`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'static str>,
+}
+
+/// What somebody has of each kind that can be limited.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Usage {
+    items: Vec<UsageRow>,
+    has_more: bool,
+}
+
+static TENANT: Ask =
+    Ask { name: "tenant usage", answer: |api, call| Box::pin(usage(api, call, Kind::Tenant)), ..PLAIN };
+static BRAND: Ask =
+    Ask { name: "brand usage", answer: |api, call| Box::pin(usage(api, call, Kind::Brand)), ..PLAIN };
+static SUBSCRIPTION: Ask = Ask {
+    name: "subscription usage",
+    answer: |api, call| Box::pin(usage(api, call, Kind::Subscription)),
+    ..PLAIN
+};
+
+pub(super) fn routes() -> Vec<Route> {
+    let route = |kind: Kind, ask| {
+        let info = kind.info();
+        Route::scoped(Method::GET, &format!("{}/usage", info.item), info.scope, Tier::Brand, Op::Ask(ask))
+            .gives(200, Shape::Named("Usage"))
+            .of(Some(kind))
+            .says(format!("What it has, beside what it may have: {}", info.title))
+    };
+    vec![route(Kind::Tenant, &TENANT), route(Kind::Brand, &BRAND), route(Kind::Subscription, &SUBSCRIPTION)]
+}
+
+async fn usage(api: &Api, call: &Call, kind: Kind) -> Result<Reply, ApiError> {
+    let mut tx = api.store().read().await?;
+    let owner = call.subject(&mut tx, kind).await?;
+    let rows = hosting_planner::usage(&mut tx, &owner).await?;
+    let items = rows.into_iter().map(|row| UsageRow {
+        kind: row.kind.info().scope,
+        used: row.used,
+        limit: row.limit.map(|(limit, _)| limit),
+        from: row.limit.map(|(_, from)| match from {
+            LimitFrom::Own => "own",
+            LimitFrom::Package => "package",
+        }),
+    });
+    Ok(Reply::json(200, to_json(&Usage { items: items.collect(), has_more: false })?))
+}
