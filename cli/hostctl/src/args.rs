@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod audit;
 mod ca;
 mod jobs;
 mod kek;
@@ -18,6 +19,7 @@ use clap::{
 };
 use hosting_resource::KindInfo;
 
+pub(crate) use self::audit::{AuditCommand, ExportArgs, VerifyArgs};
 pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
@@ -241,6 +243,14 @@ pub(crate) enum Command {
   hostctl jobs retry job_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
     )]
     Jobs(JobsCommand),
+    /// The audit log: export, and whether anybody tampered with it
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl audit export > audit.jsonl
+  hostctl audit verify"
+    )]
+    Audit(AuditCommand),
     /// Print a shell completion script
     Completion(CompletionArgs),
 }

@@ -5,6 +5,7 @@
 mod address;
 mod api;
 mod args;
+mod audit;
 mod ca;
 mod cluster;
 mod environment;
@@ -84,6 +85,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ca(command) => ca::run(&api()?, &command, json).await?,
         Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
+        Command::Audit(command) => return audit::run(&api()?, &command, json).await,
         Command::Completion(completion) => {
             let mut script = Vec::new();
             clap_complete::generate(completion.shell, &mut Cli::command(), "hostctl", &mut script);

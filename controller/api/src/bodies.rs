@@ -92,6 +92,10 @@ pub(crate) struct AuditLog {
     pub(crate) revision: Option<u64>,
     /// RFC 3339.
     pub(crate) created_at: String,
+    /// 64 hexadecimal digits: SHA-256 over the link of the row written before this one and this row. Absent for rows of builds before there was
+    /// a chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
 }
 
 /// A page of the audit log.

@@ -299,6 +299,7 @@ impl Api {
                 request_body: row.entry.body,
                 revision: row.revision,
                 created_at: timestamp(row.at),
+                link: (!row.link.is_empty()).then(|| hex::encode(&row.link)),
             })
             .collect();
         let has_more = page.next.is_some();

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use hosting_resource::audit_chain::{self, ChainedRow};
+use hosting_resource::timestamp;
 use serde_json::Value;
 
-use crate::error::{from_sql, to_bound, to_sql};
+use crate::error::{from_sql, to_bound};
 use crate::page::push_contains;
 use crate::sql::{self, Query, QueryBuilder, Row};
 use crate::{Order, Origin, ReadTx, Store, StoreError, batch};
@@ -21,6 +23,9 @@ const MAX_BODY: usize = 64 * 1024;
 const LOOKED_AT: usize = 2_000;
 /// What a row takes beside its texts, with its places in the indexes, in bytes.
 const ROW_BYTES: i64 = 400;
+/// Deletes rows up to one; answers what [`delete`] has to know.
+const DELETE_UPTO: &str =
+    "DELETE FROM audit WHERE seq <= ? RETURNING octet_length(path), octet_length(body), seq, link";
 
 /// What was asked and answered.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -56,6 +61,8 @@ pub struct AuditRow {
     pub traceparent: String,
     /// What.
     pub entry: AuditEntry,
+    /// Its link in the chain over the log ([`hosting_resource::audit_chain`]); empty for rows of builds before there was one.
+    pub link: Vec<u8>,
 }
 
 /// What the audit log is sorted by. The sequence breaks ties.
@@ -126,11 +133,18 @@ impl Store {
     pub async fn prune_audit(&self, before: i64) -> Result<u64, StoreError> {
         self.status_write(move |tx| {
             Box::pin(async move {
-                let query = sql::query(
-                    "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ? ORDER BY at, seq LIMIT 1000) \
-                     RETURNING octet_length(path), octet_length(body)",
-                );
-                delete(tx.beside(), query.bind(before)).await
+                // The oldest rows alone, so that the chain has no gap: one whose time is later, because a clock was put back since, keeps
+                // those behind it until its own time has come.
+                let oldest = sql::query("SELECT seq, at FROM audit ORDER BY seq LIMIT 1000");
+                let mut last = None;
+                for row in tx.beside().all(oldest).await? {
+                    if row.try_get::<i64>(1)? >= before {
+                        break;
+                    }
+                    last = Some(row.try_get::<i64>(0)?);
+                }
+                let Some(last) = last else { return Ok(0) };
+                delete(tx.beside(), sql::query(DELETE_UPTO).bind(last)).await
             })
         })
         .await
@@ -151,71 +165,133 @@ pub(crate) struct NewAudit {
     pub(crate) revision: Option<u64>,
 }
 
-/// Writes rows, and makes room for them: the log has at most `most` bytes.
+/// Writes rows, each with its link behind the last one, and makes room for them: the log has at most `most` bytes.
 pub(crate) async fn insert(tx: &mut ReadTx, new: &[NewAudit], most: u64) -> Result<(), StoreError> {
     let mut rows = Vec::new();
     let mut added = 0;
     for row in new {
-        let NewAudit { entry, revision, .. } = row;
+        let NewAudit { entry, origin, at, revision } = row;
         let path = entry.path.get(..entry.path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
-        let body = entry.body.as_ref().map(Value::to_string).map(|body| {
-            let bytes = body.len();
-            if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")).to_string() } else { body }
+        let body = entry.body.clone().map(|body| {
+            let bytes = body.to_string().len();
+            if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")) } else { body }
         });
-        added += ROW_BYTES + bytes_of(path.len(), body.as_ref().map_or(0, String::len));
-        let revision = revision.map(|revision| to_sql("revision", revision)).transpose()?;
-        rows.push((row, path, body, revision));
+        let text = body.as_ref().map(Value::to_string);
+        added += ROW_BYTES + bytes_of(path.len(), text.as_ref().map_or(0, String::len));
+        rows.push(Written {
+            id: uuid::Uuid::new_v4().to_string(),
+            at: *at,
+            actor: origin.actor.clone(),
+            method: harmless(&entry.method),
+            path: path.replace('\0', "\u{fffd}"),
+            resource_type: harmless(&entry.resource_type),
+            resource_id: entry.resource_id.as_deref().map(harmless),
+            status_code: entry.status_code,
+            body,
+            text,
+            revision: *revision,
+            traceparent: origin.traceparent.clone(),
+            link: Vec::new(),
+        });
     }
     if rows.is_empty() {
         return Ok(());
     }
+    // Under the head lock nobody else adds rows meanwhile, whichever controller.
+    let query = sql::query(
+        "UPDATE audit_size SET bytes = bytes + ? WHERE id = 1 \
+         RETURNING bytes, coalesce((SELECT link FROM audit ORDER BY seq DESC LIMIT 1), last_link)",
+    );
+    let sums = tx.all(query.bind(added)).await?;
+    let sums =
+        sums.first().ok_or_else(|| StoreError::Row("the size of the audit log is not known".into()))?;
+    let (bytes, mut link): (i64, Vec<u8>) = (sums.try_get(0)?, sums.try_get(1)?);
+    for row in &mut rows {
+        link = row.link_behind(&link);
+        row.link.clone_from(&link);
+    }
     batch::insert(
         tx,
         "INSERT INTO audit (id, at, actor, method, path, resource_type, resource_id, status_code, body, revision, \
-         traceparent)",
+         traceparent, link)",
         "",
         &rows,
-        |values, (NewAudit { entry, origin, at, .. }, path, body, revision)| {
-            values.push_bind(uuid::Uuid::new_v4().to_string()).push_bind(*at).push_bind(origin.actor.clone());
-            values.push_bind(harmless(&entry.method)).push_bind(path.replace('\0', "\u{fffd}"));
-            values.push_bind(harmless(&entry.resource_type));
-            values.push_bind(entry.resource_id.as_deref().map(harmless));
-            values.push_bind(entry.status_code).push_bind(body.clone()).push_bind(*revision);
-            values.push_bind(origin.traceparent.clone());
+        |values, row| {
+            values.push_bind(&row.id).push_bind(row.at).push_bind(row.actor.clone());
+            values.push_bind(&row.method).push_bind(&row.path).push_bind(&row.resource_type);
+            values.push_bind(row.resource_id.clone()).push_bind(row.status_code).push_bind(row.text.clone());
+            values.push_bind(row.revision.map(to_bound)).push_bind(&row.traceparent);
+            values.push_bind(row.link.as_slice());
         },
     )
     .await?;
-    make_room(tx, added, most).await
+    make_room(tx, u64::try_from(bytes).unwrap_or_default(), most).await
 }
 
-/// Counts new rows of `added` bytes, and deletes the oldest ones while the log has more than `most` bytes, some at once.
-async fn make_room(tx: &mut ReadTx, added: i64, most: u64) -> Result<(), StoreError> {
-    let query =
-        sql::query("UPDATE audit_size SET bytes = bytes + ? WHERE id = 1 RETURNING bytes").bind(added);
-    let mut bytes = tx.number(query).await?;
+/// A row as it is written.
+struct Written {
+    id: String,
+    at: i64,
+    actor: Option<String>,
+    method: String,
+    path: String,
+    resource_type: String,
+    resource_id: Option<String>,
+    status_code: u16,
+    body: Option<Value>,
+    text: Option<String>,
+    revision: Option<u64>,
+    traceparent: String,
+    link: Vec<u8>,
+}
+
+impl Written {
+    fn link_behind(&self, before: &[u8]) -> Vec<u8> {
+        let row = ChainedRow {
+            id: &self.id,
+            created_at: &timestamp(self.at),
+            api_key_id: self.actor.as_deref(),
+            method: &self.method,
+            path: &self.path,
+            resource_type: &self.resource_type,
+            resource_id: self.resource_id.as_deref(),
+            status_code: self.status_code,
+            request_body: self.body.as_ref(),
+            revision: self.revision,
+        };
+        audit_chain::link(before, &row).to_vec()
+    }
+}
+
+/// Deletes the oldest rows while the log has more than `most` bytes, some at once.
+async fn make_room(tx: &mut ReadTx, mut bytes: u64, most: u64) -> Result<(), StoreError> {
     while bytes > most {
-        let oldest = sql::query(
-            "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit ORDER BY seq LIMIT 256) \
-             RETURNING octet_length(path), octet_length(body)",
-        );
-        let rows = delete(tx, oldest).await?;
+        let oldest = sql::query("SELECT max(seq) FROM (SELECT seq FROM audit ORDER BY seq LIMIT 256) oldest");
+        let row = tx.optional(oldest).await?;
+        let Some(last) = row.map(|row| row.try_get::<Option<i64>>(0)).transpose()?.flatten() else { break };
+        let rows = delete(tx, sql::query(DELETE_UPTO).bind(last)).await?;
         tracing::warn!(rows, most, "the audit log has its largest size: its oldest rows are dropped");
-        if rows == 0 {
-            break;
-        }
         bytes = tx.number(sql::query("SELECT bytes FROM audit_size WHERE id = 1")).await?;
     }
     Ok(())
 }
 
-/// Runs a deletion that answers the lengths of path and body of each row, and counts those out.
+/// Runs [`DELETE_UPTO`]: counts the rows' bytes out, and keeps the link of the last one, which the first of those that stay is behind.
 async fn delete(tx: &mut ReadTx, deletion: Query) -> Result<u64, StoreError> {
     let rows = tx.all(deletion).await?;
     let mut bytes = 0;
+    let mut last: Option<(i64, Vec<u8>)> = None;
     for row in &rows {
         bytes += ROW_BYTES + row.try_get::<i64>(0)? + row.try_get::<Option<i64>>(1)?.unwrap_or_default();
+        let seq = row.try_get(2)?;
+        if last.as_ref().is_none_or(|(newest, _)| *newest < seq) {
+            last = Some((seq, row.try_get(3)?));
+        }
     }
-    tx.execute(sql::query("UPDATE audit_size SET bytes = bytes - ? WHERE id = 1").bind(bytes)).await?;
+    if let Some((_, link)) = last {
+        let query = sql::query("UPDATE audit_size SET bytes = bytes - ?, last_link = ? WHERE id = 1");
+        tx.execute(query.bind(bytes).bind(link)).await?;
+    }
     Ok(rows.len() as u64)
 }
 
@@ -346,7 +422,7 @@ impl ReadTx {
         for some in batch::chunks(seqs) {
             let mut sql = QueryBuilder::new(
                 "SELECT a.seq, a.id, a.at, a.actor, a.revision, a.traceparent, a.method, a.path, a.resource_type, \
-                 a.resource_id, a.status_code, a.body FROM audit a WHERE a.seq IN ",
+                 a.resource_id, a.status_code, a.body, a.link FROM audit a WHERE a.seq IN ",
             );
             batch::list(&mut sql, some);
             for row in self.all(sql.build()).await? {
@@ -367,6 +443,7 @@ fn audit_row(row: &Row) -> Result<AuditRow, StoreError> {
         actor: row.try_get(3)?,
         revision: revision.map(|revision| from_sql("revision", revision)).transpose()?,
         traceparent: row.try_get(5)?,
+        link: row.try_get(12)?,
         entry: AuditEntry {
             method: row.try_get(6)?,
             path: row.try_get(7)?,

@@ -93,6 +93,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0017_operations.sql"),
         include_str!("../migrations/postgres/0017_operations.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0018_audit_chain.sql"),
+        include_str!("../migrations/postgres/0018_audit_chain.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

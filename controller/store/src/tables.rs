@@ -78,10 +78,11 @@ pub(crate) const TABLES: &[Table] = &[
                 "body",
                 "revision",
                 "traceparent",
+                "link",
             ],
         )
     },
-    table("audit_size", &["id"], &["bytes"]),
+    table("audit_size", &["id"], &["bytes", "last_link"]),
     table(
         "subscribers",
         &["node", "audience"],

@@ -7,6 +7,7 @@
 //! The kind's [`Document::State`], and beside it [`Progress`], which all kinds share.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod audit_chain;
 mod check;
 mod definition;
 pub mod difference;

@@ -433,6 +433,53 @@ async fn whatever_the_audit_log_is_filtered_by_its_pages_have_what_fits() {
     assert_eq!(collect(rare).await.1, 3, "a page looks at two thousand rows");
 }
 
+/// Each row is linked to the one before, across groups, after the oldest were dropped, and when all were.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_is_a_chain() {
+    use hosting_resource::audit_chain::{ChainedRow, link};
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let write = async |from: usize, upto: usize| {
+        let all = (from..upto).map(|n| {
+            let entry = AuditEntry { body: Some(json!({"n": n, "a": 0.1})), ..entry("POST", "tenant", 200) };
+            store.audit(Origin { actor: Some(format!("key-{n}")), ..Origin::default() }, entry)
+        });
+        futures::future::try_join_all(all).await.unwrap();
+    };
+    // Answers the links of all rows, each computed from the row itself and the link before.
+    let follow = async |mut before: Vec<u8>| {
+        let query = AuditQuery { order: Order::Asc, limit: 1_000, ..AuditQuery::default() };
+        let page = store.read().await.unwrap().audit_page(&query).await.unwrap();
+        let mut links = Vec::new();
+        for row in &page.rows {
+            let created_at = hosting_resource::timestamp(row.at);
+            let chained = ChainedRow {
+                id: &row.id,
+                created_at: &created_at,
+                api_key_id: row.actor.as_deref(),
+                method: &row.entry.method,
+                path: &row.entry.path,
+                resource_type: &row.entry.resource_type,
+                resource_id: row.entry.resource_id.as_deref(),
+                status_code: row.entry.status_code,
+                request_body: row.entry.body.as_ref(),
+                revision: row.revision,
+            };
+            before = link(&before, &chained).to_vec();
+            assert_eq!(row.link, before, "{row:?}");
+            links.push(before.clone());
+        }
+        links
+    };
+    write(0, 30).await;
+    write(30, 31).await;
+    assert_eq!(follow(Vec::new()).await.len(), 31);
+    let links = follow(Vec::new()).await;
+    assert!(store.prune_audit(store.now() + 1).await.unwrap() == 31);
+    write(31, 35).await;
+    assert_eq!(follow(links.last().unwrap().clone()).await.len(), 4, "it goes on behind what is gone");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_log_pages_and_ends() {
     let bench = Bench::new().await;
