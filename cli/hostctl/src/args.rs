@@ -4,6 +4,7 @@ mod ca;
 mod jobs;
 mod kek;
 mod machine;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -21,6 +22,7 @@ pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
+pub(crate) use self::watch::WatchArgs;
 use crate::kinds::KindParser;
 
 /// Operate the hosting platform
@@ -184,6 +186,8 @@ pub(crate) enum Command {
     Retry(RetryArgs),
     /// Wait until a resource is in effect, or gone
     Wait(WaitForArgs),
+    /// Show what becomes of resources as it happens, until Ctrl-C
+    Watch(WatchArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
     /// Who has applied what: every edge, name server and node, with what it does not apply

@@ -23,6 +23,7 @@ mod seed;
 mod store;
 mod summary;
 mod up;
+mod watch;
 mod yaml;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -73,6 +74,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Retry(one) => return resources::retry(&api()?, &one, json).await,
         Command::Wait(one) => return resources::wait(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
+        Command::Watch(args) => watch::run(&api()?, &args, json).await?,
         Command::Fleet => fleet::show(&api()?, json).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,
