@@ -30,7 +30,7 @@ pub(crate) fn keep(view: &mut Map<String, Value>, wanted: &[&str]) {
 }
 
 /// Where a resource stands: read-only, and absent where there is nothing to say.
-fn standing() -> [(String, Value); 6] {
+fn standing() -> [(String, Value); 7] {
     let text = |about: &str| json!({"type": "string", "readOnly": true, "description": about});
     [
         (
@@ -58,6 +58,13 @@ fn standing() -> [(String, Value); 6] {
         (
             "in_service",
             json!({"type": "boolean", "readOnly": true, "description": "Of a node: whether all of its sessions are in service."}),
+        ),
+        (
+            "last_used_at",
+            json!({
+                "type": "string", "format": "date-time", "readOnly": true,
+                "description": "Of an API key: when it opened something last, to the minute; absent when it never did.",
+            }),
         ),
         ("last_health_at", json!({"type": "string", "format": "date-time", "readOnly": true})),
     ]

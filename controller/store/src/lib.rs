@@ -41,6 +41,7 @@ mod feed_source;
 mod jobs;
 mod join_token;
 mod kek;
+mod key_uses;
 mod keyring;
 mod lanes;
 mod lease;

@@ -77,6 +77,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0012_replies_within_bounds.sql"),
         include_str!("../migrations/postgres/0012_replies_within_bounds.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0013_key_uses.sql"),
+        include_str!("../migrations/postgres/0013_key_uses.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

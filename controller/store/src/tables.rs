@@ -135,6 +135,7 @@ pub(crate) const TABLES: &[Table] = &[
     table("key_shares", &["audience", "node", "version"], &["share"]),
     table("job_waits", &["job", "resource"], &["status", "message"]),
     table("replies", &["api_key", "key"], &["number", "revision", "kek_id", "sealed", "at"]),
+    table("key_uses", &["api_key"], &["used_at"]),
     table("job_pace", &["kind"], &["arrival", "rest_until", "set_at"]),
 ];
 
