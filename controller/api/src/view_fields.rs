@@ -4,9 +4,10 @@ use hosting_resource::Kind;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
-/// The schema of a resource as the API shows it.
+/// The schema of a resource as the API shows it. All but the id may be absent: `fields` leaves out what was not asked for.
 pub(crate) fn schema(kind: Kind, generator: &mut SchemaGenerator) -> Value {
     let mut schema = kind.def().view_schema(generator).to_value();
+    schema["required"] = json!(["id"]);
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         for (field, standing) in standing() {
             properties.entry(field).or_insert(standing);
