@@ -4,6 +4,7 @@
 #   need PROGRAM PACKAGE   notes a package when no such program is there
 #   need_disk MIB WHAT     ends when the disk has less room than the build will take
 #   install_needs          installs what was noted, without letting packages start services of their own
+#   api_tools              puts the programs that test the API's description into a cache folder, if Python can be used
 #   build ARGUMENTS        cargo build, with progress on a terminal only
 #
 # CARGO_TARGET_DIR is set, so that whoever starts what was built knows where it is.
@@ -103,6 +104,22 @@ apt_install() {
     # Package names hold no blanks: the list is split on purpose.
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get "$@" install -y --no-install-recommends $needed
+}
+
+# Whatever is missing here, the tests that need it say that they were skipped.
+api_tools() {
+    tools="${HOSTING_CI_CACHE:-${HOME:-/root}/.cache/hosting-ci}/tools/api-tools"
+    wanted="schemathesis==4.32.5 openapi-python-client==0.29.1"
+    [ "$(cat "$tools/installed" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "Installing schemathesis and openapi-python-client into $tools ..."
+    rm -rf "$tools"
+    # Package names hold no blanks: the list is split on purpose.
+    # shellcheck disable=SC2086
+    if python3 -m venv "$tools" >/dev/null 2>&1 && "$tools/bin/pip" install -q $wanted >/dev/null 2>&1; then
+        echo "$wanted" >"$tools/installed"
+    else
+        echo "going on without them: Python with venv, and a package index, are needed"
+    fi
 }
 
 build() {

@@ -135,7 +135,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         trusted: settings.trusted()?,
         ..HttpLimits::default()
     };
-    group.spawn("events", OnEnd::Fatal, events(api.clone(), group.stop()));
+    group.spawn("beside the API", OnEnd::Fatal, attend(api.clone(), group.stop()));
     let tls = settings.tls()?.map(Arc::new);
     match &tls {
         Some(tls) => group.spawn("API certificate", OnEnd::Log, follow(Arc::clone(tls), group.stop())),
@@ -155,8 +155,8 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     outcome
 }
 
-async fn events(api: Api, stop: CancellationToken) -> Result<(), std::io::Error> {
-    api.follow_events(stop).await;
+async fn attend(api: Api, stop: CancellationToken) -> Result<(), std::io::Error> {
+    api.attend(stop).await;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod agent;
 mod change;
 mod controller;
 mod edge;
+mod events;
 mod figures;
 mod lab;
 mod platform;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 #[command(after_help = "Examples:
   loadtest change                    200 host names added and deleted, against what `./up` runs
   loadtest controller --names 8000   8 000 host names as fast as the API takes them
+  loadtest events --watchers 1000    what it costs to tell many of each change
   loadtest reads                     reads in a store of a million resources
   loadtest subscribers               1 000 subscribers, 100 changes a second, 10 000 resources
   loadtest subscribers --resources 1000000 --folder /var/tmp/large
@@ -37,6 +39,8 @@ enum Command {
     Change(change::Args),
     /// Writes per second and CPU per write, and how long another tenant's change takes meanwhile
     Controller(controller::Args),
+    /// CPU per event per watcher of the stream of events, and how soon the last watcher knows
+    Events(events::Args),
     /// What the node agent's own work costs: a full pass, and one change (over a machine in memory)
     Agent(agent::Args),
     /// What common reads take in a store with a million resources
@@ -57,6 +61,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Agent(args) => runtime.block_on(agent::run(&args)),
         Command::Controller(args) => runtime.block_on(controller::run(&args)),
+        Command::Events(args) => runtime.block_on(events::run(&args)),
         Command::Change(args) => runtime.block_on(change::run(&args)),
         Command::Reads(args) => runtime.block_on(reads::run(&args)),
         Command::Subscribers(args) => subscribers::run(&args),

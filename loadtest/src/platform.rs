@@ -15,6 +15,9 @@ use tokio::net::UdpSocket;
 /// Longest wait for one effect.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Longest life of a stream.
+const STREAM_LIMIT: Duration = Duration::from_secs(3_600);
+
 /// Between two looks: short beside what is measured, long enough to leave the processor to the platform.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -86,6 +89,12 @@ impl Api {
         Ok(())
     }
 
+    /// A stream, as it comes.
+    pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.key);
+        Ok(request.timeout(STREAM_LIMIT).send().await?.error_for_status()?)
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -151,6 +160,12 @@ impl Platform {
     pub(crate) fn cpu(&self, role: &str) -> anyhow::Result<Duration> {
         let pid = self.pids.get(role).with_context(|| format!("up.json names no process {role}"))?;
         cpu_of(*pid)
+    }
+
+    /// The memory that a role's process has now, in bytes.
+    pub(crate) fn memory(&self, role: &str) -> anyhow::Result<u64> {
+        let pid = self.pids.get(role).with_context(|| format!("up.json names no process {role}"))?;
+        memory_of(*pid, "VmRSS")
     }
 
     /// Tenants with a site, each with a zone of its brand.

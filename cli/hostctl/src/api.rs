@@ -239,28 +239,69 @@ impl Api {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<(StatusCode, Value), ApiError> {
-        let url = if path.starts_with('/') && !path.starts_with("/docs") {
-            format!("{}/api/v1{path}", self.base)
-        } else {
-            format!("{}{path}", self.base)
-        };
-        let mut request = self.http.request(method, &url).bearer_auth(&self.key).timeout(limit);
+        let mut request = self.http.request(method, self.url(path)).bearer_auth(&self.key).timeout(limit);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable = |error: reqwest::Error| {
-            let by = self.proxy.map(|name| format!(" (the environment names a proxy: {name})"));
-            let why = format!("{}{}", root_cause(&error, limit), by.unwrap_or_default());
-            ApiError::Unreachable { url: self.base.clone(), why }
+        let answer = request.send().await.map_err(|error| self.unreachable(&error, limit))?;
+        self.read(answer, limit).await
+    }
+
+    /// The stream of events behind `path`, as it comes; `last` is the last event's id. Ends when nothing, not even a sign of life, comes for
+    /// a minute.
+    pub(crate) async fn events(&self, path: &str, last: &str) -> Result<reqwest::Response, ApiError> {
+        let mut request =
+            self.http.get(self.url(path)).bearer_auth(&self.key).header("accept", "text/event-stream");
+        if !last.is_empty() {
+            request = request.header("last-event-id", last);
+        }
+        let sent = tokio::time::timeout(PATIENCE, request.send()).await;
+        let answer = match sent {
+            Ok(answer) => answer.map_err(|error| self.unreachable(&error, PATIENCE))?,
+            Err(_) => {
+                let why = format!("no answer within {} s", PATIENCE.as_secs());
+                return Err(ApiError::Unreachable { url: self.base.clone(), why });
+            }
         };
-        let stranger = |why: String| ApiError::Stranger { url: self.base.clone(), why };
-        let answer = request.send().await.map_err(unreachable)?;
+        if answer.status() == StatusCode::OK {
+            return Ok(answer);
+        }
+        match self.read(answer, PATIENCE).await {
+            Ok(_) => Err(self.stranger("it answers a stream with something else".to_owned())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        if path.starts_with('/') && !path.starts_with("/docs") {
+            format!("{}/api/v1{path}", self.base)
+        } else {
+            format!("{}{path}", self.base)
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error, limit: Duration) -> ApiError {
+        let by = self.proxy.map(|name| format!(" (the environment names a proxy: {name})"));
+        let why = format!("{}{}", root_cause(error, limit), by.unwrap_or_default());
+        ApiError::Unreachable { url: self.base.clone(), why }
+    }
+
+    fn stranger(&self, why: String) -> ApiError {
+        ApiError::Stranger { url: self.base.clone(), why }
+    }
+
+    async fn read(
+        &self,
+        answer: reqwest::Response,
+        limit: Duration,
+    ) -> Result<(StatusCode, Value), ApiError> {
+        let stranger = |why: String| self.stranger(why);
         let status = answer.status();
         if status.is_redirection() {
             let to = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
             return Err(stranger(format!("it redirects to {}", to.map_or("nowhere", |to| to))));
         }
-        let bytes = answer.bytes().await.map_err(unreachable)?;
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error, limit))?;
         let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice::<Value>(&bytes) };
         match body {
             Ok(body) if status.is_success() => Ok((status, body)),

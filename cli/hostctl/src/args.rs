@@ -6,6 +6,7 @@ mod jobs;
 mod kek;
 mod machine;
 mod past;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -25,6 +26,7 @@ pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 pub(crate) use self::past::{HistoryArgs, UndoArgs};
+pub(crate) use self::watch::WatchArgs;
 use crate::kinds::KindParser;
 
 /// Operate the hosting platform
@@ -190,6 +192,8 @@ pub(crate) enum Command {
     Wait(WaitForArgs),
     /// Show whether each machine serves a resource, by what its own listeners answer
     Receipt(ReceiptArgs),
+    /// Show what becomes of resources as it happens, until Ctrl-C
+    Watch(WatchArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
     /// What was changed, by whom and when: of a host name, or of a resource, also once it is deleted

@@ -25,6 +25,7 @@ mod seed;
 mod store;
 mod summary;
 mod up;
+mod watch;
 mod yaml;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -78,6 +79,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
         Command::History(args) => past::history(&api()?, &args, json).await?,
         Command::Undo(args) => return past::undo(&api()?, &args, json).await,
+        Command::Watch(args) => watch::run(&api()?, &args, json).await?,
         Command::Fleet => fleet::show(&api()?, json).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, json).await,

@@ -26,6 +26,8 @@ pub struct ApiConfig {
     pub max_watching: usize,
     /// How often a stream of events shows that it stands, and looks whether its key still opens.
     pub heartbeat: Duration,
+    /// How often it is written when keys were used last.
+    pub key_uses_every: Duration,
     /// Refused requests of a key that get audit rows of their own within `refusal_window`; more are counted in one row.
     pub refusal_rows: u32,
     /// See `refusal_rows`.
@@ -52,6 +54,7 @@ impl Default for ApiConfig {
             max_waiting: 1024,
             max_watching: 16_384,
             heartbeat: Duration::from_secs(15),
+            key_uses_every: Duration::from_secs(60),
             refusal_rows: 100,
             refusal_window: Duration::from_secs(600),
             rate_limits: RateLimits::default(),

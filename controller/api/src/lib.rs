@@ -13,7 +13,7 @@
 //! | `browsers`, `compression` | web pages of other origins; answers that are sent compressed |
 //! | `fallback` | readiness, wrong methods, routes that are not built yet |
 //! | `trace` | ids of requests, W3C Trace Context |
-//! | `audit`, `turns`, `rate_limit` | rows of requests, refused ones counted; a key's large requests one after another; its rate |
+//! | `audit`, `turns`, `rate_limit`, `key_uses` | rows of requests, refused ones counted; a key's large requests one after another; its rate; when it was used last |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait`, `receipt` | where resources stand; `?wait=ready`, workflows; whether machines serve what they applied |
@@ -39,6 +39,7 @@ mod fallback;
 mod fleet;
 mod history;
 mod idempotency;
+mod key_uses;
 mod merge_patch;
 mod metrics;
 mod openapi;

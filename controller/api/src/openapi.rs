@@ -204,14 +204,32 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     if route.params.iter().any(|param| param.name == DRY_RUN)
         && let Some(plan) = schemas.refer(Shape::Named("Plan"))
     {
-        let planned = match schemas.refer(route.response) {
-            Some(schema) if route.success == 200 => json!({"anyOf": [schema, plan]}),
-            Some(_) | None => plan,
-        };
-        answers.insert(
-            "200".to_owned(),
-            json!({"description": "Success, or with dry_run=true the plan", "content": content(planned)}),
-        );
+        let settled = schemas.refer(route.response).unwrap_or_else(settled);
+        let mut planned =
+            json!({"description": "Success, in effect with wait=ready, or with dry_run=true the plan"});
+        // Without a body where there is nothing to show and nothing was waited for.
+        if route.success != 200 || route.response != Shape::Empty {
+            planned["content"] = content(json!({"anyOf": [settled, plan]}));
+        }
+        answers.insert("200".to_owned(), planned);
+    }
+    let is_tagged = match route.op {
+        Op::Get(_) => true,
+        Op::Ask(ask) => ask.tagged,
+        Op::List(_)
+        | Op::ListBy(..)
+        | Op::Receipt(_)
+        | Op::History(_)
+        | Op::Create(_)
+        | Op::CreateBy(..)
+        | Op::Update(_)
+        | Op::Delete(_)
+        | Op::Retry(_)
+        | Op::Act(_)
+        | Op::Order(_) => false,
+    };
+    if is_tagged {
+        answers.insert("304".to_owned(), json!({"description": "The caller has it already: If-None-Match"}));
     }
     let mut codes =
         vec![(401, "No key, or one that is not valid"), (403, "Scope, brand or tier do not allow it")];
@@ -241,6 +259,47 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     Value::Object(answers)
 }
 
+/// What is answered with wait=ready where there is no body else.
+fn settled() -> Value {
+    json!({
+        "type": "object",
+        "required": ["conditions", "lagging", "revision"],
+        "properties": {
+            "id": {"type": "string"},
+            "status": {"type": "string", "description": "`deleted` for what is gone."},
+            "conditions": {"type": "array", "items": {"type": "object"}},
+            "lagging": {"type": "array", "items": {"type": "string"}},
+            "revision": {"type": "integer"},
+        },
+    })
+}
+
+/// Where a client can go on with what it made: every route of the new resource, and those of what lies in it.
+fn links(route: &Route, routes: &[Route]) -> Option<Value> {
+    let kind = match route.op {
+        Op::Create(kind) | Op::CreateBy(kind, _) => kind,
+        Op::List(_)
+        | Op::ListBy(..)
+        | Op::Get(_)
+        | Op::Receipt(_)
+        | Op::History(_)
+        | Op::Update(_)
+        | Op::Delete(_)
+        | Op::Retry(_)
+        | Op::Ask(_)
+        | Op::Act(_)
+        | Op::Order(_) => return None,
+    };
+    let of_it =
+        routes.iter().filter(|other| other.subject == Some(kind) && other.path.matches('{').count() == 1);
+    let links = of_it.filter_map(|other| {
+        let id = operation_id(other);
+        let link = json!({"operationId": id, "parameters": {other.param()?: "$response.body#/id"}});
+        Some((id, link))
+    });
+    Some(Value::Object(links.collect()))
+}
+
 /// The OpenAPI document.
 pub(crate) fn document(routes: &[Route]) -> Value {
     let mut schemas = Schemas::new();
@@ -267,6 +326,13 @@ pub(crate) fn document(routes: &[Route]) -> Value {
             };
             operation["requestBody"] =
                 json!({"required": !route.body_optional, "content": {media_type: {"schema": schema}}});
+            if let Shape::Create(kind) = route.request {
+                operation["requestBody"]["content"][media_type]["examples"] =
+                    json!({kind.name(): {"value": kind.def().example()}});
+            }
+        }
+        if let Some(links) = links(route, routes) {
+            operation["responses"][route.success.to_string()]["links"] = links;
         }
         let methods = paths.entry(route.full_path()).or_insert_with(|| json!({}));
         methods[route.method.as_str().to_ascii_lowercase()] = operation;

@@ -148,6 +148,9 @@ impl Api {
                 self.add_health(view, node);
             }
         }
+        if kind == Kind::ApiKey {
+            add_last_use(&mut tx, &mut items).await?;
+        }
         if let Some(wanted) = query.fields() {
             items.iter_mut().for_each(|view| view_fields::keep(view, &wanted));
         }
@@ -222,6 +225,9 @@ impl Api {
         let mut view = self.view_of(&mut tx, &look).await?;
         if kind == Kind::Node {
             self.add_health(&mut view, &look.resource);
+        }
+        if kind == Kind::ApiKey {
+            add_last_use(&mut tx, std::slice::from_mut(&mut view)).await?;
         }
         if kind == Kind::Zone {
             let warnings = lint::of_zone(&mut tx, &look.resource).await?;
@@ -424,6 +430,19 @@ impl Api {
             }
         }
     }
+}
+
+/// When API keys were used last.
+async fn add_last_use(tx: &mut ReadTx, views: &mut [Map<String, Value>]) -> Result<(), ApiError> {
+    let id = |view: &Map<String, Value>| view.get("id").and_then(Value::as_str).map(str::to_owned);
+    let ids: Vec<String> = views.iter().filter_map(id).collect();
+    let uses = tx.key_uses(&ids).await?;
+    for view in views {
+        if let Some(at) = id(view).and_then(|id| uses.get(&id).copied()) {
+            view.insert("last_used_at".to_owned(), timestamp(at).into());
+        }
+    }
+    Ok(())
 }
 
 /// How ids of jobs begin; no workflow id of a resource does.

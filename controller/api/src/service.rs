@@ -31,6 +31,7 @@ use crate::compression::compressed;
 use crate::config::ApiConfig;
 use crate::events::Events;
 use crate::fallback::Looked;
+use crate::key_uses::KeyUses;
 use crate::metrics::HttpMetrics;
 use crate::openapi::{self, Schemas};
 use crate::preconditions::Preconditions;
@@ -63,6 +64,7 @@ struct Inner {
     waiting: Arc<Waiting>,
     watching: Arc<Waiting>,
     events: Arc<Events>,
+    key_uses: KeyUses,
     turns: Arc<Turns>,
     refusals: Refusals,
     limiters: RateLimiters,
@@ -142,6 +144,7 @@ impl Api {
             waiting: Arc::new(Waiting::new(config.max_waiting)),
             watching: Arc::new(Waiting::new(config.max_watching)),
             events: Arc::new(Events::new(&store)),
+            key_uses: KeyUses::default(),
             turns: Arc::new(Turns::new(IN_LINE)),
             refusals: Refusals::new(config.refusal_rows, config.refusal_window),
             limiters: RateLimiters::new(config.rate_limits),
@@ -196,9 +199,11 @@ impl Api {
         &self.0.events
     }
 
-    /// Follows what is committed, for those who watch, until `stop`.
-    pub async fn follow_events(self, stop: CancellationToken) {
-        self.0.events.follow(&self.0.store, stop).await;
+    /// What goes on beside requests, until `stop`: what is committed is followed for those who watch, and when keys were used is written.
+    pub async fn attend(self, stop: CancellationToken) {
+        let (store, every) = (&self.0.store, self.0.config.key_uses_every);
+        let follow = self.0.events.follow(store, stop.clone());
+        tokio::join!(follow, self.0.key_uses.keep(store, every, stop));
     }
 
     /// How often a stream shows that it stands, and looks at its key.
@@ -355,6 +360,7 @@ impl Api {
         }
         let principal = self.still(&caller).await?;
         self.0.limiters.remember(&caller.key);
+        self.0.key_uses.note(&principal.key_id, self.store().now());
         let is_read = matches!(request.method, Method::GET | Method::HEAD);
         self.0.limiters.take(&principal.key_id, is_read, request.extensions.get::<StandingCell>())?;
         Ok(principal)

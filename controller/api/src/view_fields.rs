@@ -4,9 +4,10 @@ use hosting_resource::Kind;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
-/// The schema of a resource as the API shows it.
+/// The schema of a resource as the API shows it. All but the id may be absent: `fields` leaves out what was not asked for.
 pub(crate) fn schema(kind: Kind, generator: &mut SchemaGenerator) -> Value {
     let mut schema = kind.def().view_schema(generator).to_value();
+    schema["required"] = json!(["id"]);
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         for (field, standing) in standing() {
             properties.entry(field).or_insert(standing);
@@ -30,7 +31,7 @@ pub(crate) fn keep(view: &mut Map<String, Value>, wanted: &[&str]) {
 }
 
 /// Where a resource stands: read-only, and absent where there is nothing to say.
-fn standing() -> [(String, Value); 6] {
+fn standing() -> [(String, Value); 7] {
     let text = |about: &str| json!({"type": "string", "readOnly": true, "description": about});
     [
         (
@@ -58,6 +59,13 @@ fn standing() -> [(String, Value); 6] {
         (
             "in_service",
             json!({"type": "boolean", "readOnly": true, "description": "Of a node: whether all of its sessions are in service."}),
+        ),
+        (
+            "last_used_at",
+            json!({
+                "type": "string", "format": "date-time", "readOnly": true,
+                "description": "Of an API key: when it opened something last, to the minute; absent when it never did.",
+            }),
         ),
         ("last_health_at", json!({"type": "string", "format": "date-time", "readOnly": true})),
     ]

@@ -20,11 +20,15 @@ mod quotas;
 #[path = "api/records.rs"]
 mod records;
 
+use std::time::Duration;
+
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Method, Request};
+use futures::StreamExt;
 use futures::future::join_all;
 use hosting_store::StoreConfig;
 use serde_json::json;
+use tower::ServiceExt;
 
 use self::databases::{Backend, Place};
 use self::harness::TestApi;
@@ -36,15 +40,49 @@ async fn platform() -> (TestApi, Place) {
     (TestApi::on(config, tempfile::tempdir().unwrap()).await.equipped().await, place)
 }
 
+/// Another controller of the same store.
+async fn beside(one: &TestApi, config: StoreConfig) -> TestApi {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(one.folder().join("kek"), folder.path().join("kek")).unwrap();
+    TestApi::open(config, folder).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_controller_tells_what_becomes_of_a_resource() {
+    let place = Place::new(Backend::Postgres);
+    let config = || StoreConfig::of(place.database.clone());
+    let one = TestApi::on(config(), tempfile::tempdir().unwrap()).await;
+    let other = beside(&one, config()).await;
+    let listen = async |test: &TestApi| {
+        let request = Request::builder().uri("/api/v1/events?kind=region").header("x-api-key", &one.admin);
+        let answer = test.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        answer.into_body().into_data_stream()
+    };
+    let mut streams = [listen(&one).await, listen(&other).await];
+    let mut made = Vec::new();
+    for (test, name) in [(&one, "a"), (&other, "b"), (&one, "c")] {
+        let region = json!({"name": name});
+        made.push(test.call(Method::POST, "/regions", Some(&one.admin), Some(region)).await.id());
+    }
+    for stream in &mut streams {
+        let mut text = String::new();
+        while text.matches("event: resource").count() < made.len() {
+            let chunk = tokio::time::timeout(Duration::from_secs(10), stream.next()).await.unwrap().unwrap();
+            text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+        }
+        let places: Vec<_> = made.iter().map(|id| text.find(id).unwrap()).collect();
+        assert!(places.is_sorted(), "in the order of revisions: {text}");
+        assert!(!text.contains("event: reset"), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_with_one_idempotency_key_make_one_whichever_controller_they_ask() {
     let place = Place::new(Backend::Postgres);
     let config = || StoreConfig::of(place.database.clone());
     let one = TestApi::on(config(), tempfile::tempdir().unwrap()).await.equipped().await;
     let ids = one.brand("acme").await;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(one.folder().join("kek"), folder.path().join("kek")).unwrap();
-    let other = TestApi::open(config(), folder).await;
+    let other = beside(&one, config()).await;
     let ask = |n: usize| {
         let test = if n.is_multiple_of(2) { &one } else { &other };
         let request = Request::builder()

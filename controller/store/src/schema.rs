@@ -97,6 +97,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0018_audit_chain.sql"),
         include_str!("../migrations/postgres/0018_audit_chain.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0019_key_uses.sql"),
+        include_str!("../migrations/postgres/0019_key_uses.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

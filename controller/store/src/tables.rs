@@ -198,6 +198,7 @@ pub(crate) const TABLES: &[Table] = &[
     table("login_sessions", &["hash"], &["tenant", "created_at", "expires_at"]),
     table("node_health", &["node"], &["status", "checks", "reconciliation", "reported_at", "received_at"]),
     table("drift_events", &["node", "seq"], &["id", "kind", "resource", "action", "detail", "created_at"]),
+    table("key_uses", &["api_key"], &["used_at"]),
     table("job_pace", &["kind"], &["arrival", "rest_until", "set_at"]),
     table(
         "resource_history",

@@ -169,10 +169,10 @@ pub struct Warning {
     /// For programs: one word for each kind of trouble, e.g. `unknown_field`.
     pub code: &'static str,
     /// The field of the body or the header that it is about; empty when it is about none.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub field: String,
     /// The record that it is about, by name and type; empty when it is about none.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub record: String,
     /// What is the matter.
     pub message: String,

@@ -50,13 +50,18 @@ pub(crate) fn machine_lacks_daemons(test: &str) -> bool {
     if there("nginx") && php {
         return false;
     }
-    let line = format!("platform::{test}: needs nginx and php-fpm\n");
+    skipped(test, "nginx and php-fpm");
+    true
+}
+
+/// Says that a test was not run, and what it needs.
+pub(crate) fn skipped(test: &str, needs: &str) {
+    let line = format!("platform::{test}: needs {needs}\n");
     eprint!("SKIPPED {line}");
     if let Some(file) = std::env::var_os("HOSTING_SKIPPED") {
         use std::io::Write;
         File::options().append(true).create(true).open(file).unwrap().write_all(line.as_bytes()).unwrap();
     }
-    true
 }
 
 impl Platform {

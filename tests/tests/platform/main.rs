@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
 
+mod alone;
+mod api_tools;
 mod callbacks;
 mod certificates;
 mod changes;

@@ -1,19 +1,11 @@
 //! The API over TLS: `hostctl` with the operator's authority, and a certificate that is exchanged while the controller runs.
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
+use crate::alone::Controller;
 use crate::harness::{binaries, eventually};
-
-struct Controller(Child);
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Writes a certificate of its own for localhost; the key first, so that both fit a moment later.
 fn certificate(folder: &Path) {
@@ -29,31 +21,20 @@ async fn the_api_speaks_tls_and_takes_over_a_new_certificate() {
     let folder = tempfile::tempdir().unwrap();
     certificate(folder.path());
     std::fs::copy(folder.path().join("cert.pem"), folder.path().join("first.pem")).unwrap();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (api, feed) = (free(), free());
-    let key_file = folder.path().join("admin.key");
-    let process = Command::new(binaries().join("hosting-controller"))
-        .args(["--listen", &api.to_string(), "--feed-listen", &feed.to_string()])
-        .arg("--data-dir")
-        .arg(folder.path().join("data"))
-        .arg("--bootstrap-key-file")
-        .arg(&key_file)
-        .env("HOSTING_CONTROLLER_TLS_CERTIFICATE_FILE", folder.path().join("cert.pem"))
-        .env("HOSTING_CONTROLLER_TLS_KEY_FILE", folder.path().join("key.pem"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _controller = Controller(process);
+    let env = [
+        ("HOSTING_CONTROLLER_TLS_CERTIFICATE_FILE", folder.path().join("cert.pem")),
+        ("HOSTING_CONTROLLER_TLS_KEY_FILE", folder.path().join("key.pem")),
+    ];
+    let controller = Controller::start(folder, &env);
+    let (api, folder) = (controller.api, controller.path());
     let url = format!("https://localhost:{}", api.port());
     let regions = |ca: Option<&str>| -> Output {
         let mut hostctl = Command::new(binaries().join("hostctl"));
-        hostctl.args(["get", "regions", "--api", &url, "--json", "--key-file"]).arg(&key_file);
+        hostctl.args(["get", "regions", "--api", &url, "--json", "--key-file"]).arg(controller.key_file());
         if let Some(ca) = ca {
-            hostctl.arg("--ca-file").arg(folder.path().join(ca));
+            hostctl.arg("--ca-file").arg(folder.join(ca));
         }
-        hostctl.current_dir(folder.path()).output().unwrap()
+        hostctl.current_dir(folder).output().unwrap()
     };
     eventually("the controller answers", Duration::from_secs(20), async || {
         regions(Some("cert.pem")).status.success().then_some(())
@@ -69,14 +50,13 @@ async fn the_api_speaks_tls_and_takes_over_a_new_certificate() {
     assert!(plain.is_err(), "nothing is served in plain: {plain:?}");
 
     // A connection from before, HTTP/2 as both know it.
-    let root =
-        reqwest::Certificate::from_pem(&std::fs::read(folder.path().join("first.pem")).unwrap()).unwrap();
+    let root = reqwest::Certificate::from_pem(&std::fs::read(folder.join("first.pem")).unwrap()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
     let healthz = format!("{url}/healthz");
     let answer = client.get(&healthz).send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
 
-    certificate(folder.path());
+    certificate(folder);
     eventually("the new certificate is served", Duration::from_secs(20), async || {
         regions(Some("cert.pem")).status.success().then_some(())
     })

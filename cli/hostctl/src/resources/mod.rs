@@ -64,6 +64,11 @@ pub(crate) async fn node_id(api: &Api, given: &str) -> anyhow::Result<String> {
     names::id_of(api, Kind::Node.info(), given, None).await
 }
 
+/// The id of a tenant, by id or customer id.
+pub(crate) async fn tenant_id(api: &Api, given: &str) -> anyhow::Result<String> {
+    names::id_of(api, Kind::Tenant.info(), given, None).await
+}
+
 pub(crate) async fn converge_shard(api: &Api, shard: &str, as_json: bool) -> anyhow::Result<()> {
     let id = names::id_of(api, Kind::Shard.info(), shard, None).await?;
     let answer = api.post(&format!("/shards/{}/converge", encode(&id)), &json!({})).await?;

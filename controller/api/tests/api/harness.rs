@@ -322,7 +322,7 @@ impl TestApi {
         let bell = config.bell.clone();
         let stop = config.stop.clone();
         let api = Api::new(store.clone(), Arc::new(FakePlatform(fleet.clone())), config, &mut registry);
-        tokio::spawn(api.clone().follow_events(stop.clone()));
+        tokio::spawn(api.clone().attend(stop.clone()));
         let gatekeeper = Gatekeeper(tokio::spawn(keep_gates(store.clone(), fleet.clone(), bell.clone())));
         Self {
             router: api.router(),

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request};
+use hosting_api::ApiConfig;
 use hosting_scaffold::http::ClientAddress;
 use serde_json::json;
 
@@ -108,4 +109,29 @@ async fn the_key_before_opens_for_a_while_beside_the_new_one() {
     for key in [&second, &third] {
         assert_eq!(test.read_with(key, None).await.status, 401);
     }
+}
+
+#[tokio::test]
+async fn a_key_shows_when_it_was_used_last_and_no_request_writes_it() {
+    let behaviour =
+        ApiConfig { key_uses_every: std::time::Duration::from_millis(50), ..ApiConfig::default() };
+    let test = TestApi::behaving(behaviour).await;
+    let (id, key) = test.key(&["regions:read"], &["*"]).await;
+    let path = format!("/api-keys/{id}");
+    assert!(test.get(&path).await.body.get("last_used_at").is_none(), "it was never used");
+    let refused = test.call(Method::GET, "/tenants", Some(&key), None).await;
+    assert_eq!(refused.status, 403);
+    let head = test.store.read().await.unwrap().head();
+    test.call(Method::GET, "/regions", Some(&key), None).await.ok(200);
+    let used = test.until(&path, |answer| answer.body["last_used_at"].is_string()).await;
+    let at: jiff::Timestamp = used.body["last_used_at"].as_str().unwrap().parse().unwrap();
+    assert!(jiff::Timestamp::now().duration_since(at).as_secs() < 60, "{at}");
+    assert_eq!(test.store.read().await.unwrap().head(), head, "it is no change of the key");
+    let listed = test.get("/api-keys?fields=last_used_at").await.ok(200);
+    let items = listed["items"].as_array().unwrap();
+    assert!(items.iter().any(|item| item["id"] == id && item["last_used_at"].is_string()), "{listed}");
+
+    // Of two controllers the one that was asked last is believed.
+    test.store.save_key_uses(vec![(id.clone(), 1_000)]).await.unwrap();
+    assert!(test.store.read().await.unwrap().key_uses(&[id]).await.unwrap().values().all(|at| *at > 1_000));
 }
