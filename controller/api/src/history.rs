@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use hosting_planner::Event;
 use hosting_planner::gates::is_gated;
-use hosting_planner::{Event, World};
 use hosting_resource::difference::differences;
 use hosting_resource::{IdPolicy, Kind, Resource, Tier, in_brand, public_id, timestamp};
 use hosting_store::{HistoryOf, HistoryPlace, HistoryRow, ReadTx};
@@ -41,9 +41,6 @@ impl Api {
             return Err(ApiError::invalid("fqdn", "must be a host name"));
         }
         let mut tx = self.store().read().await?;
-        if let Some(holder) = tx.holder(Kind::Fqdn, "", &name).await? {
-            call.principal.may_touch(&holder)?;
-        }
         let of = HistoryOf::Name(name);
         self.history_page(call, &mut tx, of, |row| {
             let scope = Scope { resource: row.kind.info().scope, action: Action::Read };
@@ -77,6 +74,7 @@ impl Api {
         let mut items = Vec::new();
         // What each resource was before the change that is newer than the one looked at.
         let mut next: BTreeMap<String, HistoryRow> = BTreeMap::new();
+        let mut refused = None;
         for row in rows {
             let newer = next.get(&row.resource).filter(|newer| {
                 let before = newer.before.as_ref().map(|before| before.label.as_str());
@@ -86,12 +84,20 @@ impl Api {
                 Some(newer) => newer.before.clone(),
                 None => tx.resource_at(&row.resource, row.revision).await?,
             };
-            let is_own = call.principal.may_use_brand(row.brand.as_deref()).is_ok()
-                || row.kind.info().tier == Tier::Admin;
-            if is_own && is_shown(&row) {
-                items.push(self.history_entry(call, &row, after.as_ref()));
+            let allowed = match row.kind.info().tier {
+                Tier::Admin => Ok(()),
+                Tier::Brand => call.principal.may_use_brand(row.brand.as_deref()),
+            };
+            match allowed {
+                Ok(()) if is_shown(&row) => items.push(self.history_entry(call, &row, after.as_ref())),
+                Ok(()) => {}
+                Err(error) => refused = Some(error),
             }
             next.insert(row.resource.clone(), row);
+        }
+        // All of it is somebody else's.
+        if let Some(error) = refused.filter(|_| items.is_empty() && !has_more && after.is_none()) {
+            return Err(error);
         }
         let complete_since_revision = tx.history_floor().await?;
         Ok(Reply::json(200, to_json(&HistoryPage { items, next_cursor, has_more, complete_since_revision })?))

@@ -1,5 +1,6 @@
-//! The changes that an undo takes back, with all later ones of what they changed.
+//! The history as a mutation sees it, and of that what an undo takes back, with all later changes of what it changed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_planner::{Part, PastChange};
@@ -40,6 +41,36 @@ impl UndoOf {
         let Some(brands) = &self.brands else { return true };
         let is_open = |brand: Option<&String>| brand.is_some_and(|brand| brands.contains(brand));
         is_open(row.brand.as_ref()) && row.before.as_ref().is_none_or(|before| is_open(before.brand.as_ref()))
+    }
+}
+
+impl WriteTx {
+    /// [`crate::ReadTx::history`] from its newest row on, with what the group has changed so far; the mutation's own changes are not in it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history(&mut self, of: &HistoryOf, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut rows = self.beside().history(of, None, limit).await?;
+        rows.extend(self.kept_history().iter().filter(|row| of.holds(row)).cloned());
+        rows.sort_by_key(|row| Reverse((row.revision, row.resource.clone())));
+        rows.truncate(limit as usize);
+        Ok(rows)
+    }
+
+    /// [`crate::ReadTx::history_since`], with what the group has changed so far; the mutation's own changes are not in it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history_since(
+        &mut self,
+        resources: &[String],
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut rows = self.beside().history_since(resources, from, limit).await?;
+        let kept = self.kept_history().iter();
+        rows.extend(kept.filter(|row| row.revision >= from && resources.contains(&row.resource)).cloned());
+        Ok(rows)
     }
 }
 

@@ -119,7 +119,7 @@ impl Call {
             revision: left.by.as_ref().map(|(revision, _)| *revision),
             api_key_id: left.by.as_ref().and_then(|(_, actor)| actor.clone()),
         };
-        let taken_back = undone.taken_back.iter().take(LISTED).map(|one| TakenBackView::of(one)).collect();
+        let taken_back = undone.taken_back.iter().take(LISTED).map(TakenBackView::of).collect();
         let body = UndoneView {
             taken_back,
             taken_back_total: undone.taken_back.len() as u64,
