@@ -14,13 +14,11 @@ use hosting_store::{HistoryOf, HistoryPlace, HistoryRow, ReadTx};
 use serde_json::{Map, Value};
 
 use crate::bodies::history::{FieldChange, HistoryEntry, HistoryPage};
+use crate::explain::normal_name;
 use crate::redact::{REDACTED, redact};
 use crate::route::{Action, Scope, Shape};
 use crate::service::{Call, Reply, not_found, to_json};
 use crate::{Api, ApiError, openapi};
-
-/// Longest host name that is looked up, in bytes.
-const MAX_NAME: usize = 1024;
 
 impl Api {
     /// The changes of a resource, which may be gone.
@@ -36,10 +34,7 @@ impl Api {
 
     /// The changes of everything that was about a host name, of kinds that the caller may read.
     pub(crate) async fn history_of_name(&self, call: &Call) -> Result<Reply, ApiError> {
-        let name = call.id.trim_end_matches('.').to_ascii_lowercase();
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(ApiError::invalid("fqdn", "must be a host name"));
-        }
+        let name = normal_name(&call.id)?;
         let mut tx = self.store().read().await?;
         let of = HistoryOf::Name(name);
         self.history_page(call, &mut tx, of, |row| {

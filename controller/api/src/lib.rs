@@ -16,7 +16,7 @@
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait` | where resources stand; `?wait=ready`, workflows |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
-//! | `history` | what resources and names were |
+//! | `history`, `explain_past` | what resources and names were |
 //! | `openapi`, `bodies`, `redact` | the reference; bodies without a kind; secrets out of audit rows |
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -28,6 +28,7 @@ mod bodies;
 mod config;
 mod error;
 mod explain;
+mod explain_past;
 mod fallback;
 mod fleet;
 mod history;

@@ -132,6 +132,7 @@ impl Lab {
             ("search everywhere", "/search?q=acme-zone".into()),
             ("nodes of a cluster", format!("/clusters/{cluster}/nodes?limit=2")),
             ("explain", format!("/explain/{fqdn_name}")),
+            ("explain what was", format!("/explain/{fqdn_name}?at=20")),
             ("history of a name", format!("/names/{fqdn_name}/history?limit=2")),
             ("history of a record", format!("/zone-records/{record}/history?limit=2")),
             ("dashboard", "/dashboard/stats".into()),

@@ -279,16 +279,18 @@ impl ReadTx {
         }
     }
 
-    /// The newest revision of the history that is not later than a time, in milliseconds since the Unix epoch; the floor when all are.
+    /// The newest revision of the history that is not later than a time, in milliseconds since the Unix epoch; `None` when the history does
+    /// not reach back to it.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn revision_at(&mut self, at: i64) -> Result<u64, StoreError> {
+    pub async fn revision_at(&mut self, at: i64) -> Result<Option<u64>, StoreError> {
         let query = sql::query(
             "SELECT revision FROM resource_history WHERE at <= ? ORDER BY at DESC, revision DESC LIMIT 1",
         );
         let found = self.number(query.bind(at)).await?;
-        Ok(found.max(self.history_floor().await?))
+        let floor = self.history_floor().await?;
+        Ok(if found == 0 && floor > 0 { None } else { Some(found.max(floor)) })
     }
 
     /// All changes after this revision are in the history.

@@ -181,9 +181,13 @@ async fn changes_are_found_by_name_revision_key_and_trace_page_by_page() {
     }
     assert_eq!(paged, tx.history(&of, None, 100).await.unwrap());
     let at = paged[4].at;
-    let found = tx.revision_at(at).await.unwrap();
+    let found = tx.revision_at(at).await.unwrap().unwrap();
     assert!(found >= paged[4].revision, "{found}");
-    assert_eq!(tx.revision_at(0).await.unwrap(), tx.history_floor().await.unwrap());
+    assert_eq!(tx.revision_at(0).await.unwrap(), Some(0), "there was nothing");
+    drop(tx);
+    store.prune_history(at + 1, u64::MAX).await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.revision_at(0).await.unwrap(), None, "it is not known any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
