@@ -81,11 +81,13 @@ impl WriteTx {
     /// When the store cannot be read.
     pub async fn to_undo(&mut self, undo: &UndoOf, most: u32) -> Result<ToUndo, StoreError> {
         let mut chosen = self.history(&undo.of, most.saturating_add(1)).await?;
-        let is_too_much = chosen.len() > most as usize;
+        let mut is_too_much = chosen.len() > most as usize;
         let traces: BTreeSet<&String> =
             chosen.iter().map(|row| &row.trace).filter(|trace| !trace.is_empty()).collect();
         let traces: Vec<String> = traces.into_iter().cloned().collect();
-        chosen.extend(self.gone_on_with(&traces, most as usize).await?);
+        let gone_on = self.gone_on_with(&traces, most as usize).await?;
+        is_too_much |= gone_on.len() >= most as usize;
+        chosen.extend(gone_on);
         chosen.retain(|row| row.revision <= undo.upto && undo.is_open(row));
         chosen.sort_by(|one, other| (one.revision, &one.resource).cmp(&(other.revision, &other.resource)));
         chosen.dedup_by(|one, other| (one.revision, &one.resource) == (other.revision, &other.resource));
@@ -98,7 +100,7 @@ impl WriteTx {
         };
         let ids: Vec<String> = first.keys().cloned().collect();
         let mut all = self.history_since(&ids, oldest, MOST_LATER).await?;
-        let is_too_much = is_too_much || all.len() >= MOST_LATER;
+        is_too_much |= all.len() >= MOST_LATER;
         all.retain(|row| first.get(&row.resource).is_some_and(|first| row.revision >= *first));
         let foreign: BTreeSet<String> =
             all.iter().filter(|row| !undo.is_open(row)).map(|row| row.resource.clone()).collect();

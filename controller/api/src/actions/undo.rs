@@ -78,6 +78,7 @@ impl Call {
             brands: self.principal.visible(),
             trace: trace_id(&self.traceparent).to_owned(),
         };
+        // The same changes are read again by a job that goes on.
         let ToUndo { chosen, mut changes, is_too_much } = tx.to_undo(&undo_of, MOST).await?;
         if is_too_much {
             return Err(ApiError::invalid(
