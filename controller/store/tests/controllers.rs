@@ -43,6 +43,32 @@ async fn two_controllers_write_one_store() {
     assert!(tx.digest_is_true(&audience).await.unwrap());
 }
 
+/// What a controller remembers from one group to the next is forgotten when it hears of somebody else's commit between two groups, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_controller_changed_is_read_anew_once_it_was_heard_of() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    for round in 0..6_usize {
+        let (writer, reader) = (&stores[round % 2], &stores[(round + 1) % 2]);
+        let mut changed = tenant("t_shared");
+        changed.spec.insert("round".into(), round.into());
+        let change = Change { put: vec![changed], ..Change::default() };
+        let written =
+            writer.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await }));
+        let revision = written.await.unwrap().revision;
+        let mut doorbell = reader.doorbell();
+        let heard = doorbell.wait_for(|head| *head >= revision);
+        tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap().unwrap();
+        let read = reader.write(Origin::default(), |tx| {
+            Box::pin(async move {
+                let found = hosting_planner::World::resource(tx, "t_shared").await?;
+                Ok::<_, ApplyError>(found.unwrap().spec["round"].clone())
+            })
+        });
+        assert_eq!(read.await.unwrap().value, round);
+    }
+}
+
 async fn next(commits: &mut tokio::sync::broadcast::Receiver<Arc<Commit>>) -> Arc<Commit> {
     tokio::time::timeout(Duration::from_secs(10), commits.recv()).await.unwrap().unwrap()
 }
