@@ -69,6 +69,21 @@ async fn what_another_controller_changed_is_read_anew_once_it_was_heard_of() {
     }
 }
 
+/// The size of the history is a sum that goes on from row to row, whichever controller writes the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_the_history_is_one_sum_over_all_controllers() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    for n in 0..200_u64 {
+        write(&stores[usize::from(n % 7 < 3)], n).await;
+    }
+    // Two hundred rows without a document have 400 bytes each.
+    assert_eq!(stores[0].prune_history(0, 200 * 400).await.unwrap(), 0);
+    assert_eq!(stores[1].prune_history(0, 100 * 400).await.unwrap(), 99);
+    write(&stores[0], 200).await;
+    assert_eq!(stores[1].prune_history(0, 100 * 400).await.unwrap(), 1);
+}
+
 async fn next(commits: &mut tokio::sync::broadcast::Receiver<Arc<Commit>>) -> Arc<Commit> {
     tokio::time::timeout(Duration::from_secs(10), commits.recv()).await.unwrap().unwrap()
 }
