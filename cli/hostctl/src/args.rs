@@ -546,11 +546,15 @@ pub(crate) struct WaitArgs {
 #[command(after_help = "Examples:
   hostctl explain bakery.test
   hostctl explain https://www.example.com/ --edge 192.0.2.10:80 --dns 192.0.2.53:53
+  hostctl explain bakery.test --at 2026-11-29T10:00:00Z
 
 DNS and the edge are asked even when the API cannot be reached. Exit code 0: every link that could be asked is sound.")]
 pub(crate) struct ExplainArgs {
     /// Host name, with or without http(s):// before it
     pub fqdn: String,
+    /// As it was right after this revision, or at this time, e.g. 2026-11-29T10:00:00Z; nobody but the API is asked then
+    #[arg(long, value_name = "TIME|REVISION", conflicts_with_all = ["edge", "dns"])]
+    pub at: Option<String>,
     /// Edge HTTP address to probe [default: the one of `hostctl up`]
     #[arg(long, value_name = "IP:PORT")]
     pub edge: Option<String>,

@@ -72,13 +72,16 @@ pub(crate) async fn run(
     let dns = address(&args.dns, up.as_ref().map(|up| &up.dns))?;
     let edge = address(&args.edge, up.as_ref().map(|up| &up.edge_http))?;
 
-    let mut links = ask_api(&api, &fqdn).await?;
-    links.push(ask_dns(&fqdn, dns).await);
-    links.push(ask_edge(&fqdn, edge, None).await);
-    // Only `up` says which CA signs; elsewhere a browser's trust is needed to judge a certificate.
-    if let Some(up) = up.as_ref().filter(|_| args.edge.is_none()) {
-        let https = address(&None, Some(&up.edge_https))?;
-        links.push(ask_edge(&fqdn, https, Some(&up.edge_ca_file)).await);
+    let mut links = ask_api(&api, &fqdn, args.at.as_deref()).await?;
+    // What a visitor got then, nobody can be asked.
+    if args.at.is_none() {
+        links.push(ask_dns(&fqdn, dns).await);
+        links.push(ask_edge(&fqdn, edge, None).await);
+        // Only `up` says which CA signs; elsewhere a browser's trust is needed to judge a certificate.
+        if let Some(up) = up.as_ref().filter(|_| args.edge.is_none()) {
+            let https = address(&None, Some(&up.edge_https))?;
+            links.push(ask_edge(&fqdn, https, Some(&up.edge_ca_file)).await);
+        }
     }
 
     let broken = links.iter().find(|link| link.state == State::Broken);
@@ -109,8 +112,9 @@ pub(crate) async fn run(
 }
 
 /// What the API knows. One that cannot be reached is a broken link like any other: visitors do not depend on it.
-async fn ask_api(api: &Api, fqdn: &str) -> anyhow::Result<Vec<Link>> {
-    let path = format!("/explain/{}", encode(fqdn));
+async fn ask_api(api: &Api, fqdn: &str, at: Option<&str>) -> anyhow::Result<Vec<Link>> {
+    let query = at.map(|at| format!("?at={}", encode(at))).unwrap_or_default();
+    let path = format!("/explain/{}{query}", encode(fqdn));
     match api.send_within(Method::GET, &path, None, PATIENCE).await {
         Ok((_, known)) => Ok(known["links"].as_array().into_iter().flatten().map(from_api).collect()),
         Err(error @ (ApiError::Unreachable { .. } | ApiError::Stranger { .. })) => Ok(vec![Link {

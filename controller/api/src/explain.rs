@@ -17,11 +17,20 @@ use crate::{Api, ApiError};
 /// Longest name that is looked up, in bytes.
 const MAX_NAME: usize = 1024;
 
-fn link(name: &str, state: &'static str, detail: impl Into<String>) -> Link {
+/// A host name as it is stored.
+pub(crate) fn normal_name(given: &str) -> Result<String, ApiError> {
+    let name = given.trim_end_matches('.').to_ascii_lowercase();
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(ApiError::invalid("fqdn", "must be a host name"));
+    }
+    Ok(name)
+}
+
+pub(crate) fn link(name: &str, state: &'static str, detail: impl Into<String>) -> Link {
     Link { name: name.to_owned(), state, detail: detail.into() }
 }
 
-fn finish(name: String, found: Option<&Resource>, links: Vec<Link>) -> Explanation {
+pub(crate) fn finish(name: String, found: Option<&Resource>, links: Vec<Link>) -> Explanation {
     let webroot = found.and_then(|fqdn| Doc::<Fqdn>::of(fqdn).ok()?.spec.webroot_id);
     Explanation {
         fqdn: name,
@@ -67,10 +76,7 @@ async fn zone_links(tx: &mut ReadTx, name: &str) -> Result<Vec<Link>, ApiError> 
 
 impl Api {
     pub(crate) async fn explain(&self, principal: &Principal, given: &str) -> Result<Explanation, ApiError> {
-        let name = given.trim_end_matches('.').to_ascii_lowercase();
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(ApiError::invalid("fqdn", "must be a host name"));
-        }
+        let name = normal_name(given)?;
         let mut tx = self.store().read().await?;
         let Some(fqdn) = tx.holder(Kind::Fqdn, "", &name).await? else {
             let detail = format!("no FQDN {name} in the API; create it under its tenant");

@@ -6,21 +6,19 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use hosting_planner::Event;
 use hosting_planner::gates::is_gated;
-use hosting_planner::{Event, World};
 use hosting_resource::difference::differences;
 use hosting_resource::{IdPolicy, Kind, Resource, Tier, in_brand, public_id, timestamp};
 use hosting_store::{HistoryOf, HistoryPlace, HistoryRow, ReadTx};
 use serde_json::{Map, Value};
 
 use crate::bodies::history::{FieldChange, HistoryEntry, HistoryPage};
+use crate::explain::normal_name;
 use crate::redact::{REDACTED, redact};
 use crate::route::{Action, Scope, Shape};
 use crate::service::{Call, Reply, not_found, to_json};
 use crate::{Api, ApiError, openapi};
-
-/// Longest host name that is looked up, in bytes.
-const MAX_NAME: usize = 1024;
 
 impl Api {
     /// The changes of a resource, which may be gone.
@@ -36,14 +34,8 @@ impl Api {
 
     /// The changes of everything that was about a host name, of kinds that the caller may read.
     pub(crate) async fn history_of_name(&self, call: &Call) -> Result<Reply, ApiError> {
-        let name = call.id.trim_end_matches('.').to_ascii_lowercase();
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(ApiError::invalid("fqdn", "must be a host name"));
-        }
+        let name = normal_name(&call.id)?;
         let mut tx = self.store().read().await?;
-        if let Some(holder) = tx.holder(Kind::Fqdn, "", &name).await? {
-            call.principal.may_touch(&holder)?;
-        }
         let of = HistoryOf::Name(name);
         self.history_page(call, &mut tx, of, |row| {
             let scope = Scope { resource: row.kind.info().scope, action: Action::Read };
@@ -77,6 +69,7 @@ impl Api {
         let mut items = Vec::new();
         // What each resource was before the change that is newer than the one looked at.
         let mut next: BTreeMap<String, HistoryRow> = BTreeMap::new();
+        let mut refused = None;
         for row in rows {
             let newer = next.get(&row.resource).filter(|newer| {
                 let before = newer.before.as_ref().map(|before| before.label.as_str());
@@ -86,12 +79,20 @@ impl Api {
                 Some(newer) => newer.before.clone(),
                 None => tx.resource_at(&row.resource, row.revision).await?,
             };
-            let is_own = call.principal.may_use_brand(row.brand.as_deref()).is_ok()
-                || row.kind.info().tier == Tier::Admin;
-            if is_own && is_shown(&row) {
-                items.push(self.history_entry(call, &row, after.as_ref()));
+            let allowed = match row.kind.info().tier {
+                Tier::Admin => Ok(()),
+                Tier::Brand => call.principal.may_use_brand(row.brand.as_deref()),
+            };
+            match allowed {
+                Ok(()) if is_shown(&row) => items.push(self.history_entry(call, &row, after.as_ref())),
+                Ok(()) => {}
+                Err(error) => refused = Some(error),
             }
             next.insert(row.resource.clone(), row);
+        }
+        // All of it is somebody else's.
+        if let Some(error) = refused.filter(|_| items.is_empty() && !has_more && after.is_none()) {
+            return Err(error);
         }
         let complete_since_revision = tx.history_floor().await?;
         Ok(Reply::json(200, to_json(&HistoryPage { items, next_cursor, has_more, complete_since_revision })?))

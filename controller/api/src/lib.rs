@@ -20,7 +20,7 @@
 //! | `events` | what becomes of resources, kept once for all who watch |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
-//! | `history` | what resources and names were |
+//! | `history`, `explain_past` | what resources and names were |
 //! | `platform` | what it needs of the running controller |
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -35,6 +35,7 @@ mod config;
 mod error;
 mod events;
 mod explain;
+mod explain_past;
 mod fallback;
 mod fleet;
 mod history;

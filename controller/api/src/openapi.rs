@@ -233,7 +233,7 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     }
     let mut codes =
         vec![(401, "No key, or one that is not valid"), (403, "Scope, brand or tier do not allow it")];
-    if route.path.contains('{') {
+    if route.path.contains('{') || matches!(route.op, Op::Act(_)) {
         codes.push((404, "There is no such resource"));
     }
     if !route.is_mutating() {

@@ -175,6 +175,12 @@ pub(crate) fn of_events() -> Vec<Param> {
     ]
 }
 
+/// What the way of a name takes.
+pub(crate) fn of_explain() -> Vec<Param> {
+    let about = "As it was right after this revision, or at this time (RFC 3339, or a date), as far as the history reaches.";
+    vec![param("at", Takes::Text, about)]
+}
+
 /// What histories take.
 pub(crate) fn of_history() -> Vec<Param> {
     vec![limit(), cursor()]

@@ -140,6 +140,7 @@ impl Lab {
             ("count of what a search finds", "/zones?limit=2&search=filled&count=true".into()),
             ("nodes of a cluster", format!("/clusters/{cluster}/nodes?limit=2")),
             ("explain", format!("/explain/{fqdn_name}")),
+            ("explain what was", format!("/explain/{fqdn_name}?at=20")),
             ("history of a name", format!("/names/{fqdn_name}/history?limit=2")),
             ("history of a record", format!("/zone-records/{record}/history?limit=2")),
             ("dashboard", "/dashboard/stats".into()),

@@ -2,15 +2,12 @@
 //!
 //! A row holds the document before the change. The document after it is that of the next row, or the resource as it stands.
 
-use std::cmp::Reverse;
-
 use hosting_planner::Event;
 use hosting_resource::{Kind, Resource};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{from_sql, to_bound, to_sql};
 use crate::sql::{self, QueryBuilder, Row};
-use crate::write_tx::WriteTx;
 use crate::{Origin, ReadTx, Store, StoreError, batch};
 
 /// What a row takes beside its document, with its places in the indexes, in bytes.
@@ -70,7 +67,8 @@ pub enum HistoryOf {
 }
 
 impl HistoryOf {
-    fn holds(&self, row: &HistoryRow) -> bool {
+    /// Whether it speaks of a change.
+    pub(crate) fn holds(&self, row: &HistoryRow) -> bool {
         match self {
             Self::Resource(id) => row.resource == *id,
             Self::Name(name) => row.name == *name && !name.is_empty(),
@@ -281,16 +279,18 @@ impl ReadTx {
         }
     }
 
-    /// The newest revision of the history that is not later than a time, in milliseconds since the Unix epoch; the floor when all are.
+    /// The newest revision of the history that is not later than a time, in milliseconds since the Unix epoch; `None` when the history does
+    /// not reach back to it.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn revision_at(&mut self, at: i64) -> Result<u64, StoreError> {
+    pub async fn revision_at(&mut self, at: i64) -> Result<Option<u64>, StoreError> {
         let query = sql::query(
             "SELECT revision FROM resource_history WHERE at <= ? ORDER BY at DESC, revision DESC LIMIT 1",
         );
         let found = self.number(query.bind(at)).await?;
-        Ok(found.max(self.history_floor().await?))
+        let floor = self.history_floor().await?;
+        Ok(if found == 0 && floor > 0 { None } else { Some(found.max(floor)) })
     }
 
     /// All changes after this revision are in the history.
@@ -299,36 +299,6 @@ impl ReadTx {
     /// When the store cannot be read.
     pub async fn history_floor(&mut self) -> Result<u64, StoreError> {
         self.number(sql::query("SELECT revision FROM history_floor WHERE id = 1")).await
-    }
-}
-
-impl WriteTx {
-    /// [`ReadTx::history`] from its newest row on, with what the group has changed so far; the mutation's own changes are not in it.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn history(&mut self, of: &HistoryOf, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
-        let mut rows = self.beside().history(of, None, limit).await?;
-        rows.extend(self.kept_history().iter().filter(|row| of.holds(row)).cloned());
-        rows.sort_by_key(|row| Reverse((row.revision, row.resource.clone())));
-        rows.truncate(limit as usize);
-        Ok(rows)
-    }
-
-    /// [`ReadTx::history_since`], with what the group has changed so far; the mutation's own changes are not in it.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn history_since(
-        &mut self,
-        resources: &[String],
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<HistoryRow>, StoreError> {
-        let mut rows = self.beside().history_since(resources, from, limit).await?;
-        let kept = self.kept_history().iter();
-        rows.extend(kept.filter(|row| row.revision >= from && resources.contains(&row.resource)).cloned());
-        Ok(rows)
     }
 }
 

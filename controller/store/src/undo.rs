@@ -1,5 +1,6 @@
-//! The changes that an undo takes back, with all later ones of what they changed.
+//! The history as a mutation sees it, and of that what an undo takes back, with all later changes of what it changed.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_planner::{Part, PastChange};
@@ -44,17 +45,49 @@ impl UndoOf {
 }
 
 impl WriteTx {
+    /// [`crate::ReadTx::history`] from its newest row on, with what the group has changed so far; the mutation's own changes are not in it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history(&mut self, of: &HistoryOf, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut rows = self.beside().history(of, None, limit).await?;
+        rows.extend(self.kept_history().iter().filter(|row| of.holds(row)).cloned());
+        rows.sort_by_key(|row| Reverse((row.revision, row.resource.clone())));
+        rows.truncate(limit as usize);
+        Ok(rows)
+    }
+
+    /// [`crate::ReadTx::history_since`], with what the group has changed so far; the mutation's own changes are not in it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history_since(
+        &mut self,
+        resources: &[String],
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<HistoryRow>, StoreError> {
+        let mut rows = self.beside().history_since(resources, from, limit).await?;
+        let kept = self.kept_history().iter();
+        rows.extend(kept.filter(|row| row.revision >= from && resources.contains(&row.resource)).cloned());
+        Ok(rows)
+    }
+}
+
+impl WriteTx {
     /// The changes that an undo takes back, at most `most` of them. With those of a request go those that the controller went on with.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn to_undo(&mut self, undo: &UndoOf, most: u32) -> Result<ToUndo, StoreError> {
         let mut chosen = self.history(&undo.of, most.saturating_add(1)).await?;
-        let is_too_much = chosen.len() > most as usize;
+        let mut is_too_much = chosen.len() > most as usize;
         let traces: BTreeSet<&String> =
             chosen.iter().map(|row| &row.trace).filter(|trace| !trace.is_empty()).collect();
         let traces: Vec<String> = traces.into_iter().cloned().collect();
-        chosen.extend(self.gone_on_with(&traces, most as usize).await?);
+        let gone_on = self.gone_on_with(&traces, most as usize).await?;
+        is_too_much |= gone_on.len() >= most as usize;
+        chosen.extend(gone_on);
         chosen.retain(|row| row.revision <= undo.upto && undo.is_open(row));
         chosen.sort_by(|one, other| (one.revision, &one.resource).cmp(&(other.revision, &other.resource)));
         chosen.dedup_by(|one, other| (one.revision, &one.resource) == (other.revision, &other.resource));
@@ -67,7 +100,7 @@ impl WriteTx {
         };
         let ids: Vec<String> = first.keys().cloned().collect();
         let mut all = self.history_since(&ids, oldest, MOST_LATER).await?;
-        let is_too_much = is_too_much || all.len() >= MOST_LATER;
+        is_too_much |= all.len() >= MOST_LATER;
         all.retain(|row| first.get(&row.resource).is_some_and(|first| row.revision >= *first));
         let foreign: BTreeSet<String> =
             all.iter().filter(|row| !undo.is_open(row)).map(|row| row.resource.clone()).collect();

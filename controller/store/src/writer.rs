@@ -433,6 +433,8 @@ impl Writer {
     async fn read_log(&mut self) -> Result<(), StoreError> {
         let Some(log) = &mut self.log else { return Ok(()) };
         for commit in log.read(self.tx.raw()).await? {
+            // What is remembered was read before: the next group begins at a known revision, and would take it for true.
+            self.tx.forget();
             self.known = self.known.max(commit.revision);
             self.announce(commit);
         }

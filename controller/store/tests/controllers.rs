@@ -43,6 +43,47 @@ async fn two_controllers_write_one_store() {
     assert!(tx.digest_is_true(&audience).await.unwrap());
 }
 
+/// What a controller remembers from one group to the next is forgotten when it hears of somebody else's commit between two groups, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_controller_changed_is_read_anew_once_it_was_heard_of() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    for round in 0..6_usize {
+        let (writer, reader) = (&stores[round % 2], &stores[(round + 1) % 2]);
+        let mut changed = tenant("t_shared");
+        changed.spec.insert("round".into(), round.into());
+        let change = Change { put: vec![changed], ..Change::default() };
+        let written =
+            writer.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await }));
+        let revision = written.await.unwrap().revision;
+        let mut doorbell = reader.doorbell();
+        let heard = doorbell.wait_for(|head| *head >= revision);
+        tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap().unwrap();
+        let read = reader.write(Origin::default(), |tx| {
+            Box::pin(async move {
+                let found = hosting_planner::World::resource(tx, "t_shared").await?;
+                Ok::<_, ApplyError>(found.unwrap().spec["round"].clone())
+            })
+        });
+        assert_eq!(read.await.unwrap().value, round);
+    }
+}
+
+/// The size of the history is a sum that goes on from row to row, whichever controller writes the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_the_history_is_one_sum_over_all_controllers() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    for n in 0..200_u64 {
+        write(&stores[usize::from(n % 7 < 3)], n).await;
+    }
+    // Two hundred rows without a document have 400 bytes each.
+    assert_eq!(stores[0].prune_history(0, 200 * 400).await.unwrap(), 0);
+    assert_eq!(stores[1].prune_history(0, 100 * 400).await.unwrap(), 99);
+    write(&stores[0], 200).await;
+    assert_eq!(stores[1].prune_history(0, 100 * 400).await.unwrap(), 1);
+}
+
 async fn next(commits: &mut tokio::sync::broadcast::Receiver<Arc<Commit>>) -> Arc<Commit> {
     tokio::time::timeout(Duration::from_secs(10), commits.recv()).await.unwrap().unwrap()
 }

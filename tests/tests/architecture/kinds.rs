@@ -17,6 +17,7 @@ const ROOMS: &[&str] = &[
 const ABOUT_SOME: &[(&str, &str)] = &[
     ("controller/api/src/bodies.rs", "the bodies of actions of single kinds"),
     ("controller/api/src/explain.rs", "the way of a host name"),
+    ("controller/api/src/explain_past.rs", "the way of a host name"),
     ("controller/api/src/fleet.rs", "nodes as operators see them"),
     ("controller/api/src/read.rs", "health of nodes, counts of the dashboard"),
     ("controller/planner/src/auto_records.rs", "automatic records: host names, zones and their records"),

@@ -29,9 +29,13 @@ static AWAIT: Ask = Ask {
 
 static EXPLAIN: Ask = Ask {
     name: "explain",
+    params: query::of_explain,
     answer: |api, call| {
         Box::pin(async move {
-            let explanation = api.explain(&call.principal, &call.id).await?;
+            let explanation = match call.query.text("at") {
+                Some(at) => api.explain_at(&call.principal, &call.id, at).await?,
+                None => api.explain(&call.principal, &call.id).await?,
+            };
             Ok(Reply::json(200, to_json(&explanation)?))
         })
     },

@@ -78,6 +78,7 @@ impl Call {
             brands: self.principal.visible(),
             trace: trace_id(&self.traceparent).to_owned(),
         };
+        // The same changes are read again by a job that goes on.
         let ToUndo { chosen, mut changes, is_too_much } = tx.to_undo(&undo_of, MOST).await?;
         if is_too_much {
             return Err(ApiError::invalid(
@@ -119,7 +120,7 @@ impl Call {
             revision: left.by.as_ref().map(|(revision, _)| *revision),
             api_key_id: left.by.as_ref().and_then(|(_, actor)| actor.clone()),
         };
-        let taken_back = undone.taken_back.iter().take(LISTED).map(|one| TakenBackView::of(one)).collect();
+        let taken_back = undone.taken_back.iter().take(LISTED).map(TakenBackView::of).collect();
         let body = UndoneView {
             taken_back,
             taken_back_total: undone.taken_back.len() as u64,

@@ -153,7 +153,11 @@ async fn a_history_is_seen_by_whom_the_resource_belongs_to() {
     let rows = as_key(&foreign, &format!("/names/{name}/history")).await.ok(200);
     let rows = rows["items"].as_array().unwrap();
     assert!(rows.iter().all(|row| row["id"] == json!(second)) && !rows.is_empty(), "{rows:?}");
-    assert_eq!(as_key(&own, &format!("/names/{name}/history")).await.status, 403, "it is another's now");
+    let rows = as_key(&own, &format!("/names/{name}/history")).await.ok(200);
+    assert_eq!(rows["items"].as_array().unwrap().len(), 3, "what it was while it was ours");
+    let (_, third) = test.key(&["*:*"], &["none"]).await;
+    let refused = as_key(&third, &format!("/names/{name}/history")).await;
+    assert_eq!((refused.status, refused.error()), (403, "no access to this brand"));
     test.delete(&format!("/fqdns/{second}")).await.ok(202);
     test.until(&format!("/fqdns/{second}"), |answer| answer.status == 404).await;
     let rows = as_key(&own, &format!("/names/{name}/history")).await.ok(200);
@@ -163,4 +167,64 @@ async fn a_history_is_seen_by_whom_the_resource_belongs_to() {
     let (_, narrow) = test.key(&["fqdns:read"], &["ours"]).await;
     let rows = as_key(&narrow, &format!("/names/{}/history", ours.fqdn_name)).await.ok(200);
     assert!(rows["items"].as_array().unwrap().iter().all(|row| row["kind"] == "fqdn"), "{rows}");
+}
+
+#[tokio::test]
+async fn a_name_is_explained_as_it_was() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("acme").await;
+    let name = &ids.fqdn_name;
+    let head = async || test.store.read().await.unwrap().head();
+    let at = async |at: &str| test.get(&format!("/explain/{name}?at={at}")).await;
+    let links = |answer: Value| -> Vec<(String, String, String)> {
+        let text = |link: &Value, field: &str| link[field].as_str().unwrap().to_owned();
+        let links = answer["links"].as_array().unwrap().iter();
+        links.map(|link| (text(link, "name"), text(link, "state"), text(link, "detail"))).collect()
+    };
+    let bound = head().await;
+    let time = jiff::Timestamp::now().to_string();
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let record = json!({"type": "A", "name": "www", "content": "192.0.2.7"});
+    test.post(&format!("/zones/{}/records", ids.zone), record).await.ok(202);
+    let suspended = test.post(&format!("/tenants/{}/suspend", ids.tenant), json!({"reason": "unpaid"})).await;
+    let suspended: u64 = suspended.headers["x-revision"].to_str().unwrap().parse().unwrap();
+    let unbound = test.put(&format!("/fqdns/{}", ids.fqdn), json!({"webroot_id": null})).await.ok(200);
+    test.delete(&format!("/fqdns/{}", ids.fqdn)).await.ok(202);
+    test.until(&format!("/fqdns/{}", ids.fqdn), |answer| answer.status == 404).await;
+    for moment in [bound.to_string(), time] {
+        let then = at(&moment).await.ok(200);
+        assert_eq!(
+            (&then["fqdn_id"], &then["webroot_id"]),
+            (&json!(ids.fqdn), &json!(ids.webroot)),
+            "{then}"
+        );
+        let states: Vec<(String, String)> =
+            links(then).into_iter().map(|(name, state, _)| (name, state)).collect();
+        let wanted = [("FQDN", "ok"), ("tenant", "ok"), ("site", "ok"), ("dns", "ok"), ("fleet", "unknown")];
+        assert_eq!(states, wanted.map(|(name, state)| (name.to_owned(), state.to_owned())));
+    }
+    let then = at(&suspended.to_string()).await.ok(200);
+    assert_eq!(then["broken"], "tenant");
+    let then = links(then);
+    assert!(then[1].2.ends_with("was suspended: unpaid") && then[3].2.contains("A 192.0.2.7"), "{then:?}");
+    let then = at(&unbound["revision"].to_string()).await.ok(200);
+    assert_eq!((links(then.clone())[2].1.as_str(), &then["webroot_id"]), ("broken", &Value::Null));
+    let gone = at(&head().await.to_string()).await.ok(200);
+    assert_eq!((&gone["broken"], &gone["fqdn_id"]), (&json!("FQDN"), &Value::Null));
+    let before = at("1").await.ok(200);
+    assert_eq!(before["broken"], "FQDN");
+    for wrong in ["999999999", "2999-01-01", "yesterday"] {
+        assert_eq!(at(wrong).await.status, 400, "{wrong}");
+    }
+    // Whose it was then may see it.
+    let (_, own) = test.key(&["*:*"], &["acme"]).await;
+    let (_, foreign) = test.key(&["*:*"], &["none"]).await;
+    let path = format!("/explain/{name}?at={bound}");
+    test.call(Method::GET, &path, Some(&own), None).await.ok(200);
+    let refused = test.call(Method::GET, &path, Some(&foreign), None).await;
+    assert_eq!((refused.status, refused.error()), (403, "no access to this brand"));
+    test.store.prune_history(i64::MAX, 0).await.unwrap();
+    let dropped = at(&bound.to_string()).await;
+    assert_eq!(dropped.status, 404);
+    assert!(dropped.error().starts_with("the history does not reach back to"), "{dropped:?}");
 }

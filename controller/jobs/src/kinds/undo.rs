@@ -101,13 +101,17 @@ impl JobKind for Undo {
         let written = self.store.write(origin, move |tx| {
             Box::pin(async move {
                 let found = tx.to_undo(&undo, MOST).await.map_err(WorldError::from)?;
+                if found.is_too_much {
+                    let problem = "more has changed meanwhile than one undo looks at: undo what is left in smaller parts";
+                    return Err(PlanError::Conflict(problem.to_owned()));
+                }
                 hosting_planner::undo(tx, &found.changes).await
             })
         });
         let undone = match written.await {
             Ok(committed) => committed.value,
             Err(WriteError::Store(error)) => return Err(Failure::later(error.to_string())),
-            Err(WriteError::Refused(error @ PlanError::InUse { .. })) => {
+            Err(WriteError::Refused(error @ (PlanError::InUse { .. } | PlanError::Conflict(_)))) => {
                 return Err(Failure::finally(error.to_string()));
             }
             Err(error) => return Err(Failure::later(error.to_string())),

@@ -1,8 +1,8 @@
 //! What resources were: rows that are written with each change, and what is read from them.
 
-use hosting_planner::{ApplyError, Change, Draft, Event};
+use hosting_planner::{ApplyError, Change, Draft, Event, Part};
 use hosting_resource::{Kind, Resource, Status};
-use hosting_store::{HistoryOf, HistoryRow, Origin, Store, StoreError};
+use hosting_store::{HistoryOf, HistoryRow, Origin, Store, StoreError, ToUndo, UndoOf};
 use serde_json::json;
 
 use crate::harness::{Bench, applied, apply, put, remove, resource, tenant};
@@ -181,9 +181,13 @@ async fn changes_are_found_by_name_revision_key_and_trace_page_by_page() {
     }
     assert_eq!(paged, tx.history(&of, None, 100).await.unwrap());
     let at = paged[4].at;
-    let found = tx.revision_at(at).await.unwrap();
+    let found = tx.revision_at(at).await.unwrap().unwrap();
     assert!(found >= paged[4].revision, "{found}");
-    assert_eq!(tx.revision_at(0).await.unwrap(), tx.history_floor().await.unwrap());
+    assert_eq!(tx.revision_at(0).await.unwrap(), Some(0), "there was nothing");
+    drop(tx);
+    store.prune_history(at + 1, u64::MAX).await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.revision_at(0).await.unwrap(), None, "it is not known any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,4 +250,68 @@ async fn many_resources_of_one_mutation_are_few_statements() {
     let rows: Result<Vec<HistoryRow>, StoreError> =
         store.read().await.unwrap().history_since(&["t_000".into()], 0, 1).await;
     assert_eq!(rows.unwrap().len(), 1);
+}
+
+async fn to_undo(store: &Store, undo: UndoOf, most: u32) -> ToUndo {
+    let found =
+        store.write(Origin::default(), move |tx| Box::pin(async move { tx.to_undo(&undo, most).await }));
+    found.await.unwrap().value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_has_its_changes_and_all_later_ones_and_none_that_is_foreign() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let of_brand = |id: &str, brand: &str, note: &str| Resource {
+        brand: Some(brand.into()),
+        ..resource(Kind::Tenant, id, json!({"note": note}))
+    };
+    applied(store, put([of_brand("a", "acme", "0"), of_brand("b", "acme", "0"), of_brand("c", "bolt", "0")]))
+        .await;
+    let mine = by(
+        store,
+        "me",
+        put([of_brand("a", "acme", "1"), of_brand("b", "acme", "1"), of_brand("c", "bolt", "1")]),
+    )
+    .await;
+    // The controller goes on with it, in its trace; somebody else changes it in another one.
+    let trace = |digit: char| format!("00-{}-00f067aa0ba902b7-01", digit.to_string().repeat(32));
+    let in_trace = async |traceparent: String, actor: Option<&str>, change: Change| {
+        let origin = Origin { traceparent, actor: actor.map(Into::into), ..Origin::default() };
+        store.write(origin, move |tx| Box::pin(async move { tx.apply(change).await })).await.unwrap().revision
+    };
+    let own_trace = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let gone_on = in_trace(own_trace, None, put([of_brand("d", "acme", "1")])).await;
+    let theirs = in_trace(trace('b'), Some("you"), put([of_brand("a", "acme", "2")])).await;
+    let undo = |brands: Option<&[&str]>, upto: u64| UndoOf {
+        of: HistoryOf::Revision(mine),
+        upto,
+        brands: brands.map(|brands| brands.iter().map(|brand| (*brand).to_owned()).collect()),
+        trace: "c".repeat(32),
+    };
+    let parts = |found: &ToUndo| -> Vec<(String, u64, Part)> {
+        found.changes.iter().map(|one| (one.resource.clone(), one.revision, one.part)).collect()
+    };
+    let all = to_undo(store, undo(None, theirs), 100).await;
+    let wanted = [
+        ("a", mine, Part::Chosen),
+        ("b", mine, Part::Chosen),
+        ("c", mine, Part::Chosen),
+        ("d", gone_on, Part::Chosen),
+        ("a", theirs, Part::Other),
+    ];
+    assert_eq!(parts(&all), wanted.map(|(id, revision, part)| (id.to_owned(), revision, part)));
+    assert_eq!((all.chosen.len(), all.is_too_much), (4, false));
+    assert!(to_undo(store, undo(None, theirs), 2).await.is_too_much);
+    let own = to_undo(store, undo(Some(&["acme"]), theirs), 100).await;
+    assert!(own.changes.iter().all(|change| change.resource != "c") && own.chosen.len() == 3);
+    assert_eq!(to_undo(store, undo(Some(&["none"]), theirs), 100).await, ToUndo::default());
+    // What went to another brand since is not there for the former one.
+    in_trace(trace('d'), Some("you"), put([of_brand("b", "bolt", "1")])).await;
+    let own = to_undo(store, undo(Some(&["acme"]), theirs), 100).await;
+    assert_eq!(own.chosen.iter().map(|row| row.resource.as_str()).collect::<Vec<_>>(), ["a", "d"]);
+    // What the undo did itself is known by its trace, when it is asked again.
+    let undone = in_trace(trace('c'), Some("me"), put([of_brand("a", "acme", "0")])).await;
+    let again = to_undo(store, undo(Some(&["acme"]), theirs), 100).await;
+    assert_eq!(parts(&again).last(), Some(&("a".to_owned(), undone, Part::Own)));
 }

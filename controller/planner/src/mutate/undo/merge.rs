@@ -192,7 +192,7 @@ mod tests {
     fn spec_of(wanted: &Wanted) -> Value {
         match wanted {
             Wanted::Changed { spec, .. } | Wanted::Back { spec, .. } => Value::from(spec.clone()),
-            other => panic!("{other:?}"),
+            other @ (Wanted::Nothing | Wanted::Done | Wanted::Gone) => panic!("{other:?}"),
         }
     }
 

@@ -21,6 +21,9 @@ use crate::{ApplyError, Draft, PlanError, World, trace};
 /// Children that are read at once in search of what is not deleted.
 const STEP: u32 = 50;
 
+/// Times that what is in the way of one another is tried: what others lie in comes first, so that few are needed.
+const PASSES: usize = 8;
+
 /// What an undo did to a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
@@ -116,7 +119,7 @@ pub async fn undo(draft: &mut dyn Draft, changes: &[PastChange]) -> Result<Undon
     });
     let mut blocked: BTreeMap<String, String> = BTreeMap::new();
     let mut asked = Asked::default();
-    loop {
+    for _ in 0..PASSES {
         let before = pending.len();
         let mut waiting = Vec::new();
         for (kind, id, wanted) in pending {
