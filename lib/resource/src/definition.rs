@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
+use crate::limits::HeldLimits;
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
     Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
-    ShapeError, SpecError, Status, ids, secret,
+    ShapeError, SpecError, Status, ids, secret, timestamp,
 };
 
 /// What a kind's file says. Everything else is generic.
@@ -77,6 +78,11 @@ pub(crate) trait Definition: Document + Sized {
 
     /// Whether resources count against limits of one of these.
     const HAS_LIMITS: bool = false;
+
+    /// The limits that it holds.
+    fn limits(_spec: &Self::Spec) -> HeldLimits {
+        HeldLimits::default()
+    }
 
     /// What DELETE does, as a verb for the reference.
     const DELETES: &'static str = "Delete";
@@ -358,6 +364,12 @@ pub trait KindDef: Send + Sync {
     /// Whether resources count against limits of one of these.
     fn has_limits(&self) -> bool;
 
+    /// The limits that it holds.
+    ///
+    /// # Errors
+    /// [`ShapeError::Unreadable`].
+    fn limits(&self, resource: &Resource) -> Result<HeldLimits, ShapeError>;
+
     /// What holders of it may do with the API: nobody gives more than they have. `None`: it opens nothing.
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants>;
 
@@ -465,6 +477,10 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn has_limits(&self) -> bool {
         D::HAS_LIMITS
+    }
+
+    fn limits(&self, resource: &Resource) -> Result<HeldLimits, ShapeError> {
+        Ok(D::limits(&resource.typed::<D::Spec>()?))
     }
 
     fn is_charged(&self, resource: &Resource) -> bool {
@@ -665,21 +681,4 @@ pub(crate) fn written_over<S: Serialize + DeserializeOwned>(
     whole.retain(|field, _| after.contains_key(field) || !before.contains_key(field));
     whole.extend(after);
     Ok(whole)
-}
-
-/// RFC 3339, UTC. `at` is in milliseconds since the Unix epoch; times out of range show as the epoch.
-#[must_use]
-pub fn timestamp(at: i64) -> String {
-    jiff::Timestamp::from_millisecond(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_rfc_3339() {
-        assert_eq!(timestamp(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
-        assert_eq!(timestamp(i64::MAX), "1970-01-01T00:00:00Z");
-    }
 }

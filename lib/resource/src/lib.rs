@@ -22,9 +22,10 @@ pub mod ownership;
 mod record_data;
 pub mod search;
 mod secret;
+mod time;
 mod upcast;
 
-pub use definition::{Creation, Grants, KindDef, NewResource, Update, Warning, timestamp};
+pub use definition::{Creation, Grants, KindDef, NewResource, Update, Warning};
 pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
@@ -35,3 +36,4 @@ pub use kinds::Kind;
 pub use kinds::api_key::{key_from, scope_holds};
 pub use record_data::RecordData;
 pub use secret::{PlainSecrets, PlainText, SealedText, Secret, SecretPlace, pointer};
+pub use time::timestamp;
