@@ -1,6 +1,8 @@
 //! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
 
 pub(crate) mod history;
+pub(crate) mod incidents;
+pub(crate) mod records;
 
 use std::collections::BTreeMap;
 
@@ -11,8 +13,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::actions::incidents::bodies as incidents;
-use crate::actions::{config, node_reports, sessions};
 use crate::receipt::Receipt;
 
 /// Body of POST /tenants/{id}/suspend.
@@ -589,16 +589,16 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Undone", |g| history::UndoneView::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
     ("Receipt", |g| Receipt::json_schema(g)),
-    ("Settings", |g| config::Settings::json_schema(g)),
-    ("NewSettings", |g| config::NewSettings::json_schema(g)),
-    ("NewOidcClient", |g| config::NewOidcClient::json_schema(g)),
-    ("OidcClientId", |g| config::OidcClientId::json_schema(g)),
-    ("LoginSession", |g| sessions::LoginSession::json_schema(g)),
-    ("LoginOf", |g| sessions::LoginOf::json_schema(g)),
-    ("NodeHealth", |g| node_reports::Health::json_schema(g)),
-    ("NewNodeHealth", |g| node_reports::NewHealth::json_schema(g)),
-    ("DriftEvents", |g| node_reports::Drifts::json_schema(g)),
-    ("NewDriftEvents", |g| node_reports::NewDrifts::json_schema(g)),
+    ("Settings", |g| records::Settings::json_schema(g)),
+    ("NewSettings", |g| records::NewSettings::json_schema(g)),
+    ("NewOidcClient", |g| records::NewOidcClient::json_schema(g)),
+    ("OidcClientId", |g| records::OidcClientId::json_schema(g)),
+    ("LoginSession", |g| records::LoginSession::json_schema(g)),
+    ("LoginOf", |g| records::LoginOf::json_schema(g)),
+    ("NodeHealth", |g| records::Health::json_schema(g)),
+    ("NewNodeHealth", |g| records::NewHealth::json_schema(g)),
+    ("DriftEvents", |g| records::Drifts::json_schema(g)),
+    ("NewDriftEvents", |g| records::NewDrifts::json_schema(g)),
     ("Incident", |g| incidents::IncidentView::json_schema(g)),
     ("IncidentPage", |g| incidents::IncidentPage::json_schema(g)),
     ("NewIncident", |g| incidents::NewIncident::json_schema(g)),
@@ -613,7 +613,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("GapPage", |g| incidents::GapPage::json_schema(g)),
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
-    ("Usage", |g| crate::actions::usage::Usage::json_schema(g)),
+    ("Usage", |g| records::Usage::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

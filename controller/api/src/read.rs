@@ -476,24 +476,6 @@ fn parse_workflow(text: &str) -> Option<Workflow<'_>> {
     None
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workflow_ids() {
-        let parse =
-            |text| parse_workflow(text).map(|workflow| (workflow.kind, workflow.id, workflow.creates));
-        assert_eq!(parse("create-webroot-web_x"), Some((Kind::Webroot, "web_x", true)));
-        assert_eq!(parse("create-zone-record-a-b"), Some((Kind::ZoneRecord, "a-b", true)));
-        assert_eq!(parse("zone-a"), Some((Kind::Zone, "a", false)));
-        assert_eq!(parse("delete-tenant-t_x"), Some((Kind::Tenant, "t_x", false)));
-        for none in ["", "create-", "tenant-", "create-database-db_x", "frob-tenant-t_x"] {
-            assert_eq!(parse(none), None, "{none}");
-        }
-    }
-}
-
 /// The incidents' part of the dashboard.
 fn incident_stats(counts: hosting_store::IncidentCounts) -> IncidentStats {
     let mut stats = IncidentStats::default();
@@ -513,4 +495,22 @@ fn incident_stats(counts: hosting_store::IncidentCounts) -> IncidentStats {
     stats.capability_gaps_open = counts.gaps_open;
     stats.mttr_minutes = counts.mean_resolution.map(|mean| mean / 60_000.0);
     stats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workflow_ids() {
+        let parse =
+            |text| parse_workflow(text).map(|workflow| (workflow.kind, workflow.id, workflow.creates));
+        assert_eq!(parse("create-webroot-web_x"), Some((Kind::Webroot, "web_x", true)));
+        assert_eq!(parse("create-zone-record-a-b"), Some((Kind::ZoneRecord, "a-b", true)));
+        assert_eq!(parse("zone-a"), Some((Kind::Zone, "a", false)));
+        assert_eq!(parse("delete-tenant-t_x"), Some((Kind::Tenant, "t_x", false)));
+        for none in ["", "create-", "tenant-", "create-database-db_x", "frob-tenant-t_x"] {
+            assert_eq!(parse(none), None, "{none}");
+        }
+    }
 }

@@ -5,12 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hosting_resource::kinds::brand::Brand;
 use hosting_resource::kinds::package::Package;
-use hosting_resource::kinds::subscription::Subscription;
-use hosting_resource::kinds::tenant::Tenant;
-use hosting_resource::limits::Limits;
-use hosting_resource::{Doc, Document, Id, Kind, Resource};
+use hosting_resource::limits::{HeldLimits, Limits};
+use hosting_resource::{Id, Kind, Resource};
 
 use crate::overlay::Overlay;
 use crate::{PlanError, World, read};
@@ -102,22 +99,18 @@ impl Owner {
     }
 
     async fn read(world: &mut dyn World, resource: &Resource) -> Result<Option<Self>, PlanError> {
-        let kind = resource.kind;
-        let (own, package) = if kind == Brand::KIND {
-            (Doc::<Brand>::of(resource)?.spec.limits.clone(), None)
-        } else if kind == Tenant::KIND {
-            let spec = Doc::<Tenant>::of(resource)?.spec;
-            (spec.limits, spec.package_id)
-        } else if kind == Subscription::KIND {
-            (Limits::default(), Doc::<Subscription>::of(resource)?.spec.package_id)
-        } else {
+        let def = resource.kind.def();
+        if !def.has_limits() {
             return Ok(None);
-        };
+        }
+        let HeldLimits { own, package } = def.limits(resource)?;
         let package = match package {
-            Some(id) => read::get(world, &id).await?.map(|package| package.spec.limits.clone()),
+            Some(id) => {
+                read::get(world, &Id::<Package>::from(id)).await?.map(|package| package.spec.limits.clone())
+            }
             None => None,
         };
-        Ok(Some(Self { kind, own, package: package.unwrap_or_default() }))
+        Ok(Some(Self { kind: resource.kind, own, package: package.unwrap_or_default() }))
     }
 
     /// An own limit goes before the package's, whichever is larger.

@@ -86,20 +86,20 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/postgres/0014_history.sql"),
     ),
     Migration::of(
-        include_str!("../migrations/0016_quota_usage.sql"),
-        include_str!("../migrations/postgres/0016_quota_usage.sql"),
+        include_str!("../migrations/0015_quota_usage.sql"),
+        include_str!("../migrations/postgres/0015_quota_usage.sql"),
     ),
     Migration::of(
-        include_str!("../migrations/0017_operations.sql"),
-        include_str!("../migrations/postgres/0017_operations.sql"),
+        include_str!("../migrations/0016_operations.sql"),
+        include_str!("../migrations/postgres/0016_operations.sql"),
     ),
     Migration::of(
-        include_str!("../migrations/0018_audit_chain.sql"),
-        include_str!("../migrations/postgres/0018_audit_chain.sql"),
+        include_str!("../migrations/0017_audit_chain.sql"),
+        include_str!("../migrations/postgres/0017_audit_chain.sql"),
     ),
     Migration::of(
-        include_str!("../migrations/0019_key_uses.sql"),
-        include_str!("../migrations/postgres/0019_key_uses.sql"),
+        include_str!("../migrations/0018_key_uses.sql"),
+        include_str!("../migrations/postgres/0018_key_uses.sql"),
     ),
 ];
 

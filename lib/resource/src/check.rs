@@ -119,6 +119,10 @@ pub(crate) fn fqdn(field: &str, value: &str) -> Checked<String> {
     if value.is_empty() {
         return Err(SpecError::invalid(field, "is required"));
     }
+    if value.starts_with("*.") {
+        let problem = format!("{value:?}: wildcard host names are not served; make each name that is wanted");
+        return Err(SpecError::invalid(field, problem));
+    }
     let name = value.strip_suffix('.').unwrap_or(value);
     let name = idna::domain_to_ascii_cow(name.as_bytes(), AsciiDenyList::STD3)
         .map_err(|_| SpecError::invalid(field, format!("{value:?} is no valid domain name")))?

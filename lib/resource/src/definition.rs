@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
+use crate::limits::HeldLimits;
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
     Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
@@ -77,6 +78,11 @@ pub(crate) trait Definition: Document + Sized {
 
     /// Whether resources count against limits of one of these.
     const HAS_LIMITS: bool = false;
+
+    /// The limits that it holds.
+    fn limits(_spec: &Self::Spec) -> HeldLimits {
+        HeldLimits::default()
+    }
 
     /// What DELETE does, as a verb for the reference.
     const DELETES: &'static str = "Delete";
@@ -372,6 +378,12 @@ pub trait KindDef: Send + Sync {
     /// Whether resources count against limits of one of these.
     fn has_limits(&self) -> bool;
 
+    /// The limits that it holds.
+    ///
+    /// # Errors
+    /// [`ShapeError::Unreadable`].
+    fn limits(&self, resource: &Resource) -> Result<HeldLimits, ShapeError>;
+
     /// What holders of it may do with the API: nobody gives more than they have. `None`: it opens nothing.
     fn grants(&self, spec: &Map<String, Value>) -> Option<Grants>;
 
@@ -496,6 +508,10 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn has_limits(&self) -> bool {
         D::HAS_LIMITS
+    }
+
+    fn limits(&self, resource: &Resource) -> Result<HeldLimits, ShapeError> {
+        Ok(D::limits(&resource.typed::<D::Spec>()?))
     }
 
     fn is_charged(&self, resource: &Resource) -> bool {

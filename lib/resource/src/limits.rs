@@ -48,6 +48,15 @@ impl Limits {
     }
 }
 
+/// The limits that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeldLimits {
+    /// Its own.
+    pub own: Limits,
+    /// Id of the package that has further ones.
+    pub package: Option<String>,
+}
+
 impl Resource {
     /// Ids of those whose limits it counts against: its tenant, its brand, and the subscription that it is billed with. What the platform
     /// makes by itself counts against none. `index`: its own.

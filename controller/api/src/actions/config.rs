@@ -1,15 +1,12 @@
 //! Settings of the platform, and clients of its OpenID provider.
 
-use std::collections::BTreeMap;
-
 use axum::http::Method;
 use hosting_resource::Tier;
 use hosting_store::{MAX_SETTINGS, OidcClient, WriteTx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Act, Ask, PLAIN};
+use crate::bodies::records::{NewOidcClient, NewSettings, NewValue, OidcClientId, Setting, Settings};
 use crate::route::{Op, Route, Shape};
 use crate::service::{Call, Reply, to_json};
 use crate::write::Done;
@@ -23,47 +20,6 @@ const MAX_VALUE: usize = 16 * 1024;
 const MAX_URIS: usize = 32;
 /// Longest secret, and longest URI, in bytes.
 const MAX_TEXT: usize = 2_048;
-
-/// A setting. Values may hold tokens, as the URL of a webhook does.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Setting {
-    key: String,
-    value: String,
-}
-
-/// All settings.
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(transparent)]
-pub(crate) struct Settings(Vec<Setting>);
-
-/// The value of a setting; null takes it away.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(extend("x-secret" = true))]
-pub(crate) struct NewValue(Option<String>);
-
-/// Body of PUT /platform/config: settings to set; others stay.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub(crate) struct NewSettings(BTreeMap<String, NewValue>);
-
-/// Body of POST /oidc/clients.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct NewOidcClient {
-    id: String,
-    /// Kept sealed, and shown to nobody.
-    #[schemars(extend("x-secret" = true))]
-    secret: String,
-    name: String,
-    /// Where users may be sent back to, exactly: https, or http on this machine; no fragment (RFC 6749 §3.1.2).
-    redirect_uris: Vec<String>,
-}
-
-/// Answer of POST /oidc/clients.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct OidcClientId {
-    id: String,
-}
 
 static GET: Ask = Ask { name: "platform config", answer: |api, _| Box::pin(get(api)), ..PLAIN };
 static PUT: Act =

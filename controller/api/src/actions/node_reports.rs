@@ -4,12 +4,11 @@ use axum::http::Method;
 use hosting_planner::Draft;
 use hosting_resource::{Kind, Tier, timestamp, uuid};
 use hosting_store::{DriftEvent, NodeHealth, WriteTx};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::incidents::checks::text;
 use super::{Act, Ask, PLAIN};
+use crate::bodies::records::{Drift, Drifts, Health, NewDrifts, NewHealth};
 use crate::prepare::entropy;
 use crate::route::{Op, Route, Shape};
 use crate::service::{Call, Reply, to_json};
@@ -24,69 +23,6 @@ const SHOWN: u32 = 100;
 const WORD: usize = 255;
 /// See above.
 const TEXT: usize = 16 * 1024;
-
-/// Body of POST .../health.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct NewHealth {
-    status: String,
-    #[serde(default)]
-    checks: Map<String, Value>,
-    #[serde(default)]
-    reconciliation: Map<String, Value>,
-    /// RFC 3339; absent: now.
-    #[serde(default)]
-    reported_at: Option<String>,
-}
-
-/// What a node said of its health last.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Health {
-    node_id: String,
-    status: String,
-    checks: Value,
-    reconciliation: Value,
-    /// RFC 3339, by the node's clock.
-    reported_at: String,
-    /// RFC 3339, by the controller's clock.
-    received_at: String,
-}
-
-/// Something that a node found otherwise than it should be.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct NewDrift {
-    kind: String,
-    resource: String,
-    /// What the node did about it.
-    action: String,
-    #[serde(default)]
-    detail: String,
-}
-
-/// Body of POST .../drift-events.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct NewDrifts {
-    /// At most 500.
-    events: Vec<NewDrift>,
-}
-
-/// Something that a node found otherwise than it should be.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Drift {
-    id: String,
-    node_id: String,
-    kind: String,
-    resource: String,
-    action: String,
-    detail: String,
-    created_at: String,
-}
-
-/// The newest hundred.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Drifts {
-    items: Vec<Drift>,
-    has_more: bool,
-}
 
 static HEALTH: Ask = Ask { name: "node health", answer: |api, call| Box::pin(health(api, call)), ..PLAIN };
 static DRIFT: Ask = Ask { name: "node drift", answer: |api, call| Box::pin(drift(api, call)), ..PLAIN };

@@ -6,12 +6,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hosting_planner::{Draft, World};
 use hosting_resource::{Kind, Status, Tier, timestamp};
 use hosting_store::WriteTx;
-use schemars::JsonSchema;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::Act;
 use crate::ApiError;
+use crate::bodies::records::{LoginOf, LoginSession};
 use crate::prepare::entropy;
 use crate::query::{Takes, param};
 use crate::route::{Op, Route, Shape};
@@ -20,20 +19,6 @@ use crate::write::Done;
 
 /// A session opens for so long, in milliseconds.
 const LIFE: i64 = 30_000;
-
-/// A login session: shown once.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct LoginSession {
-    session_id: String,
-    /// RFC 3339.
-    expires_at: String,
-}
-
-/// Whose a session was.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct LoginOf {
-    tenant_id: String,
-}
 
 static OPEN: Act =
     Act { name: "open login session", repeats: None, carry_out: |call, tx| Box::pin(open(call, tx)) };

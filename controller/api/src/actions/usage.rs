@@ -3,35 +3,12 @@
 use axum::http::Method;
 use hosting_planner::LimitFrom;
 use hosting_resource::{Kind, Tier};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::{Ask, PLAIN};
+use crate::bodies::records::{Usage, UsageRow};
 use crate::route::{Op, Route, Shape};
 use crate::service::{Call, Reply, to_json};
 use crate::{Api, ApiError};
-
-/// What somebody has of a kind.
-#[derive(Debug, Serialize, JsonSchema)]
-struct UsageRow {
-    /// As limits name it: `webroots`.
-    kind: &'static str,
-    /// What is on its way out counts until it is gone.
-    used: u64,
-    /// Absent: as many as one likes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u64>,
-    /// Where the limit is said: `own` or `package`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<&'static str>,
-}
-
-/// What somebody has of each kind that can be limited.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Usage {
-    items: Vec<UsageRow>,
-    has_more: bool,
-}
 
 static TENANT: Ask =
     Ask { name: "tenant usage", answer: |api, call| Box::pin(usage(api, call, Kind::Tenant)), ..PLAIN };

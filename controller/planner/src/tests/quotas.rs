@@ -3,12 +3,8 @@
 use super::*;
 
 fn over(error: PlanError) -> (String, u64, u64, u64) {
-    match error {
-        PlanError::OverLimit(over) => {
-            (format!("{} {}", over.owner_kind, over.kind), over.limit, over.used, over.asked)
-        }
-        other => panic!("{other}"),
-    }
+    let PlanError::OverLimit(over) = &error else { panic!("{error}") };
+    (format!("{} {}", over.owner_kind, over.kind), over.limit, over.used, over.asked)
 }
 
 async fn package(lab: &mut Lab, id: &str, limits: Value) -> Resource {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
 use crate::definition::{Build, Definition, Nothing, written_over};
-use crate::limits::Limits;
+use crate::limits::{HeldLimits, Limits};
 use crate::ownership::NameVerification;
 use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
@@ -271,6 +271,10 @@ impl Definition for Brand {
 
     fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
+    }
+
+    fn limits(spec: &BrandSpec) -> HeldLimits {
+        HeldLimits { own: spec.limits.clone(), package: None }
     }
 
     fn example() -> Value {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::package::{Package, named};
 use crate::definition::{Build, Definition, Nothing};
+use crate::limits::{HeldLimits, Limits};
 use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Ref, Resource, SpecError, Status, Tier, Unique, check, filter, public_id};
 
 /// What is stored of a subscription.
@@ -132,6 +133,10 @@ impl Definition for Subscription {
 
     fn extra(_: &Doc<Self>) -> Nothing {
         Nothing {}
+    }
+
+    fn limits(spec: &SubscriptionSpec) -> HeldLimits {
+        HeldLimits { own: Limits::default(), package: spec.package_id.as_ref().map(ToString::to_string) }
     }
 
     fn example() -> Value {

@@ -15,7 +15,7 @@ use super::webroot::{Webroot, WebrootCreate};
 use super::zone::{Zone, ZoneNested};
 use crate::definition::{Build, Definition};
 use crate::input::Unserved;
-use crate::limits::Limits;
+use crate::limits::{HeldLimits, Limits};
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
@@ -277,6 +277,10 @@ impl Definition for Tenant {
 
     fn owner(spec: &TenantSpec) -> Option<OwnerRef> {
         Some(OwnerRef { field: "brand_id", kind: Kind::Brand, id: spec.brand_id.to_string() })
+    }
+
+    fn limits(spec: &TenantSpec) -> HeldLimits {
+        HeldLimits { own: spec.limits.clone(), package: spec.package_id.as_ref().map(ToString::to_string) }
     }
 
     fn example() -> Value {

@@ -5,9 +5,9 @@ use hosting_planner::Draft;
 use hosting_resource::{Tier, uuid};
 use hosting_store::{Gap, GapQuery, Incident, ReadTx, WriteTx};
 
-use super::bodies::{GapPatch, NewGap, gap_page, gap_view, page};
 use super::checks::{NAME, TEXT, bad_cursor, one_of, some, text};
 use crate::actions::{Act, Ask, PLAIN};
+use crate::bodies::incidents::{GapPatch, NewGap, gap_page, gap_view, page};
 use crate::prepare::entropy;
 use crate::query::{self, Param, Takes, param};
 use crate::route::{Op, Route, Shape};

@@ -2,7 +2,6 @@
 //!
 //! Who may see an incident follows from the resource that it is about; one about none, or about a machine, is the platform's.
 
-pub(crate) mod bodies;
 pub(crate) mod checks;
 mod gaps;
 
@@ -12,12 +11,12 @@ use hosting_resource::{Tier, prefixed, uuid};
 use hosting_store::{Incident, IncidentEvent, IncidentQuery, ReadTx, WriteTx};
 use serde_json::{Value, json};
 
-use self::bodies::{
+use self::checks::{NAME, TEXT, number_of, one_of, some, text};
+use super::{Act, Ask, PLAIN};
+use crate::bodies::incidents::{
     Cancellation, Escalation, EventPage, IncidentPatch, NewEvent, NewIncident, Resolution, event_view, page,
     view,
 };
-use self::checks::{NAME, TEXT, number_of, one_of, some, text};
-use super::{Act, Ask, PLAIN};
 use crate::prepare::entropy;
 use crate::query::{self, Param, Takes, param};
 use crate::route::{Op, Route, Shape};

@@ -87,22 +87,22 @@ impl Dns {
 
     /// The texts of a name, each with its strings joined (RFC 7208 §3.3 does the same).
     pub(super) async fn texts(&self, name: &str) -> Answer<String> {
-        let text = |record: &Record| match &record.data {
-            RData::TXT(text) => {
-                let bytes: Vec<u8> = text.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
-                Some(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            _ => None,
+        let text = |record: &Record| {
+            let RData::TXT(text) = &record.data else { return None };
+            let bytes: Vec<u8> = text.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
+            Some(String::from_utf8_lossy(&bytes).into_owned())
         };
         self.records(name, RecordType::TXT, text).await
     }
 
     /// The addresses of a name, of both families.
     pub(super) async fn addresses(&self, name: &str) -> Answer<IpAddr> {
-        let address = |record: &Record| match &record.data {
-            RData::A(four) => Some(IpAddr::V4(four.0)),
-            RData::AAAA(six) => Some(IpAddr::V6(six.0)),
-            _ => None,
+        let address = |record: &Record| {
+            if let RData::A(four) = &record.data {
+                return Some(IpAddr::V4(four.0));
+            }
+            let RData::AAAA(six) = &record.data else { return None };
+            Some(IpAddr::V6(six.0))
         };
         let four = self.records(name, RecordType::A, address).await;
         let six = self.records(name, RecordType::AAAA, address).await;
@@ -192,10 +192,8 @@ impl Dns {
 
 /// Lower case, no trailing dot.
 fn name_server(record: &Record) -> Option<String> {
-    match &record.data {
-        RData::NS(name) => Some(name.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
-        _ => None,
-    }
+    let RData::NS(name) = &record.data else { return None };
+    Some(name.0.to_ascii().trim_end_matches('.').to_ascii_lowercase())
 }
 
 /// For the connection to a web server: an address that may not be connected to is left out as it is resolved.
