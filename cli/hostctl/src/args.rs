@@ -6,6 +6,7 @@ mod jobs;
 mod kek;
 mod machine;
 mod past;
+mod waits;
 mod watch;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use clap::{
-    Args, Parser, Subcommand,
+    Args, CommandFactory, Parser, Subcommand,
     builder::{OsStringValueParser, TypedValueParser},
 };
 use hosting_resource::KindInfo;
@@ -26,6 +27,7 @@ pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 pub(crate) use self::past::{HistoryArgs, UndoArgs};
+pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
 use crate::kinds::KindParser;
 
@@ -194,6 +196,10 @@ pub(crate) enum Command {
     Receipt(ReceiptArgs),
     /// Show what becomes of resources as it happens, until Ctrl-C
     Watch(WatchArgs),
+    /// Look now whether a host name or zone is shown to be its tenant's; prints what is to be put where
+    Verify(VerifyNameArgs),
+    /// What a tenant, brand or subscription has, beside what it may have
+    Usage(UsageArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
     /// What was changed, by whom and when: of a host name, or of a resource, also once it is deleted
@@ -489,60 +495,6 @@ pub(crate) struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl wait fqdn www.example.com --timeout 10m")]
-pub(crate) struct WaitForArgs {
-    #[command(flatten)]
-    pub one: OneArgs,
-    /// Longest wait, e.g. 90s or 10m
-    #[arg(long, default_value = "5m", value_parser = duration)]
-    pub timeout: Duration,
-}
-
-/// What is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Until {
-    /// Every machine in service has it in effect
-    Ready,
-    /// Every machine in service answers with it
-    Served,
-}
-
-impl Until {
-    /// As the API spells it.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Served => "served",
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl receipt fqdn www.example.com
-  hostctl receipt zone-record bakery.test/www/A --json
-
-Exit code 0: every machine in service serves it.")]
-pub(crate) struct ReceiptArgs {
-    #[command(flatten)]
-    pub one: OneArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct WaitArgs {
-    /// Return only when the fleet has it; with `served`: when each machine's own listeners answer with it
-    #[arg(long, value_name = "UNTIL", num_args = 0..=1, require_equals = true, default_missing_value = "ready")]
-    pub wait: Option<Until>,
-    /// Longest wait, e.g. 90s or 10m
-    #[arg(long, alias = "wait-timeout", default_value = "30s", value_parser = duration, requires = "wait")]
-    pub timeout: Duration,
-    /// Show what it would do, and do nothing
-    #[arg(long, conflicts_with = "wait")]
-    pub dry_run: bool,
-}
-
-#[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hostctl explain bakery.test
   hostctl explain https://www.example.com/ --edge 192.0.2.10:80 --dns 192.0.2.53:53
@@ -614,6 +566,15 @@ pub(crate) struct ReleaseArgs {
 pub(crate) struct CompletionArgs {
     /// bash, zsh, fish, elvish or powershell
     pub shell: clap_complete::Shell,
+}
+
+impl CompletionArgs {
+    /// The script, for the shell's own file.
+    pub(crate) fn script(&self) -> String {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "hostctl", &mut script);
+        String::from_utf8_lossy(&script).into_owned()
+    }
 }
 
 /// The longest that can be asked for. Beyond it a clock could overflow.

@@ -30,7 +30,7 @@ mod yaml;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::args::{Cli, Command};
 
@@ -75,6 +75,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Unsuspend(one) => return resources::unsuspend(&api()?, &one, json).await,
         Command::Retry(one) => return resources::retry(&api()?, &one, json).await,
         Command::Wait(one) => return resources::wait(&api()?, &one, json).await,
+        Command::Verify(one) => resources::verify(&api()?, &one, json).await?,
+        Command::Usage(one) => resources::usage_of(&api()?, &one, json).await?,
         Command::Receipt(one) => return resources::receipt(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
         Command::History(args) => past::history(&api()?, &args, json).await?,
@@ -88,11 +90,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
         Command::Audit(command) => return audit::run(&api()?, &command, json).await,
-        Command::Completion(completion) => {
-            let mut script = Vec::new();
-            clap_complete::generate(completion.shell, &mut Cli::command(), "hostctl", &mut script);
-            output::text(&String::from_utf8_lossy(&script));
-        }
+        Command::Completion(completion) => output::text(&completion.script()),
     }
     Ok(ExitCode::SUCCESS)
 }

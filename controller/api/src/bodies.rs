@@ -606,7 +606,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Resolution", |g| incidents::Resolution::json_schema(g)),
     ("Escalation", |g| incidents::Escalation::json_schema(g)),
     ("Cancellation", |g| incidents::Cancellation::json_schema(g)),
-    ("IncidentEvent", |g| incidents::EventView::json_schema(g)),
+    ("IncidentEvent", |g| incidents::IncidentEventView::json_schema(g)),
     ("IncidentEventPage", |g| incidents::EventPage::json_schema(g)),
     ("NewIncidentEvent", |g| incidents::NewEvent::json_schema(g)),
     ("Gap", |g| incidents::GapView::json_schema(g)),

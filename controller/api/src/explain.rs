@@ -130,7 +130,7 @@ impl Api {
             links.extend(found);
         }
         let look = self.look(&mut tx, fqdn).await?;
-        links.extend(self.condition_links(&mut tx, &look, &["route", "dns"]).await?);
+        links.extend(self.condition_links(&mut tx, &look, &["verified", "route", "dns"]).await?);
         if !links.iter().any(|link| link.name == "dns") {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
         }
@@ -148,16 +148,18 @@ impl Api {
         let fleet = self.platform().fleet();
         let mut links = Vec::new();
         for condition in look.verdict.conditions.iter().filter(|condition| wanted.contains(&condition.name)) {
+            // No machine has a part in whether the name is shown to be its tenant's.
             let role = match condition.name {
-                "site" => Role::Web,
-                "route" => Role::Lb,
-                _ => Role::Dns,
+                "verified" => None,
+                "site" => Some(Role::Web),
+                "route" => Some(Role::Lb),
+                _ => Some(Role::Dns),
             };
             let mut parts = Vec::new();
             if !condition.message.is_empty() {
                 parts.push(condition.message.clone());
             }
-            for row in look.inputs.rows.iter().filter(|row| row.audience.role() == role) {
+            for row in look.inputs.rows.iter().filter(|row| Some(row.audience.role()) == role) {
                 let mut seen = Vec::new();
                 for subscriber in fleet.subscribers(&row.audience) {
                     let service = if subscriber.in_service { "" } else { ", not in service" };

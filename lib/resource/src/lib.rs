@@ -26,8 +26,9 @@ pub mod search;
 mod secret;
 mod time;
 mod upcast;
+mod warning;
 
-pub use definition::{Creation, Grants, KindDef, NewResource, Update, Warning};
+pub use definition::{Creation, Grants, KindDef, NewResource, Update};
 pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
@@ -39,3 +40,4 @@ pub use kinds::api_key::{key_from, scope_holds};
 pub use record_data::RecordData;
 pub use secret::{PlainSecrets, PlainText, SealedText, Secret, SecretPlace, pointer};
 pub use time::timestamp;
+pub use warning::Warning;

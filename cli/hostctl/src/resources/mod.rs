@@ -1,5 +1,6 @@
 //! Verbs that work on every kind: what differs comes from the kind's own description.
 
+mod ask;
 mod body;
 mod change;
 mod names;
@@ -12,8 +13,9 @@ use hosting_resource::{Kind, KindInfo};
 use serde_json::{Value, json};
 
 pub(crate) use self::{
+    ask::{receipt, usage_of, verify},
     change::{create, delete, retry, suspend, unsuspend, update, wait},
-    show::{describe, get, receipt},
+    show::{describe, get},
 };
 use crate::{
     api::{Api, encode},

@@ -1,7 +1,6 @@
 //! `get` and `describe`.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 
 use hosting_resource::{IdPolicy, Kind, KindInfo, Status};
 use serde_json::Value;
@@ -9,7 +8,7 @@ use serde_json::Value;
 use super::{collections, names, parent_id};
 use crate::{
     api::{Api, ApiError, encode},
-    args::{DescribeArgs, GetArgs, ReceiptArgs},
+    args::{DescribeArgs, GetArgs},
     kinds::{filters, item, label_of, parent_of, plurals},
     output::{self, usage},
 };
@@ -246,44 +245,6 @@ pub(crate) async fn describe(api: &Api, args: &DescribeArgs, as_json: bool) -> a
     }
     output::warnings(&one);
     Ok(())
-}
-
-/// Whether each machine serves it, a line for each.
-pub(crate) async fn receipt(api: &Api, args: &ReceiptArgs, as_json: bool) -> anyhow::Result<ExitCode> {
-    let info = args.one.kind;
-    let (id, _) = args.one.resolve(api).await?;
-    let receipt = api.get(&format!("{}/receipt", item(info, &id))).await?;
-    let served = receipt["served"] == true;
-    let code = if served { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    if as_json {
-        output::json(&receipt);
-        return Ok(code);
-    }
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut rows = Vec::new();
-    for one in list(&receipt["items"]) {
-        for machine in list(&one["subscribers"]) {
-            let cell = |name: &str| output::cell(&machine[name]);
-            rows.push(vec![
-                output::cell(&one["key"]),
-                output::cell(&one["revision"]),
-                cell("node_id"),
-                cell("state"),
-                cell("at"),
-                cell("detail"),
-            ]);
-        }
-    }
-    output::table(&["item", "revision", "machine", "state", "at", "detail"], rows);
-    let missing: Vec<String> = list(&receipt["missing"]).iter().map(output::cell).collect();
-    if served {
-        output::note("served by every machine in service");
-    } else if missing.is_empty() {
-        output::note("not served: it is not in effect yet, or no machine is in service");
-    } else {
-        output::note(format!("not served yet by {}", missing.join(", ")));
-    }
-    Ok(code)
 }
 
 pub(super) fn print_conditions(conditions: &[Value]) {

@@ -134,13 +134,14 @@ pub(crate) struct IncidentPage {
 
 /// What happened about an incident.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct EventView {
+pub(crate) struct IncidentEventView {
     pub(crate) id: String,
     pub(crate) incident_id: String,
     /// `api-key:` and the key's id.
     pub(crate) actor: String,
     pub(crate) action: String,
     pub(crate) detail: String,
+    #[schemars(with = "Map<String, Value>")]
     pub(crate) metadata: Value,
     pub(crate) created_at: String,
 }
@@ -148,7 +149,7 @@ pub(crate) struct EventView {
 /// A page of events, the oldest first.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct EventPage {
-    pub(crate) items: Vec<EventView>,
+    pub(crate) items: Vec<IncidentEventView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_cursor: Option<String>,
     pub(crate) has_more: bool,
@@ -210,8 +211,8 @@ pub(crate) fn view(incident: &Incident) -> IncidentView {
     }
 }
 
-pub(crate) fn event_view(event: IncidentEvent) -> EventView {
-    EventView {
+pub(crate) fn event_view(event: IncidentEvent) -> IncidentEventView {
+    IncidentEventView {
         id: event.id,
         incident_id: event.incident,
         actor: event.actor,

@@ -79,7 +79,9 @@ pub(crate) struct NewHealth {
 pub(crate) struct Health {
     pub(crate) node_id: String,
     pub(crate) status: String,
+    #[schemars(with = "Map<String, Value>")]
     pub(crate) checks: Value,
+    #[schemars(with = "Map<String, Value>")]
     pub(crate) reconciliation: Value,
     /// RFC 3339, by the node's clock.
     pub(crate) reported_at: String,

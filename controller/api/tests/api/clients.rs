@@ -111,6 +111,44 @@ async fn a_name_is_made_at_its_site() {
 }
 
 #[tokio::test]
+async fn a_trailing_dot_makes_no_other_name() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let zone = json!({"name": "Dotted.Example.", "tenant_id": ids.tenant, "region_id": test.region});
+    assert_eq!(test.post("/zones", zone.clone()).await.ok(202)["name"], "dotted.example");
+    assert_eq!(test.post("/zones", zone).await.status, 409);
+    let names = format!("/tenants/{}/fqdns", ids.tenant);
+    let name = test.post(&names, json!({"fqdn": "WWW.dotted.example."})).await.ok(202);
+    assert_eq!(name["fqdn"], "www.dotted.example");
+    assert_eq!(test.post(&names, json!({"fqdn": "www.dotted.example"})).await.status, 409);
+}
+
+#[tokio::test]
+async fn a_brands_base_host_name_becomes_a_tenants_zone_by_a_platform_admin_alone() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let zone = json!({"name": "first.example", "tenant_id": ids.tenant, "region_id": test.region});
+    let (_, own) = test.key(&["*:*"], &["first"]).await;
+    let refused = test.call(Method::POST, "/zones", Some(&own), Some(zone.clone())).await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(refused.error().contains("the base host name of the brand first"), "{}", refused.error());
+    assert_eq!(test.post("/zones", zone).await.status, 202);
+}
+
+#[tokio::test]
+async fn what_is_gone_or_makes_no_sense_is_an_error() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let record = format!("/zone-records/{}", ids.record);
+    assert_eq!(test.delete(&format!("{record}?wait=ready")).await.status, 200);
+    assert_eq!(test.delete(&record).await.status, 404);
+    assert_eq!(test.get("/tenants/t_none000000/webroots").await.status, 404);
+    for wrong in ["sort=nonsense", "status=nonsense", "cursor=nonsense"] {
+        assert_eq!(test.get(&format!("/tenants?{wrong}")).await.status, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn what_names_no_subscription_is_billed_with_the_default_one() {
     let test = TestApi::with_fleet().await;
     test.brand("first").await;

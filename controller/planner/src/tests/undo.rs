@@ -193,6 +193,35 @@ async fn what_cannot_come_back_is_said() {
     lab.assert_planned().await;
 }
 
+/// Two come back where there is room for one: a limit counts together what one undo brings back.
+#[tokio::test]
+async fn what_comes_back_counts_against_limits() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "one").await;
+    let zone = lab.zone(&tenant, "one.example").await.unwrap();
+    let mut texts = Vec::new();
+    for name in ["a", "b", "c"] {
+        texts.push(lab.record(&zone, "TXT", name, "x").await.unwrap());
+    }
+    let from = lab.store.head;
+    lab.asked_by("me");
+    for text in &texts[1..] {
+        lab.delete(&text.id).await.unwrap();
+    }
+    lab.settle().await;
+    lab.asked_by("somebody");
+    lab.put(&tenant.id, json!({"limits": {"zone_records": 2}})).await.unwrap();
+    let undone = lab.undo("me", from).await;
+    assert_eq!((undone.taken_back.len(), undone.conflicts.len()), (1, 1), "{undone:?}");
+    assert!(undone.conflicts[0].reason.contains("of the 2 zone_records"), "{undone:?}");
+    lab.asked_by("somebody");
+    lab.put(&tenant.id, json!({"limits": {}})).await.unwrap();
+    // The one that is back already is the undo's, and stays.
+    let undone = lab.undo("me", from).await;
+    assert_eq!((undone.taken_back.len(), undone.conflicts.len()), (1, 1), "{undone:?}");
+    assert!(texts.iter().all(|text| lab.get(&text.id).is_some()));
+}
+
 #[tokio::test]
 async fn a_suspension_and_a_deletion_that_has_only_begun_are_taken_back() {
     let mut lab = Lab::new().await;
