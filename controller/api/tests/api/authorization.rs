@@ -343,8 +343,9 @@ async fn an_admin_passes_every_route() {
     let ids = whole.brand("first").await;
     for route in table() {
         // What a route changes or deletes is there again for the next one.
-        let test = whole.copy().await;
-        let answer = call(&test, &ids, &route, Some(&test.admin)).await;
+        let copy = if route.is_mutating() { Some(whole.copy().await) } else { None };
+        let test = copy.as_ref().unwrap_or(&whole);
+        let answer = call(test, &ids, &route, Some(&test.admin)).await;
         assert!(
             !matches!(answer.status, 401 | 403 | 405 | 500..=599) || answer.status == 501,
             "{} {}: {answer:?}",
