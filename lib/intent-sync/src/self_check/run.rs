@@ -19,8 +19,8 @@ use crate::{Batch, Replica};
 
 /// Asked for at once.
 const AT_ONCE: usize = 8;
-/// Asked for in a second, over a while; a hundredth of a processor or less.
-const PER_SECOND: f64 = 50.0;
+/// Asked for in a second, over a while. Each takes a connection to every listener, a handshake where there is TLS.
+const PER_SECOND: f64 = 10.0;
 /// Asked for in a row after a pause.
 const BURST: f64 = 100.0;
 /// One that takes longer has failed.

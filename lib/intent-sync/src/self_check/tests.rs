@@ -210,8 +210,8 @@ async fn a_replica_under_checks_says_what_is_served() {
             assert!(last.failed.iter().all(|one| one.key != "n3"), "gone in both");
         } else {
             assert_eq!((last.failed.len(), ranges(&last.sampled)), (0, vec![(0, 10)]));
-            // A hundred at once, then fifty a second: 451 items were never asked for in a moment.
-            assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+            // A hundred at once, then ten a second: hundreds of items were never asked for in a moment.
+            assert!(begun.elapsed() > Duration::from_secs(15), "{:?}", begun.elapsed());
         }
         stop.cancel();
         running.await.unwrap();
