@@ -57,8 +57,6 @@ const MAX_DOWN_BYTES: usize = 4 << 20;
 const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 /// After a renewal that failed.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
-/// Between two words on what is served.
-const SERVED_EVERY: Duration = Duration::from_millis(20);
 /// Between two looks at the core for metrics.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// The core's thread looks after the disk this often, connected or not.
@@ -379,8 +377,8 @@ impl Client {
         // Held back while the core is busy, so that what it says is heard meanwhile.
         let mut waiting: Option<Input> = None;
         let mut beat = false;
-        let mut served = self.served.clone();
-        let mut say_served = None;
+        // Told once there is somebody to tell.
+        let mut served = None;
         loop {
             tokio::select! {
                 frame = frames.message(), if waiting.is_none() => {
@@ -403,10 +401,7 @@ impl Client {
                         heartbeat.reset();
                         patience = Duration::from_millis(welcome.lease_ms.into()).max(every * 2);
                         self.metrics.connected.set(1);
-                        if let Some(served) = &mut served {
-                            served.say_anew();
-                            say_served = Some(tokio::time::Instant::now());
-                        }
+                        served = self.served.clone().map(ServedWatch::anew);
                         self.link.send_replace(Some(link.clone()));
                     }
                     waiting = Some(Input::Frame(frame));
@@ -435,8 +430,7 @@ impl Client {
                     Some(Word::Over(SessionEnd::Unsound(reason))) => return Ended::Failed(reason),
                     None => return Ended::Failed("the subscriber's thread ended".into()),
                 },
-                Some(found) = ServedWatch::next(served.as_mut(), say_served) => {
-                    say_served = Some(tokio::time::Instant::now() + SERVED_EVERY);
+                Some(found) = ServedWatch::next(served.as_mut()) => {
                     let said = says.send(frame_up(up::Frame::Served(found)));
                     if tokio::time::timeout(patience, said).await.is_err() {
                         return Ended::Failed("the controller does not read".into());

@@ -166,6 +166,11 @@ impl<I: Clone> Checks<I> {
         if self.fresh.is_empty() { self.again.first().map(|(at, _)| *at) } else { None }
     }
 
+    /// Whether anything waits to be asked for the first time.
+    pub(crate) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     /// Whether anything waits to be asked for, now or later.
     pub(crate) fn has_work(&self) -> bool {
         !self.fresh.is_empty() || !self.again.is_empty()

@@ -23,6 +23,8 @@ const AT_ONCE: usize = 8;
 const PER_SECOND: f64 = 10.0;
 /// Asked for in a row after a pause.
 const BURST: f64 = 100.0;
+/// Between two words on what was found while there is more to ask for: what is said of a single change is its end.
+const SAY_EVERY: Duration = Duration::from_millis(50);
 /// One that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -114,18 +116,15 @@ impl CheckMetrics {
 pub struct ServedWatch(watch::Receiver<Option<wire::Served>>);
 
 impl ServedWatch {
-    /// Says it again, to a controller that may know nothing of it.
-    pub(crate) fn say_anew(&mut self) {
+    /// With all to be said again: the controller may know nothing of it.
+    pub(crate) fn anew(mut self) -> Self {
         self.0.mark_changed();
+        self
     }
 
-    /// What was found since it was last said, not before `at`; `None` while nothing is to be said. Dropping the future loses nothing.
-    pub(crate) async fn next(
-        this: Option<&mut Self>,
-        at: Option<tokio::time::Instant>,
-    ) -> Option<wire::Served> {
-        let (Self(served), at) = this.zip(at)?;
-        tokio::time::sleep_until(at).await;
+    /// What was found since it was last said; `None` without anybody who looks. Dropping the future loses nothing.
+    pub(crate) async fn next(this: Option<&mut Self>) -> Option<wire::Served> {
+        let Self(served) = this?;
         served.changed().await.ok()?;
         served.borrow_and_update().clone()
     }
@@ -161,6 +160,8 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
     pub async fn run(self, check: Arc<dyn SelfCheck<I>>, stop: CancellationToken) {
         let mut asked = FuturesUnordered::new();
         let mut budget = Budget { left: BURST, at: now() };
+        // When something was said last, and whether there is news since.
+        let (mut said, mut has_news) = (now(), false);
         loop {
             while asked.len() < AT_ONCE && budget.is_there(now()) {
                 let Some(ask) = self.shared.checks().next(now()) else { break };
@@ -173,13 +174,18 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
                     (key, revision, outcome.unwrap_or_else(late))
                 });
             }
-            self.say();
-            let wake = {
-                let due = self.shared.checks().due();
-                let soon = now() + budget.pause();
-                due.map_or(soon, |due| due.max(soon))
+            let (due, has_fresh, has_work) = {
+                let checks = self.shared.checks();
+                (checks.due(), checks.has_fresh(), checks.has_work())
             };
-            let waits = asked.len() < AT_ONCE && self.shared.checks().has_work();
+            let is_settled = asked.is_empty() && !has_fresh;
+            if has_news && (is_settled || said + SAY_EVERY <= now()) {
+                self.say();
+                (said, has_news) = (now(), false);
+            }
+            let soon = now() + budget.pause();
+            let wake = due.map_or(soon, |due| due.max(soon));
+            let waits = asked.len() < AT_ONCE && has_work;
             tokio::select! {
                 Some((key, revision, outcome)) = asked.next(), if !asked.is_empty() => {
                     if let Err(reason) = &outcome {
@@ -188,8 +194,10 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
                     }
                     self.metrics.asked.inc();
                     self.shared.checks().done(&key, revision, outcome, now());
+                    has_news = true;
                 }
-                () = self.shared.news.notified() => {}
+                () = self.shared.news.notified() => has_news = true,
+                () = tokio::time::sleep_until((said + SAY_EVERY).into()), if has_news => {}
                 () = tokio::time::sleep_until(wake.into()), if waits => {}
                 () = stop.cancelled() => return,
             }

@@ -199,7 +199,7 @@ async fn a_replica_under_checks_says_what_is_served() {
         }
         let begun = tokio::time::Instant::now();
         let last = loop {
-            let served = ServedWatch::next(Some(&mut said), Some(begun)).await.unwrap();
+            let served = ServedWatch::next(Some(&mut said)).await.unwrap();
             let all = if stale { served.failed.len() == LISTED_FAILURES } else { served.pending.is_empty() };
             if served.upto == 310 && all {
                 break served;
