@@ -80,7 +80,7 @@ impl Chain {
                 return;
             }
         };
-        let body = row.get("request_body").filter(|body| !body.is_null());
+        let body = row.get("request_body").filter(|body| !body.is_null()).map(Value::to_string);
         let chained = ChainedRow {
             id,
             created_at: text("created_at").unwrap_or_default(),
@@ -93,7 +93,7 @@ impl Chain {
                 .as_u64()
                 .and_then(|code| u16::try_from(code).ok())
                 .unwrap_or_default(),
-            request_body: body,
+            request_body: body.as_deref(),
             revision: row["revision"].as_u64(),
         };
         if link(&before, &chained).as_slice() != said {
@@ -153,7 +153,7 @@ mod tests {
         let mut all = Vec::new();
         for n in 0..count {
             let id = format!("id-{n}");
-            let body = json!({"n": n});
+            let body = json!({"n": n}).to_string();
             let row = ChainedRow {
                 id: &id,
                 created_at: "2026-11-29T10:00:00Z",

@@ -172,12 +172,11 @@ pub(crate) async fn insert(tx: &mut ReadTx, new: &[NewAudit], most: u64) -> Resu
     for row in new {
         let NewAudit { entry, origin, at, revision } = row;
         let path = entry.path.get(..entry.path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
-        let body = entry.body.clone().map(|body| {
-            let bytes = body.to_string().len();
-            if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")) } else { body }
+        let body = entry.body.as_ref().map(Value::to_string).map(|body| {
+            let bytes = body.len();
+            if bytes > MAX_BODY { Value::from(format!("{bytes} bytes, not kept")).to_string() } else { body }
         });
-        let text = body.as_ref().map(Value::to_string);
-        added += ROW_BYTES + bytes_of(path.len(), text.as_ref().map_or(0, String::len));
+        added += ROW_BYTES + bytes_of(path.len(), body.as_ref().map_or(0, String::len));
         rows.push(Written {
             id: uuid::Uuid::new_v4().to_string(),
             at: *at,
@@ -188,7 +187,6 @@ pub(crate) async fn insert(tx: &mut ReadTx, new: &[NewAudit], most: u64) -> Resu
             resource_id: entry.resource_id.as_deref().map(harmless),
             status_code: entry.status_code,
             body,
-            text,
             revision: *revision,
             traceparent: origin.traceparent.clone(),
             link: Vec::new(),
@@ -219,7 +217,7 @@ pub(crate) async fn insert(tx: &mut ReadTx, new: &[NewAudit], most: u64) -> Resu
         |values, row| {
             values.push_bind(&row.id).push_bind(row.at).push_bind(row.actor.clone());
             values.push_bind(&row.method).push_bind(&row.path).push_bind(&row.resource_type);
-            values.push_bind(row.resource_id.clone()).push_bind(row.status_code).push_bind(row.text.clone());
+            values.push_bind(row.resource_id.clone()).push_bind(row.status_code).push_bind(row.body.clone());
             values.push_bind(row.revision.map(to_bound)).push_bind(&row.traceparent);
             values.push_bind(row.link.as_slice());
         },
@@ -238,8 +236,7 @@ struct Written {
     resource_type: String,
     resource_id: Option<String>,
     status_code: u16,
-    body: Option<Value>,
-    text: Option<String>,
+    body: Option<String>,
     revision: Option<u64>,
     traceparent: String,
     link: Vec<u8>,
@@ -256,7 +253,7 @@ impl Written {
             resource_type: &self.resource_type,
             resource_id: self.resource_id.as_deref(),
             status_code: self.status_code,
-            request_body: self.body.as_ref(),
+            request_body: self.body.as_deref(),
             revision: self.revision,
         };
         audit_chain::link(before, &row).to_vec()

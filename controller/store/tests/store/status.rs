@@ -453,6 +453,7 @@ async fn the_audit_log_is_a_chain() {
         let mut links = Vec::new();
         for row in &page.rows {
             let created_at = hosting_resource::timestamp(row.at);
+            let body = row.entry.body.as_ref().map(ToString::to_string);
             let chained = ChainedRow {
                 id: &row.id,
                 created_at: &created_at,
@@ -462,7 +463,7 @@ async fn the_audit_log_is_a_chain() {
                 resource_type: &row.entry.resource_type,
                 resource_id: row.entry.resource_id.as_deref(),
                 status_code: row.entry.status_code,
-                request_body: row.entry.body.as_ref(),
+                request_body: body.as_deref(),
                 revision: row.revision,
             };
             before = link(&before, &chained).to_vec();
