@@ -357,7 +357,6 @@ fn served_view(served: Served) -> ServedView {
                 reason: one.reason,
             })
             .collect(),
-        epoch: served.epoch,
     }
 }
 
@@ -370,7 +369,6 @@ fn subscriber_view(one: Subscriber) -> SubscriberView {
     });
     SubscriberView {
         exceptions: exceptions.collect(),
-        served: one.served.map(served_view),
         node_id: one.node_id,
         audience: one.audience,
         build: one.build,
@@ -409,6 +407,10 @@ impl Platform for Running {
 
     fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView> {
         self.view.fleet.subscriber(audience, node_id).map(subscriber_view)
+    }
+
+    fn served(&self, audience: &Audience, node_id: &str) -> Option<ServedView> {
+        self.view.fleet.served(audience, node_id).map(served_view)
     }
 
     fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool {

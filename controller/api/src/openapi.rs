@@ -180,24 +180,10 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     let mut answers = Map::new();
     let mut success = json!({"description": "Success"});
     if let Some(schema) = schemas.refer(route.response) {
-        success["content"] = match route.op {
+        success["content"] = match route.op.ask().map(|ask| ask.media) {
+            None | Some("application/json") => content(schema),
             // Each event's data is one; the stream itself is text.
-            Op::Ask(ask) => match ask.media {
-                "application/json" => content(schema),
-                media => json!({media: {"schema": {"type": "string"}, "x-event-schema": schema}}),
-            },
-            Op::List(_)
-            | Op::ListBy(..)
-            | Op::Get(_)
-            | Op::Receipt(_)
-            | Op::History(_)
-            | Op::Create(_)
-            | Op::CreateBy(..)
-            | Op::Update(_)
-            | Op::Delete(_)
-            | Op::Retry(_)
-            | Op::Act(_)
-            | Op::Order(_) => content(schema),
+            Some(media) => json!({media: {"schema": {"type": "string"}, "x-event-schema": schema}}),
         };
     }
     answers.insert(route.success.to_string(), success);
@@ -213,21 +199,7 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
         }
         answers.insert("200".to_owned(), planned);
     }
-    let is_tagged = match route.op {
-        Op::Get(_) => true,
-        Op::Ask(ask) => ask.tagged,
-        Op::List(_)
-        | Op::ListBy(..)
-        | Op::Receipt(_)
-        | Op::History(_)
-        | Op::Create(_)
-        | Op::CreateBy(..)
-        | Op::Update(_)
-        | Op::Delete(_)
-        | Op::Retry(_)
-        | Op::Act(_)
-        | Op::Order(_) => false,
-    };
+    let is_tagged = matches!(route.op, Op::Get(_)) || route.op.ask().is_some_and(|ask| ask.tagged);
     if is_tagged {
         answers.insert("304".to_owned(), json!({"description": "The caller has it already: If-None-Match"}));
     }
@@ -276,20 +248,7 @@ fn settled() -> Value {
 
 /// Where a client can go on with what it made: every route of the new resource, and those of what lies in it.
 fn links(route: &Route, routes: &[Route]) -> Option<Value> {
-    let kind = match route.op {
-        Op::Create(kind) | Op::CreateBy(kind, _) => kind,
-        Op::List(_)
-        | Op::ListBy(..)
-        | Op::Get(_)
-        | Op::Receipt(_)
-        | Op::History(_)
-        | Op::Update(_)
-        | Op::Delete(_)
-        | Op::Retry(_)
-        | Op::Ask(_)
-        | Op::Act(_)
-        | Op::Order(_) => return None,
-    };
+    let (Op::Create(kind) | Op::CreateBy(kind, _)) = route.op else { return None };
     let of_it =
         routes.iter().filter(|other| other.subject == Some(kind) && other.path.matches('{').count() == 1);
     let links = of_it.filter_map(|other| {

@@ -31,15 +31,11 @@ pub struct SubscriberView {
     pub silent_for: Duration,
     /// What it does not apply.
     pub exceptions: Vec<ExceptionView>,
-    /// What it found when it asked its own listeners; `None`: it does not ask.
-    pub served: Option<ServedView>,
 }
 
 /// What a subscriber found when it asked its own listeners for what it applied. Ranges of revisions have both ends in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServedView {
-    /// Epoch of the revisions.
-    pub epoch: String,
     /// Up to here all is served, but for what the lists say.
     pub upto: u64,
     /// What was not asked for yet.
@@ -177,6 +173,9 @@ pub trait Platform: Send + Sync + 'static {
 
     /// A node's subscription to an audience.
     fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView>;
+
+    /// What a node's subscription found when it asked its own listeners, of the epoch that its position is of; `None`: it does not ask.
+    fn served(&self, audience: &Audience, node_id: &str) -> Option<ServedView>;
 
     /// Lets a session apply what its brake holds; false when there is no session. `by`: who said so.
     fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool;

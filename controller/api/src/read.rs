@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
-use hosting_planner::{World, lint, node_audiences};
-use hosting_resource::kinds::node::Node;
+use hosting_planner::{World, lint};
 use hosting_resource::kinds::shard::Shard;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, FilterBy, Kind, ListBy, Resource, Status, Tier, timestamp};
 use hosting_store::{AuditQuery, AuditSort, Cursor, ListQuery, Order, ReadTx};
 use serde_json::{Map, Value, json};
 
-use crate::actions::jobs::await_job;
+use crate::actions::{jobs::await_job, observed};
 use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, IncidentCount, IncidentStats, SearchResults,
     ShardTenants, Stats, StatusCount,
@@ -19,7 +18,7 @@ use crate::bodies::{
 use crate::query::{COUNT, GONE, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
 use crate::wait::{Look, Waited};
-use crate::{Api, ApiError, SubscriberView, view_fields};
+use crate::{Api, ApiError, view_fields};
 
 /// Clusters and shards that the dashboard lists; a cell has far fewer.
 const MAX_ROWS: u32 = 1000;
@@ -143,14 +142,7 @@ impl Api {
         }
         let page = tx.page(&list).await?;
         let mut items = self.views(&mut tx, &page.items).await?;
-        if kind == Kind::Node {
-            for (view, node) in items.iter_mut().zip(&page.items) {
-                self.add_health(view, node);
-            }
-        }
-        if kind == Kind::ApiKey {
-            add_last_use(&mut tx, &mut items).await?;
-        }
+        self.add_observed(&mut tx, kind, &page.items, &mut items).await?;
         if let Some(wanted) = query.fields() {
             items.iter_mut().for_each(|view| view_fields::keep(view, &wanted));
         }
@@ -209,6 +201,20 @@ impl Api {
         Ok(view)
     }
 
+    /// Adds what was seen of resources of a kind beside what is stored of them.
+    async fn add_observed(
+        &self,
+        tx: &mut ReadTx,
+        kind: Kind,
+        resources: &[Resource],
+        views: &mut [Map<String, Value>],
+    ) -> Result<(), ApiError> {
+        match observed(kind) {
+            Some(observed) => (observed.add)(self, tx, resources, views).await,
+            None => Ok(()),
+        }
+    }
+
     pub(crate) async fn receipt(&self, call: &Call, kind: Kind) -> Result<Reply, ApiError> {
         let mut tx = self.store().read().await?;
         let resource = call.subject(&mut tx, kind).await?;
@@ -223,12 +229,8 @@ impl Api {
         call.conditions.check_read(&named(&resource), generation)?;
         let look = self.look(&mut tx, resource).await?;
         let mut view = self.view_of(&mut tx, &look).await?;
-        if kind == Kind::Node {
-            self.add_health(&mut view, &look.resource);
-        }
-        if kind == Kind::ApiKey {
-            add_last_use(&mut tx, std::slice::from_mut(&mut view)).await?;
-        }
+        let one = std::slice::from_ref(&look.resource);
+        self.add_observed(&mut tx, kind, one, std::slice::from_mut(&mut view)).await?;
         if kind == Kind::Zone {
             let warnings = lint::of_zone(&mut tx, &look.resource).await?;
             if !warnings.is_empty() {
@@ -241,26 +243,6 @@ impl Api {
         let mut reply = Reply::json(200, Value::Object(view));
         reply.generation = Some(generation);
         Ok(reply)
-    }
-
-    /// When the node was last heard of, and whether it is in service.
-    fn add_health(&self, view: &mut Map<String, Value>, node: &Resource) {
-        let audiences = Doc::<Node>::of(node).map(|node| node_audiences(&node)).unwrap_or_default();
-        let sessions: Vec<SubscriberView> =
-            audiences.iter().filter_map(|audience| self.platform().subscriber(audience, &node.id)).collect();
-        let heard = sessions
-            .iter()
-            .filter(|session| !session.build.is_empty())
-            .map(|session| session.silent_for)
-            .min();
-        if let Some(silent) = heard {
-            let millis = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
-            let at = self.store().now().saturating_sub(millis);
-            view.insert("last_health_at".to_owned(), timestamp(at).into());
-        }
-        if !sessions.is_empty() {
-            view.insert("in_service".to_owned(), sessions.iter().all(|session| session.in_service).into());
-        }
     }
 
     pub(crate) async fn audit_logs(&self, call: &Call) -> Result<Reply, ApiError> {
@@ -430,19 +412,6 @@ impl Api {
             }
         }
     }
-}
-
-/// When API keys were used last.
-async fn add_last_use(tx: &mut ReadTx, views: &mut [Map<String, Value>]) -> Result<(), ApiError> {
-    let id = |view: &Map<String, Value>| view.get("id").and_then(Value::as_str).map(str::to_owned);
-    let ids: Vec<String> = views.iter().filter_map(id).collect();
-    let uses = tx.key_uses(&ids).await?;
-    for view in views {
-        if let Some(at) = id(view).and_then(|id| uses.get(&id).copied()) {
-            view.insert("last_used_at".to_owned(), timestamp(at).into());
-        }
-    }
-    Ok(())
 }
 
 /// How ids of jobs begin; no workflow id of a resource does.

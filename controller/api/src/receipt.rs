@@ -143,9 +143,7 @@ fn of_subscriber(
     if node.applied < revision {
         return bare(ServedState::NotApplied, &format!("is at {}", node.applied));
     }
-    // Those of another epoch are no word on this one; the subscriber says it anew.
-    let view = platform.subscriber(audience, &node.node_id);
-    let Some(served) = view.and_then(|view| view.served.filter(|served| served.epoch == view.epoch)) else {
+    let Some(served) = platform.served(audience, &node.node_id) else {
         return bare(ServedState::DoesNotCheck, "does not ask its listeners");
     };
     let (state, detail) = served.state(key, revision);

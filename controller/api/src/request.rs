@@ -217,17 +217,8 @@ pub(crate) fn param(params: Option<&RawPathParams>, place: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
-
     use super::*;
-
-    fn with(name: HeaderName, values: &[&str]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
+    use crate::preconditions::tests::with;
 
     #[test]
     fn media_types() {

@@ -81,6 +81,13 @@ pub enum Op {
     Order(&'static Order),
 }
 
+impl Op {
+    /// The read of its own that it is.
+    pub(crate) fn ask(self) -> Option<&'static Ask> {
+        if let Self::Ask(ask) = self { Some(ask) } else { None }
+    }
+}
+
 /// The shape of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {

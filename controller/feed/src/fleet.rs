@@ -55,8 +55,6 @@ pub struct Subscriber {
     pub durable: u64,
     /// What it does not apply, and why.
     pub exceptions: Vec<Exception>,
-    /// What it found when it asked its own listeners; `None`: it does not ask.
-    pub served: Option<Served>,
     /// A session stands.
     pub connected: bool,
     /// Since its last frame; since the controller's start when there was none.
@@ -97,7 +95,7 @@ pub struct Remote {
     pub durable: u64,
     /// As [`Subscriber::exceptions`].
     pub exceptions: Vec<Exception>,
-    /// As [`Subscriber::served`].
+    /// As [`Fleet::served`] answers.
     pub served: Option<Served>,
 }
 
@@ -219,6 +217,16 @@ impl Fleet {
         let core = self.core();
         let entry = core.entries.get(&who)?;
         entry.exceptions.iter().find(|one| one.kind == kind && one.key == key).cloned()
+    }
+
+    /// What a subscriber found when it asked its own listeners, of the epoch that its position is of; `None`: it does not ask, or has said
+    /// nothing of that epoch yet.
+    #[must_use]
+    pub fn served(&self, audience: &Audience, node_id: &str) -> Option<Served> {
+        let who = Who { audience: audience.clone(), node_id: node_id.to_owned() };
+        let core = self.core();
+        let entry = core.entries.get(&who)?;
+        entry.served.as_ref().filter(|served| served.epoch == entry.epoch).cloned()
     }
 
     /// Everyone known, by audience and node id.

@@ -24,8 +24,9 @@ mod webroot;
 use std::fmt;
 
 use futures::future::BoxFuture;
-use hosting_store::{Origin, WriteTx};
-use serde_json::Value;
+use hosting_resource::{Kind, Resource};
+use hosting_store::{Origin, ReadTx, WriteTx};
+use serde_json::{Map, Value};
 
 use crate::query::Param;
 use crate::route::Route;
@@ -70,6 +71,25 @@ const PLAIN: Ask = Ask {
     media: "application/json",
     answer: |_, _| Box::pin(async { Err(ApiError::internal(&"a read without an answer")) }),
 };
+
+/// Adds it to the views of resources, which are in the same order.
+type AddObserved = for<'c> fn(
+    &'c Api,
+    &'c mut ReadTx,
+    &'c [Resource],
+    &'c mut [Map<String, Value>],
+) -> BoxFuture<'c, Result<(), ApiError>>;
+
+/// What was seen of resources of a kind beside what is stored of them.
+pub(crate) struct Observed {
+    kind: Kind,
+    pub(crate) add: AddObserved,
+}
+
+/// How it is added for a kind; `None`: nothing is seen of it.
+pub(crate) fn observed(kind: Kind) -> Option<&'static Observed> {
+    [&node::OBSERVED, &api_key::OBSERVED].into_iter().find(|observed| observed.kind == kind)
+}
 
 macro_rules! by_name {
     ($($kind:ty),*) => {$(

@@ -115,17 +115,18 @@ impl Platform for FakePlatform {
             in_service: !state.away.contains(&node.to_owned()),
             silent_for: Duration::from_millis(1500),
             exceptions: Vec::new(),
-            served: state.served.get(node).cloned(),
         };
-        let mut all = vec![view("edge-1", "edge/c")];
-        all.extend(state.served.contains_key("dns-1").then(|| view("dns-1", "dns/default")));
-        all
+        vec![view("edge-1", "edge/c")]
     }
 
     fn subscriber(&self, audience: &Audience, node_id: &str) -> Option<SubscriberView> {
         // Its only cluster has another id in each test.
         let of = |one: &SubscriberView| one.node_id == node_id && one.audience.role() == audience.role();
         self.subscribers().into_iter().find(of)
+    }
+
+    fn served(&self, _: &Audience, node_id: &str) -> Option<ServedView> {
+        self.0.state.lock().unwrap().served.get(node_id).cloned()
     }
 
     fn release(&self, audience: &Audience, node_id: &str, _: &str) -> bool {

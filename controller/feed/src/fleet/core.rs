@@ -323,7 +323,6 @@ impl Core {
             applied: entry.applied,
             durable: entry.durable,
             exceptions: entry.exceptions.clone(),
-            served: entry.served.clone(),
             connected: entry.session != 0
                 || entry.elsewhere.as_ref().is_some_and(|(_, connected)| *connected),
             silent_for: now.saturating_duration_since(entry.last_frame),

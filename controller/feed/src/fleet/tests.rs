@@ -393,3 +393,16 @@ fn what_a_subscriber_serves_is_dated_bounded_and_forgotten_with_its_session() {
     assert!(core.served(&who("n1"), newer, word(300, &[]), 900, now));
     assert_eq!(marks(&core), [(300, 900)]);
 }
+
+#[tokio::test]
+async fn what_was_served_in_another_epoch_says_nothing() {
+    use hosting_proto::feed::Served;
+    let (fleet, audience) = (Fleet::new(LEASE), edge("edge/c1"));
+    let member = fleet.join(&audience, "n1", joining(0, None));
+    assert_eq!(fleet.served(&audience, "n1"), None);
+    let word = |epoch: &str| Served { epoch: epoch.into(), upto: 7, ..Served::default() };
+    assert!(member.served(word("e")));
+    assert_eq!(fleet.served(&audience, "n1").map(|served| served.upto), Some(7));
+    assert!(member.served(word("before")));
+    assert_eq!(fleet.served(&audience, "n1"), None);
+}
