@@ -202,7 +202,7 @@ impl EdgeSelfCheck {
     }
 
     /// All listeners show these lines for a host; with `unless_gone` it may have no route any more.
-    async fn expect(&self, host: &str, lines: &[String], unless_gone: bool) -> Result<(), String> {
+    async fn all_show(&self, host: &str, lines: &[String], unless_gone: bool) -> Result<(), String> {
         for (name, answer, _) in self.ask(host).await? {
             match answer {
                 Seen::Unknown if unless_gone => {}
@@ -254,11 +254,11 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
         match (wanted, EdgeKind::of(key)) {
             (Some(EdgeIntent::Certificate(certificate)), _) => self.certificate(&key.name, certificate).await,
             (Some(intent @ EdgeIntent::Route(_)), _) => {
-                self.expect(&key.name, &seen::wanted(intent), false).await
+                self.all_show(&key.name, &seen::wanted(intent), false).await
             }
             (Some(intent @ (EdgeIntent::TenantState(_) | EdgeIntent::ShardPool(_))), _) => {
                 match self.host_of(key)? {
-                    Some(host) => self.expect(&host, &seen::wanted(intent), true).await,
+                    Some(host) => self.all_show(&host, &seen::wanted(intent), true).await,
                     None => Ok(()),
                 }
             }
