@@ -54,6 +54,7 @@ fn feed_item((key, intent): &Item, revision: u64) -> FeedItem {
         value: Bytes::from(value),
         cause: Cause::Person,
         traceparent: String::new(),
+        rollout: 0,
     }
 }
 

@@ -52,6 +52,7 @@ impl Running {
             key: key.clone(),
             cause: Cause::Person,
             traceparent: String::new(),
+            rollout: 0,
         });
         let removals = removals.collect();
         self.replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });

@@ -373,6 +373,7 @@ mod tests {
                     value: Bytes::new(),
                     cause: Cause::Person,
                     traceparent: String::new(),
+                    rollout: 0,
                 };
                 (item, EdgeIntent::Route(Route { tenant_id: "t".into(), ..Route::default() }))
             })

@@ -190,6 +190,7 @@ impl Node {
                 value: Bytes::from(value),
                 cause: Cause::default(),
                 traceparent: String::new(),
+                rollout: 0,
             };
             items.push((item, intent));
         }

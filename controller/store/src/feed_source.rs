@@ -169,8 +169,8 @@ impl Change {
     fn push_to(self, entry: &mut LogEntry) {
         let Self { revision, key, value, cause, traceparent } = self;
         match value {
-            Some(value) => entry.upserts.push(Item { key, revision, value, cause, traceparent }),
-            None => entry.removals.push(Removal { key, cause, traceparent }),
+            Some(value) => entry.upserts.push(Item { key, revision, value, cause, traceparent, rollout: 0 }),
+            None => entry.removals.push(Removal { key, cause, traceparent, rollout: 0 }),
         }
     }
 }

@@ -300,6 +300,7 @@ impl ReadTx {
                 value: Bytes::from(row.try_get::<Vec<u8>>(3)?),
                 cause: cause(row.try_get(4)?)?,
                 traceparent: row.try_get(5)?,
+                rollout: 0,
             });
         }
         Ok(items)

@@ -150,7 +150,7 @@ impl ModelStore for StoreModel {
             .write(Origin::default(), move |tx| {
                 Box::pin(async move {
                     let mut intents = Vec::new();
-                    for model::Change { audience, key, value, cause } in changes {
+                    for model::Change { audience, key, value, cause, rollout } in changes {
                         let former = tx.intent(&audience, &key).await?.map(|row| row.owner);
                         let intent = |owner: String, value: Option<Bytes>| IntentChange {
                             audience: audience.clone(),
@@ -159,6 +159,7 @@ impl ModelStore for StoreModel {
                             value,
                             cause,
                             traceparent: None,
+                            rollout,
                         };
                         if value.is_some() {
                             intents.push(intent(owner.clone(), value));

@@ -414,6 +414,7 @@ mod tests {
             value: Bytes::new(),
             cause: Cause::Person,
             traceparent: String::new(),
+            rollout: 0,
         };
         (item, intent)
     }
@@ -449,7 +450,7 @@ mod tests {
     }
 
     fn gone(kind: Kind, name: &str) -> Removal {
-        Removal { key: Key::new(kind, name), cause: Cause::Person, traceparent: String::new() }
+        Removal { key: Key::new(kind, name), cause: Cause::Person, traceparent: String::new(), rollout: 0 }
     }
 
     #[test]

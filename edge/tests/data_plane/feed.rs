@@ -21,7 +21,7 @@ type Watched = KeysWatch<EdgeReplica>;
 
 fn item(key: Key, value: Vec<u8>) -> Item {
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
-    Item { key, revision: 7, value: Bytes::from(value), cause: Cause::Person, traceparent }
+    Item { key, revision: 7, value: Bytes::from(value), cause: Cause::Person, traceparent, rollout: 0 }
 }
 
 fn route(fqdn: &str, webroot: &str) -> Item {

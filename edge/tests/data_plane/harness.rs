@@ -289,8 +289,14 @@ pub(crate) fn audience() -> Audience {
 
 pub(crate) fn upsert(kind: Kind, name: &str, intent: EdgeIntent) -> (Item, EdgeIntent) {
     let key = Key::new(kind, name);
-    let item =
-        Item { key, revision: 1, value: Bytes::new(), cause: Cause::Person, traceparent: String::new() };
+    let item = Item {
+        key,
+        revision: 1,
+        value: Bytes::new(),
+        cause: Cause::Person,
+        traceparent: String::new(),
+        rollout: 0,
+    };
     (item, intent)
 }
 
@@ -325,7 +331,7 @@ pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, EdgeI
 }
 
 pub(crate) fn gone(fqdn: &str) -> Removal {
-    Removal { key: Key::new(Kind::Route, fqdn), cause: Cause::Person, traceparent: String::new() }
+    Removal { key: Key::new(Kind::Route, fqdn), cause: Cause::Person, traceparent: String::new(), rollout: 0 }
 }
 
 /// An edge with one site at one node.

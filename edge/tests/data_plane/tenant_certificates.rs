@@ -77,7 +77,7 @@ fn share(edge: &Edge, version: u32) -> (Item, EdgeIntent) {
 }
 
 fn removal(kind: Kind, name: &str) -> Removal {
-    Removal { key: Key::new(kind, name), cause: Cause::Person, traceparent: String::new() }
+    Removal { key: Key::new(kind, name), cause: Cause::Person, traceparent: String::new(), rollout: 0 }
 }
 
 #[tokio::test(flavor = "multi_thread")]

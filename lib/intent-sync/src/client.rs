@@ -404,6 +404,9 @@ impl Client {
                         served = self.served.clone().map(ServedWatch::anew);
                         self.link.send_replace(Some(link.clone()));
                     }
+                    if let (Some(Frame::Rollouts(rollouts)), Some(served)) = (&frame.frame, &mut served) {
+                        served.watch(rollouts.watched);
+                    }
                     waiting = Some(Input::Frame(frame));
                 }
                 // If the core has no room it is busy: it gets the heartbeat in its turn, and is not said to be alive before.

@@ -14,6 +14,7 @@ pub fn item_to_wire(item: &Item) -> wire::Item {
         value: item.value.clone(),
         cause: wire::Cause::from(item.cause) as i32,
         traceparent: item.traceparent.clone(),
+        rollout: item.rollout,
     }
 }
 
@@ -27,6 +28,7 @@ pub fn item_from_wire(item: wire::Item) -> Item {
         // A copy: the decoder's is a slice that would keep the whole frame in memory.
         value: Bytes::copy_from_slice(&item.value),
         traceparent: item.traceparent,
+        rollout: item.rollout,
     }
 }
 
@@ -38,6 +40,7 @@ pub fn removal_to_wire(removal: &Removal) -> wire::Removal {
         key: removal.key.name.clone(),
         cause: wire::Cause::from(removal.cause) as i32,
         traceparent: removal.traceparent.clone(),
+        rollout: removal.rollout,
     }
 }
 
@@ -48,6 +51,7 @@ pub fn removal_from_wire(removal: wire::Removal) -> Removal {
         cause: cause(removal.cause()),
         key: Key { kind: removal.kind, name: removal.key },
         traceparent: removal.traceparent,
+        rollout: removal.rollout,
     }
 }
 
@@ -66,6 +70,12 @@ pub fn go_away(reason: impl Into<String>, retry_after_ms: u32) -> wire::Down {
 #[must_use]
 pub fn release(by: impl Into<String>) -> wire::Down {
     down(Frame::Release(wire::Release { by: by.into() }))
+}
+
+/// Which rollouts have come to a subscriber.
+#[must_use]
+pub fn rollouts(frame: wire::Rollouts) -> wire::Down {
+    down(Frame::Rollouts(frame))
 }
 
 pub(crate) fn down(frame: Frame) -> wire::Down {

@@ -19,6 +19,8 @@ mod source;
 pub mod subscriber;
 pub mod tls;
 
-pub use convert::{go_away, item_from_wire, item_to_wire, release, removal_from_wire, removal_to_wire};
+pub use convert::{
+    go_away, item_from_wire, item_to_wire, release, removal_from_wire, removal_to_wire, rollouts,
+};
 pub use replica::{Batch, Replica};
 pub use source::{AudienceHead, FeedSource, LogEntry, SourceError, Window};

@@ -2,7 +2,7 @@
 //!
 //! [`run`] drives any [`ModelStore`] through random steps from a seed: commits, moves, names created anew, compaction, an older
 //! copy of the store put back, connections cut at any byte, crashes before and after the disk has it, full disks, poisoned
-//! items, revisions lost or doubled on the way, a change of controller. After every step what each subscriber has in effect must
+//! items, revisions lost or doubled on the way, a change of controller, rollouts that come and are taken back. After every step what each subscriber has in effect must
 //! be what the reference had at the subscriber's position, except for what it says it holds back. At the end everything must
 //! settle. The store's own test runs it over SQL; it is only built for tests (feature `model`).
 
@@ -29,6 +29,8 @@ pub struct Change {
     pub value: Option<Bytes>,
     /// Why.
     pub cause: Cause,
+    /// The rollout that it is part of; 0: none.
+    pub rollout: u64,
 }
 
 /// A store that the model can drive.

@@ -11,6 +11,7 @@
 
 mod brake;
 mod frames;
+mod rollouts;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use wire::{Down, Up};
 
 use brake::Attempts;
 pub use brake::Brake;
+use rollouts::Rollouts;
 
 use crate::Replica;
 use crate::convert::up;
@@ -72,6 +74,8 @@ pub trait Policy: Send + 'static {
     const DURABLE_IS_ON_DISK: bool = true;
     /// Tell the replica of every removal.
     const PUBLISH_REMOVALS: bool = true;
+    /// Keep what is part of a rollout until that comes here.
+    const ROLLOUTS_WAIT: bool = true;
 }
 
 /// The only policy outside the model test.
@@ -146,6 +150,8 @@ pub struct Status {
     pub held: u64,
     /// Keys of kinds that this role does not apply.
     pub unsupported: u64,
+    /// Keys that wait for a rollout to come here.
+    pub waiting: u64,
     /// Why the ledger cannot be written; the view goes on in memory, and `durable` stays where it is.
     pub disk_alarm: Option<String>,
     /// What happened since the start.
@@ -215,6 +221,7 @@ pub struct Subscriber<J, R, P = Strict> {
     effective: u64,
     quarantine: BTreeSet<Key>,
     attempts: Attempts,
+    rollouts: Rollouts,
     session: Option<Session>,
     head: u64,
     durable: Option<Position>,
@@ -254,6 +261,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             digest: Digest::EMPTY,
             effective: 0,
             quarantine: BTreeSet::new(),
+            rollouts: Rollouts::default(),
             session: None,
             head: 0,
             durable: None,
@@ -322,7 +330,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                             }
                         }
                     }
-                    (Why::Held, _) | (Why::Rejected | Why::Unsupported, None) => {
+                    (Why::Held | Why::Waiting(_), _) | (Why::Rejected | Why::Unsupported, None) => {
                         quarantine(kept.why, kept.reason, kept.revision, kept.wanted, kept.good)
                     }
                 }
@@ -333,6 +341,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     /// Begins a session: the first frame to send. What was staged of the last session is forgotten.
     pub fn hello(&mut self) -> Up {
         self.disconnected();
+        self.rollouts.forget();
         // A controller may have forgotten, or be another one.
         self.acked = None;
         self.exceptions_changed = true;
@@ -390,6 +399,10 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             Some(Frame::Bookmark(bookmark)) => self.on_bookmark(&bookmark),
             Some(Frame::Release(release)) => {
                 self.on_release(&release);
+                None
+            }
+            Some(Frame::Rollouts(said)) => {
+                self.on_rollouts(said);
                 None
             }
         };
@@ -499,6 +512,8 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                 Why::Rejected => rejected += 1,
                 Why::Held => held += 1,
                 Why::Unsupported => unsupported += 1,
+                // Counted apart: they are no exceptions.
+                Why::Waiting(_) => {}
             }
         }
         Status {
@@ -511,12 +526,13 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             rejected,
             held,
             unsupported,
+            waiting: self.rollouts.waiting(),
             disk_alarm: self.alarm.as_ref().map(|alarm| alarm.problem.clone()),
             counters: self.counters,
         }
     }
 
-    /// Keys whose newest word is not in effect, in key order.
+    /// Keys whose newest word is not in effect and does not wait for a rollout, in key order.
     pub fn exceptions(&self) -> impl Iterator<Item = (&Key, &Quarantined)> {
         self.quarantine.iter().filter_map(|key| Some((key, self.view.get(key)?.quarantined()?)))
     }
@@ -546,6 +562,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             })
             .collect();
         let rest = self.quarantine.len().saturating_sub(listed.len());
+        listed.extend(self.rollouts.to_wire());
         if rest > 0 {
             listed.push(wire::Exception {
                 r#type: wire::exception::Type::Unspecified as i32,
@@ -568,6 +585,7 @@ fn exception_type(why: Why) -> wire::exception::Type {
         Why::Rejected => wire::exception::Type::Rejected,
         Why::Held => wire::exception::Type::Held,
         Why::Unsupported => wire::exception::Type::Unsupported,
+        Why::Waiting(_) => wire::exception::Type::Waiting,
     }
 }
 

@@ -119,6 +119,8 @@ pub struct Item {
     pub cause: Cause,
     /// W3C traceparent of the request behind it; empty when there was none.
     pub traceparent: String,
+    /// The revision at which the rollout began that the change is part of; 0: none.
+    pub rollout: u64,
 }
 
 /// An item that is no longer wanted.
@@ -130,4 +132,6 @@ pub struct Removal {
     pub cause: Cause,
     /// W3C traceparent of the request behind it; empty when there was none.
     pub traceparent: String,
+    /// The revision at which the rollout began that the change is part of; 0: none.
+    pub rollout: u64,
 }

@@ -41,6 +41,8 @@ struct DiskRecord {
     revision: u64,
     #[prost(message, optional, tag = "5")]
     wanted: Option<DiskStored>,
+    #[prost(uint64, tag = "6")]
+    rollout: u64,
 }
 
 pub(crate) fn encode_meta(meta: &Meta) -> Vec<u8> {
@@ -68,6 +70,11 @@ pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
                 Why::Rejected => 1,
                 Why::Held => 2,
                 Why::Unsupported => 3,
+                Why::Waiting(_) => 4,
+            },
+            rollout: match quarantined.why {
+                Why::Waiting(rollout) => rollout,
+                Why::Rejected | Why::Held | Why::Unsupported => 0,
             },
             reason: quarantined.reason.clone(),
             revision: quarantined.revision,
@@ -87,6 +94,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<Record, String> {
         1 => Why::Rejected,
         2 => Why::Held,
         3 => Why::Unsupported,
+        4 => Why::Waiting(record.rollout),
         other => return Err(format!("unknown quarantine {other}")),
     };
     Ok(Record::Quarantined(Box::new(Quarantined {

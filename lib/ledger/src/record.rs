@@ -36,6 +36,7 @@ impl Stored {
             value: self.value.clone(),
             cause: self.cause,
             traceparent: String::new(),
+            rollout: 0,
         }
     }
 }
@@ -49,6 +50,8 @@ pub enum Why {
     Held,
     /// Of a kind that this build does not apply.
     Unsupported,
+    /// It is part of the rollout that began at this revision, which has not come here.
+    Waiting(u64),
 }
 
 /// A key whose newest word is not in effect.

@@ -217,6 +217,7 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
             value: Bytes::from(value),
             cause: Default::default(),
             traceparent: String::new(),
+            rollout: 0,
         };
         (item, intent)
     };
@@ -234,8 +235,12 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
     let retire =
         m::Retire { kind: Kind::Tenant as i32, key: "t_a".into(), tenant_id: String::new(), incarnation: 7 };
     let upserts = vec![item(Key::new(Kind::Retire, "tenant/t_a"), 2, retire.encode_to_vec())];
-    let removal =
-        Removal { key: Key::new(Kind::Tenant, "t_a"), cause: Default::default(), traceparent: String::new() };
+    let removal = Removal {
+        key: Key::new(Kind::Tenant, "t_a"),
+        cause: Default::default(),
+        traceparent: String::new(),
+        rollout: 0,
+    };
     replica.publish(Batch { epoch: "e".into(), revision: 2, upserts, removals: vec![removal] });
     until("the shelf is gone", || phase_of("retire/tenant/t_a") == Some(Phase::Retired)).await;
     assert!(!path("storage/shelves/t_a").exists());

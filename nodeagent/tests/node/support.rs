@@ -231,13 +231,19 @@ impl Node {
                     value: Bytes::from(value),
                     cause: hosting_intent::Cause::Person,
                     traceparent: String::new(),
+                    rollout: 0,
                 };
                 (item, intent)
             })
             .collect();
         let removals = removals
             .into_iter()
-            .map(|key| Removal { key, cause: hosting_intent::Cause::Person, traceparent: String::new() })
+            .map(|key| Removal {
+                key,
+                cause: hosting_intent::Cause::Person,
+                traceparent: String::new(),
+                rollout: 0,
+            })
             .collect();
         replica.publish(Batch { epoch: "e".into(), revision: *revision, upserts, removals });
         *revision

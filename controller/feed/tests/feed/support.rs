@@ -91,11 +91,12 @@ impl Store {
                 value,
                 cause: Cause::Person,
                 traceparent: String::new(),
+                rollout: 0,
             })
             .collect();
         let removals: Vec<Removal> = removals
             .into_iter()
-            .map(|key| Removal { key, cause: Cause::Person, traceparent: String::new() })
+            .map(|key| Removal { key, cause: Cause::Person, traceparent: String::new(), rollout: 0 })
             .collect();
         for removal in &removals {
             if let Some(before) = entry.items.remove(&removal.key) {

@@ -171,8 +171,12 @@ mod tests {
         let misplaced = keys.open(&subject, "yek", &sealed).unwrap_err().to_string();
         assert!(misplaced.contains("not sealed for") && !misplaced.contains("hunter2"), "{misplaced}");
 
-        let removal =
-            |key: &Key| Removal { key: key.clone(), cause: Cause::Planner, traceparent: String::new() };
+        let removal = |key: &Key| Removal {
+            key: key.clone(),
+            cause: Cause::Planner,
+            traceparent: String::new(),
+            rollout: 0,
+        };
         let batch = |removals| Batch { epoch: "e".into(), revision: 1, upserts: Vec::new(), removals };
         watch.publish(batch(vec![removal(&other)]));
         assert!(keys.open(&subject, "key", &sealed).is_ok());

@@ -28,6 +28,7 @@ enum Why {
     Rejected,
     Held,
     Unsupported,
+    Waiting,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,6 +114,7 @@ impl ClientMetrics {
             (Why::Rejected, status.rejected),
             (Why::Held, status.held),
             (Why::Unsupported, status.unsupported),
+            (Why::Waiting, status.waiting),
         ];
         for (why, count) in exceptions {
             self.exceptions.get_or_create(&Exception { why }).set(gauge(count));

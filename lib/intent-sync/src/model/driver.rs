@@ -83,6 +83,8 @@ pub struct Summary {
     pub rejected: u64,
     /// Changes held by the brake.
     pub held: u64,
+    /// Changes that waited for a rollout.
+    pub waited: u64,
     /// Digest mismatches found.
     pub digest_mismatches: u64,
     /// Gaps found.
@@ -148,6 +150,8 @@ struct Driver<'s, S: ModelStore, P: Policy> {
     saved: Vec<Saved<S::Backup>>,
     nodes: Vec<Node<P>>,
     mark: u64,
+    /// Rollouts that began.
+    rollouts: Vec<u64>,
     summary: Summary,
     epochs: BTreeSet<String>,
 }
@@ -227,6 +231,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             saved: Vec::new(),
             nodes,
             mark: 0,
+            rollouts: Vec::new(),
             summary: Summary::default(),
             epochs: BTreeSet::new(),
         })
@@ -248,7 +253,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
 
     async fn step(&mut self) -> Result<(), String> {
         let node = self.rng.random_range(0..self.nodes.len());
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..106) {
             0..18 => self.commit().await,
             18..21 => self.move_item().await,
             21..24 => self.recreate().await,
@@ -282,8 +287,12 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
                 self.fill_disk(node);
                 Ok(())
             }
-            _ => {
+            99..100 => {
                 self.release(node);
+                Ok(())
+            }
+            _ => {
+                self.say_rollouts(node);
                 Ok(())
             }
         }
@@ -300,6 +309,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         self.log(format!("connect {node} to controller {controller}"));
         self.disconnect(node);
         self.node(node)?.told = None;
+        self.node(node)?.replica.live().told = None;
         let hello = match self.node(node)?.subscriber.hello().frame {
             Some(wire::up::Frame::Hello(hello)) => hello,
             other => return Err(format!("not a Hello: {other:?}")),
@@ -409,12 +419,17 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
                 _ => None,
             };
             let target = self.node(node)?;
+            if let Some(Frame::Rollouts(said)) = &frame.frame {
+                target.replica.live().told = Some(said.clone());
+            }
+            let waited = target.subscriber.status().waiting;
             let before = target.subscriber.status().counters;
             let outcome = target.subscriber.on_frame(frame, now);
             if let (Some(connection), Some(in_snapshot)) = (&mut target.connection, in_snapshot) {
                 connection.in_snapshot = in_snapshot;
             }
             let after = target.subscriber.status().counters;
+            let waits = target.subscriber.status().waiting.saturating_sub(waited);
             if after.snapshots > target.snapshots {
                 target.snapshots = after.snapshots;
                 target.undone = false;
@@ -426,6 +441,7 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             self.summary.held += after.held - before.held;
             self.summary.digest_mismatches += after.digest_mismatches - before.digest_mismatches;
             self.summary.gaps += after.gaps - before.gaps;
+            self.summary.waited += waits;
             self.check(node)?;
             match outcome {
                 Ok(ups) => {
@@ -479,8 +495,9 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
             }
             (*applied, *durable) = (ack.applied, ack.durable);
             if ack.has_exceptions {
-                let told = ack.exceptions.iter().map(|e| (e.kind, e.key.clone(), e.revision));
-                node.told = Some(told.collect());
+                // What waits for a rollout is one line for all of it.
+                let told = ack.exceptions.iter().filter(|e| e.r#type() != wire::exception::Type::Waiting);
+                node.told = Some(told.map(|e| (e.kind, e.key.clone(), e.revision)).collect());
             }
             let real: Vec<_> = node
                 .subscriber
@@ -512,6 +529,20 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         self.log(format!("release {node}"));
         if let Some(connection) = self.nodes.get_mut(node).and_then(|node| node.connection.as_mut()) {
             connection.down.send(&release("model"));
+        }
+    }
+
+    /// The controller says which rollouts have come to a subscriber; one may be taken back.
+    fn say_rollouts(&mut self, node: usize) {
+        let upto = if self.rng.random_bool(0.7) { self.mark } else { self.rng.random_range(0..=self.mark) };
+        let mut held = self.rollouts.clone();
+        held.retain(|rollout| *rollout <= upto && self.rng.random_bool(0.5));
+        self.send_rollouts(node, wire::Rollouts { upto, held, watched: false });
+    }
+
+    fn send_rollouts(&mut self, node: usize, said: wire::Rollouts) {
+        if let Some(connection) = self.nodes.get_mut(node).and_then(|node| node.connection.as_mut()) {
+            connection.down.send(&crate::rollouts(said));
         }
     }
 
@@ -601,5 +632,6 @@ fn name_of(frame: &Down) -> String {
         Some(Frame::Bookmark(f)) => format!("bookmark {}", f.revision),
         Some(Frame::GoAway(f)) => format!("go away: {}", f.reason),
         Some(Frame::Release(_)) => "release".to_owned(),
+        Some(Frame::Rollouts(f)) => format!("rollouts upto {} but {:?}", f.upto, f.held),
     }
 }

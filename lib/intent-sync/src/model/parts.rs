@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hosting_intent::{Bytes, Intent, Key, Kind, Rejection, message as m};
 use hosting_ledger::{Journal, LedgerBatch, LedgerError, Meta, Record};
+use hosting_proto::feed as wire;
 use prost::Message;
 
 use crate::{Batch, Replica};
@@ -156,6 +157,17 @@ pub(super) struct Live {
     pub(super) removed: Vec<(String, u64, Key)>,
     pub(super) published: u64,
     pub(super) wrong: Vec<String>,
+    /// Which rollouts are open, as the subscriber was told last in this session.
+    pub(super) told: Option<wire::Rollouts>,
+}
+
+impl Live {
+    /// A change of what is in effect came before its rollout.
+    fn is_early(&self, key: &Key, value: Option<&Bytes>, rollout: u64) -> bool {
+        let told = self.told.as_ref();
+        let open = told.is_some_and(|told| rollout <= told.upto && !told.held.contains(&rollout));
+        rollout != 0 && !open && self.view.get(key).is_some_and(|(_, before)| Some(before) != value)
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -186,6 +198,9 @@ impl Replica for ModelReplica {
             if Intent::parse(&item.key, &item.value) != Ok(intent) || self.refuses(&item.key, &item.value) {
                 live.wrong.push(format!("{} is in effect and not sound", item.key));
             }
+            if live.is_early(&item.key, Some(&item.value), item.rollout) {
+                live.wrong.push(format!("{} came before its rollout {}", item.key, item.rollout));
+            }
             let new = (item.revision, item.value);
             if live.view.get(&item.key) == Some(&new) {
                 live.wrong.push(format!("{} was published and is no change", item.key));
@@ -193,6 +208,9 @@ impl Replica for ModelReplica {
             live.view.insert(item.key, new);
         }
         for removal in batch.removals {
+            if live.is_early(&removal.key, None, removal.rollout) {
+                live.wrong.push(format!("{} went before its rollout {}", removal.key, removal.rollout));
+            }
             if live.view.remove(&removal.key).is_none() {
                 live.wrong.push(format!("{} was removed and was not there", removal.key));
             }

@@ -138,6 +138,7 @@ impl ModelStore for MemoryStore {
                         value: value.clone(),
                         cause: change.cause,
                         traceparent: String::new(),
+                        rollout: change.rollout,
                     };
                     entry.upserts.push(item.clone());
                     audience.items.insert(change.key.clone(), item);
@@ -149,6 +150,7 @@ impl ModelStore for MemoryStore {
                             key: change.key.clone(),
                             cause: change.cause,
                             traceparent: String::new(),
+                            rollout: change.rollout,
                         });
                     }
                 }

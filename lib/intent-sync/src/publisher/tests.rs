@@ -12,6 +12,7 @@ fn item(n: usize, bytes: usize) -> Item {
         value: Bytes::from(vec![7; bytes]),
         cause: Cause::Planner,
         traceparent: String::new(),
+        rollout: 0,
     }
 }
 
@@ -33,6 +34,7 @@ async fn store(revisions: usize) -> MemoryStore {
             key: Key::new(Kind::Route, format!("host-{n}.example")),
             value: Some(Bytes::from_static(b"value")),
             cause: Cause::Person,
+            rollout: 0,
         };
         store.commit(&[change("edge/a")]).await.unwrap();
         store.commit(&[change("edge/b")]).await.unwrap();
@@ -85,6 +87,7 @@ fn frames_stay_small_and_lose_nothing() {
             key: Key::new(Kind::Route, format!("gone-{n}.example")),
             cause: Cause::Person,
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+            rollout: 0,
         })
         .collect();
     let upserts: Vec<Item> = (0..40).map(|n| item(n, if n == 20 { 3 << 20 } else { 200 << 10 })).collect();
@@ -155,6 +158,7 @@ async fn a_snapshot_that_is_overtaken_begins_again() {
         key: Key::new(Kind::Route, "host-0.example"),
         value: None,
         cause: Cause::Person,
+        rollout: 0,
     };
     store.commit(&[gone]).await.unwrap();
     store.compact(&at("edge/a"), 7).await.unwrap();

@@ -229,6 +229,7 @@ impl<I: Clone> Checks<I> {
             sampled: self.sampled.to_wire(),
             failed: failed.collect(),
             marks: Vec::new(),
+            health: None,
         }
     }
 }

@@ -12,4 +12,4 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use self::run::{CheckMetrics, Checked, SelfCheck, SelfChecks, ServedWatch};
+pub use self::run::{CheckMetrics, Checked, HealthSource, SelfCheck, SelfChecks, ServedWatch};

@@ -111,22 +111,60 @@ impl CheckMetrics {
     }
 }
 
+/// How a process tells what its clients met: its counters as they are now.
+pub type HealthSource = Arc<dyn Fn() -> wire::Health + Send + Sync>;
+
+/// Between two words on how clients fare, while the controller watches.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+
 /// What was found, for the connection to the controller.
-#[derive(Debug, Clone)]
-pub struct ServedWatch(watch::Receiver<Option<wire::Served>>);
+#[derive(Clone)]
+pub struct ServedWatch {
+    found: watch::Receiver<Option<wire::Served>>,
+    health: Option<HealthSource>,
+    /// When to say the next word on clients; `None`: nobody watches.
+    health_at: Option<tokio::time::Instant>,
+}
+
+impl std::fmt::Debug for ServedWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServedWatch").field("found", &self.found).finish_non_exhaustive()
+    }
+}
 
 impl ServedWatch {
+    /// Says how clients fare, too, while the controller watches.
+    #[must_use]
+    pub fn with_health(self, health: HealthSource) -> Self {
+        Self { health: Some(health), ..self }
+    }
+
     /// With all to be said again: the controller may know nothing of it.
     pub(crate) fn anew(mut self) -> Self {
-        self.0.mark_changed();
+        self.found.mark_changed();
+        self.health_at = None;
         self
     }
 
-    /// What was found since it was last said; `None` without anybody who looks. Dropping the future loses nothing.
+    /// The controller watches from now on, or does not.
+    pub(crate) fn watch(&mut self, watched: bool) {
+        let now = tokio::time::Instant::now();
+        self.health_at = watched.then(|| self.health_at.unwrap_or(now));
+    }
+
+    /// What was found since it was last said, and how clients fare; `None` without anybody who looks. Dropping the future loses nothing.
     pub(crate) async fn next(this: Option<&mut Self>) -> Option<wire::Served> {
-        let Self(served) = this?;
-        served.changed().await.ok()?;
-        served.borrow_and_update().clone()
+        let Self { found, health, health_at } = this?;
+        let health = health.as_ref().filter(|_| health_at.is_some());
+        let due = (*health_at).unwrap_or_else(tokio::time::Instant::now);
+        tokio::select! {
+            changed = found.changed() => changed.ok()?,
+            () = tokio::time::sleep_until(due), if health.is_some() => {
+                *health_at = Some(tokio::time::Instant::now() + HEALTH_EVERY);
+            }
+        }
+        let found = found.borrow_and_update().clone()?;
+        Some(wire::Served { health: health.map(|health| health()), ..found })
     }
 }
 
@@ -153,7 +191,7 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
     /// Follows what is found.
     #[must_use]
     pub fn served(&self) -> ServedWatch {
-        ServedWatch(self.served.subscribe())
+        ServedWatch { found: self.served.subscribe(), health: None, health_at: None }
     }
 
     /// Asks until `stop`. Begin when the listeners are open.

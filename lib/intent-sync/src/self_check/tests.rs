@@ -19,12 +19,13 @@ fn item(name: &str, revision: u64) -> (Item, EdgeIntent) {
         value: Bytes::new(),
         cause: Cause::Person,
         traceparent: String::new(),
+        rollout: 0,
     };
     (item, EdgeIntent::Route(message::Route::default()))
 }
 
 fn gone(name: &str) -> Removal {
-    Removal { key: Key::new(Kind::Route, name), cause: Cause::Person, traceparent: String::new() }
+    Removal { key: Key::new(Kind::Route, name), cause: Cause::Person, traceparent: String::new(), rollout: 0 }
 }
 
 fn batch(

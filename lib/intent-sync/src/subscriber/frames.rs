@@ -8,7 +8,7 @@ use hosting_ledger::{Journal, Record, Why};
 use hosting_proto::feed as wire;
 use wire::Up;
 
-use super::{Change, Judged, Mode, Partial, Policy, Position, REPAIRS, SessionEnd, Staging, Subscriber};
+use super::{Change, Mode, Partial, Policy, Position, REPAIRS, SessionEnd, Staging, Subscriber};
 use crate::Replica;
 use crate::convert::{item_from_wire, removal_from_wire, up};
 
@@ -25,6 +25,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                     key: key.clone(),
                     cause: Cause::Planner,
                     traceparent: String::new(),
+                    rollout: 0,
                 })
                 .collect();
             self.publish(Vec::new(), removals);
@@ -108,7 +109,10 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             .iter()
             .filter(|(key, record)| record.wanted().is_some() && !staged.contains_key(*key))
             .map(|(key, _)| {
-                (key.clone(), Change::Gone(Removal { key: key.clone(), cause, traceparent: String::new() }))
+                (
+                    key.clone(),
+                    Change::Gone(Removal { key: key.clone(), cause, traceparent: String::new(), rollout: 0 }),
+                )
             })
             .collect();
         for (key, item) in staged {
@@ -228,20 +232,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             return;
         }
         tracing::warn!(audience = %self.config.audience, by = %release.by, keys = held.len(), "held changes are released");
-        let (mut upserts, mut removals) = (Vec::new(), Vec::new());
-        for key in held {
-            let wanted = self.view.get(&key).and_then(Record::wanted).cloned();
-            let change = match wanted {
-                Some(stored) => match self.judge(&key, &stored.value) {
-                    Ok(intent) => Judged::Good(stored.item(&key), intent),
-                    Err((why, reason)) => Judged::Bad(stored.item(&key), why, reason),
-                },
-                None => Judged::Gone(Removal { key, cause: Cause::Person, traceparent: String::new() }),
-            };
-            self.apply(change, &mut upserts, &mut removals);
-        }
-        self.unwritten = true;
-        self.publish(upserts, removals);
+        self.take_effect(held);
     }
 
     pub(super) fn want_snapshot(&mut self, reason: String) -> Result<Up, SessionEnd> {

@@ -111,7 +111,7 @@ fn state(n: usize, state: m::State, cause: Cause, revision: u64) -> Item {
 }
 
 fn item(key: Key, value: Vec<u8>, revision: u64, cause: Cause) -> Item {
-    Item { key, revision, value: Bytes::from(value), cause, traceparent: String::new() }
+    Item { key, revision, value: Bytes::from(value), cause, traceparent: String::new(), rollout: 0 }
 }
 
 fn frame(frame: Frame) -> Down {
@@ -134,6 +134,7 @@ fn delta(prev: u64, revision: u64, upserts: &[Item], removals: &[(Key, Cause)]) 
                     key: key.clone(),
                     cause: *cause,
                     traceparent: String::new(),
+                    rollout: 0,
                 })
             })
             .collect(),
@@ -503,4 +504,91 @@ fn a_real_ledger_carries_the_view_over_a_restart() {
     let status = subscriber.status();
     assert_eq!((status.count, status.effective, status.rejected), (499, 499, 1));
     assert_eq!(status.durable, Some(Position { epoch: "e1".into(), revision: 11 }));
+}
+
+fn rollouts(upto: u64, held: &[u64]) -> Down {
+    crate::rollouts(wire::Rollouts { upto, held: held.to_vec(), watched: true })
+}
+
+fn part_of(rollout: u64, item: Item) -> Item {
+    Item { rollout, ..item }
+}
+
+#[test]
+fn a_rollout_waits_and_narrow_changes_pass_it() {
+    let (journal, now) = (TestJournal::default(), Instant::now());
+    let mut subscriber = started(&journal, &[route(1, "a", 1), route(2, "a", 2), route(3, "a", 3)], now);
+    let tenants = |subscriber: &Tested| {
+        let view = &subscriber.replica().view;
+        view.values()
+            .map(|(_, intent)| match intent {
+                Intent::Route(route) => route.tenant_id.clone(),
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    // Nothing was said of the rollout, and then that it has not come: what is new is served, what is served stays.
+    let wide = |n, tenant, revision| part_of(11, route(n, tenant, revision));
+    send(&mut subscriber, [delta(10, 11, &[wide(1, "b", 11), wide(2, "b", 11), wide(4, "b", 11)], &[])], now);
+    assert_eq!(tenants(&subscriber), ["a", "a", "a", "b"]);
+    send(&mut subscriber, [rollouts(11, &[11])], now);
+    assert_eq!(
+        (tenants(&subscriber), subscriber.status().waiting),
+        (vec!["a".into(), "a".into(), "a".into(), "b".to_owned()], 2)
+    );
+    let ack = acked(subscriber.take_ack().unwrap());
+    let listed: Vec<_> =
+        ack.exceptions.iter().map(|e| (e.r#type(), e.kind, e.key.as_str(), e.revision)).collect();
+    assert_eq!(listed, [(wire::exception::Type::Waiting, 0, "rollout/11", 11)]);
+    assert_eq!(ack.applied, 11, "the log goes on");
+
+    // Others' changes pass, and so does a change of what waits.
+    send(&mut subscriber, [delta(11, 12, &[route(2, "c", 12), route(3, "c", 12)], &[])], now);
+    assert_eq!(
+        (tenants(&subscriber), subscriber.status().waiting),
+        (vec!["a".into(), "c".into(), "c".into(), "b".to_owned()], 1)
+    );
+
+    // It outlives a restart, after which nothing is open before the controller says so.
+    subscriber.flush(now);
+    drop(subscriber);
+    let mut subscriber = opened(&journal);
+    assert_eq!(
+        (tenants(&subscriber), subscriber.status().waiting),
+        (vec!["a".into(), "c".into(), "c".into(), "b".to_owned()], 1)
+    );
+    subscriber.hello();
+    send(&mut subscriber, [welcome("e1"), rollouts(12, &[])], now);
+    assert_eq!(
+        (tenants(&subscriber), subscriber.status().waiting),
+        (vec!["b".into(), "c".into(), "c".into(), "b".to_owned()], 0)
+    );
+    assert!(acked(subscriber.take_ack().unwrap()).exceptions.is_empty());
+}
+
+#[test]
+fn what_a_rollout_removes_stays_until_it_comes_and_taken_back_it_never_goes() {
+    let (journal, now) = (TestJournal::default(), Instant::now());
+    let mut subscriber = started(&journal, &[route(1, "a", 1), route(2, "a", 2)], now);
+    send(&mut subscriber, [rollouts(10, &[])], now);
+    let gone = |n| wire::Removal {
+        rollout: 11,
+        ..crate::removal_to_wire(&Removal {
+            key: route_key(n),
+            cause: Cause::Planner,
+            traceparent: String::new(),
+            rollout: 0,
+        })
+    };
+    let removals = vec![gone(1), gone(2)];
+    let step = wire::Delta { prev: 10, revision: 11, removals, ..wire::Delta::default() };
+    send(&mut subscriber, [frame(Frame::Delta(step))], now);
+    assert_eq!((subscriber.replica().view.len(), subscriber.status().waiting), (2, 2));
+    assert_eq!(subscriber.status().count, 0, "the digest is over what the feed wants");
+    // Taken back for the first one: it was never gone.
+    send(&mut subscriber, [delta(11, 12, &[route(1, "a", 12)], &[])], now);
+    assert_eq!((subscriber.replica().view.len(), subscriber.status().waiting), (2, 1));
+    send(&mut subscriber, [rollouts(12, &[])], now);
+    assert_eq!((subscriber.replica().view.len(), subscriber.status().waiting), (1, 0));
+    assert_eq!(subscriber.replica().view.keys().next(), Some(&route_key(1)));
 }

@@ -16,6 +16,10 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         let mut stops = Vec::new();
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
         for (key, change) in changes {
+            if let Some(rollout) = self.waits_for(&key, &change) {
+                self.wait(rollout, &key, change, position.revision);
+                continue;
+            }
             let change = match change {
                 Change::Gone(removal) => Judged::Gone(removal),
                 Change::Set(item) => match self.judge(&key, &item.value) {
@@ -186,7 +190,18 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         if told(before.as_ref()) != told(self.view.get(key)) {
             self.exceptions_changed = true;
         }
-        if is_exception {
+        let waits = |record: Option<&Record>| match record.and_then(Record::quarantined).map(|q| q.why) {
+            Some(Why::Waiting(rollout)) => Some(rollout),
+            Some(Why::Rejected | Why::Held | Why::Unsupported) | None => None,
+        };
+        if let Some(rollout) = waits(before.as_ref()) {
+            self.rollouts.end_wait(rollout, key);
+        }
+        let waits = waits(self.view.get(key));
+        if let Some(rollout) = waits {
+            self.rollouts.wait(rollout, key);
+        }
+        if is_exception && waits.is_none() {
             self.quarantine.insert(key.clone());
         } else {
             self.quarantine.remove(key);

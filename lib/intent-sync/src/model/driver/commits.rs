@@ -36,6 +36,11 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
 
     pub(super) async fn commit(&mut self) -> Result<(), String> {
         let mut changes: BTreeMap<(Which, Key), Change> = BTreeMap::new();
+        let rollout = if self.rng.random_bool(0.3) { self.mark + 1 } else { 0 };
+        if rollout != 0 {
+            self.mark = rollout;
+            self.rollouts.push(rollout);
+        }
         for _ in 0..self.rng.random_range(1..=5) {
             let audience = self.any_audience();
             let key = self.any_key();
@@ -44,7 +49,7 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
             let cause = self.any_cause();
             changes.insert(
                 (audience, key.clone()),
-                Change { audience: audience.audience()?, key, value, cause },
+                Change { audience: audience.audience()?, key, value, cause, rollout },
             );
         }
         self.write("commit", changes.into_values().collect()).await
@@ -66,7 +71,13 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
         let Some((key, value)) = self.any_present(from).filter(|_| from != to) else { return Ok(()) };
         let cause = self.any_cause();
         let change = |audience: Which, value| {
-            Ok::<_, String>(Change { audience: audience.audience()?, key: key.clone(), value, cause })
+            Ok::<_, String>(Change {
+                audience: audience.audience()?,
+                key: key.clone(),
+                value,
+                cause,
+                rollout: 0,
+            })
         };
         self.write("move", vec![change(from, None)?, change(to, Some(value))?]).await
     }
@@ -76,10 +87,12 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
         let audience = self.any_audience();
         let Some((key, _)) = self.any_present(audience) else { return Ok(()) };
         let cause = self.any_cause();
-        let gone = Change { audience: audience.audience()?, key: key.clone(), value: None, cause };
+        let gone =
+            Change { audience: audience.audience()?, key: key.clone(), value: None, cause, rollout: 0 };
         self.write("withdraw", vec![gone]).await?;
         let value = Some(self.any_value(&key));
-        self.write("create anew", vec![Change { audience: audience.audience()?, key, value, cause }]).await
+        let anew = Change { audience: audience.audience()?, key, value, cause, rollout: 0 };
+        self.write("create anew", vec![anew]).await
     }
 
     /// What the brake is for.
@@ -94,6 +107,7 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
             key,
             value: None,
             cause,
+            rollout: 0,
         });
         let changes: Vec<Change> = changes.collect();
         if changes.is_empty() { Ok(()) } else { self.write("clear", changes).await }
@@ -108,7 +122,10 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
                 continue;
             };
             let sign = if change.value.is_some() { '+' } else { '-' };
-            text.push_str(&format!(" {audience:?} {sign}{} ({:?})", change.key, change.cause));
+            text.push_str(&format!(
+                " {audience:?} {sign}{} ({:?}) in {}",
+                change.key, change.cause, change.rollout
+            ));
             let view = self.reference.entry(audience).or_default();
             match change.value {
                 Some(value) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hosting_intent::Key;
 use hosting_ledger::Why;
+use hosting_proto::feed as wire;
 
 use super::super::parts::{Class, Fault, class};
 use super::{Driver, ModelStore, failed, sums};
@@ -51,7 +52,12 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
         if (status.count, node.subscriber.digest()) != sums(wanted) {
             return Err(format!("{name} has other sums than the reference at {} {}", at.1, at.2));
         }
-        let exceptions: BTreeMap<&Key, Why> = node.subscriber.exceptions().map(|(k, q)| (k, q.why)).collect();
+        let exceptions: BTreeMap<&Key, Why> = node
+            .subscriber
+            .exceptions()
+            .map(|(key, quarantined)| (key, quarantined.why))
+            .chain(node.subscriber.waiting().map(|(key, rollout)| (key, Why::Waiting(rollout))))
+            .collect();
         let keys: BTreeSet<&Key> =
             wanted.keys().chain(live.view.keys()).chain(exceptions.keys().copied()).collect();
         for key in keys {
@@ -66,6 +72,8 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
                     ever.is_some_and(|ever| ever.contains(have))
                 }),
                 (Some(Class::Unknown), Some(Why::Unsupported)) => have.is_none(),
+                // What the rollout would replace stays.
+                (_, Some(Why::Waiting(rollout))) => rollout != &0 && have.is_some() && want != have,
                 _ => false,
             };
             if !excused {
@@ -102,6 +110,7 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
                 self.poll(node, false).await?;
                 self.deliver(node, true)?;
                 self.release(node);
+                self.send_rollouts(node, wire::Rollouts { upto: u64::MAX, held: Vec::new(), watched: false });
                 self.deliver(node, true)?;
                 self.flush(node);
                 if let Some(ack) = self.node(node)?.subscriber.take_ack() {
@@ -112,7 +121,7 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
             self.node(node)?.undone = false;
             self.check(node)?;
             let status = self.node(node)?.subscriber.status();
-            if status.held > 0 || status.durable != status.position {
+            if status.held > 0 || status.waiting > 0 || status.durable != status.position {
                 return Err(format!("subscriber {node} settled, but: {status:?}"));
             }
             let before = self.node(node)?.replica.live().view.clone();
@@ -132,6 +141,10 @@ impl<S: ModelStore, P: Policy> Driver<'_, S, P> {
         let node = self.node(node)?;
         let status = node.subscriber.status();
         let at_head = status.position.is_some_and(|p| (p.epoch, p.revision) == (head.epoch, head.revision));
-        Ok(at_head && status.caught_up && status.held == 0 && !node.subscriber.wants_flush(some_day))
+        Ok(at_head
+            && status.caught_up
+            && status.held == 0
+            && status.waiting == 0
+            && !node.subscriber.wants_flush(some_day))
     }
 }
