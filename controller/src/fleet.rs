@@ -308,7 +308,23 @@ fn exception_kind(exception: &wire::Exception) -> ExceptionKind {
     match exception.r#type() {
         exception::Type::Held => ExceptionKind::Held,
         exception::Type::Unsupported => ExceptionKind::Unsupported,
+        exception::Type::Waiting => ExceptionKind::Waiting,
         exception::Type::Rejected | exception::Type::Unspecified => ExceptionKind::Rejected,
+    }
+}
+
+impl FleetView {
+    /// What a subscriber found when it asked its own listeners, and how its clients fare.
+    pub(crate) fn served(&self, audience: &Audience, node: &str) -> Option<Served> {
+        self.fleet.served(audience, node)
+    }
+
+    /// Items that a subscriber does not take.
+    pub(crate) fn rejected(&self, audience: &Audience, node: &str) -> Vec<wire::Exception> {
+        let known = self.fleet.subscriber(audience, node);
+        let mut exceptions = known.map(|known| known.exceptions).unwrap_or_default();
+        exceptions.retain(|exception| exception.r#type() == exception::Type::Rejected);
+        exceptions
     }
 }
 

@@ -13,6 +13,7 @@ mod members;
 mod metrics;
 mod node_record;
 mod registry;
+mod rollouts;
 mod run;
 mod settings;
 mod store;

@@ -17,6 +17,7 @@ use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::telemetry;
 use hosting_store::{Kek, Store, StoreConfig};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::authorities::Rotation;
@@ -25,8 +26,9 @@ use crate::gatekeeper::Gatekeeper;
 use crate::kek_file::KekFile;
 use crate::metrics::GatekeeperMetrics;
 use crate::registry::{Registry, feed_deps};
+use crate::rollouts::{Keeper, RolloutMetrics};
 use crate::settings::Settings;
-use crate::{authorities, bootstrap, housekeeping, members};
+use crate::{authorities, bootstrap, housekeeping, members, rollouts};
 
 /// How often positions are saved when other controllers want to know them.
 const SHARED_FLUSH: Duration = Duration::from_millis(40);
@@ -62,6 +64,9 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     // Before the view is loaded: a node that is registered meanwhile must not be missed.
     let commits = store.commits();
     let view = FleetView::load(&store, fleet.clone()).await?;
+    let rollouts = watch::Sender::default();
+    let rollout_commits = store.commits();
+    rollouts::read(&store, &fleet, &rollouts).await?;
     let registry = Arc::new(Registry::new(store.clone(), Arc::clone(&view)));
     let deps = feed_deps(&store, &registry);
     let mut feed_config = FeedConfig::new(settings.feed_listen);
@@ -72,6 +77,18 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     feed_config.node_life = Duration::from_secs(settings.node_certificate_hours * 3600);
     let node_life = feed_config.node_life;
     let feed_metrics = metrics.register(FeedMetrics::register);
+    let keeper = Keeper::new(
+        store.clone(),
+        Arc::clone(&view),
+        rollouts.subscribe(),
+        metrics.register(RolloutMetrics::register),
+    );
+    group.spawn(
+        "rollouts",
+        OnEnd::Fatal,
+        rollouts::follow(store.clone(), fleet.clone(), rollouts, rollout_commits, group.stop()),
+    );
+    group.spawn("rollouts' steps", OnEnd::Fatal, keeper.run(group.stop()));
     let feed =
         FeedServer::bind(feed_config, deps, authorities, fleet, feed_metrics, settings.advertise.clone())
             .await?;

@@ -320,6 +320,8 @@ pub(crate) struct SubscriberRow {
     pub(crate) rejected: Vec<NotApplied>,
     pub(crate) held: Vec<NotApplied>,
     pub(crate) unsupported: Vec<NotApplied>,
+    /// Rollouts that have not come to it, with how many of their items it keeps. The revision is that of the rollout.
+    pub(crate) waiting: Vec<NotApplied>,
     pub(crate) orphans: Vec<Orphan>,
 }
 

@@ -164,12 +164,15 @@ impl Api {
                 for subscriber in fleet.subscribers(&row.audience) {
                     let service = if subscriber.in_service { "" } else { ", not in service" };
                     let exception = fleet.exception(&row.audience, &subscriber.node_id, &row.key);
+                    let waits = fleet.waits(&row.audience, &subscriber.node_id, row.rollout);
                     let state = match exception.filter(|exception| exception.revision >= row.revision) {
+                        _ if waits => format!("waits for rollout {}", row.rollout),
                         Some(exception) => {
                             let how = match exception.kind {
                                 ExceptionKind::Rejected => "rejected",
                                 ExceptionKind::Held => "held by the brake",
                                 ExceptionKind::Unsupported => "not supported",
+                                ExceptionKind::Waiting => "waiting",
                             };
                             format!("{how}: {}", exception.reason)
                         }

@@ -56,6 +56,7 @@ impl Api {
                 rejected: of(ExceptionKind::Rejected),
                 held: of(ExceptionKind::Held),
                 unsupported: of(ExceptionKind::Unsupported),
+                waiting: of(ExceptionKind::Waiting),
                 // Orphans are the node agent's to report: they stand beside its own audience.
                 orphans: if subscriber.audience.reports() {
                     orphans.remove(&subscriber.node_id).unwrap_or_default()

@@ -125,11 +125,14 @@ fn of_subscriber(
     audience: &Audience,
     node: &Subscriber,
     key: Option<&Key>,
-    revision: u64,
+    (revision, rollout): (u64, u64),
 ) -> (ServedState, String, Option<i64>) {
     let bare = |state, detail: &str| (state, detail.to_owned(), None);
     if !node.in_service {
         return bare(ServedState::OutOfService, "");
+    }
+    if fleet.waits(audience, &node.node_id, rollout) {
+        return bare(ServedState::NotApplied, &format!("waits for rollout {rollout}"));
     }
     let exception = key.and_then(|key| fleet.exception(audience, &node.node_id, key));
     if let Some(exception) = exception.filter(|exception| exception.revision >= revision) {
@@ -137,6 +140,7 @@ fn of_subscriber(
             ExceptionKind::Rejected => "rejected",
             ExceptionKind::Held => "held by the brake",
             ExceptionKind::Unsupported => "not supported",
+            ExceptionKind::Waiting => "waiting",
         };
         return bare(ServedState::Refused, &format!("{how}: {}", exception.reason));
     }
@@ -181,7 +185,14 @@ pub(crate) fn receipt(
                 let (state, detail) = reported(inputs, &node, row);
                 (state, detail, None)
             } else {
-                of_subscriber(platform, fleet.as_ref(), &row.audience, &node, Some(&row.key), row.revision)
+                of_subscriber(
+                    platform,
+                    fleet.as_ref(),
+                    &row.audience,
+                    &node,
+                    Some(&row.key),
+                    (row.revision, row.rollout),
+                )
             };
             proven |= state.is_proof();
             receipt.sampled |= state == ServedState::Sampled;
@@ -228,7 +239,7 @@ pub(crate) fn not_serving(platform: &dyn Platform, changed: &[(Audience, u64)]) 
     let mut missing = Vec::new();
     for (audience, revision) in changed.iter().filter(|(audience, _)| !audience.reports()) {
         for node in fleet.subscribers(audience) {
-            let (state, ..) = of_subscriber(platform, fleet.as_ref(), audience, &node, None, *revision);
+            let (state, ..) = of_subscriber(platform, fleet.as_ref(), audience, &node, None, (*revision, 0));
             if !state.is_proof() && state != ServedState::OutOfService {
                 missing.push(node.node_id);
             }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hosting_intent::Audience;
-use hosting_proto::feed::{Ack, Exception, Served};
+use hosting_proto::feed::{self, Ack, Exception, Served};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -111,6 +111,24 @@ struct Shared {
     version: watch::Sender<u64>,
     /// Something to save, or a first deadline.
     work: Notify,
+    /// Which rollouts are under way, and to whom they have come.
+    rollouts: watch::Sender<Arc<dyn Rollouts>>,
+}
+
+/// Which rollouts have come to whom.
+pub trait Rollouts: std::fmt::Debug + Send + Sync {
+    /// What a subscriber is told of them.
+    fn told_to(&self, audience: &Audience, node_id: &str) -> feed::Rollouts;
+}
+
+/// Nothing is known of rollouts yet: all of them wait.
+#[derive(Debug)]
+struct NotYetKnown;
+
+impl Rollouts for NotYetKnown {
+    fn told_to(&self, _: &Audience, _: &str) -> feed::Rollouts {
+        feed::Rollouts::default()
+    }
 }
 
 impl Fleet {
@@ -122,6 +140,7 @@ impl Fleet {
                 core: Mutex::new(Core::new(lease)),
                 version: watch::Sender::new(0),
                 work: Notify::new(),
+                rollouts: watch::Sender::new(Arc::new(NotYetKnown)),
             }),
         }
     }
@@ -132,6 +151,15 @@ impl Fleet {
         self.core().learn(who, said, Instant::now());
         self.changed();
         self.shared.work.notify_one();
+    }
+
+    /// Says which rollouts are under way, and to whom they have come. Sessions tell their subscribers.
+    pub fn set_rollouts(&self, rollouts: Arc<dyn Rollouts>) {
+        self.shared.rollouts.send_replace(rollouts);
+    }
+
+    pub(crate) fn rollouts(&self) -> watch::Receiver<Arc<dyn Rollouts>> {
+        self.shared.rollouts.subscribe()
     }
 
     /// Says which other controllers run.
@@ -461,6 +489,11 @@ impl Membership {
             self.fleet.shared.work.notify_one();
         }
         outcome
+    }
+
+    /// Of which audience it is.
+    pub(crate) fn audience(&self) -> &Audience {
+        &self.who.audience
     }
 
     /// Whose it is.

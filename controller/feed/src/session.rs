@@ -13,16 +13,16 @@ use hosting_intent::{Audience, EdgeKeyGrant, Item, Key};
 use hosting_intent_sync::identity::{unix_now, utc};
 use hosting_intent_sync::publisher::{Heard, Limits, Session};
 use hosting_intent_sync::tls::NodeCertificate;
-use hosting_intent_sync::{AudienceHead, FeedSource, SourceError, Window, go_away, release};
+use hosting_intent_sync::{AudienceHead, FeedSource, SourceError, Window, go_away, release, rollouts};
 use hosting_proto::feed::down::Frame;
-use hosting_proto::feed::{Down, Hello, ReportRequest, ReportResponse, Up, up};
+use hosting_proto::feed::{self, Down, Hello, ReportRequest, ReportResponse, Up, up};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::fleet::{Joining, Membership, Order};
+use crate::fleet::{Joining, Membership, Order, Rollouts};
 use crate::metrics::{FeedMetrics, Refusal, Resume};
 use crate::registry::{NodeRecord, Reported};
 use crate::ring::{Attached, Next};
@@ -117,6 +117,9 @@ struct Running {
     last_heard: Instant,
     /// The controllers that the subscriber was told of.
     told: Vec<String>,
+    rollouts: watch::Receiver<Arc<dyn Rollouts>>,
+    /// What the subscriber was told of rollouts.
+    told_rollouts: feed::Rollouts,
 }
 
 async fn open(
@@ -184,6 +187,10 @@ async fn open(
         None => joining(&hello, session.epoch(), head),
     };
     let membership = shared.fleet.join(&audience, node_id, joining);
+    let mut known = shared.fleet.rollouts();
+    // Before the first item: nothing of what it brings is to come too early, or to wait for no reason.
+    let told_rollouts = known.borrow_and_update().told_to(&audience, node_id);
+    frames.insert(1.min(frames.len()), rollouts(told_rollouts.clone()));
     // Whoever changes the registry sends the sessions away that are in the fleet by then. This one may not have been.
     shared.admit(certificate, &audience).await?;
     tracing::info!(node = %node_id, %audience, build = %words::name(&hello.build), resume = ?kind, "subscribed");
@@ -199,6 +206,8 @@ async fn open(
         must_poll: true,
         last_heard: Instant::now(),
         told,
+        rollouts: known,
+        told_rollouts,
     })
 }
 
@@ -342,6 +351,15 @@ impl Running {
                     // The fleet forgot us.
                     None => return End::Away("another session took over".into(), millis(shared.heartbeat)),
                 },
+                // The fleet lives as long as this.
+                Ok(()) = self.rollouts.changed() => {
+                    let membership = &self.membership;
+                    let said = self.rollouts.borrow_and_update().told_to(membership.audience(), membership.node_id());
+                    if said != self.told_rollouts {
+                        self.told_rollouts.clone_from(&said);
+                        self.outbox.push_back(rollouts(said).encode_to_vec().into());
+                    }
+                }
                 heard = ups.message() => match heard {
                     Ok(Some(up)) => if let Err(end) = self.hear(up, shared) { return end },
                     Ok(None) => return End::Gone,

@@ -215,6 +215,7 @@ impl Fake {
                     revision,
                     owner: change.owner.clone(),
                     value: value.clone(),
+                    rollout: change.rollout,
                 };
                 self.intents.insert(at, row);
             }
@@ -391,6 +392,10 @@ impl World for Fake {
         let version = *self.versions.entry(wanted.audience.clone()).or_insert(1);
         let sealed = hasher.update(&version.to_be_bytes()).finalize().as_bytes().to_vec();
         Ok(Some(SealedFor { sealed: m::Sealed { version, sealed: sealed.into() }, is_first }))
+    }
+
+    async fn audience_count(&mut self, audience: &Audience) -> Result<u64, WorldError> {
+        Ok(self.intents.keys().filter(|(of, _)| of == audience).count() as u64)
     }
 
     async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {

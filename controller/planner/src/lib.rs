@@ -42,6 +42,7 @@ mod plan;
 mod quota;
 mod read;
 mod readers;
+mod rollout;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -61,7 +62,7 @@ pub use layer::{Layer, List};
 pub use mutate::{
     Deleted, Drained, Forgotten, How, LeftAlone, TakenBack, Undone, admit_reader, continue_delete,
     converge_shard, create, delete, drain, expel_reader, finish_delete, forget_node, has_children,
-    open_gates, record_status, replan, retired, retry, retry_failed, set_in_service, suspend, undo,
+    open_gates, record_status, replan, retired, retry, retry_failed, revert, set_in_service, suspend, undo,
     unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
@@ -72,6 +73,6 @@ pub use read::called;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};
 pub use world::{
-    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor, SealedFor,
-    World, WorldError,
+    Admitted, ApplyError, BeginRollout, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor,
+    SealedFor, World, WorldError,
 };

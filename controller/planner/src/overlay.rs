@@ -11,8 +11,8 @@ use hosting_resource::{Kind, PlainSecrets, Resource, SecretPlace, ShapeError};
 
 use crate::layer::{Layer, List};
 use crate::{
-    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, PlanError, SealFor,
-    SealedFor, Unit, World, WorldError,
+    Admitted, ApplyError, BeginRollout, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, PlanError,
+    SealFor, SealedFor, Unit, World, WorldError,
 };
 
 pub(crate) struct Overlay<'d> {
@@ -177,6 +177,7 @@ impl<'d> Overlay<'d> {
                 revision: self.revision,
                 owner: change.owner.clone(),
                 value: value.clone(),
+                rollout: change.rollout,
             }),
         };
         self.layer.set_row(change.audience.clone(), change.key.clone(), row);
@@ -188,8 +189,29 @@ impl<'d> Overlay<'d> {
         Ok(self.layer.fetch_owned(self.base, owners).await?)
     }
 
+    /// Of how many tenants resources were put.
+    pub(crate) fn tenants_put(&self) -> usize {
+        let put = self.layer.put_resources();
+        put.filter_map(|(resource, _)| resource.tenant.as_deref()).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Makes the changes of an audience's `wanted` items part of a rollout, those alone that are part of none.
+    pub(crate) fn mark_rollout(&mut self, audience: &Audience, rollout: u64, wanted: impl Fn(&Key) -> bool) {
+        for change in &mut self.intents {
+            if change.audience == *audience && change.rollout == 0 && wanted(&change.key) {
+                change.rollout = rollout;
+            }
+        }
+    }
+
+    /// Whether anything that was changed or queued is part of a rollout.
+    pub(crate) fn has_rollout(&self, rollout: u64) -> bool {
+        let queued = |unit: &Unit| matches!(unit, Unit::Walk { rollout: of, .. } if *of == rollout);
+        self.intents.iter().any(|change| change.rollout == rollout) || self.replan.iter().any(queued)
+    }
+
     /// Writes what came of it, if anything did.
-    pub(crate) async fn write(self) -> Result<Written, PlanError> {
+    pub(crate) async fn write(self, rollout: Option<BeginRollout>) -> Result<Written, PlanError> {
         let Self { base, layer, intents, replan, replanned, errands, .. } = self;
         let put: Vec<Resource> = layer.put_resources().map(|(resource, _)| resource.clone()).collect();
         let change = Change {
@@ -200,6 +222,7 @@ impl<'d> Overlay<'d> {
             replan,
             replanned,
             errands: errands.into_iter().collect(),
+            rollout,
         };
         if change != Change::default() {
             base.apply(change).await.map_err(|error| match error {
@@ -334,5 +357,9 @@ impl World for Overlay<'_> {
 
     async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
         self.base.key_shares(audience).await
+    }
+
+    async fn audience_count(&mut self, audience: &Audience) -> Result<u64, WorldError> {
+        self.base.audience_count(audience).await
     }
 }

@@ -6,6 +6,7 @@ use hosting_intent::{Audience, Cause, Intent};
 use hosting_resource::{Kind, Resource};
 
 use crate::overlay::{Overlay, Written};
+use crate::rollout::{Pace, Replaced};
 use crate::{Draft, IntentChange, PlanError, Unit, Walk, World, derive, kinds, trace_of, walk};
 
 /// Rows after which a mutation begins nothing new: cascades and walks go on in the next one.
@@ -31,6 +32,9 @@ pub(crate) struct Plan<'d> {
     lenient: Option<Vec<PlanError>>,
     /// What waited for this plan carries the trace of the request that it has waited from: nobody asks for it now.
     later: bool,
+    /// How what it changes goes out.
+    pace: Pace,
+    replaced: Replaced,
 }
 
 /// Steps of walks that a mutation takes itself, so that what is small is done in one revision.
@@ -46,6 +50,7 @@ pub(crate) struct Finished {
 
 impl<'d> Plan<'d> {
     pub(crate) fn new(draft: &'d mut dyn Draft, cause: Cause) -> Self {
+        let pace = if draft.rolls_out() { Pace::AsItIs } else { Pace::Instant };
         Self {
             draft: Overlay::new(draft),
             cause,
@@ -55,7 +60,14 @@ impl<'d> Plan<'d> {
             walks: BTreeSet::new(),
             lenient: None,
             later: false,
+            pace,
+            replaced: Replaced::default(),
         }
+    }
+
+    /// A plan whose changes are for everybody at once: it takes back what went out in steps.
+    pub(crate) fn instant(draft: &'d mut dyn Draft, cause: Cause) -> Self {
+        Self { pace: Pace::Instant, ..Self::new(draft, cause) }
     }
 
     /// A plan of what has waited: for a gate, or in the replan queue.
@@ -90,6 +102,7 @@ impl<'d> Plan<'d> {
     pub(crate) fn enqueue(&mut self, units: impl IntoIterator<Item = Unit>) {
         for unit in units {
             self.rows += 1;
+            let unit = self.pace.mark(unit, self.draft.revision());
             self.draft.enqueue(unit);
         }
     }
@@ -98,7 +111,8 @@ impl<'d> Plan<'d> {
     pub(crate) async fn replan(&mut self, units: impl IntoIterator<Item = Unit>) -> Result<(), PlanError> {
         let units: BTreeSet<Unit> = units.into_iter().collect();
         let (walks, units): (Vec<Unit>, Vec<Unit>) = units.into_iter().partition(Unit::is_walk);
-        self.walks.extend(walks);
+        let revision = self.draft.revision();
+        self.walks.extend(walks.into_iter().map(|walk| self.pace.mark(walk, revision)));
         let owners: Vec<String> = units.iter().map(Unit::owner).collect();
         if self.rows < ROWS {
             self.draft.prefetch_owned(&owners).await?;
@@ -106,7 +120,7 @@ impl<'d> Plan<'d> {
         for (unit, owner) in units.iter().zip(owners) {
             if self.rows >= ROWS {
                 let (of, cause) = (String::new(), self.cause);
-                self.enqueue([Unit::Walk { over: Walk::Unit, of, after: owner, cause }]);
+                self.enqueue([Unit::Walk { over: Walk::Unit, of, after: owner, cause, rollout: 0 }]);
             } else {
                 self.replan_one(unit, owner).await?;
             }
@@ -117,15 +131,21 @@ impl<'d> Plan<'d> {
     /// Takes one step of a walk, and queues what is left of it.
     pub(crate) async fn step(
         &mut self,
-        over: Walk,
-        of: &str,
-        after: &str,
+        (over, of, after): (Walk, &str, &str),
         cause: Cause,
+        rollout: u64,
     ) -> Result<(), PlanError> {
-        let before = std::mem::replace(&mut self.cause, cause);
+        let before = (self.cause, self.pace);
+        self.cause = cause;
+        match over {
+            _ if rollout != 0 => self.pace = Pace::Of(rollout),
+            // Whoever is not to read any more must not, and what is sealed anew says what it said before.
+            Walk::Sealed => self.pace = Pace::Instant,
+            Walk::Resources(_) | Walk::NodeRows | Walk::Unit => {}
+        }
         let next = walk::step(self, over, of, after, cause).await?;
-        self.cause = before;
         self.enqueue(next);
+        (self.cause, self.pace) = before;
         Ok(())
     }
 
@@ -133,12 +153,12 @@ impl<'d> Plan<'d> {
     async fn walk(&mut self) -> Result<(), PlanError> {
         let mut steps = 0;
         while let Some(unit) = self.walks.pop_first() {
-            if let Unit::Walk { over, of, after, cause } = &unit
+            if let Unit::Walk { over, of, after, cause, rollout } = &unit
                 && !self.is_full()
                 && steps < OWN_STEPS
             {
                 steps += 1;
-                self.step(*over, of, after, *cause).await?;
+                self.step((*over, of, after), *cause, *rollout).await?;
             } else {
                 self.enqueue([unit]);
             }
@@ -167,14 +187,14 @@ impl<'d> Plan<'d> {
             .owned(&owner)
             .await?
             .into_iter()
-            .map(|row| ((row.audience, row.key), row.value))
+            .map(|row| ((row.audience, row.key), (row.value, row.rollout)))
             .collect();
         let mut changes = Vec::new();
         let mut moved_audience = false;
         for intent in wanted {
             let at = (intent.audience, intent.key);
             let old = before.remove(&at);
-            if old.as_ref() == Some(&intent.value) {
+            if old.as_ref().is_some_and(|(value, _)| *value == intent.value) {
                 continue;
             }
             let (audience, key) = at;
@@ -182,10 +202,10 @@ impl<'d> Plan<'d> {
                 return self.leave(PlanError::Unsound { owner, audience, key, rejection });
             }
             moved_audience |= old.is_none();
-            changes.push((audience, key, Some(intent.value)));
+            changes.push((audience, key, old, Some(intent.value)));
         }
         moved_audience &= !before.is_empty();
-        changes.extend(before.into_keys().map(|(audience, key)| (audience, key, None)));
+        changes.extend(before.into_iter().map(|((audience, key), old)| (audience, key, Some(old), None)));
         if changes.is_empty() {
             return Ok(());
         }
@@ -197,8 +217,14 @@ impl<'d> Plan<'d> {
             self.enqueue(follow);
         }
         let traceparent = if self.later { self.trace(unit).await? } else { None };
-        for (audience, key, value) in changes {
+        for (audience, key, old, value) in changes {
             self.changed.insert(audience.clone());
+            let before = old.as_ref().map(|(value, _)| value);
+            let revision = self.draft.revision();
+            let rollout = self.pace.of_change(&key, (before, value.as_ref()), self.cause, revision);
+            if let Some((_, rollout_before)) = old {
+                self.replaced.note(&audience, rollout_before, rollout);
+            }
             self.draft.intend(IntentChange {
                 audience,
                 key,
@@ -206,6 +232,7 @@ impl<'d> Plan<'d> {
                 value,
                 cause: self.cause,
                 traceparent: traceparent.clone(),
+                rollout,
             });
         }
         Ok(())
@@ -247,7 +274,8 @@ impl<'d> Plan<'d> {
                 self.replan_one(&unit, owner).await?;
             }
         }
-        let written = self.draft.write().await?;
+        let rollout = self.replaced.settle(self.pace, &mut self.draft).await?;
+        let written = self.draft.write(rollout).await?;
         Ok(Finished { written, left: self.lenient.unwrap_or_default() })
     }
 }

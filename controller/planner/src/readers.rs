@@ -11,7 +11,8 @@ use crate::{PlanError, SealFor, Unit, Walk, World};
 /// Has everything planned anew that is sealed for an audience whose key is a new one, and its subscribers told of that.
 pub(crate) async fn seal_anew(plan: &mut Plan<'_>, audience: Audience) -> Result<(), PlanError> {
     let (of, after, cause) = (Walk::spell(&audience), String::new(), plan.cause);
-    plan.replan([Unit::Walk { over: Walk::Sealed, of, after, cause }, Unit::Audience(audience)]).await
+    plan.replan([Unit::Walk { over: Walk::Sealed, of, after, cause, rollout: 0 }, Unit::Audience(audience)])
+        .await
 }
 
 /// A node no longer subscribes to some audiences.

@@ -34,6 +34,8 @@ pub enum Unit {
         after: String,
         /// Why; handed on to the intents that the walk changes.
         cause: Cause,
+        /// The rollout that these are part of; 0: none.
+        rollout: u64,
     },
 }
 
@@ -62,6 +64,8 @@ pub struct Pages {
     pub by: By,
     /// What of it is planned anew.
     pub aspect: Aspect,
+    /// Whether it visits what is of several tenants: what a person changes that way goes out in steps.
+    pub is_wide: bool,
 }
 
 /// How the resources of a walk are found.
@@ -124,7 +128,7 @@ impl Pages {
     /// The walk from its beginning.
     #[must_use]
     pub fn of(self, of: impl Into<String>, cause: Cause) -> Unit {
-        Unit::Walk { over: Walk::Resources(self), of: of.into(), after: String::new(), cause }
+        Unit::Walk { over: Walk::Resources(self), of: of.into(), after: String::new(), cause, rollout: 0 }
     }
 }
 
@@ -137,10 +141,11 @@ impl Unit {
             Self::Of(kind, id) => format!("{kind}:{id}"),
             Self::RrSet { zone, name, record_type } => format!("rr_set:{zone}/{name}/{record_type}"),
             Self::Retire(id) => format!("retire:{id}"),
-            Self::Walk { over, of, after, cause } => {
+            Self::Walk { over, of, after, cause, rollout } => {
                 let cause =
                     CAUSES.iter().find(|(known, _)| known == cause).map_or("planner", |(_, name)| name);
-                format!("walk:{cause}/{}/{of}/{after}", over.name())
+                let rollout = if *rollout == 0 { String::new() } else { format!("@{rollout}") };
+                format!("walk:{cause}{rollout}/{}/{of}/{after}", over.name())
             }
         }
     }
@@ -159,12 +164,17 @@ impl Unit {
             "walk" => {
                 let mut parts = id.splitn(4, '/');
                 let cause = parts.next()?;
+                let (cause, rollout) = match cause.split_once('@') {
+                    Some((cause, rollout)) => (cause, rollout.parse().ok()?),
+                    None => (cause, 0),
+                };
                 let over = parts.next()?;
                 Self::Walk {
                     cause: CAUSES.iter().find(|(_, name)| *name == cause)?.0,
                     over: Walk::from_name(over)?,
                     of: parts.next()?.to_owned(),
                     after: parts.next()?.to_owned(),
+                    rollout,
                 }
             }
             kind => Self::Of(Kind::from_name(kind)?, id.to_owned()),
@@ -189,13 +199,16 @@ mod tests {
             assert!(names.insert(pages.name), "two walks are called {}", pages.name);
             let unit = pages.of("a/b", Cause::Restore);
             let Unit::Walk { over, cause, .. } = unit else { panic!() };
-            let unit = Unit::Walk { over, of: "a".into(), after: "b/c".into(), cause };
-            assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
+            for rollout in [0, 77] {
+                let unit = Unit::Walk { over, of: "a".into(), after: "b/c".into(), cause, rollout };
+                assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
+            }
         }
         let edge: Audience = "edge/c_1-a".parse().unwrap();
         assert_eq!(Walk::audience(&Walk::spell(&edge)), Some(edge.clone()));
         let of = Walk::spell(&edge);
-        let unit = Unit::Walk { over: Walk::Sealed, of, after: "6/a/b".into(), cause: Cause::Planner };
+        let unit =
+            Unit::Walk { over: Walk::Sealed, of, after: "6/a/b".into(), cause: Cause::Planner, rollout: 0 };
         assert_eq!(Unit::from_owner(&unit.owner()), Some(unit));
         let rr_set = Unit::RrSet { zone: "z".into(), name: "a.example".into(), record_type: "A".into() };
         let of_all = Kind::ALL.iter().map(|kind| Unit::Of(*kind, "x".into()));

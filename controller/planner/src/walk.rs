@@ -20,7 +20,7 @@ pub(crate) async fn step(
     after: &str,
     cause: Cause,
 ) -> Result<Option<Unit>, PlanError> {
-    let place = |after: String| Unit::Walk { over, of: of.to_owned(), after, cause };
+    let place = |after: String| Unit::Walk { over, of: of.to_owned(), after, cause, rollout: 0 };
     let next = match over {
         Walk::Resources(pages) => resources(plan, pages, of, after).await?,
         Walk::NodeRows => {

@@ -1,5 +1,7 @@
 //! What planning reads and what it answers.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use hosting_intent::{Audience, AudienceError, Bytes, Cause, Key, message as m};
 use hosting_resource::{Kind, PlainText, Resource, SealedText, SecretPlace};
@@ -31,6 +33,8 @@ pub struct IntentRow {
     pub owner: String,
     /// The encoded message.
     pub value: Bytes,
+    /// The rollout that its last change was part of, see [`IntentChange::rollout`].
+    pub rollout: u64,
 }
 
 /// Reads of one consistent state: the write transaction under the head lock, or a read snapshot.
@@ -145,6 +149,9 @@ pub trait World: Send {
         Err(WorldError(problem.into()))
     }
 
+    /// How many items an audience has, as it was before the mutation.
+    async fn audience_count(&mut self, audience: &Audience) -> Result<u64, WorldError>;
+
     /// The versions of an audience's key, sealed to each of its subscribers, in an order that stays the same.
     async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError>;
 }
@@ -257,6 +264,11 @@ pub trait Draft: World {
         false
     }
 
+    /// Whether what touches much goes out in steps. False where nobody takes the steps.
+    fn rolls_out(&self) -> bool {
+        false
+    }
+
     /// Seals a secret for the place where it is stored. Writes the tenant's data key when that is the first.
     async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError>;
 
@@ -290,6 +302,8 @@ pub struct IntentChange {
     pub cause: Cause,
     /// W3C traceparent that it carries instead of the mutation's own.
     pub traceparent: Option<String>,
+    /// The revision at which the rollout began that it is part of; 0: it is for everybody at once.
+    pub rollout: u64,
 }
 
 /// The answer of planning: everything that one revision writes.
@@ -310,6 +324,15 @@ pub struct Change {
     pub replanned: Vec<Unit>,
     /// Work outside the store: a job for each, unless its lane has one.
     pub errands: Vec<Errand>,
+    /// A rollout that begins with this change; it is known by the change's revision.
+    pub rollout: Option<BeginRollout>,
+}
+
+/// A change that touches much: its subscribers get it in steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BeginRollout {
+    /// Earlier rollouts whose items it replaces: those that are under way end, and are taken back with this one if that is.
+    pub replaces: BTreeSet<u64>,
 }
 
 /// Work outside the store that a change asks for. The store writes a job of it in the same transaction.

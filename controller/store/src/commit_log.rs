@@ -49,6 +49,8 @@ pub struct Commit {
     pub lost: bool,
     /// What another controller wrote of the fleet; empty for the store's own controller, which knows.
     pub fleet: FleetChange,
+    /// A rollout began or came further.
+    pub rollouts: bool,
 }
 
 /// What a controller wrote of the fleet.
@@ -166,6 +168,8 @@ struct Touched {
     reports: Vec<(String, NamedKeys, Vec<NamedRange>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     orders: Vec<FleetOrder>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    rollouts: bool,
 }
 
 impl From<&Commit> for Touched {
@@ -196,6 +200,7 @@ impl From<&Commit> for Touched {
                 })
                 .collect(),
             orders: commit.fleet.orders.clone(),
+            rollouts: commit.rollouts,
         }
     }
 }
@@ -214,6 +219,7 @@ impl Touched {
             events_left_out: self.events_left_out,
             new_epoch: self.new_epoch,
             lost: false,
+            rollouts: self.rollouts,
             fleet: FleetChange {
                 subscribers: self
                     .subscribers
@@ -345,6 +351,7 @@ mod tests {
             events_left_out: false,
             new_epoch: true,
             lost: false,
+            rollouts: true,
             fleet,
         };
         let text = serde_json::to_string(&Touched::from(&commit)).unwrap();

@@ -104,7 +104,7 @@ pub(crate) async fn log_since(
     let mut last = (to_bound(after), i64::from(u32::MAX) + 1, String::new());
     loop {
         let query = sql::query(
-            "SELECT revision, kind, key, value, cause, traceparent FROM intent_log WHERE audience = ? \
+            "SELECT revision, kind, key, value, cause, traceparent, rollout FROM intent_log WHERE audience = ? \
              AND (revision, kind, key) > (?, ?, ?) ORDER BY revision, kind, key LIMIT ?",
         )
         .bind(audience.to_string())
@@ -149,6 +149,7 @@ struct Change {
     value: Option<Bytes>,
     cause: hosting_intent::Cause,
     traceparent: String,
+    rollout: u64,
 }
 
 impl TryFrom<&Row> for Change {
@@ -161,16 +162,17 @@ impl TryFrom<&Row> for Change {
             value: row.try_get::<Option<Vec<u8>>>(3)?.map(Bytes::from),
             cause: cause(row.try_get(4)?)?,
             traceparent: row.try_get(5)?,
+            rollout: from_sql("rollout", row.try_get(6)?)?,
         })
     }
 }
 
 impl Change {
     fn push_to(self, entry: &mut LogEntry) {
-        let Self { revision, key, value, cause, traceparent } = self;
+        let Self { revision, key, value, cause, traceparent, rollout } = self;
         match value {
-            Some(value) => entry.upserts.push(Item { key, revision, value, cause, traceparent, rollout: 0 }),
-            None => entry.removals.push(Removal { key, cause, traceparent, rollout: 0 }),
+            Some(value) => entry.upserts.push(Item { key, revision, value, cause, traceparent, rollout }),
+            None => entry.removals.push(Removal { key, cause, traceparent, rollout }),
         }
     }
 }

@@ -59,6 +59,7 @@ mod read_tx;
 mod readers;
 mod replies;
 mod resource_event;
+mod rollouts;
 mod schema;
 mod search;
 mod secrets;
@@ -98,6 +99,9 @@ pub use page::{Cursor, ListQuery, Order, Page, PageError, Sort};
 pub use read_tx::ReadTx;
 pub use replies::KeptReply;
 pub use resource_event::{ResourceChange, ResourceEvent};
+pub use rollouts::{
+    ClientHealth, Member, OpenRollouts, Reach, Revert, RolledOut, Rollout, RolloutPolicy, RolloutState,
+};
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use total::Total;
 pub use undo::{ToUndo, UndoOf, trace_id};
@@ -115,6 +119,7 @@ struct Inner {
     cell: String,
     controller: String,
     keys: keyring::SharedKek,
+    rolls_out: Arc<std::sync::atomic::AtomicBool>,
     root: Zeroizing<[u8; 32]>,
     clock: fn() -> i64,
     database: Database,

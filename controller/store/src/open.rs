@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
@@ -217,6 +218,7 @@ impl Store {
         };
         let head = read_head(&mut connection, config, &kek).await.map_err(store)?;
         let keys = SharedKek::new(kek);
+        let rolls_out = Arc::new(AtomicBool::new(false));
         let (ring, doorbell) = watch::channel(head.revision);
         // A reader that is further behind takes everything for touched, so the size bounds memory and nothing else.
         let (commits, _) = broadcast::channel(1024);
@@ -230,6 +232,7 @@ impl Store {
             audit_bytes: config.audit_bytes,
             replies_per_key: config.replies_per_key,
             keys: keys.clone(),
+            rolls_out: Arc::clone(&rolls_out),
             ring,
             commits: commits.clone(),
             lock,
@@ -241,6 +244,7 @@ impl Store {
             cell: head.cell,
             controller,
             keys,
+            rolls_out,
             root,
             clock: config.clock,
             database: config.database.clone(),

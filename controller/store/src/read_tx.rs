@@ -185,7 +185,7 @@ impl ReadTx {
         key: &Key,
     ) -> Result<Option<IntentRow>, StoreError> {
         let query = sql::query(
-            "SELECT audience, kind, key, revision, owner, value FROM intent_current \
+            "SELECT audience, kind, key, revision, owner, value, rollout FROM intent_current \
              WHERE audience = ? AND kind = ? AND key = ?",
         )
         .bind(audience.to_string())
@@ -267,7 +267,7 @@ impl ReadTx {
         limit: u32,
     ) -> Result<Vec<IntentRow>, StoreError> {
         let query = sql::query(
-            "SELECT audience, kind, key, revision, owner, value FROM intent_current \
+            "SELECT audience, kind, key, revision, owner, value, rollout FROM intent_current \
              WHERE audience = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
         .bind(audience.to_string())
@@ -285,7 +285,7 @@ impl ReadTx {
         limit: usize,
     ) -> Result<Vec<Item>, StoreError> {
         let query = sql::query(
-            "SELECT kind, key, revision, value, cause, traceparent FROM intent_current \
+            "SELECT kind, key, revision, value, cause, traceparent, rollout FROM intent_current \
              WHERE audience = ? AND (kind, key) > (?, ?) ORDER BY kind, key LIMIT ?",
         )
         .bind(audience.to_string())
@@ -300,7 +300,7 @@ impl ReadTx {
                 value: Bytes::from(row.try_get::<Vec<u8>>(3)?),
                 cause: cause(row.try_get(4)?)?,
                 traceparent: row.try_get(5)?,
-                rollout: 0,
+                rollout: from_sql("rollout", row.try_get(6)?)?,
             });
         }
         Ok(items)
@@ -495,7 +495,7 @@ impl World for ReadTx {
         let mut rows = Vec::new();
         for owners in batch::chunks(owners) {
             let mut sql = QueryBuilder::new(
-                "SELECT audience, kind, key, revision, owner, value FROM intent_current WHERE owner IN ",
+                "SELECT audience, kind, key, revision, owner, value, rollout FROM intent_current WHERE owner IN ",
             );
             batch::list(&mut sql, owners);
             for row in self.all(sql.build()).await? {
@@ -508,7 +508,7 @@ impl World for ReadTx {
 
     async fn owned(&mut self, owner: &str) -> Result<Vec<IntentRow>, WorldError> {
         let query = sql::query(
-            "SELECT audience, kind, key, revision, owner, value FROM intent_current \
+            "SELECT audience, kind, key, revision, owner, value, rollout FROM intent_current \
              WHERE owner = ? ORDER BY audience, kind, key",
         )
         .bind(owner);
@@ -551,6 +551,10 @@ impl World for ReadTx {
 
     async fn trust_roots(&mut self) -> Result<Vec<Bytes>, WorldError> {
         Ok(self.read_trust_roots().await?)
+    }
+
+    async fn audience_count(&mut self, audience: &Audience) -> Result<u64, WorldError> {
+        Ok(self.audience(audience).await?.count)
     }
 
     async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
@@ -602,6 +606,7 @@ pub(crate) fn intent_row(row: &Row) -> Result<IntentRow, StoreError> {
         revision: from_sql("revision", row.try_get(3)?)?,
         owner: row.try_get(4)?,
         value: Bytes::from(row.try_get::<Vec<u8>>(5)?),
+        rollout: from_sql("rollout", row.try_get(6)?)?,
     })
 }
 

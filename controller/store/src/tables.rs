@@ -51,13 +51,14 @@ pub(crate) const TABLES: &[Table] = &[
     table(
         "intent_current",
         &["audience", "kind", "key"],
-        &["revision", "owner", "value", "cause", "traceparent"],
+        &["revision", "owner", "value", "cause", "traceparent", "rollout"],
     ),
     table(
         "intent_log",
         &["audience", "revision", "kind", "key"],
-        &["op", "value", "cause", "owner", "traceparent"],
+        &["op", "value", "cause", "owner", "traceparent", "rollout"],
     ),
+    table("rollouts", &["id"], &["is_open", "document"]),
     table("audiences", &["audience"], &["revision", "floor", "count", "digest", "logged"]),
     table("counters", &["name"], &["value"]),
     Table { numbered: true, ..table("replan", &["seq"], &["owner"]) },

@@ -12,6 +12,8 @@ mod resources;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Key};
@@ -93,6 +95,8 @@ pub(crate) struct Fixed {
     pub(crate) replies_per_key: u64,
     /// Seals and opens the keys that the store holds.
     pub(crate) keys: SharedKek,
+    /// Whether what touches much goes out in steps.
+    pub(crate) rolls_out: Arc<AtomicBool>,
 }
 
 /// What is thrown away with the savepoint.
@@ -114,6 +118,7 @@ struct Mutation {
     replan: Steps,
     audit: Vec<(AuditEntry, Origin)>,
     fleet: FleetChange,
+    rollouts: bool,
     /// Keys that it opened.
     opened: OpenedKeys,
 }
@@ -128,6 +133,7 @@ pub(crate) struct Written {
     pub(crate) concerns: BTreeSet<String>,
     pub(crate) events: Vec<ResourceEvent>,
     pub(crate) fleet: FleetChange,
+    pub(crate) rollouts: bool,
 }
 
 impl std::fmt::Debug for WriteTx {
@@ -258,6 +264,7 @@ impl WriteTx {
             concerns: mutation.concerns,
             events,
             fleet: mutation.fleet,
+            rollouts: mutation.rollouts,
         })
     }
 
@@ -303,6 +310,11 @@ impl WriteTx {
     /// What the mutation changes of the fleet.
     pub(crate) fn fleet(&mut self) -> &mut FleetChange {
         &mut self.mutation.fleet
+    }
+
+    /// The mutation changes a rollout.
+    pub(crate) fn rollouts_changed(&mut self) {
+        self.mutation.rollouts = true;
     }
 
     pub(crate) fn begin_epoch(&mut self, epoch: String) {
@@ -394,6 +406,7 @@ impl WriteTx {
         if self.mutation.replanned > MAX_REPLAN {
             return Err(ApplyError::TooLarge(self.mutation.replanned));
         }
+        let changed = change.rollout.as_ref().map(|_| change.put.clone()).unwrap_or_default();
         self.take_resources(change.put, change.remove).await?;
         self.take_intents(change.intents).await?;
         self.take_counters(change.counters).await?;
@@ -401,6 +414,9 @@ impl WriteTx {
         self.mutation.replan.add(&change.replan);
         for errand in change.errands {
             self.run_errand(errand).await?;
+        }
+        if let Some(begin) = change.rollout {
+            self.begin_rollout(begin, &changed).await?;
         }
         Ok(())
     }
@@ -535,6 +551,10 @@ impl World for WriteTx {
     async fn key_shares(&mut self, audience: &Audience) -> Result<Vec<KeyShare>, WorldError> {
         self.read.key_shares(audience).await
     }
+
+    async fn audience_count(&mut self, audience: &Audience) -> Result<u64, WorldError> {
+        self.read.audience_count(audience).await
+    }
 }
 
 /// What nodes said is no part of a mutation.
@@ -561,6 +581,10 @@ impl Draft for WriteTx {
 
     fn by_admin(&self) -> bool {
         self.mutation.origin.admin
+    }
+
+    fn rolls_out(&self) -> bool {
+        self.fixed.rolls_out.load(Ordering::Relaxed)
     }
 
     async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError> {

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -192,6 +192,7 @@ pub(crate) struct Setup {
     pub(crate) audit_bytes: u64,
     pub(crate) replies_per_key: u64,
     pub(crate) keys: SharedKek,
+    pub(crate) rolls_out: Arc<AtomicBool>,
     pub(crate) ring: watch::Sender<u64>,
     pub(crate) commits: broadcast::Sender<Arc<Commit>>,
     /// Against a second controller on the same file.
@@ -222,6 +223,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
                 audit_bytes: setup.audit_bytes,
                 replies_per_key: setup.replies_per_key,
                 keys: setup.keys,
+                rolls_out: setup.rolls_out,
             },
         ),
         connect: setup.connect,
@@ -560,7 +562,7 @@ impl Writer {
             connection.execute(query.bind(epoch).bind(revision)).await?;
         }
         if let Some(log) = &self.log
-            && (moved || !commit.fleet.is_empty())
+            && (moved || commit.rollouts || !commit.fleet.is_empty())
         {
             log.write(connection, &commit).await?;
         }
@@ -582,6 +584,7 @@ impl Writer {
             commit.concerns.extend(written.concerns.iter().cloned());
             commit.events.extend(written.events.iter().cloned());
             commit.fleet.merge(written.fleet.clone());
+            commit.rollouts |= written.rollouts;
         }
         commit.audiences = audiences.into_iter().collect();
         commit
@@ -590,7 +593,7 @@ impl Writer {
     /// After the commit only: a subscriber must never see what a crash can still take back.
     fn tell(&mut self, members: Vec<Member>, commit: Commit) {
         let head = commit.revision;
-        if self.tx.group_head().2 {
+        if self.tx.group_head().2 || commit.rollouts {
             self.known = head;
             // The fleet's own changes are known here.
             self.announce(Commit { fleet: FleetChange::default(), ..commit });

@@ -121,6 +121,9 @@ pub const SEEN_KINDS: &[Kind] = &[
     Kind::AddressSet,
 ];
 
+/// The kinds that many sites share: a change of one of their items reaches all of them, and goes out in steps.
+pub const SHARED_KINDS: &[Kind] = &[Kind::ShardPool, Kind::AddressSet, Kind::SerialOffset];
+
 /// What a [`Intent::Retire`] destroys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retired {

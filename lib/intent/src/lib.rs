@@ -25,7 +25,7 @@ pub use bytes::Bytes;
 pub use digest::{Digest, item_digest};
 pub use hosting_proto::intent as message;
 pub use hosting_proto::intent::Kind;
-pub use kinds::{Intent, KNOWN_KINDS, Retired, SEALED_KINDS, SEEN_KINDS, roles_of};
+pub use kinds::{Intent, KNOWN_KINDS, Retired, SEALED_KINDS, SEEN_KINDS, SHARED_KINDS, roles_of};
 pub use parse::{MAX_VALUE_BYTES, Rejection, audience_key_name, audience_key_of, rr_set_key};
 pub use role::{
     DEFAULT_DNS_GROUP, EdgeKeyGrant, NodeFacts, Progress, Role, RoleRules, audiences, group_or_default,

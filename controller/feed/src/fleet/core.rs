@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use hosting_intent::{Audience, Key};
+use hosting_proto::feed::exception::Type;
 use hosting_proto::feed::{Ack, Exception, Served, ServedMark};
 use tokio::sync::mpsc;
 
@@ -173,6 +174,12 @@ impl Core {
         let mut changed = moved;
         if ack.has_exceptions && ack.exceptions != entry.exceptions {
             for exception in entry.exceptions.iter().chain(&ack.exceptions) {
+                if exception.r#type() == Type::Waiting {
+                    // One for all of a rollout's items.
+                    let from = exception.revision.saturating_sub(1);
+                    self.news.moved(&who.audience, from, entry.applied);
+                    continue;
+                }
                 let key = Key { kind: exception.kind, name: exception.key.clone() };
                 self.news.item(&who.audience, key);
             }
@@ -281,6 +288,10 @@ impl Core {
         self.news.moved(&who.audience, entry.applied.min(said.applied), said.applied);
         if entry.exceptions != said.exceptions {
             for exception in entry.exceptions.iter().chain(&said.exceptions) {
+                if exception.r#type() == Type::Waiting {
+                    self.news.moved(&who.audience, exception.revision.saturating_sub(1), said.applied);
+                    continue;
+                }
                 self.news.item(&who.audience, Key { kind: exception.kind, name: exception.key.clone() });
             }
             entry.exceptions = said.exceptions;

@@ -126,10 +126,14 @@ impl<'a> Look<'a> {
                     continue;
                 }
                 in_service += 1;
+                if self.fleet.waits(&row.audience, &node.node_id, row.rollout) {
+                    waiting.push(node.node_id);
+                    continue;
+                }
                 let exception = self.fleet.exception(&row.audience, &node.node_id, &row.key);
                 if let Some(exception) = exception.filter(|exception| exception.revision >= row.revision) {
                     match exception.kind {
-                        ExceptionKind::Held => waiting.push(node.node_id),
+                        ExceptionKind::Held | ExceptionKind::Waiting => waiting.push(node.node_id),
                         ExceptionKind::Rejected | ExceptionKind::Unsupported => {
                             failed.push(format!("{}: {}", node.node_id, exception.reason));
                         }
@@ -200,9 +204,15 @@ impl<'a> Look<'a> {
                 continue;
             }
             all.in_service += 1;
+            if self.fleet.waits(&row.audience, &subscriber.node_id, row.rollout) {
+                all.waiting.push(subscriber.node_id);
+                continue;
+            }
             let exception = self.fleet.exception(&row.audience, &subscriber.node_id, &row.key);
             match exception.filter(|exception| exception.revision >= row.revision) {
-                Some(Exception { kind: ExceptionKind::Held, .. }) => all.waiting.push(subscriber.node_id),
+                Some(Exception { kind: ExceptionKind::Held | ExceptionKind::Waiting, .. }) => {
+                    all.waiting.push(subscriber.node_id);
+                }
                 Some(Exception {
                     kind: ExceptionKind::Rejected | ExceptionKind::Unsupported,
                     reason,

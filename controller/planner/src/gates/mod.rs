@@ -37,6 +37,8 @@ pub enum ExceptionKind {
     Held,
     /// The build does not know the kind.
     Unsupported,
+    /// It is part of a rollout that has not come there.
+    Waiting,
 }
 
 /// One item that a subscriber does not apply.
@@ -87,6 +89,12 @@ pub trait Fleet: Send + Sync {
 
     /// What `node` says about one key that it does not apply.
     fn exception(&self, audience: &Audience, node: &str, key: &Key) -> Option<Exception>;
+
+    /// Whether items of a rollout wait at `node` until it comes there.
+    fn waits(&self, audience: &Audience, node: &str, rollout: u64) -> bool {
+        let key = Key { kind: 0, name: format!("rollout/{rollout}") };
+        rollout != 0 && self.exception(audience, node, &key).is_some()
+    }
 
     /// What agents say about keys, by node. They are many and few are asked for, so they are read of the world.
     async fn reports(

@@ -18,11 +18,16 @@ use crate::{PlanError, Unit, World, names, read};
 
 /// The groups of name servers that brands name, for what all of them have.
 pub(crate) const DNS_GROUPS: Pages =
-    Pages { name: "dns_groups", over: Kind::Brand, by: By::All, aspect: Aspect::Machines };
+    Pages { name: "dns_groups", over: Kind::Brand, by: By::All, aspect: Aspect::Machines, is_wide: true };
 
 /// The service host names under a zone name, or above it.
-pub(crate) const SERVICES_NEAR: Pages =
-    Pages { name: "services_near", over: Kind::Brand, by: By::All, aspect: Aspect::ServiceNames };
+pub(crate) const SERVICES_NEAR: Pages = Pages {
+    name: "services_near",
+    over: Kind::Brand,
+    by: By::All,
+    aspect: Aspect::ServiceNames,
+    is_wide: false,
+};
 
 #[async_trait]
 impl Planned for Brand {

@@ -13,7 +13,7 @@ use crate::{DesiredIntent, PlanError, Unit, World, read};
 
 /// All clusters' address sets.
 pub(crate) const CLUSTERS: Pages =
-    Pages { name: "clusters", over: Kind::Cluster, by: By::All, aspect: Aspect::Machines };
+    Pages { name: "clusters", over: Kind::Cluster, by: By::All, aspect: Aspect::Machines, is_wide: true };
 
 #[async_trait]
 impl Planned for Cluster {

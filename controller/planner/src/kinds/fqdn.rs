@@ -21,15 +21,25 @@ use crate::{DesiredIntent, PlanError, Unit, World, names, ownership, read};
 
 /// The host names of a tenant, for their automatic records.
 pub(crate) const TENANT_NAMES: Pages =
-    Pages { name: "tenant_names", over: Kind::Fqdn, by: By::Parent, aspect: Aspect::Names };
+    Pages { name: "tenant_names", over: Kind::Fqdn, by: By::Parent, aspect: Aspect::Names, is_wide: false };
 
 /// The host names at or below a zone name, whoever has them, for their automatic records.
-pub(crate) const NAMES_UNDER: Pages =
-    Pages { name: "names_under", over: Kind::Fqdn, by: By::Facet(SUFFIX_FACET), aspect: Aspect::Names };
+pub(crate) const NAMES_UNDER: Pages = Pages {
+    name: "names_under",
+    over: Kind::Fqdn,
+    by: By::Facet(SUFFIX_FACET),
+    aspect: Aspect::Names,
+    is_wide: false,
+};
 
 /// The host names bound to a site.
-pub(crate) const WEBROOT_FQDNS: Pages =
-    Pages { name: "webroot_fqdns", over: Kind::Fqdn, by: By::Facet("webroot_id"), aspect: Aspect::Machines };
+pub(crate) const WEBROOT_FQDNS: Pages = Pages {
+    name: "webroot_fqdns",
+    over: Kind::Fqdn,
+    by: By::Facet("webroot_id"),
+    aspect: Aspect::Machines,
+    is_wide: false,
+};
 
 #[async_trait]
 impl Planned for Fqdn {

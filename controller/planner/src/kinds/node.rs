@@ -33,7 +33,7 @@ impl Planned for Node {
         if change.after.is_none() {
             // Everything that this node was told, whichever shard it came from.
             let (of, after, cause) = (node.id.clone(), String::new(), change.cause);
-            units.insert(Unit::Walk { over: Walk::NodeRows, of, after, cause });
+            units.insert(Unit::Walk { over: Walk::NodeRows, of, after, cause, rollout: 0 });
         } else {
             let moved = left.symmetric_difference(&joined);
             units.extend(moved.map(|shard| tenant::SHARD_TENANTS.of(shard, change.cause)));

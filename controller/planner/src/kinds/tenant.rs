@@ -16,12 +16,22 @@ use crate::unit::{Aspect, By, Pages};
 use crate::{DesiredIntent, PlanError, Unit, World, quota, read};
 
 /// The tenants of a shard, and from each what machines get of it.
-pub(crate) const SHARD_TENANTS: Pages =
-    Pages { name: "shard_tenants", over: Kind::Tenant, by: By::Facet("shard_id"), aspect: Aspect::Machines };
+pub(crate) const SHARD_TENANTS: Pages = Pages {
+    name: "shard_tenants",
+    over: Kind::Tenant,
+    by: By::Facet("shard_id"),
+    aspect: Aspect::Machines,
+    is_wide: true,
+};
 
 /// The tenants of a cluster, and from each its names.
-pub(crate) const CLUSTER_TENANTS: Pages =
-    Pages { name: "cluster_tenants", over: Kind::Tenant, by: By::Facet("cluster_id"), aspect: Aspect::Names };
+pub(crate) const CLUSTER_TENANTS: Pages = Pages {
+    name: "cluster_tenants",
+    over: Kind::Tenant,
+    by: By::Facet("cluster_id"),
+    aspect: Aspect::Names,
+    is_wide: true,
+};
 
 /// The tenants of a brand, and from each its service host names.
 pub(crate) const BRAND_TENANTS: Pages = Pages {
@@ -29,11 +39,17 @@ pub(crate) const BRAND_TENANTS: Pages = Pages {
     over: Kind::Tenant,
     by: By::Facet("brand_id"),
     aspect: Aspect::ServiceNames,
+    is_wide: true,
 };
 
 /// The tenants of a brand, and from each all its names.
-pub(crate) const BRAND_NAMES: Pages =
-    Pages { name: "brand_names", over: Kind::Tenant, by: By::Facet("brand_id"), aspect: Aspect::Names };
+pub(crate) const BRAND_NAMES: Pages = Pages {
+    name: "brand_names",
+    over: Kind::Tenant,
+    by: By::Facet("brand_id"),
+    aspect: Aspect::Names,
+    is_wide: true,
+};
 
 /// So many resources of one tenant are planned along with it, without a walk of their own.
 const FEW: u32 = 10;

@@ -21,12 +21,22 @@ use crate::unit::{Aspect, By, Pages};
 use crate::{DesiredIntent, PlanError, Unit, World, read, readers};
 
 /// The sites of a tenant.
-pub(crate) const TENANT_SITES: Pages =
-    Pages { name: "tenant_sites", over: Kind::Webroot, by: By::Parent, aspect: Aspect::Machines };
+pub(crate) const TENANT_SITES: Pages = Pages {
+    name: "tenant_sites",
+    over: Kind::Webroot,
+    by: By::Parent,
+    aspect: Aspect::Machines,
+    is_wide: false,
+};
 
 /// The service host names of a tenant's sites.
-pub(crate) const TENANT_SERVICES: Pages =
-    Pages { name: "tenant_services", over: Kind::Webroot, by: By::Parent, aspect: Aspect::ServiceNames };
+pub(crate) const TENANT_SERVICES: Pages = Pages {
+    name: "tenant_services",
+    over: Kind::Webroot,
+    by: By::Parent,
+    aspect: Aspect::ServiceNames,
+    is_wide: false,
+};
 
 #[async_trait]
 impl Planned for Webroot {

@@ -26,16 +26,31 @@ const MINIMUM: u32 = 300;
 const TTL: u32 = 86_400;
 
 /// The apexes of a brand's zones.
-pub(crate) const BRAND_ZONES: Pages =
-    Pages { name: "brand_zones", over: Kind::Zone, by: By::Facet("brand_id"), aspect: Aspect::Machines };
+pub(crate) const BRAND_ZONES: Pages = Pages {
+    name: "brand_zones",
+    over: Kind::Zone,
+    by: By::Facet("brand_id"),
+    aspect: Aspect::Machines,
+    is_wide: true,
+};
 
 /// A brand's zones, and whether they have to be shown to be their tenants'.
-pub(crate) const BRAND_CLAIMS: Pages =
-    Pages { name: "brand_claims", over: Kind::Zone, by: By::Facet("brand_id"), aspect: Aspect::Names };
+pub(crate) const BRAND_CLAIMS: Pages = Pages {
+    name: "brand_claims",
+    over: Kind::Zone,
+    by: By::Facet("brand_id"),
+    aspect: Aspect::Names,
+    is_wide: false,
+};
 
 /// The zones at or below a name, which may show them to be their tenants'.
-pub(crate) const ZONES_UNDER: Pages =
-    Pages { name: "zones_under", over: Kind::Zone, by: By::Facet(SUFFIX_FACET), aspect: Aspect::Names };
+pub(crate) const ZONES_UNDER: Pages = Pages {
+    name: "zones_under",
+    over: Kind::Zone,
+    by: By::Facet(SUFFIX_FACET),
+    aspect: Aspect::Names,
+    is_wide: false,
+};
 
 #[async_trait]
 impl Planned for Zone {

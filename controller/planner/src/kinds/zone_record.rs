@@ -19,8 +19,13 @@ use crate::unit::{Aspect, By, Pages};
 use crate::{DesiredIntent, PlanError, Unit, World, read};
 
 /// The RRsets of a zone.
-pub(crate) const ZONE_RECORDS: Pages =
-    Pages { name: "zone_records", over: Kind::ZoneRecord, by: By::Parent, aspect: Aspect::Machines };
+pub(crate) const ZONE_RECORDS: Pages = Pages {
+    name: "zone_records",
+    over: Kind::ZoneRecord,
+    by: By::Parent,
+    aspect: Aspect::Machines,
+    is_wide: false,
+};
 
 /// The largest RRset that name servers take, in bytes of wire form: several fit into one message over TCP.
 const MAX_RR_SET_BYTES: usize = 16 * 1024;

@@ -304,6 +304,7 @@ pub(super) fn withdraw(
             value: None,
             cause: Cause::Person,
             traceparent: None,
+            rollout: 0,
         })
         .collect()
 }

@@ -55,7 +55,9 @@ pub async fn drain(draft: &mut dyn Draft) -> Result<Drained, PlanError> {
         entries += 1;
         plan.draft.dequeue(unit.clone());
         match &unit {
-            Unit::Walk { over, of, after, cause } => plan.step(*over, of, after, *cause).await?,
+            Unit::Walk { over, of, after, cause, rollout } => {
+                plan.step((*over, of, after), *cause, *rollout).await?;
+            }
             Unit::Audience(_) | Unit::Of(..) | Unit::RrSet { .. } | Unit::Retire(_) => {
                 plan.replan([unit]).await?;
             }

@@ -14,7 +14,7 @@ pub use fleet::{
 };
 use hosting_resource::{OwnerRef, Resource};
 pub use readers::{admit_reader, expel_reader};
-pub use undo::{How, LeftAlone, TakenBack, Undone, undo};
+pub use undo::{How, LeftAlone, TakenBack, Undone, revert, undo};
 pub use update::{converge_shard, retry, retry_failed, suspend, unsuspend, update};
 
 use crate::fields::is_deleting;

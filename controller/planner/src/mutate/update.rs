@@ -202,6 +202,7 @@ async fn try_again(plan: &mut Plan<'_>, mut resource: Resource) -> Result<Resour
                     value,
                     cause: Cause::Person,
                     traceparent: None,
+                    rollout: row.rollout,
                 });
             }
         }

@@ -25,6 +25,7 @@ pub(super) struct LogRow {
     owner: String,
     cause: Cause,
     traceparent: String,
+    rollout: u64,
 }
 
 /// The rows of the log that a mutation writes: a later change of a key says what is kept.
@@ -76,8 +77,9 @@ impl WriteTx {
             .collect();
         let unknown: Vec<(Audience, Key)> = unknown.into_iter().collect();
         for some in batch::chunks(&unknown) {
-            let mut sql =
-                QueryBuilder::new("SELECT audience, kind, key, revision, owner, value FROM intent_current");
+            let mut sql = QueryBuilder::new(
+                "SELECT audience, kind, key, revision, owner, value, rollout FROM intent_current",
+            );
             batch::any_of(&mut sql, &["audience", "kind", "key"], some, |sql, (audience, key), column| {
                 match column {
                     0 => sql.push_bind(audience.to_string()),
@@ -142,7 +144,7 @@ impl WriteTx {
     }
 
     fn take_intent(&mut self, change: IntentChange) -> Result<(), ApplyError> {
-        let IntentChange { audience, key, owner, value, cause, traceparent } = change;
+        let IntentChange { audience, key, owner, value, cause, traceparent, rollout } = change;
         let now = self.pending.layer.known_row(&audience, &key).flatten();
         match (now, &value) {
             (None, None) => return Ok(()),
@@ -184,8 +186,9 @@ impl WriteTx {
             revision: self.read.head() + 1,
             owner: owner.clone(),
             value: value.clone(),
+            rollout,
         });
-        let logged = LogRow { value, owner, cause, traceparent };
+        let logged = LogRow { value, owner, cause, traceparent, rollout };
         self.mutation.log.insert((audience.clone(), key.clone()), logged);
         self.pending.layer.set_row(audience, key, row);
         Ok(())
@@ -218,7 +221,12 @@ impl Pending {
         let mut withdrawn = Vec::new();
         for (audience, key, row) in self.layer.changed_rows() {
             match (self.logged.get(&(audience.clone(), key.clone())), row) {
-                (Some(logged), Some(row)) => set.push((row, to_sql("revision", row.revision)?, logged)),
+                (Some(logged), Some(row)) => set.push((
+                    row,
+                    to_sql("revision", row.revision)?,
+                    logged,
+                    to_sql("rollout", row.rollout)?,
+                )),
                 (Some(_), None) => withdrawn.push((audience, key)),
                 (None, Some(row)) => own(tx, row).await?,
                 (None, None) => {}
@@ -233,20 +241,21 @@ impl Pending {
     async fn write_log(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
         let mut rows = Vec::new();
         for ((audience, revision, key), row) in &self.log {
-            rows.push((audience, to_sql("revision", *revision)?, key, row));
+            let rollout = to_sql("rollout", row.rollout)?;
+            rows.push((audience, to_sql("revision", *revision)?, key, row, rollout));
         }
         batch::insert(
             tx,
-            "INSERT INTO intent_log (audience, revision, kind, key, op, value, cause, owner, traceparent)",
+            "INSERT INTO intent_log (audience, revision, kind, key, op, value, cause, owner, traceparent, rollout)",
             "",
             &rows,
-            |values, (audience, revision, key, row)| {
+            |values, (audience, revision, key, row, rollout)| {
                 values.push_bind(audience.to_string()).push_bind(*revision);
                 values.push_bind(key.kind).push_bind(key.name.clone());
                 values.push_bind(if row.value.is_some() { "set" } else { "withdraw" });
                 values.push_bind(row.value.as_ref().map(|value| value.to_vec()));
                 values.push_bind(cause_number(row.cause));
-                values.push_bind(row.owner.clone()).push_bind(row.traceparent.clone());
+                values.push_bind(row.owner.clone()).push_bind(row.traceparent.clone()).push_bind(*rollout);
             },
         )
         .await?;
@@ -291,17 +300,17 @@ async fn own(tx: &mut ReadTx, row: &IntentRow) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn write_current(tx: &mut ReadTx, rows: &[(&IntentRow, i64, &LogRow)]) -> Result<(), StoreError> {
+async fn write_current(tx: &mut ReadTx, rows: &[(&IntentRow, i64, &LogRow, i64)]) -> Result<(), StoreError> {
     batch::insert(
         tx,
-        "INSERT INTO intent_current (audience, kind, key, revision, owner, value, cause, traceparent)",
+        "INSERT INTO intent_current (audience, kind, key, revision, owner, value, cause, traceparent, rollout)",
         "ON CONFLICT (audience, kind, key) DO UPDATE SET revision = excluded.revision, owner = excluded.owner, \
-         value = excluded.value, cause = excluded.cause, traceparent = excluded.traceparent",
+         value = excluded.value, cause = excluded.cause, traceparent = excluded.traceparent, rollout = excluded.rollout",
         rows,
-        |values, (row, revision, logged)| {
+        |values, (row, revision, logged, rollout)| {
             values.push_bind(row.audience.to_string()).push_bind(row.key.kind).push_bind(row.key.name.clone());
             values.push_bind(*revision).push_bind(row.owner.clone()).push_bind(row.value.to_vec());
-            values.push_bind(cause_number(logged.cause)).push_bind(logged.traceparent.clone());
+            values.push_bind(cause_number(logged.cause)).push_bind(logged.traceparent.clone()).push_bind(*rollout);
         },
     )
     .await?;

@@ -85,7 +85,18 @@ enum Blocked {
 /// # Errors
 /// When the store fails, or what is deleted is still used by something that is not deleted with it ([`PlanError::InUse`]).
 pub async fn undo(draft: &mut dyn Draft, changes: &[PastChange]) -> Result<Undone, PlanError> {
-    let mut plan = Plan::new(draft, Cause::Person);
+    all(Plan::new(draft, Cause::Person), changes).await
+}
+
+/// [`undo`] of what went out in steps and hurts: it is for everybody at once.
+///
+/// # Errors
+/// As [`undo`].
+pub async fn revert(draft: &mut dyn Draft, changes: &[PastChange]) -> Result<Undone, PlanError> {
+    all(Plan::instant(draft, Cause::Person), changes).await
+}
+
+async fn all(mut plan: Plan<'_>, changes: &[PastChange]) -> Result<Undone, PlanError> {
     let mut by_resource: BTreeMap<&str, Vec<&PastChange>> = BTreeMap::new();
     for change in changes {
         by_resource.entry(&change.resource).or_default().push(change);

@@ -1,0 +1,12 @@
+-- Changes that go out in steps. `id` is the revision at which one began; rows of intents that are part of it carry it.
+ALTER TABLE intent_current ADD COLUMN rollout INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE intent_log ADD COLUMN rollout INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX intent_log_rollout ON intent_log (rollout, audience) WHERE rollout <> 0;
+CREATE INDEX intent_current_rollout ON intent_current (rollout, audience) WHERE rollout <> 0;
+
+CREATE TABLE rollouts (
+    id INTEGER NOT NULL PRIMARY KEY,
+    is_open INTEGER NOT NULL,
+    document TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX rollouts_open ON rollouts (id) WHERE is_open = 1;

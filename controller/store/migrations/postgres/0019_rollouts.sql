@@ -1,0 +1,12 @@
+-- See the file of the same name for SQLite.
+ALTER TABLE intent_current ADD COLUMN rollout BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE intent_log ADD COLUMN rollout BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX intent_log_rollout ON intent_log (rollout, audience) WHERE rollout <> 0;
+CREATE INDEX intent_current_rollout ON intent_current (rollout, audience) WHERE rollout <> 0;
+
+CREATE TABLE rollouts (
+    id BIGINT NOT NULL PRIMARY KEY,
+    is_open BIGINT NOT NULL,
+    document TEXT COLLATE "C" NOT NULL
+);
+CREATE INDEX rollouts_open ON rollouts (id) WHERE is_open = 1;
