@@ -284,6 +284,7 @@ mod tests {
                 value: Some(Bytes::from_static(b"roots")),
                 cause: Cause::Planner,
                 traceparent: None,
+                rollout: 0,
             }
         };
         for half in [0..600, 600..1_200] {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hosting_dns_zone::{Answered, Outcome, Zones, rcode, record_type_name};
+use hosting_intent_sync::self_check::Health;
 use hosting_scaffold::admin::Metrics as Registry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -66,6 +67,19 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Answers, and those of them that say that the server failed.
+    fn answers(&self) -> (u64, u64) {
+        let (mut all, mut failed) = (0, 0);
+        for (cell, counter) in self.answers.iter().enumerate() {
+            let count = counter.load(Ordering::Relaxed);
+            all += count;
+            if CODES.get(cell / TYPE_COUNT % CODES.len()) == Some(&rcode::SERVFAIL) {
+                failed += count;
+            }
+        }
+        (all, failed)
+    }
+
     /// Counts a packet by what became of it.
     pub fn answered(&self, via: Via, answered: &Answered) {
         if answered.outcome == Outcome::Dropped {
@@ -134,6 +148,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// What clients met since the start, for whoever watches how a change goes. How long answers take is not measured.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requests, failed) = counters
+            .iter()
+            .map(|counters| counters.answers())
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        Health { requests, failed, ..Health::default() }
+    }
+
     /// Registers everything; sizes are asked of `zones`.
     #[must_use]
     pub fn new(registry: &Registry, zones: Zones) -> Self {

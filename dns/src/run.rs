@@ -53,11 +53,12 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
     let zones = writer.zones();
     let metrics = Metrics::new(&process.registry, zones.clone());
     let feed_metrics = process.registry.register(ClientMetrics::register);
+    let counted = metrics.clone();
     let replica = DnsReplica::new(writer, metrics.clone());
     let applied = replica.applied();
     let maker = replica.self_check();
     let (replica, checks) = SelfChecks::of(replica, process.registry.register(CheckMetrics::register));
-    let served = checks.served();
+    let served = checks.served().with_health(Arc::new(move || counted.health()));
     let (opened, is_open) = oneshot::channel::<Vec<SocketAddr>>();
     let stop = group.stop();
     group.spawn("self-check", OnEnd::Fatal, async move {

@@ -74,6 +74,7 @@ fn stored(key: &Key) -> Stored {
         value: hosting_intent::Bytes::new(),
         cause: Cause::Person,
         traceparent: String::new(),
+        rollout: 0,
     }
 }
 

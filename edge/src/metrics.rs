@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hosting_intent_sync::self_check::Health;
 use hosting_scaffold::admin::Metrics as Registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -27,6 +28,11 @@ struct LatencyCounters {
 }
 
 impl Latency {
+    /// All of it, in microseconds.
+    fn micros(&self) -> u64 {
+        self.0.micros.load(Ordering::Relaxed)
+    }
+
     /// Counts one.
     pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
@@ -186,6 +192,21 @@ impl Metrics {
             );
         });
         metrics
+    }
+
+    /// What clients met since the start, for whoever watches how a change goes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let requests = self.requests.iter().map(Counter::get).sum();
+        let failed_handshakes = self.handshakes_failed.get();
+        Health {
+            start: 0,
+            requests,
+            failed: self.requests.last().map_or(0, Counter::get),
+            handshakes: self.handshakes.get() + failed_handshakes,
+            failed_handshakes,
+            busy_us: self.upstream.micros(),
+        }
     }
 
     /// Counts a request that ended with `code`; 0 when no response was sent.

@@ -65,10 +65,11 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let audience_keys = AudienceKeys::load(&settings.shared.data_dir).context("sealing key")?;
     let keys = Arc::new(NodeKeys::default());
     let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
+    let counted = metrics.clone();
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
     let check = Arc::new(server.self_check(&bound, &replica).context("TLS of the self-check")?);
     let (replica, checks) = SelfChecks::of(replica, process.registry.register(CheckMetrics::register));
-    let served = checks.served();
+    let served = checks.served().with_health(Arc::new(move || counted.health()));
     let (opened, is_open) = oneshot::channel();
     let stop = group.stop();
     group.spawn("self-check", OnEnd::Fatal, async move {

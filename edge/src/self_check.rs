@@ -273,8 +273,13 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
             // A tenant's last state stays as long as routes name it, and a pool that is gone leaves routes that lead nowhere; both show by the
             // routes. A certificate that is withdrawn gives way to another one.
             (None, Some(EdgeKind::TenantState | EdgeKind::ShardPool | EdgeKind::Certificate))
-            | (Some(EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_)), _)
-            | (None, Some(EdgeKind::TrustRoots | EdgeKind::AudienceKey) | None) => Ok(()),
+            | (
+                Some(EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::EdgeSettings(_)),
+                _,
+            )
+            | (None, Some(EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::EdgeSettings) | None) => {
+                Ok(())
+            }
         }
     }
 }

@@ -27,6 +27,8 @@ const UNRECOGNIZED_NAME: u8 = 112;
 #[derive(Debug)]
 pub(crate) struct Front {
     config: Arc<ServerConfig>,
+    /// The same without TLS 1.2.
+    tls13: Arc<ServerConfig>,
     certs: Arc<CertStore>,
     routing: Arc<Routing>,
     limit: Duration,
@@ -66,19 +68,26 @@ impl Front {
         metrics: Metrics,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Resolver {
-                certs: Arc::clone(&certs),
-                default_certificate: settings.default_certificate,
-            }));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // Resumption without state: one rotating key for all connections, where the default cache holds 256 sessions.
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let of = |versions: &[&'static rustls::SupportedProtocolVersion]| {
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(versions)?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(Resolver {
+                    certs: Arc::clone(&certs),
+                    default_certificate: settings.default_certificate,
+                }));
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config.ticketer = Arc::clone(&ticketer);
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            Ok::<_, rustls::Error>(Arc::new(config))
+        };
+        let config = of(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let tls13 = of(&[&rustls::version::TLS13])?;
         Ok(Self {
-            config: Arc::new(config),
+            config,
+            tls13,
             certs,
             routing,
             limit: ms(settings.handshake_timeout_ms),
@@ -129,7 +138,8 @@ impl Front {
             None if sent => return Err(refuse(start.io, UNRECOGNIZED_NAME).await),
             None => return Err(refuse(start.io, MISSING_EXTENSION).await),
         }
-        let stream = start.into_stream(Arc::clone(&self.config)).await.map_err(End::Failed)?;
+        let config = if self.routing.tls13_only() { &self.tls13 } else { &self.config };
+        let stream = start.into_stream(Arc::clone(config)).await.map_err(End::Failed)?;
         Ok((Conn::tls(stream, peer, self.h2_limit), name))
     }
 }

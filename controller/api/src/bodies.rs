@@ -3,6 +3,7 @@
 pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod records;
+pub(crate) mod rollouts;
 
 use std::collections::BTreeMap;
 
@@ -585,6 +586,8 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Released", |g| Released::json_schema(g)),
     ("Job", |g| JobView::json_schema(g)),
     ("JobPage", |g| JobPage::json_schema(g)),
+    ("Rollout", |g| rollouts::RolloutView::json_schema(g)),
+    ("RolloutPage", |g| rollouts::RolloutPage::json_schema(g)),
     ("CallbackSecret", |g| CallbackSecret::json_schema(g)),
     ("HistoryPage", |g| history::HistoryPage::json_schema(g)),
     ("Undo", |g| history::UndoBody::json_schema(g)),

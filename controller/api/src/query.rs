@@ -160,6 +160,11 @@ pub(crate) fn of_jobs() -> Vec<Param> {
     ]
 }
 
+/// What the list of rollouts takes.
+pub(crate) fn of_rollouts() -> Vec<Param> {
+    vec![limit(), cursor()]
+}
+
 /// What the stream of events takes.
 pub(crate) fn of_events() -> Vec<Param> {
     let kinds = Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect();

@@ -199,6 +199,7 @@ fn intent(n: usize) -> IntentChange {
         value: Some(hosting_intent::Bytes::from_static(b"x")),
         cause: Cause::Person,
         traceparent: None,
+        rollout: 0,
     }
 }
 

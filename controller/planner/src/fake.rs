@@ -9,8 +9,8 @@ use hosting_resource::{Index, Kind, PlainText, Resource, SealedText, SecretPlace
 use crate::gates::{Evidence, Reports};
 use crate::past::{Event, Part, PastChange};
 use crate::{
-    Admitted, ApplyError, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor, SealedFor, Unit,
-    World, WorldError,
+    Admitted, ApplyError, BeginRollout, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor,
+    SealedFor, Unit, World, WorldError,
 };
 
 /// Rows that one mutation may write, as in the store.
@@ -62,6 +62,10 @@ pub struct Fake {
     pub past: Vec<Remembered>,
     /// Whether a platform admin asks.
     pub admin: bool,
+    /// Whether what touches much goes out in steps.
+    pub rolls_out: bool,
+    /// Rollouts that began, by their revision.
+    pub rollouts: BTreeMap<u64, BeginRollout>,
     /// The newest revision that is committed.
     pub head: u64,
     /// Milliseconds since the Unix epoch.
@@ -431,6 +435,10 @@ impl Draft for Fake {
         self.admin
     }
 
+    fn rolls_out(&self) -> bool {
+        self.rolls_out
+    }
+
     async fn seal(&mut self, place: &SecretPlace, text: &PlainText) -> Result<SealedText, WorldError> {
         self.begin();
         self.secrets.push((place.clone(), text.clone()));
@@ -477,6 +485,7 @@ impl Draft for Fake {
         }
         self.counters.extend(change.counters);
         self.errands.extend(change.errands);
+        self.rollouts.extend(change.rollout.map(|begin| (self.head + 1, begin)));
         let done: BTreeSet<Unit> = change.replanned.into_iter().collect();
         self.queue.retain(|unit| !done.contains(unit));
         for unit in change.replan {

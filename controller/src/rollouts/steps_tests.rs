@@ -110,7 +110,9 @@ fn who_is_away_stops_nothing_and_gets_it_with_all() {
     for one in &mut seen {
         one.in_service = false;
     }
-    let running = further(&super::tests::rollout(), &seen, 0);
+    let waiting = Rollout { id: 8, ..rollout.clone() };
+    let waiting = Rollout { state: RolloutState::Waiting, step: 0, opened: Vec::new(), ..waiting };
+    let running = further(&waiting, &seen, 0);
     assert_eq!(
         look(&running, &policy(), &seen, 60 * SECOND, CALM),
         Next::Stay,

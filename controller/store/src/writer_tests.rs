@@ -22,6 +22,7 @@ fn change(name: &str, bytes: usize) -> Change {
         value: Some(Bytes::from(vec![7; bytes])),
         cause: Cause::Person,
         traceparent: None,
+        rollout: 0,
     };
     Change { intents: vec![intent], ..Change::default() }
 }

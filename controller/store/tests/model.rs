@@ -278,13 +278,14 @@ async fn the_protocol_holds(seeds: Range<u64>, least: u64, place: impl Fn() -> P
 }
 
 /// Everything that a run must have met.
-fn counts(summary: Summary, compactions: u64, restores: u64) -> [(&'static str, u64); 13] {
+fn counts(summary: Summary, compactions: u64, restores: u64) -> [(&'static str, u64); 14] {
     let Summary {
         snapshots,
         deltas,
         resumed,
         rejected,
         held,
+        waited,
         digest_mismatches,
         gaps,
         crashes,
@@ -301,6 +302,7 @@ fn counts(summary: Summary, compactions: u64, restores: u64) -> [(&'static str, 
         ("resumed", resumed),
         ("rejected", rejected),
         ("held", held),
+        ("waited", waited),
         ("digest mismatches", digest_mismatches),
         ("gaps", gaps),
         ("crashes", crashes),
@@ -349,6 +351,7 @@ async fn an_epoch_begun_twice_from_one_copy_has_two_names() {
         key: Key::new(Kind::Route, "shop.example"),
         value: Some(Bytes::from_static(b"v")),
         cause: Cause::Person,
+        rollout: 0,
     };
     model.commit(&[change]).await.unwrap();
     let copy = model.backup().await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
@@ -94,13 +94,16 @@ struct Site {
 #[derive(Debug)]
 pub struct Routing {
     routes: SwapMap<Arc<str>, Route>,
+    /// Clients may speak no TLS before 1.3.
+    tls13_only: AtomicBool,
 }
 
 impl Routing {
     /// An empty table and the one writer to it. `buckets`: see [`SwapMap::with_buckets`].
     #[must_use]
     pub fn new(buckets: usize) -> (Arc<Self>, Writer) {
-        let routing = Arc::new(Self { routes: SwapMap::with_buckets(buckets) });
+        let routing =
+            Arc::new(Self { routes: SwapMap::with_buckets(buckets), tls13_only: AtomicBool::new(false) });
         let writer = Writer {
             routing: Arc::clone(&routing),
             tenants: HashMap::default(),
@@ -109,6 +112,12 @@ impl Routing {
             dropped: 0,
         };
         (routing, writer)
+    }
+
+    /// Whether clients may speak no TLS before 1.3.
+    #[must_use]
+    pub fn tls13_only(&self) -> bool {
+        self.tls13_only.load(Ordering::Relaxed)
     }
 
     /// Decides on a host as [`crate::parse_host`] spells it.
@@ -194,6 +203,7 @@ pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
         EdgeIntent::TrustRoots(_)
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
+        | EdgeIntent::EdgeSettings(_)
         | EdgeIntent::TenantState(_)
         | EdgeIntent::Route(_) => Ok(()),
         EdgeIntent::ShardPool(pool) => check_pool(pool),
@@ -270,6 +280,10 @@ impl Writer {
                     let before = cell.pool.load_full();
                     cell.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
                 }
+                EdgeIntent::EdgeSettings(settings) => {
+                    let only = settings.tls_minimum_version() == message::TlsVersion::TlsVersion13;
+                    self.routing.tls13_only.store(only, Ordering::Relaxed);
+                }
                 EdgeIntent::Route(_)
                 | EdgeIntent::TrustRoots(_)
                 | EdgeIntent::AudienceKey(_)
@@ -313,6 +327,7 @@ impl Writer {
                         self.dropped += 1;
                     }
                 }
+                Some(EdgeKind::EdgeSettings) => self.routing.tls13_only.store(false, Ordering::Relaxed),
                 Some(
                     EdgeKind::Route | EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::Certificate,
                 )
@@ -336,7 +351,11 @@ impl Writer {
         let host = match EdgeKind::of(key)? {
             EdgeKind::TenantState => self.tenants.get(key.name.as_str())?.host.as_ref(),
             EdgeKind::ShardPool => self.pools.get(key.name.as_str())?.host.as_ref(),
-            EdgeKind::Route | EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::Certificate => None,
+            EdgeKind::Route
+            | EdgeKind::TrustRoots
+            | EdgeKind::AudienceKey
+            | EdgeKind::Certificate
+            | EdgeKind::EdgeSettings => None,
         };
         host.cloned()
     }

@@ -55,6 +55,9 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
                 .chain(shard.nodes.iter().map(line))
                 .collect()
         }
-        EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::Certificate(_) => Vec::new(),
+        EdgeIntent::TrustRoots(_)
+        | EdgeIntent::AudienceKey(_)
+        | EdgeIntent::Certificate(_)
+        | EdgeIntent::EdgeSettings(_) => Vec::new(),
     }
 }

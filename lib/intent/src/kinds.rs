@@ -93,6 +93,8 @@ kinds! {
     AudienceKey: [Web, Dns, Lb, Gateway], parse::audience_key, |_| false;
     /// A tenant's certificate with its private key.
     Certificate: [Lb], parse::certificate, |_| false, sealed;
+    /// What all edges of a cluster do alike.
+    EdgeSettings: [Lb], parse::edge_settings, |_| false;
     /// A zone's apex.
     Zone: [Dns], parse::zone, |_| false;
     /// One RRset.
@@ -122,7 +124,8 @@ pub const SEEN_KINDS: &[Kind] = &[
 ];
 
 /// The kinds that many sites share: a change of one of their items reaches all of them, and goes out in steps.
-pub const SHARED_KINDS: &[Kind] = &[Kind::ShardPool, Kind::AddressSet, Kind::SerialOffset];
+pub const SHARED_KINDS: &[Kind] =
+    &[Kind::ShardPool, Kind::EdgeSettings, Kind::AddressSet, Kind::SerialOffset];
 
 /// What a [`Intent::Retire`] destroys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -197,6 +197,16 @@ pub(crate) fn serial_offset(key: &str, value: &[u8]) -> Result<m::SerialOffset, 
     decode(value)
 }
 
+pub(crate) fn edge_settings(key: &str, value: &[u8]) -> Result<m::EdgeSettings, Rejection> {
+    exact_key(key, "settings")?;
+    let settings: m::EdgeSettings = decode(value)?;
+    let version = settings.tls_minimum_version;
+    // A version from a newer controller must not be taken for an older one.
+    m::TlsVersion::try_from(version)
+        .map_err(|_| invalid("tls_minimum_version", format!("{version} is none that this build knows")))?;
+    Ok(settings)
+}
+
 pub(crate) fn tenant(key: &str, value: &[u8]) -> Result<m::Tenant, Rejection> {
     let tenant: m::Tenant = decode(value)?;
     id_key(key)?;

@@ -37,6 +37,7 @@ fn poison(audience: &str, key: Key, value: Vec<u8>) -> IntentChange {
         value: Some(Bytes::from(value)),
         cause: Cause::Planner,
         traceparent: None,
+        rollout: 0,
     }
 }
 

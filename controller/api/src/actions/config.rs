@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 use hosting_resource::Tier;
-use hosting_store::{MAX_SETTINGS, OidcClient, WriteTx};
+use hosting_store::{MAX_SETTINGS, OidcClient, RolloutPolicy, WriteTx};
 use url::Url;
 
 use super::{Act, Ask, PLAIN};
@@ -88,6 +88,7 @@ fn known_value(name: &str, value: &str) -> Result<(), ApiError> {
             format!("must have at most {MAX_VALUE} bytes, none of them NUL"),
         ));
     }
+    RolloutPolicy::default().set(name, value).map_err(|problem| ApiError::invalid(name, problem))?;
     let parts: Vec<&str> = name.split('.').collect();
     match parts[..] {
         ["webhook", "critical" | "escalated", "url"] if !value.is_empty() => {

@@ -14,6 +14,7 @@ mod node;
 mod node_reports;
 mod ownership;
 mod platform;
+mod rollouts;
 mod sessions;
 mod shard;
 mod tenant;
@@ -127,6 +128,7 @@ pub(crate) fn routes() -> Vec<Route> {
         jobs::routes(),
         events::routes(),
         undo::routes(),
+        rollouts::routes(),
         ownership::routes(),
         usage::routes(),
         incidents::routes(),

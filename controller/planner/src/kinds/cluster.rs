@@ -1,10 +1,11 @@
-//! A cluster: its load-balancer addresses, for every name server.
+//! A cluster: its load-balancer addresses, for every name server, and what all of its edges do alike.
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::cluster::Cluster;
+use hosting_resource::kinds::cluster::TlsMinimum;
 use hosting_resource::{Doc, Document, Kind};
 
 use super::{Changed, Facts, Planned};
@@ -21,6 +22,9 @@ impl Planned for Cluster {
 
     fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
         let Some(cluster) = change.both().next() else { return };
+        if change.differs(|cluster| cluster.spec.tls_minimum_version) {
+            units.insert(Unit::Of(Self::KIND, cluster.id.clone()));
+        }
         if change.born_or_gone() {
             units.insert(Unit::Of(Self::KIND, cluster.id.clone()));
             units.extend(Audience::edge(&cluster.id).ok().map(Unit::Audience));
@@ -31,9 +35,18 @@ impl Planned for Cluster {
         let families = read::families_of(world, &cluster.typed_id()).await?;
         let message = m::AddressSet { ipv4: families.ipv4, ipv6: families.ipv6 };
         let audiences = read::dns_audiences(world).await?;
+        let edges = m::EdgeSettings {
+            tls_minimum_version: match cluster.spec.tls_minimum_version {
+                TlsMinimum::Tls12 => m::TlsVersion::TlsVersion12 as i32,
+                TlsMinimum::Tls13 => m::TlsVersion::TlsVersion13 as i32,
+            },
+        };
+        let settings =
+            DesiredIntent::new(Audience::edge(&cluster.id)?, IntentKind::EdgeSettings, "settings", &edges);
         Ok(audiences
             .into_iter()
             .map(|audience| DesiredIntent::new(audience, IntentKind::AddressSet, &*cluster.id, &message))
+            .chain([settings])
             .collect())
     }
 }

@@ -14,6 +14,7 @@ fn row(audience: &str, kind: IntentKind, name: &str, value: &impl prost::Message
         revision: REVISION,
         owner: "x".into(),
         value: value.encode_to_vec().into(),
+        rollout: 0,
     }
 }
 

@@ -8,6 +8,7 @@ mod overlay;
 mod ownership;
 mod planning;
 mod quotas;
+mod rollouts;
 mod sequences;
 mod traces;
 mod undo;

@@ -41,6 +41,7 @@ fn intent(key: u8, owner: u8, value: Option<u8>) -> IntentChange {
         value: value.map(|value| Bytes::copy_from_slice(&[value])),
         cause: Cause::Planner,
         traceparent: None,
+        rollout: 0,
     }
 }
 
@@ -141,7 +142,7 @@ proptest! {
                 direct.apply(change(step)).await.unwrap();
             }
             assert_eq!(read(&mut overlay, page).await, read(&mut direct, page).await);
-            overlay.write().await.unwrap();
+            overlay.write(None).await.unwrap();
             assert_eq!(read(&mut base, 100).await, read(&mut direct, 100).await);
         });
     }

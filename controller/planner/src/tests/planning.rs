@@ -405,6 +405,7 @@ async fn nothing_is_planned_for_an_audience_that_nobody_can_subscribe_to() {
         value: Some(hosting_intent::Bytes::from_static(b"x")),
         cause: hosting_intent::Cause::Planner,
         traceparent: None,
+        rollout: 0,
     };
     lab.store.apply(crate::Change { intents: vec![dead], ..crate::Change::default() }).await.unwrap();
     lab.store.commit();
@@ -433,6 +434,7 @@ fn units_survive_the_queue() {
         of: "web1".into(),
         after: "20/t_a/b".into(),
         cause: hosting_intent::Cause::Person,
+        rollout: 0,
     };
     let set = Unit::RrSet { zone: "z".into(), name: "*.a.example".into(), record_type: "A".into() };
     for unit in [walk, set, Unit::Audience(at("edge/c")), Unit::Retire("web_a".into())] {

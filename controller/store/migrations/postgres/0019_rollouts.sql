@@ -10,3 +10,6 @@ CREATE TABLE rollouts (
     document TEXT COLLATE "C" NOT NULL
 );
 CREATE INDEX rollouts_open ON rollouts (id) WHERE is_open = 1;
+
+-- Edges are told how clients may speak TLS: a walk over all clusters plans it.
+INSERT INTO replan (owner) VALUES ('walk:planner/clusters//') ON CONFLICT (owner) DO NOTHING;

@@ -101,6 +101,7 @@ pub(crate) fn set(audience: &str, key: &str, owner: &str, value: &[u8]) -> Inten
         value: Some(Bytes::copy_from_slice(value)),
         cause: Cause::Person,
         traceparent: None,
+        rollout: 0,
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) async fn write(store: &Store, n: u64) {
         value: Some(Bytes::from(vec![u8::try_from(n % 256).unwrap(); 100])),
         cause: Cause::Person,
         traceparent: None,
+        rollout: 0,
     };
     let change = Change {
         put: vec![tenant(&format!("t_{n}"))],

@@ -12,4 +12,6 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub use hosting_proto::feed::Health;
+
 pub use self::run::{CheckMetrics, Checked, HealthSource, SelfCheck, SelfChecks, ServedWatch};

@@ -111,7 +111,7 @@ impl CheckMetrics {
     }
 }
 
-/// How a process tells what its clients met: its counters as they are now.
+/// How a process tells what its clients met: its counters as they are now. The start is not its to say.
 pub type HealthSource = Arc<dyn Fn() -> wire::Health + Send + Sync>;
 
 /// Between two words on how clients fare, while the controller watches.
@@ -122,6 +122,8 @@ const HEALTH_EVERY: Duration = Duration::from_secs(1);
 pub struct ServedWatch {
     found: watch::Receiver<Option<wire::Served>>,
     health: Option<HealthSource>,
+    /// Tells this process from the one before it.
+    start: u64,
     /// When to say the next word on clients; `None`: nobody watches.
     health_at: Option<tokio::time::Instant>,
 }
@@ -136,7 +138,7 @@ impl ServedWatch {
     /// Says how clients fare, too, while the controller watches.
     #[must_use]
     pub fn with_health(self, health: HealthSource) -> Self {
-        Self { health: Some(health), ..self }
+        Self { health: Some(health), start: rand::random(), ..self }
     }
 
     /// With all to be said again: the controller may know nothing of it.
@@ -154,7 +156,7 @@ impl ServedWatch {
 
     /// What was found since it was last said, and how clients fare; `None` without anybody who looks. Dropping the future loses nothing.
     pub(crate) async fn next(this: Option<&mut Self>) -> Option<wire::Served> {
-        let Self { found, health, health_at } = this?;
+        let Self { found, health, start, health_at } = this?;
         let health = health.as_ref().filter(|_| health_at.is_some());
         let due = (*health_at).unwrap_or_else(tokio::time::Instant::now);
         tokio::select! {
@@ -164,7 +166,8 @@ impl ServedWatch {
             }
         }
         let found = found.borrow_and_update().clone()?;
-        Some(wire::Served { health: health.map(|health| health()), ..found })
+        let health = health.map(|health| wire::Health { start: *start, ..health() });
+        Some(wire::Served { health, ..found })
     }
 }
 
@@ -191,7 +194,7 @@ impl<I: Clone + Send + Sync + 'static> SelfChecks<I> {
     /// Follows what is found.
     #[must_use]
     pub fn served(&self) -> ServedWatch {
-        ServedWatch { found: self.served.subscribe(), health: None, health_at: None }
+        ServedWatch { found: self.served.subscribe(), health: None, start: 0, health_at: None }
     }
 
     /// Asks until `stop`. Begin when the listeners are open.

@@ -42,6 +42,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "audit_logs",
     "platform",
     "jobs",
+    "rollouts",
     "callbacks",
     "events",
     "undo",

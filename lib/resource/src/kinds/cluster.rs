@@ -20,6 +20,21 @@ pub struct ClusterSpec {
     /// The wanted make-up: `{shards: [{name, role, node_count, lb_backend?}], infrastructure: {..}}`. Kept for tools.
     #[serde(default)]
     pub spec: Map<String, Value>,
+    /// The oldest version of TLS that the cluster's edges let clients speak.
+    #[serde(default)]
+    pub tls_minimum_version: TlsMinimum,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMinimum {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// Body of POST /regions/{regionID}/clusters.
@@ -30,6 +45,8 @@ pub(crate) struct ClusterCreate {
     config: Map<String, Value>,
     #[serde(default)]
     spec: Map<String, Value>,
+    #[serde(default)]
+    tls_minimum_version: TlsMinimum,
 }
 
 /// Body of PUT /clusters/{id}.
@@ -44,6 +61,8 @@ pub(crate) struct ClusterUpdate {
     config: Option<Map<String, Value>>,
     #[serde(default)]
     spec: Option<Map<String, Value>>,
+    #[serde(default)]
+    tls_minimum_version: Option<TlsMinimum>,
 }
 
 /// A status that a caller may set by hand.
@@ -123,7 +142,12 @@ impl Definition for Cluster {
     ) -> Result<(), SpecError> {
         check::slug("name", &input.name)?;
         let id = build.id(Self::INFO.id, None)?;
-        let spec = ClusterSpec { name: input.name, config: input.config, spec: input.spec };
+        let spec = ClusterSpec {
+            name: input.name,
+            config: input.config,
+            spec: input.spec,
+            tls_minimum_version: input.tls_minimum_version,
+        };
         build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
     }
 
@@ -141,6 +165,9 @@ impl Definition for Cluster {
         }
         if let Some(wanted) = input.spec {
             spec.spec = wanted;
+        }
+        if let Some(version) = input.tls_minimum_version {
+            spec.tls_minimum_version = version;
         }
         settable_status(input.status.as_deref())
     }
