@@ -59,11 +59,12 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
     let maker = replica.self_check();
     let (replica, checks) = SelfChecks::of(replica, process.registry.register(CheckMetrics::register));
     let served = checks.served().with_health(Arc::new(move || counted.health()));
+    let edge_port = settings.edge_port;
     let (opened, is_open) = oneshot::channel::<Vec<SocketAddr>>();
     let stop = group.stop();
     group.spawn("self-check", OnEnd::Fatal, async move {
         if let Ok(addresses) = is_open.await {
-            checks.run(Arc::new(maker.at(&addresses)), stop.clone()).await;
+            checks.run(Arc::new(maker.at(&addresses, edge_port)), stop.clone()).await;
         }
         // Without listeners there is nothing to ask.
         stop.cancelled().await;

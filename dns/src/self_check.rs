@@ -21,6 +21,8 @@ use tokio::net::{TcpStream, UdpSocket};
 /// How long an answer over UDP is waited for; a packet may be lost on a busy machine, so it is asked for again.
 const UDP_WAIT: Duration = Duration::from_millis(700);
 const UDP_TRIES: usize = 3;
+/// How long an address of a cluster may take to take a connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// What this resolver takes over UDP (RFC 9715).
 const PAYLOAD: u16 = 1_232;
 /// Types that may stand where a CNAME does not, because of them.
@@ -36,6 +38,8 @@ struct Noted {
     serial_offset: u32,
     /// By cluster. Clusters are few.
     address_sets: HashMap<String, m::AddressSet>,
+    /// The same before the last change of each.
+    address_sets_before: HashMap<String, m::AddressSet>,
     /// By cluster and type an RRset that shows its addresses.
     shown_by: BTreeMap<(String, &'static str), (Key, m::RrSet)>,
 }
@@ -49,7 +53,10 @@ impl Context {
         match intent {
             DnsIntent::SerialOffset(offset) => self.noted().serial_offset = offset.value,
             DnsIntent::AddressSet(set) => {
-                self.noted().address_sets.insert(key.name.clone(), set.clone());
+                let mut noted = self.noted();
+                if let Some(before) = noted.address_sets.insert(key.name.clone(), set.clone()) {
+                    noted.address_sets_before.insert(key.name.clone(), before);
+                }
             }
             DnsIntent::RrSet(set) => {
                 let Some(rr_set::Data::AddressSet(cluster)) = &set.data else {
@@ -81,8 +88,8 @@ pub struct SelfCheckMaker(pub(crate) Arc<Context>);
 impl SelfCheckMaker {
     /// Of listeners at these addresses.
     #[must_use]
-    pub fn at(self, addresses: &[SocketAddr]) -> DnsSelfCheck {
-        DnsSelfCheck::new(addresses, self.0)
+    pub fn at(self, addresses: &[SocketAddr], edge_port: u16) -> DnsSelfCheck {
+        DnsSelfCheck::new(addresses, edge_port, self.0)
     }
 }
 
@@ -90,6 +97,8 @@ impl SelfCheckMaker {
 #[derive(Debug)]
 pub struct DnsSelfCheck {
     addresses: Vec<SocketAddr>,
+    /// The port at which new addresses of a cluster are asked whether anybody is there; 0: they are not.
+    edge_port: u16,
     context: Arc<Context>,
     id: AtomicU16,
 }
@@ -152,8 +161,9 @@ fn records(all: &[Record]) -> Result<Records, String> {
 
 impl DnsSelfCheck {
     /// Of listeners at these addresses.
-    fn new(addresses: &[SocketAddr], context: Arc<Context>) -> Self {
-        Self { addresses: addresses.iter().copied().map(reachable).collect(), context, id: AtomicU16::new(1) }
+    fn new(addresses: &[SocketAddr], edge_port: u16, context: Arc<Context>) -> Self {
+        let addresses = addresses.iter().copied().map(reachable).collect();
+        Self { addresses, edge_port, context, id: AtomicU16::new(1) }
     }
 
     /// What each listener answers.
@@ -336,7 +346,44 @@ impl DnsSelfCheck {
                 self.rr_set(&by, &set).await?;
             }
         }
+        self.somebody_is_there(&key.name).await
+    }
+
+    /// Somebody takes connections at each new address of a cluster. When nobody does at any that was there before, this machine may be
+    /// one that cannot reach them, and nothing is said.
+    async fn somebody_is_there(&self, cluster: &str) -> Result<(), String> {
+        if self.edge_port == 0 {
+            return Ok(());
+        }
+        let (now, before) = {
+            let noted = self.context.noted();
+            let of =
+                |sets: &HashMap<String, m::AddressSet>| sets.get(cluster).map(addresses).unwrap_or_default();
+            (of(&noted.address_sets), of(&noted.address_sets_before))
+        };
+        let mut silent = Vec::new();
+        for address in now.difference(&before) {
+            if let Err(error) = self.takes_connections(*address).await {
+                silent.push(format!("{address} port {}: {error}", self.edge_port));
+            }
+        }
+        if silent.is_empty() {
+            return Ok(());
+        }
+        for address in before {
+            if self.takes_connections(address).await.is_ok() {
+                return Err(format!("{}, while {address} answers", silent.join(", ")));
+            }
+        }
         Ok(())
+    }
+
+    async fn takes_connections(&self, address: IpAddr) -> Result<(), String> {
+        let connect = TcpStream::connect(SocketAddr::new(address, self.edge_port));
+        match tokio::time::timeout(CONNECT_WAIT, connect).await {
+            Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no connection within {} s", CONNECT_WAIT.as_secs())),
+        }
     }
 }
 
@@ -358,6 +405,10 @@ impl SelfCheck<DnsIntent> for DnsSelfCheck {
             }
         }
     }
+}
+
+fn addresses(set: &m::AddressSet) -> BTreeSet<IpAddr> {
+    set.ipv4.iter().chain(&set.ipv6).filter_map(|address| address.parse().ok()).collect()
 }
 
 fn parts(key: &Key) -> Result<(&str, &str, RecordType), String> {

@@ -43,6 +43,9 @@ pub struct Settings {
     /// Of the answers beyond the limit every how manyth goes out empty with the TC bit, so that a real client comes back over
     /// TCP; 0: none.
     pub rate_limit_slip: u32,
+    /// The TCP port at which new addresses of a cluster are asked whether an edge is there, before more name servers give them out; 0: they
+    /// are not asked.
+    pub edge_port: u16,
 }
 
 impl Default for Settings {
@@ -58,6 +61,7 @@ impl Default for Settings {
             tcp_idle_timeout_ms: 10_000,
             rate_limit: 100,
             rate_limit_slip: 2,
+            edge_port: 80,
         }
     }
 }
@@ -189,6 +193,10 @@ pub struct Flags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<u32>,
+    /// TCP port at which new addresses of a cluster are asked whether an edge is there (0: they are not)
+    #[arg(long, value_name = "PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edge_port: Option<u16>,
 }
 
 #[cfg(test)]

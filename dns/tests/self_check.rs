@@ -41,7 +41,7 @@ impl Running {
             ..Settings::default()
         };
         let server = Server::start(&settings, zones, &metrics, &tokio::runtime::Handle::current()).unwrap();
-        let check = replica.self_check().at(server.addresses());
+        let check = replica.self_check().at(server.addresses(), 0);
         Self { server: Some(server), replica, check, revision: 0 }
     }
 

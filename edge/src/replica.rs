@@ -75,6 +75,9 @@ impl Replica for EdgeReplica {
             if matches!(intent, EdgeIntent::TenantState(_) | EdgeIntent::ShardPool(_)) {
                 self.hosts.note(item.key.clone(), self.writer.host_of(&item.key));
             }
+            if let EdgeIntent::ShardPool(pool) = intent {
+                self.hosts.note_pool(&item.key.name, Some(pool));
+            }
         }
         // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
         // for it can shake hands.
@@ -91,6 +94,9 @@ impl Replica for EdgeReplica {
             }
         }
         for removal in &batch.removals {
+            if EdgeKind::of(&removal.key) == Some(EdgeKind::ShardPool) {
+                self.hosts.note_pool(&removal.key.name, None);
+            }
             if EdgeKind::of(&removal.key) == Some(EdgeKind::Certificate) {
                 self.certs.tenants().remove(&removal.key.name);
             }

@@ -8,10 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use hosting_edge_http1::Request;
 use hosting_edge_map::{Routing, seen};
+use hosting_intent::message::ShardPool;
 use hosting_intent::{EdgeIntent, EdgeKind, Key};
 use hosting_intent_sync::self_check::SelfCheck;
 use hosting_scaffold::networks::reachable;
@@ -81,6 +85,8 @@ struct Noted {
     /// `None`: no route names it.
     hosts: HashMap<Key, Option<Arc<str>>>,
     order: VecDeque<Key>,
+    /// Of each shard, the addresses of its nodes in service: before the last change, and since.
+    pools: HashMap<String, [Vec<SocketAddr>; 2]>,
 }
 
 impl HostsOf {
@@ -94,6 +100,24 @@ impl HostsOf {
         {
             noted.hosts.remove(&oldest);
         }
+    }
+
+    /// Notes who serves a shard from now on; `None`: nobody knows of it any more.
+    pub(crate) fn note_pool(&self, shard: &str, pool: Option<&ShardPool>) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pool) = pool else {
+            noted.pools.remove(shard);
+            return;
+        };
+        let nodes = pool.nodes.iter().filter(|node| node.in_service);
+        let now = nodes.flat_map(|node| &node.addresses).filter_map(|address| address.parse().ok()).collect();
+        let known = noted.pools.entry(shard.to_owned()).or_default();
+        let before = std::mem::replace(&mut known[1], now);
+        known[0] = before;
+    }
+
+    fn pool(&self, shard: &str) -> [Vec<SocketAddr>; 2] {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pools.get(shard).cloned().unwrap_or_default()
     }
 
     fn get(&self, key: &Key) -> Option<Option<Arc<str>>> {
@@ -217,6 +241,20 @@ impl EdgeSelfCheck {
         Ok(())
     }
 
+    /// A node of the shard takes connections, unless none did before its nodes changed either. That some do not is nothing: they are passed
+    /// over, and may be about to be set up.
+    async fn somebody_serves(&self, shard: &str) -> Result<(), String> {
+        let [before, now] = self.hosts.pool(shard);
+        if before == now || any_answers(&now).await || !any_answers(&before).await {
+            return Ok(());
+        }
+        let now: Vec<String> = now.iter().map(ToString::to_string).collect();
+        Err(format!(
+            "no node of the shard answers at {}, and where they were before one does",
+            now.join(", ")
+        ))
+    }
+
     /// The host by which an item shows; `None`: nobody sees it.
     fn host_of(&self, key: &Key) -> Result<Option<Arc<str>>, String> {
         self.hosts.get(key).ok_or_else(|| format!("it is not known any more by which host {key} shows"))
@@ -245,6 +283,10 @@ impl EdgeSelfCheck {
     }
 }
 
+/// Addresses of nodes that are asked whether anybody is there.
+const ASKED_NODES: usize = 64;
+/// How long a node may take to take a connection.
+const NODE_WAIT: Duration = Duration::from_secs(1);
 /// Names of one certificate that are asked for.
 const HOSTS_OF_A_CERTIFICATE: usize = 3;
 
@@ -257,9 +299,12 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 self.all_show(&key.name, &seen::wanted(intent), false).await
             }
             (Some(intent @ (EdgeIntent::TenantState(_) | EdgeIntent::ShardPool(_))), _) => {
-                match self.host_of(key)? {
-                    Some(host) => self.all_show(&host, &seen::wanted(intent), true).await,
-                    None => Ok(()),
+                if let Some(host) = self.host_of(key)? {
+                    self.all_show(&host, &seen::wanted(intent), true).await?;
+                }
+                match intent {
+                    EdgeIntent::ShardPool(_) => self.somebody_serves(&key.name).await,
+                    _ => Ok(()),
                 }
             }
             (None, Some(EdgeKind::Route)) => {
@@ -282,6 +327,21 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
             }
         }
     }
+}
+
+/// Whether anybody takes a connection at some of these addresses.
+async fn any_answers(addresses: &[SocketAddr]) -> bool {
+    let mut asked: FuturesUnordered<_> = addresses
+        .iter()
+        .take(ASKED_NODES)
+        .map(|address| tokio::time::timeout(NODE_WAIT, TcpStream::connect(*address)))
+        .collect();
+    while let Some(connected) = asked.next().await {
+        if matches!(connected, Ok(Ok(_))) {
+            return true;
+        }
+    }
+    false
 }
 
 async fn connect(name: &str, address: SocketAddr) -> Result<TcpStream, String> {

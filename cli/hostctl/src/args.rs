@@ -6,6 +6,7 @@ mod jobs;
 mod kek;
 mod machine;
 mod past;
+mod rollouts;
 mod waits;
 mod watch;
 
@@ -27,6 +28,7 @@ pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 pub(crate) use self::past::{HistoryArgs, UndoArgs};
+pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
 pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
 use crate::kinds::KindParser;
@@ -253,6 +255,14 @@ pub(crate) enum Command {
   hostctl jobs retry job_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
     )]
     Jobs(JobsCommand),
+    /// Changes that touch much and go out in steps: how far they came, pause, resume, abort
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl rollouts list
+  hostctl rollouts abort 1042"
+    )]
+    Rollouts(RolloutsCommand),
     /// The audit log: export, and whether anybody tampered with it
     #[command(
         subcommand,

@@ -19,8 +19,13 @@ const LEASE_SECONDS: f64 = 15.0;
 const MOST_LISTED: usize = 5;
 
 /// Items that are not as they should be: the field of `GET /subscribers`, and how it is called here.
-const EXCEPTIONS: [(&str, &str); 4] =
-    [("rejected", "rejected"), ("held", "held"), ("unsupported", "unsupported"), ("orphans", "orphan")];
+const EXCEPTIONS: [(&str, &str); 5] = [
+    ("rejected", "rejected"),
+    ("held", "held"),
+    ("unsupported", "unsupported"),
+    ("waiting", "waiting"),
+    ("orphans", "orphan"),
+];
 
 /// `hostctl fleet`.
 pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
@@ -42,6 +47,7 @@ pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
         "rejected",
         "held",
         "unsupported",
+        "rollouts",
         "orphans",
         "silent",
     ];
@@ -178,14 +184,14 @@ mod tests {
             "node_id": "edge-1", "audience": "edge/c1", "applied": 7, "durable": 5, "head": 9,
             "connected": true, "in_service": false, "silent_for": 130.5,
             "rejected": [{"key": "route/bad.test", "revision": 6, "reason": "label too long"}],
-            "held": [], "unsupported": [],
+            "held": [], "unsupported": [], "waiting": [],
             "orphans": [],
         })
     }
 
     #[test]
     fn a_row_says_position_service_and_counts() {
-        assert_eq!(row(&subscriber()), ["edge-1", "edge/c1", "no", "7/9", "1", "0", "0", "0", "2m"]);
+        assert_eq!(row(&subscriber()), ["edge-1", "edge/c1", "no", "7/9", "1", "0", "0", "0", "0", "2m"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod past;
 mod probe;
 mod progress;
 mod resources;
+mod rollouts;
 mod seed;
 mod store;
 mod summary;
@@ -89,6 +90,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ca(command) => ca::run(&api()?, &command, json).await?,
         Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
+        Command::Rollouts(command) => rollouts::run(&api()?, &command, json).await?,
         Command::Audit(command) => return audit::run(&api()?, &command, json).await,
         Command::Completion(completion) => output::text(&completion.script()),
     }

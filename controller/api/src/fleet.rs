@@ -46,7 +46,13 @@ impl Api {
                     .iter()
                     .filter(|exception| exception.kind == wanted)
                     .map(|exception| NotApplied {
-                        key: exception.key.to_string(),
+                        // A rollout is no item of a kind.
+                        key: match wanted {
+                            ExceptionKind::Waiting => exception.key.name.clone(),
+                            ExceptionKind::Rejected | ExceptionKind::Held | ExceptionKind::Unsupported => {
+                                exception.key.to_string()
+                            }
+                        },
                         revision: exception.revision,
                         reason: exception.reason.clone(),
                     })

@@ -20,6 +20,8 @@ mod keys;
 mod paging;
 #[path = "store/resources.rs"]
 mod resources;
+#[path = "store/rollouts.rs"]
+mod rollouts;
 #[path = "store/status.rs"]
 mod status;
 #[path = "store/trust.rs"]

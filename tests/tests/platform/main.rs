@@ -14,5 +14,6 @@ mod failures;
 mod first_light;
 mod harness;
 mod hostile;
+mod rollouts;
 mod tls;
 mod traces;

@@ -248,9 +248,11 @@ impl Plan {
             |name: &str, port: u16| self.public(port).into_iter().map(move |at| flag(name, at)).collect();
         let edge: Vec<Vec<String>> =
             vec![listen("--http-listen", self.ports.http), listen("--https-listen", self.ports.https)];
+        let mut dns: Vec<String> = listen("--listen", self.ports.dns);
+        dns.push(flag("--edge-port", self.ports.http));
         let mut roles = vec![
             ("edge".to_owned(), "hosting-edge", "edge-1".to_owned(), edge.concat()),
-            ("dns".to_owned(), "hosting-dns", "dns-1".to_owned(), listen("--listen", self.ports.dns)),
+            ("dns".to_owned(), "hosting-dns", "dns-1".to_owned(), dns),
         ];
         for (index, port) in self.ports.sites.iter().enumerate() {
             let arguments = vec![

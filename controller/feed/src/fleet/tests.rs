@@ -210,7 +210,7 @@ impl StatusSink for Sink {
     async fn report(
         &self,
         _: &str,
-        _: &hosting_proto::feed::ReportRequest,
+        _: &ReportRequest,
     ) -> Result<crate::registry::Reported, crate::registry::RegistryError> {
         Ok(crate::registry::Reported::Taken)
     }

@@ -13,6 +13,7 @@ mod intents;
 mod keys;
 mod paging;
 mod resources;
+mod rollouts;
 mod status;
 mod trust;
 
