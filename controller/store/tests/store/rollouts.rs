@@ -77,8 +77,11 @@ async fn what_replaces_a_rollout_takes_its_place_and_is_taken_back_with_it() {
     let running = open(store).await.remove(0);
     let opened = vec![(at("edge/a"), "lb-1".to_owned())];
     let audiences = [at("edge/a")].into();
-    changed(store, Rollout { state: RolloutState::Running, step: 1, opened: opened.clone(), audiences, ..running })
-        .await;
+    changed(
+        store,
+        Rollout { state: RolloutState::Running, step: 1, opened: opened.clone(), audiences, ..running },
+    )
+    .await;
     let second = applied(store, begins(other, &[first], "c1", vec![set("edge/a", "x", "o", b"2")])).await;
     let under_way = open(store).await;
     assert_eq!(under_way.iter().map(|one| one.id).collect::<Vec<_>>(), [other, second]);
@@ -91,7 +94,8 @@ async fn what_replaces_a_rollout_takes_its_place_and_is_taken_back_with_it() {
     assert_eq!(ended.state, RolloutState::Replaced);
     // One that has ended, or is being taken back, is no more replaced.
     changed(store, Rollout { state: RolloutState::Reverting, ..second.clone() }).await;
-    let third = applied(store, begins(second.id, &[second.id], "c1", vec![set("edge/a", "x", "o", b"3")])).await;
+    let third =
+        applied(store, begins(second.id, &[second.id], "c1", vec![set("edge/a", "x", "o", b"3")])).await;
     let third = store.read().await.unwrap().rollout(third).await.unwrap().unwrap();
     assert_eq!((third.revisions, third.replaces), (vec![third.id], BTreeSet::new()));
     let list = store.read().await.unwrap().rollouts(u64::MAX, 2).await.unwrap();
@@ -103,7 +107,8 @@ async fn it_is_known_whether_more_of_a_rollout_is_to_be_planned() {
     let bench = Bench::new().await;
     let store = &bench.store;
     let walk = |owner: &str| Unit::from_owner(owner).unwrap();
-    let queued = [walk("walk:person@7/shard_tenants/s/"), walk("walk:person@70/shard_tenants/s/"), walk("retire:x")];
+    let queued =
+        [walk("walk:person@7/shard_tenants/s/"), walk("walk:person@70/shard_tenants/s/"), walk("retire:x")];
     applied(store, Change { replan: queued.to_vec(), ..Change::default() }).await;
     let planned = async |id| store.read().await.unwrap().rollout_is_planned(id).await.unwrap();
     assert_eq!((planned(7).await, planned(70).await, planned(8).await), (false, false, true));
