@@ -60,6 +60,7 @@ mod route;
 mod service;
 mod trace;
 mod turns;
+mod undelete;
 mod unserved;
 mod view_fields;
 mod wait;

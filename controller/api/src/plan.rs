@@ -144,6 +144,7 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
         }
         let change = change_of(before.as_ref(), after.as_ref());
         let is_new_loss = matches!(change, "deleting" | "deleted")
+            && after.as_ref().is_none_or(|after| after.status != Status::Deleted)
             && before.as_ref().is_some_and(|before| before.status != Status::Deleting);
         if is_new_loss && holds_data(shown.kind) {
             let (kind, id, label) = (shown.kind.name(), public_id(&shown.id).to_owned(), shown.label.clone());
@@ -180,7 +181,7 @@ fn change_of(before: Option<&Resource>, after: Option<&Resource>) -> &'static st
     match (before, after) {
         (_, None) => "deleted",
         (None, Some(_)) => "created",
-        (Some(_), Some(after)) if after.status == Status::Deleting => "deleting",
+        (Some(_), Some(after)) if after.status.is_gone() => "deleting",
         (Some(_), Some(_)) => "changed",
     }
 }

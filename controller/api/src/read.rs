@@ -15,7 +15,7 @@ use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, IncidentCount, IncidentStats, SearchResults,
     ShardTenants, Stats, StatusCount,
 };
-use crate::query::{COUNT, GONE, Query, sort_keys, sort_of};
+use crate::query::{COUNT, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
 use crate::wait::{Look, Waited};
 use crate::{Api, ApiError, view_fields};
@@ -87,13 +87,6 @@ impl Api {
         }
         let status = query.text("status");
         let is_counted = query.text(COUNT) == Some("true");
-        if status == Some(GONE) {
-            let mut body = json!({"items": [], "has_more": false});
-            if is_counted {
-                body["total"] = 0.into();
-            }
-            return Ok(Reply::json(200, body));
-        }
         if let Some(status) = status.and_then(Status::from_name) {
             list.status = Some(status);
             if info.suspends_with_tenant {
@@ -107,6 +100,7 @@ impl Api {
                     | Status::Provisioning
                     | Status::Converging
                     | Status::Failed
+                    | Status::Deleted
                     | Status::Deleting
                     | Status::Degraded
                     | Status::AutoDisabled => {}
@@ -298,7 +292,9 @@ impl Api {
         let mut tx = self.store().read().await?;
         let mut totals: BTreeMap<Kind, Vec<(Status, u64)>> = BTreeMap::new();
         for kind in Kind::ALL {
-            totals.insert(*kind, tx.status_counts(*kind, None).await?);
+            let mut counts = tx.status_counts(*kind, None).await?;
+            counts.retain(|(status, _)| *status != Status::Deleted);
+            totals.insert(*kind, counts);
         }
         let total =
             |kind: Kind| totals.get(&kind).map_or(0, |counts| counts.iter().map(|(_, count)| count).sum());

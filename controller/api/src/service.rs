@@ -490,6 +490,7 @@ impl Api {
             | Op::Update(_)
             | Op::Delete(_)
             | Op::Retry(_)
+            | Op::Undelete(_)
             | Op::Act(_)
             | Op::Order(_) => self.change(call, path, kept).await,
         }
@@ -556,6 +557,7 @@ impl Call {
         if kind.info().tier == Tier::Brand {
             self.principal.may_touch(&resource)?;
         }
+        self.is_shown(&resource)?;
         Ok(resource)
     }
 }

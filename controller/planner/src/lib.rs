@@ -60,9 +60,9 @@ pub use kinds::subscription::{bill_owner, bill_to_defaults};
 pub use layer::{Layer, List};
 pub use mutate::{
     Deleted, Drained, Forgotten, How, LeftAlone, TakenBack, Undone, admit_reader, continue_delete,
-    converge_shard, create, delete, drain, expel_reader, finish_delete, forget_node, has_children,
-    open_gates, record_status, replan, retired, retry, retry_failed, set_in_service, suspend, undo,
-    unsuspend, update, wants_continuing,
+    converge_shard, create, delete, delete_for_good, drain, end_keeping, expel_reader, finish_delete,
+    forget_node, has_children, is_restorable, open_gates, record_status, replan, retired, retry,
+    retry_failed, set_in_service, suspend, undelete, undo, unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use ownership::{CHECK_OWNERSHIP, Claim, Look as OwnershipLook, claim, note_look};

@@ -28,8 +28,10 @@ mod time;
 mod upcast;
 mod warning;
 
-pub use definition::{Creation, Grants, KindDef, NewResource, Update};
-pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
+pub use definition::{
+    Creation, DELETED_WITH, Grants, KindDef, NewResource, RESTORABLE_UNTIL, Update, in_order,
+};
+pub use document::{Cascade, Doc, Document, Id, Kept, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
 pub use filter::{Filter, FilterBy};

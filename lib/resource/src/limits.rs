@@ -62,7 +62,9 @@ impl Resource {
     /// makes by itself counts against none. `index`: its own.
     #[must_use]
     pub fn charged(&self, index: &Index) -> Vec<String> {
-        if !self.kind.def().is_charged(self) {
+        // What is kept after its deletion counts against nobody, and not while it goes either.
+        let is_kept = self.status.is_gone() && self.progress().kept.is_some();
+        if is_kept || !self.kind.def().is_charged(self) {
             return Vec::new();
         }
         let lies_in = [&self.tenant, &self.brand].into_iter().flatten().filter(|owner| **owner != self.id);

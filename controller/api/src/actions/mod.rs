@@ -17,7 +17,7 @@ mod platform;
 mod sessions;
 mod shard;
 mod tenant;
-mod undo;
+pub(crate) mod undo;
 mod usage;
 mod webroot;
 

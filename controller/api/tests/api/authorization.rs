@@ -235,6 +235,7 @@ async fn a_brands_key_sets_only_what_is_a_brands_to_set() {
                 "dkim_public_key",
                 "dmarc_policy",
                 "name_verification",
+                "undelete_days",
             ],
         ),
         (Kind::Package, &["name", "limits"]),

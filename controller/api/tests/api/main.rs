@@ -31,6 +31,7 @@ mod quotas;
 mod rate_limits;
 mod receipts;
 mod records;
+mod undelete;
 mod undo;
 
 /// A platform with a fleet; the other binaries have it on PostgreSQL.

@@ -44,6 +44,7 @@ impl Planned for Tenant {
         gated: true,
         deletion: Deletion::Gradual,
         retires: Some(Retires { intent: IntentKind::Tenant, after_children: true }),
+        keeps: true,
         wants_to_the_end: true,
         walks: &[SHARD_TENANTS, CLUSTER_TENANTS, BRAND_TENANTS, BRAND_NAMES],
         ..Facts::PLAIN

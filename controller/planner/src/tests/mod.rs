@@ -10,6 +10,7 @@ mod planning;
 mod quotas;
 mod sequences;
 mod traces;
+mod undelete;
 mod undo;
 mod zones;
 
