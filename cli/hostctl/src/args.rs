@@ -26,7 +26,7 @@ pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
-pub(crate) use self::past::{HistoryArgs, UndoArgs};
+pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
 pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
 use crate::kinds::KindParser;
@@ -184,6 +184,8 @@ pub(crate) enum Command {
     Update(UpdateArgs),
     /// Delete a resource
     Delete(DeleteArgs),
+    /// Bring back what was deleted and is kept, with everything that went with it; shows the plan and asks
+    Undelete(UndeleteArgs),
     /// Switch a tenant off: its sites answer with a page that says so
     Suspend(SuspendArgs),
     /// Switch a suspended tenant on again
@@ -442,6 +444,9 @@ pub(crate) struct DeleteArgs {
     /// What is not there is as good as deleted
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// For good: not kept for as long as the brand keeps what is deleted; what is kept already goes with its data
+    #[arg(long)]
+    pub now: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,

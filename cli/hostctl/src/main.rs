@@ -80,6 +80,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Receipt(one) => return resources::receipt(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
         Command::History(args) => past::history(&api()?, &args, json).await?,
+        Command::Undelete(args) => return past::undelete(&api()?, &args, json).await,
         Command::Undo(args) => return past::undo(&api()?, &args, json).await,
         Command::Watch(args) => watch::run(&api()?, &args, json).await?,
         Command::Fleet => fleet::show(&api()?, json).await?,

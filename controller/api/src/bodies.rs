@@ -421,6 +421,11 @@ pub(crate) struct Plan {
     pub(crate) tenants: Vec<String>,
     /// All of them.
     pub(crate) tenants_total: u64,
+    /// Tenants on shards and clusters that would change as a whole.
+    pub(crate) tenants_behind: u64,
+    /// Only of a large change: the number that it is confirmed with, as the query parameter `confirm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) confirm: Option<u64>,
     /// Data that would be destroyed, once everything that serves it has let go.
     pub(crate) destroyed: Vec<PlannedLoss>,
     /// Steps that would follow in changes of their own, each over a bounded part of what is concerned: their effects are not in this plan.

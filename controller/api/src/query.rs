@@ -8,6 +8,7 @@ use hosting_resource::{Column, Kind, Status};
 use hosting_store::{JobState, Sort};
 use percent_encoding::percent_decode_str;
 
+use crate::confirm::CONFIRM;
 use crate::route::Op;
 use crate::{ApiError, view_fields};
 
@@ -61,6 +62,8 @@ pub enum Takes {
     },
     /// A revision: a whole number.
     Revision,
+    /// A whole number.
+    Whole,
     /// Seconds from 1, as a whole number; an `s` may follow.
     Seconds,
     /// A time as in RFC 3339, or a date: its first moment, UTC.
@@ -257,6 +260,11 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             Takes::Word(vec!["true", "false"]),
             "With true: nothing is changed, and the answer is the plan of what would be.",
         ));
+        known.push(param(
+            CONFIRM,
+            Takes::Whole,
+            "The number that the plan of a large change tells. The change is made only while it still fits.",
+        ));
     }
     if *method != Method::GET {
         known.push(param(
@@ -374,6 +382,11 @@ impl Query {
         Ok(())
     }
 
+    /// A whole number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.seconds(name)
+    }
+
     /// A number of seconds, or a revision.
     pub(crate) fn seconds(&self, name: &str) -> Option<u64> {
         match self.given.get(name) {
@@ -429,6 +442,10 @@ impl Param {
             Takes::Revision => match whole(value) {
                 Some(revision) => Ok(Value::Number(revision)),
                 None => wrong(format!("{value:?} must be a revision, a whole number")),
+            },
+            Takes::Whole => match whole(value) {
+                Some(number) => Ok(Value::Number(number)),
+                None => wrong(format!("{value:?} must be a whole number")),
             },
             Takes::Seconds => match whole(value.strip_suffix('s').unwrap_or(value)) {
                 Some(seconds) if seconds > 0 => Ok(Value::Number(seconds)),

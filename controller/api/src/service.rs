@@ -29,6 +29,7 @@ use crate::auth::{Principal, authenticate, presented};
 use crate::browsers::open_to;
 use crate::compression::compressed;
 use crate::config::ApiConfig;
+use crate::confirm::ConfirmRules;
 use crate::events::Events;
 use crate::fallback::Looked;
 use crate::key_uses::KeyUses;
@@ -169,6 +170,10 @@ impl Api {
 
     pub(crate) fn callback_rules(&self) -> &CallbackRules {
         &self.0.config.callbacks
+    }
+
+    pub(crate) fn confirm_rules(&self) -> ConfirmRules {
+        self.0.config.confirm
     }
 
     pub(crate) fn job_bell(&self) -> &Bell {

@@ -186,6 +186,7 @@ impl Api {
         };
         let inner = Arc::clone(&call);
         let rules = self.callback_rules().clone();
+        let confirm = self.confirm_rules();
         let given = path.to_owned();
         let committed = self
             .store()
@@ -195,6 +196,7 @@ impl Api {
                         return Ok((done, Some(revision)));
                     }
                     let done = inner.carry_out(tx, prepared?).await?;
+                    inner.confirmed(tx, confirm).await?;
                     inner.enqueue_callback(tx, &done, &rules).await?;
                     inner.keep_done(tx, &given, &done).await?;
                     let mut row = row;
