@@ -6,6 +6,7 @@ mod jobs;
 mod kek;
 mod machine;
 mod past;
+mod place;
 mod waits;
 mod watch;
 
@@ -27,6 +28,7 @@ pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
+pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
 pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
 use crate::kinds::KindParser;
@@ -208,6 +210,8 @@ pub(crate) enum Command {
     History(HistoryArgs),
     /// Take changes back: of a revision, of a key in a span of time, or of a trace; shows the plan and asks
     Undo(UndoArgs),
+    #[command(flatten)]
+    Place(PlaceCommand),
     /// Who has applied what: every edge, name server and node, with what it does not apply
     #[command(after_help = "Example:
   hostctl fleet")]

@@ -2,6 +2,7 @@
 
 pub(crate) mod history;
 pub(crate) mod incidents;
+pub(crate) mod placement;
 pub(crate) mod records;
 
 use std::collections::BTreeMap;
@@ -375,6 +376,9 @@ pub(crate) struct PlannedResource {
     pub(crate) fields: Vec<String>,
     /// Gates that would be closed. Looked at for the first hundred resources that have any.
     pub(crate) waits_for: Vec<PlannedGate>,
+    /// How the platform would choose its shard, where the caller names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) placement: Option<Value>,
 }
 
 /// What the servers of an audience would be told.
@@ -593,6 +597,10 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Undo", |g| history::UndoBody::json_schema(g)),
     ("Undone", |g| history::UndoneView::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
+    ("Drain", |g| placement::Drain::json_schema(g)),
+    ("NodeDrain", |g| placement::NodeDrain::json_schema(g)),
+    ("ShardDrain", |g| placement::ShardDrain::json_schema(g)),
+    ("Without", |g| placement::WithoutView::json_schema(g)),
     ("Receipt", |g| Receipt::json_schema(g)),
     ("Settings", |g| records::Settings::json_schema(g)),
     ("NewSettings", |g| records::NewSettings::json_schema(g)),

@@ -68,10 +68,8 @@ impl Reach {
             let of_cluster = tx.children(Kind::Shard, &cluster, "", MAX_SHARDS).await?;
             shards.extend(of_cluster.into_iter().map(|shard| shard.id));
         }
-        if !shards.is_empty() {
-            let tenants = tx.beside().ref_counts(Kind::Tenant, "shard_id").await?;
-            reach.tenants_behind = shards.iter().filter_map(|shard| tenants.get(shard)).sum();
-        }
+        let about: Vec<_> = shards.into_iter().map(|shard| (shard, Kind::Tenant)).collect();
+        reach.tenants_behind = tx.usage(&about).await?.into_iter().sum();
         Ok(reach)
     }
 

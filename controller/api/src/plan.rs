@@ -167,6 +167,10 @@ fn plan_of(effects: Effects, reach: Reach, mut gates: Gates, principal: &Princip
                 status: after.as_ref().map(|after| after.status.as_str()),
                 fields,
                 waits_for: gates.remove(&shown.id).unwrap_or_default(),
+                placement: after
+                    .as_ref()
+                    .filter(|_| before.is_none())
+                    .and_then(|new| new.view().remove("placement")),
             });
         }
     }

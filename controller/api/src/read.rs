@@ -302,10 +302,11 @@ impl Api {
         let standing = |wanted: Status| {
             tenants.iter().find(|(status, _)| *status == wanted).map(|(_, count)| *count).unwrap_or_default()
         };
-        let tenants_of = tx.ref_counts(Kind::Tenant, "shard_id").await?;
+        let shards = tx.list(Kind::Shard, "", MAX_ROWS).await?;
+        let about: Vec<_> = shards.iter().map(|shard| (shard.id.clone(), Kind::Tenant)).collect();
+        let tenants_of = tx.usage(&about).await?;
         let mut tenants_per_shard = Vec::new();
-        for shard in tx.list(Kind::Shard, "", MAX_ROWS).await? {
-            let count = tenants_of.get(&shard.id).copied().unwrap_or_default();
+        for (shard, count) in shards.into_iter().zip(tenants_of) {
             let role = Doc::<Shard>::of(&shard).map(|shard| shard.spec.role).unwrap_or_default();
             tenants_per_shard.push(ShardTenants { shard_name: shard.label, shard_id: shard.id, role, count });
         }

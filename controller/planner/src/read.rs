@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use hosting_intent::Audience;
+use hosting_intent::{Audience, Role};
 use hosting_resource::kinds::brand::Brand;
 use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::lb_address::LbAddress;
@@ -171,6 +171,12 @@ pub(crate) async fn dns_audiences(world: &mut dyn World) -> Result<BTreeSet<Audi
 /// The nodes that serve DNS in a group.
 pub(crate) async fn name_servers(world: &mut dyn World, group: &str) -> Result<Vec<Doc<Node>>, PlanError> {
     living(all_pages!(after => world.with_facet(Kind::Node, "dns_group", group, after, PAGE)))
+}
+
+/// The edges of a cluster.
+pub(crate) async fn edges_of(world: &mut dyn World, cluster: &str) -> Result<Vec<Doc<Node>>, PlanError> {
+    let all = all_pages!(after => world.with_facet(Kind::Node, "role", Role::Lb.name(), after, PAGE));
+    living(all.into_iter().filter(|node| node.parent.as_deref() == Some(cluster)).collect())
 }
 
 /// The records of a zone at one name, by id, those on their way out left out.

@@ -101,6 +101,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0018_key_uses.sql"),
         include_str!("../migrations/postgres/0018_key_uses.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0022_places.sql"),
+        include_str!("../migrations/postgres/0022_places.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

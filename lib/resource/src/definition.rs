@@ -32,7 +32,7 @@ pub(crate) trait Definition: Document + Sized {
     /// `UPCASTERS[n]` brings shape n+1 to n+2.
     const UPCASTERS: &'static [Upcaster] = &[];
 
-    /// Relations of which it is kept how many refer to each target.
+    /// Relations whose targets it has a place in: it is kept how many each has.
     const COUNTED: &'static [&'static str] = &[];
 
     /// Status after creation.

@@ -13,6 +13,7 @@ mod keks;
 mod node;
 mod node_reports;
 mod ownership;
+mod placement;
 mod platform;
 mod sessions;
 mod shard;
@@ -133,6 +134,7 @@ pub(crate) fn routes() -> Vec<Route> {
         config::routes(),
         sessions::routes(),
         node_reports::routes(),
+        placement::routes(),
     ]
     .concat()
 }

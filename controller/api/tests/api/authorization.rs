@@ -90,6 +90,7 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
             json!({"tool_name": "t", "description": "d", "category": "remediation", "incident_id": ids.incident}),
         ),
         Shape::Named("GapPatch") => Some(json!({"status": "open"})),
+        Shape::Named("Drain") => Some(json!({"force": true})),
         Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
         Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
         Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),

@@ -23,6 +23,7 @@ mod names;
 mod operators;
 mod ownership;
 mod patch;
+mod placement;
 mod plans;
 mod problems;
 mod protocol;

@@ -9,16 +9,16 @@ fn ids(answer: &Value) -> Vec<String> {
     answer["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn keeping() -> (TestApi, crate::harness::Ids) {
-    let test = TestApi::with_fleet().await;
+async fn keep(test: &TestApi) -> crate::harness::Ids {
     let ids = test.brand("acme").await;
     test.put("/brands/acme", json!({"undelete_days": 14})).await.ok(200);
-    (test, ids)
+    ids
 }
 
 #[tokio::test]
 async fn a_site_is_gone_to_everybody_and_back_with_its_names() {
-    let (test, of) = keeping().await;
+    let (test, _place) = crate::platform().await;
+    let of = keep(&test).await;
     let site = format!("/webroots/{}", of.webroot);
     let before = test.get(&site).await.ok(200);
     let plan = test.delete(&format!("{site}?dry_run=true")).await.ok(200);
@@ -46,10 +46,10 @@ async fn a_site_is_gone_to_everybody_and_back_with_its_names() {
     assert!(!ids(&test.get(&list).await.ok(200)).contains(&of.webroot));
     let counted = test.get(&format!("{list}?count=true")).await.ok(200);
     assert_eq!(counted["total"], json!(counted["items"].as_array().unwrap().len()));
-    assert_eq!(ids(&test.get(&format!("{list}?status=deleted")).await.ok(200)), [of.webroot.clone()]);
+    assert_eq!(ids(&test.get(&format!("{list}?status=deleted")).await.ok(200)), [of.webroot.as_str()]);
     assert_eq!(
         ids(&test.get(&format!("/tenants/{}/fqdns?status=deleted", of.tenant)).await.ok(200)),
-        [of.fqdn.clone()]
+        [of.fqdn.as_str()]
     );
     let found = test.get(&format!("/search?q={}", of.fqdn_name)).await.ok(200);
     assert!(!found.to_string().contains(&of.fqdn), "{found}");
@@ -75,7 +75,8 @@ async fn a_site_is_gone_to_everybody_and_back_with_its_names() {
 
 #[tokio::test]
 async fn a_deletion_for_good_ends_what_is_kept() {
-    let (test, of) = keeping().await;
+    let (test, _place) = crate::platform().await;
+    let of = keep(&test).await;
     let tenant = format!("/tenants/{}", of.tenant);
     test.delete(&tenant).await.ok(202);
     assert_eq!(test.get(&tenant).await.status, 404);
@@ -90,7 +91,8 @@ async fn a_deletion_for_good_ends_what_is_kept() {
 
 #[tokio::test]
 async fn who_brings_back_needs_the_right_to_write() {
-    let (test, of) = keeping().await;
+    let (test, _place) = crate::platform().await;
+    let of = keep(&test).await;
     let zone = format!("/zones/{}", of.zone);
     test.delete(&zone).await.ok(202);
     let call = async |scopes: &[&str], brands: &[&str]| -> Answer {

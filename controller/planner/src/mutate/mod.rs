@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod draining;
 mod fleet;
 mod readers;
 mod undelete;
@@ -14,6 +15,7 @@ pub use delete::{
     Deleted, continue_delete, delete, delete_for_good, finish_delete, has_children, is_restorable,
     wants_continuing,
 };
+pub use draining::{drain_node, drain_shard, undrain_node, undrain_shard};
 pub use fleet::{
     Drained, Forgotten, drain, forget_node, open_gates, record_status, replan, retired, set_in_service,
 };

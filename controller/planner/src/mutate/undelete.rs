@@ -141,8 +141,13 @@ pub(crate) async fn go_on_restoring(plan: &mut Plan<'_>, of: &str, after: &str) 
 /// Makes room for the names of a resource that is about to be put. Names of what is kept are held, for its tenant: what cannot be brought
 /// back for itself gives its name up when the same tenant wants it elsewhere, everything else has to be brought back or deleted for
 /// good first.
-pub(super) async fn make_room(plan: &mut Plan<'_>, resource: &Resource) -> Result<(), PlanError> {
-    for unique in resource.index().uniques {
+pub(super) async fn make_room(
+    plan: &mut Plan<'_>,
+    before: Option<&Resource>,
+    resource: &Resource,
+) -> Result<(), PlanError> {
+    let had = before.map(|before| before.index().uniques).unwrap_or_default();
+    for unique in resource.index().uniques.into_iter().filter(|unique| !had.contains(unique)) {
         let holder = plan.draft.holder(resource.kind, &unique.scope, &unique.key).await?;
         let Some(mut holder) = holder.filter(|holder| holder.id != resource.id) else { continue };
         let Some(kept) = holder.kept() else { continue };

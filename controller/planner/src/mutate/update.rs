@@ -66,7 +66,7 @@ pub(super) async fn amend(
         trace::note(&plan.draft, &mut after);
     }
     kind.allocate(&mut after, Some(current), plan).await?;
-    super::undelete::make_room(plan, &after).await?;
+    super::undelete::make_room(plan, Some(current), &after).await?;
     plan.put(after.clone()).await?;
     let outer = plan.take_changed();
     kind.sync(&mut after, plan).await?;
@@ -98,7 +98,7 @@ async fn finish(plan: Plan<'_>, resource: Resource) -> Result<Resource, PlanErro
     Ok(written.take(&resource.id).unwrap_or(resource))
 }
 
-async fn existing<K: Document>(draft: &mut Overlay<'_>, id: &str) -> Result<Doc<K>, PlanError> {
+pub(super) async fn existing<K: Document>(draft: &mut Overlay<'_>, id: &str) -> Result<Doc<K>, PlanError> {
     let found = read::get(draft, &Id::<K>::from(id)).await?;
     found.ok_or_else(|| PlanError::NotFound { kind: K::KIND, id: id.to_owned() })
 }

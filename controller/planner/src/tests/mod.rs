@@ -6,6 +6,7 @@ mod gates;
 mod names;
 mod overlay;
 mod ownership;
+mod placement;
 mod planning;
 mod quotas;
 mod sequences;
