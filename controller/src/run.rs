@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use hosting_api::{Api, ApiConfig};
+use hosting_api::{Api, ApiConfig, ConfirmRules};
 use hosting_feed::fleet::{Fleet, LEASE};
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::{FeedConfig, FeedServer};
@@ -109,6 +109,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         stop: group.stop(),
         rate_limits: settings.rate_limits(),
         origins: settings.origins()?,
+        confirm: ConfirmRules { above: settings.confirm_above, required: settings.confirm_required },
         callbacks: callbacks.clone(),
         bell: bell.clone(),
         ..ApiConfig::default()

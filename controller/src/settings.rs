@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hosting_api::{Origin, OriginError, Rate, RateLimits};
+use hosting_api::{ConfirmRules, Origin, OriginError, Rate, RateLimits};
 use hosting_intent::php::{Bounds, REQUEST_SECONDS_MOST};
 use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_jobs::kinds::ownership::OwnershipRules;
@@ -87,6 +87,11 @@ pub struct Settings {
     pub api_writes_per_second: u32,
     /// And at once after a rest.
     pub api_writes_burst: u32,
+    /// A change is large that reaches more than so many names, tenants behind shared things and destroyed sites: its plan tells the number that
+    /// it is confirmed with.
+    pub confirm_above: u64,
+    /// Whether a large change without its number is refused. Clients that know nothing of it need `false`.
+    pub confirm_required: bool,
     /// Networks of TLS proxies in front of the API, as `10.0.0.0/8` or one address. Only they are believed for whom they ask
     /// (`X-Forwarded-For`, `Forwarded`); the share of a network is then counted by requests in work.
     pub trusted_proxies: Vec<String>,
@@ -108,6 +113,7 @@ impl Default for Settings {
     fn default() -> Self {
         let php = Bounds::default();
         let rates = RateLimits::default();
+        let confirm = ConfirmRules::default();
         Self {
             data_dir: PathBuf::from("/var/lib/hosting/controller"),
             database_file: None,
@@ -139,6 +145,8 @@ impl Default for Settings {
             api_reads_burst: rates.reads.burst,
             api_writes_per_second: rates.writes.per_second,
             api_writes_burst: rates.writes.burst,
+            confirm_above: confirm.above,
+            confirm_required: confirm.required,
             trusted_proxies: Vec::new(),
             php_upload_bytes: php.upload_bytes,
             php_request_seconds: php.request_seconds,

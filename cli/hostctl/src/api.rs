@@ -43,7 +43,7 @@ impl ApiError {
             Self::Unreachable { .. } | Self::Stranger { .. } => 7,
             Self::Answer { status: 404, .. } | Self::NoSuch(_) => 4,
             Self::Answer { status: 401 | 403, .. } => 5,
-            Self::Answer { status: 409 | 412, .. } => 6,
+            Self::Answer { status: 409 | 412 | 428, .. } => 6,
             Self::Answer { .. } => 1,
         }
     }
@@ -55,6 +55,11 @@ impl ApiError {
             Self::Answer { status: 404, message } => !message.starts_with("there is no such path"),
             Self::Answer { .. } | Self::Unreachable { .. } | Self::Stranger { .. } => false,
         }
+    }
+
+    /// Whether a large change was refused for not being confirmed.
+    pub(crate) const fn is_unconfirmed(&self) -> bool {
+        matches!(self, Self::Answer { status: 428, .. })
     }
 
     pub(crate) fn hint(&self) -> Option<&'static str> {
@@ -77,6 +82,9 @@ impl ApiError {
             Self::Answer { status: 429, .. } => Some(
                 "send fewer requests at a time, or let the operator raise api_reads_per_second or api_writes_per_second",
             ),
+            Self::Answer { status: 428, .. } => {
+                Some("look at what it would do with --dry-run, and send it with --confirm and the number")
+            }
             Self::Answer { status: 501, .. } => Some("leave that field out; a later release will serve it"),
             Self::Answer { .. } | Self::NoSuch(_) => None,
         }

@@ -6,6 +6,7 @@ mod jobs;
 mod kek;
 mod machine;
 mod past;
+mod place;
 mod rollouts;
 mod waits;
 mod watch;
@@ -27,7 +28,8 @@ pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
-pub(crate) use self::past::{HistoryArgs, UndoArgs};
+pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
+pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
 pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
@@ -186,6 +188,8 @@ pub(crate) enum Command {
     Update(UpdateArgs),
     /// Delete a resource
     Delete(DeleteArgs),
+    /// Bring back what was deleted and is kept, with everything that went with it; shows the plan and asks
+    Undelete(UndeleteArgs),
     /// Switch a tenant off: its sites answer with a page that says so
     Suspend(SuspendArgs),
     /// Switch a suspended tenant on again
@@ -208,6 +212,8 @@ pub(crate) enum Command {
     History(HistoryArgs),
     /// Take changes back: of a revision, of a key in a span of time, or of a trace; shows the plan and asks
     Undo(UndoArgs),
+    #[command(flatten)]
+    Place(PlaceCommand),
     /// Who has applied what: every edge, name server and node, with what it does not apply
     #[command(after_help = "Example:
   hostctl fleet")]
@@ -452,6 +458,9 @@ pub(crate) struct DeleteArgs {
     /// What is not there is as good as deleted
     #[arg(long)]
     pub ignore_not_found: bool,
+    /// For good: not kept for as long as the brand keeps what is deleted; what is kept already goes with its data
+    #[arg(long)]
+    pub now: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,

@@ -18,6 +18,7 @@ mod kek;
 mod kinds;
 mod output;
 mod past;
+mod place;
 mod probe;
 mod progress;
 mod resources;
@@ -81,7 +82,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Receipt(one) => return resources::receipt(&api()?, &one, json).await,
         Command::Explain(explain) => return explain::run(&explain, connection, json).await,
         Command::History(args) => past::history(&api()?, &args, json).await?,
+        Command::Undelete(args) => return past::undelete(&api()?, &args, json).await,
         Command::Undo(args) => return past::undo(&api()?, &args, json).await,
+        Command::Place(command) => return place::run(&api()?, &command, json).await,
         Command::Watch(args) => watch::run(&api()?, &args, json).await?,
         Command::Fleet => fleet::show(&api()?, json).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),

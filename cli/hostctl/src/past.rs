@@ -8,12 +8,15 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{Api, encode},
-    args::{HistoryArgs, UndoArgs},
-    kinds::item,
+    api::{Api, ApiError, encode},
+    args::{HistoryArgs, UndeleteArgs, UndoArgs, WaitArgs},
+    kinds::{item, label_of},
     output::{self, age, cell, doubtful, usage},
     resources::plan,
 };
+
+/// Kinds whose deleted ones are looked for by name: their lists lie in nothing.
+const NAMED: [Kind; 2] = [Kind::Tenant, Kind::Zone];
 
 /// What stays as it is although it was to be taken back: listed up to so many.
 const LISTED: usize = 20;
@@ -82,31 +85,78 @@ fn fields_of(change: &Value) -> String {
 
 pub(crate) async fn undo(api: &Api, args: &UndoArgs, as_json: bool) -> anyhow::Result<ExitCode> {
     let body = Value::Object(body_of(args));
-    let planned = plan::of(api, Method::POST, "/undo", Some(&body)).await?;
-    if args.wait.dry_run {
+    take_back(api, "/undo", Some(&body), &args.wait, args.yes, as_json).await
+}
+
+pub(crate) async fn undelete(api: &Api, args: &UndeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (info, id) = deleted(api, args).await?;
+    let path = format!("{}/undelete", item(info, &id));
+    take_back(api, &path, None, &args.wait, args.yes, as_json).await
+}
+
+/// What is meant of what is deleted and kept: kind and id.
+async fn deleted(api: &Api, args: &UndeleteArgs) -> anyhow::Result<(&'static KindInfo, String)> {
+    if let Some(info) = args.kind.or_else(|| kind_of(&args.name)) {
+        return Ok((info, args.name.clone()));
+    }
+    let mut found = Vec::new();
+    for info in NAMED.iter().map(|kind| kind.info()) {
+        let path = plan::with(info.collection, &format!("status=deleted&search={}", encode(&args.name)));
+        let items = api.list(&path).await?;
+        let called =
+            |one: &&Value| label_of(one) == Some(args.name.as_str()) || one["id"] == args.name.as_str();
+        found.extend(
+            items.iter().filter(called).filter_map(|one| Some((info, one["id"].as_str()?.to_owned()))),
+        );
+    }
+    match found.as_slice() {
+        [(info, id)] => Ok((info, id.clone())),
+        [] => Err(ApiError::NoSuch(format!(
+            "no tenant or zone {:?} is deleted and kept; of other kinds give --kind and the id",
+            args.name
+        ))
+        .into()),
+        many => {
+            let ids: Vec<String> = many.iter().map(|(info, id)| format!("{} {id}", info.dashed())).collect();
+            Err(usage(format!("several are called {:?}: {}; give the id", args.name, ids.join(", "))))
+        }
+    }
+}
+
+/// Plans what is to be taken back, asks, and does it.
+async fn take_back(
+    api: &Api,
+    path: &str,
+    body: Option<&Value>,
+    wait: &WaitArgs,
+    is_agreed: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let planned = plan::of(api, Method::POST, path, body).await?;
+    if wait.dry_run {
         plan::show(&planned, as_json);
         if !as_json {
             what_stays(&planned["answer"]).into_iter().for_each(output::line);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.yes && !as_json && plan::can_ask() {
+    let mut confirm = wait.confirm;
+    if !is_agreed && !as_json && plan::can_ask() {
         taken_back(&planned["answer"]).into_iter().for_each(output::note);
         what_stays(&planned["answer"]).into_iter().for_each(output::note);
         if !plan::is_agreed_to(&planned)? {
             output::note("nothing was changed");
             return Ok(ExitCode::from(output::INTERRUPTED));
         }
+        confirm = confirm.or(plan::number(&planned));
     }
-    let path = match args.wait.wait {
-        Some(until) => {
-            let seconds = args.wait.timeout.as_secs().clamp(1, 300);
-            format!("/undo?wait={}&wait_timeout={seconds}", until.as_str())
-        }
-        None => "/undo".to_owned(),
-    };
-    let patience = args.wait.timeout + std::time::Duration::from_secs(30);
-    let (status, answer) = api.send_within(Method::POST, &path, Some(&body), patience).await?;
+    let mut path = plan::confirmed(path, confirm);
+    if let Some(until) = wait.wait {
+        let seconds = wait.timeout.as_secs().clamp(1, 300);
+        path = plan::with(&path, &format!("wait={}&wait_timeout={seconds}", until.as_str()));
+    }
+    let patience = wait.timeout + std::time::Duration::from_secs(30);
+    let (status, answer) = api.send_within(Method::POST, &path, body, patience).await?;
     if as_json {
         output::json(&answer);
     } else {
@@ -115,8 +165,11 @@ pub(crate) async fn undo(api: &Api, args: &UndoArgs, as_json: bool) -> anyhow::R
         if let Some(job) = answer["job_id"].as_str() {
             output::line(format!("the rest follows: `hostctl jobs get {job}`"));
         }
+        if answer["goes_on"] == true {
+            output::line("the rest follows by itself");
+        }
     }
-    let is_late = status == StatusCode::ACCEPTED;
+    let is_late = status == StatusCode::ACCEPTED && wait.wait.is_some();
     Ok(if is_late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS })
 }
 

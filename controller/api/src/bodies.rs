@@ -2,6 +2,7 @@
 
 pub(crate) mod history;
 pub(crate) mod incidents;
+pub(crate) mod placement;
 pub(crate) mod records;
 pub(crate) mod rollouts;
 
@@ -378,6 +379,9 @@ pub(crate) struct PlannedResource {
     pub(crate) fields: Vec<String>,
     /// Gates that would be closed. Looked at for the first hundred resources that have any.
     pub(crate) waits_for: Vec<PlannedGate>,
+    /// How the platform would choose its shard, where the caller names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) placement: Option<Value>,
 }
 
 /// What the servers of an audience would be told.
@@ -424,6 +428,11 @@ pub(crate) struct Plan {
     pub(crate) tenants: Vec<String>,
     /// All of them.
     pub(crate) tenants_total: u64,
+    /// Tenants on shards and clusters that would change as a whole.
+    pub(crate) tenants_behind: u64,
+    /// Only of a large change: the number that it is confirmed with, as the query parameter `confirm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) confirm: Option<u64>,
     /// Data that would be destroyed, once everything that serves it has let go.
     pub(crate) destroyed: Vec<PlannedLoss>,
     /// Steps that would follow in changes of their own, each over a bounded part of what is concerned: their effects are not in this plan.
@@ -593,6 +602,10 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Undo", |g| history::UndoBody::json_schema(g)),
     ("Undone", |g| history::UndoneView::json_schema(g)),
     ("Plan", |g| Plan::json_schema(g)),
+    ("Drain", |g| placement::Drain::json_schema(g)),
+    ("NodeDrain", |g| placement::NodeDrain::json_schema(g)),
+    ("ShardDrain", |g| placement::ShardDrain::json_schema(g)),
+    ("Without", |g| placement::WithoutView::json_schema(g)),
     ("Receipt", |g| Receipt::json_schema(g)),
     ("Settings", |g| records::Settings::json_schema(g)),
     ("NewSettings", |g| records::NewSettings::json_schema(g)),

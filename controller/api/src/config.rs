@@ -7,6 +7,7 @@ use hosting_jobs::kinds::callback::CallbackRules;
 use tokio_util::sync::CancellationToken;
 
 use crate::browsers::Origin;
+use crate::confirm::ConfirmRules;
 use crate::rate_limit::RateLimits;
 
 /// How the API behaves.
@@ -36,6 +37,8 @@ pub struct ApiConfig {
     pub rate_limits: RateLimits,
     /// Web pages of these origins may use the API from browsers.
     pub origins: Vec<Origin>,
+    /// What counts as a large change, and what is asked of it.
+    pub confirm: ConfirmRules,
     /// Where callbacks may go.
     pub callbacks: CallbackRules,
     /// Rung when a job is written.
@@ -59,6 +62,7 @@ impl Default for ApiConfig {
             refusal_window: Duration::from_secs(600),
             rate_limits: RateLimits::default(),
             origins: Vec::new(),
+            confirm: ConfirmRules::default(),
             callbacks: CallbackRules::default(),
             bell: Bell::default(),
             stop: CancellationToken::new(),

@@ -50,6 +50,7 @@ fn standing(status: Status) -> &'static str {
         | Status::Provisioning
         | Status::Failed
         | Status::Suspended
+        | Status::Deleted
         | Status::Deleting
         | Status::AutoDisabled => "broken",
     }
@@ -93,6 +94,7 @@ impl Api {
             | Status::Degraded
             | Status::Failed
             | Status::Suspended
+            | Status::Deleted
             | Status::Deleting
             | Status::AutoDisabled => standing(fqdn.status),
         };
@@ -106,11 +108,8 @@ impl Api {
             let tenant = Doc::<Tenant>::read(tenant).map_err(|error| ApiError::internal(&error))?;
             let reason = tenant.state.suspend_reason.as_deref().unwrap_or_default();
             let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-            let state = if tenant.status == Status::Suspended || tenant.status == Status::Deleting {
-                "broken"
-            } else {
-                "ok"
-            };
+            let state =
+                if tenant.status == Status::Suspended || tenant.status.is_gone() { "broken" } else { "ok" };
             links.push(link("tenant", state, format!("{} is {}{reason}", tenant.id, tenant.status)));
         }
         let bound = Doc::<Fqdn>::of(&fqdn).map_err(|error| ApiError::internal(&error))?.spec.webroot_id;

@@ -19,7 +19,7 @@ use crate::{Api, ApiError};
 const LOOKED_AT: u32 = 100;
 
 fn stands(resource: &Resource) -> bool {
-    resource.status != Status::Deleting
+    !resource.status.is_gone()
 }
 
 /// The resources of a kind that had a name right after a revision, and were to stay.

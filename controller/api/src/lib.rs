@@ -32,6 +32,7 @@ mod bodies;
 mod browsers;
 mod compression;
 mod config;
+mod confirm;
 mod error;
 mod events;
 mod explain;
@@ -60,6 +61,7 @@ mod route;
 mod service;
 mod trace;
 mod turns;
+mod undelete;
 mod unserved;
 mod view_fields;
 mod wait;
@@ -68,6 +70,7 @@ mod write;
 pub use auth::Principal;
 pub use browsers::{Origin, OriginError};
 pub use config::ApiConfig;
+pub use confirm::ConfirmRules;
 pub use error::ApiError;
 pub use platform::{
     AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, ExceptionView, JoinTokenError,

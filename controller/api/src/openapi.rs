@@ -117,7 +117,7 @@ fn takes(takes: &Takes) -> Value {
         Takes::Word(words) => json!({"type": "string", "enum": words}),
         Takes::Caseless(words) => json!({"type": "string", "enum": words}),
         Takes::Count { default, .. } => json!({"type": "integer", "minimum": 1, "default": default}),
-        Takes::Revision => json!({"type": "integer", "minimum": 0}),
+        Takes::Revision | Takes::Whole => json!({"type": "integer", "minimum": 0}),
         Takes::Seconds => json!({"type": "integer", "minimum": 1, "maximum": 300}),
         Takes::Time => {
             json!({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]})

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hosting_intent::{Audience, Intent, Kind as IntentKind, rr_set_key};
+use hosting_intent::{Audience, Intent};
 use hosting_planner::gates::{Fleet, Truth, evaluate, gather};
-use hosting_planner::holds_data;
 use hosting_resource::difference::differences;
-use hosting_resource::{Kind, Resource, Status, public_id};
+use hosting_resource::{Kind, Resource, public_id};
 use hosting_store::{Effects, IntentEffect, ResourceEffect, WriteError, WriteTx};
 
 use crate::bodies::{Plan, PlannedAudience, PlannedGate, PlannedLoss, PlannedResource};
+use crate::confirm::{Reach, newly_lost};
 use crate::route::Op;
 use crate::service::{Call, Reply, to_json};
 use crate::write::Body;
@@ -55,6 +55,7 @@ impl Api {
         }
         let prepared = call.prepare(self.store()).await?;
         let (origin, fleet, now) = (call.origin(), self.platform().fleet(), self.store().now());
+        let rules = self.confirm_rules();
         let call = Arc::new(call);
         let inner = Arc::clone(&call);
         let written = self
@@ -64,7 +65,10 @@ impl Api {
                     let done = inner.carry_out(tx, prepared).await?;
                     let effects = tx.effects();
                     let gates = closed_gates(tx, fleet.as_ref(), &effects, now).await?;
-                    let mut plan = plan_of(effects, gates, &inner.principal);
+                    let reach = Reach::of(tx, &effects).await?;
+                    let confirm = reach.confirmed_with(rules);
+                    let mut plan = plan_of(effects, reach, gates, &inner.principal);
+                    plan.confirm = confirm;
                     if let Op::Act(act) = inner.route.op {
                         plan.is_first_round = act.repeats.is_some_and(|most| done.count() >= u64::from(most));
                     }
@@ -115,7 +119,7 @@ async fn closed_gates(
     Ok(gates)
 }
 
-fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
+fn plan_of(effects: Effects, reach: Reach, mut gates: Gates, principal: &Principal) -> Plan {
     let Effects { mut resources, intents, queued } = effects;
     resources.sort_by(|one, other| place(one).cmp(&place(other)));
     let mut plan = Plan {
@@ -127,13 +131,15 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
         names_total: 0,
         tenants: Vec::new(),
         tenants_total: 0,
+        tenants_behind: reach.tenants_behind,
+        confirm: None,
         destroyed: Vec::new(),
         later_steps: queued.iter().collect::<BTreeSet<_>>().len() as u64,
         is_first_round: false,
         warnings: Vec::new(),
         answer: None,
     };
-    let names: BTreeSet<String> = intents.iter().filter_map(name_of).collect();
+    let names = reach.names;
     (plan.names_total, plan.names) = (names.len() as u64, names.into_iter().take(LISTED).collect());
     let mut tenants: BTreeSet<String> = BTreeSet::new();
     for ResourceEffect { before, after } in resources {
@@ -143,9 +149,7 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
             continue;
         }
         let change = change_of(before.as_ref(), after.as_ref());
-        let is_new_loss = matches!(change, "deleting" | "deleted")
-            && before.as_ref().is_some_and(|before| before.status != Status::Deleting);
-        if is_new_loss && holds_data(shown.kind) {
+        if newly_lost(before.as_ref(), after.as_ref()).is_some() {
             let (kind, id, label) = (shown.kind.name(), public_id(&shown.id).to_owned(), shown.label.clone());
             plan.destroyed.push(PlannedLoss { kind, id, label });
         }
@@ -163,6 +167,10 @@ fn plan_of(effects: Effects, mut gates: Gates, principal: &Principal) -> Plan {
                 status: after.as_ref().map(|after| after.status.as_str()),
                 fields,
                 waits_for: gates.remove(&shown.id).unwrap_or_default(),
+                placement: after
+                    .as_ref()
+                    .filter(|_| before.is_none())
+                    .and_then(|new| new.view().remove("placement")),
             });
         }
     }
@@ -180,7 +188,7 @@ fn change_of(before: Option<&Resource>, after: Option<&Resource>) -> &'static st
     match (before, after) {
         (_, None) => "deleted",
         (None, Some(_)) => "created",
-        (Some(_), Some(after)) if after.status == Status::Deleting => "deleting",
+        (Some(_), Some(after)) if after.status.is_gone() => "deleting",
         (Some(_), Some(_)) => "changed",
     }
 }
@@ -212,13 +220,4 @@ fn audiences(intents: &[IntentEffect]) -> Vec<PlannedAudience> {
         }
     }
     by_audience.into_values().collect()
-}
-
-/// The host name or zone whose answers an intent decides.
-fn name_of(intent: &IntentEffect) -> Option<String> {
-    let kind = intent.key.known_kind()?;
-    if kind == IntentKind::RrSet {
-        return rr_set_key(&intent.key.name).ok().map(|(_, owner, _)| owner.to_owned());
-    }
-    matches!(kind, IntentKind::Route | IntentKind::Zone).then(|| intent.key.name.clone())
 }

@@ -60,6 +60,7 @@ impl Call {
             | Op::Receipt(_)
             | Op::Delete(_)
             | Op::Retry(_)
+            | Op::Undelete(_)
             | Op::History(_)
             | Op::Ask(_)
             | Op::Act(_)
@@ -228,6 +229,7 @@ async fn refers_to_what_is_there(
                     let problem = format!("there is no {} {:?}", found.kind, found.to);
                     return Err(ApiError::invalid(found.relation, problem));
                 }
+                Some(resource) if resource.status == Status::Deleted => return wrong("is deleted"),
                 Some(resource) if resource.status == Status::Deleting => return wrong("is being deleted"),
                 // What is made now has nothing yet that could be referred to.
                 Some(resource) if makes_tenant && resource.tenant.is_some() => {
@@ -237,8 +239,10 @@ async fn refers_to_what_is_there(
             }
         }
         for unique in index.uniques {
+            // Who may have the name of what is deleted and kept is decided in the transaction.
+            let holder = world.holder(new.kind, &unique.scope, &unique.key).await?;
             let taken = !names.insert((new.kind, unique.scope.clone(), unique.key.clone()))
-                || world.holder(new.kind, &unique.scope, &unique.key).await?.is_some();
+                || holder.is_some_and(|holder| holder.status != Status::Deleted);
             if taken {
                 return Err(ApplyError::Taken { kind: new.kind, field: unique.field, key: unique.key }.into());
             }

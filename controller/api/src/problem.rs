@@ -40,6 +40,8 @@ pub enum Problem {
     Taken,
     /// The resource is not as `If-Match` or `If-None-Match` says.
     PreconditionFailed,
+    /// The change is large; `confirm` is the number to send it with.
+    Unconfirmed,
     /// Body, path, query or header fields are too large.
     TooLarge,
     /// The body is no JSON in UTF-8.
@@ -60,7 +62,7 @@ pub enum Problem {
 
 impl Problem {
     /// All of them, as the reference lists them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::Validation,
         Self::InUse,
@@ -73,6 +75,7 @@ impl Problem {
         Self::Conflict,
         Self::Taken,
         Self::PreconditionFailed,
+        Self::Unconfirmed,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::KeyReused,
@@ -99,6 +102,7 @@ impl Problem {
             Self::Conflict => ("conflict", "The state of things does not allow it"),
             Self::Taken => ("taken", "The name is taken"),
             Self::PreconditionFailed => ("precondition-failed", "The resource has changed"),
+            Self::Unconfirmed => ("unconfirmed", "A large change has to be confirmed"),
             Self::TooLarge => ("too-large", "The request is too large"),
             Self::UnsupportedMediaType => ("unsupported-media-type", "Bodies are JSON in UTF-8"),
             Self::KeyReused => ("idempotency-key-reused", "The Idempotency-Key was used for another request"),
@@ -126,6 +130,7 @@ impl Problem {
             408 => Self::RequestTimeout,
             409 => Self::Conflict,
             412 => Self::PreconditionFailed,
+            428 => Self::Unconfirmed,
             413 | 414 | 431 => Self::TooLarge,
             415 => Self::UnsupportedMediaType,
             422 => Self::KeyReused,

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use axum::http::{Method, StatusCode};
+use hosting_planner::is_restorable;
 use hosting_resource::{Column, Kind, Status};
 use hosting_store::{JobState, Sort};
 use percent_encoding::percent_decode_str;
 
+use crate::confirm::CONFIRM;
 use crate::route::Op;
 use crate::{ApiError, view_fields};
 
@@ -26,8 +28,8 @@ const SEARCH: &str = "Only those whose name or id contains this, letter case asi
      page looks at a bounded number of rows: it may have fewer items than its limit, even none, while has_more is true.";
 /// The parameter that asks for a plan in the place of the change.
 pub(crate) const DRY_RUN: &str = "dry_run";
-/// A status that clients may filter by and that nothing ever has: what is deleted has no row.
-pub(crate) const GONE: &str = "deleted";
+/// The parameter by which a deletion is not kept, and one that is ends.
+pub(crate) const NOW: &str = "now";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
 const ACTIONS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", crate::audit::REFUSALS];
 
@@ -60,6 +62,8 @@ pub enum Takes {
     },
     /// A revision: a whole number.
     Revision,
+    /// A whole number.
+    Whole,
     /// Seconds from 1, as a whole number; an `s` may follow.
     Seconds,
     /// A time as in RFC 3339, or a date: its first moment, UTC.
@@ -217,8 +221,12 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
                 ),
             ];
             if info.status {
-                let words = Status::ALL.iter().map(|status| status.as_str()).chain([GONE]).collect();
-                known.push(param("status", Takes::Word(words), "Only those in this status."));
+                let words = Status::ALL.iter().map(|status| status.as_str()).collect();
+                known.push(param(
+                    "status",
+                    Takes::Word(words),
+                    "Only those in this status. What is deleted and can be brought back is listed with deleted alone.",
+                ));
             }
             known.extend(info.filters.iter().map(|filter| {
                 param(filter.name, Takes::Text, format!("Only those whose {} is this.", filter.name))
@@ -227,13 +235,27 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
         }
         Op::Ask(ask) => (ask.params)(),
         Op::History(_) => of_history(),
-        Op::Get(kind) => vec![fields(kind)],
+        Op::Get(kind) => {
+            let mut known = vec![fields(kind)];
+            if is_restorable(kind) {
+                let about =
+                    "With deleted: also what is deleted and can be brought back, which is 404 otherwise.";
+                known.push(param("status", Takes::Word(vec![Status::Deleted.as_str()]), about));
+            }
+            known
+        }
+        Op::Delete(kind) if is_restorable(kind) => vec![param(
+            NOW,
+            Takes::Word(vec!["true", "false"]),
+            "With true: it is not kept, whatever the brand's policy (undelete_days); what is kept already goes, with its data.",
+        )],
         Op::Receipt(_)
         | Op::Create(_)
         | Op::CreateBy(..)
         | Op::Update(_)
         | Op::Delete(_)
         | Op::Retry(_)
+        | Op::Undelete(_)
         | Op::Act(_)
         | Op::Order(_) => Vec::new(),
     };
@@ -242,6 +264,11 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
             DRY_RUN,
             Takes::Word(vec!["true", "false"]),
             "With true: nothing is changed, and the answer is the plan of what would be.",
+        ));
+        known.push(param(
+            CONFIRM,
+            Takes::Whole,
+            "The number that the plan of a large change tells. The change is made only while it still fits.",
         ));
     }
     if *method != Method::GET {
@@ -360,6 +387,11 @@ impl Query {
         Ok(())
     }
 
+    /// A whole number.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.seconds(name)
+    }
+
     /// A number of seconds, or a revision.
     pub(crate) fn seconds(&self, name: &str) -> Option<u64> {
         match self.given.get(name) {
@@ -415,6 +447,10 @@ impl Param {
             Takes::Revision => match whole(value) {
                 Some(revision) => Ok(Value::Number(revision)),
                 None => wrong(format!("{value:?} must be a revision, a whole number")),
+            },
+            Takes::Whole => match whole(value) {
+                Some(number) => Ok(Value::Number(number)),
+                None => wrong(format!("{value:?} must be a whole number")),
             },
             Takes::Seconds => match whole(value.strip_suffix('s').unwrap_or(value)) {
                 Some(seconds) if seconds > 0 => Ok(Value::Number(seconds)),

@@ -15,7 +15,7 @@ use crate::bodies::{
     AuditLog, AuditPage, ClusterNodes, Completed, Found, IncidentCount, IncidentStats, SearchResults,
     ShardTenants, Stats, StatusCount,
 };
-use crate::query::{COUNT, GONE, Query, sort_keys, sort_of};
+use crate::query::{COUNT, Query, sort_keys, sort_of};
 use crate::service::{Call, Reply, named, to_json};
 use crate::wait::{Look, Waited};
 use crate::{Api, ApiError, view_fields};
@@ -87,13 +87,6 @@ impl Api {
         }
         let status = query.text("status");
         let is_counted = query.text(COUNT) == Some("true");
-        if status == Some(GONE) {
-            let mut body = json!({"items": [], "has_more": false});
-            if is_counted {
-                body["total"] = 0.into();
-            }
-            return Ok(Reply::json(200, body));
-        }
         if let Some(status) = status.and_then(Status::from_name) {
             list.status = Some(status);
             if info.suspends_with_tenant {
@@ -107,6 +100,7 @@ impl Api {
                     | Status::Provisioning
                     | Status::Converging
                     | Status::Failed
+                    | Status::Deleted
                     | Status::Deleting
                     | Status::Degraded
                     | Status::AutoDisabled => {}
@@ -298,7 +292,9 @@ impl Api {
         let mut tx = self.store().read().await?;
         let mut totals: BTreeMap<Kind, Vec<(Status, u64)>> = BTreeMap::new();
         for kind in Kind::ALL {
-            totals.insert(*kind, tx.status_counts(*kind, None).await?);
+            let mut counts = tx.status_counts(*kind, None).await?;
+            counts.retain(|(status, _)| *status != Status::Deleted);
+            totals.insert(*kind, counts);
         }
         let total =
             |kind: Kind| totals.get(&kind).map_or(0, |counts| counts.iter().map(|(_, count)| count).sum());
@@ -306,10 +302,11 @@ impl Api {
         let standing = |wanted: Status| {
             tenants.iter().find(|(status, _)| *status == wanted).map(|(_, count)| *count).unwrap_or_default()
         };
-        let tenants_of = tx.ref_counts(Kind::Tenant, "shard_id").await?;
+        let shards = tx.list(Kind::Shard, "", MAX_ROWS).await?;
+        let about: Vec<_> = shards.iter().map(|shard| (shard.id.clone(), Kind::Tenant)).collect();
+        let tenants_of = tx.usage(&about).await?;
         let mut tenants_per_shard = Vec::new();
-        for shard in tx.list(Kind::Shard, "", MAX_ROWS).await? {
-            let count = tenants_of.get(&shard.id).copied().unwrap_or_default();
+        for (shard, count) in shards.into_iter().zip(tenants_of) {
             let role = Doc::<Shard>::of(&shard).map(|shard| shard.spec.role).unwrap_or_default();
             tenants_per_shard.push(ShardTenants { shard_name: shard.label, shard_id: shard.id, role, count });
         }

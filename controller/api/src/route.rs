@@ -4,6 +4,7 @@ use std::fmt;
 
 use axum::http::Method;
 use hosting_planner::gates::is_gated;
+use hosting_planner::is_restorable;
 use hosting_resource::{Kind, ListBy, Tier};
 
 use crate::actions::{self, Act, Ask, Order};
@@ -71,6 +72,8 @@ pub enum Op {
     Delete(Kind),
     /// Another attempt at what failed.
     Retry(Kind),
+    /// What was deleted is back, with everything that went with it.
+    Undelete(Kind),
     /// A page of what a resource was, deleted ones too.
     History(Kind),
     /// A read of its own.
@@ -173,6 +176,7 @@ impl Route {
             | Op::Update(kind)
             | Op::Delete(kind)
             | Op::Retry(kind)
+            | Op::Undelete(kind)
             | Op::History(kind) => kind.info().plural(),
             Op::Ask(_) | Op::Act(_) | Op::Order(_) => {
                 self.path.trim_start_matches('/').split('/').next().unwrap_or_default()
@@ -304,6 +308,14 @@ fn generic(kind: Kind) -> Vec<Route> {
                 .gives(200, Shape::Named("Receipt"))
                 .of(Some(kind))
                 .says(format!("Whether each machine serves it: {name}")),
+        );
+    }
+    if is_restorable(kind) {
+        routes.push(
+            route(Method::POST, &format!("{}/undelete", info.item), Op::Undelete(kind))
+                .gives(202, Shape::Named("Undone"))
+                .of(Some(kind))
+                .says(format!("Bring back what was deleted, with everything that went with it: {name}")),
         );
     }
     if info.retry {

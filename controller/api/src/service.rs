@@ -29,6 +29,7 @@ use crate::auth::{Principal, authenticate, presented};
 use crate::browsers::open_to;
 use crate::compression::compressed;
 use crate::config::ApiConfig;
+use crate::confirm::ConfirmRules;
 use crate::events::Events;
 use crate::fallback::Looked;
 use crate::key_uses::KeyUses;
@@ -169,6 +170,10 @@ impl Api {
 
     pub(crate) fn callback_rules(&self) -> &CallbackRules {
         &self.0.config.callbacks
+    }
+
+    pub(crate) fn confirm_rules(&self) -> ConfirmRules {
+        self.0.config.confirm
     }
 
     pub(crate) fn job_bell(&self) -> &Bell {
@@ -490,6 +495,7 @@ impl Api {
             | Op::Update(_)
             | Op::Delete(_)
             | Op::Retry(_)
+            | Op::Undelete(_)
             | Op::Act(_)
             | Op::Order(_) => self.change(call, path, kept).await,
         }
@@ -556,6 +562,7 @@ impl Call {
         if kind.info().tier == Tier::Brand {
             self.principal.may_touch(&resource)?;
         }
+        self.is_shown(&resource)?;
         Ok(resource)
     }
 }

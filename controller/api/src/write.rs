@@ -186,6 +186,7 @@ impl Api {
         };
         let inner = Arc::clone(&call);
         let rules = self.callback_rules().clone();
+        let confirm = self.confirm_rules();
         let given = path.to_owned();
         let committed = self
             .store()
@@ -195,6 +196,7 @@ impl Api {
                         return Ok((done, Some(revision)));
                     }
                     let done = inner.carry_out(tx, prepared?).await?;
+                    inner.confirmed(tx, confirm).await?;
                     inner.enqueue_callback(tx, &done, &rules).await?;
                     inner.keep_done(tx, &given, &done).await?;
                     let mut row = row;
@@ -451,6 +453,7 @@ impl Call {
                 let retried = hosting_planner::retry(tx, kind, &current.id).await?;
                 Ok(Done::without_body(&retried))
             }
+            Op::Undelete(kind) => self.undelete(tx, kind).await,
             Op::Act(act) => (act.carry_out)(self, tx).await,
             Op::List(_)
             | Op::ListBy(..)
@@ -537,7 +540,12 @@ impl Call {
     async fn delete(&self, tx: &mut WriteTx, kind: Kind) -> Result<Done, ApiError> {
         let current = self.current(tx, kind).await?;
         self.may_delete(&current)?;
-        let wait = match hosting_planner::delete(tx, kind, &current.id).await? {
+        let deleted = if self.is_for_good() {
+            hosting_planner::delete_for_good(tx, kind, &current.id).await?
+        } else {
+            hosting_planner::delete(tx, kind, &current.id).await?
+        };
+        let wait = match deleted {
             Deleted::Gone => Vec::new(),
             Deleted::Deleting(resource) => vec![resource.id],
         };

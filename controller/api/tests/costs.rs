@@ -138,6 +138,9 @@ impl Lab {
             ),
             ("count of a zone's records", format!("/zones/{zone}/records?limit=2&count=true")),
             ("count of what a search finds", "/zones?limit=2&search=filled&count=true".into()),
+            ("list of what is deleted and kept", "/zones?limit=2&status=deleted".into()),
+            ("how far a node is drained", "/nodes/web-1/drain".into()),
+            ("names that hang on a node", "/plan/without?nodes=web-1&limit=2".into()),
             ("nodes of a cluster", format!("/clusters/{cluster}/nodes?limit=2")),
             ("explain", format!("/explain/{fqdn_name}")),
             ("explain what was", format!("/explain/{fqdn_name}?at=20")),
@@ -271,6 +274,8 @@ fn bound(name: &str, backend: Backend, is_known: bool) -> (u64, u64) {
         "count of a brand's in a status" | "count of a zone's records" | "count of what a search finds" => {
             (30, 26_000)
         }
+        // Of two hundred tenants, one after another.
+        "names that hang on a node" => (200, 1_000),
         // Two thousand rows, whatever fits.
         "audit search" | "audit of a type by method" | "audit of a type of long ago" => (0, 2_100),
         // Five hundred records are looked at for what is wrong with them. PostgreSQL sorts those of the zone where they are a good part of all.

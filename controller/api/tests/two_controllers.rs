@@ -15,10 +15,14 @@ mod incidents;
 mod loopback_dns;
 #[path = "api/ownership.rs"]
 mod ownership;
+#[path = "api/placement.rs"]
+mod placement;
 #[path = "api/quotas.rs"]
 mod quotas;
 #[path = "api/records.rs"]
 mod records;
+#[path = "api/undelete.rs"]
+mod undelete;
 
 use std::time::Duration;
 

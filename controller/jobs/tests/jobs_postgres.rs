@@ -12,6 +12,8 @@ mod crashes;
 mod databases;
 #[path = "jobs/harness.rs"]
 mod harness;
+#[path = "jobs/kept.rs"]
+mod kept;
 #[path = "jobs/limits.rs"]
 mod limits;
 #[path = "jobs/running.rs"]

@@ -136,7 +136,7 @@ async fn wanted_records(
     let families = read::families_of(draft, cluster).await?;
     for name in names {
         let Some(zone) = read::zone_over(draft, &name).await? else { continue };
-        if is_deleting(&zone) || !read::zone_is_open_to(&zone, tenant) {
+        if !read::zone_is_open_to(&zone, tenant) {
             continue;
         }
         for (record_type, addresses) in [("A", &families.ipv4), ("AAAA", &families.ipv6)] {

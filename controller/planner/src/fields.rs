@@ -27,9 +27,20 @@ pub(crate) fn dns_audience(brand: &BrandSpec) -> Result<Audience, AudienceError>
     Audience::dns(group_or_default(&brand.dns_group))
 }
 
-/// Whether the resource is on its way out.
+/// Whether somebody deleted the resource: it is on its way out, or out of service and kept for a while. Nothing is wanted of it, and
+/// nothing new may refer to it.
 pub(crate) fn is_deleting(resource: &Resource) -> bool {
+    resource.status.is_gone()
+}
+
+/// Whether the resource is on its way out and cannot be brought back.
+pub(crate) fn is_leaving(resource: &Resource) -> bool {
     resource.status == Status::Deleting
+}
+
+/// What became of a resource that somebody deleted, in messages.
+pub(crate) fn why_gone(resource: &Resource) -> &'static str {
+    if is_leaving(resource) { "is being deleted" } else { "is deleted" }
 }
 
 /// The names at which a site answers without a host name of its own: `{webroot}.{tenant}.{base}`, with `-` for `_`

@@ -11,6 +11,7 @@
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names`, `ownership` | what several kinds share: automatic records, who may have a name, whether it is shown to be theirs |
 //! | `quota` | how many resources of a kind somebody may have |
+//! | `placement`, `without` | on which shard a tenant lives; what would fail without some nodes |
 //! | `node`, `readers` | a node's roles, and what it subscribes to by them; who opens what is sealed for an audience |
 //! | `mutate/` | create, update, delete, suspend, retry; gates opened, nodes in and out, the replan queue |
 //! | `gates/` | where a resource stands |
@@ -38,6 +39,7 @@ mod node;
 mod overlay;
 mod ownership;
 mod past;
+mod placement;
 mod plan;
 mod quota;
 mod read;
@@ -49,6 +51,7 @@ mod trace;
 mod undoable;
 mod unit;
 mod walk;
+mod without;
 mod world;
 
 pub use concerns::{resources_behind, waited_for};
@@ -61,8 +64,9 @@ pub use kinds::subscription::{bill_owner, bill_to_defaults};
 pub use layer::{Layer, List};
 pub use mutate::{
     Deleted, Drained, Forgotten, How, LeftAlone, TakenBack, Undone, admit_reader, continue_delete,
-    converge_shard, create, delete, drain, expel_reader, finish_delete, forget_node, has_children,
-    open_gates, record_status, replan, retired, retry, retry_failed, revert, set_in_service, suspend, undo,
+    converge_shard, create, delete, delete_for_good, drain, drain_node, drain_shard, end_keeping,
+    expel_reader, finish_delete, forget_node, has_children, is_restorable, open_gates, record_status, replan,
+    retired, retry, retry_failed, revert, set_in_service, suspend, undelete, undo, undrain_node, undrain_shard,
     unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
@@ -72,6 +76,7 @@ pub use quota::{LimitFrom, OverLimit, Usage, usage};
 pub use read::called;
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};
+pub use without::{FailingName, Left, Of, Place, Without, failing_names, without};
 pub use world::{
     Admitted, ApplyError, BeginRollout, Change, Draft, Errand, IntentChange, IntentRow, KeyShare, SealFor,
     SealedFor, World, WorldError,

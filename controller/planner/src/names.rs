@@ -10,7 +10,7 @@ use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::kinds::zone::Zone;
 use hosting_resource::{Doc, Id, Kind, Resource};
 
-use crate::fields::{SUFFIX_FACET, is_deleting, is_service_name};
+use crate::fields::{SUFFIX_FACET, is_leaving, is_service_name};
 use crate::overlay::Overlay;
 use crate::{PlanError, World, read};
 
@@ -20,7 +20,7 @@ const MAX_PAGES: usize = 4;
 /// A brand's sites get names under its base name: that must not lie in what is another brand's, nor hold it.
 pub(crate) async fn base_hostname(draft: &mut Overlay<'_>, brand: &Doc<Brand>) -> Result<(), PlanError> {
     let base = brand.spec.base_hostname.as_str();
-    if let Some(zone) = read::zone_over(draft, base).await?
+    if let Some(zone) = read::held_zone_over(draft, base).await?
         && zone.brand.as_deref() != Some(brand.id.as_str())
     {
         let zone = &zone.spec.name;
@@ -59,7 +59,7 @@ pub(crate) async fn fqdn(draft: &mut Overlay<'_>, fqdn: &Doc<Fqdn>) -> Result<()
     if !draft.by_admin() && is_public_suffix(host) {
         return Err(PlanError::invalid("fqdn", public_suffix(host)));
     }
-    let Some(zone) = read::zone_over(draft, host).await? else {
+    let Some(zone) = read::held_zone_over(draft, host).await? else {
         let brand = fqdn.brand.clone().unwrap_or_default();
         return match related_base(draft, &brand, host, false).await? {
             Some(base) if !draft.by_admin() => Err(PlanError::Conflict(format!(
@@ -87,7 +87,7 @@ pub(crate) async fn zone(draft: &mut Overlay<'_>, zone: &Doc<Zone>) -> Result<()
     }
     let brand = zone.brand.clone().unwrap_or_default();
     let above = match own.split_once('.') {
-        Some((_, parent)) => read::zone_over(draft, parent).await?,
+        Some((_, parent)) => read::held_zone_over(draft, parent).await?,
         None => None,
     };
     match above {
@@ -196,7 +196,7 @@ async fn others_below(draft: &mut Overlay<'_>, kind: Kind, brand: &str, name: &s
     let mut after = String::new();
     for _ in 0..MAX_PAGES {
         let page = draft.with_facet(kind, SUFFIX_FACET, name, &after, read::PAGE).await?;
-        let others = |other: &&Resource| other.brand.as_deref() != Some(brand) && !is_deleting(other);
+        let others = |other: &&Resource| other.brand.as_deref() != Some(brand) && !is_leaving(other);
         if let Some(other) = page.iter().find(others) {
             return Err(PlanError::Conflict(format!(
                 "{name} would hold the {kind} {}, which belongs to another brand; take a name below it, or ask the platform",
@@ -220,7 +220,7 @@ async fn name_that_would_be_lost(
     zone: &Doc<Zone>,
 ) -> Result<Option<String>, PlanError> {
     let own = zone.spec.name.as_str();
-    let Some(shared) = read::zone_over(draft, own).await? else { return Ok(None) };
+    let Some(shared) = read::held_zone_over(draft, own).await? else { return Ok(None) };
     if zone.tenant.is_none() || shared.tenant.is_some() {
         return Ok(None);
     }
@@ -230,9 +230,11 @@ async fn name_that_would_be_lost(
         let Some(last) = page.last() else { return Ok(None) };
         after = last.id.clone();
         for fqdn in page {
-            let is_anothers = fqdn.tenant != zone.tenant && fqdn.brand == shared.brand && !is_deleting(&fqdn);
+            let is_anothers = fqdn.tenant != zone.tenant && fqdn.brand == shared.brand && !is_leaving(&fqdn);
             let name = fqdn.label.as_str();
-            if is_anothers && read::zone_over(draft, name).await?.is_some_and(|over| over.id == shared.id) {
+            if is_anothers
+                && read::held_zone_over(draft, name).await?.is_some_and(|over| over.id == shared.id)
+            {
                 return Ok(Some(name.to_owned()));
             }
         }

@@ -63,8 +63,8 @@ impl Event {
             || before.label != after.label
             || (&before.parent, &before.tenant, &before.brand)
                 != (&after.parent, &after.tenant, &after.brand);
-        let event = if changed(Status::Deleting) {
-            if after.status == Status::Deleting { Self::Deleting } else { Self::Restored }
+        let event = if before.status.is_gone() != after.status.is_gone() {
+            if after.status.is_gone() { Self::Deleting } else { Self::Restored }
         } else if changed(Status::Suspended) {
             if after.status == Status::Suspended { Self::Suspended } else { Self::Resumed }
         } else if is_other {

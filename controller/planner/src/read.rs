@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use hosting_intent::Audience;
+use hosting_intent::{Audience, Role};
 use hosting_resource::kinds::brand::Brand;
 use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::lb_address::LbAddress;
@@ -14,7 +14,7 @@ use hosting_resource::kinds::zone::Zone;
 use hosting_resource::kinds::zone_record::{self, ZoneRecord};
 use hosting_resource::{Doc, Document, Id, IdPolicy, Kind, RecordData, Resource, in_brand};
 
-use crate::fields::{OWNER_FACET, SHARD_RELATION, dns_audience, is_deleting};
+use crate::fields::{OWNER_FACET, SHARD_RELATION, dns_audience, is_deleting, why_gone};
 use crate::{PlanError, World, WorldError};
 
 /// Rows per read.
@@ -61,7 +61,7 @@ pub(crate) async fn live<K: Document>(
     match get(world, id).await? {
         None => Err(PlanError::invalid(field, format!("there is no {kind} {id:?}"))),
         Some(doc) if is_deleting(&doc) => {
-            Err(PlanError::invalid(field, format!("{kind} {id:?} is being deleted")))
+            Err(PlanError::invalid(field, format!("{kind} {id:?} {}", why_gone(&doc))))
         }
         Some(doc) => Ok(doc),
     }
@@ -173,6 +173,12 @@ pub(crate) async fn name_servers(world: &mut dyn World, group: &str) -> Result<V
     living(all_pages!(after => world.with_facet(Kind::Node, "dns_group", group, after, PAGE)))
 }
 
+/// The edges of a cluster.
+pub(crate) async fn edges_of(world: &mut dyn World, cluster: &str) -> Result<Vec<Doc<Node>>, PlanError> {
+    let all = all_pages!(after => world.with_facet(Kind::Node, "role", Role::Lb.name(), after, PAGE));
+    living(all.into_iter().filter(|node| node.parent.as_deref() == Some(cluster)).collect())
+}
+
 /// The records of a zone at one name, by id, those on their way out left out.
 pub(crate) async fn records_at(
     world: &mut dyn World,
@@ -218,12 +224,21 @@ pub(crate) fn data_of(record: &Doc<ZoneRecord>, zone: &str) -> Data {
     }
 }
 
-/// The closest zone at or above a name.
+/// The closest zone at or above a name that is to be served.
 pub(crate) async fn zone_over(world: &mut dyn World, name: &str) -> Result<Option<Doc<Zone>>, PlanError> {
+    let zones = zones_over(world, name).await?.into_iter().filter(|zone| !is_deleting(zone));
+    Ok(zones.max_by_key(|zone| zone.spec.name.len()))
+}
+
+/// The closest zone at or above a name that somebody has: one that is deleted and kept holds its name.
+pub(crate) async fn held_zone_over(
+    world: &mut dyn World,
+    name: &str,
+) -> Result<Option<Doc<Zone>>, PlanError> {
     Ok(zones_over(world, name).await?.into_iter().max_by_key(|zone| zone.spec.name.len()))
 }
 
-/// The zones at or above a name, in no order.
+/// The zones at or above a name, in no order, those too that are deleted and kept.
 pub(crate) async fn zones_over(world: &mut dyn World, name: &str) -> Result<Vec<Doc<Zone>>, PlanError> {
     let mut names = vec![name.to_owned()];
     let mut rest = name;

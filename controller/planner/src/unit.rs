@@ -49,6 +49,11 @@ pub enum Walk {
     /// Whatever owns a row of an audience that may hold secrets: they are sealed anew. The audience is spelt by [`Walk::spell`], the
     /// place is the row's key.
     Sealed,
+    /// What lies in a resource that is deleted and kept: it is deleted along. The place is the revision of the step before.
+    Keeping,
+    /// What one deletion took along: it is brought back. It starts from the cause with the revision of the step before, the place is kind
+    /// and id.
+    Restoring,
     /// No walk: one unit that waits with its cause. The place is its owner ([`Unit::owner`]).
     Unit,
 }
@@ -100,12 +105,14 @@ impl Walk {
             Self::Resources(pages) => pages.name,
             Self::NodeRows => "node_rows",
             Self::Sealed => "sealed",
+            Self::Keeping => "keeping",
+            Self::Restoring => "restoring",
             Self::Unit => "unit",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::NodeRows, Self::Sealed, Self::Unit]
+        [Self::NodeRows, Self::Sealed, Self::Keeping, Self::Restoring, Self::Unit]
             .into_iter()
             .chain(kinds::walks().map(Self::Resources))
             .find(|walk| walk.name() == name)

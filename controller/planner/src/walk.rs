@@ -7,7 +7,7 @@ use hosting_intent::{Audience, Cause, Key, SEALED_KINDS};
 
 use crate::plan::Plan;
 use crate::unit::{By, Pages};
-use crate::{PlanError, Unit, Walk, World, kinds};
+use crate::{PlanError, Unit, Walk, World, kinds, mutate};
 
 /// Resources per step. What a step leaves when the transaction is full, the next one takes.
 const STEP: u32 = 100;
@@ -31,6 +31,14 @@ pub(crate) async fn step(
             Some(audience) => sealed_rows(plan, &audience, after).await?,
             None => None,
         },
+        Walk::Keeping => {
+            mutate::go_on_keeping(plan, of).await?;
+            None
+        }
+        Walk::Restoring => {
+            mutate::go_on_restoring(plan, of, after).await?;
+            None
+        }
         Walk::Unit => {
             plan.replan(Unit::from_owner(after).filter(|unit| !unit.is_walk())).await?;
             None

@@ -93,22 +93,4 @@ impl ReadTx {
             .bind(kind.name());
         self.number(query).await
     }
-
-    /// How many resources of `kind` refer to each target by a relation that the kind has counted ([`hosting_resource::KindDef::counted`]).
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn ref_counts(
-        &mut self,
-        kind: Kind,
-        relation: &str,
-    ) -> Result<BTreeMap<String, u64>, StoreError> {
-        let query =
-            sql::query("SELECT target, count FROM ref_counts WHERE kind = ? AND relation = ? AND count > 0");
-        let mut counts = BTreeMap::new();
-        for row in self.all(query.bind(kind.name()).bind(relation)).await? {
-            counts.insert(row.try_get(0)?, from_sql("count", row.try_get(1)?)?);
-        }
-        Ok(counts)
-    }
 }

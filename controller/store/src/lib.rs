@@ -46,6 +46,7 @@ mod incidents;
 mod jobs;
 mod join_token;
 mod kek;
+mod kept;
 mod key_uses;
 mod keyring;
 mod lanes;

@@ -13,6 +13,9 @@ use crate::{ReadTx, StoreError};
 /// Longest cursor that is looked at, in bytes: a label and an id, encoded.
 const MAX_CURSOR_BYTES: usize = 4096;
 
+/// Reads that a page takes at most where it has to leave out what is deleted and kept.
+const READS: usize = 4;
+
 /// What a list is sorted by. The id breaks ties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -139,7 +142,7 @@ pub struct ListQuery {
     pub tenant: Option<String>,
     /// What the caller may see: resources of these brands. `None` sees all, those without a brand too.
     pub brands: Option<Vec<String>>,
-    /// Standing here.
+    /// Standing here. What is deleted and kept is listed only where it is asked for.
     pub status: Option<Status>,
     /// Only what belongs to a suspended tenant, or only what does not. For kinds that a tenant's suspension covers.
     pub tenant_suspended: Option<bool>,
@@ -217,16 +220,30 @@ impl ReadTx {
         if !list.is_one_range() {
             return Ok(self.narrow_page(list, limit as usize).await?);
         }
-        let query = build(list, Rows::Page(limit + 1), self.dialect());
-        let rows = self.all(query.build()).await?;
-        let mut items = rows.iter().map(resource).collect::<Result<Vec<_>, _>>()?;
-        let more = items.len() > limit as usize;
-        items.truncate(limit as usize);
-        let next = match items.last().filter(|_| more) {
-            Some(last) => Some(Cursor::behind(list, list.sort.value_of(last)?, last.id.clone())),
-            None => None,
-        };
-        Ok(Page { items, next })
+        let mut list = list.clone();
+        let mut items = Vec::new();
+        for _ in 0..READS {
+            let query = build(&list, Rows::Page(limit + 1), self.dialect());
+            let rows = self.all(query.build()).await?;
+            let mut more = rows.len() > limit as usize;
+            let mut place = None;
+            for row in rows.iter().take(limit as usize) {
+                if items.len() == limit as usize {
+                    more = true;
+                    break;
+                }
+                let item = resource(row)?;
+                place = Some(Cursor::behind(&list, list.sort.value_of(&item)?, item.id.clone()));
+                if list.status.is_some() || item.status != Status::Deleted {
+                    items.push(item);
+                }
+            }
+            list.after = place.filter(|_| more);
+            if list.after.is_none() || items.len() == limit as usize {
+                break;
+            }
+        }
+        Ok(Page { items, next: list.after })
     }
 }
 
@@ -250,6 +267,7 @@ enum Condition<'a> {
     Tenant(&'a str),
     Brands(&'a [String]),
     Status(Status),
+    NotDeleted,
     TenantSuspended(bool),
     Facet(&'a str, &'a str),
 }
@@ -268,6 +286,7 @@ impl Condition<'_> {
                 sql
             }
             Self::Status(status) => sql.push("r.status = ").push_bind(status.as_str()),
+            Self::NotDeleted => sql.push("r.status <> ").push_bind(Status::Deleted.as_str()),
             // Scalars: what EXISTS asks for, PostgreSQL may read as a whole.
             Self::TenantSuspended(is_suspended) => {
                 sql.push("coalesce((SELECT t.status FROM resources t WHERE t.id = r.tenant AND t.kind = ");
@@ -291,7 +310,7 @@ impl ListQuery {
             self.parent.as_deref().map(Condition::Parent),
             self.tenant.as_deref().map(Condition::Tenant),
             self.brands.as_deref().map(Condition::Brands),
-            self.status.map(Condition::Status),
+            Some(self.status.map_or(Condition::NotDeleted, Condition::Status)),
             self.tenant_suspended.map(Condition::TenantSuspended),
         ];
         let facets = self.facets.iter().map(|(field, value)| Condition::Facet(field, value));
@@ -304,7 +323,7 @@ impl ListQuery {
             Condition::Label(_) | Condition::Parent(_) | Condition::Tenant(_) => true,
             Condition::Brands(brands) => brands.len() == 1 && self.sort == Sort::Created,
             Condition::Status(_) => matches!(self.sort, Sort::Created | Sort::Status | Sort::Id),
-            Condition::TenantSuspended(_) | Condition::Facet(..) => false,
+            Condition::NotDeleted | Condition::TenantSuspended(_) | Condition::Facet(..) => false,
         }
     }
 
@@ -315,13 +334,16 @@ impl ListQuery {
             Some(_) => conditions.len() - 1,
             None => conditions.len(),
         };
+        // What is kept is few among many: pages leave it out once they are read.
+        let others = others - usize::from(conditions.contains(&Condition::NotDeleted));
         self.search().is_none() && (others == 0 || self.is_suspended())
     }
 
     /// Whether its length is kept: no conditions but brands and a status.
     pub(crate) fn is_counted(&self) -> bool {
-        let is_kept =
-            |condition: &Condition<'_>| matches!(condition, Condition::Brands(_) | Condition::Status(_));
+        let is_kept = |condition: &Condition<'_>| {
+            matches!(condition, Condition::Brands(_) | Condition::Status(_) | Condition::NotDeleted)
+        };
         self.search().is_none() && self.conditions().iter().all(is_kept)
     }
 
@@ -340,7 +362,10 @@ pub(crate) fn build(list: &ListQuery, rows: Rows<'_>, dialect: Dialect) -> Query
     let conditions = list.conditions();
     let way = conditions.iter().copied().find(|condition| list.is_way(*condition));
     let (ahead, behind): (Vec<_>, Vec<_>) = match rows {
-        Rows::Page(_) | Rows::NamesOf(_) => (conditions, Vec::new()),
+        Rows::Page(_) => {
+            (conditions.into_iter().filter(|one| *one != Condition::NotDeleted).collect(), Vec::new())
+        }
+        Rows::NamesOf(_) => (conditions, Vec::new()),
         Rows::Names(_) => conditions.into_iter().partition(|condition| Some(*condition) == way),
     };
     let mut sql = QueryBuilder::new("SELECT ");

@@ -105,6 +105,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0019_rollouts.sql"),
         include_str!("../migrations/postgres/0019_rollouts.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0022_places.sql"),
+        include_str!("../migrations/postgres/0022_places.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -43,7 +43,6 @@ pub(crate) const TABLES: &[Table] = &[
         ],
     ),
     table("resource_counts", &["kind", "brand", "status"], &["count"]),
-    table("ref_counts", &["kind", "relation", "target"], &["count"]),
     table("quota_usage", &["owner", "kind"], &["count"]),
     table("uniques", &["kind", "scope", "key"], &["id"]),
     table("refs", &["source", "relation", "target"], &["kind"]),

@@ -1,5 +1,7 @@
 //! How long a list is: kept for a kind, its brands and statuses; counted along at most so many rows for the rest.
 
+use hosting_resource::Status;
+
 use crate::search::MOST_ROWS;
 use crate::{ListQuery, ReadTx, StoreError};
 
@@ -24,7 +26,9 @@ impl ReadTx {
         }
         if list.is_counted() {
             let counts = self.status_counts(list.kind, list.brands.as_deref()).await?;
-            let wanted = counts.iter().filter(|(status, _)| list.status.is_none_or(|one| one == *status));
+            let is_wanted =
+                |status: Status| list.status.map_or(status != Status::Deleted, |one| one == status);
+            let wanted = counts.iter().filter(|(status, _)| is_wanted(*status));
             return Ok(Total { count: wanted.map(|(_, count)| count).sum(), is_lower_bound: false });
         }
         let whole = ListQuery { after: None, ..list.clone() };

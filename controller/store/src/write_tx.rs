@@ -6,7 +6,6 @@
 
 mod effects;
 mod intents;
-mod ref_counts;
 mod replan;
 mod resources;
 mod usage;

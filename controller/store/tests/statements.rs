@@ -8,18 +8,19 @@ mod databases;
 use std::collections::BTreeMap;
 
 use hosting_planner::gates::Gate;
-use hosting_planner::{create, delete, drain, open_gates, suspend, unsuspend, update};
+use hosting_planner::{create, delete, drain, open_gates, suspend, undelete, unsuspend, update};
 use hosting_resource::{Kind, Resource};
 use hosting_store::{Kek, NewJob, Origin, Store, StoreConfig};
 use serde_json::{Value, json};
 
 use self::databases::{Backend, Place};
 
-const LIMITS: [(&str, u64); 17] = [
+const LIMITS: [(&str, u64); 20] = [
     ("create certificate", 23),
     ("create fqdn", 23),
     ("create record", 16),
-    ("create tenant with subscription", 22),
+    ("create tenant with subscription", 21),
+    ("create tenant without shard", 20),
     ("create webroot", 17),
     ("create zone", 21),
     ("delete certificate", 11),
@@ -27,11 +28,13 @@ const LIMITS: [(&str, u64); 17] = [
     ("delete fqdn", 11),
     ("delete record", 12),
     ("delete webroot", 16),
+    ("delete webroot, kept", 14),
     ("enqueue callback", 6),
     ("open routed", 11),
     ("open site_ready", 10),
     ("suspend tenant", 10),
     ("unbind fqdn", 19),
+    ("undelete webroot", 23),
     ("unsuspend tenant", 10),
     ("update record", 11),
 ];
@@ -201,6 +204,22 @@ impl Lab {
             let gone = self.cost(move |tx| Box::pin(async move { delete(tx, kind, &id).await.map(|_| ()) }));
             costs.insert(what, gone.await);
         }
+        self.put("acme", json!({"undelete_days": 7})).await;
+        let site = json!({"subscription_id": subscription, "runtime": "static", "runtime_version": "1"});
+        let kept = self.post(Kind::Webroot, Some(&tenant.id), site).await.id;
+        let id = kept.clone();
+        let gone =
+            self.cost(move |tx| Box::pin(async move { delete(tx, Kind::Webroot, &id).await.map(|_| ()) }));
+        costs.insert("delete webroot, kept", gone.await);
+        let back = self
+            .cost(move |tx| Box::pin(async move { undelete(tx, Kind::Webroot, &kept).await.map(|_| ()) }));
+        costs.insert("undelete webroot", back.await);
+        self.put("acme", json!({"undelete_days": 0})).await;
+        let placed = json!({
+            "brand_id": "acme", "customer_id": format!("{name}-placed"), "region_id": self.region,
+            "cluster_id": self.cluster,
+        });
+        costs.insert("create tenant without shard", self.created(Kind::Tenant, None, placed).await.1);
         let new = NewJob {
             kind: "callback".into(),
             subject: tenant.id.clone(),

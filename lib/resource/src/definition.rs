@@ -13,7 +13,7 @@ use crate::input::parse;
 use crate::limits::HeldLimits;
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
-    Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
+    Doc, Document, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
     ShapeError, SpecError, Status, Warning, ids, secret, timestamp,
 };
 
@@ -32,7 +32,7 @@ pub(crate) trait Definition: Document + Sized {
     /// `UPCASTERS[n]` brings shape n+1 to n+2.
     const UPCASTERS: &'static [Upcaster] = &[];
 
-    /// Relations of which it is kept how many refer to each target.
+    /// Relations whose targets it has a place in: it is kept how many each has.
     const COUNTED: &'static [&'static str] = &[];
 
     /// Status after creation.
@@ -512,6 +512,13 @@ impl<D: Definition> KindDef for Erased<D> {
             index.uniques.clear();
             index.refs.clear();
         }
+        if let Some(kept) = resource.kept() {
+            if kept.gave_way {
+                index.uniques.clear();
+            }
+            index.facets.push(Facet { field: RESTORABLE_UNTIL, value: in_order(kept.until) });
+            index.facets.push(Facet { field: DELETED_WITH, value: kept.cause });
+        }
         index
     }
 
@@ -540,6 +547,10 @@ impl<D: Definition> KindDef for Erased<D> {
         view.insert("created_at".to_owned(), timestamp(resource.created_at).into());
         view.insert("updated_at".to_owned(), timestamp(resource.updated_at).into());
         view.insert("generation".to_owned(), resource.generation.into());
+        if let Some(kept) = resource.kept() {
+            view.insert("deleted_at".to_owned(), timestamp(kept.at).into());
+            view.insert("restorable_until".to_owned(), timestamp(kept.until).into());
+        }
         view.retain(|field, value| !value.is_null() || info.nullable.contains(&field.as_str()));
         view
     }
@@ -577,6 +588,14 @@ impl<D: Definition> KindDef for Erased<D> {
             let words: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
             properties.insert("status".to_owned(), serde_json::json!({"type": "string", "enum": words}));
             properties.insert("status_message".to_owned(), text);
+            for (field, about) in [
+                ("deleted_at", "Only of what is deleted and kept: when it was deleted."),
+                ("restorable_until", "Only of what is deleted and kept: until when it can be brought back."),
+            ] {
+                let mut shown = time.clone();
+                shown["description"] = about.into();
+                properties.insert(field.to_owned(), shown);
+            }
         }
         properties.insert("created_at".to_owned(), time.clone());
         properties.insert("updated_at".to_owned(), time);
@@ -618,6 +637,18 @@ impl<D: Definition> KindDef for Erased<D> {
     }
 }
 
+/// By which everything is found that one deletion took along and keeps.
+pub const DELETED_WITH: &str = "deleted_with";
+
+/// By which what is deleted and kept is found in the order of the times until when it is ([`in_order`]).
+pub const RESTORABLE_UNTIL: &str = "restorable_until";
+
+/// A time in milliseconds since the Unix epoch as a text whose order is that of the times.
+#[must_use]
+pub fn in_order(time: i64) -> String {
+    format!("{:020}", time.max(0))
+}
+
 /// The texts of the secrets that are new.
 pub(crate) fn new_secrets<D: Definition>(spec: &D::Spec) -> PlainSecrets {
     let mut plain = PlainSecrets::default();
@@ -637,6 +668,8 @@ fn read_only<D: Definition>() -> impl Fn(&str) -> bool {
         "conditions",
         "lagging",
         "warnings",
+        "deleted_at",
+        "restorable_until",
     ];
     let (extra, spec) = (fields_of::<D::Extra>(), fields_of::<D::Spec>());
     move |path| {

@@ -23,6 +23,8 @@ pub enum Status {
     Failed,
     /// Switched off by an operator.
     Suspended,
+    /// Deleted, out of service, and kept for a while so that it can be brought back.
+    Deleted,
     /// On its way out; the row goes when the fleet has let go.
     Deleting,
     /// In effect with less redundancy than wanted.
@@ -40,6 +42,7 @@ impl Status {
         Self::Active,
         Self::Failed,
         Self::Suspended,
+        Self::Deleted,
         Self::Deleting,
         Self::Degraded,
         Self::AutoDisabled,
@@ -55,6 +58,7 @@ impl Status {
             Self::Active => "active",
             Self::Failed => "failed",
             Self::Suspended => "suspended",
+            Self::Deleted => "deleted",
             Self::Deleting => "deleting",
             Self::Degraded => "degraded",
             Self::AutoDisabled => "auto_disabled",
@@ -72,8 +76,19 @@ impl Status {
     pub const fn is_open(self) -> bool {
         match self {
             Self::Pending | Self::Provisioning | Self::Converging | Self::Deleting => true,
-            Self::Active | Self::Failed | Self::Suspended | Self::Degraded | Self::AutoDisabled => false,
+            Self::Active
+            | Self::Failed
+            | Self::Suspended
+            | Self::Deleted
+            | Self::Degraded
+            | Self::AutoDisabled => false,
         }
+    }
+
+    /// Whether somebody deleted it: it is out of service, and on its way out or kept for a while.
+    #[must_use]
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Deleted | Self::Deleting)
     }
 }
 
@@ -134,7 +149,7 @@ impl Resource {
             .map_err(|error| ShapeError::Unreadable { id: self.id.clone(), problem: error.to_string() })
     }
 
-    /// The rows that the store keeps beside the document. Names and references are empty while it is being deleted.
+    /// The rows that the store keeps beside the document. Names and references are empty while it is on its way out.
     #[must_use]
     pub fn index(&self) -> Index {
         self.kind.def().index(self)
@@ -187,7 +202,7 @@ pub struct Facet {
 /// Everything that the store indexes of one resource.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Index {
-    /// Names it holds. Empty while it is being deleted: the names are free at once.
+    /// Names it holds. Empty while it is being deleted: the names are free at once. What is deleted and kept holds its names.
     pub uniques: Vec<Unique>,
     /// What it refers to. Empty while it is being deleted.
     pub refs: Vec<Ref>,

@@ -21,6 +21,7 @@ mod input;
 pub mod kinds;
 pub mod limits;
 pub mod ownership;
+mod placement;
 mod record_data;
 pub mod search;
 mod secret;
@@ -28,8 +29,10 @@ mod time;
 mod upcast;
 mod warning;
 
-pub use definition::{Creation, Grants, KindDef, NewResource, Update};
-pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
+pub use definition::{
+    Creation, DELETED_WITH, Grants, KindDef, NewResource, RESTORABLE_UNTIL, Update, in_order,
+};
+pub use document::{Cascade, Doc, Document, Id, Kept, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
 pub use filter::{Filter, FilterBy};
@@ -37,6 +40,7 @@ pub use ids::{Entropy, IdPolicy, in_brand, prefixed, public_id, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Owns, Parent, Tier};
 pub use kinds::Kind;
 pub use kinds::api_key::{key_from, scope_holds};
+pub use placement::{Candidate, Draining, DrainingView, Placement};
 pub use record_data::RecordData;
 pub use secret::{PlainSecrets, PlainText, SealedText, Secret, SecretPlace, pointer};
 pub use time::timestamp;

@@ -62,12 +62,18 @@ impl Resource {
     /// makes by itself counts against none. `index`: its own.
     #[must_use]
     pub fn charged(&self, index: &Index) -> Vec<String> {
-        if !self.kind.def().is_charged(self) {
-            return Vec::new();
+        // What a shard has room for: what is kept after its deletion has its place.
+        let counted = self.kind.def().counted();
+        let placed =
+            index.refs.iter().filter(|one| counted.contains(&one.relation)).map(|one| one.to.clone());
+        // What is kept counts against nobody else, and not while it goes either.
+        let is_kept = self.status.is_gone() && self.progress().kept.is_some();
+        if is_kept || !self.kind.def().is_charged(self) {
+            return placed.collect();
         }
         let lies_in = [&self.tenant, &self.brand].into_iter().flatten().filter(|owner| **owner != self.id);
         let billed = index.refs.iter().filter(|one| one.relation == BILLED).map(|one| &one.to);
-        lies_in.chain(billed).cloned().collect()
+        lies_in.chain(billed).cloned().chain(placed).collect()
     }
 }
 

@@ -26,6 +26,28 @@ pub(crate) struct HistoryArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  hostctl undelete t_ab12cd34ef
+  hostctl undelete bakery.test --wait
+  hostctl undelete --kind subscription sub-1001 --dry-run
+  hostctl get zones --status deleted       what can be brought back
+
+A brand keeps what is deleted for its undelete_days. What was deleted for itself before stays deleted.")]
+pub(crate) struct UndeleteArgs {
+    /// Id of what was deleted; of a tenant or zone also its name
+    #[arg(value_name = "NAME|ID")]
+    pub name: String,
+    /// Kind of it, where neither id nor name say it
+    #[arg(long, value_name = "KIND", value_parser = KindParser)]
+    pub kind: Option<&'static KindInfo>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
   hostctl undo --revision 4711
   hostctl undo --key 5b1c... --from 2026-11-29T10:00:00Z --to 2026-11-29T11:00:00Z
   hostctl undo --trace 4bf92f3577b34da6a3ce929d0e0e4736 --dry-run

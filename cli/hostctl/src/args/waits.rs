@@ -58,6 +58,9 @@ pub(crate) struct WaitArgs {
     /// Show what it would do, and do nothing
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
+    /// The number that the plan of a large change tells; refused when the change is another one by then
+    #[arg(long, value_name = "NUMBER", conflicts_with = "dry_run")]
+    pub confirm: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -41,11 +41,13 @@ struct Change<'a> {
     /// What it lies in, if that is known.
     parent: Option<String>,
     wait: &'a WaitArgs,
+    /// The number that confirms a large change.
+    confirm: Option<u64>,
 }
 
 impl OneArgs {
     /// Its id, and that of what it lies in, if that was said.
-    pub(super) async fn resolve(&self, api: &Api) -> anyhow::Result<(String, Option<String>)> {
+    pub(crate) async fn resolve(&self, api: &Api) -> anyhow::Result<(String, Option<String>)> {
         let parent = parent_id(api, self.kind, self.parent.as_deref()).await?;
         let id = names::id_of(api, self.kind, &self.id, parent.as_deref()).await?;
         Ok((id, parent))
@@ -71,9 +73,18 @@ pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyho
     body::resolve(api, info, &schema, &mut fields, parent.as_deref()).await?;
     let id = fields.get("id").and_then(Value::as_str).map(str::to_owned);
     let body = Some(Value::Object(fields));
-    Change { info, method: Method::POST, path, body, id, parent, wait: &args.wait }
-        .carry_out(api, as_json)
-        .await
+    Change {
+        info,
+        method: Method::POST,
+        path,
+        body,
+        id,
+        parent,
+        wait: &args.wait,
+        confirm: args.wait.confirm,
+    }
+    .carry_out(api, as_json)
+    .await
 }
 
 pub(crate) async fn update(api: &Api, args: &UpdateArgs, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -87,23 +98,38 @@ pub(crate) async fn update(api: &Api, args: &UpdateArgs, as_json: bool) -> anyho
     let (id, parent) = args.one.resolve(api).await?;
     body::resolve(api, info, &schema, &mut fields, parent.as_deref()).await?;
     let body = Some(Value::Object(fields));
-    Change { info, method: Method::PUT, path: item(info, &id), body, id: Some(id), parent, wait: &args.wait }
-        .carry_out(api, as_json)
-        .await
+    Change {
+        info,
+        method: Method::PUT,
+        path: item(info, &id),
+        body,
+        id: Some(id),
+        parent,
+        wait: &args.wait,
+        confirm: args.wait.confirm,
+    }
+    .carry_out(api, as_json)
+    .await
 }
 
 pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
     let done = async {
         let (id, parent) = args.one.resolve(api).await?;
-        let (info, path) = (args.one.kind, item(args.one.kind, &id));
+        let (info, mut path) = (args.one.kind, item(args.one.kind, &id));
+        if args.now {
+            path = plan::with(&path, "now=true");
+        }
+        let mut confirm = args.wait.confirm;
         if !(args.yes || args.wait.dry_run || as_json) && plan::can_ask() {
             let plan = plan::of(api, Method::DELETE, &path, None).await?;
             if plan::goes_beyond_one(&plan) && !plan::is_agreed_to(&plan)? {
                 output::note("nothing was changed");
                 return Ok(ExitCode::from(output::INTERRUPTED));
             }
+            confirm = confirm.or(plan::number(&plan));
         }
-        Change { info, method: Method::DELETE, path, body: None, id: Some(id), parent, wait: &args.wait }
+        let (id, wait) = (Some(id), &args.wait);
+        Change { info, method: Method::DELETE, path, body: None, id, parent, wait, confirm }
             .carry_out(api, as_json)
             .await
     };
@@ -118,6 +144,10 @@ pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyho
         }
         other => other,
     }
+}
+
+fn is_unconfirmed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApiError>().is_some_and(ApiError::is_unconfirmed)
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {
@@ -160,9 +190,18 @@ async fn act(
 ) -> anyhow::Result<ExitCode> {
     let id = names::id_of(api, info, given, None).await?;
     let path = format!("{}/{action}", item(info, &id));
-    Change { info, method: Method::POST, path, body: Some(body), id: Some(id), parent: None, wait }
-        .carry_out(api, as_json)
-        .await
+    Change {
+        info,
+        method: Method::POST,
+        path,
+        body: Some(body),
+        id: Some(id),
+        parent: None,
+        wait,
+        confirm: wait.confirm,
+    }
+    .carry_out(api, as_json)
+    .await
 }
 
 pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -183,15 +222,32 @@ pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow
 }
 
 impl Change<'_> {
-    async fn carry_out(self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+    async fn carry_out(mut self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
         if self.wait.dry_run {
             let plan = plan::of(api, self.method.clone(), &self.path, self.body.as_ref()).await?;
             plan::show(&plan, as_json);
             return Ok(ExitCode::SUCCESS);
         }
+        let refused = match self.send(api, as_json).await {
+            Err(error) if is_unconfirmed(&error) && !as_json && plan::can_ask() => error,
+            other => return other,
+        };
+        let plan = plan::of(api, self.method.clone(), &self.path, self.body.as_ref()).await?;
+        let Some(number) = plan::number(&plan) else { return Err(refused) };
+        if !plan::is_agreed_to(&plan)? {
+            output::note("nothing was changed");
+            return Ok(ExitCode::from(output::INTERRUPTED));
+        }
+        self.confirm = Some(number);
+        self.send(api, as_json).await
+    }
+
+    async fn send(&self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
         let Some(wanted) = self.wait.wait else {
-            let (status, answer) = api.send(self.method.clone(), &self.path, self.body.as_ref()).await?;
-            return Ok(outcome(self.info, &self.told(status, answer), false, as_json));
+            let path = plan::confirmed(&self.path, self.confirm);
+            let (status, answer) = api.send(self.method.clone(), &path, self.body.as_ref()).await?;
+            let told = self.told(api, status, answer).await;
+            return Ok(outcome(self.info, &told, false, as_json));
         };
         let begun = Instant::now();
         let mut progress = Progress::new();
@@ -208,7 +264,7 @@ impl Change<'_> {
         progress.clear();
         let (status, answer) = done?;
         let late = status == StatusCode::ACCEPTED;
-        Ok(outcome(self.info, &self.told(status, answer), late, as_json))
+        Ok(outcome(self.info, &self.told(api, status, answer).await, late, as_json))
     }
 
     /// The answer once it is in effect, or 202 when it is not by then.
@@ -220,7 +276,8 @@ impl Change<'_> {
         progress: &Progress,
     ) -> anyhow::Result<(StatusCode, Value)> {
         let seconds = self.wait.timeout.min(LONGEST_REQUEST).as_secs().max(1);
-        let path = format!("{}?wait={}&wait_timeout={seconds}", self.path, wanted.as_str());
+        let path = plan::with(&self.path, &format!("wait={}&wait_timeout={seconds}", wanted.as_str()));
+        let path = plan::confirmed(&path, self.confirm);
         let limit = Duration::from_secs(seconds) + PATIENCE;
         let (status, mut answer) =
             api.send_within(self.method.clone(), &path, self.body.as_ref(), limit).await?;
@@ -243,16 +300,23 @@ impl Change<'_> {
     }
 
     /// The answer; the API says of some changes with its code alone that they are made.
-    fn told(&self, status: StatusCode, answer: Value) -> Value {
+    async fn told(&self, api: &Api, status: StatusCode, answer: Value) -> Value {
         if answer.is_object() {
             return answer;
         }
-        let word = match (self.method == Method::DELETE, status == StatusCode::ACCEPTED) {
-            (true, true) => "deleting",
-            (true, false) => "deleted",
-            (false, _) => "accepted",
-        };
-        json!({"id": self.id, "status": word})
+        let mut told = json!({"id": self.id, "status": "accepted"});
+        if self.method == Method::DELETE {
+            told["status"] = if status == StatusCode::ACCEPTED { "deleting" } else { "deleted" }.into();
+            // What is kept is shown to whoever asks for it; what is not has nothing to show.
+            let path = self.id.as_ref().map(|id| plan::with(&item(self.info, id), "status=deleted"));
+            let glance = async { Some(api.get(&path?).await.ok()?["restorable_until"].clone()) };
+            let until = tokio::time::timeout(GLANCE, glance).await.ok().flatten();
+            if let Some(until) = until.filter(Value::is_string) {
+                told["status"] = "deleted".into();
+                told["restorable_until"] = until;
+            }
+        }
+        told
     }
 
     /// As a person would call it.
@@ -339,6 +403,10 @@ fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCo
             let count = answer["count"].as_u64().map(|count| format!(": {count}")).unwrap_or_default();
             output::line(format!("{}{count}", answer["status"].as_str().unwrap_or("done")));
         }
+    }
+    if let (Some(until), Some(id)) = (answer["restorable_until"].as_str(), answer["id"].as_str()) {
+        let kind = info.dashed();
+        output::line(format!("kept until {until}; to bring it back: hostctl undelete --kind {kind} {id}"));
     }
     for secret in ["key", "password"] {
         if let Some(value) = answer[secret].as_str() {

@@ -15,8 +15,24 @@ const LISTED: usize = 10;
 
 /// Asks for the plan of a change.
 pub(crate) async fn of(api: &Api, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-    let (_, plan) = api.send(method, &format!("{path}?dry_run=true"), body).await?;
+    let (_, plan) = api.send(method, &with(path, "dry_run=true"), body).await?;
     Ok(plan)
+}
+
+/// A path with one more parameter.
+pub(crate) fn with(path: &str, param: &str) -> String {
+    let sign = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{sign}{param}")
+}
+
+/// A path with the number that a large change is confirmed with.
+pub(crate) fn confirmed(path: &str, number: Option<u64>) -> String {
+    number.map_or_else(|| path.to_owned(), |number| with(path, &format!("confirm={number}")))
+}
+
+/// The number that a plan is confirmed with, if it is one of a large change.
+pub(crate) fn number(plan: &Value) -> Option<u64> {
+    plan["confirm"].as_u64()
 }
 
 /// Whether somebody is there who can answer a question.
@@ -30,15 +46,29 @@ pub(super) fn goes_beyond_one(plan: &Value) -> bool {
     is_destroying || plan["resources_total"].as_u64().unwrap_or_default() > 1
 }
 
-/// Shows a plan and asks whether to go on.
+/// Shows a plan and asks whether to go on, for a large change with its number.
 pub(crate) fn is_agreed_to(plan: &Value) -> anyhow::Result<bool> {
     for line in summary(plan) {
         output::note(line);
     }
-    output::note("Go on? [y/N]");
+    output::note(question(plan));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    Ok(is_yes(plan, &answer))
+}
+
+fn question(plan: &Value) -> String {
+    match number(plan) {
+        Some(number) => format!("This is a large change. Type {number} to go on:"),
+        None => "Go on? [y/N]".to_owned(),
+    }
+}
+
+fn is_yes(plan: &Value, answer: &str) -> bool {
+    match number(plan) {
+        Some(number) => answer.trim() == number.to_string(),
+        None => matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"),
+    }
 }
 
 /// Prints a plan.
@@ -94,6 +124,10 @@ fn summary(plan: &Value) -> Vec<String> {
             lines.push(format!("{what} concerned: {total} ({}{more})", listed.join(", ")));
         }
     }
+    let behind = plan["tenants_behind"].as_u64().unwrap_or_default();
+    if behind > 0 {
+        lines.push(format!("tenants on what changes as a whole: {behind}"));
+    }
     for lost in items(plan, "destroyed") {
         let kind = cell(&lost["kind"]).replace('_', "-");
         lines.push(output::bad(&format!(
@@ -105,6 +139,9 @@ fn summary(plan: &Value) -> Vec<String> {
     let later = plan["later_steps"].as_u64().unwrap_or_default();
     if later > 0 {
         lines.push(format!("{later} further steps follow, which go over more than fits into one change"));
+    }
+    if let Some(number) = number(plan) {
+        lines.push(format!("a large change: to be confirmed with {number}"));
     }
     if plan["is_first_round"] == true {
         lines.push("this is the first of several rounds".to_owned());
@@ -131,6 +168,10 @@ mod tests {
         );
         assert!(lines[2].contains("DESTROYS the data of webroot web_1"), "{lines:?}");
         assert_eq!(lines.len(), 4);
+        let large = json!({"resources_total": 1, "confirm": 412});
+        assert!(is_yes(&large, " 412\n") && !is_yes(&large, "y") && !is_yes(&large, "411"));
+        assert!(is_yes(&plan, "Yes\n") && !is_yes(&plan, ""));
+        assert_eq!(confirmed(&with("/zones/z", "now=true"), number(&large)), "/zones/z?now=true&confirm=412");
         assert!(goes_beyond_one(&plan) && !goes_beyond_one(&json!({"resources_total": 1, "destroyed": []})));
     }
 }

@@ -13,12 +13,13 @@ mod keks;
 mod node;
 mod node_reports;
 mod ownership;
+mod placement;
 mod platform;
 mod rollouts;
 mod sessions;
 mod shard;
 mod tenant;
-mod undo;
+pub(crate) mod undo;
 mod usage;
 mod webroot;
 
@@ -135,6 +136,7 @@ pub(crate) fn routes() -> Vec<Route> {
         config::routes(),
         sessions::routes(),
         node_reports::routes(),
+        placement::routes(),
     ]
     .concat()
 }

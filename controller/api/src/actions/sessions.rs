@@ -51,7 +51,7 @@ fn digest(session: &str) -> String {
 
 async fn open(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let tenant = call.current(tx, Kind::Tenant).await?;
-    if matches!(tenant.status, Status::Suspended | Status::Deleting) {
+    if tenant.status == Status::Suspended || tenant.status.is_gone() {
         return Err(ApiError::conflict(format!("tenant {} is {}", tenant.id, tenant.status.as_str())));
     }
     let mut random = [0; 32];
@@ -71,7 +71,7 @@ async fn validate(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
         None => None,
     };
     // Used, over, made up, or of a tenant that may not come in any more: it is all the same to whoever asks.
-    let serves = |status| !matches!(status, Status::Suspended | Status::Deleting);
+    let serves = |status: Status| status != Status::Suspended && !status.is_gone();
     match tenant.filter(|tenant| serves(tenant.status)) {
         Some(tenant) => Done::json(&tenant.id, &LoginOf { tenant_id: tenant.id.clone() }),
         None => Err(ApiError::forbidden("invalid login session")),

@@ -125,7 +125,8 @@ async fn summary(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     for kind in Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Tenant && gates::is_gated(*kind)) {
         let is_covered = tenant.status == Status::Suspended && kind.info().suspends_with_tenant;
         let counts = summary.kinds.entry(kind.info().scope).or_default();
-        for (_, status, count) in counted.iter().filter(|(of, ..)| *of == kind) {
+        let living = counted.iter().filter(|(of, status, _)| *of == kind && *status != Status::Deleted);
+        for (_, status, count) in living {
             let shown = if is_covered && *status == Status::Active { Status::Suspended } else { *status };
             *counts.entry(shown.as_str()).or_default() += count;
             summary.total += count;
@@ -136,6 +137,7 @@ async fn summary(api: &Api, call: &Call) -> Result<Reply, ApiError> {
                 Status::Converging
                 | Status::Active
                 | Status::Suspended
+                | Status::Deleted
                 | Status::Deleting
                 | Status::Degraded
                 | Status::AutoDisabled => {}

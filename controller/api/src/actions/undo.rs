@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::Method;
 use hosting_jobs::kinds::undo::{self as job, UndoParams};
-use hosting_planner::{Event, LeftAlone, PastChange, World, undo};
+use hosting_planner::{Event, LeftAlone, PastChange, Undone, World, undo};
 use hosting_resource::{Kind, Resource, Tier, public_id};
 use hosting_store::{HistoryOf, HistoryRow, ToUndo, UndoOf, WriteTx, trace_id};
 
@@ -70,6 +70,28 @@ impl UndoBody {
     }
 }
 
+/// What came of an undo, as the API shows it.
+pub(crate) fn view(undone: &Undone, job_id: Option<String>) -> UndoneView {
+    let left = |left: &LeftAlone| LeftAloneView {
+        kind: left.kind.name(),
+        id: public_id(&left.id).to_owned(),
+        field: left.field.clone(),
+        reason: left.reason.clone(),
+        revision: left.by.as_ref().map(|(revision, _)| *revision),
+        api_key_id: left.by.as_ref().and_then(|(_, actor)| actor.clone()),
+    };
+    UndoneView {
+        taken_back: undone.taken_back.iter().take(LISTED).map(TakenBackView::of).collect(),
+        taken_back_total: undone.taken_back.len() as u64,
+        conflicts: undone.conflicts.iter().take(LISTED).map(left).collect(),
+        conflicts_total: undone.conflicts.len() as u64,
+        not_restorable: undone.not_restorable.iter().take(LISTED).map(left).collect(),
+        not_restorable_total: undone.not_restorable.len() as u64,
+        job_id,
+        goes_on: undone.more.then_some(true),
+    }
+}
+
 impl Call {
     async fn undo(&self, tx: &mut WriteTx) -> Result<Done, ApiError> {
         let undo_of = UndoOf {
@@ -112,24 +134,7 @@ impl Call {
         } else {
             None
         };
-        let view = |left: &LeftAlone| LeftAloneView {
-            kind: left.kind.name(),
-            id: public_id(&left.id).to_owned(),
-            field: left.field.clone(),
-            reason: left.reason.clone(),
-            revision: left.by.as_ref().map(|(revision, _)| *revision),
-            api_key_id: left.by.as_ref().and_then(|(_, actor)| actor.clone()),
-        };
-        let taken_back = undone.taken_back.iter().take(LISTED).map(TakenBackView::of).collect();
-        let body = UndoneView {
-            taken_back,
-            taken_back_total: undone.taken_back.len() as u64,
-            conflicts: undone.conflicts.iter().take(LISTED).map(view).collect(),
-            conflicts_total: undone.conflicts.len() as u64,
-            not_restorable: undone.not_restorable.iter().take(LISTED).map(view).collect(),
-            not_restorable_total: undone.not_restorable.len() as u64,
-            job_id: job_id.clone(),
-        };
+        let body = view(&undone, job_id.clone());
         let wait = undone.taken_back.into_iter().map(|one| one.resource.id).collect();
         let done = Done { subject: None, ..Done::json("", &body)? }.waiting_for(wait);
         Ok(if job_id.is_some() { done.ringing() } else { done })

@@ -117,7 +117,7 @@ pub(crate) struct LeftAloneView {
     pub(crate) api_key_id: Option<String>,
 }
 
-/// Answer of POST /undo. Of each list the first 200.
+/// Answer of POST /undo, and of undelete. Of each list the first 200.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct UndoneView {
     pub(crate) taken_back: Vec<TakenBackView>,
@@ -131,4 +131,7 @@ pub(crate) struct UndoneView {
     /// The job that goes on with what did not fit into one transaction; absent when all did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job_id: Option<String>,
+    /// There is more than fits into one transaction, and the controller goes on with it; absent when all did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) goes_on: Option<bool>,
 }

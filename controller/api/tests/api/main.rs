@@ -23,6 +23,7 @@ mod names;
 mod operators;
 mod ownership;
 mod patch;
+mod placement;
 mod plans;
 mod problems;
 mod protocol;
@@ -31,6 +32,7 @@ mod quotas;
 mod rate_limits;
 mod receipts;
 mod records;
+mod undelete;
 mod undo;
 
 /// A platform with a fleet; the other binaries have it on PostgreSQL.

@@ -132,3 +132,55 @@ async fn a_plan_says_who_is_told_and_what_is_waited_for() {
     let plan = test.delete(&format!("/tenants/{}?dry_run=false", ids.tenant)).await;
     assert_eq!(plan.status, 202, "{plan:?}");
 }
+
+/// The number of a plan confirms the change that was planned, and no other.
+#[tokio::test]
+async fn a_large_change_is_confirmed_with_the_number_of_its_plan() {
+    let confirm = hosting_api::ConfirmRules { above: 3, required: true };
+    let test =
+        TestApi::behaving(hosting_api::ApiConfig { confirm, ..Default::default() }).await.equipped().await;
+    let ids = test.brand("first").await;
+    let tenant = format!("/tenants/{}", ids.tenant);
+    let small = test.put(&format!("/webroots/{}", ids.webroot), json!({"public_folder": "new"})).await;
+    assert_eq!(small.status, 202, "what is small needs no number: {small:?}");
+    let plan = test.delete(&format!("{tenant}?dry_run=true")).await.ok(200);
+    let number = plan["confirm"].as_u64().unwrap();
+    let destroyed = plan["destroyed"].as_array().unwrap().len() as u64;
+    assert_eq!(number, plan["names_total"].as_u64().unwrap() + destroyed, "{plan}");
+    let refused = test.delete(&tenant).await;
+    assert_eq!((refused.status, &refused.body["confirm"]), (428, &json!(number)), "{refused:?}");
+    assert!(refused.error().contains(&format!("confirm={number}")), "{refused:?}");
+    // Something comes to it after the plan.
+    let site = json!({
+        "subscription_id": ids.subscription, "runtime": "static", "runtime_version": "1",
+        "service_hostname_enabled": false,
+    });
+    test.post(&format!("{tenant}/webroots?wait=ready"), site).await.ok(200);
+    let stale = test.delete(&format!("{tenant}?confirm={number}")).await;
+    assert_eq!((stale.status, &stale.body["confirm"]), (409, &json!(number + 1)), "{stale:?}");
+    assert_eq!(test.get(&tenant).await.body["status"], "active", "nothing was changed");
+    test.delete(&format!("{tenant}?confirm={}", number + 1)).await.ok(202);
+}
+
+/// Clients that know nothing of numbers are let through, as long as the operator does not ask for them.
+#[tokio::test]
+async fn a_number_is_told_and_not_required_by_default() {
+    let confirm = hosting_api::ConfirmRules { above: 0, ..Default::default() };
+    let test =
+        TestApi::behaving(hosting_api::ApiConfig { confirm, ..Default::default() }).await.equipped().await;
+    let ids = test.brand("first").await;
+    // All tenants of a shard notice when its pool changes.
+    let node =
+        json!({"hostname": "web-2", "roles": ["web"], "ip_address": "192.0.2.99", "shard_ids": [test.shard]});
+    let plan =
+        test.post(&format!("/clusters/{}/nodes?dry_run=true", test.cluster), node.clone()).await.ok(200);
+    assert_eq!((&plan["tenants_behind"], &plan["confirm"]), (&json!(1), &json!(1)), "{plan}");
+    test.post(&format!("/clusters/{}/nodes", test.cluster), node).await.ok(201);
+    let site = format!("/webroots/{}", ids.webroot);
+    assert_eq!(
+        test.delete(&format!("{site}?confirm=999")).await.status,
+        409,
+        "a wrong number is wrong all the same"
+    );
+    test.delete(&site).await.ok(202);
+}

@@ -37,7 +37,7 @@ async fn every_route_refuses_what_it_does_not_take() {
                 Takes::Word(words) => words[0],
                 Takes::Names(names) => names[0].as_str(),
                 Takes::Caseless(words) => words[0],
-                Takes::Count { .. } | Takes::Seconds | Takes::Revision => "1",
+                Takes::Count { .. } | Takes::Seconds | Takes::Revision | Takes::Whole => "1",
                 Takes::Time => "1970-01-01",
             };
             is_refused(&ask(&format!("{name}={sound}&{name}={sound}")).await, name, &what);
@@ -49,7 +49,7 @@ async fn every_route_refuses_what_it_does_not_take() {
                 Takes::Word(_) | Takes::Caseless(_) => &["frob"],
                 Takes::Names(_) => &["frob", "*", "id,,id", "id,"],
                 Takes::Count { .. } | Takes::Seconds => &["0", "-5", "x", "1.5", "+1"],
-                Takes::Revision => &["-5", "x", "1.5", "+1"],
+                Takes::Revision | Takes::Whole => &["-5", "x", "1.5", "+1"],
                 Takes::Time => &["yesterday", "-5"],
             };
             for value in wrong {

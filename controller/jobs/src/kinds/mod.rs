@@ -10,6 +10,7 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 pub mod audit_retention;
 pub mod callback;
 pub mod history_retention;
+pub mod kept_deletions;
 pub mod ownership;
 pub mod reply_retention;
 pub mod undo;
@@ -46,6 +47,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
     entry::<history_retention::HistoryRetention>(history_retention::make),
+    entry::<kept_deletions::KeptDeletions>(kept_deletions::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
     entry::<undo::Undo>(undo::make),
     entry::<ownership::CheckOwnership>(ownership::make),

@@ -6,6 +6,7 @@ mod crashes;
 #[path = "../../../store/tests/databases/mod.rs"]
 mod databases;
 mod harness;
+mod kept;
 mod limits;
 mod looks;
 #[path = "../loopback_dns/mod.rs"]

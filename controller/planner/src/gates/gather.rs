@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use hosting_intent::Key;
-use hosting_resource::{Resource, Status};
+use hosting_resource::Resource;
 
 use super::{Fleet, Inputs, Reports, units_of};
+use crate::fields::is_leaving;
 use crate::{IntentRow, World, WorldError, has_children};
 
 /// A world that knows what node agents report.
@@ -47,7 +48,7 @@ pub async fn gather(
             }
             one.rows.push(row.clone());
         }
-        if resource.status == Status::Deleting {
+        if is_leaving(resource) {
             one.has_children = has_children(world, resource).await?;
         }
         inputs.push(one);

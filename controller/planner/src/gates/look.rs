@@ -226,20 +226,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    pub(super) fn deletion(mut self) -> Verdict {
-        if self.inputs.has_children {
-            self.condition("children", Truth::Waiting, "what lies in it is being deleted first");
-        } else if kinds::goes_with(self.resource.kind).next().is_some() {
-            self.condition("children", Truth::True, "");
-        }
-        let mut waiting = Vec::new();
-        // Planned in parts: what is still wanted of it has not even been withdrawn. An RRset may be wanted by other records.
-        let retire = Unit::Retire(self.resource.id.clone()).owner();
-        let shares = kinds::of(self.resource.kind).facts().shares_units;
-        let own = |row: &&IntentRow| row.owner != retire && !shares;
-        if let Some(row) = self.inputs.rows.iter().find(own) {
-            waiting.push(format!("the withdrawal of {} from {}", row.key, row.audience));
-        }
+    /// Met when whoever had something of what is deleted has let go, whatever `waiting` says beside that.
+    fn withdrawal(&mut self, mut waiting: Vec<String>) {
         for (audience, revision) in self.progress.withdrawn.clone().unwrap_or_default() {
             // Nobody subscribes to what is no audience of this build.
             let Ok(audience) = audience.parse::<Audience>() else { continue };
@@ -273,6 +261,41 @@ impl<'a> Look<'a> {
             let message = format!("waits for {}", waiting.join(", "));
             self.condition("withdrawn", Truth::Waiting, message);
         }
+    }
+
+    /// What is deleted and kept: out of service on every machine that is in service.
+    pub(super) fn keeping(mut self) -> Verdict {
+        let facts = kinds::of(self.resource.kind).facts();
+        let mut waiting = Vec::new();
+        if facts.wants_to_the_end {
+            // What is wanted of it now is that it does not serve.
+            let mut all = RowState::default();
+            for row in &self.inputs.rows {
+                self.row(row, &mut all);
+            }
+            waiting = all.waiting;
+        } else if let Some(row) = self.inputs.rows.iter().find(|_| !facts.shares_units) {
+            waiting.push(format!("the withdrawal of {} from {}", row.key, row.audience));
+        }
+        self.withdrawal(waiting);
+        Verdict { message: self.resource.status_message.clone(), ..self.verdict() }
+    }
+
+    pub(super) fn deletion(mut self) -> Verdict {
+        if self.inputs.has_children {
+            self.condition("children", Truth::Waiting, "what lies in it is being deleted first");
+        } else if kinds::goes_with(self.resource.kind).next().is_some() {
+            self.condition("children", Truth::True, "");
+        }
+        let mut waiting = Vec::new();
+        // Planned in parts: what is still wanted of it has not even been withdrawn. An RRset may be wanted by other records.
+        let retire = Unit::Retire(self.resource.id.clone()).owner();
+        let shares = kinds::of(self.resource.kind).facts().shares_units;
+        let own = |row: &&IntentRow| row.owner != retire && !shares;
+        if let Some(row) = self.inputs.rows.iter().find(own) {
+            waiting.push(format!("the withdrawal of {} from {}", row.key, row.audience));
+        }
+        self.withdrawal(waiting);
         let retired = self.retirement();
         let mut verdict = self.verdict();
         verdict.remove = verdict.settled;
@@ -362,7 +385,9 @@ impl<'a> Look<'a> {
 
 fn next_status(current: Status, settled: bool, failed: bool) -> Status {
     match current {
-        Status::Deleting | Status::Suspended | Status::AutoDisabled | Status::Degraded => current,
+        Status::Deleted | Status::Deleting | Status::Suspended | Status::AutoDisabled | Status::Degraded => {
+            current
+        }
         Status::Pending | Status::Provisioning | Status::Converging | Status::Active | Status::Failed => {
             if failed {
                 Status::Failed
@@ -375,6 +400,7 @@ fn next_status(current: Status, settled: bool, failed: bool) -> Status {
                     | Status::Active
                     | Status::Failed
                     | Status::Suspended
+                    | Status::Deleted
                     | Status::Deleting
                     | Status::Degraded
                     | Status::AutoDisabled => current,

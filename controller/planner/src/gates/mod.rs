@@ -14,7 +14,7 @@ use hosting_resource::{Kind, Resource, Standing, Status};
 
 pub use self::gather::{Evidence, gather};
 pub(crate) use self::look::Look;
-use crate::fields::is_deleting;
+use crate::fields::{is_deleting, is_leaving};
 use crate::{IntentRow, Unit, WorldError, kinds, trace};
 
 /// One subscriber of an audience, registered there, connected or not.
@@ -208,8 +208,11 @@ pub fn is_gated(kind: Kind) -> bool {
 #[must_use]
 pub fn evaluate(resource: &Resource, inputs: &Inputs, fleet: &dyn Fleet, now: i64) -> Verdict {
     let mut look = Look::new(resource, inputs, fleet, now);
-    if is_deleting(resource) {
+    if is_leaving(resource) {
         return look.deletion();
+    }
+    if is_deleting(resource) {
+        return look.keeping();
     }
     if let Err(error) = kinds::of(resource.kind).conditions(&mut look) {
         look.fail("document", error.to_string());
@@ -227,7 +230,7 @@ pub enum Settled {
 }
 
 /// Whether what the user wrote last has come to an end, by what an evaluation found; `None` while it is on its way. A resource that is
-/// being deleted settles when its row goes.
+/// being deleted settles when its row goes, one that is kept when it is out of service.
 #[must_use]
 pub fn settled(resource: &Resource, verdict: &Verdict) -> Option<Settled> {
     if verdict.status == Status::Failed {
@@ -235,7 +238,7 @@ pub fn settled(resource: &Resource, verdict: &Verdict) -> Option<Settled> {
     }
     let in_effect = verdict.conditions.is_empty()
         || (verdict.settled && verdict.open.is_empty() && resource.status == verdict.status);
-    (in_effect && !is_deleting(resource)).then_some(Settled::Ready)
+    (in_effect && !is_leaving(resource)).then_some(Settled::Ready)
 }
 
 /// Whether [`record`] would change anything. What a condition waits for is no change: answers look afresh.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use hosting_intent::{Audience, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::fqdn::FqdnState;
 use hosting_resource::kinds::zone_record::AutoRecord;
 use hosting_resource::ownership::is_servable;
 use hosting_resource::{Doc, Document, Id, Kind};
@@ -141,6 +142,10 @@ impl Planned for Fqdn {
             Self::sync(&mut fqdn, plan).await?;
         }
         plan.replan([Unit::Of(Self::KIND, fqdn.id.clone())]).await
+    }
+
+    fn kept_state(state: &Self::State) -> Self::State {
+        FqdnState { ownership: state.ownership.clone(), ..FqdnState::default() }
     }
 
     fn conditions(fqdn: &Doc<Self>, look: &mut Look<'_>) {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use async_trait::async_trait;
 use hosting_intent::{Cause, Kind as IntentKind};
-use hosting_resource::{Doc, Document, Id, Kind, NewResource, Resource, ShapeError, Status};
+use hosting_resource::{Doc, Document, Id, Kind, NewResource, Resource, ShapeError};
 
 use crate::fields::is_deleting;
 use crate::gates::{Gate, Look};
@@ -69,6 +69,8 @@ pub(crate) struct Facts {
     pub(crate) goes_with: &'static [GoesWith],
     /// Nodes hold data of it that has to be destroyed.
     pub(crate) retires: Option<Retires>,
+    /// Deleted by a person it is kept for as long as its brand's policy says, with everything that went with it.
+    pub(crate) keeps: bool,
     /// Rows of its units may be wanted by others too: a deletion does not wait until there are none.
     pub(crate) shares_units: bool,
     /// Its unit wants something while the resource is being deleted.
@@ -86,6 +88,7 @@ impl Facts {
         deletion: Deletion::AtOnce,
         goes_with: &[],
         retires: None,
+        keeps: false,
         shares_units: false,
         wants_to_the_end: false,
         walks: &[],
@@ -167,7 +170,7 @@ impl<'c, K: Document> Changed<'c, K> {
 
     /// It was there and to stay before or is after, but not both.
     pub(crate) fn lives_or_dies(&self) -> bool {
-        let going = |doc: Option<&Doc<K>>| doc.is_none_or(|doc| doc.status == Status::Deleting);
+        let going = |doc: Option<&Doc<K>>| doc.is_none_or(|doc| is_deleting(doc));
         going(self.before) != going(self.after)
     }
 
@@ -249,7 +252,7 @@ pub(crate) trait Planned: Document + Sized {
         Ok(false)
     }
 
-    /// What its end leaves behind: called before it is removed, or before its deletion begins.
+    /// What its end leaves behind: called before it is removed, or before a deletion begins that cannot be taken back.
     async fn leave(_doc: &Doc<Self>, _plan: &mut Plan<'_>) -> Result<(), PlanError> {
         Ok(())
     }

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::{Changed, Planned, node, tenant};
 use crate::desired::socket_address;
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::{DesiredIntent, PlanError, Unit, World, placement, read};
 
 #[async_trait]
 impl Planned for Shard {
@@ -32,9 +32,22 @@ impl Planned for Shard {
         members.sort_by_cached_key(|node| (node::index_in(node, &shard.id), node.id.clone()));
         let mut nodes: Vec<m::PoolNode> = members.iter().filter_map(pool_node).collect();
         if !nodes.iter().any(|node| node.in_service) {
+            // Those that are drained serve until others do, but where their drain is forced.
+            let waits = |node: &&Doc<node::Node>| {
+                !node.state.out_of_service && node.state.draining.is_some_and(|draining| !draining.forced)
+            };
+            let waiting: BTreeSet<&str> = members.iter().filter(waits).map(|node| node.id.as_str()).collect();
+            for node in &mut nodes {
+                node.in_service = waiting.contains(node.node_id.as_str());
+            }
+        }
+        if !nodes.iter().any(|node| node.in_service) {
+            let forced =
+                |node: &&Doc<node::Node>| node.state.draining.is_some_and(|draining| draining.forced);
+            let forced: BTreeSet<&str> = members.iter().filter(forced).map(|node| node.id.as_str()).collect();
             let before = in_service_before(&shard.id, world).await?;
             for node in &mut nodes {
-                node.in_service = before.contains(&node.node_id);
+                node.in_service = before.contains(&node.node_id) && !forced.contains(node.node_id.as_str());
             }
         }
         let message = m::ShardPool { name: shard.spec.name.clone(), nodes };
@@ -52,7 +65,7 @@ fn pool_node(node: &Doc<node::Node>) -> Option<m::PoolNode> {
     if addresses.is_empty() {
         return None;
     }
-    Some(m::PoolNode { node_id: node.id.clone(), addresses, in_service: !node.state.out_of_service })
+    Some(m::PoolNode { node_id: node.id.clone(), addresses, in_service: placement::serves(node) })
 }
 
 /// The nodes that the edges know as in service. When the last one goes silent the controller may be the one that is cut off: a pool

@@ -19,6 +19,7 @@ impl Planned for Subscription {
     const FACTS: Facts = Facts {
         deletion: Deletion::Gradual,
         goes_with: &[GoesWith { with: Kind::Tenant, by: Tie::Child }],
+        keeps: true,
         ..Facts::PLAIN
     };
 

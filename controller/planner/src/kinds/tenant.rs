@@ -13,7 +13,7 @@ use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, quota, read};
+use crate::{DesiredIntent, PlanError, Unit, World, placement, quota, read};
 
 /// The tenants of a shard, and from each what machines get of it.
 pub(crate) const SHARD_TENANTS: Pages = Pages {
@@ -60,6 +60,7 @@ impl Planned for Tenant {
         gated: true,
         deletion: Deletion::Gradual,
         retires: Some(Retires { intent: IntentKind::Tenant, after_children: true }),
+        keeps: true,
         wants_to_the_end: true,
         walks: &[SHARD_TENANTS, CLUSTER_TENANTS, BRAND_TENANTS, BRAND_NAMES],
         ..Facts::PLAIN
@@ -101,6 +102,18 @@ impl Planned for Tenant {
             wanted.push(DesiredIntent::new(Audience::node(&node.id)?, IntentKind::Tenant, id, &message));
         }
         Ok(wanted)
+    }
+
+    async fn settle(
+        tenant: &mut Doc<Self>,
+        before: Option<&Doc<Self>>,
+        draft: &mut Overlay<'_>,
+    ) -> Result<(), PlanError> {
+        let has_shard = tenant.spec.shard_id.as_deref().is_some_and(|shard| !shard.is_empty());
+        if before.is_none() && !has_shard {
+            placement::place(tenant, draft).await?;
+        }
+        Ok(())
     }
 
     async fn check(
@@ -145,6 +158,7 @@ impl Planned for Tenant {
                     format!("shard {:?} has the role {:?}; a web shard is needed", shard.id, shard.spec.role);
                 return Err(PlanError::invalid("shard_id", problem));
             }
+            placement::admit(tenant, &shard, draft).await?;
         }
         Ok(())
     }

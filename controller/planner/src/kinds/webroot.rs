@@ -48,6 +48,7 @@ impl Planned for Webroot {
             GoesWith { with: Kind::Subscription, by: Tie::Referrer("subscription_id") },
         ],
         retires: Some(Retires { intent: IntentKind::Webroot, after_children: false }),
+        keeps: true,
         walks: &[TENANT_SITES, TENANT_SERVICES],
         ..Facts::PLAIN
     };

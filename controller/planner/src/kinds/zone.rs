@@ -8,7 +8,7 @@ use hosting_resource::kinds::brand::BrandSpec;
 pub(crate) use hosting_resource::kinds::zone::Zone;
 use hosting_resource::kinds::zone::ZoneState;
 use hosting_resource::ownership::is_servable;
-use hosting_resource::{Doc, Document, Id, Kind};
+use hosting_resource::{Doc, Document, Id, Kind, Status};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, brand, fqdn, subscription, zone_record};
 use crate::fields::{SUFFIX_FACET, ZONE_SERIAL, dns_audience, is_deleting};
@@ -61,6 +61,7 @@ impl Planned for Zone {
             GoesWith { with: Kind::Tenant, by: Tie::Referrer("tenant_id") },
             GoesWith { with: Kind::Subscription, by: Tie::Referrer("subscription_id") },
         ],
+        keeps: true,
         walks: &[BRAND_ZONES, BRAND_CLAIMS, ZONES_UNDER],
         ..Facts::PLAIN
     };
@@ -71,6 +72,10 @@ impl Planned for Zone {
         if change.lives_or_dies() || change.differs(|zone| zone.spec.tenant_id.clone()) {
             units.insert(fqdn::NAMES_UNDER.of(&zone.spec.name, change.cause));
             units.insert(brand::SERVICES_NEAR.of(&zone.spec.name, change.cause));
+        }
+        if change.lives_or_dies() && change.both().any(|zone| zone.status == Status::Deleted) {
+            // Its records stay where they are, and out of service for as long.
+            units.insert(zone_record::ZONE_RECORDS.of(&zone.id, change.cause));
         }
         let serves = |zone: &Doc<Self>| is_servable(zone.state.ownership.as_ref());
         let is_born = change.before.is_none();
@@ -163,7 +168,11 @@ impl Planned for Zone {
         plan: &mut Plan<'_>,
     ) -> Result<(), PlanError> {
         if before.is_none() {
-            zone.state.serial = plan.draft.counter(ZONE_SERIAL).await?;
+            let latest = plan.draft.counter(ZONE_SERIAL).await?;
+            // One that comes back goes on behind its own serial.
+            if !is_later(zone.state.serial, latest) {
+                zone.state.serial = latest;
+            }
             bump_serial(&mut zone.state, plan.draft.revision());
         }
         Ok(())
@@ -176,6 +185,10 @@ impl Planned for Zone {
             plan.draft.set_counter(ZONE_SERIAL, zone.state.serial);
         }
         ownership::release(zone, plan).await
+    }
+
+    fn kept_state(state: &Self::State) -> Self::State {
+        ZoneState { serial: state.serial, ownership: state.ownership.clone(), ..ZoneState::default() }
     }
 
     async fn sync(zone: &mut Doc<Self>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hosting_intent::Cause;
 use hosting_resource::{Creation, NewResource, Resource};
 
-use crate::fields::is_deleting;
+use crate::fields::{is_deleting, why_gone};
 use crate::plan::Plan;
 use crate::quota::Asked;
 use crate::{Draft, PlanError, World, kinds, trace};
@@ -48,7 +48,12 @@ async fn write(plan: &mut Plan<'_>, mut new: NewResource) -> Result<Resource, Pl
         match found {
             None => return Err(PlanError::NotFound { kind: lies_in.kind, id: parent.clone() }),
             Some(parent) if is_deleting(&parent) => {
-                return Err(PlanError::Conflict(format!("{} {} is being deleted", parent.kind, parent.id)));
+                return Err(PlanError::Conflict(format!(
+                    "{} {} {}",
+                    parent.kind,
+                    parent.id,
+                    why_gone(&parent)
+                )));
             }
             Some(_) => {}
         }
@@ -59,8 +64,9 @@ async fn write(plan: &mut Plan<'_>, mut new: NewResource) -> Result<Resource, Pl
     };
     let kind = kinds::of(new.kind);
     kind.rename(&mut new, owner.as_ref(), &mut plan.draft).await?;
-    if plan.draft.resource(&new.id).await?.is_some() {
-        return Err(PlanError::Conflict(format!("{} {:?} exists already", new.kind, new.id)));
+    if let Some(found) = plan.draft.resource(&new.id).await? {
+        let gone = if is_deleting(&found) { format!(" and {}", why_gone(&found)) } else { String::new() };
+        return Err(PlanError::Conflict(format!("{} {:?} exists already{gone}", new.kind, new.id)));
     }
     let plain = std::mem::take(&mut new.plain);
     let mut resource = new.into_resource(owner.as_ref(), plan.draft.revision(), plan.draft.now());
@@ -69,6 +75,7 @@ async fn write(plan: &mut Plan<'_>, mut new: NewResource) -> Result<Resource, Pl
     kind.settle(&mut resource, None, &mut plan.draft).await?;
     kind.check(&resource, None, &mut plan.draft).await?;
     kind.allocate(&mut resource, None, plan).await?;
+    super::undelete::make_room(plan, None, &resource).await?;
     plan.put(resource.clone()).await?;
     Ok(resource)
 }

@@ -3,30 +3,44 @@
 use std::collections::BTreeSet;
 
 use hosting_intent::{Audience, Cause};
-use hosting_resource::{Cascade, Kind, Progress, Resource, Status};
+use hosting_resource::{Cascade, Kept, Kind, Progress, Resource, Status};
 
-use crate::fields::is_deleting;
+use crate::fields::{is_deleting, is_leaving};
 use crate::kinds::{self, Deletion, Tie};
 use crate::plan::Plan;
-use crate::{Draft, IntentChange, PlanError, Unit, World, WorldError, trace};
+use crate::{Draft, IntentChange, PlanError, Unit, Walk, World, WorldError, read, trace};
 
 /// Children that one read of a cascade takes.
 const STEP: u32 = 50;
+/// In milliseconds.
+const DAY: i64 = 24 * 3_600_000;
 
 /// What a DELETE did.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Deleted {
     /// The row is gone.
     Gone,
-    /// The row goes when the fleet has let go.
+    /// The row goes when the fleet has let go, or, for what is kept, when nobody has brought it back in time.
     Deleting(Box<Resource>),
 }
 
-/// Deletes a resource and all that lies in it. What is being deleted already stays so.
+/// Deletes a resource and all that lies in it, to be kept for as long as the brand's policy says. What is deleted already stays so.
 ///
 /// # Errors
 /// [`PlanError::NotFound`], [`PlanError::InUse`], [`PlanError::Forbidden`].
 pub async fn delete(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Deleted, PlanError> {
+    deleted(draft, kind, id, true).await
+}
+
+/// Deletes a resource and all that lies in it, whatever the brand's policy, what is kept of an earlier deletion too.
+///
+/// # Errors
+/// As [`delete`].
+pub async fn delete_for_good(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Deleted, PlanError> {
+    deleted(draft, kind, id, false).await
+}
+
+async fn deleted(draft: &mut dyn Draft, kind: Kind, id: &str, may_keep: bool) -> Result<Deleted, PlanError> {
     let mut plan = Plan::new(draft, Cause::Person);
     let not_found = || PlanError::NotFound { kind, id: id.to_owned() };
     let found = plan.draft.resource(id).await?.filter(|found| found.kind == kind);
@@ -47,9 +61,12 @@ pub async fn delete(draft: &mut dyn Draft, kind: Kind, id: &str) -> Result<Delet
             plan.finish().await?;
             Ok(Deleted::Gone)
         }
-        Deletion::Gradual if is_deleting(&resource) => Ok(Deleted::Deleting(Box::new(resource))),
+        Deletion::Gradual if is_leaving(&resource) || (may_keep && is_deleting(&resource)) => {
+            Ok(Deleted::Deleting(Box::new(resource)))
+        }
         Deletion::Gradual => {
-            begin(&mut plan, resource).await?;
+            let kept = if may_keep { kept(&mut plan, &resource).await? } else { None };
+            begin(&mut plan, resource, kept).await?;
             let written = plan.finish().await?.written.take(id);
             Ok(written.map_or(Deleted::Gone, |resource| Deleted::Deleting(Box::new(resource))))
         }
@@ -64,26 +81,74 @@ pub(super) async fn take_away(plan: &mut Plan<'_>, resource: &Resource) -> Resul
     plan.replan(kind.touched(Some(resource), None, Cause::Person)?).await
 }
 
-/// Marks a resource, withdraws what it has on machines, and starts on what lies in it.
-pub(super) async fn begin(plan: &mut Plan<'_>, before: Resource) -> Result<(), PlanError> {
-    if is_deleting(&before) {
+/// How a deletion is kept that a person asks for now: as the policy of the resource's brand says, for kinds that are kept.
+pub(super) async fn kept(plan: &mut Plan<'_>, resource: &Resource) -> Result<Option<Kept>, PlanError> {
+    if !kinds::of(resource.kind).facts().keeps {
+        return Ok(None);
+    }
+    let brand = read::brand_of(&mut plan.draft, resource).await?;
+    let days = brand.map_or(0, |brand| brand.spec.undelete_days);
+    let Some(days) = i64::try_from(days).ok().filter(|days| *days > 0) else { return Ok(None) };
+    let now = plan.draft.now();
+    Ok(Some(Kept {
+        cause: format!("{}@{}", resource.id, plan.draft.revision()),
+        at: now,
+        until: now.saturating_add(days.saturating_mul(DAY)),
+        was_suspended: false,
+        nodes: BTreeSet::new(),
+        gave_way: false,
+    }))
+}
+
+/// Whether resources of a kind can be deleted so that they can be brought back: for themselves, or with what they lie in.
+#[must_use]
+pub fn is_restorable(kind: Kind) -> bool {
+    let facts = kinds::of(kind).facts();
+    let is_part = facts.goes_with.iter().any(|goes| goes.by == Tie::Part);
+    let goes_with_kept = facts.goes_with.iter().any(|goes| goes.with != kind && is_restorable(goes.with));
+    facts.deletion == Deletion::Gradual && !is_part && (facts.keeps || goes_with_kept)
+}
+
+/// Marks a resource, withdraws what it has on machines, and starts on what lies in it. `kept`: it can be brought back, and nothing of it
+/// is destroyed. What is kept of an earlier deletion stays so then, and goes for good otherwise.
+pub(super) async fn begin(
+    plan: &mut Plan<'_>,
+    before: Resource,
+    kept: Option<Kept>,
+) -> Result<(), PlanError> {
+    if is_leaving(&before) || (kept.is_some() && is_deleting(&before)) {
         return Ok(());
     }
     let kind = kinds::of(before.kind);
     let mut after = before.clone();
-    after.status = Status::Deleting;
+    after.status = if kept.is_some() { Status::Deleted } else { Status::Deleting };
     after.status_message = None;
     after.generation += 1;
-    after.set_progress(&Progress { conditions: None, ..after.progress() });
+    after.set_progress(&Progress { conditions: None, cascade: None, ..after.progress() });
     trace::note(&plan.draft, &mut after);
-    if kind.facts().retires.is_some_and(|retires| !retires.after_children) {
-        note_retirement(plan, &mut after).await?;
+    let has_own_data = kind.facts().retires.is_some_and(|retires| !retires.after_children);
+    match kept {
+        Some(kept) => {
+            let nodes = if has_own_data { holders_of(plan, &after).await? } else { BTreeSet::new() };
+            let was_suspended = before.status == Status::Suspended;
+            let kept = Some(Kept { was_suspended, nodes, ..kept });
+            after.set_progress(&Progress { kept, ..after.progress() });
+        }
+        None => {
+            if has_own_data {
+                note_retirement(plan, &mut after).await?;
+            }
+            kind.leave(&before, plan).await?;
+        }
     }
-    kind.leave(&before, plan).await?;
     plan.put(after.clone()).await?;
     let outer = plan.take_changed();
     kind.sync(&mut after, plan).await?;
-    plan.replan(kind.touched(Some(&before), Some(&after), Cause::Person)?).await?;
+    let mut units = kind.touched(Some(&before), Some(&after), Cause::Person)?;
+    if after.progress().retire_on.is_some() {
+        units.insert(Unit::Retire(after.id.clone()));
+    }
+    plan.replan(units).await?;
     note_withdrawn(plan, &mut after);
     plan.restore_changed(outer);
     plan.put(after.clone()).await?;
@@ -99,15 +164,22 @@ fn note_withdrawn(plan: &mut Plan<'_>, resource: &mut Resource) {
     resource.set_progress(&progress);
 }
 
-/// Notes every node that was ever told about it and every node that it would be on: each may hold its data.
+/// Notes the nodes that have to destroy its data.
 async fn note_retirement(plan: &mut Plan<'_>, resource: &mut Resource) -> Result<(), PlanError> {
+    let nodes = holders_of(plan, resource).await?;
+    resource.set_progress(&Progress { retire_on: Some(nodes), ..resource.progress() });
+    Ok(())
+}
+
+/// Every node that was ever told about it, had it when it was deleted, or would have it: each may hold its data.
+async fn holders_of(plan: &mut Plan<'_>, resource: &Resource) -> Result<BTreeSet<String>, PlanError> {
     let unit = Unit::Of(resource.kind, resource.id.clone());
     let told = plan.draft.owned(&unit.owner()).await?;
     let told = told.iter().filter(|row| matches!(row.audience, Audience::Node(_)));
     let mut nodes: BTreeSet<String> = told.map(|row| row.audience.id().to_owned()).collect();
     nodes.extend(kinds::of(resource.kind).data_nodes(resource, &mut plan.draft).await?);
-    resource.set_progress(&Progress { retire_on: Some(nodes), ..resource.progress() });
-    Ok(())
+    nodes.extend(resource.progress().kept.map(|kept| kept.nodes).unwrap_or_default());
+    Ok(nodes)
 }
 
 /// Takes the next part of what lies in a resource along, as much as the transaction holds.
@@ -117,6 +189,7 @@ async fn cascade(plan: &mut Plan<'_>, mut resource: Resource) -> Result<(), Plan
     if ties.is_empty() || progress.retire_on.is_some() && retires_last(resource.kind) {
         return Ok(());
     }
+    let kept = resource.kept();
     let before = resource.clone();
     let place = progress.cascade.take().unwrap_or_default();
     if !place.begun {
@@ -124,15 +197,21 @@ async fn cascade(plan: &mut Plan<'_>, mut resource: Resource) -> Result<(), Plan
         let mut after = place.after;
         for (kind, tie) in ties.into_iter().skip(first) {
             let done = match tie {
-                Tie::Referrer(relation) | Tie::Follower(relation) => {
-                    begin_referrers(plan, kind, relation, &resource.id).await?
+                Tie::Referrer(_) | Tie::Follower(_) | Tie::Child => {
+                    begin_tied(plan, (kind, tie), &resource.id, &mut after, kept.as_ref()).await?
                 }
-                Tie::Child => begin_children(plan, kind, &resource.id, &mut after).await?,
+                Tie::Part if kept.is_some() => true,
                 Tie::Part => remove_parts(plan, kind, &mut resource).await?,
             };
             if !done {
                 let cascade = Some(Cascade { kind: Some(kind), after, begun: false });
                 resource.set_progress(&Progress { cascade, ..resource.progress() });
+                if kept.is_some() {
+                    // Nothing of it is open to be looked at: the queue goes on with it.
+                    let after = plan.draft.revision().to_string();
+                    let (of, cause) = (resource.id.clone(), Cause::Person);
+                    plan.enqueue([Unit::Walk { over: Walk::Keeping, of, after, cause }]);
+                }
                 return plan.put(resource).await;
             }
             after.clear();
@@ -140,7 +219,7 @@ async fn cascade(plan: &mut Plan<'_>, mut resource: Resource) -> Result<(), Plan
         let cascade = Some(Cascade { begun: true, ..Cascade::default() });
         resource.set_progress(&Progress { cascade, ..resource.progress() });
     }
-    if retires_last(resource.kind) && !has_children(&mut plan.draft, &resource).await? {
+    if kept.is_none() && retires_last(resource.kind) && !has_children(&mut plan.draft, &resource).await? {
         note_retirement(plan, &mut resource).await?;
         plan.put(resource.clone()).await?;
         plan.take_changed();
@@ -155,45 +234,29 @@ fn retires_last(kind: Kind) -> bool {
     kinds::of(kind).facts().retires.is_some_and(|retires| retires.after_children)
 }
 
-/// Begins the deletion of what refers to `to`. What is being deleted refers to nothing any more, so the first page is always
-/// what is left. True when nothing is.
-async fn begin_referrers(
+/// Begins the deletion of what hangs on `on` by a tie, from `after` on. Nothing new can come to hang on what is deleted, so the place only
+/// moves forward. True when nothing is left to begin.
+async fn begin_tied(
     plan: &mut Plan<'_>,
-    kind: Kind,
-    relation: &str,
-    to: &str,
-) -> Result<bool, PlanError> {
-    loop {
-        let page = plan.draft.referrers(kind, relation, to, "", STEP).await?;
-        if page.is_empty() {
-            return Ok(true);
-        }
-        for resource in page {
-            if plan.is_full() {
-                return Ok(false);
-            }
-            begin(plan, resource).await?;
-        }
-    }
-}
-
-/// Begins the deletion of what lies in `parent`, from `after` on. Nothing new can come into what is being deleted, so the place
-/// only moves forward. True when nothing is left to begin.
-async fn begin_children(
-    plan: &mut Plan<'_>,
-    kind: Kind,
-    parent: &str,
+    (kind, tie): (Kind, Tie),
+    on: &str,
     after: &mut String,
+    kept: Option<&Kept>,
 ) -> Result<bool, PlanError> {
     loop {
-        let page = plan.draft.children(kind, parent, after, STEP).await?;
+        let page = match tie {
+            Tie::Child | Tie::Part => plan.draft.children(kind, on, after, STEP).await?,
+            Tie::Referrer(relation) | Tie::Follower(relation) => {
+                plan.draft.referrers(kind, relation, on, after, STEP).await?
+            }
+        };
         let last_page = page.len() < STEP as usize;
         for child in page {
             if plan.is_full() {
                 return Ok(false);
             }
             after.clone_from(&child.id);
-            begin(plan, child).await?;
+            begin(plan, child, kept.cloned()).await?;
         }
         if last_page {
             return Ok(true);
@@ -223,7 +286,7 @@ async fn remove_parts(plan: &mut Plan<'_>, kind: Kind, whole: &mut Resource) -> 
 /// Whether [`continue_delete`] has anything to do: with `has_children` as [`has_children`] answers.
 #[must_use]
 pub fn wants_continuing(resource: &Resource, has_children: bool) -> bool {
-    if !is_deleting(resource) || kinds::goes_with(resource.kind).next().is_none() {
+    if !is_leaving(resource) || kinds::goes_with(resource.kind).next().is_none() {
         return false;
     }
     // Children that are on their way out are there for a while: only what is not begun yet is to be done.
@@ -242,11 +305,19 @@ pub fn wants_continuing(resource: &Resource, has_children: bool) -> bool {
 /// When the store fails.
 pub async fn continue_delete(draft: &mut dyn Draft, id: &str) -> Result<bool, PlanError> {
     let mut plan = Plan::new(draft, Cause::Person);
-    let Some(resource) = plan.draft.resource(id).await?.filter(is_deleting) else { return Ok(false) };
+    let Some(resource) = plan.draft.resource(id).await?.filter(is_leaving) else { return Ok(false) };
     cascade(&mut plan, resource).await?;
     let full = plan.is_full();
     plan.finish().await?;
     Ok(full)
+}
+
+/// Goes on with a deletion that is kept and did not fit one transaction, as a step of the replan queue.
+pub(crate) async fn go_on_keeping(plan: &mut Plan<'_>, id: &str) -> Result<(), PlanError> {
+    match plan.draft.resource(id).await?.filter(|found| found.kept().is_some()) {
+        Some(resource) => cascade(plan, resource).await,
+        None => Ok(()),
+    }
 }
 
 /// Whether anything lies in a resource that has to go before it.
@@ -276,7 +347,7 @@ pub async fn has_children(world: &mut dyn World, resource: &Resource) -> Result<
 /// When the store fails.
 pub async fn finish_delete(draft: &mut dyn Draft, id: &str, retired: &[String]) -> Result<bool, PlanError> {
     let mut plan = Plan::new(draft, Cause::Person);
-    let Some(resource) = plan.draft.resource(id).await?.filter(is_deleting) else { return Ok(false) };
+    let Some(resource) = plan.draft.resource(id).await?.filter(is_leaving) else { return Ok(false) };
     if has_children(&mut plan.draft, &resource).await? {
         return Ok(false);
     }

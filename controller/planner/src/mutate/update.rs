@@ -5,7 +5,7 @@ use hosting_resource::kinds::shard::Shard;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, Document, Id, Kind, Progress, Resource, Status, Update};
 
-use crate::fields::is_deleting;
+use crate::fields::{is_deleting, why_gone};
 use crate::gates::units_of;
 use crate::kinds::tenant::SHARD_TENANTS;
 use crate::overlay::Overlay;
@@ -19,7 +19,7 @@ use crate::{Draft, IntentChange, PlanError, Unit, World, kinds, read, trace};
 /// What does not fit together; a taken name is [`crate::ApplyError::Taken`].
 pub async fn update(draft: &mut dyn Draft, current: Resource, update: Update) -> Result<Resource, PlanError> {
     if is_deleting(&current) {
-        return Err(PlanError::Conflict(format!("{} {} is being deleted", current.kind, current.id)));
+        return Err(PlanError::Conflict(format!("{} {} {}", current.kind, current.id, why_gone(&current))));
     }
     if !update.changed {
         return Ok(current);
@@ -66,6 +66,7 @@ pub(super) async fn amend(
         trace::note(&plan.draft, &mut after);
     }
     kind.allocate(&mut after, Some(current), plan).await?;
+    super::undelete::make_room(plan, Some(current), &after).await?;
     plan.put(after.clone()).await?;
     let outer = plan.take_changed();
     kind.sync(&mut after, plan).await?;
@@ -76,7 +77,11 @@ pub(super) async fn amend(
         after.status = match after.status {
             Status::Active | Status::Converging | Status::Degraded => Status::Converging,
             Status::Failed | Status::Provisioning => Status::Provisioning,
-            other @ (Status::Pending | Status::Suspended | Status::Deleting | Status::AutoDisabled) => other,
+            other @ (Status::Pending
+            | Status::Suspended
+            | Status::Deleted
+            | Status::Deleting
+            | Status::AutoDisabled) => other,
         };
         if after.status != Status::Failed {
             after.status_message = None;
@@ -93,7 +98,7 @@ async fn finish(plan: Plan<'_>, resource: Resource) -> Result<Resource, PlanErro
     Ok(written.take(&resource.id).unwrap_or(resource))
 }
 
-async fn existing<K: Document>(draft: &mut Overlay<'_>, id: &str) -> Result<Doc<K>, PlanError> {
+pub(super) async fn existing<K: Document>(draft: &mut Overlay<'_>, id: &str) -> Result<Doc<K>, PlanError> {
     let found = read::get(draft, &Id::<K>::from(id)).await?;
     found.ok_or_else(|| PlanError::NotFound { kind: K::KIND, id: id.to_owned() })
 }
@@ -131,7 +136,7 @@ pub async fn unsuspend(draft: &mut dyn Draft, tenant: &str) -> Result<Resource, 
 async fn staying(plan: &mut Plan<'_>, tenant: &str) -> Result<Doc<Tenant>, PlanError> {
     let found = existing::<Tenant>(&mut plan.draft, tenant).await?;
     if is_deleting(&found) {
-        return Err(PlanError::Conflict(format!("tenant {tenant} is being deleted")));
+        return Err(PlanError::Conflict(format!("tenant {tenant} {}", why_gone(&found))));
     }
     Ok(found)
 }

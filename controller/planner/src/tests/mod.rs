@@ -6,11 +6,13 @@ mod gates;
 mod names;
 mod overlay;
 mod ownership;
+mod placement;
 mod planning;
 mod quotas;
 mod rollouts;
 mod sequences;
 mod traces;
+mod undelete;
 mod undo;
 mod zones;
 

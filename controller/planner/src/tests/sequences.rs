@@ -6,7 +6,7 @@ use hosting_resource::Doc;
 use hosting_resource::kinds::zone_record::{AutoRecord, ZoneRecord};
 
 use super::*;
-use crate::{retry, set_in_service, suspend, unsuspend};
+use crate::{delete_for_good, end_keeping, retry, set_in_service, suspend, undelete, unsuspend};
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
@@ -18,6 +18,8 @@ pub(super) enum Step {
     Record(u8, u8, u8),
     Service(u8, bool),
     Delete(u8),
+    Undelete(u8),
+    Expire(u8),
     Suspend(u8),
     Unsuspend(u8),
     Address(bool),
@@ -40,6 +42,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         4 => any::<(u8, u8, u8)>().prop_map(|(a, b, c)| Step::Record(a, b, c)),
         1 => any::<(u8, bool)>().prop_map(|(a, b)| Step::Service(a, b)),
         6 => any::<u8>().prop_map(Step::Delete),
+        2 => any::<u8>().prop_map(Step::Undelete),
+        1 => any::<u8>().prop_map(Step::Expire),
         1 => any::<u8>().prop_map(Step::Suspend),
         1 => any::<u8>().prop_map(Step::Unsuspend),
         1 => any::<bool>().prop_map(Step::Address),
@@ -136,6 +140,20 @@ impl Lab {
                 let kind = kinds[usize::from(*n) % kinds.len()];
                 let Some(resource) = self.pick(kind, n / 7) else { return };
                 let _ = self.delete(&resource.id).await;
+            }
+            Step::Undelete(n) => {
+                let deleted = self.store.resources.values().filter(|r| r.status == Status::Deleted);
+                let deleted: Vec<_> = deleted.map(|r| (r.kind, r.id.clone())).collect();
+                let Some((kind, id)) = deleted.get(usize::from(*n) % deleted.len().max(1)) else { return };
+                let done = undelete(&mut self.store, *kind, id).await;
+                let _ = self.end(done);
+            }
+            Step::Expire(n) => {
+                let deleted = self.store.resources.values().filter(|r| r.status == Status::Deleted);
+                let deleted: Vec<_> = deleted.map(|r| r.id.clone()).collect();
+                let Some(id) = deleted.get(usize::from(*n) % deleted.len().max(1)) else { return };
+                let done = end_keeping(&mut self.store, id, i64::MAX).await;
+                assert!(self.end(done).unwrap());
             }
             Step::Suspend(n) => {
                 let Some(tenant) = self.pick(Kind::Tenant, *n) else { return };
@@ -235,6 +253,7 @@ proptest! {
         runtime.block_on(async {
             let mut lab = Lab::new().await;
             lab.brand("bolt", "bolt.example").await;
+            lab.put("bolt", json!({"undelete_days": 7})).await.unwrap();
             let cluster = lab.cluster.clone();
             let body = json!({"id": "dns2", "hostname": "dns2", "roles": ["dns"], "dns_group": "other"});
             lab.post(Kind::Node, Some(&cluster), body).await.unwrap();
@@ -247,13 +266,19 @@ proptest! {
             lab.settle().await;
             lab.assert_planned().await;
             lab.assert_names().await;
-            let open: Vec<_> = lab.store.resources.values().filter(|r| r.status.is_open()).collect();
+            // Records of a zone that is kept wait until it comes back, or goes.
+            let is_kept = |id: &Option<String>| {
+                id.as_ref().is_some_and(|id| lab.status(id) == Some(Status::Deleted))
+            };
+            let open = lab.store.resources.values().filter(|r| r.status.is_open() && !is_kept(&r.parent));
+            let open: Vec<_> = open.collect();
             assert!(open.is_empty(), "never settles: {open:#?}");
             // And everything can go.
             let tenants: Vec<String> =
                 lab.store.resources.values().filter(|r| r.kind == Kind::Tenant).map(|r| r.id.clone()).collect();
             for id in tenants {
-                lab.delete(&id).await.unwrap();
+                let deleted = delete_for_good(&mut lab.store, Kind::Tenant, &id).await;
+                lab.end(deleted).unwrap();
             }
             lab.settle().await;
             assert!(lab.store.resources.values().all(|r| r.kind != Kind::Tenant && r.kind != Kind::Fqdn));

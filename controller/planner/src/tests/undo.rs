@@ -13,11 +13,11 @@ use crate::past::{Part, PastChange};
 use crate::{How, Undone, suspend, undo};
 
 /// What machines are told, but for serials, which only ever grow.
-type Told = BTreeMap<(Audience, Key), Bytes>;
+pub(super) type Told = BTreeMap<(Audience, Key), Bytes>;
 
 impl Lab {
     /// Whose the next changes are.
-    fn asked_by(&mut self, who: &str) {
+    pub(super) fn asked_by(&mut self, who: &str) {
         self.store.actor = Some(who.to_owned());
         self.store.traceparent = format!("00-{:0>32}-00f067aa0ba902b7-01", who.len());
     }
@@ -42,7 +42,7 @@ impl Lab {
         ofs.map(|one| PastChange { part: part(one), ..one.change.clone() }).collect()
     }
 
-    async fn undo(&mut self, who: &str, from: u64) -> Undone {
+    pub(super) async fn undo(&mut self, who: &str, from: u64) -> Undone {
         let changes = self.chosen(who, from);
         self.asked_by("undo");
         let undone = undo(&mut self.store, &changes).await;
@@ -51,7 +51,7 @@ impl Lab {
         undone
     }
 
-    async fn told(&mut self) -> Told {
+    pub(super) async fn told(&mut self) -> Told {
         self.settle().await;
         self.assert_planned().await;
         let told = self.store.intents.iter().map(|(at, row)| {
@@ -65,7 +65,7 @@ impl Lab {
         told.collect()
     }
 
-    fn specs(&self) -> BTreeMap<String, (Value, bool)> {
+    pub(super) fn specs(&self) -> BTreeMap<String, (Value, bool)> {
         let of_people = self.store.resources.values().filter(|one| !one.kind.def().is_derived(one));
         of_people
             .map(|one| (one.id.clone(), (Value::from(one.spec.clone()), one.status == Status::Suspended)))
@@ -268,15 +268,21 @@ fn own_step() -> impl Strategy<Value = Step> {
         | Step::Settle
         | Step::Drain => true,
         Step::Delete(n) => n % 7 < 4,
-        Step::Tenant(_) | Step::Address(_) | Step::NodeOut(..) | Step::NodeAway(_) | Step::Retry(_) => false,
+        Step::Undelete(_)
+        | Step::Expire(_)
+        | Step::Tenant(_)
+        | Step::Address(_)
+        | Step::NodeOut(..)
+        | Step::NodeAway(_)
+        | Step::Retry(_) => false,
     })
 }
 
-fn own_zone_step() -> impl Strategy<Value = Step> {
+pub(super) fn own_zone_step() -> impl Strategy<Value = Step> {
     own_step().prop_filter("no zone of the brand's", |step| !matches!(step, Step::Zone(_, n) if n % 4 == 0))
 }
 
-async fn platform(tenants: &[u8], before: &[Step]) -> Lab {
+pub(super) async fn platform(tenants: &[u8], before: &[Step]) -> Lab {
     let mut lab = Lab::new().await;
     lab.brand("bolt", "bolt.example").await;
     let cluster = lab.cluster.clone();

@@ -6,7 +6,7 @@ use hosting_planner::ApplyError;
 use hosting_resource::{Index, Kind, Ref, Resource, Status};
 use serde_json::{Map, Value};
 
-use super::{Pending, WriteTx, ref_counts};
+use super::{Pending, WriteTx};
 use crate::batch;
 use crate::error::{to_bound, to_sql};
 use crate::sql::QueryBuilder;
@@ -331,7 +331,6 @@ impl Pending {
         batch::delete(tx, "DELETE FROM resources", &["id"], &removed, |id, _| (*id).to_owned()).await?;
         write_rows(tx, &written).await?;
         added.insert(tx).await?;
-        ref_counts::write(tx, &dropped.refs, &added.refs).await?;
         self.write_counts(tx).await?;
         self.write_usage(tx).await
     }

@@ -1,4 +1,4 @@
-//! How many resources of a kind count against a tenant, a brand or a subscription: kept with each change, so that a limit is checked without
+//! How many resources of a kind count against a tenant, a brand or a subscription, and how many have their place in a shard: kept with each change, so that a limit is checked without
 //! counting.
 
 use std::collections::BTreeMap;
@@ -62,7 +62,10 @@ mod tests {
     use crate::{Kek, Origin, Store, StoreConfig};
 
     /// What the migration fills the table with is what is counted.
-    const COUNTED: &str = include_str!("../../migrations/0015_quota_usage.sql");
+    const COUNTED: [&str; 2] = [
+        include_str!("../../migrations/0015_quota_usage.sql"),
+        include_str!("../../migrations/0022_places.sql"),
+    ];
 
     struct Lab {
         store: Store,
@@ -121,11 +124,14 @@ mod tests {
 
         /// Owners, kinds and counts, as they are kept and as they are counted.
         async fn kept_and_counted(&self) -> [Vec<(String, String, i64)>; 2] {
-            let select =
-                COUNTED.split_once("(owner, kind, count)\n").unwrap().1.trim_end().trim_end_matches(';');
+            let selects = COUNTED.map(|text| {
+                let select = text.split_once("(owner, kind, count)\n").unwrap().1;
+                select.split_once(';').unwrap().0.to_owned()
+            });
+            let select = selects.join(" UNION ALL ");
             let mut tx = self.store.read().await.unwrap();
             let mut found = Vec::new();
-            for text in ["SELECT owner, kind, count FROM quota_usage WHERE count <> 0", select] {
+            for text in ["SELECT owner, kind, count FROM quota_usage WHERE count <> 0", &select] {
                 let rows = tx.all(QueryBuilder::new(text).build()).await.unwrap();
                 let mut rows: Vec<(String, String, i64)> = rows
                     .iter()
@@ -168,14 +174,14 @@ mod tests {
             });
             tenants.push(lab.post(Kind::Tenant, None, body).await);
         }
-        lab.assert_kept(14).await;
+        lab.assert_kept(15).await;
         let zone =
             lab.store.read().await.unwrap().holder(Kind::Zone, "", "t0.example").await.unwrap().unwrap();
         lab.post(Kind::ZoneRecord, Some(&zone.id), json!({"type": "TXT", "name": "@", "content": "x"})).await;
         // From one tenant and subscription to another one.
         lab.put(&zone.id, json!({"tenant_id": tenants[1]})).await;
         lab.put(&tenants[0], json!({"package_id": package})).await;
-        lab.assert_kept(15).await;
+        lab.assert_kept(16).await;
         lab.delete(Kind::Zone, &zone.id).await;
         lab.delete(Kind::Tenant, &tenants[0]).await;
         lab.store.write(Origin::default(), |tx| Box::pin(async move { drain(tx).await })).await.unwrap();
@@ -184,8 +190,11 @@ mod tests {
 
     #[test]
     fn both_databases_count_alike() {
-        let postgres = include_str!("../../migrations/postgres/0015_quota_usage.sql");
+        let postgres = [
+            include_str!("../../migrations/postgres/0015_quota_usage.sql"),
+            include_str!("../../migrations/postgres/0022_places.sql"),
+        ];
         let counting = |text: &'static str| text.split_once("INSERT INTO").unwrap().1;
-        assert_eq!(counting(COUNTED), counting(postgres));
+        assert_eq!(COUNTED.map(counting), postgres.map(counting));
     }
 }

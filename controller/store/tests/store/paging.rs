@@ -45,6 +45,9 @@ async fn some_tenants(store: &Store) {
             one("t_c", "50%_off", Some("x"), Status::Active, 3),
             one("t_d", "Zebra", None, Status::Active, 1),
             one("t_e", "same", Some("z"), Status::Deleting, 9),
+            // Deleted and kept: there for whoever asks for it.
+            one("t_g", "same", Some("x"), Status::Deleted, 4),
+            one("t_h", "same", Some("x"), Status::Deleted, 8),
         ]),
     )
     .await;
@@ -71,6 +74,24 @@ async fn sorted_and_filtered() {
     assert_eq!(ids(store, &brands(&["x", "z"])).await, ["t_a", "t_c", "t_e"]);
     assert!(ids(store, &brands(&[])).await.is_empty(), "no brand sees nothing, what has none included");
     assert!(ids(store, &brands(&["x') OR 1=1 --"])).await.is_empty());
+    let deleted = ListQuery { status: Some(Status::Deleted), ..base.clone() };
+    assert_eq!(ids(store, &deleted).await, ["t_g", "t_h"]);
+    let mut tx = store.read().await.unwrap();
+    let totals = (tx.total(&base).await.unwrap().count, tx.total(&deleted).await.unwrap().count);
+    assert_eq!(totals, (5, 2));
+    let mut list = ListQuery { limit: 1, ..base.clone() };
+    let mut seen = Vec::new();
+    loop {
+        let page = tx.page(&list).await.unwrap();
+        assert!(page.items.len() <= 1);
+        seen.extend(page.items.into_iter().map(|item| item.id));
+        list.after = page.next;
+        if list.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["t_a", "t_b", "t_c", "t_d", "t_e"]);
+    drop(tx);
     let status = ListQuery { status: Some(Status::Active), ..base.clone() };
     assert_eq!(ids(store, &status).await, ["t_a", "t_c", "t_d"]);
     let facet = ListQuery { facets: vec![("customer_id".into(), "c1".into())], ..base.clone() };

@@ -154,26 +154,32 @@ async fn facets_find_and_counts_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_many_refer_to_a_target_is_kept() {
+async fn how_many_have_their_place_is_kept() {
     let bench = Bench::new().await;
     let store = &bench.store;
     let shards = ["s1", "s2"].map(|id| resource(Kind::Shard, id, json!({})));
     applied(store, put(shards)).await;
     let on = |id: &str, shard: &str| resource(Kind::Tenant, id, json!({"shard_id": shard}));
     let counts = || async {
-        let counts = store.read().await.unwrap().ref_counts(Kind::Tenant, "shard_id").await.unwrap();
-        counts.into_iter().map(|(shard, count)| format!("{shard} {count}")).collect::<Vec<_>>().join(", ")
+        let about = ["s1", "s2"].map(|shard| (shard.to_owned(), Kind::Tenant));
+        let counts = store.read().await.unwrap().usage(&about).await.unwrap();
+        counts
+            .into_iter()
+            .zip(about)
+            .map(|(count, (shard, _))| format!("{shard} {count}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     applied(store, put([on("t_a", "s1"), on("t_b", "s1"), on("t_c", "s2")])).await;
     assert_eq!(counts().await, "s1 2, s2 1");
     applied(store, put([on("t_a", "s2"), Resource { generation: 2, ..on("t_b", "s1") }])).await;
     assert_eq!(counts().await, "s1 1, s2 2");
     applied(store, put([Resource { status: Status::Deleting, ..on("t_b", "s1") }])).await;
-    assert_eq!(counts().await, "s2 2");
+    assert_eq!(counts().await, "s1 0, s2 2");
     // A mutation that fails counts nothing.
     apply(store, put([on("t_d", "s1"), on("t_e", "s3")])).await.unwrap_err();
     applied(store, remove(&["t_b", "t_c"])).await;
-    assert_eq!(counts().await, "s2 1");
+    assert_eq!(counts().await, "s1 0, s2 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

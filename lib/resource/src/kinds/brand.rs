@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::cluster::Cluster;
+use crate::document::is_zero;
 use crate::definition::{Build, Definition, Nothing, written_over};
 use crate::limits::{HeldLimits, Limits};
 use crate::ownership::NameVerification;
@@ -50,7 +51,14 @@ pub struct BrandSpec {
     /// The most resources of some kinds, over all its tenants.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// How many days tenants, subscriptions, sites and zones are kept after their deletion, so that they can be brought back: 0 (none; the
+    /// default) to 365.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub undelete_days: u64,
 }
+
+/// The longest time that deleted things are kept.
+const MAX_UNDELETE_DAYS: u64 = 365;
 
 /// Body of POST /brands.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -79,6 +87,8 @@ pub(crate) struct BrandCreate {
     name_verification: NameVerification,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    undelete_days: u64,
 }
 
 /// Body of PUT /brands/{id}.
@@ -111,6 +121,8 @@ pub(crate) struct BrandUpdate {
     /// All of them.
     #[serde(default)]
     limits: Option<Limits>,
+    #[serde(default)]
+    undelete_days: Option<u64>,
 }
 
 /// Body and answer of /brands/{id}/clusters.
@@ -162,6 +174,9 @@ fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
     check::optional_text("dkim_public_key", &spec.dkim_public_key, 4096)?;
     check::optional_text("dmarc_policy", &spec.dmarc_policy, 1024)?;
     spec.limits.check("limits")?;
+    if spec.undelete_days > MAX_UNDELETE_DAYS {
+        return Err(SpecError::invalid("undelete_days", format!("must be 0 to {MAX_UNDELETE_DAYS} days")));
+    }
     check::slug("dns_group", &spec.dns_group)
 }
 
@@ -225,6 +240,7 @@ impl Definition for Brand {
             cluster_ids: Vec::new(),
             name_verification: input.name_verification,
             limits: input.limits,
+            undelete_days: input.undelete_days,
         };
         normalise(&mut spec)?;
         let id = build.id(Self::INFO.id, input.id.as_deref())?;
@@ -251,6 +267,9 @@ impl Definition for Brand {
         spec.name_verification = input.name_verification.unwrap_or(spec.name_verification);
         if let Some(limits) = input.limits {
             spec.limits = limits;
+        }
+        if let Some(days) = input.undelete_days {
+            spec.undelete_days = days;
         }
         normalise(spec)?;
         Ok(None)

@@ -10,7 +10,7 @@ use super::cluster::settable_status;
 use super::shard::Shard;
 use crate::definition::{Build, Definition};
 use crate::document::is_false;
-use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, SpecError, Status, Tier, check, filter, timestamp};
+use crate::{Codes, Column, Doc, Document, Draining, DrainingView, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, SpecError, Status, Tier, check, filter, timestamp};
 
 /// What is stored of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +34,9 @@ pub struct NodeSpec {
     /// For the role dns: the group of DNS servers that it belongs to.
     #[serde(default = "super::default_group")]
     pub dns_group: String,
+    /// What fails together with it, e.g. a rack or a power feed; empty: not known. Tenants are placed where it is not all there is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failure_domain: String,
 }
 
 /// 80.
@@ -64,6 +67,8 @@ pub(crate) struct NodeCreate {
     web_port: Option<u32>,
     #[serde(default)]
     dns_group: Option<String>,
+    #[serde(default)]
+    failure_domain: String,
 }
 
 /// Body of PUT /nodes/{id}.
@@ -90,6 +95,8 @@ pub(crate) struct NodeUpdate {
     web_port: Option<u32>,
     #[serde(default, deserialize_with = "crate::input::unless_empty")]
     dns_group: Option<String>,
+    #[serde(default)]
+    failure_domain: Option<String>,
 }
 
 /// One of a node's shards.
@@ -109,6 +116,9 @@ pub(crate) struct NodeExtra {
     shards: Vec<NodeShard>,
     /// When the node was last heard of.
     last_health_at: Option<String>,
+    /// It is being emptied; absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draining: Option<DrainingView>,
 }
 
 fn normalise(spec: &mut NodeSpec) -> Result<(), SpecError> {
@@ -132,6 +142,7 @@ fn normalise(spec: &mut NodeSpec) -> Result<(), SpecError> {
     for (n, id) in spec.shard_ids.iter().enumerate() {
         check::reference(&format!("shard_ids[{n}]"), id)?;
     }
+    check::optional_text("failure_domain", &spec.failure_domain, 63)?;
     check::slug("dns_group", &spec.dns_group)
 }
 
@@ -156,6 +167,9 @@ pub struct NodeState {
     /// When it was last heard of, in milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_health_at: Option<i64>,
+    /// It gets no requests as soon as others serve, and counts for nothing that is placed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
 }
 
 /// The kind.
@@ -220,6 +234,7 @@ impl Definition for Node {
             shard_ids: shard_ids.into_iter().map(Id::from).collect(),
             web_port: input.web_port.map_or(Ok(default_web_port()), port)?,
             dns_group: input.dns_group.unwrap_or_else(super::default_group),
+            failure_domain: input.failure_domain,
         };
         normalise(&mut spec)?;
         let id = build.id(Self::INFO.id, input.id.as_deref())?;
@@ -250,6 +265,9 @@ impl Definition for Node {
         if let Some(group) = input.dns_group {
             spec.dns_group = group;
         }
+        if let Some(domain) = input.failure_domain {
+            spec.failure_domain = domain;
+        }
         normalise(spec)?;
         settable_status(input.status.as_deref())
     }
@@ -273,6 +291,7 @@ impl Definition for Node {
         NodeExtra {
             shards: node.state.shards.clone(),
             last_health_at: node.state.last_health_at.map(timestamp),
+            draining: node.state.draining.map(DrainingView::from),
         }
     }
 

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::cluster::settable_status;
-use crate::definition::{Build, Definition, Nothing};
-use crate::{Codes, Doc, Document, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
+use crate::definition::{Build, Definition};
+use crate::document::is_zero;
+use crate::{Codes, Doc, Document, Draining, DrainingView, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +23,40 @@ pub struct ShardSpec {
     /// `public_key`, `external_host`.
     #[serde(default)]
     pub config: Map<String, Value>,
+    /// The most tenants that it takes; 0: as many as one likes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_tenants: u64,
+    /// How much it takes beside the others, 1 to 10000: one of weight 200 gets twice the tenants of one of weight 100.
+    #[serde(default = "default_weight", skip_serializing_if = "is_default_weight")]
+    pub weight: u32,
+}
+
+const DEFAULT_WEIGHT: u32 = 100;
+
+const fn default_weight() -> u32 {
+    DEFAULT_WEIGHT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_default_weight(weight: &u32) -> bool {
+    *weight == DEFAULT_WEIGHT
+}
+
+/// What the controller keeps about a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShardState {
+    /// It takes no more tenants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
+}
+
+/// What is shown beside the spec.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ShardExtra {
+    /// It takes no more tenants; absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draining: Option<DrainingView>,
 }
 
 /// Body of POST /clusters/{clusterID}/shards.
@@ -33,6 +68,11 @@ pub(crate) struct ShardCreate {
     lb_backend: String,
     #[serde(default)]
     config: Map<String, Value>,
+    #[serde(default)]
+    max_tenants: u64,
+    #[serde(default = "default_weight")]
+    #[schemars(range(min = 1, max = 10000))]
+    weight: u32,
 }
 
 /// Body of PUT /shards/{id}.
@@ -42,6 +82,11 @@ pub(crate) struct ShardUpdate {
     lb_backend: Option<String>,
     #[serde(default)]
     config: Option<Map<String, Value>>,
+    #[serde(default)]
+    max_tenants: Option<u64>,
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 10000))]
+    weight: Option<u32>,
     #[serde(default, deserialize_with = "crate::input::unless_empty")]
     status: Option<String>,
 }
@@ -53,13 +98,13 @@ pub struct Shard;
 impl Document for Shard {
     const KIND: Kind = Kind::Shard;
     type Spec = ShardSpec;
-    type State = NoState;
+    type State = ShardState;
 }
 
 impl Definition for Shard {
     type Create = ShardCreate;
     type Update = ShardUpdate;
-    type Extra = Nothing;
+    type Extra = ShardExtra;
 
     const INFO: KindInfo = KindInfo {
         kind: Self::KIND,
@@ -93,10 +138,16 @@ impl Definition for Shard {
         check::slug("name", &input.name)?;
         check::one_of("role", &input.role, super::ROLES)?;
         check::optional_text("lb_backend", &input.lb_backend, 255)?;
-        let lb_backend =
-            if input.lb_backend.is_empty() { format!("shard-{}", input.name) } else { input.lb_backend };
+        let lb_backend = if input.lb_backend.is_empty() {
+            format!("shard-{}", input.name)
+        } else {
+            input.lb_backend.clone()
+        };
         let id = build.id(Self::INFO.id, None)?;
-        let spec = ShardSpec { name: input.name, role: input.role, lb_backend, config: input.config };
+        check::between("weight", input.weight, 1, 10_000)?;
+        let (max_tenants, weight) = (input.max_tenants, input.weight);
+        let ShardCreate { name, role, config, .. } = input;
+        let spec = ShardSpec { name, role, lb_backend, config, max_tenants, weight };
         build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
     }
 
@@ -107,6 +158,13 @@ impl Definition for Shard {
         }
         if let Some(config) = input.config {
             spec.config = config;
+        }
+        if let Some(most) = input.max_tenants {
+            spec.max_tenants = most;
+        }
+        if let Some(weight) = input.weight {
+            check::between("weight", weight, 1, 10_000)?;
+            spec.weight = weight;
         }
         settable_status(input.status.as_deref())
     }
@@ -121,8 +179,8 @@ impl Definition for Shard {
         index.facets.push(Facet { field: "role", value: spec.role.clone() });
     }
 
-    fn extra(_: &Doc<Self>) -> Nothing {
-        Nothing {}
+    fn extra(shard: &Doc<Self>) -> ShardExtra {
+        ShardExtra { draining: shard.state.draining.map(DrainingView::from) }
     }
 
     fn example() -> Value {

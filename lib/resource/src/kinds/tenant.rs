@@ -16,7 +16,7 @@ use super::zone::{Zone, ZoneNested};
 use crate::definition::{Build, Definition};
 use crate::input::Unserved;
 use crate::limits::{HeldLimits, Limits};
-use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, check, filter};
+use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Placement, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -56,8 +56,9 @@ pub(crate) struct TenantCreate {
     customer_id: String,
     region_id: String,
     cluster_id: String,
-    /// A shard of the role web in the cluster.
-    shard_id: String,
+    /// A shard of the role web in the cluster; absent or empty: the platform chooses one, and says why.
+    #[serde(default)]
+    shard_id: Option<String>,
     #[serde(default)]
     sftp_enabled: Unserved,
     #[serde(default)]
@@ -119,6 +120,9 @@ pub(crate) struct TenantExtra {
     uid: u64,
     /// Why it is suspended; empty when it is not.
     suspend_reason: String,
+    /// How the platform chose its shard; absent when the caller named it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<Placement>,
 }
 
 /// What the controller keeps about a tenant.
@@ -130,6 +134,9 @@ pub struct TenantState {
     /// Why it is suspended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspend_reason: Option<String>,
+    /// How its shard was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
 }
 
 /// The kind.
@@ -189,7 +196,10 @@ impl Definition for Tenant {
         check::text("customer_id", &input.customer_id, 255)?;
         check::reference("region_id", &input.region_id)?;
         check::reference("cluster_id", &input.cluster_id)?;
-        check::reference("shard_id", &input.shard_id)?;
+        let shard_id = input.shard_id.filter(|id| !id.is_empty());
+        if let Some(id) = &shard_id {
+            check::reference("shard_id", id)?;
+        }
         input.sftp_enabled.check("sftp_enabled")?;
         input.ssh_enabled.check("ssh_enabled")?;
         input.disk_quota_bytes.check("disk_quota_bytes")?;
@@ -205,7 +215,7 @@ impl Definition for Tenant {
             customer_id: input.customer_id,
             region_id: input.region_id.into(),
             cluster_id: input.cluster_id.into(),
-            shard_id: Some(input.shard_id.into()),
+            shard_id: shard_id.map(Id::from),
             sftp_enabled: false,
             ssh_enabled: false,
             disk_quota_bytes: 0,
@@ -272,6 +282,7 @@ impl Definition for Tenant {
         TenantExtra {
             uid: tenant.state.uid.into(),
             suspend_reason: tenant.state.suspend_reason.clone().unwrap_or_default(),
+            placement: tenant.state.placement.clone(),
         }
     }
 

@@ -332,11 +332,16 @@ fn nodes() {
 
 #[test]
 fn tenants() {
-    for field in ["brand_id", "customer_id", "region_id", "cluster_id", "shard_id"] {
+    for field in ["brand_id", "customer_id", "region_id", "cluster_id"] {
         assert_eq!(
             problem(Kind::Tenant, json!({field: "<absent>"})),
             format!("validation error: {field}: is required")
         );
+    }
+    // The platform chooses one.
+    for shard in ["", "<absent>"] {
+        let tenant = created(Kind::Tenant, with(Kind::Tenant, json!({"shard_id": shard})));
+        assert!(tenant.spec.get("shard_id").is_none_or(Value::is_null), "{tenant:?}");
     }
     for field in ["databases", "valkey_instances", "s3_buckets", "ssh_keys", "egress_rules"] {
         let error = create(Kind::Tenant, with(Kind::Tenant, json!({field: [{"a": 1}]}))).unwrap_err();

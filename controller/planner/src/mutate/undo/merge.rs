@@ -48,8 +48,7 @@ pub(super) struct Stays {
 
 /// Whether the resource is there for those who use it.
 fn lives(resource: Option<&Resource>) -> bool {
-    resource
-        .is_some_and(|resource| resource.status != Status::Deleting && !resource.kind.def().is_void(resource))
+    resource.is_some_and(|resource| !resource.status.is_gone() && !resource.kind.def().is_void(resource))
 }
 
 /// The status that people set; the others follow from the fleet.
@@ -116,8 +115,8 @@ pub(super) fn merge(changes: &[&PastChange], current: Option<&Resource>) -> (Wan
         let (Some(before), Some(after)) = (before, after) else { continue };
         let fields = differences(&before.spec, &after.spec);
         let is_switched = set_by_people(before) != set_by_people(after)
-            && before.status != Status::Deleting
-            && after.status != Status::Deleting;
+            && !before.status.is_gone()
+            && !after.status.is_gone();
         if change.part == Part::Other {
             others.extend(fields.into_iter().map(|field| (field, *change)));
             if is_switched {

@@ -9,7 +9,8 @@ use hosting_resource::{Kind, Progress, Resource, Status};
 use serde_json::{Map, Value};
 
 use self::merge::{Stays, Wanted, merge};
-use super::delete::{begin, take_away};
+use super::delete::{begin, kept, take_away};
+use super::undelete;
 use super::update::{amend, switch};
 use crate::fields::is_deleting;
 use crate::kinds::{self, Tie, Undo};
@@ -73,9 +74,11 @@ pub struct Undone {
 }
 
 /// Why something is not done, now or at all.
-enum Blocked {
+pub(super) enum Blocked {
     /// Another part of the undo may make room.
     Now(String),
+    /// Rules are in the way, as long as another part of the undo makes no room.
+    ByRules(PlanError),
     /// Nothing will.
     Ever(String),
 }
@@ -130,6 +133,7 @@ async fn all(mut plan: Plan<'_>, changes: &[PastChange]) -> Result<Undone, PlanE
     });
     let mut blocked: BTreeMap<String, String> = BTreeMap::new();
     let mut asked = Asked::default();
+    let mut causes: Vec<String> = Vec::new();
     for _ in 0..PASSES {
         let before = pending.len();
         let mut waiting = Vec::new();
@@ -139,11 +143,15 @@ async fn all(mut plan: Plan<'_>, changes: &[PastChange]) -> Result<Undone, PlanE
                 waiting.push((kind, id, wanted));
                 continue;
             }
+            let cause = plan.draft.resource(&id).await?.and_then(|found| undelete::cause_of(&found));
             match take_back(&mut plan, kind, &id, &wanted, &mut asked).await? {
-                Ok(taken_back) => undone.taken_back.push(taken_back),
+                Ok(taken_back) => {
+                    undone.taken_back.push(taken_back);
+                    causes.extend(cause);
+                }
                 Err(Blocked::Ever(reason)) => undone.not_restorable.push(left(kind, &id, reason)),
-                Err(Blocked::Now(reason)) => {
-                    blocked.insert(id.clone(), reason);
+                Err(now @ (Blocked::Now(_) | Blocked::ByRules(_))) => {
+                    blocked.insert(id.clone(), now.into_reason());
                     waiting.push((kind, id, wanted));
                 }
             }
@@ -154,7 +162,20 @@ async fn all(mut plan: Plan<'_>, changes: &[PastChange]) -> Result<Undone, PlanE
         }
     }
     if !undone.more {
+        let mut go_on = Vec::new();
+        for cause in causes {
+            // What a kept deletion took along in transactions of its own is among nobody's changes.
+            if undelete::members(&mut plan, &cause, "", &mut asked, &mut undone).await? {
+                go_on.push(cause);
+            }
+        }
         for (kind, id, _) in pending {
+            let is_told = undone.taken_back.iter().any(|one| one.resource.id == id)
+                || undone.conflicts.iter().any(|one| one.id == id && one.field.is_empty());
+            let kept = plan.draft.resource(&id).await?.and_then(|found| found.kept());
+            if is_told || kept.is_some_and(|kept| go_on.contains(&kept.cause)) {
+                continue;
+            }
             let reason = blocked.remove(&id).unwrap_or_default();
             undone.conflicts.push(left(kind, &id, reason));
         }
@@ -175,7 +196,23 @@ fn conflict(kind: Kind, id: &str, stays: Stays) -> LeftAlone {
     LeftAlone { kind, id: id.to_owned(), field, reason, by: Some((revision, actor)) }
 }
 
-type Tried = Result<TakenBack, Blocked>;
+impl Blocked {
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Now(reason) | Self::Ever(reason) => reason,
+            Self::ByRules(error) => error.to_string(),
+        }
+    }
+
+    pub(super) fn into_error(self) -> PlanError {
+        match self {
+            Self::Now(reason) | Self::Ever(reason) => PlanError::Conflict(reason),
+            Self::ByRules(error) => error,
+        }
+    }
+}
+
+pub(super) type Tried = Result<TakenBack, Blocked>;
 
 async fn take_back(
     plan: &mut Plan<'_>,
@@ -227,7 +264,7 @@ fn in_the_way(error: PlanError) -> Result<Tried, PlanError> {
         | PlanError::Conflict(_)
         | PlanError::OverLimit(_)
         | PlanError::Forbidden(_)
-        | PlanError::Apply(ApplyError::Taken { .. }) => Ok(Err(Blocked::Now(error.to_string()))),
+        | PlanError::Apply(ApplyError::Taken { .. }) => Ok(Err(Blocked::ByRules(error))),
         PlanError::InUse { .. }
         | PlanError::TooLarge(_)
         | PlanError::Unsound { .. }
@@ -249,7 +286,10 @@ async fn delete(plan: &mut Plan<'_>, resource: Resource) -> Result<Tried, PlanEr
     }
     let taken_back = TakenBack { how: How::Deleted, resource: resource.clone() };
     match kinds::of(resource.kind).facts().deletion {
-        kinds::Deletion::Gradual => begin(plan, resource).await?,
+        kinds::Deletion::Gradual => {
+            let kept = kept(plan, &resource).await?;
+            begin(plan, resource, kept).await?;
+        }
         kinds::Deletion::AtOnce => take_away(plan, &resource).await?,
         kinds::Deletion::Revoked => return Ok(Err(Blocked::Ever("is revoked by hand".to_owned()))),
     }
@@ -283,8 +323,8 @@ async fn user_of(plan: &mut Plan<'_>, resource: &Resource) -> Result<Option<Reso
     Ok(None)
 }
 
-/// Brings a deleted resource back under its id. `current`: its row, while the fleet has not let go.
-async fn restore(
+/// Brings a deleted resource back under its id. `current`: its row, while the fleet has not let go, or while it is kept.
+pub(super) async fn restore(
     plan: &mut Plan<'_>,
     as_it_was: &Resource,
     spec: &Map<String, Value>,
