@@ -57,7 +57,7 @@ pub struct Settings {
     pub job_retention_days: u32,
     /// Whether `X-Callback-URL` may begin with `http://`.
     pub callback_plain_http: bool,
-    /// Networks that callbacks may go to although they are not the public Internet, as `10.0.0.0/8` or one address.
+    /// Networks that callbacks and webhooks may go to although they are not the public Internet, as `10.0.0.0/8` or one address.
     pub callback_networks: Vec<String>,
     /// A callback is given up after so many attempts, 1 to 100; twelve take some two and a half hours.
     pub callback_attempts: u32,
@@ -254,7 +254,7 @@ impl Settings {
         }
     }
 
-    /// Where callbacks may go, and how often they are tried.
+    /// Where callbacks and webhooks may go, and how often callbacks are tried.
     ///
     /// # Errors
     /// A text that is no network, or a file that cannot be read.
@@ -270,6 +270,7 @@ impl Settings {
             networks: networks("callback_networks", &self.callback_networks)?,
             attempts: self.callback_attempts,
             authorities,
+            ..CallbackRules::default()
         })
     }
 

@@ -587,3 +587,41 @@ fn jobs_are_listed_shown_cancelled_and_tried_again() {
     assert_eq!(refused.status.code(), Some(6));
     assert!(words(&refused.stderr).contains("job job_2 is done"));
 }
+
+#[test]
+fn webhooks_are_tested_delivered_to_again_and_given_a_new_secret() {
+    let api = StandIn::new(|method, target, body| match (method, target) {
+        ("GET", target) if target.starts_with("/api/v1/webhooks?") => {
+            page(json!([{"id": UUID, "name": "billing"}]))
+        }
+        ("GET", target) if target.contains("/deliveries?") => page(json!([
+            {"id": "evt_1", "type": "resource.updated", "status": "retrying", "attempts": 3, "response_status": 503},
+        ])),
+        ("POST", target) if target.ends_with("/rotate-secret") => {
+            assert_eq!(serde_json::from_str::<Value>(body).unwrap(), json!({"overlap_seconds": 60}));
+            (200, json!({"secret": "whsec_new", "former_secret_until": "2026-11-29T00:00:00Z"}))
+        }
+        ("POST", _) => (202, json!({"id": "test_1", "status": "pending"})),
+        _ => missing(),
+    });
+    let shown = api.run(&["webhooks", "deliveries", "billing"]);
+    let text = words(&shown.stdout);
+    assert!(
+        shown.status.success() && ["evt_1", "retrying", "503"].iter().all(|one| text.contains(one)),
+        "{text}"
+    );
+    let tested = api.run(&["webhooks", "test", "billing"]);
+    assert!(words(&tested.stdout).contains("test_1"), "{tested:?}");
+    let again = api.run(&["webhooks", "redeliver", UUID, "evt_1"]);
+    assert!(again.status.success(), "{again:?}");
+    let rotated = api.run(&["webhooks", "rotate-secret", UUID, "--overlap-seconds", "60"]);
+    assert_eq!(words(&rotated.stdout).trim(), "whsec_new");
+    let seen = api.seen();
+    for path in [
+        format!("{UUID}/test"),
+        format!("{UUID}/deliveries/evt_1/redeliver"),
+        format!("{UUID}/rotate-secret"),
+    ] {
+        assert!(seen.contains(&format!("POST /api/v1/webhooks/{path}")), "{path}: {seen:?}");
+    }
+}

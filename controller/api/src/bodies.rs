@@ -3,6 +3,7 @@
 pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod records;
+pub(crate) mod webhooks;
 
 use std::collections::BTreeMap;
 
@@ -556,7 +557,7 @@ type Make = fn(&mut SchemaGenerator) -> Schema;
 /// Every named body.
 pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Suspend", |g| Suspend::json_schema(g)),
-    ("ResourceEvent", |g| crate::events::EventView::json_schema(g)),
+    ("ResourceEvent", |g| hosting_resource::EventView::json_schema(g)),
     ("RetryFailed", |g| RetryFailed::json_schema(g)),
     ("Converging", |g| Converging::json_schema(g)),
     ("Completed", |g| Completed::json_schema(g)),
@@ -614,6 +615,9 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
     ("Usage", |g| records::Usage::json_schema(g)),
+    ("WebhookDelivery", |g| webhooks::DeliveryView::json_schema(g)),
+    ("WebhookDeliveryPage", |g| webhooks::DeliveryPage::json_schema(g)),
+    ("RotateSecret", |g| hosting_resource::kinds::webhook::RotateSecret::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Method;
+use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::{ApplyError, World};
 use hosting_resource::{Creation, Kind, ListBy, OwnerRef, Owns, Resource, Status, Update};
 use hosting_store::Store;
@@ -26,6 +27,26 @@ pub(crate) enum Prepared {
     },
     /// Of a PUT.
     Update { current: Box<Resource>, update: Box<Update> },
+}
+
+impl Prepared {
+    /// Refuses a URL that the platform is to call and that the operator's rules do not let it call. One that stays as it is is not looked at.
+    pub(crate) fn may_call(&self, rules: &CallbackRules) -> Result<(), ApiError> {
+        let calls = |kind: Kind, spec: &Map<String, Value>| kind.def().calls(spec);
+        let (before, new) = match self {
+            Self::Nothing => return Ok(()),
+            Self::Creation { creation, .. } => {
+                (None, creation.resources.iter().find_map(|new| calls(new.kind, &new.spec)))
+            }
+            Self::Update { current, update } => {
+                (calls(current.kind, &current.spec), calls(current.kind, &update.spec))
+            }
+        };
+        match new.filter(|url| before.as_ref() != Some(url)).map(|url| rules.check(&url)) {
+            Some(Err(why)) => Err(ApiError::invalid("url", why)),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
 }
 
 pub(crate) fn entropy(buffer: &mut [u8]) {

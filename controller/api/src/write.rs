@@ -179,7 +179,9 @@ impl Api {
             return Ok(Reply::json(call.route.success, body));
         }
 
-        let prepared = match call.prepare(self.store()).await {
+        let prepared = call.prepare(self.store()).await;
+        let allowed = |prepared: Prepared| prepared.may_call(self.callback_rules()).map(|()| prepared);
+        let prepared = match prepared.and_then(allowed) {
             // What it needs may be gone since the first time; whether that was is known in the transaction.
             Err(error) if call.idempotency_key.is_none() => return Err(error.into()),
             prepared => prepared,

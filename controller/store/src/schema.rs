@@ -101,6 +101,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0018_key_uses.sql"),
         include_str!("../migrations/postgres/0018_key_uses.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0020_webhooks.sql"),
+        include_str!("../migrations/postgres/0020_webhooks.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -4,6 +4,8 @@
 #[path = "store/commits.rs"]
 mod commits;
 mod databases;
+#[path = "store/events.rs"]
+mod events;
 #[path = "store/feed.rs"]
 mod feed;
 #[path = "store/groups.rs"]

@@ -11,6 +11,7 @@ use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
 use crate::limits::HeldLimits;
+pub(crate) use crate::spec_map::{to_map, written_over};
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
     Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
@@ -78,6 +79,14 @@ pub(crate) trait Definition: Document + Sized {
 
     /// Whether resources count against limits of one of these.
     const HAS_LIMITS: bool = false;
+
+    /// Whether what becomes of resources is kept in order for those of the kind.
+    const FOLLOWS_EVENTS: bool = false;
+
+    /// A URL that the platform is to call for it.
+    fn calls(_spec: &Self::Spec) -> Option<&str> {
+        None
+    }
 
     /// The limits that it holds.
     fn limits(_spec: &Self::Spec) -> HeldLimits {
@@ -338,6 +347,12 @@ pub trait KindDef: Send + Sync {
     /// Whether resources count against limits of one of these.
     fn has_limits(&self) -> bool;
 
+    /// Whether what becomes of resources is kept in order for those of the kind: while there is one.
+    fn follows_events(&self) -> bool;
+
+    /// A URL that the platform is to call for one with this spec; what cannot be read has none.
+    fn calls(&self, spec: &Map<String, Value>) -> Option<String>;
+
     /// The limits that it holds.
     ///
     /// # Errors
@@ -468,6 +483,14 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn has_limits(&self) -> bool {
         D::HAS_LIMITS
+    }
+
+    fn follows_events(&self) -> bool {
+        D::FOLLOWS_EVENTS
+    }
+
+    fn calls(&self, spec: &Map<String, Value>) -> Option<String> {
+        D::Spec::deserialize(spec).ok().and_then(|spec| D::calls(&spec).map(str::to_owned))
     }
 
     fn limits(&self, resource: &Resource) -> Result<HeldLimits, ShapeError> {
@@ -653,27 +676,4 @@ fn fields_of<T: JsonSchema>() -> Map<String, Value> {
 
 fn generator_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
-}
-
-/// A serialisable value as an object.
-pub(crate) fn to_map<T: Serialize>(value: &T) -> Result<Map<String, Value>, SpecError> {
-    match serde_json::to_value(value) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(SpecError::Malformed { problem: "not an object".to_owned() }),
-        Err(error) => Err(SpecError::Malformed { problem: error.to_string() }),
-    }
-}
-
-/// The stored spec of a resource with a changed one written over it: fields that this build does not know stay, and those that the changed
-/// one leaves out go.
-pub(crate) fn written_over<S: Serialize + DeserializeOwned>(
-    current: &Resource,
-    spec: &S,
-) -> Result<Map<String, Value>, SpecError> {
-    let before: S = current.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
-    let (before, after) = (to_map(&before)?, to_map(spec)?);
-    let mut whole = current.spec.clone();
-    whole.retain(|field, _| after.contains_key(field) || !before.contains_key(field));
-    whole.extend(after);
-    Ok(whole)
 }

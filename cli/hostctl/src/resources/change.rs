@@ -45,7 +45,7 @@ struct Change<'a> {
 
 impl OneArgs {
     /// Its id, and that of what it lies in, if that was said.
-    pub(super) async fn resolve(&self, api: &Api) -> anyhow::Result<(String, Option<String>)> {
+    pub(crate) async fn resolve(&self, api: &Api) -> anyhow::Result<(String, Option<String>)> {
         let parent = parent_id(api, self.kind, self.parent.as_deref()).await?;
         let id = names::id_of(api, self.kind, &self.id, parent.as_deref()).await?;
         Ok((id, parent))

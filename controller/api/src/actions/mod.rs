@@ -19,6 +19,7 @@ mod shard;
 mod tenant;
 mod undo;
 mod usage;
+mod webhook;
 mod webroot;
 
 use std::fmt;
@@ -88,7 +89,9 @@ pub(crate) struct Observed {
 
 /// How it is added for a kind; `None`: nothing is seen of it.
 pub(crate) fn observed(kind: Kind) -> Option<&'static Observed> {
-    [&node::OBSERVED, &api_key::OBSERVED].into_iter().find(|observed| observed.kind == kind)
+    [&node::OBSERVED, &api_key::OBSERVED, &webhook::OBSERVED]
+        .into_iter()
+        .find(|observed| observed.kind == kind)
 }
 
 macro_rules! by_name {
@@ -133,6 +136,7 @@ pub(crate) fn routes() -> Vec<Route> {
         config::routes(),
         sessions::routes(),
         node_reports::routes(),
+        webhook::routes(),
     ]
     .concat()
 }

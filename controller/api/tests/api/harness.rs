@@ -197,6 +197,7 @@ pub(crate) struct Ids {
     pub(crate) package: String,
     pub(crate) incident: String,
     pub(crate) gap: String,
+    pub(crate) webhook: String,
     pub(crate) tenant: String,
     pub(crate) subscription: String,
     pub(crate) webroot: String,
@@ -436,8 +437,11 @@ impl TestApi {
             "tool_name": "first", "description": "d", "category": "remediation", "incident_id": incident,
         });
         let gap = self.post("/capability-gaps", gap).await.id();
+        let webhook = json!({"name": name, "brand_id": name, "url": "https://crm.example/hook"});
+        let webhook = self.post("/webhooks", webhook).await.id();
         Ids {
             brand: name.to_owned(),
+            webhook,
             incident,
             gap,
             package,

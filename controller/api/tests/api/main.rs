@@ -32,6 +32,7 @@ mod rate_limits;
 mod receipts;
 mod records;
 mod undo;
+mod webhooks;
 
 /// A platform with a fleet; the other binaries have it on PostgreSQL.
 async fn platform() -> (harness::TestApi, ()) {

@@ -4,6 +4,7 @@
 mod commits;
 #[path = "../databases/mod.rs"]
 mod databases;
+mod events;
 mod feed;
 mod files;
 mod groups;

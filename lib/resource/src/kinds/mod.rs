@@ -67,6 +67,8 @@ kinds! {
     Zone = zone,
     /// A record of a zone.
     ZoneRecord = zone_record,
+    /// A receiver outside that is told what becomes of resources.
+    Webhook = webhook,
     /// A key to the API.
     ApiKey = api_key,
 }
