@@ -120,6 +120,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let deps = JobDeps {
         store: store.clone(),
         callbacks,
+        audit_head_minutes: settings.audit_head_minutes,
         audit_days: settings.audit_retention_days,
         history_days: settings.history_retention_days,
         history_bytes: settings.history_max_mib << 20,

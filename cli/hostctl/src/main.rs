@@ -90,7 +90,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ca(command) => ca::run(&api()?, &command, json).await?,
         Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
-        Command::Audit(command) => return audit::run(&api()?, &command, json).await,
+        Command::Audit(command) => return audit::run(api, &command, json).await,
         Command::Webhooks(command) => return webhooks::run(&api()?, &command, json).await,
         Command::Completion(completion) => output::text(&completion.script()),
     }

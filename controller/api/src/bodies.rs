@@ -615,6 +615,8 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
     ("Usage", |g| records::Usage::json_schema(g)),
+    ("AuditHead", |g| records::AuditHeadView::json_schema(g)),
+    ("AuditHeadPage", |g| records::AuditHeadPage::json_schema(g)),
     ("WebhookDelivery", |g| webhooks::DeliveryView::json_schema(g)),
     ("WebhookDeliveryPage", |g| webhooks::DeliveryPage::json_schema(g)),
     ("RotateSecret", |g| hosting_resource::kinds::webhook::RotateSecret::json_schema(g)),

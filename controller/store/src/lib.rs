@@ -17,7 +17,7 @@
 //! | `read_tx`, `page`, `search`, `counts` | snapshots: `World`, lists, what of them no index has alone, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
-//! | `audit` | who did what |
+//! | `audit`, `audit_heads` | who did what; signed heads of its chain |
 //! | `history`, `undo` | what resources were before each change; what an undo takes back |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
@@ -32,6 +32,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod audit;
+mod audit_heads;
 mod backup;
 mod batch;
 mod commit_log;

@@ -105,6 +105,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0020_webhooks.sql"),
         include_str!("../migrations/postgres/0020_webhooks.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0021_audit_heads.sql"),
+        include_str!("../migrations/postgres/0021_audit_heads.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -206,6 +206,11 @@ pub(crate) const TABLES: &[Table] = &[
         &["kind", "name", "brand", "at", "actor", "trace", "event", "before", "upto"],
     ),
     table("history_floor", &["id"], &["revision"]),
+    table(
+        "audit_heads",
+        &["number"],
+        &["at", "revision", "row_id", "link", "previous", "key", "successor", "signature"],
+    ),
     table("event_log", &["revision", "place"], &["at", "event"]),
     table("event_log_floor", &["id"], &["revision"]),
     table(

@@ -1,6 +1,8 @@
 //! The same battery as `store`, over a real PostgreSQL server. What is about files of SQLite is left out.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
+#[path = "store/audit_heads.rs"]
+mod audit_heads;
 #[path = "store/commits.rs"]
 mod commits;
 mod databases;

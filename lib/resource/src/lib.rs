@@ -8,6 +8,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod audit_chain;
+pub mod audit_head;
 mod check;
 mod definition;
 pub mod difference;

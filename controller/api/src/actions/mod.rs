@@ -2,6 +2,7 @@
 //! verb, path, scope, tier, bodies and codes, and does the work. Router, OpenAPI and the authorization tests follow.
 
 mod api_key;
+mod audit;
 mod authorities;
 mod brand;
 mod cluster;
@@ -137,6 +138,7 @@ pub(crate) fn routes() -> Vec<Route> {
         sessions::routes(),
         node_reports::routes(),
         webhook::routes(),
+        audit::routes(),
     ]
     .concat()
 }

@@ -1,6 +1,7 @@
 //! The store on real files.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
+mod audit_heads;
 mod commits;
 #[path = "../databases/mod.rs"]
 mod databases;
