@@ -498,6 +498,10 @@ impl Call {
                 self.creation(kind, parent.as_ref())?
             }
         };
+        if let Some(main) = creation.resources.first() {
+            // What roles give may be another thing by now.
+            self.may_grant(tx, kind, &main.spec).await?;
+        }
         self.may_create(tx, &creation, parent.as_ref()).await?;
         let Creation { mut resources, secrets, warnings } = creation;
         let main = resources.first().map(|new| new.id.clone()).unwrap_or_default();
@@ -524,6 +528,7 @@ impl Call {
                 self.checked_update(kind, &current)?
             }
         };
+        self.may_grant(tx, kind, &update.spec).await?;
         self.may_give_to(tx, update.owner.as_ref()).await?;
         let warnings = update.warnings.clone();
         if let Some(owner) = &update.owner {

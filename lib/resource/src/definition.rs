@@ -116,10 +116,12 @@ pub(crate) trait Definition: Document + Sized {
 }
 
 /// What a holder of something may do with the API.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
     /// `resource:action`; `*` in either place stands for all.
     pub scopes: Vec<String>,
+    /// Roles, whose scopes it has too.
+    pub roles: Vec<String>,
     /// Brand ids, or `*`.
     pub brands: Vec<String>,
 }

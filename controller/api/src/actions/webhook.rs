@@ -121,9 +121,7 @@ async fn ask_for(tx: &mut WriteTx, delivery: WebhookDelivery) -> Result<Done, Ap
 async fn replace(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let current = call.current(tx, Kind::Webhook).await?;
     // Whoever gets the secret hears of what the webhook hears of.
-    if let Some(grants) = Kind::Webhook.def().grants(&current.spec) {
-        call.principal.may_grant(&grants)?;
-    }
+    call.may_grant(tx, Kind::Webhook, &current.spec).await?;
     let (update, secret) = rotate(&current, &call.body, tx.now(), &mut entropy)?;
     let warnings = update.warnings.clone();
     let updated = hosting_planner::update(tx, current, update).await?;

@@ -27,6 +27,7 @@ fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
         Kind::Zone => &ids.zone,
         Kind::ZoneRecord => &ids.record,
         Kind::Webhook => &ids.webhook,
+        Kind::Role => "dns-reader",
         Kind::ApiKey => "no-such-key",
     }
     .to_owned()

@@ -366,6 +366,8 @@ impl TestApi {
             .post(&format!("/clusters/{cluster}/shards"), json!({"name": "web-1", "role": "web"}))
             .await
             .id();
+        let role = json!({"id": "dns-reader", "name": "DNS reader", "scopes": ["zones:read"]});
+        test.post("/roles", role).await.ok(201);
         for (id, role, shards) in
             [("edge-1", "lb", vec![]), ("dns-1", "dns", vec![]), ("web-1", "web", vec![test.shard.clone()])]
         {

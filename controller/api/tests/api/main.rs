@@ -31,6 +31,7 @@ mod quotas;
 mod rate_limits;
 mod receipts;
 mod records;
+mod roles;
 mod undo;
 mod webhooks;
 

@@ -24,6 +24,7 @@ pub(crate) mod lb_address;
 pub(crate) mod node;
 pub(crate) mod package;
 pub(crate) mod region;
+pub(crate) mod role;
 pub(crate) mod shard;
 pub(crate) mod subscription;
 pub(crate) mod tenant;
@@ -50,6 +51,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn KindPlan {
         Kind::Zone => &Room::<zone::Zone>(PhantomData),
         Kind::ZoneRecord => &Room::<zone_record::ZoneRecord>(PhantomData),
         Kind::Webhook => &Room::<webhook::Webhook>(PhantomData),
+        Kind::Role => &Room::<role::Role>(PhantomData),
         Kind::ApiKey => &Room::<api_key::ApiKey>(PhantomData),
     }
 }

@@ -69,6 +69,8 @@ kinds! {
     ZoneRecord = zone_record,
     /// A receiver outside that is told what becomes of resources.
     Webhook = webhook,
+    /// A named set of scopes of API keys.
+    Role = role,
     /// A key to the API.
     ApiKey = api_key,
 }

@@ -356,7 +356,7 @@ impl Definition for Webhook {
         }
         check::distinct(&mut scopes);
         let brand = spec.brand_id.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
-        Some(Grants { scopes, brands: vec![brand] })
+        Some(Grants { scopes, brands: vec![brand], ..Grants::default() })
     }
 
     fn calls(spec: &WebhookSpec) -> Option<&str> {
