@@ -7,6 +7,7 @@ mod authorities;
 mod brand;
 mod cluster;
 mod config;
+mod desired_state;
 mod events;
 mod incidents;
 pub(crate) mod jobs;
@@ -139,6 +140,7 @@ pub(crate) fn routes() -> Vec<Route> {
         node_reports::routes(),
         webhook::routes(),
         audit::routes(),
+        desired_state::routes(),
     ]
     .concat()
 }
