@@ -6,6 +6,7 @@ mod browsers;
 mod changes;
 mod clients;
 mod crud;
+mod defects;
 mod desired_state;
 mod env_vars;
 mod events;
