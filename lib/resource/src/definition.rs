@@ -11,6 +11,7 @@ use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
 use crate::limits::HeldLimits;
+use crate::spec_map::all_missing;
 pub(crate) use crate::spec_map::{to_map, written_over};
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
@@ -412,7 +413,8 @@ impl<D: Definition> KindDef for Erased<D> {
         body: &Map<String, Value>,
         entropy: Entropy<'_>,
     ) -> Result<Creation, SpecError> {
-        let parsed = parse::<D::Create>(&crate::input::without_nulls(body))?;
+        let given = crate::input::without_nulls(body);
+        let parsed = parse::<D::Create>(&given).map_err(|error| all_missing::<D::Create>(error, &given))?;
         let mut build = Build { entropy, creation: Creation::default() };
         let is_read_only = LazyCell::new(read_only::<D>);
         for path in &parsed.unknown {

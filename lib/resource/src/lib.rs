@@ -16,6 +16,7 @@ pub mod document;
 mod envelope;
 mod error;
 mod event;
+mod faults;
 mod filter;
 mod ids;
 mod info;

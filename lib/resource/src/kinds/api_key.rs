@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::role::built_in;
 use crate::definition::{Build, Definition, Grants, to_map, written_over};
+use crate::faults::Faults;
 use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Ref, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
 
 /// The resource parts of scopes.
@@ -332,20 +333,20 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
 
 /// Checks scopes, and takes out those that stand twice.
 pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), SpecError> {
+    let mut faults = Faults::default();
     for (n, scope) in scopes.iter().enumerate() {
         let known = scope.split_once(':').is_some_and(|(resource, action)| {
             (resource == "*" || SCOPE_RESOURCES.contains(&resource))
                 && (action == "*" || SCOPE_ACTIONS.contains(&action))
         });
         if !known {
-            return Err(SpecError::invalid(
-                format!("scopes[{n}]"),
-                format!(
-                    "{scope:?} must be resource:action with a known resource or *, and read, write, delete or *"
-                ),
-            ));
+            let problem = format!(
+                "{scope:?} must be resource:action with a known resource or *, and read, write, delete or *"
+            );
+            faults.note::<()>(Err(SpecError::invalid(format!("scopes[{n}]"), problem)));
         }
     }
+    faults.end()?;
     check::distinct(scopes);
     Ok(())
 }
@@ -356,26 +357,28 @@ fn normalise(
     roles: &mut Vec<String>,
     brands: &mut Vec<String>,
 ) -> Result<(), SpecError> {
-    check::text("name", name, 255)?;
+    let mut faults = Faults::default();
+    faults.note(check::text("name", name, 255));
     if scopes.is_empty() && roles.is_empty() {
-        return Err(SpecError::invalid("scopes", "at least one scope or role is required"));
+        faults.note::<()>(Err(SpecError::invalid("scopes", "at least one scope or role is required")));
     }
-    check_scopes(scopes)?;
+    faults.note(check_scopes(scopes));
     if roles.len() > MAX_ROLES {
-        return Err(SpecError::invalid("roles", format!("at most {MAX_ROLES} can be given")));
+        faults.note::<()>(Err(SpecError::invalid("roles", format!("at most {MAX_ROLES} can be given"))));
     }
     for (n, role) in roles.iter().enumerate() {
-        check::reference(&format!("roles[{n}]"), role)?;
+        faults.note(check::reference(&format!("roles[{n}]"), role));
     }
     check::distinct(roles);
     if brands.is_empty() {
-        return Err(SpecError::invalid("brands", "at least one is required; * for all"));
+        faults.note::<()>(Err(SpecError::invalid("brands", "at least one is required; * for all")));
     }
     for (n, brand) in brands.iter().enumerate() {
         if brand != "*" {
-            check::reference(&format!("brands[{n}]"), brand)?;
+            faults.note(check::reference(&format!("brands[{n}]"), brand));
         }
     }
+    faults.end()?;
     check::distinct(brands);
     Ok(())
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::api_key;
 use crate::definition::{Build, Definition, Grants, Nothing};
+use crate::faults::Faults;
 use crate::{Codes, Column, Doc, Document, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Resource, SpecError, Status, Tier, check, filter};
 
 /// Roles that there are without anybody making them: their id, for whom, and scopes.
@@ -128,11 +129,13 @@ impl Document for Role {
 }
 
 fn sound(spec: &mut RoleSpec) -> Result<(), SpecError> {
-    check::text("name", &spec.name, 255)?;
+    let mut faults = Faults::default();
+    faults.note(check::text("name", &spec.name, 255));
     if spec.scopes.is_empty() {
-        return Err(SpecError::invalid("scopes", "at least one is required"));
+        faults.note::<()>(Err(SpecError::invalid("scopes", "at least one is required")));
     }
-    api_key::check_scopes(&mut spec.scopes)
+    faults.note(api_key::check_scopes(&mut spec.scopes));
+    faults.end()
 }
 
 impl Definition for Role {

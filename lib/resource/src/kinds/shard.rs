@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::settable_status;
 use crate::definition::{Build, Definition, Nothing};
+use crate::faults::Faults;
 use crate::{Codes, Doc, Document, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a shard.
@@ -90,9 +91,11 @@ impl Definition for Shard {
     const INITIAL: Status = Status::Active;
 
     fn create(input: ShardCreate, parent: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
-        check::slug("name", &input.name)?;
-        check::one_of("role", &input.role, super::ROLES)?;
-        check::optional_text("lb_backend", &input.lb_backend, 255)?;
+        let mut faults = Faults::default();
+        faults.note(check::slug("name", &input.name));
+        faults.note(check::one_of("role", &input.role, super::ROLES));
+        faults.note(check::optional_text("lb_backend", &input.lb_backend, 255));
+        faults.end()?;
         let lb_backend =
             if input.lb_backend.is_empty() { format!("shard-{}", input.name) } else { input.lb_backend };
         let id = build.id(Self::INFO.id, None)?;

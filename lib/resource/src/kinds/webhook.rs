@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::brand::Brand;
 use crate::definition::{Build, Definition, Grants, new_secrets, written_over};
+use crate::faults::Faults;
 use crate::{Codes, Column, Doc, Document, Entropy, EventView, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, OwnerRef, Owns, PlainText, Resource, Secret, SpecError, Status, Tier, Update, Warning, check, filter, pointer, timestamp};
 
 /// Longest URL in bytes.
@@ -209,30 +210,36 @@ fn secret_from(random: &[u8; SECRET_BYTES]) -> String {
 }
 
 fn sound(spec: &mut WebhookSpec) -> Result<(), SpecError> {
-    check::text("name", &spec.name, 255)?;
-    check::text("url", &spec.url, MAX_URL)?;
-    let is_url = spec.url.split_once("://").is_some_and(|(scheme, rest)| {
-        ["https", "http"].contains(&scheme.to_ascii_lowercase().as_str()) && !rest.is_empty()
-    });
-    if !is_url || spec.url.chars().any(char::is_whitespace) {
-        return Err(SpecError::invalid("url", "must be a URL that begins with https://"));
-    }
+    let mut faults = Faults::default();
+    faults.note(check::text("name", &spec.name, 255));
+    faults.note(check_url(&spec.url));
     for (n, kind) in spec.kinds.iter().enumerate() {
-        let known = Kind::from_name(kind);
-        let field = format!("kinds[{n}]");
-        match known {
-            None => return Err(SpecError::invalid(field, format!("there is no kind {kind:?}"))),
+        let problem = match Kind::from_name(kind) {
+            None => format!("there is no kind {kind:?}"),
             Some(known) if known.info().tier == Tier::Admin && spec.brand_id.is_some() => {
-                return Err(SpecError::invalid(field, format!("a brand hears nothing of the kind {kind:?}")));
+                format!("a brand hears nothing of the kind {kind:?}")
             }
-            Some(_) => {}
-        }
+            Some(_) => continue,
+        };
+        faults.note::<()>(Err(SpecError::invalid(format!("kinds[{n}]"), problem)));
     }
     check::distinct(&mut spec.kinds);
     if let Some(tenant) = &spec.tenant_id {
-        check::reference("tenant_id", tenant)?;
+        faults.note(check::reference("tenant_id", tenant));
     }
-    Ok(())
+    faults.end()
+}
+
+/// What a URL looks like. Where it may lead is the operator's to say.
+fn check_url(url: &str) -> Result<(), SpecError> {
+    check::text("url", url, MAX_URL)?;
+    let is_url = url.split_once("://").is_some_and(|(scheme, rest)| {
+        ["https", "http"].contains(&scheme.to_ascii_lowercase().as_str()) && !rest.is_empty()
+    });
+    if is_url && !url.chars().any(char::is_whitespace) {
+        return Ok(());
+    }
+    Err(SpecError::invalid("url", "must be a URL that begins with https://"))
 }
 
 impl Definition for Webhook {
