@@ -15,6 +15,7 @@ use hosting_api::{
 use hosting_feed::FeedHandle;
 use hosting_feed::fleet::{Fleet, News, Remote, Subscriber};
 use hosting_intent::{Audience, Key};
+use hosting_jobs::kinds::callback::OwnAddresses;
 use hosting_planner::gates::{self, ExceptionKind};
 use hosting_proto::feed::{self as wire, Served, exception};
 use hosting_resource::Kind;
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authorities::Rotation;
 use crate::kek_file::KekFile;
-use crate::node_record::record;
+use crate::node_record::{own_address, record};
 
 /// Node resources, or positions, read at once.
 const PAGE: u32 = 200;
@@ -44,6 +45,8 @@ pub(crate) struct FleetView {
     members: RwLock<BTreeMap<Audience, BTreeSet<String>>>,
     /// The store's epoch: revisions of another one say nothing.
     epoch: RwLock<String>,
+    /// The machines' addresses.
+    own: OwnAddresses,
     reported: watch::Sender<u64>,
     /// What reports said since [`FleetView::take_news`].
     news: Mutex<News>,
@@ -64,6 +67,7 @@ impl FleetView {
             fleet,
             members: RwLock::default(),
             epoch: RwLock::default(),
+            own: OwnAddresses::default(),
             reported: watch::Sender::new(0),
             news: Mutex::default(),
         };
@@ -131,6 +135,11 @@ impl FleetView {
         Ok(())
     }
 
+    /// The addresses of the registered machines, kept up to date.
+    pub(crate) fn own_addresses(&self) -> OwnAddresses {
+        self.own.clone()
+    }
+
     /// Ends this controller's sessions: it was away from the store for longer than the others wait.
     pub(crate) fn abandon(&self, reason: &str) {
         self.fleet.abandon(reason);
@@ -154,10 +163,12 @@ impl FleetView {
 
     async fn read_registry(&self, tx: &mut ReadTx) -> Result<(), StoreError> {
         let mut members = BTreeMap::<Audience, BTreeSet<String>>::new();
+        let mut own = BTreeSet::new();
         let mut query = ListQuery { limit: PAGE, ..ListQuery::new(Kind::Node) };
         loop {
             let page = tx.page(&query).await.map_err(page_failed)?;
             for node in &page.items {
+                own.extend(own_address(node));
                 let Some(record) = record(node) else { continue };
                 for audience in record.audiences(&node.id) {
                     members.entry(audience).or_default().insert(node.id.clone());
@@ -169,6 +180,7 @@ impl FleetView {
             }
         }
         *write(&self.members) = members;
+        self.own.set(own);
         *write(&self.epoch) = tx.epoch().to_owned();
         Ok(())
     }

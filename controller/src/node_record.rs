@@ -1,9 +1,10 @@
 //! A node resource as the feed knows it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use hosting_feed::registry::NodeRecord;
-use hosting_intent::NodeFacts;
+use hosting_intent::{NodeFacts, Role};
 use hosting_resource::kinds::node::Node;
 use hosting_resource::{Doc, Resource, Status};
 
@@ -17,4 +18,11 @@ pub(crate) fn record(node: &Resource) -> Option<NodeRecord> {
         dns_group: dns_group.to_owned(),
         good_since: BTreeMap::from([(String::new(), node.created_at)]),
     })
+}
+
+/// The address of a machine that nobody outside has business with: any but an edge, behind which customers' sites are.
+pub(crate) fn own_address(node: &Resource) -> Option<IpAddr> {
+    let node = Doc::<Node>::of(node).ok()?;
+    let is_edge = hosting_planner::roles(&node).any(|role| role == Role::Lb);
+    node.spec.ip_address.as_ref().filter(|_| !is_edge)?.parse().ok()
 }

@@ -9,6 +9,8 @@ use hosting_feed::fleet::{Fleet, LEASE};
 use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::{FeedConfig, FeedServer};
 use hosting_jobs::kinds::JobDeps;
+use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::webhooks::{Deliverer, WebhookConfig, WebhookMetrics};
 use hosting_jobs::{Bell, JobMetrics, Runner, RunnerConfig};
 use hosting_scaffold::admin::{self, Metrics};
 use hosting_scaffold::http::{self, HttpLimits};
@@ -104,7 +106,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         authorities: rotation.clone(),
     };
     let bell = Bell::default();
-    let callbacks = settings.callbacks()?;
+    let callbacks = CallbackRules { own: view.own_addresses(), ..settings.callbacks()? };
     let config = ApiConfig {
         stop: group.stop(),
         rate_limits: settings.rate_limits(),
@@ -129,9 +131,14 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
     let gatekeeper =
         Gatekeeper::new(store.clone(), view, bell.clone(), metrics.register(GatekeeperMetrics::register));
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
+    let webhook_config = WebhookConfig::new(callbacks.clone());
+    let webhook_metrics = metrics.register(WebhookMetrics::register);
+    let deliverer = Deliverer::new(store.clone(), webhook_config, webhook_metrics);
+    group.spawn("webhooks", OnEnd::Fatal, deliverer.run(group.stop()));
     let deps = JobDeps {
         store: store.clone(),
         callbacks,
+        audit_head_minutes: settings.audit_head_minutes,
         audit_days: settings.audit_retention_days,
         history_days: settings.history_retention_days,
         history_bytes: settings.history_max_mib << 20,

@@ -45,6 +45,8 @@ pub struct Settings {
     pub join_token_minutes: u64,
     /// Each audience's log keeps this many revisions; subscribers further behind get a snapshot.
     pub log_revisions: u64,
+    /// The newest link of the audit log is signed each so many minutes, 1 to 1440.
+    pub audit_head_minutes: u32,
     /// Audit rows are kept this long.
     pub audit_retention_days: u32,
     /// And no more of them than this, in MiB; then the oldest go first.
@@ -57,7 +59,7 @@ pub struct Settings {
     pub job_retention_days: u32,
     /// Whether `X-Callback-URL` may begin with `http://`.
     pub callback_plain_http: bool,
-    /// Networks that callbacks may go to although they are not the public Internet, as `10.0.0.0/8` or one address.
+    /// Networks that callbacks and webhooks may go to although they are not the public Internet, as `10.0.0.0/8` or one address.
     pub callback_networks: Vec<String>,
     /// A callback is given up after so many attempts, 1 to 100; twelve take some two and a half hours.
     pub callback_attempts: u32,
@@ -125,6 +127,7 @@ impl Default for Settings {
             node_certificate_hours: 7 * 24,
             join_token_minutes: 15,
             log_revisions: 100_000,
+            audit_head_minutes: 10,
             audit_retention_days: 90,
             audit_max_mib: 1024,
             history_retention_days: 90,
@@ -183,6 +186,9 @@ impl Settings {
         }
         if settings.api_reads_burst == 0 || settings.api_writes_burst == 0 {
             return invalid("api_reads_burst, api_writes_burst", "must be at least 1");
+        }
+        if !(1..=1_440).contains(&settings.audit_head_minutes) {
+            return invalid("audit_head_minutes", "must be 1 to 1440");
         }
         if settings.audit_retention_days == 0 {
             return invalid("audit_retention_days", "must be at least 1");
@@ -262,7 +268,7 @@ impl Settings {
         }
     }
 
-    /// Where callbacks may go, and how often they are tried.
+    /// Where callbacks and webhooks may go, and how often callbacks are tried.
     ///
     /// # Errors
     /// A text that is no network, or a file that cannot be read.
@@ -278,6 +284,7 @@ impl Settings {
             networks: networks("callback_networks", &self.callback_networks)?,
             attempts: self.callback_attempts,
             authorities,
+            ..CallbackRules::default()
         })
     }
 

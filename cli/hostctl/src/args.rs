@@ -10,6 +10,7 @@ mod place;
 mod rollouts;
 mod waits;
 mod watch;
+mod webhooks;
 
 use std::{
     ffi::OsString,
@@ -33,6 +34,7 @@ pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
 pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
+pub(crate) use self::webhooks::{WebhookArgs, WebhooksCommand};
 use crate::kinds::KindParser;
 
 /// Operate the hosting platform
@@ -277,6 +279,14 @@ pub(crate) enum Command {
   hostctl audit verify"
     )]
     Audit(AuditCommand),
+    /// Webhooks: what was posted to one, tests, a new secret; made and changed like other kinds
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl create webhook -s name=billing -s brand_id=acme -s url=https://crm.example/hook
+  hostctl webhooks deliveries billing"
+    )]
+    Webhooks(WebhooksCommand),
     /// Print a shell completion script
     Completion(CompletionArgs),
 }

@@ -1,21 +1,32 @@
-//! `hostctl audit`: the audit log as JSON lines, and whether its chain holds.
+//! `hostctl audit`: the audit log as JSON lines, and whether its chain and its signed heads hold.
+
+mod heads;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use hosting_resource::audit_chain::{ChainedRow, link};
+use hosting_resource::audit_head::AuditHead;
 use serde_json::{Value, json};
 
+use self::heads::{Heads, in_line};
 use crate::api::{Api, ApiError, encode};
 use crate::args::{AuditCommand, ExportArgs, VerifyArgs};
 use crate::output;
 
-pub(crate) async fn run(api: &Api, command: &AuditCommand, as_json: bool) -> anyhow::Result<ExitCode> {
+/// `connect` is asked for the API when there is something to ask it: an export is verified without.
+pub(crate) async fn run(
+    connect: impl Fn() -> anyhow::Result<Api>,
+    command: &AuditCommand,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     match command {
-        AuditCommand::Export(args) => export(api, args).await,
-        AuditCommand::Verify(args) => verify(api, args, as_json).await,
+        AuditCommand::Export(args) => export(&connect()?, args).await,
+        AuditCommand::Verify(args) => verify(connect, args, as_json).await,
+        AuditCommand::ReplaceKey => replace_key(&connect()?, as_json).await,
     }
 }
 
@@ -39,7 +50,42 @@ async fn export(api: &Api, args: &ExportArgs) -> anyhow::Result<ExitCode> {
         .filter_map(|(name, value)| Some(format!("&{name}={}", encode(value.as_deref()?))))
         .collect();
     each(api, &query, |row| output::line(row)).await?;
+    for head in signed(api).await? {
+        output::line(json!({"audit_head": head}));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All signed heads, the oldest first. A controller of a build before there were any has none.
+async fn signed(api: &Api) -> anyhow::Result<Vec<AuditHead>> {
+    let heads = match api.list("/audit/heads").await {
+        Err(error) if error.is_not_found() => return Ok(Vec::new()),
+        heads => heads?,
+    };
+    Ok(heads.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?)
+}
+
+async fn replace_key(api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+    let head = api.post("/audit/heads/replace-key", &json!({})).await?;
+    if as_json {
+        output::json(&head);
+    } else {
+        output::line(format!(
+            "heads are signed by {} from now on; head {} says so",
+            output::cell(&head["successor"]),
+            head["number"]
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Gives each line of a file to `take`, with its number from 1.
+fn lines(path: &Path, mut take: impl FnMut(usize, &str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    for (number, line) in BufReader::new(file).lines().enumerate() {
+        take(number + 1, &line.with_context(|| path.display().to_string())?)?;
+    }
+    Ok(())
 }
 
 /// A walk along the chain.
@@ -109,34 +155,62 @@ impl Chain {
     }
 }
 
-async fn verify(api: &Api, args: &VerifyArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn verify(
+    connect: impl Fn() -> anyhow::Result<Api>,
+    args: &VerifyArgs,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let api = if args.file.is_none() { Some(connect()?) } else { None };
     let mut chain =
         Chain { sought: args.contains.as_ref().map(|link| link.to_ascii_lowercase()), ..Chain::default() };
-    match &args.file {
-        Some(path) => {
-            let file = File::open(path).with_context(|| path.display().to_string())?;
-            for (number, line) in BufReader::new(file).lines().enumerate() {
-                let line = line.with_context(|| path.display().to_string())?;
-                let row = serde_json::from_str(&line)
-                    .with_context(|| format!("{}: line {} is no JSON", path.display(), number + 1))?;
-                chain.take(&row);
+    let mut heads = Heads::default();
+    let noted = args.file.iter().chain(&args.heads);
+    for path in noted {
+        lines(path, |_, line| {
+            in_line(line).into_iter().for_each(|head| heads.take(head));
+            Ok(())
+        })?;
+    }
+    if let Some(api) = &api {
+        signed(api).await?.into_iter().for_each(|head| heads.take(head));
+    }
+    let mut take = |row: &Value| {
+        let text = |name: &str| row[name].as_str().unwrap_or_default();
+        heads.row(text("id"), text("created_at"), text("link"));
+        chain.take(row);
+    };
+    match (&args.file, &api) {
+        (Some(path), _) => lines(path, |number, line| {
+            let row: Value = serde_json::from_str(line)
+                .with_context(|| format!("{}: line {number} is no JSON", path.display()))?;
+            if row.get("audit_head").is_none() {
+                take(&row);
             }
-        }
-        None => each(api, "", |row| chain.take(row)).await?,
+            Ok(())
+        })?,
+        (None, Some(api)) => each(api, "", take).await?,
+        (None, None) => {}
     }
     if chain.broken.is_none() && chain.sought.is_some() && !chain.found {
         chain.break_at("the link that was noted is not among them: it is older than what is kept, or the log is another one".to_owned());
     }
+    let verdict = heads.verdict(args.key.as_deref());
+    if let Err(why) = &verdict {
+        chain.break_at(why.clone());
+    }
+    let heads = verdict.unwrap_or_default();
     let holds = chain.broken.is_none();
     let last = chain.last.as_ref().map(hex::encode);
     if as_json {
         output::json(&json!({
-            "holds": holds, "rows": chain.rows, "unlinked": chain.unlinked, "last_link": last, "broken": chain.broken,
+            "holds": holds, "rows": chain.rows, "unlinked": chain.unlinked, "last_link": last, "heads": heads,
+            "broken": chain.broken,
         }));
     } else if let Some(broken) = &chain.broken {
         output::line(format!("the chain is broken: {broken}"));
     } else {
         output::line(format!("{} rows, each follows from the one before", chain.rows));
+        output::line(format!("{heads} signed heads, each holds"));
         if let Some(last) = last {
             output::line(format!("last link: {last}"));
         }

@@ -28,6 +28,7 @@ mod store;
 mod summary;
 mod up;
 mod watch;
+mod webhooks;
 mod yaml;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -94,7 +95,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Kek(command) => return kek::run(&api()?, &command, json).await,
         Command::Jobs(command) => return jobs::run(&api()?, &command, json).await,
         Command::Rollouts(command) => rollouts::run(&api()?, &command, json).await?,
-        Command::Audit(command) => return audit::run(&api()?, &command, json).await,
+        Command::Audit(command) => return audit::run(api, &command, json).await,
+        Command::Webhooks(command) => return webhooks::run(&api()?, &command, json).await,
         Command::Completion(completion) => output::text(&completion.script()),
     }
     Ok(ExitCode::SUCCESS)

@@ -67,7 +67,7 @@ impl Principal {
         self.may_use_brand(resource.brand.as_deref())
     }
 
-    /// A key may give no more than it has.
+    /// A key may give no more than it has. The scopes of roles are among the scopes here.
     pub(crate) fn may_grant(&self, grants: &Grants) -> Result<(), ApiError> {
         if let Some(scope) = grants.scopes.iter().find(|scope| !self.has(scope)) {
             return Err(lacks(scope));
@@ -151,7 +151,7 @@ mod tests {
         );
         let grants = |scopes: &[&str], brands: &[&str]| {
             let Principal { scopes, brands, .. } = key(scopes, brands);
-            Grants { scopes, brands }
+            Grants { scopes, brands, ..Grants::default() }
         };
         assert!(admin.may_grant(&grants(&["*:*"], &["*"])).is_ok());
         assert!(narrow.may_grant(&grants(&["tenants:read"], &["acme"])).is_ok());

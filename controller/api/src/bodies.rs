@@ -1,10 +1,12 @@
 //! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
 
+pub(crate) mod desired_state;
 pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod placement;
 pub(crate) mod records;
 pub(crate) mod rollouts;
+pub(crate) mod webhooks;
 
 use std::collections::BTreeMap;
 
@@ -568,7 +570,7 @@ type Make = fn(&mut SchemaGenerator) -> Schema;
 /// Every named body.
 pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Suspend", |g| Suspend::json_schema(g)),
-    ("ResourceEvent", |g| crate::events::EventView::json_schema(g)),
+    ("ResourceEvent", |g| hosting_resource::EventView::json_schema(g)),
     ("RetryFailed", |g| RetryFailed::json_schema(g)),
     ("Converging", |g| Converging::json_schema(g)),
     ("Completed", |g| Completed::json_schema(g)),
@@ -632,6 +634,12 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
     ("Usage", |g| records::Usage::json_schema(g)),
+    ("DesiredState", |g| desired_state::DesiredState::json_schema(g)),
+    ("AuditHead", |g| records::AuditHeadView::json_schema(g)),
+    ("AuditHeadPage", |g| records::AuditHeadPage::json_schema(g)),
+    ("WebhookDelivery", |g| webhooks::DeliveryView::json_schema(g)),
+    ("WebhookDeliveryPage", |g| webhooks::DeliveryPage::json_schema(g)),
+    ("RotateSecret", |g| hosting_resource::kinds::webhook::RotateSecret::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

@@ -83,8 +83,9 @@ impl ApiError {
     /// The members that every error's body has, but `status` and `instance`.
     pub(crate) fn members(&self) -> Map<String, Value> {
         let mut body = self.more.clone();
-        if let Some(field) = body.get("field").and_then(Value::as_str) {
-            body.insert("errors".to_owned(), vec![field_error(field, &self.message)].into());
+        let one = body.get("field").and_then(Value::as_str).map(|field| field_error(field, &self.message));
+        if let Some(one) = one {
+            body.entry("errors").or_insert_with(|| vec![one].into());
         }
         for (member, value) in [
             ("type", self.problem.uri()),
@@ -142,7 +143,9 @@ impl IntoResponse for ApiError {
 impl From<SpecError> for ApiError {
     fn from(error: SpecError) -> Self {
         let status = match &error {
-            SpecError::Malformed { .. } | SpecError::Invalid { .. } => StatusCode::BAD_REQUEST,
+            SpecError::Malformed { .. } | SpecError::Invalid { .. } | SpecError::Several(_) => {
+                StatusCode::BAD_REQUEST
+            }
             SpecError::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             SpecError::Forbidden(_) => StatusCode::FORBIDDEN,
         };
@@ -150,9 +153,26 @@ impl From<SpecError> for ApiError {
         match error {
             SpecError::Invalid { field, .. } => answer.is(Problem::Validation).at(&field),
             SpecError::NotServed { field, .. } => answer.at(&field),
+            SpecError::Several(all) => all_of(all),
             SpecError::Malformed { .. } | SpecError::Forbidden(_) => answer,
         }
     }
+}
+
+/// The first of several faults in the words of one alone, and all of them in `errors`.
+fn all_of(faults: Vec<SpecError>) -> ApiError {
+    let mut first: Option<ApiError> = None;
+    let mut errors = Vec::new();
+    for fault in faults {
+        let one = ApiError::from(fault);
+        if let Some(field) = one.more.get("field").and_then(Value::as_str) {
+            errors.push(field_error(field, &one.message));
+        }
+        first.get_or_insert(one);
+    }
+    let mut first = first.unwrap_or_else(|| ApiError::invalid("body", "is wrong"));
+    first.more.insert("errors".to_owned(), errors.into());
+    first
 }
 
 impl From<PlanError> for ApiError {

@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::body::Bytes;
 use hosting_resource::Kind;
-use hosting_store::{Commit, ResourceChange, ResourceEvent, Store};
-use schemars::JsonSchema;
-use serde::Serialize;
+use hosting_store::{Commit, ResourceEvent, Store};
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
@@ -22,25 +20,6 @@ use crate::ApiError;
 const KEPT: usize = 16_384;
 /// Events that a watcher takes at once.
 const AT_ONCE: usize = 256;
-
-/// What became of a resource: the data of an event.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct EventView {
-    /// The revision that made it.
-    revision: u64,
-    /// `created`, `updated` or `deleted`.
-    change: &'static str,
-    kind: &'static str,
-    id: String,
-    /// Its tenant; a tenant's own id.
-    tenant_id: Option<String>,
-    /// Its brand; null for what is platform-wide.
-    brand_id: Option<String>,
-    /// Where it stands, or stood last.
-    status: &'static str,
-    /// Its generation, or its last one.
-    generation: u64,
-}
 
 /// An event as all watchers get it.
 #[derive(Debug)]
@@ -55,23 +34,8 @@ pub(crate) struct Told {
 impl Told {
     /// `is_last` of its revision: only then is the revision the place where a watcher goes on, as it has all of it.
     fn of(event: ResourceEvent, is_last: bool) -> Self {
-        let change = match event.change {
-            ResourceChange::Created => "created",
-            ResourceChange::Updated => "updated",
-            ResourceChange::Deleted => "deleted",
-        };
-        let view = EventView {
-            revision: event.revision,
-            change,
-            kind: event.kind.name(),
-            id: event.id,
-            tenant_id: event.tenant.clone(),
-            brand_id: event.brand.clone(),
-            status: event.status.as_str(),
-            generation: event.generation,
-        };
         // Texts and numbers: this cannot fail.
-        let data = serde_json::to_string(&view).unwrap_or_default();
+        let data = serde_json::to_string(&event.view()).unwrap_or_default();
         let id = if is_last { format!("id: {}\n", event.revision) } else { String::new() };
         let frame = Bytes::from(format!("{id}event: resource\ndata: {data}\n\n"));
         Self { kind: event.kind, tenant: event.tenant, brand: event.brand, frame }
@@ -263,6 +227,7 @@ pub(crate) fn heartbeat(head: u64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use hosting_resource::Status;
+    use hosting_store::ResourceChange;
 
     use super::*;
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Method;
+use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::{ApplyError, World};
 use hosting_resource::{Creation, Kind, ListBy, OwnerRef, Owns, Resource, Status, Update};
 use hosting_store::Store;
@@ -28,6 +29,26 @@ pub(crate) enum Prepared {
     Update { current: Box<Resource>, update: Box<Update> },
 }
 
+impl Prepared {
+    /// Refuses a URL that the platform is to call and that the operator's rules do not let it call. One that stays as it is is not looked at.
+    pub(crate) fn may_call(&self, rules: &CallbackRules) -> Result<(), ApiError> {
+        let calls = |kind: Kind, spec: &Map<String, Value>| kind.def().calls(spec);
+        let (before, new) = match self {
+            Self::Nothing => return Ok(()),
+            Self::Creation { creation, .. } => {
+                (None, creation.resources.iter().find_map(|new| calls(new.kind, &new.spec)))
+            }
+            Self::Update { current, update } => {
+                (calls(current.kind, &current.spec), calls(current.kind, &update.spec))
+            }
+        };
+        match new.filter(|url| before.as_ref() != Some(url)).map(|url| rules.check(&url)) {
+            Some(Err(why)) => Err(ApiError::invalid("url", why)),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+}
+
 pub(crate) fn entropy(buffer: &mut [u8]) {
     rand::fill(buffer);
 }
@@ -39,6 +60,9 @@ impl Call {
             Op::Create(kind) | Op::CreateBy(kind, _) => {
                 let parent = self.parent(&mut store.read().await?, kind).await?;
                 let creation = self.creation(kind, parent.as_ref())?;
+                if let Some(main) = creation.resources.first() {
+                    self.may_grant(&mut store.read().await?, kind, &main.spec).await?;
+                }
                 self.may_create(&mut store.read().await?, &creation, parent.as_ref()).await?;
                 if creation.resources.len() > 1 {
                     let own = creation.resources.first().and_then(|main| main.spec.get("brand_id")?.as_str());
@@ -51,6 +75,7 @@ impl Call {
             Op::Update(kind) => {
                 let current = self.current(&mut store.read().await?, kind).await?;
                 let update = self.checked_update(kind, &current)?;
+                self.may_grant(&mut store.read().await?, kind, &update.spec).await?;
                 self.may_give_to(&mut store.read().await?, update.owner.as_ref()).await?;
                 Ok(Prepared::Update { current: Box::new(current), update: Box::new(update) })
             }
@@ -88,11 +113,8 @@ impl Call {
             if let Op::CreateBy(_, by) = self.route.op { Some(self.referring(by)?) } else { None };
         let body = referring.as_ref().unwrap_or(&self.body);
         let creation = kind.def().create(parent, body, &mut entropy)?;
-        if let Some(main) = creation.resources.first() {
-            self.may_grant(kind, &main.spec)?;
-            if !self.principal.is_admin() {
-                may_choose(kind, &main.spec)?;
-            }
+        if let Some(main) = creation.resources.first().filter(|_| !self.principal.is_admin()) {
+            may_choose(kind, &main.spec)?;
         }
         Ok(creation)
     }
@@ -114,7 +136,6 @@ impl Call {
         } else {
             kind.def().update(current, &self.body)?
         };
-        self.may_grant(kind, &update.spec)?;
         self.may_set(current, &update.spec)?;
         Ok(update)
     }
@@ -179,8 +200,15 @@ impl Call {
     }
 
     /// What is made or changed may open no more than the caller may.
-    fn may_grant(&self, kind: Kind, spec: &Map<String, Value>) -> Result<(), ApiError> {
-        kind.def().grants(spec).map_or(Ok(()), |grants| self.principal.may_grant(&grants))
+    pub(crate) async fn may_grant(
+        &self,
+        world: &mut dyn World,
+        kind: Kind,
+        spec: &Map<String, Value>,
+    ) -> Result<(), ApiError> {
+        let Some(mut grants) = kind.def().grants(spec) else { return Ok(()) };
+        grants.scopes = hosting_planner::with_roles(world, grants.scopes, &grants.roles).await?;
+        self.principal.may_grant(&grants)
     }
 }
 

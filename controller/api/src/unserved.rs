@@ -5,7 +5,6 @@ use axum::http::Method;
 /// Methods and path below [`crate::BASE`]. A line goes when its route is built.
 const TABLE: &[(&str, &str)] = &[
     ("GET", "/logs"),
-    ("GET", "/internal/v1/nodes/{nodeID}/desired-state"),
     ("POST", "/internal/v1/cron-jobs/{cronJobID}/outcome"),
     ("POST", "/internal/v1/databases/{id}/temp-access"),
     ("GET", "/tenants/{id}/resource-usage"),

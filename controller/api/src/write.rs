@@ -179,7 +179,9 @@ impl Api {
             return Ok(Reply::json(call.route.success, body));
         }
 
-        let prepared = match call.prepare(self.store()).await {
+        let prepared = call.prepare(self.store()).await;
+        let allowed = |prepared: Prepared| prepared.may_call(self.callback_rules()).map(|()| prepared);
+        let prepared = match prepared.and_then(allowed) {
             // What it needs may be gone since the first time; whether that was is known in the transaction.
             Err(error) if call.idempotency_key.is_none() => return Err(error.into()),
             prepared => prepared,
@@ -499,6 +501,10 @@ impl Call {
                 self.creation(kind, parent.as_ref())?
             }
         };
+        if let Some(main) = creation.resources.first() {
+            // What roles give may be another thing by now.
+            self.may_grant(tx, kind, &main.spec).await?;
+        }
         self.may_create(tx, &creation, parent.as_ref()).await?;
         let Creation { mut resources, secrets, warnings } = creation;
         let main = resources.first().map(|new| new.id.clone()).unwrap_or_default();
@@ -525,6 +531,7 @@ impl Call {
                 self.checked_update(kind, &current)?
             }
         };
+        self.may_grant(tx, kind, &update.spec).await?;
         self.may_give_to(tx, update.owner.as_ref()).await?;
         let warnings = update.warnings.clone();
         if let Some(owner) = &update.owner {

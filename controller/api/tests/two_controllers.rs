@@ -126,3 +126,18 @@ async fn a_hundred_get_ten_places_over_two_controllers() {
     assert_eq!(answers.iter().filter(|answer| answer.status == 202).count(), 10);
     assert!(answers.iter().all(|answer| answer.status == 202 || answer.body["used"] == 11), "{answers:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_role_counts_at_every_controller_at_once() {
+    let place = Place::new(Backend::Postgres);
+    let config = || StoreConfig::of(place.database.clone());
+    let one = TestApi::on(config(), tempfile::tempdir().unwrap()).await;
+    let other = beside(&one, config()).await;
+    one.post("/roles", json!({"id": "r", "name": "r", "scopes": ["zones:read"]})).await.ok(201);
+    let key = one.post("/api-keys", json!({"name": "k", "roles": ["r"], "brands": ["*"]})).await;
+    let key = key.body["key"].as_str().unwrap();
+    let may = async |path: &str| other.call(Method::GET, path, Some(key), None).await.status == 200;
+    assert!(may("/zones").await && !may("/regions").await);
+    one.put("/roles/r", json!({"scopes": ["regions:read"]})).await.ok(200);
+    assert!(!may("/zones").await && may("/regions").await);
+}

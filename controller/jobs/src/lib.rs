@@ -13,6 +13,8 @@
 //! | `settle` | resources that jobs wait for |
 //! | `orders` | cancelling and trying again, for the API |
 //! | `bell`, `metrics` | waking; counting |
+//! | `outgoing` | posting to receivers outside: where to, signed how |
+//! | `webhooks/` | events to webhooks, in order, from a place that is stored |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod bell;
@@ -23,11 +25,13 @@ pub mod kinds;
 pub mod machine;
 mod metrics;
 mod orders;
+mod outgoing;
 pub mod pace;
 mod recurring;
 mod retention;
 mod runner;
 mod settle;
+pub mod webhooks;
 mod work;
 
 pub use bell::Bell;

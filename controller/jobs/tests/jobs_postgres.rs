@@ -20,5 +20,7 @@ mod limits;
 mod running;
 #[path = "jobs/timers.rs"]
 mod timers;
+#[path = "jobs/webhooks.rs"]
+mod webhooks;
 
 const BACKEND: databases::Backend = databases::Backend::Postgres;

@@ -94,6 +94,9 @@ impl From<SpecError> for PlanError {
             SpecError::Malformed { problem } => Self::Conflict(problem),
             SpecError::Invalid { field, problem } => Self::invalid(field, problem),
             SpecError::NotServed { field, detail } => Self::invalid(field, detail),
+            SpecError::Several(all) => {
+                all.into_iter().next().map_or_else(|| Self::invalid("body", "is wrong"), Self::from)
+            }
         }
     }
 }

@@ -60,6 +60,7 @@ pub use desired::DesiredIntent;
 pub use error::PlanError;
 pub use kinds::api_key::{KeyHolder, admit_key, key_holder};
 pub use kinds::holds_data;
+pub use kinds::role::with_roles;
 pub use kinds::subscription::{bill_owner, bill_to_defaults};
 pub use layer::{Layer, List};
 pub use mutate::{

@@ -17,7 +17,7 @@
 //! | `read_tx`, `page`, `search`, `counts` | snapshots: `World`, lists, what of them no index has alone, counts |
 //! | `feed_source`, `compaction` | the log as publishers read it, and its end |
 //! | `status` | watermarks, exceptions, reports |
-//! | `audit` | who did what |
+//! | `audit`, `audit_heads` | who did what; signed heads of its chain |
 //! | `history`, `undo` | what resources were before each change; what an undo takes back |
 //! | `jobs/` | rows of durable jobs: what is due, lanes, steps, what they wait for, lists |
 //! | `kek`, `keyring` | the key-encryption key and its rotation; what is derived and stays the same |
@@ -26,11 +26,13 @@
 //! | `readers` | a key for each audience, and who can open it |
 //! | `incidents` | incidents, their events, and what programs could not do about them |
 //! | `operations` | settings of the platform, OIDC clients, login sessions, what nodes say of themselves |
+//! | `event_log`, `webhooks` | what became of resources, for those who must miss nothing; how far each is, what was posted to it |
 //! | `join_token`, `enrolment` | single-use tokens, and what each was last used for |
 //! | `backup` | a copy while in use, and putting it back |
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod audit;
+mod audit_heads;
 mod backup;
 mod batch;
 mod commit_log;
@@ -40,6 +42,7 @@ mod data_keys;
 mod database;
 mod enrolment;
 mod error;
+mod event_log;
 mod feed_source;
 mod history;
 mod incidents;
@@ -69,6 +72,7 @@ mod status;
 mod tables;
 mod total;
 mod undo;
+mod webhooks;
 mod write_tx;
 mod writer;
 #[cfg(test)]
@@ -85,6 +89,7 @@ pub use compaction::Compacted;
 pub use database::{Database, PostgresUrl};
 pub use enrolment::Enrolled;
 pub use error::StoreError;
+pub use event_log::{EventPlace, LoggedEvent};
 pub use history::{HistoryOf, HistoryPlace, HistoryRow};
 pub use incidents::{Gap, GapQuery, Incident, IncidentCounts, IncidentEvent, IncidentQuery};
 pub use jobs::{Job, JobPage, JobQuery, JobState, JobStep, JobWait, NewJob, Pace, StepState};
@@ -106,6 +111,7 @@ pub use rollouts::{
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use total::Total;
 pub use undo::{ToUndo, UndoOf, trace_id};
+pub use webhooks::{DELIVERY_STATUSES, WebhookDelivery, WebhookPosition};
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
 pub use writer::{Committed, Stats, WriteError};
 

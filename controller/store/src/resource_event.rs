@@ -1,6 +1,6 @@
 //! What happened to a resource, for those who watch: which one, whose, and where it stands. What it is they read by themselves.
 
-use hosting_resource::{Kind, Resource, Status, public_id};
+use hosting_resource::{EventView, Kind, Resource, Status, public_id};
 use serde::{Deserialize, Serialize};
 
 /// What became of a resource.
@@ -55,6 +55,28 @@ impl ResourceEvent {
             status: resource.status,
             generation: resource.generation,
         })
+    }
+}
+
+impl ResourceEvent {
+    /// The event in the words of the API.
+    #[must_use]
+    pub fn view(&self) -> EventView {
+        let change = match self.change {
+            ResourceChange::Created => "created",
+            ResourceChange::Updated => "updated",
+            ResourceChange::Deleted => "deleted",
+        };
+        EventView {
+            revision: self.revision,
+            change: change.to_owned(),
+            kind: self.kind.name().to_owned(),
+            id: self.id.clone(),
+            tenant_id: self.tenant.clone(),
+            brand_id: self.brand.clone(),
+            status: self.status.as_str().to_owned(),
+            generation: self.generation,
+        }
     }
 }
 

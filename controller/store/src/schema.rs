@@ -106,6 +106,14 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/postgres/0019_rollouts.sql"),
     ),
     Migration::of(
+        include_str!("../migrations/0020_webhooks.sql"),
+        include_str!("../migrations/postgres/0020_webhooks.sql"),
+    ),
+    Migration::of(
+        include_str!("../migrations/0021_audit_heads.sql"),
+        include_str!("../migrations/postgres/0021_audit_heads.sql"),
+    ),
+    Migration::of(
         include_str!("../migrations/0022_places.sql"),
         include_str!("../migrations/postgres/0022_places.sql"),
     ),

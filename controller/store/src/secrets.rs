@@ -127,7 +127,7 @@ impl WriteTx {
 }
 
 impl ReadTx {
-    async fn sealed(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, StoreError> {
+    pub(crate) async fn sealed(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, StoreError> {
         let query = sql::query("SELECT kek_id, sealed FROM secrets WHERE name = ?").bind(name);
         let Some(row) = self.optional(query).await? else { return Ok(None) };
         Ok(Some((row.try_get(0)?, row.try_get(1)?)))

@@ -206,6 +206,45 @@ pub(crate) const TABLES: &[Table] = &[
         &["kind", "name", "brand", "at", "actor", "trace", "event", "before", "upto"],
     ),
     table("history_floor", &["id"], &["revision"]),
+    table(
+        "audit_heads",
+        &["number"],
+        &["at", "revision", "row_id", "link", "previous", "key", "successor", "signature"],
+    ),
+    table("event_log", &["revision", "place"], &["at", "event"]),
+    table("event_log_floor", &["id"], &["revision"]),
+    table(
+        "webhook_positions",
+        &["webhook"],
+        &[
+            "epoch",
+            "revision",
+            "place",
+            "attempts",
+            "next_at",
+            "failing_since",
+            "delivered",
+            "dropped",
+            "delivered_at",
+            "error",
+        ],
+    ),
+    table(
+        "webhook_deliveries",
+        &["webhook", "id"],
+        &[
+            "event_type",
+            "body",
+            "status",
+            "attempts",
+            "created_at",
+            "attempted_at",
+            "duration_ms",
+            "response_status",
+            "answer",
+            "error",
+        ],
+    ),
 ];
 
 impl Table {

@@ -214,6 +214,11 @@ impl WriteTx {
         Ok(())
     }
 
+    /// Writes what became of resources, for those who follow it.
+    pub(crate) async fn write_events(&mut self, events: &[ResourceEvent]) -> Result<(), StoreError> {
+        crate::event_log::insert(&mut self.read, events, (self.fixed.clock)()).await
+    }
+
     /// A change was refused: what it wrote before must go.
     pub(crate) fn must_roll_back(&self) -> bool {
         self.mutation.refused

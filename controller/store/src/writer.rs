@@ -27,6 +27,7 @@ pub(crate) use self::queue::Queue;
 use self::queue::{Ending, State, Waiting};
 use crate::commit_log::{CHANNEL, Commit, CommitLog, FleetChange};
 use crate::error::{from_sql, to_sql};
+use crate::event_log;
 use crate::keyring::SharedKek;
 use crate::lanes::{Caller, Lanes};
 use crate::origin::{Origin, harmless_traceparent};
@@ -236,6 +237,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Queue> {
         lock: setup.lock,
         log: setup.log,
         known,
+        followed: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = oneshot::channel();
@@ -353,6 +355,8 @@ struct Writer {
     log: Option<CommitLog>,
     /// The newest revision that was told of.
     known: u64,
+    /// Whether somebody follows events; `None`: to be asked, as that may have changed.
+    followed: Option<bool>,
 }
 
 /// A member that has run: what it wrote if it is kept.
@@ -438,6 +442,9 @@ impl Writer {
             // What is remembered was read before: the next group begins at a known revision, and would take it for true.
             self.tx.forget();
             self.known = self.known.max(commit.revision);
+            if commit.lost || event_log::has_followers(&commit.kinds) {
+                self.followed = None;
+            }
             self.announce(commit);
         }
         Ok(())
@@ -483,6 +490,9 @@ impl Writer {
         if revision != self.known {
             self.tx.forget();
             self.read_log().await?;
+        }
+        if self.followed.is_none() {
+            self.followed = Some(event_log::is_followed(self.tx.beside()).await?);
         }
         Ok(())
     }
@@ -554,6 +564,13 @@ impl Writer {
             return Ok(commit);
         }
         self.tx.write_group().await?;
+        let follows_from_now = event_log::has_followers(&commit.kinds);
+        if follows_from_now || self.followed == Some(true) {
+            self.tx.write_events(&commit.events).await?;
+        }
+        if follows_from_now {
+            self.followed = None;
+        }
         let (revision, epoch, moved) = self.tx.group_head();
         let (revision, epoch) = (to_sql("head.revision", revision)?, epoch.to_owned());
         let connection = self.tx.raw();

@@ -69,6 +69,34 @@ async fn what_another_controller_changed_is_read_anew_once_it_was_heard_of() {
     }
 }
 
+/// A controller that did not make the follower keeps events of its own changes all the same, from the next one on, and ends with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_controller_keeps_events_for_a_follower_of_another_one() {
+    let place = Place::new(Backend::Postgres);
+    let stores = [open(&place, &place.database).await, open(&place, &place.database).await];
+    let put = async |store: &Store, kind, id: &str| {
+        let mut one = tenant(id);
+        one.kind = kind;
+        let change = Change { put: vec![one], ..Change::default() };
+        let written =
+            store.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(change).await }));
+        written.await.unwrap();
+    };
+    let [one, other] = &stores;
+    put(other, hosting_resource::Kind::Tenant, "t_0").await;
+    put(one, hosting_resource::Kind::Webhook, "h_1").await;
+    put(other, hosting_resource::Kind::Tenant, "t_1").await;
+    put(one, hosting_resource::Kind::Tenant, "t_2").await;
+    let gone = Change { remove: vec!["h_1".into()], ..Change::default() };
+    let removed = other.write(Origin::default(), move |tx| Box::pin(async move { tx.apply(gone).await }));
+    removed.await.unwrap();
+    put(one, hosting_resource::Kind::Tenant, "t_3").await;
+    let start = hosting_store::EventPlace { revision: 0, place: 0 };
+    let events = one.read().await.unwrap().events_after(start, 100).await.unwrap();
+    let ids: Vec<&str> = events.iter().map(|logged| logged.event.id.as_str()).collect();
+    assert_eq!(ids, ["h_1", "t_1", "t_2", "h_1"]);
+}
+
 /// The size of the history is a sum that goes on from row to row, whichever controller writes the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_size_of_the_history_is_one_sum_over_all_controllers() {

@@ -1,9 +1,13 @@
 //! The same battery as `store`, over a real PostgreSQL server. What is about files of SQLite is left out.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
+#[path = "store/audit_heads.rs"]
+mod audit_heads;
 #[path = "store/commits.rs"]
 mod commits;
 mod databases;
+#[path = "store/events.rs"]
+mod events;
 #[path = "store/feed.rs"]
 mod feed;
 #[path = "store/groups.rs"]

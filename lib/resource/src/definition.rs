@@ -11,6 +11,8 @@ use crate::document::overlay;
 use crate::info::owned_by;
 use crate::input::parse;
 use crate::limits::HeldLimits;
+use crate::spec_map::all_missing;
+pub(crate) use crate::spec_map::{to_map, written_over};
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
     Doc, Document, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
@@ -79,6 +81,14 @@ pub(crate) trait Definition: Document + Sized {
     /// Whether resources count against limits of one of these.
     const HAS_LIMITS: bool = false;
 
+    /// Whether what becomes of resources is kept in order for those of the kind.
+    const FOLLOWS_EVENTS: bool = false;
+
+    /// A URL that the platform is to call for it.
+    fn calls(_spec: &Self::Spec) -> Option<&str> {
+        None
+    }
+
     /// The limits that it holds.
     fn limits(_spec: &Self::Spec) -> HeldLimits {
         HeldLimits::default()
@@ -107,10 +117,12 @@ pub(crate) trait Definition: Document + Sized {
 }
 
 /// What a holder of something may do with the API.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
     /// `resource:action`; `*` in either place stands for all.
     pub scopes: Vec<String>,
+    /// Roles, whose scopes it has too.
+    pub roles: Vec<String>,
     /// Brand ids, or `*`.
     pub brands: Vec<String>,
 }
@@ -338,6 +350,12 @@ pub trait KindDef: Send + Sync {
     /// Whether resources count against limits of one of these.
     fn has_limits(&self) -> bool;
 
+    /// Whether what becomes of resources is kept in order for those of the kind: while there is one.
+    fn follows_events(&self) -> bool;
+
+    /// A URL that the platform is to call for one with this spec; what cannot be read has none.
+    fn calls(&self, spec: &Map<String, Value>) -> Option<String>;
+
     /// The limits that it holds.
     ///
     /// # Errors
@@ -395,7 +413,8 @@ impl<D: Definition> KindDef for Erased<D> {
         body: &Map<String, Value>,
         entropy: Entropy<'_>,
     ) -> Result<Creation, SpecError> {
-        let parsed = parse::<D::Create>(&crate::input::without_nulls(body))?;
+        let given = crate::input::without_nulls(body);
+        let parsed = parse::<D::Create>(&given).map_err(|error| all_missing::<D::Create>(error, &given))?;
         let mut build = Build { entropy, creation: Creation::default() };
         let is_read_only = LazyCell::new(read_only::<D>);
         for path in &parsed.unknown {
@@ -468,6 +487,14 @@ impl<D: Definition> KindDef for Erased<D> {
 
     fn has_limits(&self) -> bool {
         D::HAS_LIMITS
+    }
+
+    fn follows_events(&self) -> bool {
+        D::FOLLOWS_EVENTS
+    }
+
+    fn calls(&self, spec: &Map<String, Value>) -> Option<String> {
+        D::Spec::deserialize(spec).ok().and_then(|spec| D::calls(&spec).map(str::to_owned))
     }
 
     fn limits(&self, resource: &Resource) -> Result<HeldLimits, ShapeError> {
@@ -686,27 +713,4 @@ fn fields_of<T: JsonSchema>() -> Map<String, Value> {
 
 fn generator_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
-}
-
-/// A serialisable value as an object.
-pub(crate) fn to_map<T: Serialize>(value: &T) -> Result<Map<String, Value>, SpecError> {
-    match serde_json::to_value(value) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(SpecError::Malformed { problem: "not an object".to_owned() }),
-        Err(error) => Err(SpecError::Malformed { problem: error.to_string() }),
-    }
-}
-
-/// The stored spec of a resource with a changed one written over it: fields that this build does not know stay, and those that the changed
-/// one leaves out go.
-pub(crate) fn written_over<S: Serialize + DeserializeOwned>(
-    current: &Resource,
-    spec: &S,
-) -> Result<Map<String, Value>, SpecError> {
-    let before: S = current.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
-    let (before, after) = (to_map(&before)?, to_map(spec)?);
-    let mut whole = current.spec.clone();
-    whole.retain(|field, _| after.contains_key(field) || !before.contains_key(field));
-    whole.extend(after);
-    Ok(whole)
 }

@@ -25,6 +25,9 @@ pub enum SpecError {
         /// What is not served.
         detail: String,
     },
+    /// Values of several fields that break rules, each a [`SpecError::Invalid`], in the order of the fields. HTTP 400.
+    #[error("{}", first(.0))]
+    Several(Vec<Self>),
     /// Not allowed for anybody. HTTP 403.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -48,9 +51,15 @@ impl SpecError {
             Self::NotServed { field, detail } => {
                 Self::NotServed { field: format!("{outer}.{field}"), detail }
             }
+            Self::Several(all) => Self::Several(all.into_iter().map(|one| one.within(outer)).collect()),
             other @ (Self::Malformed { .. } | Self::Forbidden(_)) => other,
         }
     }
+}
+
+/// What a program that shows one problem shows of several.
+fn first(all: &[SpecError]) -> String {
+    all.first().map(ToString::to_string).unwrap_or_default()
 }
 
 /// A stored document that this build cannot read.

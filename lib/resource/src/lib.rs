@@ -8,12 +8,15 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod audit_chain;
+pub mod audit_head;
 mod check;
 mod definition;
 pub mod difference;
 pub mod document;
 mod envelope;
 mod error;
+mod event;
+mod faults;
 mod filter;
 mod ids;
 mod info;
@@ -25,6 +28,7 @@ mod placement;
 mod record_data;
 pub mod search;
 mod secret;
+mod spec_map;
 mod time;
 mod upcast;
 mod warning;
@@ -35,6 +39,7 @@ pub use definition::{
 pub use document::{Cascade, Doc, Document, Id, Kept, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
+pub use event::EventView;
 pub use filter::{Filter, FilterBy};
 pub use ids::{Entropy, IdPolicy, in_brand, prefixed, public_id, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Owns, Parent, Tier};

@@ -8,6 +8,7 @@ use super::{root, sources};
 /// Folders whose files are rooms of single kinds, or declare what single kinds have.
 const ROOMS: &[&str] = &[
     "controller/api/src/actions",
+    "controller/jobs/src/webhooks",
     "controller/planner/src/kinds",
     "controller/planner/src/lint",
     "lib/resource/src/kinds",

@@ -35,9 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
 async fn replace(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let current = call.current(tx, Kind::ApiKey).await?;
     // Whoever gets the new key can do what it can.
-    if let Some(grants) = Kind::ApiKey.def().grants(&current.spec) {
-        call.principal.may_grant(&grants)?;
-    }
+    call.may_grant(tx, Kind::ApiKey, &current.spec).await?;
     let (update, key) = rotate(&current, &call.body, tx.now(), &mut entropy)?;
     let warnings = update.warnings.clone();
     let updated = hosting_planner::update(tx, current, update).await?;

@@ -2,10 +2,12 @@
 //! verb, path, scope, tier, bodies and codes, and does the work. Router, OpenAPI and the authorization tests follow.
 
 mod api_key;
+mod audit;
 mod authorities;
 mod brand;
 mod cluster;
 mod config;
+mod desired_state;
 mod events;
 mod incidents;
 pub(crate) mod jobs;
@@ -21,6 +23,7 @@ mod shard;
 mod tenant;
 pub(crate) mod undo;
 mod usage;
+mod webhook;
 mod webroot;
 
 use std::fmt;
@@ -90,7 +93,9 @@ pub(crate) struct Observed {
 
 /// How it is added for a kind; `None`: nothing is seen of it.
 pub(crate) fn observed(kind: Kind) -> Option<&'static Observed> {
-    [&node::OBSERVED, &api_key::OBSERVED].into_iter().find(|observed| observed.kind == kind)
+    [&node::OBSERVED, &api_key::OBSERVED, &webhook::OBSERVED]
+        .into_iter()
+        .find(|observed| observed.kind == kind)
 }
 
 macro_rules! by_name {
@@ -137,6 +142,9 @@ pub(crate) fn routes() -> Vec<Route> {
         sessions::routes(),
         node_reports::routes(),
         placement::routes(),
+        webhook::routes(),
+        audit::routes(),
+        desired_state::routes(),
     ]
     .concat()
 }

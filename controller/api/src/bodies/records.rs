@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hosting_resource::audit_head::AuditHead;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -145,5 +146,48 @@ pub(crate) struct UsageRow {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Usage {
     pub(crate) items: Vec<UsageRow>,
+    pub(crate) has_more: bool,
+}
+
+/// A signed head of the audit chain. Bytes are hexadecimal.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AuditHeadView {
+    /// Counts heads, from 1.
+    number: u64,
+    /// RFC 3339, UTC.
+    at: String,
+    /// The cell whose log it is.
+    cell: String,
+    /// The newest revision at that time.
+    revision: u64,
+    /// Id of the newest row.
+    row_id: String,
+    /// That row's link.
+    link: String,
+    /// SHA-256 over what the head before signed; empty for the first one.
+    previous: String,
+    /// The Ed25519 public key that verifies it.
+    key: String,
+    /// The public key that signs from the next head on; absent while that is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
+    /// Ed25519 over a JSON array of "hosting-audit-head-v1" and the fields before, without spaces, what is absent as null.
+    signature: String,
+}
+
+impl From<AuditHead> for AuditHeadView {
+    fn from(head: AuditHead) -> Self {
+        let AuditHead { number, at, cell, revision, row_id, link, previous, key, successor, signature } =
+            head;
+        Self { number, at, cell, revision, row_id, link, previous, key, successor, signature }
+    }
+}
+
+/// A page of heads.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AuditHeadPage {
+    pub(crate) items: Vec<AuditHeadView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_cursor: Option<String>,
     pub(crate) has_more: bool,
 }

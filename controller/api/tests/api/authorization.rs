@@ -26,6 +26,8 @@ fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
         Kind::Certificate => &ids.certificate,
         Kind::Zone => &ids.zone,
         Kind::ZoneRecord => &ids.record,
+        Kind::Webhook => &ids.webhook,
+        Kind::Role => "dns-reader",
         Kind::ApiKey => "no-such-key",
     }
     .to_owned()
@@ -48,7 +50,7 @@ pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
     let path = route
         .param()
         .map_or_else(|| route.path.clone(), |name| route.path.replace(&format!("{{{name}}}"), &value));
-    path.replace("{name}", "NO_SUCH_NAME")
+    path.replace("{name}", "NO_SUCH_NAME").replace("{deliveryID}", "no-such-delivery")
 }
 
 pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value> {
@@ -70,6 +72,7 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("VaultPlain") => Some(json!({"plaintext": "a text"})),
         Shape::Named("VaultToken") => Some(json!({"token": "vault:v1:none"})),
         Shape::Named("AuthorityRef" | "RetireAuthority") => Some(json!({"fingerprint": "ab"})),
+        Shape::Named("RotateSecret") => Some(json!({"overlap_seconds": 60})),
         Shape::Named("RotateKey") => Some(json!({"overlap_seconds": 60})),
         // What made the brand's zone.
         Shape::Named("Undo") => Some(json!({"revision": ids.zone_revision})),
@@ -256,6 +259,7 @@ async fn a_brands_key_sets_only_what_is_a_brands_to_set() {
         (Kind::Fqdn, &["webroot_id", "ssl_enabled"]),
         (Kind::Zone, &["tenant_id"]),
         (Kind::ZoneRecord, &["content", "ttl", "priority"]),
+        (Kind::Webhook, &["name", "url", "kinds", "tenant_id", "enabled"]),
     ];
     let beside = [
         "id",

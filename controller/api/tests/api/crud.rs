@@ -18,6 +18,8 @@ fn change(kind: Kind) -> Value {
         Kind::Zone => json!({}),
         Kind::ZoneRecord => json!({"ttl": 120}),
         Kind::ApiKey => json!({"name": "renamed", "scopes": ["tenants:read"], "brands": ["*"]}),
+        Kind::Role => json!({"name": "renamed", "scopes": ["zones:read"]}),
+        Kind::Webhook => json!({"name": "renamed", "kinds": ["zone"]}),
         Kind::Subscription => json!({"package_id": "package-of-first"}),
         Kind::LbAddress | Kind::Certificate => json!({}),
     }

@@ -197,6 +197,7 @@ pub(crate) struct Ids {
     pub(crate) package: String,
     pub(crate) incident: String,
     pub(crate) gap: String,
+    pub(crate) webhook: String,
     pub(crate) tenant: String,
     pub(crate) subscription: String,
     pub(crate) webroot: String,
@@ -365,6 +366,8 @@ impl TestApi {
             .post(&format!("/clusters/{cluster}/shards"), json!({"name": "web-1", "role": "web"}))
             .await
             .id();
+        let role = json!({"id": "dns-reader", "name": "DNS reader", "scopes": ["zones:read"]});
+        test.post("/roles", role).await.ok(201);
         for (id, role, shards) in
             [("edge-1", "lb", vec![]), ("dns-1", "dns", vec![]), ("web-1", "web", vec![test.shard.clone()])]
         {
@@ -436,8 +439,11 @@ impl TestApi {
             "tool_name": "first", "description": "d", "category": "remediation", "incident_id": incident,
         });
         let gap = self.post("/capability-gaps", gap).await.id();
+        let webhook = json!({"name": name, "brand_id": name, "url": "https://crm.example/hook"});
+        let webhook = self.post("/webhooks", webhook).await.id();
         Ids {
             brand: name.to_owned(),
+            webhook,
             incident,
             gap,
             package,

@@ -44,6 +44,7 @@ impl Running {
     pub(crate) fn start(test: &TestApi) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let deps = JobDeps {
+            audit_head_minutes: 10,
             store: test.store.clone(),
             callbacks: callback_rules(),
             audit_days: 90,

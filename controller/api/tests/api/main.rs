@@ -6,6 +6,8 @@ mod browsers;
 mod changes;
 mod clients;
 mod crud;
+mod defects;
+mod desired_state;
 mod env_vars;
 mod events;
 mod exhaustion;
@@ -32,8 +34,10 @@ mod quotas;
 mod rate_limits;
 mod receipts;
 mod records;
+mod roles;
 mod undelete;
 mod undo;
+mod webhooks;
 
 /// A platform with a fleet; the other binaries have it on PostgreSQL.
 async fn platform() -> (harness::TestApi, ()) {

@@ -171,3 +171,25 @@ async fn certificate_authorities_are_shown_and_exchanged() {
         ]
     );
 }
+
+#[tokio::test]
+async fn heads_of_the_audit_log_are_listed_and_a_key_gives_way_to_another() {
+    let test = TestApi::empty().await;
+    test.post("/regions", json!({"name": "north"})).await.ok(201);
+    assert_eq!(test.get("/audit/heads").await.ok(200)["items"], json!([]));
+    let first = test.store.sign_audit_head().await.unwrap().unwrap();
+    let said = test.post("/audit/heads/replace-key", json!({})).await.ok(200);
+    assert_eq!((&said["number"], &said["key"]), (&json!(2), &json!(first.key)));
+    test.store.sign_audit_head().await.unwrap().unwrap();
+    let page = test.get("/audit/heads?limit=2").await.ok(200);
+    assert_eq!(
+        (page["items"][0]["link"].as_str(), &page["has_more"]),
+        (Some(first.link.as_str()), &json!(true))
+    );
+    let next = page["next_cursor"].as_str().unwrap();
+    let last = test.get(&format!("/audit/heads?cursor={next}")).await.ok(200);
+    assert_eq!((&last["items"][0]["key"], &last["has_more"]), (&said["successor"], &json!(false)));
+    for bad in ["x", "-1", "9223372036854775808"] {
+        assert_eq!(test.get(&format!("/audit/heads?cursor={bad}")).await.status, 400, "{bad}");
+    }
+}

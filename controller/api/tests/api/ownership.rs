@@ -17,6 +17,7 @@ use crate::loopback_dns::LoopbackDns;
 fn run_jobs(test: &TestApi, dns: &LoopbackDns) -> tokio_util::sync::DropGuard {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let deps = JobDeps {
+        audit_head_minutes: 10,
         store: test.store.clone(),
         callbacks: CallbackRules::default(),
         history_days: 90,

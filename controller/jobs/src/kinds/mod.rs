@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::kind::{AnyKind, JobKind, KindFacts};
 
+pub mod audit_head;
 pub mod audit_retention;
 pub mod callback;
 pub mod history_retention;
@@ -22,6 +23,8 @@ pub struct JobDeps {
     pub store: Store,
     /// What the operator set for callbacks.
     pub callbacks: callback::CallbackRules,
+    /// The audit log's newest link is signed each so many minutes.
+    pub audit_head_minutes: u32,
     /// Audit rows are kept for so many days.
     pub audit_days: u32,
     /// The history of resources is kept for so many days.
@@ -45,6 +48,7 @@ pub struct KindEntry {
 /// All kinds.
 pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
+    entry::<audit_head::SignAuditHead>(audit_head::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
     entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<kept_deletions::KeptDeletions>(kept_deletions::make),

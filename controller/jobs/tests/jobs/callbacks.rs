@@ -79,7 +79,7 @@ fn here() -> CallbackRules {
         plain_http: true,
         networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
         attempts: 3,
-        authorities: None,
+        ..CallbackRules::default()
     }
 }
 

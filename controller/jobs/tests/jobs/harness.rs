@@ -253,6 +253,7 @@ pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> 
     JobDeps {
         store: store.clone(),
         callbacks,
+        audit_head_minutes: 10,
         audit_days,
         history_days: 90,
         history_bytes: 20_000,

@@ -14,5 +14,6 @@ mod loopback_dns;
 mod retention;
 mod running;
 mod timers;
+mod webhooks;
 
 const BACKEND: databases::Backend = databases::Backend::Sqlite;

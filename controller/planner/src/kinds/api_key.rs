@@ -2,16 +2,33 @@
 
 use std::net::IpAddr;
 
+use async_trait::async_trait;
 pub(crate) use hosting_resource::kinds::api_key::ApiKey;
 use hosting_resource::kinds::api_key::{self, ApiKeySpec};
-use hosting_resource::{Creation, Document, Entropy};
+use hosting_resource::kinds::role::built_in;
+use hosting_resource::{Creation, Document, Entropy, Id};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::role::{Role, with_roles};
 use super::{Deletion, Doc, Facts, Planned, Undo};
-use crate::{Draft, PlanError, World};
+use crate::overlay::Overlay;
+use crate::{Draft, PlanError, World, read};
 
+#[async_trait]
 impl Planned for ApiKey {
     const FACTS: Facts = Facts { deletion: Deletion::Revoked, undo: Undo::Never, ..Facts::PLAIN };
+
+    async fn check(
+        key: &Doc<Self>,
+        before: Option<&Doc<Self>>,
+        draft: &mut Overlay<'_>,
+    ) -> Result<(), PlanError> {
+        let had = |role: &String| before.is_some_and(|before| before.spec.roles.contains(role));
+        for role in key.spec.roles.iter().filter(|role| built_in(role).is_none() && !had(role)) {
+            read::live::<Role>(draft, "roles", &Id::from(role.as_str())).await?;
+        }
+        Ok(())
+    }
 
     fn revoke(key: &mut Doc<Self>, now: i64) -> bool {
         let revokes = key.state.revoked_at.is_none();
@@ -27,7 +44,7 @@ impl Planned for ApiKey {
 pub struct KeyHolder {
     /// Id of the key's resource.
     pub key_id: String,
-    /// `resource:action`; `*` in either place stands for all.
+    /// `resource:action`, those of its roles too; `*` in either place stands for all.
     pub scopes: Vec<String>,
     /// Brand ids, or `*`.
     pub brands: Vec<String>,
@@ -68,7 +85,8 @@ pub async fn key_holder(
         None => key.spec.allowed_networks.is_empty(),
     };
     let key_id = key.id.clone();
-    let ApiKeySpec { scopes, brands, .. } = key.spec;
+    let ApiKeySpec { scopes, roles, brands, .. } = key.spec;
+    let scopes = with_roles(world, scopes, &roles).await?;
     Ok(Some(KeyHolder { key_id, scopes, brands, ended, is_place_allowed }))
 }
 

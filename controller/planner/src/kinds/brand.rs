@@ -91,10 +91,13 @@ impl Planned for Brand {
         Ok(())
     }
 
-    /// Its packages are nobody else's. One that a tenant has keeps it, as the tenant does.
+    /// Its packages and webhooks are nobody else's. A package that a tenant has keeps it, as the tenant does.
     async fn leave(brand: &Doc<Self>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
         let packages = plan.draft.children(Kind::Package, &brand.id, "", read::PAGE).await?;
         packages.iter().for_each(|package| plan.remove(package));
+        // Nothing happens any more that its receivers could hear of.
+        let webhooks = plan.draft.with_facet(Kind::Webhook, "brand_id", &brand.id, "", read::PAGE).await?;
+        webhooks.iter().for_each(|webhook| plan.remove(webhook));
         Ok(())
     }
 

@@ -24,9 +24,11 @@ pub(crate) mod lb_address;
 pub(crate) mod node;
 pub(crate) mod package;
 pub(crate) mod region;
+pub(crate) mod role;
 pub(crate) mod shard;
 pub(crate) mod subscription;
 pub(crate) mod tenant;
+pub(crate) mod webhook;
 pub(crate) mod webroot;
 pub(crate) mod zone;
 pub(crate) mod zone_record;
@@ -48,6 +50,8 @@ pub(crate) fn of(kind: Kind) -> &'static dyn KindPlan {
         Kind::Certificate => &Room::<certificate::Certificate>(PhantomData),
         Kind::Zone => &Room::<zone::Zone>(PhantomData),
         Kind::ZoneRecord => &Room::<zone_record::ZoneRecord>(PhantomData),
+        Kind::Webhook => &Room::<webhook::Webhook>(PhantomData),
+        Kind::Role => &Room::<role::Role>(PhantomData),
         Kind::ApiKey => &Room::<api_key::ApiKey>(PhantomData),
     }
 }

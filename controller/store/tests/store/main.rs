@@ -1,9 +1,11 @@
 //! The store on real files.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
+mod audit_heads;
 mod commits;
 #[path = "../databases/mod.rs"]
 mod databases;
+mod events;
 mod feed;
 mod files;
 mod groups;

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::role::built_in;
 use crate::definition::{Build, Definition, Grants, to_map, written_over};
-use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
+use crate::faults::Faults;
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Ref, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
 
 /// The resource parts of scopes.
 pub const SCOPE_RESOURCES: &[&str] = &[
@@ -45,6 +47,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "rollouts",
     "callbacks",
     "events",
+    "webhooks",
     "undo",
 ];
 
@@ -68,6 +71,9 @@ pub struct ApiKeySpec {
     pub name: String,
     /// `resource:action`; `*` in either place stands for all.
     pub scopes: Vec<String>,
+    /// Ids of roles, whose scopes it has too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
     /// Brand ids, or `*`: platform admin.
     pub brands: Vec<String>,
     /// The first 12 characters of the key.
@@ -120,6 +126,8 @@ const MAX_OVERLAP: u32 = 30 * 24 * 3600;
 const OVERLAP: u32 = 24 * 3600;
 /// Keys that are remembered after others took their place: a rotation a day for three years.
 const MAX_ROTATED_OUT: usize = 1_000;
+/// Roles that a key may have.
+const MAX_ROLES: usize = 16;
 /// Networks that a key may be kept to.
 const MAX_NETWORKS: usize = 64;
 
@@ -178,8 +186,12 @@ pub fn rotate(
 pub(crate) struct ApiKeyCreate {
     #[schemars(length(min = 1, max = 255))]
     name: String,
-    #[schemars(length(min = 1))]
+    /// May be left out where there are roles.
+    #[serde(default)]
     scopes: Vec<String>,
+    /// Ids of roles, whose scopes it has too.
+    #[serde(default)]
+    roles: Vec<String>,
     #[schemars(length(min = 1))]
     brands: Vec<String>,
     /// When it ends to open anything, RFC 3339; absent for never.
@@ -195,6 +207,10 @@ pub(crate) struct ApiKeyCreate {
 pub(crate) struct ApiKeyUpdate {
     name: String,
     scopes: Vec<String>,
+    /// All of them; absent: as they are. Null or empty: none.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<Vec<String>>")]
+    roles: Option<Option<Vec<String>>>,
     brands: Vec<String>,
     /// Null: it never ends.
     #[serde(default, deserialize_with = "crate::input::patch")]
@@ -250,13 +266,14 @@ pub fn from_raw(
     mut brands: Vec<String>,
     entropy: Entropy<'_>,
 ) -> Result<NewResource, SpecError> {
-    normalise(name, &mut scopes, &mut brands)?;
+    normalise(name, &mut scopes, &mut Vec::new(), &mut brands)?;
     if !is_key(key) {
         return Err(SpecError::invalid("key", "must be 8 to 256 printable ASCII characters without spaces"));
     }
     let spec = ApiKeySpec {
         name: name.to_owned(),
         scopes,
+        roles: Vec::new(),
         brands,
         key_prefix: key.chars().take(12).collect(),
         key_hash: key_hash(key),
@@ -315,34 +332,54 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
-fn normalise(name: &str, scopes: &mut Vec<String>, brands: &mut Vec<String>) -> Result<(), SpecError> {
-    check::text("name", name, 255)?;
-    if scopes.is_empty() {
-        return Err(SpecError::invalid("scopes", "at least one is required"));
-    }
+/// Checks scopes, and takes out those that stand twice.
+pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), SpecError> {
+    let mut faults = Faults::default();
     for (n, scope) in scopes.iter().enumerate() {
         let known = scope.split_once(':').is_some_and(|(resource, action)| {
             (resource == "*" || SCOPE_RESOURCES.contains(&resource))
                 && (action == "*" || SCOPE_ACTIONS.contains(&action))
         });
         if !known {
-            return Err(SpecError::invalid(
-                format!("scopes[{n}]"),
-                format!(
-                    "{scope:?} must be resource:action with a known resource or *, and read, write, delete or *"
-                ),
-            ));
+            let problem = format!(
+                "{scope:?} must be resource:action with a known resource or *, and read, write, delete or *"
+            );
+            faults.note::<()>(Err(SpecError::invalid(format!("scopes[{n}]"), problem)));
         }
     }
+    faults.end()?;
+    check::distinct(scopes);
+    Ok(())
+}
+
+fn normalise(
+    name: &str,
+    scopes: &mut Vec<String>,
+    roles: &mut Vec<String>,
+    brands: &mut Vec<String>,
+) -> Result<(), SpecError> {
+    let mut faults = Faults::default();
+    faults.note(check::text("name", name, 255));
+    if scopes.is_empty() && roles.is_empty() {
+        faults.note::<()>(Err(SpecError::invalid("scopes", "at least one scope or role is required")));
+    }
+    faults.note(check_scopes(scopes));
+    if roles.len() > MAX_ROLES {
+        faults.note::<()>(Err(SpecError::invalid("roles", format!("at most {MAX_ROLES} can be given"))));
+    }
+    for (n, role) in roles.iter().enumerate() {
+        faults.note(check::reference(&format!("roles[{n}]"), role));
+    }
+    check::distinct(roles);
     if brands.is_empty() {
-        return Err(SpecError::invalid("brands", "at least one is required; * for all"));
+        faults.note::<()>(Err(SpecError::invalid("brands", "at least one is required; * for all")));
     }
     for (n, brand) in brands.iter().enumerate() {
         if brand != "*" {
-            check::reference(&format!("brands[{n}]"), brand)?;
+            faults.note(check::reference(&format!("brands[{n}]"), brand));
         }
     }
-    check::distinct(scopes);
+    faults.end()?;
     check::distinct(brands);
     Ok(())
 }
@@ -394,19 +431,20 @@ impl Definition for ApiKey {
         platform_only: &[],
         global_search: false,
         hidden: &["key_hash", "rotated_out"],
-        nullable: &["expires_at", "allowed_networks"],
+        nullable: &["expires_at", "allowed_networks", "roles"],
         joins: &[],
     };
     const INITIAL: Status = Status::Active;
 
     fn create(mut input: ApiKeyCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
-        normalise(&input.name, &mut input.scopes, &mut input.brands)?;
+        normalise(&input.name, &mut input.scopes, &mut input.roles, &mut input.brands)?;
         let mut random = [0u8; 32];
         build.random(&mut random);
         let key = key_from(&random);
         let spec = ApiKeySpec {
             name: input.name,
             scopes: input.scopes,
+            roles: input.roles,
             brands: input.brands,
             key_prefix: key.chars().take(12).collect(),
             key_hash: key_hash(&key),
@@ -425,7 +463,10 @@ impl Definition for ApiKey {
         mut input: ApiKeyUpdate,
         _: &Resource,
     ) -> Result<Option<Status>, SpecError> {
-        normalise(&input.name, &mut input.scopes, &mut input.brands)?;
+        if let Some(roles) = input.roles {
+            spec.roles = roles.unwrap_or_default();
+        }
+        normalise(&input.name, &mut input.scopes, &mut spec.roles, &mut input.brands)?;
         spec.name = input.name;
         spec.scopes = input.scopes;
         spec.brands = input.brands;
@@ -442,7 +483,12 @@ impl Definition for ApiKey {
         spec.name.clone()
     }
 
-    fn index(_: &Resource, spec: &ApiKeySpec, index: &mut Index) {
+    fn index(key: &Resource, spec: &ApiKeySpec, index: &mut Index) {
+        // A key that was revoked keeps no role from going.
+        if !key.state.contains_key("revoked_at") {
+            let made = spec.roles.iter().filter(|role| built_in(role).is_none());
+            index.refs.extend(made.map(|role| Ref { relation: "roles", kind: Kind::Role, to: role.clone() }));
+        }
         let before = spec.rotated_out.iter().map(|former| &former.key_hash);
         let hashes = std::iter::once(&spec.key_hash).chain(before);
         let unique = |hash: &String| Unique { scope: KEY_SCOPE.to_owned(), key: hash.clone(), field: "key" };
@@ -462,7 +508,8 @@ impl Definition for ApiKey {
     }
 
     fn grants(spec: &ApiKeySpec) -> Option<Grants> {
-        Some(Grants { scopes: spec.scopes.clone(), brands: spec.brands.clone() })
+        let ApiKeySpec { scopes, roles, brands, .. } = spec;
+        Some(Grants { scopes: scopes.clone(), roles: roles.clone(), brands: brands.clone() })
     }
 
     fn example() -> Value {

@@ -9,6 +9,7 @@ use crate::document::is_zero;
 use crate::definition::{Build, Definition, Nothing, written_over};
 use crate::limits::{HeldLimits, Limits};
 use crate::ownership::NameVerification;
+use crate::faults::Faults;
 use crate::{Codes, Column, Doc, Document, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Ref, PlainSecrets, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter};
 
 /// What is stored of a brand.
@@ -159,25 +160,34 @@ pub fn set_clusters(brand: &Resource, body: &Map<String, Value>) -> Result<Updat
 }
 
 fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
-    check::text("name", &spec.name, 255)?;
-    spec.base_hostname = check::fqdn("base_hostname", &spec.base_hostname)?;
-    spec.primary_ns = check::fqdn("primary_ns", &spec.primary_ns)?;
-    spec.secondary_ns = check::fqdn("secondary_ns", &spec.secondary_ns)?;
-    spec.hostmaster_email = check::email("hostmaster_email", &spec.hostmaster_email)?;
+    let mut faults = Faults::default();
+    faults.note(check::text("name", &spec.name, 255));
+    let name = check::fqdn("base_hostname", &spec.base_hostname);
+    faults.put(&mut spec.base_hostname, name);
+    let name = check::fqdn("primary_ns", &spec.primary_ns);
+    faults.put(&mut spec.primary_ns, name);
+    let name = check::fqdn("secondary_ns", &spec.secondary_ns);
+    faults.put(&mut spec.secondary_ns, name);
+    let email = check::email("hostmaster_email", &spec.hostmaster_email);
+    faults.put(&mut spec.hostmaster_email, email);
     if !spec.mail_hostname.is_empty() {
-        spec.mail_hostname = check::fqdn("mail_hostname", &spec.mail_hostname)?;
+        let name = check::fqdn("mail_hostname", &spec.mail_hostname);
+        faults.put(&mut spec.mail_hostname, name);
     }
-    check::optional_text("spf_includes", &spec.spf_includes, 1024)?;
+    faults.note(check::optional_text("spf_includes", &spec.spf_includes, 1024));
     if !spec.dkim_selector.is_empty() {
-        spec.dkim_selector = check::host("dkim_selector", &spec.dkim_selector)?;
+        let selector = check::host("dkim_selector", &spec.dkim_selector);
+        faults.put(&mut spec.dkim_selector, selector);
     }
-    check::optional_text("dkim_public_key", &spec.dkim_public_key, 4096)?;
-    check::optional_text("dmarc_policy", &spec.dmarc_policy, 1024)?;
-    spec.limits.check("limits")?;
+    faults.note(check::optional_text("dkim_public_key", &spec.dkim_public_key, 4096));
+    faults.note(check::optional_text("dmarc_policy", &spec.dmarc_policy, 1024));
+    faults.note(spec.limits.check("limits"));
     if spec.undelete_days > MAX_UNDELETE_DAYS {
-        return Err(SpecError::invalid("undelete_days", format!("must be 0 to {MAX_UNDELETE_DAYS} days")));
+        let problem = format!("must be 0 to {MAX_UNDELETE_DAYS} days");
+        faults.note(Err(SpecError::invalid("undelete_days", problem)));
     }
-    check::slug("dns_group", &spec.dns_group)
+    faults.note(check::slug("dns_group", &spec.dns_group));
+    faults.end()
 }
 
 /// The kind.

@@ -67,6 +67,10 @@ kinds! {
     Zone = zone,
     /// A record of a zone.
     ZoneRecord = zone_record,
+    /// A receiver outside that is told what becomes of resources.
+    Webhook = webhook,
+    /// A named set of scopes of API keys.
+    Role = role,
     /// A key to the API.
     ApiKey = api_key,
 }

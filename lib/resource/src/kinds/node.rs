@@ -10,6 +10,7 @@ use super::cluster::settable_status;
 use super::shard::Shard;
 use crate::definition::{Build, Definition};
 use crate::document::is_false;
+use crate::faults::Faults;
 use crate::{Codes, Column, Doc, Document, Draining, DrainingView, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, SpecError, Status, Tier, check, filter, timestamp};
 
 /// What is stored of a node.
@@ -122,28 +123,28 @@ pub(crate) struct NodeExtra {
 }
 
 fn normalise(spec: &mut NodeSpec) -> Result<(), SpecError> {
-    spec.hostname = check::host("hostname", &spec.hostname)?;
-    spec.ip_address = match spec.ip_address.take().filter(|address| !address.is_empty()) {
-        Some(address) => Some(check::ipv4("ip_address", &address)?),
-        None => None,
-    };
-    spec.ip6_address = match spec.ip6_address.take().filter(|address| !address.is_empty()) {
-        Some(address) => Some(check::ipv6("ip6_address", &address)?),
-        None => None,
-    };
+    let mut faults = Faults::default();
+    let host = check::host("hostname", &spec.hostname);
+    faults.put(&mut spec.hostname, host);
+    let given = |address: &mut Option<String>| address.take().filter(|address| !address.is_empty());
+    let address = given(&mut spec.ip_address).map(|given| check::ipv4("ip_address", &given)).transpose();
+    faults.put(&mut spec.ip_address, address);
+    let address = given(&mut spec.ip6_address).map(|given| check::ipv6("ip6_address", &given)).transpose();
+    faults.put(&mut spec.ip6_address, address);
     if spec.roles.is_empty() {
-        return Err(SpecError::invalid("roles", "at least one is required"));
+        faults.note::<()>(Err(SpecError::invalid("roles", "at least one is required")));
     }
     for (n, role) in spec.roles.iter().enumerate() {
-        check::one_of(&format!("roles[{n}]"), role, super::ROLES)?;
+        faults.note(check::one_of(&format!("roles[{n}]"), role, super::ROLES));
     }
     check::distinct(&mut spec.roles);
     check::distinct(&mut spec.shard_ids);
     for (n, id) in spec.shard_ids.iter().enumerate() {
-        check::reference(&format!("shard_ids[{n}]"), id)?;
+        faults.note(check::reference(&format!("shard_ids[{n}]"), id));
     }
-    check::optional_text("failure_domain", &spec.failure_domain, 63)?;
-    check::slug("dns_group", &spec.dns_group)
+    faults.note(check::optional_text("failure_domain", &spec.failure_domain, 63));
+    faults.note(check::slug("dns_group", &spec.dns_group));
+    faults.end()
 }
 
 fn port(given: u32) -> Result<NonZeroU16, SpecError> {

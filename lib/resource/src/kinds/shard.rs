@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::cluster::settable_status;
 use crate::definition::{Build, Definition};
 use crate::document::is_zero;
+use crate::faults::Faults;
 use crate::{Codes, Doc, Document, Draining, DrainingView, Facet, Filter, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a shard.
@@ -135,16 +136,18 @@ impl Definition for Shard {
     const INITIAL: Status = Status::Active;
 
     fn create(input: ShardCreate, parent: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
-        check::slug("name", &input.name)?;
-        check::one_of("role", &input.role, super::ROLES)?;
-        check::optional_text("lb_backend", &input.lb_backend, 255)?;
+        let mut faults = Faults::default();
+        faults.note(check::slug("name", &input.name));
+        faults.note(check::one_of("role", &input.role, super::ROLES));
+        faults.note(check::optional_text("lb_backend", &input.lb_backend, 255));
+        faults.note(check::between("weight", input.weight, 1, 10_000));
+        faults.end()?;
         let lb_backend = if input.lb_backend.is_empty() {
             format!("shard-{}", input.name)
         } else {
             input.lb_backend.clone()
         };
         let id = build.id(Self::INFO.id, None)?;
-        check::between("weight", input.weight, 1, 10_000)?;
         let (max_tenants, weight) = (input.max_tenants, input.weight);
         let ShardCreate { name, role, config, .. } = input;
         let spec = ShardSpec { name, role, lb_backend, config, max_tenants, weight };

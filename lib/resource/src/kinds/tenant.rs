@@ -16,6 +16,7 @@ use super::zone::{Zone, ZoneNested};
 use crate::definition::{Build, Definition};
 use crate::input::Unserved;
 use crate::limits::{HeldLimits, Limits};
+use crate::faults::Faults;
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Placement, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
@@ -209,6 +210,22 @@ impl Definition for Tenant {
         input.ssh_keys.check("ssh_keys")?;
         input.egress_rules.check("egress_rules")?;
         input.email_accounts.check("email_accounts")?;
+        let mut faults = Faults::default();
+        faults.note(check::reference("brand_id", &input.brand_id));
+        faults.note(check::text("customer_id", &input.customer_id, 255));
+        faults.note(check::reference("region_id", &input.region_id));
+        faults.note(check::reference("cluster_id", &input.cluster_id));
+        faults.note(check::reference("shard_id", &input.shard_id));
+        faults.note(input.limits.check("limits"));
+        faults.note(input.sftp_enabled.check("sftp_enabled"));
+        faults.note(input.ssh_enabled.check("ssh_enabled"));
+        faults.note(input.disk_quota_bytes.check("disk_quota_bytes"));
+        faults.note(input.databases.check("databases"));
+        faults.note(input.valkey_instances.check("valkey_instances"));
+        faults.note(input.s3_buckets.check("s3_buckets"));
+        faults.note(input.ssh_keys.check("ssh_keys"));
+        faults.note(input.egress_rules.check("egress_rules"));
+        faults.note(input.email_accounts.check("email_accounts"));
         let id = build.id(Self::INFO.id, None)?;
         let spec = TenantSpec {
             brand_id: input.brand_id.into(),
@@ -219,24 +236,27 @@ impl Definition for Tenant {
             sftp_enabled: false,
             ssh_enabled: false,
             disk_quota_bytes: 0,
-            package_id: named(input.package_id)?,
+            package_id: faults.note(named(input.package_id)).flatten(),
             limits: input.limits,
         };
         build.push::<Self>(id.clone(), None, &spec)?;
         for (n, subscription) in input.subscriptions.into_iter().enumerate() {
-            Subscription::build(subscription, &id, build)
-                .map_err(|e| e.within(&format!("subscriptions[{n}]")))?;
+            let built = Subscription::build(subscription, &id, build);
+            faults.note(built.map_err(|e| e.within(&format!("subscriptions[{n}]"))));
         }
         for (n, zone) in input.zones.into_iter().enumerate() {
-            Zone::build_nested(zone, &id, &spec, build).map_err(|e| e.within(&format!("zones[{n}]")))?;
+            let built = Zone::build_nested(zone, &id, &spec, build);
+            faults.note(built.map_err(|e| e.within(&format!("zones[{n}]"))));
         }
         for (n, webroot) in input.webroots.into_iter().enumerate() {
-            Webroot::build(webroot, &id, build).map_err(|e| e.within(&format!("webroots[{n}]")))?;
+            let built = Webroot::build(webroot, &id, build);
+            faults.note(built.map_err(|e| e.within(&format!("webroots[{n}]"))));
         }
         for (n, fqdn) in input.fqdns.into_iter().enumerate() {
-            Fqdn::build(fqdn, &id, None, build).map_err(|e| e.within(&format!("fqdns[{n}]")))?;
+            let built = Fqdn::build(fqdn, &id, None, build);
+            faults.note(built.map_err(|e| e.within(&format!("fqdns[{n}]"))));
         }
-        Ok(())
+        faults.end()
     }
 
     fn update(spec: &mut TenantSpec, input: TenantUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {

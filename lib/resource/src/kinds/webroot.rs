@@ -16,6 +16,7 @@ use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition, to_map};
 use crate::document::is_false;
 use crate::input::Unserved;
+use crate::faults::Faults;
 use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Ref, Resource, Secret, SpecError, Status, Tier, check};
 
 /// What is stored of a webroot.
@@ -258,42 +259,46 @@ pub(crate) struct WebrootExtra {
 }
 
 fn normalise(spec: &mut WebrootSpec) -> Result<(), SpecError> {
+    let mut faults = Faults::default();
     if !spec.subscription_id.is_empty() {
-        check::reference("subscription_id", &spec.subscription_id)?;
+        faults.note(check::reference("subscription_id", &spec.subscription_id));
     }
-    check::one_of("runtime", &spec.runtime, RUNTIMES)?;
     match spec.runtime.as_str() {
+        unknown if !RUNTIMES.contains(&unknown) => {
+            faults.note(check::one_of("runtime", unknown, RUNTIMES));
+        }
         "php" => {
-            hosting_intent::php::check_version(&spec.runtime_version)
-                .map_err(|why| SpecError::invalid("runtime_version", why))?;
-            php_pool(&spec.runtime_config)?;
+            let version = hosting_intent::php::check_version(&spec.runtime_version);
+            faults.note(version.map_err(|why| SpecError::invalid("runtime_version", why)));
+            faults.note(php_pool(&spec.runtime_config));
         }
         "static" => {
             let version = &spec.runtime_version;
             if version.len() > 32
                 || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
             {
-                return Err(SpecError::invalid("runtime_version", "must be at most 32 of A-Z a-z 0-9 . _ -"));
+                let problem = "must be at most 32 of A-Z a-z 0-9 . _ -";
+                faults.note::<()>(Err(SpecError::invalid("runtime_version", problem)));
             }
         }
         other => {
-            return Err(SpecError::NotServed {
+            faults.note::<()>(Err(SpecError::NotServed {
                 field: "runtime".to_owned(),
                 detail: format!("{other:?} is not served by this platform yet; php and static are"),
-            });
+            }));
         }
     }
-    spec.public_folder = check::folder("public_folder", &spec.public_folder)?;
+    let folder = check::folder("public_folder", &spec.public_folder);
+    faults.put(&mut spec.public_folder, folder);
     let file = &spec.env_file_name;
     let sound = file.len() <= 255
         && file != "."
         && file != ".."
         && file.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if sound {
-        Ok(())
-    } else {
-        Err(SpecError::invalid("env_file_name", "must be a file name of A-Z a-z 0-9 . _ -"))
+    if !sound {
+        faults.note::<()>(Err(SpecError::invalid("env_file_name", "must be a file name of A-Z a-z 0-9 . _ -")));
     }
+    faults.end()
 }
 
 /// What the controller keeps about a webroot.

@@ -11,6 +11,7 @@ use super::tenant::{Tenant, TenantSpec};
 use crate::definition::{Build, Definition};
 use crate::document::is_zero;
 use crate::ownership::{Ownership, Verification};
+use crate::faults::Faults;
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
 
 /// What is stored of a zone.
@@ -162,19 +163,21 @@ impl Definition for Zone {
     const INITIAL: Status = Status::Pending;
 
     fn create(input: ZoneCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
-        let name = check::fqdn("name", &input.name)?;
-        check::reference("region_id", &input.region_id)?;
+        let mut faults = Faults::default();
+        let name = faults.note(check::fqdn("name", &input.name)).unwrap_or_default();
+        faults.note(check::reference("region_id", &input.region_id));
         let tenant_id = input.tenant_id.filter(|id| !id.is_empty());
         let brand_id = input.brand_id.filter(|id| !id.is_empty());
         let subscription_id = input.subscription_id.unwrap_or_default();
         if !subscription_id.is_empty() {
-            check::reference("subscription_id", &subscription_id)?;
+            faults.note(check::reference("subscription_id", &subscription_id));
         }
-        match (&tenant_id, &brand_id) {
-            (Some(tenant), _) => check::reference("tenant_id", tenant)?,
-            (None, Some(brand)) => check::reference("brand_id", brand)?,
-            (None, None) => return Err(SpecError::invalid("brand_id", "is required without a tenant_id")),
-        }
+        faults.note(match (&tenant_id, &brand_id) {
+            (Some(tenant), _) => check::reference("tenant_id", tenant),
+            (None, Some(brand)) => check::reference("brand_id", brand),
+            (None, None) => Err(SpecError::invalid("brand_id", "is required without a tenant_id")),
+        });
+        faults.end()?;
         let spec = ZoneSpec {
             brand_id: brand_id.unwrap_or_default().into(),
             tenant_id: tenant_id.map(Id::from),

@@ -8,6 +8,7 @@ use super::fqdn::Fqdn;
 use super::zone::Zone;
 use crate::definition::{Build, Definition, to_map};
 use crate::record_data::unescaped_name;
+use crate::faults::Faults;
 use crate::{Codes, Doc, Document, Entropy, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NewResource, OwnerRef, Owns, Parent, RecordData, PlainSecrets, Resource, SpecError, Status, Tier, check};
 
 /// Types that are served.
@@ -365,8 +366,12 @@ impl Definition for ZoneRecord {
     ) -> Result<(), SpecError> {
         let zone = parent.map(|zone| zone.label.as_str()).unwrap_or_default();
         let record_type = input.record_type.to_ascii_uppercase();
-        check_type(&record_type)?;
-        let name = absolute("name", &input.name, zone)?;
+        let mut faults = Faults::default();
+        faults.note(check_type(&record_type));
+        let name = faults.note(absolute("name", &input.name, zone)).unwrap_or_default();
+        let ttl = faults.note(input.ttl.map_or(Ok(DEFAULT_TTL), ttl)).unwrap_or_default();
+        let priority = faults.note(input.priority.map(priority).transpose()).unwrap_or_default();
+        faults.end()?;
         if name == zone && record_type == "CNAME" {
             return Err(SpecError::invalid(
                 "type",
@@ -387,8 +392,8 @@ impl Definition for ZoneRecord {
             written_name: written(&input.name, &name, zone),
             name,
             content: input.content,
-            ttl: input.ttl.map_or(Ok(DEFAULT_TTL), ttl)?,
-            priority: input.priority.map(priority).transpose()?,
+            ttl,
+            priority,
             managed_by: ManagedBy::Custom,
             source_type: String::new(),
             source_fqdn_id: None,

@@ -4,42 +4,32 @@
 //! nobody to ask.
 
 mod signing;
-mod target;
 
-use std::collections::BTreeMap;
-use std::error::Error as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hosting_resource::Status;
 use hosting_store::{JobWait, NewJob, Store, StoreError, WriteTx};
-use reqwest::{Certificate, StatusCode, Url, header};
+use reqwest::{StatusCode, Url, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 pub use self::signing::{OVERLAP, rotate};
-pub use self::target::CallbackRules;
-pub(crate) use self::target::is_public;
-use self::target::{Forbidden, Resolver};
 use super::JobDeps;
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
 use crate::machine::Backoff;
+pub use crate::outgoing::{CallbackRules, OwnAddresses};
+use crate::outgoing::{Forbidden, Hosts, chain, client, is_forbidden};
 use crate::pace::Rate;
 
 /// A change that is not complete after so long is told as such, in milliseconds.
 const DEADLINE: i64 = 7 * 24 * 3_600_000;
 /// The whole exchange with the receiver.
 const EXCHANGE: Duration = Duration::from_secs(30);
-/// Connecting, name resolution included.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Deliveries to one host at once: a slow receiver must not take the places of the others.
-const PER_HOST: u32 = 8;
 /// What is sent to a host that has its share waits for so many seconds, and up to twice as many.
 const HOST_BUSY: u64 = 5;
-/// How we call ourselves.
-const AGENT: &str = concat!("hosting-platform/", env!("CARGO_PKG_VERSION"));
 
 /// The kind.
 pub struct Callback {
@@ -48,7 +38,7 @@ pub struct Callback {
     /// Why there is no client: certificate authorities that cannot be read.
     http: Result<reqwest::Client, String>,
     /// Deliveries under way, by host.
-    hosts: Arc<Mutex<BTreeMap<String, u32>>>,
+    hosts: Hosts,
 }
 
 /// What is delivered, and where.
@@ -107,7 +97,7 @@ pub async fn enqueue(
 }
 
 pub(super) fn make(deps: &JobDeps) -> Arc<dyn AnyKind> {
-    let http = client(&deps.callbacks);
+    let http = client(&deps.callbacks, EXCHANGE);
     if let Err(why) = &http {
         tracing::error!(%why, "callbacks cannot be delivered");
     }
@@ -115,26 +105,8 @@ pub(super) fn make(deps: &JobDeps) -> Arc<dyn AnyKind> {
         store: deps.store.clone(),
         rules: deps.callbacks.clone(),
         http,
-        hosts: Arc::default(),
+        hosts: Hosts::default(),
     })
-}
-
-/// No proxies of the environment, no redirects, no connection kept: each delivery goes where its URL says, checked each time.
-fn client(rules: &CallbackRules) -> Result<reqwest::Client, String> {
-    let mut builder = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .user_agent(AGENT)
-        .connect_timeout(CONNECT)
-        .timeout(EXCHANGE)
-        .pool_max_idle_per_host(0)
-        .dns_resolver(Arc::new(Resolver(rules.clone())));
-    if let Some(pem) = &rules.authorities {
-        let authorities = Certificate::from_pem_bundle(pem).map_err(|error| error.to_string())?;
-        builder = builder.tls_certs_merge(authorities);
-    }
-    builder.build().map_err(|error| chain(&error))
 }
 
 /// What became of the change. `None` while something of it has not come to an end.
@@ -169,37 +141,6 @@ fn body(params: &CallbackParams, status: &str, status_message: Option<String>) -
     let told = Told { resource_type, resource_id, status, status_message };
     serde_json::to_vec(&told)
         .map_err(|error| Failure::finally(format!("the body cannot be written: {error}")))
-}
-
-/// A place among the deliveries to a host; given back when dropped.
-struct HostPlace {
-    hosts: Arc<Mutex<BTreeMap<String, u32>>>,
-    host: String,
-}
-
-impl HostPlace {
-    fn take(hosts: &Arc<Mutex<BTreeMap<String, u32>>>, host: &str) -> Option<Self> {
-        let mut counts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(host.to_owned()).or_default();
-        if *count >= PER_HOST {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        Some(Self { hosts: Arc::clone(hosts), host: host.to_owned() })
-    }
-}
-
-impl Drop for HostPlace {
-    fn drop(&mut self) {
-        let mut counts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.host);
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -243,7 +184,7 @@ impl JobKind for Callback {
         let http =
             self.http.as_ref().map_err(|why| Failure::later(format!("no callback can be sent: {why}")))?;
         let host = url.host_str().unwrap_or_default().to_owned();
-        let Some(_place) = HostPlace::take(&self.hosts, &host) else {
+        let Some(_place) = self.hosts.take(&host) else {
             let seconds = HOST_BUSY + rand::random::<u64>() % (HOST_BUSY + 1);
             return Ok(Went::Postponed(Duration::from_secs(seconds)));
         };
@@ -289,28 +230,6 @@ fn refused(code: StatusCode) -> Failure {
     }
 }
 
-fn is_forbidden(error: &reqwest::Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if cause.is::<Forbidden>() {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
-}
-
-/// An error with its causes. reqwest's own text alone does not say what went wrong.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,15 +272,5 @@ mod tests {
     fn of_the_url_only_its_origin_is_shown() {
         let shown = Callback::show(&params()).to_string();
         assert!(shown.contains("https://crm.example:8443") && !shown.contains("secret"), "{shown}");
-    }
-
-    #[test]
-    fn a_host_has_its_share() {
-        let hosts = Arc::default();
-        let held: Vec<_> = (0..PER_HOST).map(|_| HostPlace::take(&hosts, "a").unwrap()).collect();
-        assert!(HostPlace::take(&hosts, "a").is_none() && HostPlace::take(&hosts, "b").is_some());
-        drop(held);
-        assert!(HostPlace::take(&hosts, "a").is_some());
-        assert!(hosts.lock().unwrap().is_empty());
     }
 }

@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use self::dns::{Answer, Dns};
 use super::JobDeps;
-use super::callback::is_public;
 use crate::clock::DAY;
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
 use crate::machine::Backoff;
+use crate::outgoing::is_public;
 use crate::pace::Rate;
 
 const MINUTE: i64 = 60_000;

@@ -1,7 +1,9 @@
-//! Where callbacks may go: URLs that the operator's rules allow, and addresses that are nobody's private network. A name is checked when
+//! Where callbacks and webhooks may go: URLs that the operator's rules allow, and addresses that are nobody's private network. A name is checked when
 //! it is resolved for the connection itself, so that one that changes between check and connection gains nothing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::IpNet;
 use reqwest::Url;
@@ -10,8 +12,23 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 /// Longest URL in bytes.
 const MAX_URL: usize = 2_048;
 
-/// What the operator set for callbacks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Addresses of the platform's own machines, as they are registered now: nobody is to reach these by a callback. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct OwnAddresses(Arc<RwLock<BTreeSet<IpAddr>>>);
+
+impl OwnAddresses {
+    /// Puts these in the place of those that were known.
+    pub fn set(&self, addresses: BTreeSet<IpAddr>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
+    }
+}
+
+/// What the operator set for callbacks and webhooks.
+#[derive(Debug, Clone)]
 pub struct CallbackRules {
     /// Whether URLs may begin with `http://` too.
     pub plain_http: bool,
@@ -21,16 +38,24 @@ pub struct CallbackRules {
     pub attempts: u32,
     /// Certificate authorities (PEM) that are trusted beside the system's.
     pub authorities: Option<Vec<u8>>,
+    /// The platform's own machines, where nothing may go to that is not in `networks`.
+    pub own: OwnAddresses,
 }
 
 impl Default for CallbackRules {
     fn default() -> Self {
-        Self { plain_http: false, networks: Vec::new(), attempts: 12, authorities: None }
+        Self {
+            plain_http: false,
+            networks: Vec::new(),
+            attempts: 12,
+            authorities: None,
+            own: OwnAddresses::default(),
+        }
     }
 }
 
 impl CallbackRules {
-    /// Checks what a client gives as `X-Callback-URL`.
+    /// Checks what a client gives as `X-Callback-URL`, or as the URL of a webhook.
     ///
     /// # Errors
     /// What is wrong with it, for the client; the URL is not quoted.
@@ -68,12 +93,13 @@ impl CallbackRules {
     pub fn allows(&self, address: IpAddr) -> bool {
         // `::ffff:127.0.0.1` is 127.0.0.1.
         let address = address.to_canonical();
-        is_public(address) || self.networks.iter().any(|network| network.contains(&address))
+        is_public(address) && !self.own.has(address)
+            || self.networks.iter().any(|network| network.contains(&address))
     }
 }
 
 /// The address that a URL's host spells, `None` for a name. IPv6 addresses stand in brackets there.
-pub(super) fn literal(host: &str) -> Option<IpAddr> {
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
@@ -129,11 +155,11 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 /// No address of a name may be connected to.
 #[derive(Debug, thiserror::Error)]
 #[error("its name leads to addresses that callbacks may not go to")]
-pub(super) struct Forbidden;
+pub(crate) struct Forbidden;
 
 /// Resolves names as the system does, and leaves out what the rules do not allow.
 #[derive(Debug, Clone)]
-pub(super) struct Resolver(pub(super) CallbackRules);
+pub(crate) struct Resolver(pub(crate) CallbackRules);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
@@ -268,6 +294,18 @@ mod tests {
         ] {
             assert!(!allows(special), "{special}");
         }
+    }
+
+    #[test]
+    fn the_platforms_own_machines_are_no_receivers() {
+        let rules = CallbackRules::default();
+        let own: IpAddr = "8.8.4.4".parse().unwrap();
+        assert!(rules.allows(own));
+        rules.own.set([own].into());
+        assert!(!rules.allows(own) && !rules.allows("::ffff:8.8.4.4".parse().unwrap()));
+        assert!(rules.check("https://8.8.4.4/").is_err());
+        let open = CallbackRules { networks: vec!["8.8.4.0/24".parse().unwrap()], ..rules };
+        assert!(open.allows(own), "the operator's word goes before");
     }
 
     /// The name is public to look at, and leads to this machine.
