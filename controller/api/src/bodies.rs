@@ -1,5 +1,6 @@
 //! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
 
+pub(crate) mod bulk;
 pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod records;
@@ -614,6 +615,8 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
     ("Usage", |g| records::Usage::json_schema(g)),
+    ("Bulk", |g| bulk::BulkBody::json_schema(g)),
+    ("BulkDone", |g| bulk::BulkDone::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

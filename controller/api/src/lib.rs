@@ -15,6 +15,7 @@
 //! | `trace` | ids of requests, W3C Trace Context |
 //! | `audit`, `turns`, `rate_limit`, `key_uses` | rows of requests, refused ones counted; a key's large requests one after another; its rate; when it was used last |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
+//! | `bulk/` | many changes in one call |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait`, `receipt` | where resources stand; `?wait=ready`, workflows; whether machines serve what they applied |
 //! | `events` | what becomes of resources, kept once for all who watch |
@@ -30,6 +31,7 @@ mod audit;
 mod auth;
 mod bodies;
 mod browsers;
+mod bulk;
 mod compression;
 mod config;
 mod error;

@@ -26,6 +26,8 @@ const SEARCH: &str = "Only those whose name or id contains this, letter case asi
      page looks at a bounded number of rows: it may have fewer items than its limit, even none, while has_more is true.";
 /// The parameter that asks for a plan in the place of the change.
 pub(crate) const DRY_RUN: &str = "dry_run";
+/// The parameter that asks for all of a bulk or nothing of it.
+pub(crate) const ATOMIC: &str = "atomic";
 /// A status that clients may filter by and that nothing ever has: what is deleted has no row.
 pub(crate) const GONE: &str = "deleted";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
@@ -231,6 +233,11 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
         | Op::Retry(_)
         | Op::Act(_)
         | Op::Order(_) => Vec::new(),
+        Op::Bulk => vec![param(
+            ATOMIC,
+            Takes::Word(vec!["true", "false"]),
+            "With true: all items are carried out in one transaction, or none is. Otherwise each that can be.",
+        )],
     };
     if *method != Method::GET && !matches!(op, Op::Order(_)) {
         known.push(param(

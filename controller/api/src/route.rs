@@ -79,6 +79,8 @@ pub enum Op {
     Act(&'static Act),
     /// What is no change of resources, and audited.
     Order(&'static Order),
+    /// Many changes at once.
+    Bulk,
 }
 
 impl Op {
@@ -144,7 +146,7 @@ impl Route {
     /// Whether it takes `X-Callback-URL`: it changes something of a resource.
     #[must_use]
     pub fn takes_callback(&self) -> bool {
-        let is_order = matches!(self.op, Op::Act(_) | Op::Order(_));
+        let is_order = matches!(self.op, Op::Act(_) | Op::Order(_) | Op::Bulk);
         self.is_mutating() && (self.subject.is_some() || !is_order)
     }
 
@@ -174,7 +176,7 @@ impl Route {
             | Op::Delete(kind)
             | Op::Retry(kind)
             | Op::History(kind) => kind.info().plural(),
-            Op::Ask(_) | Op::Act(_) | Op::Order(_) => {
+            Op::Ask(_) | Op::Act(_) | Op::Order(_) | Op::Bulk => {
                 self.path.trim_start_matches('/').split('/').next().unwrap_or_default()
             }
         }

@@ -102,7 +102,7 @@ pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, Report
 pub use total::Total;
 pub use undo::{ToUndo, UndoOf, trace_id};
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
-pub use writer::{Committed, Stats, WriteError};
+pub use writer::{Committed, Stats, Submitted, WriteError};
 
 /// Most rows that one mutation may write: more is a walk over several.
 pub const MAX_ROWS: usize = 1_000;

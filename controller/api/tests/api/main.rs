@@ -3,6 +3,7 @@
 
 mod authorization;
 mod browsers;
+mod bulk;
 mod changes;
 mod clients;
 mod crud;

@@ -44,6 +44,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "jobs",
     "callbacks",
     "events",
+    "bulk",
     "undo",
 ];
 
