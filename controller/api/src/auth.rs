@@ -21,6 +21,10 @@ pub struct Principal {
     pub brands: Vec<String>,
 }
 
+/// Whom the gate of another protocol in this process let through. In the extensions of a request, which nothing from outside can write.
+#[derive(Debug, Clone)]
+pub(crate) struct Admitted(pub(crate) Principal);
+
 impl Principal {
     /// Whether the caller's brands contain `*`.
     #[must_use]

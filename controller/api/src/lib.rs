@@ -18,7 +18,8 @@
 //! | `bulk/` | many changes in one call |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait`, `receipt` | where resources stand; `?wait=ready`, workflows; whether machines serve what they applied |
-//! | `events` | what becomes of resources, kept once for all who watch |
+//! | `grpc/`, `paths` | the same API over gRPC; how kinds and ids are spelt as paths |
+//! | `events`, `watcher` | what becomes of resources, kept once for all who watch |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
 //! | `history`, `explain_past` | what resources and names were |
@@ -40,12 +41,14 @@ mod explain;
 mod explain_past;
 mod fallback;
 mod fleet;
+mod grpc;
 mod history;
 mod idempotency;
 mod key_uses;
 mod merge_patch;
 mod metrics;
 mod openapi;
+mod paths;
 mod plan;
 mod platform;
 mod preconditions;
@@ -65,6 +68,7 @@ mod turns;
 mod unserved;
 mod view_fields;
 mod wait;
+mod watcher;
 mod write;
 
 pub use auth::Principal;

@@ -9,8 +9,7 @@ use hosting_resource::{Kind, ListBy, Tier};
 use crate::actions::{self, Act, Ask, Order};
 use crate::query::{Param, declared};
 
-/// Where all routes lie.
-pub const BASE: &str = "/api/v1";
+pub use crate::paths::BASE;
 
 /// What a scope allows to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,14 +18,13 @@ use hosting_planner::World;
 use hosting_resource::{IdPolicy, Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
 use hosting_store::Store;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::audit::{Refusals, entry};
-use crate::auth::{Principal, authenticate, presented};
+use crate::auth::{Admitted, Principal, authenticate, presented};
 use crate::browsers::open_to;
 use crate::compression::compressed;
 use crate::config::ApiConfig;
@@ -244,7 +243,7 @@ impl Api {
         self.0.waiting.count()
     }
 
-    /// All routes: those of the table, those that are not served yet, `/docs`, `/healthz` and `/readyz`. Anything else is 404,
+    /// All routes: those of the table, the gRPC services, those that are not served yet, `/docs`, `/healthz` and `/readyz`. Anything else is 404,
     /// another method 405.
     pub fn router(&self) -> Router {
         let mut router = Router::new();
@@ -287,7 +286,8 @@ impl Api {
             .method_not_allowed_fallback(move |request: Request| async move {
                 wrong.answer(Target::WrongMethod, None, request).await
             });
-        open_to(compressed(router), &self.0.config.origins)
+        let grpc = self.grpc_routes(&router);
+        open_to(compressed(router.merge(grpc)), &self.0.config.origins)
     }
 
     pub(crate) async fn serve(
@@ -358,6 +358,9 @@ impl Api {
 
     /// Who calls, within the key's rate.
     pub(crate) async fn caller(&self, request: &Parts) -> Result<Principal, ApiError> {
+        if let Some(Admitted(principal)) = request.extensions.get() {
+            return Ok(principal.clone());
+        }
         let caller = Caller::of(request)?;
         if let Some(from) = caller.from {
             self.0.limiters.present(&caller.key, from)?;
@@ -441,12 +444,8 @@ impl Api {
         body: Body,
     ) -> Result<(Map<String, Value>, Bytes, Option<Turn>), ApiError> {
         let is_bulk = route.op == Op::Bulk;
-        let limit = if is_bulk { self.0.config.bulk_body_limit } else { self.0.config.body_limit };
-        let whole = tokio::time::timeout(self.0.config.body_timeout, request::read_all(body, limit));
-        let bytes = whole.await.map_err(|_| {
-            let seconds = self.0.config.body_timeout.as_secs();
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {seconds} s"))
-        })??;
+        let limit = if is_bulk { self.bulk_body_limit() } else { self.body_limit() };
+        let bytes = self.within_body_timeout(request::read_all(body, limit)).await?;
         if bytes.is_empty() && route.body_optional {
             return Ok((Map::new(), Bytes::new(), None));
         }
@@ -475,6 +474,23 @@ impl Api {
             *call.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
         }
         Ok(())
+    }
+
+    /// Reads a body in the time that it may take to arrive.
+    pub(crate) async fn within_body_timeout(
+        &self,
+        whole: impl Future<Output = Result<Bytes, ApiError>>,
+    ) -> Result<Bytes, ApiError> {
+        let limit = self.0.config.body_timeout;
+        tokio::time::timeout(limit, whole).await.unwrap_or_else(|_| {
+            let message = format!("the body did not arrive within {} s", limit.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+        })
+    }
+
+    /// Largest body of a bulk, in bytes.
+    pub(crate) fn bulk_body_limit(&self) -> usize {
+        self.0.config.bulk_body_limit
     }
 
     /// Largest body of a single change, in bytes.
@@ -654,18 +670,6 @@ pub(crate) fn check_id(id: &str) -> Result<(), ApiError> {
         return Err(ApiError::not_found("there is no resource with such an id"));
     }
     Ok(())
-}
-
-/// An id as it stands in paths.
-pub(crate) fn percent_encoded(id: &str) -> String {
-    const PLAIN: &AsciiSet =
-        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
-    utf8_percent_encode(id, PLAIN).to_string()
-}
-
-/// The path of a resource.
-pub(crate) fn item_path(kind: Kind, id: &str) -> String {
-    format!("{BASE}{}", kind.info().item.replace("{id}", &percent_encoded(id)))
 }
 
 /// A resource in messages.

@@ -13,10 +13,11 @@ use serde_json::{Map, Value};
 
 use crate::actions::Act;
 use crate::audit::{bounded, entry};
+use crate::paths::item_path;
 use crate::prepare::{Prepared, entropy};
 use crate::query::{DRY_RUN, SERVED};
 use crate::route::{Op, Shape};
-use crate::service::{Call, Failure, Reply, described, item_path, named, not_found, to_json};
+use crate::service::{Call, Failure, Reply, described, named, not_found, to_json};
 use crate::wait::{Look, Waited, lagging};
 use crate::{Api, ApiError};
 

@@ -11,11 +11,12 @@ use serde_json::{Map, Value};
 use super::Bulk;
 use crate::ApiError;
 use crate::bodies::bulk::{BulkItem, BulkOp, IdOrItem};
+use crate::paths::{collection_path, item_path, kind_of};
 use crate::preconditions::Preconditions;
 use crate::query::Query;
 use crate::request;
-use crate::route::{BASE, Op, Route, Shape};
-use crate::service::{Call, check_id, described, item_path, percent_encoded};
+use crate::route::{Op, Route, Shape};
+use crate::service::{Call, check_id, described};
 use crate::write::MAX_DESCRIBED;
 
 /// The member of an object that stands for the id of an earlier item.
@@ -189,10 +190,7 @@ impl Bulk {
         item: &BulkItem,
         ids: &Ids,
     ) -> Result<(Call, String), ApiError> {
-        let kind = Kind::from_name(&item.kind).ok_or_else(|| {
-            let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-            ApiError::invalid("kind", format!("must be one of {}", names.join(", ")))
-        })?;
+        let kind = kind_of(&item.kind)?;
         let route = item.op.route(&self.routes, kind)?;
         self.principal.may_call(&route)?;
         let id = id_of(index, "id", item.id.as_ref(), ids)?;
@@ -202,21 +200,8 @@ impl Bulk {
         };
         let (id, path) = if item.op == BulkOp::Create {
             absent("id", id.is_some(), "is given in body, where a new one's is chosen; leave it out")?;
-            match (kind.info().parent, parent) {
-                (Some(of), Some(parent)) => {
-                    let collection = kind.info().collection;
-                    let path = collection.replace(&format!("{{{}}}", of.param), &percent_encoded(&parent));
-                    (parent, format!("{BASE}{path}"))
-                }
-                (Some(of), None) => {
-                    let problem = format!("is required: the id of the {} that it lies in", of.kind);
-                    return Err(ApiError::invalid("parent", problem));
-                }
-                (None, Some(_)) => {
-                    return Err(ApiError::invalid("parent", "has no meaning here: it lies in nothing"));
-                }
-                (None, None) => (String::new(), route.full_path()),
-            }
+            let path = collection_path(kind, parent.as_deref(), "parent")?;
+            (parent.unwrap_or_default(), path)
         } else {
             absent("parent", parent.is_some(), "is for new ones; leave it out")?;
             let id = id.ok_or_else(|| ApiError::invalid("id", "is required"))?;
