@@ -1,11 +1,22 @@
 //! Compiles the .proto files with protox, so that no system `protoc` is needed.
 
+use std::path::PathBuf;
+
+/// What is between our own parts.
+const OWN: [&str; 2] = ["proto/intent.proto", "proto/feed.proto"];
+/// What is published; its descriptors are kept beside the code, for server reflection.
+const PUBLISHED: &str = "proto/hosting/intent_api/v1/intent_api.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/intent.proto", "proto/feed.proto"];
-    for file in files {
+    for file in OWN.iter().chain([&PUBLISHED]) {
         println!("cargo::rerun-if-changed={file}");
     }
-    let descriptors = protox::compile(files, ["proto"])?;
+    let descriptors = protox::compile(OWN, ["proto"])?;
     tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(descriptors)?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_file(PUBLISHED)?;
+    let kept = PathBuf::from(std::env::var("OUT_DIR")?).join("intent_api.binpb");
+    std::fs::write(kept, compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -16,3 +16,11 @@ pub mod intent {
 pub mod feed {
     tonic::include_proto!("hosting.feed.v1");
 }
+
+/// `hosting.intent_api.v1`: the published API for programs.
+pub mod intent_api {
+    tonic::include_proto!("hosting.intent_api.v1");
+
+    /// The encoded descriptors of the package, with its comments.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/intent_api.binpb"));
+}

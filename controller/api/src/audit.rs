@@ -177,7 +177,7 @@ impl Api {
         }
     }
 
-    async fn write_row(&self, key: String, traceparent: String, entry: AuditEntry) {
+    pub(crate) async fn write_row(&self, key: String, traceparent: String, entry: AuditEntry) {
         let path = entry.path.clone();
         let origin = Origin { traceparent, actor: Some(key), ..Origin::default() };
         if let Err(error) = self.store().audit(origin, entry).await {

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use hosting_planner::{KeyHolder, World};
-use hosting_resource::{Grants, Resource, scope_holds, timestamp};
+use hosting_resource::{Grants, Resource, Tier, scope_holds, timestamp};
 
 use crate::ApiError;
 use crate::problem::Problem;
-use crate::route::{Action, Scope};
+use crate::route::{Action, Route, Scope};
 
 /// The caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub struct Principal {
     /// Brand ids or `*`.
     pub brands: Vec<String>,
 }
+
+/// Whom the gate of another protocol in this process let through. In the extensions of a request, which nothing from outside can write.
+#[derive(Debug, Clone)]
+pub(crate) struct Admitted(pub(crate) Principal);
 
 impl Principal {
     /// Whether the caller's brands contain `*`.
@@ -40,6 +44,17 @@ impl Principal {
             return Ok(());
         }
         Err(lacks(&wanted))
+    }
+
+    /// Whether a route is the caller's, by scope and tier.
+    pub(crate) fn may_call(&self, route: &Route) -> Result<(), ApiError> {
+        if let Some(scope) = route.scope {
+            self.require(scope)?;
+        }
+        match route.tier {
+            Tier::Admin => self.require_admin(),
+            Tier::Brand => Ok(()),
+        }
     }
 
     /// Whether the caller may read what lies behind a scope's resource.

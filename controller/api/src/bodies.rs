@@ -1,5 +1,6 @@
 //! Bodies that belong to no kind: actions, dashboards, the fleet. Their schemas stand in OpenAPI under these names.
 
+pub(crate) mod bulk;
 pub(crate) mod desired_state;
 pub(crate) mod history;
 pub(crate) mod incidents;
@@ -634,6 +635,8 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
     ("Usage", |g| records::Usage::json_schema(g)),
+    ("Bulk", |g| bulk::BulkBody::json_schema(g)),
+    ("BulkDone", |g| bulk::BulkDone::json_schema(g)),
     ("DesiredState", |g| desired_state::DesiredState::json_schema(g)),
     ("AuditHead", |g| records::AuditHeadView::json_schema(g)),
     ("AuditHeadPage", |g| records::AuditHeadPage::json_schema(g)),

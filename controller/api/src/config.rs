@@ -15,6 +15,8 @@ use crate::rate_limit::RateLimits;
 pub struct ApiConfig {
     /// Largest request body in bytes.
     pub body_limit: usize,
+    /// Largest body of a bulk in bytes.
+    pub bulk_body_limit: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
     /// `?wait=ready` without `wait_timeout`.
@@ -51,6 +53,7 @@ impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             body_limit: 1024 * 1024,
+            bulk_body_limit: 8 * 1024 * 1024,
             body_timeout: Duration::from_secs(30),
             default_wait: Duration::from_secs(30),
             max_wait: Duration::from_secs(300),

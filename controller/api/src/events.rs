@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::body::Bytes;
-use hosting_resource::Kind;
+use hosting_resource::{EventView, Kind};
 use hosting_store::{Commit, ResourceEvent, Store};
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -25,20 +25,22 @@ const AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) kind: Kind,
-    pub(crate) tenant: Option<String>,
-    pub(crate) brand: Option<String>,
+    pub(crate) view: EventView,
+    /// No other event of its revision follows.
+    pub(crate) is_last: bool,
     /// Server-sent event (HTML Living Standard §9.2).
-    pub(crate) frame: Bytes,
+    frame: Bytes,
 }
 
 impl Told {
     /// `is_last` of its revision: only then is the revision the place where a watcher goes on, as it has all of it.
     fn of(event: ResourceEvent, is_last: bool) -> Self {
+        let view = event.view();
         // Texts and numbers: this cannot fail.
-        let data = serde_json::to_string(&event.view()).unwrap_or_default();
+        let data = serde_json::to_string(&view).unwrap_or_default();
         let id = if is_last { format!("id: {}\n", event.revision) } else { String::new() };
         let frame = Bytes::from(format!("{id}event: resource\ndata: {data}\n\n"));
-        Self { kind: event.kind, tenant: event.tenant, brand: event.brand, frame }
+        Self { kind: event.kind, view, is_last, frame }
     }
 }
 
@@ -193,23 +195,53 @@ impl Events {
     }
 }
 
-/// The problem of a store that was put back or of a place that is too old, in words.
-pub(crate) fn missed(head: u64) -> Bytes {
-    frame(
-        "reset",
-        head,
-        "events after the revision that you have are not kept any more; read what you need anew, and go on from here",
-    )
+/// Why a watcher is told of a reset: the store was put back, or its place is too old.
+pub(crate) const MISSED: &str = "events after the revision that you have are not kept any more; read what you need anew, and go on from here";
+/// Why a watcher is cut.
+pub(crate) const TOO_SLOW: &str =
+    "events come faster than they are read here; connect again, and expect a reset";
+
+/// What a watcher is told. Numbers are revisions that it goes on from.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// These, of which there are some.
+    Events(Vec<Arc<Told>>),
+    /// Nothing happened that concerns it.
+    Alive(u64),
+    /// See [`MISSED`].
+    Missed(u64),
+    /// See [`TOO_SLOW`].
+    TooSlow(u64),
+    /// The key does not open any more.
+    Closed(Box<ApiError>, u64),
+    /// The controller stops.
+    Stopping,
 }
 
-/// The last event of a watcher that is slower than events come.
-pub(crate) fn too_slow(head: u64) -> Bytes {
-    frame("cut", head, "events come faster than they are read here; connect again, and expect a reset")
-}
+impl Said {
+    /// Nothing follows.
+    pub(crate) const fn is_last(&self) -> bool {
+        matches!(self, Self::TooSlow(_) | Self::Closed(..) | Self::Stopping)
+    }
 
-/// The last event of a watcher whose key does not open any more.
-pub(crate) fn closed(error: &ApiError, head: u64) -> Bytes {
-    frame("end", head, &error.message)
+    /// As server-sent events; `None`: the stream just ends.
+    pub(crate) fn frame(&self) -> Option<Bytes> {
+        Some(match self {
+            Self::Events(told) => match told.as_slice() {
+                [one] => one.frame.clone(),
+                several => {
+                    let several: Vec<&[u8]> = several.iter().map(|told| told.frame.as_ref()).collect();
+                    several.concat().into()
+                }
+            },
+            // A block without data sets the id and tells nothing: it moves the place of a watcher that hears of nothing.
+            Self::Alive(head) => Bytes::from(format!(": alive\nid: {head}\n\n")),
+            Self::Missed(head) => frame("reset", *head, MISSED),
+            Self::TooSlow(head) => frame("cut", *head, TOO_SLOW),
+            Self::Closed(error, head) => frame("end", *head, &error.message),
+            Self::Stopping => return None,
+        })
+    }
 }
 
 /// An event that is about the stream itself. One that ends it has no id: a watcher goes on from what it had.
@@ -217,11 +249,6 @@ fn frame(name: &str, head: u64, reason: &str) -> Bytes {
     let id = if name == "reset" { format!("id: {head}\n") } else { String::new() };
     let data = json!({"revision": head, "reason": reason});
     Bytes::from(format!("{id}event: {name}\ndata: {data}\n\n"))
-}
-
-/// Shows that the stream stands, and moves the place of a watcher that hears of nothing: a block without data sets the id and tells nothing.
-pub(crate) fn heartbeat(head: u64) -> Bytes {
-    Bytes::from(format!(": alive\nid: {head}\n\n"))
 }
 
 #[cfg(test)]

@@ -24,10 +24,19 @@ pub(crate) type Looked = (Instant, Result<(), String>);
 impl Api {
     /// `{"core_db": "ok"}`, 503 when the store cannot be written and read within 3 s.
     pub(crate) async fn readiness(&self) -> Response {
+        let looked = self.looked_at().await;
+        let (status, text) = match &looked {
+            Ok(()) => (StatusCode::OK, "ok"),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.as_str()),
+        };
+        (status, axum::Json(json!({"core_db": text}))).into_response()
+    }
+
+    /// Whether the store can be written and read, as it was found within the last two seconds; why not.
+    pub(crate) async fn looked_at(&self) -> Result<(), String> {
         let read = tokio::time::timeout(Duration::from_secs(3), self.store().read()).await;
         if let Ok(Err(error)) = read {
-            let body = axum::Json(json!({"core_db": error.to_string()}));
-            return (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
+            return Err(error.to_string());
         }
         let mut last = self.ready().lock().await;
         let standing = match last.take().filter(|(at, _)| at.elapsed() < READY_FOR) {
@@ -41,13 +50,9 @@ impl Api {
                 (Instant::now(), found)
             }
         };
-        let (status, text) = match &standing.1 {
-            Ok(()) => (StatusCode::OK, "ok"),
-            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.as_str()),
-        };
-        let response = (status, axum::Json(json!({"core_db": text}))).into_response();
+        let found = standing.1.clone();
         *last = Some(standing);
-        response
+        found
     }
 
     /// 405, and the methods of the path (RFC 9110 §15.5.6); the same without the refusal for OPTIONS.

@@ -15,9 +15,11 @@
 //! | `trace` | ids of requests, W3C Trace Context |
 //! | `audit`, `turns`, `rate_limit`, `key_uses` | rows of requests, refused ones counted; a key's large requests one after another; its rate; when it was used last |
 //! | `read`, `prepare`, `write` | what reads do; what of a change is worked out beforehand; what it does |
+//! | `bulk/` | many changes in one call |
 //! | `actions/` | routes beyond creating, reading, changing and deleting; jobs among them |
 //! | `wait`, `receipt` | where resources stand; `?wait=ready`, workflows; whether machines serve what they applied |
-//! | `events` | what becomes of resources, kept once for all who watch |
+//! | `grpc/`, `paths` | the same API over gRPC; how kinds and ids are spelt as paths |
+//! | `events`, `watcher` | what becomes of resources, kept once for all who watch |
 //! | `explain`, `fleet` | the way of a name; subscribers, join tokens, dead nodes |
 //! | `openapi`, `bodies`, `view_fields`, `redact` | the reference; bodies without a kind; what is shown of a kind; secrets out of audit rows |
 //! | `history`, `explain_past` | what resources and names were |
@@ -30,6 +32,7 @@ mod audit;
 mod auth;
 mod bodies;
 mod browsers;
+mod bulk;
 mod compression;
 mod config;
 mod confirm;
@@ -39,12 +42,14 @@ mod explain;
 mod explain_past;
 mod fallback;
 mod fleet;
+mod grpc;
 mod history;
 mod idempotency;
 mod key_uses;
 mod merge_patch;
 mod metrics;
 mod openapi;
+mod paths;
 mod plan;
 mod platform;
 mod preconditions;
@@ -65,6 +70,7 @@ mod undelete;
 mod unserved;
 mod view_fields;
 mod wait;
+mod watcher;
 mod write;
 
 pub use auth::Principal;

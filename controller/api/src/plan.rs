@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use hosting_intent::{Audience, Intent};
 use hosting_planner::gates::{Fleet, Truth, evaluate, gather};
 use hosting_resource::difference::differences;
@@ -16,7 +17,7 @@ use crate::bodies::{Plan, PlannedAudience, PlannedGate, PlannedLoss, PlannedReso
 use crate::confirm::{Reach, newly_lost};
 use crate::route::Op;
 use crate::service::{Call, Reply, to_json};
-use crate::write::Body;
+use crate::write::{Body, Done};
 use crate::{Api, ApiError, Principal};
 
 /// Resources, names and tenants that a plan lists.
@@ -41,6 +42,18 @@ impl From<ApiError> for TakenBack {
 impl Api {
     /// What a change would do.
     pub(crate) async fn plan(&self, call: Call) -> Result<Reply, ApiError> {
+        let prepared = call.prepare(self.store()).await?;
+        let call = Arc::new(call);
+        let inner = Arc::clone(&call);
+        self.planned(call, move |tx| Box::pin(async move { inner.carry_out(tx, prepared).await })).await
+    }
+
+    /// What `carry_out` would do for a call.
+    pub(crate) async fn planned<F>(&self, call: impl Into<Arc<Call>>, carry_out: F) -> Result<Reply, ApiError>
+    where
+        F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<Done, ApiError>> + Send + 'static,
+    {
+        let call: Arc<Call> = call.into();
         if call.callback.is_some() {
             return Err(ApiError::invalid(
                 "X-Callback-URL",
@@ -53,16 +66,14 @@ impl Api {
                 "has no effect with dry_run=true: nothing is changed",
             ));
         }
-        let prepared = call.prepare(self.store()).await?;
         let (origin, fleet, now) = (call.origin(), self.platform().fleet(), self.store().now());
         let rules = self.confirm_rules();
-        let call = Arc::new(call);
         let inner = Arc::clone(&call);
         let written = self
             .store()
             .write(origin, move |tx| {
                 Box::pin(async move {
-                    let done = inner.carry_out(tx, prepared).await?;
+                    let done = carry_out(tx).await?;
                     let effects = tx.effects();
                     let gates = closed_gates(tx, fleet.as_ref(), &effects, now).await?;
                     let reach = Reach::of(tx, &effects).await?;

@@ -89,6 +89,7 @@ impl Call {
             | Op::History(_)
             | Op::Ask(_)
             | Op::Act(_)
+            | Op::Bulk
             | Op::Order(_) => Ok(Prepared::Nothing),
         }
     }

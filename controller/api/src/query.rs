@@ -30,6 +30,8 @@ const SEARCH: &str = "Only those whose name or id contains this, letter case asi
 pub(crate) const DRY_RUN: &str = "dry_run";
 /// The parameter by which a deletion is not kept, and one that is ends.
 pub(crate) const NOW: &str = "now";
+/// The parameter that asks for all of a bulk or nothing of it.
+pub(crate) const ATOMIC: &str = "atomic";
 /// What the audit log can be filtered by: HTTP methods, and the rows that stand for many refusals.
 const ACTIONS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", crate::audit::REFUSALS];
 
@@ -258,6 +260,11 @@ pub(crate) fn declared(method: &Method, op: Op) -> Vec<Param> {
         | Op::Undelete(_)
         | Op::Act(_)
         | Op::Order(_) => Vec::new(),
+        Op::Bulk => vec![param(
+            ATOMIC,
+            Takes::Word(vec!["true", "false"]),
+            "With true: all items are carried out in one transaction, or none is. Otherwise each that can be.",
+        )],
     };
     if *method != Method::GET && !matches!(op, Op::Order(_)) {
         known.push(param(

@@ -1,7 +1,7 @@
 //! A success, and its answer: body, entity tag, place, revision.
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ pub(crate) struct Reply {
     pub(crate) retry_after: Option<u32>,
     /// Where the resource is that the answer speaks of.
     pub(crate) location: Option<String>,
-    /// What is sent in the place of `body`, as it comes: its media type, and itself.
-    pub(crate) stream: Option<(&'static str, Body)>,
+    /// What is sent in the place of `body`, as it comes: its media type, itself, and what goes with the answer in this process.
+    pub(crate) stream: Option<(&'static str, Body, Extensions)>,
     /// It is the answer of an earlier request with the same idempotency key.
     pub(crate) replayed: bool,
 }
@@ -40,8 +40,8 @@ impl Reply {
     }
 
     /// An answer that goes on as long as its body does.
-    pub(crate) fn stream(media: &'static str, body: Body) -> Self {
-        Self { stream: Some((media, body)), body: None, ..Self::json(200, Value::Null) }
+    pub(crate) fn stream(media: &'static str, body: Body, beside: Extensions) -> Self {
+        Self { stream: Some((media, body, beside)), body: None, ..Self::json(200, Value::Null) }
     }
 
     /// The entity tag of what is shown.
@@ -63,14 +63,16 @@ impl Reply {
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let tag = self.tag();
-        if let Some((media, body)) = self.stream {
+        if let Some((media, body, beside)) = self.stream {
             // Proxies must neither keep it nor hold it back.
             let headers = [
                 (header::CONTENT_TYPE, HeaderValue::from_static(media)),
                 (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
                 (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
             ];
-            return (self.status, headers, body).into_response();
+            let mut response = (self.status, headers, body).into_response();
+            response.extensions_mut().extend(beside);
+            return response;
         }
         let mut response = match self.body {
             Some(body) if self.status != StatusCode::NOT_MODIFIED => {

@@ -69,6 +69,12 @@ pub(crate) fn takes_idempotency_key(route: &Route) -> bool {
     route.is_mutating() && !matches!(route.op, Op::Order(_))
 }
 
+/// What stands for a bulk's body where requests are told apart.
+pub(crate) fn digest_of(bytes: &Bytes) -> Map<String, Value> {
+    use sha2::{Digest, Sha256};
+    Map::from_iter([("sha256".to_owned(), hex::encode(Sha256::digest(bytes)).into())])
+}
+
 /// Reads a body of at most `limit` bytes.
 pub(crate) async fn read_all(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     axum::body::to_bytes(body, limit).await.map_err(|error| {
@@ -126,7 +132,7 @@ pub(crate) async fn parse(bytes: Bytes) -> Result<Map<String, Value>, ApiError> 
     }
 }
 
-fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let wrong = |problem: String| ApiError::new(StatusCode::BAD_REQUEST, format!("invalid JSON: {problem}"));
     let mut track = serde_path_to_error::Track::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);

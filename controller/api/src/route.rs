@@ -10,8 +10,7 @@ use hosting_resource::{Kind, ListBy, Tier};
 use crate::actions::{self, Act, Ask, Order};
 use crate::query::{Param, declared};
 
-/// Where all routes lie.
-pub const BASE: &str = "/api/v1";
+pub use crate::paths::BASE;
 
 /// What a scope allows to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +81,8 @@ pub enum Op {
     Act(&'static Act),
     /// What is no change of resources, and audited.
     Order(&'static Order),
+    /// Many changes at once.
+    Bulk,
 }
 
 impl Op {
@@ -147,7 +148,7 @@ impl Route {
     /// Whether it takes `X-Callback-URL`: it changes something of a resource.
     #[must_use]
     pub fn takes_callback(&self) -> bool {
-        let is_order = matches!(self.op, Op::Act(_) | Op::Order(_));
+        let is_order = matches!(self.op, Op::Act(_) | Op::Order(_) | Op::Bulk);
         self.is_mutating() && (self.subject.is_some() || !is_order)
     }
 
@@ -178,7 +179,7 @@ impl Route {
             | Op::Retry(kind)
             | Op::Undelete(kind)
             | Op::History(kind) => kind.info().plural(),
-            Op::Ask(_) | Op::Act(_) | Op::Order(_) => {
+            Op::Ask(_) | Op::Act(_) | Op::Order(_) | Op::Bulk => {
                 self.path.trim_start_matches('/').split('/').next().unwrap_or_default()
             }
         }

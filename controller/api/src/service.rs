@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::http::request::Parts;
@@ -18,14 +18,13 @@ use hosting_planner::World;
 use hosting_resource::{IdPolicy, Kind, Tier, in_brand};
 use hosting_scaffold::http::ClientAddress;
 use hosting_store::Store;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::audit::{Refusals, entry};
-use crate::auth::{Principal, authenticate, presented};
+use crate::auth::{Admitted, Principal, authenticate, presented};
 use crate::browsers::open_to;
 use crate::compression::compressed;
 use crate::config::ApiConfig;
@@ -49,7 +48,7 @@ use crate::{ApiError, Platform};
 /// Longest id or name in a path, in bytes: nothing stored is longer.
 pub(crate) const MAX_PARAM: usize = 1024;
 /// A body of more bytes, or one that describes more resources, is worked on in the key's turn.
-const LARGE: (usize, usize) = (64 * 1024, 50);
+pub(crate) const LARGE: (usize, usize) = (64 * 1024, 50);
 /// Large requests of a key that may be in line.
 const IN_LINE: usize = 64;
 
@@ -108,6 +107,8 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// Empty when the route takes none.
     pub(crate) body: Map<String, Value>,
+    /// The body of a bulk as it came; empty for all others.
+    pub(crate) raw: Bytes,
     pub(crate) conditions: Preconditions,
     /// How long to wait for the fleet.
     pub(crate) wait: Option<Duration>,
@@ -119,7 +120,7 @@ pub(crate) struct Call {
     /// Who asked, as far as it can be looked at again.
     pub(crate) caller: Caller,
     /// Held by a large request until it is written.
-    turn: Mutex<Option<Turn>>,
+    pub(crate) turn: Mutex<Option<Turn>>,
 }
 
 impl Api {
@@ -247,7 +248,7 @@ impl Api {
         self.0.waiting.count()
     }
 
-    /// All routes: those of the table, those that are not served yet, `/docs`, `/healthz` and `/readyz`. Anything else is 404,
+    /// All routes: those of the table, the gRPC services, those that are not served yet, `/docs`, `/healthz` and `/readyz`. Anything else is 404,
     /// another method 405.
     pub fn router(&self) -> Router {
         let mut router = Router::new();
@@ -290,7 +291,8 @@ impl Api {
             .method_not_allowed_fallback(move |request: Request| async move {
                 wrong.answer(Target::WrongMethod, None, request).await
             });
-        open_to(compressed(router), &self.0.config.origins)
+        let grpc = self.grpc_routes(&router);
+        open_to(compressed(router.merge(grpc)), &self.0.config.origins)
     }
 
     pub(crate) async fn serve(
@@ -319,7 +321,8 @@ impl Api {
         let (outcome, body) = match sound {
             Err(error) => (Err(error.into()), None),
             Ok(sound) => {
-                let kept = (route.request != Shape::Empty).then(|| self.redacted(&route, &sound.body));
+                let is_kept = !matches!(route.request, Shape::Empty) && route.op != Op::Bulk;
+                let kept = is_kept.then(|| self.redacted(&route, &sound.body));
                 let conditions = sound.conditions.clone();
                 let call = Call {
                     route: Arc::clone(&route),
@@ -328,6 +331,7 @@ impl Api {
                     part: param(params.as_ref(), 1),
                     query: sound.query,
                     body: sound.body,
+                    raw: sound.raw,
                     conditions: sound.conditions,
                     wait: sound.wait,
                     traceparent: traceparent.to_owned(),
@@ -359,6 +363,9 @@ impl Api {
 
     /// Who calls, within the key's rate.
     pub(crate) async fn caller(&self, request: &Parts) -> Result<Principal, ApiError> {
+        if let Some(Admitted(principal)) = request.extensions.get() {
+            return Ok(principal.clone());
+        }
         let caller = Caller::of(request)?;
         if let Some(from) = caller.from {
             self.0.limiters.present(&caller.key, from)?;
@@ -384,15 +391,7 @@ impl Api {
         request: &Parts,
     ) -> Result<Principal, (Option<Principal>, ApiError)> {
         let principal = self.caller(request).await.map_err(|error| (None, error))?;
-        let allowed = match route.scope {
-            Some(scope) => principal.require(scope),
-            None => Ok(()),
-        };
-        let allowed = allowed.and_then(|()| match route.tier {
-            Tier::Admin => principal.require_admin(),
-            Tier::Brand => Ok(()),
-        });
-        match allowed {
+        match principal.may_call(route) {
             Ok(()) => Ok(principal),
             Err(error) => Err((Some(principal), error)),
         }
@@ -407,9 +406,7 @@ impl Api {
         body: Body,
     ) -> Result<Sound, ApiError> {
         let headers = &request.headers;
-        if id.len() > MAX_PARAM || id.chars().any(char::is_control) {
-            return Err(ApiError::not_found("there is no resource with such an id"));
-        }
+        check_id(&id)?;
         let mut query = Query::read(request.uri.query().unwrap_or_default(), &route.params)?;
         if let Some(last) = headers.get("last-event-id")
             && route.params.iter().any(|param| param.name == SINCE)
@@ -423,14 +420,14 @@ impl Api {
         let conditions = Preconditions::read(headers)?;
         let callback = request::callback_url(route, headers, &self.0.config.callbacks)?;
         let idempotency_key = request::idempotency_key(route, headers)?;
-        let (body, turn) = match route.request {
-            Shape::Empty => (Map::new(), None),
+        let (body, raw, turn) = match route.request {
+            Shape::Empty => (Map::new(), Bytes::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {
                 self.read_body(route, principal, headers, body).await?
             }
         };
         let caller = Caller::of(request)?;
-        Ok(Sound { query, body, conditions, wait, callback, idempotency_key, caller, turn })
+        Ok(Sound { query, body, raw, conditions, wait, callback, idempotency_key, caller, turn })
     }
 
     /// `?wait_timeout=` in seconds.
@@ -450,15 +447,12 @@ impl Api {
         principal: &Principal,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Map<String, Value>, Option<Turn>), ApiError> {
-        let limit = self.0.config.body_limit;
-        let whole = tokio::time::timeout(self.0.config.body_timeout, request::read_all(body, limit));
-        let bytes = whole.await.map_err(|_| {
-            let seconds = self.0.config.body_timeout.as_secs();
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {seconds} s"))
-        })??;
+    ) -> Result<(Map<String, Value>, Bytes, Option<Turn>), ApiError> {
+        let is_bulk = route.op == Op::Bulk;
+        let limit = if is_bulk { self.bulk_body_limit() } else { self.body_limit() };
+        let bytes = self.within_body_timeout(request::read_all(body, limit)).await?;
         if bytes.is_empty() && route.body_optional {
-            return Ok((Map::new(), None));
+            return Ok((Map::new(), Bytes::new(), None));
         }
         if !bytes.is_empty() {
             request::check_media_type(headers)?;
@@ -467,11 +461,46 @@ impl Api {
         if bytes.len() > LARGE.0 {
             turn = Some(self.turn(principal).await?);
         }
+        if is_bulk {
+            return Ok((request::digest_of(&bytes), bytes, turn));
+        }
         let fields = request::parse(bytes).await?;
         if turn.is_none() && described(&fields) > LARGE.1 {
             turn = Some(self.turn(principal).await?);
         }
-        Ok((fields, turn))
+        Ok((fields, Bytes::new(), turn))
+    }
+
+    /// The key's turn for a call that turned out to be large.
+    pub(crate) async fn take_turn(&self, call: &Call) -> Result<(), ApiError> {
+        let has_one = call.turn.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !has_one {
+            let turn = self.turn(&call.principal).await?;
+            *call.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+        }
+        Ok(())
+    }
+
+    /// Reads a body in the time that it may take to arrive.
+    pub(crate) async fn within_body_timeout(
+        &self,
+        whole: impl Future<Output = Result<Bytes, ApiError>>,
+    ) -> Result<Bytes, ApiError> {
+        let limit = self.0.config.body_timeout;
+        tokio::time::timeout(limit, whole).await.unwrap_or_else(|_| {
+            let message = format!("the body did not arrive within {} s", limit.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+        })
+    }
+
+    /// Largest body of a bulk, in bytes.
+    pub(crate) fn bulk_body_limit(&self) -> usize {
+        self.0.config.bulk_body_limit
+    }
+
+    /// Largest body of a single change, in bytes.
+    pub(crate) fn body_limit(&self) -> usize {
+        self.0.config.body_limit
     }
 
     async fn turn(&self, principal: &Principal) -> Result<Turn, ApiError> {
@@ -490,6 +519,7 @@ impl Api {
             Op::Receipt(kind) => Ok(self.receipt(&call, kind).await?),
             Op::Ask(ask) => Ok((ask.answer)(self, &call).await?),
             Op::History(kind) => Ok(self.history_of(&call, kind).await?),
+            Op::Bulk => self.bulk(call, path).await,
             Op::Create(_)
             | Op::CreateBy(..)
             | Op::Update(_)
@@ -517,6 +547,7 @@ impl From<ApiError> for Failure {
 struct Sound {
     query: Query,
     body: Map<String, Value>,
+    raw: Bytes,
     conditions: Preconditions,
     wait: Option<Duration>,
     callback: Option<String>,
@@ -640,11 +671,12 @@ pub(crate) fn not_found(kind: Kind) -> ApiError {
     ApiError::not_found(format!("{} not found", kind.name().replace('_', " ")))
 }
 
-/// The path of a resource.
-pub(crate) fn item_path(kind: Kind, id: &str) -> String {
-    const PLAIN: &AsciiSet =
-        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
-    format!("{BASE}{}", kind.info().item.replace("{id}", &utf8_percent_encode(id, PLAIN).to_string()))
+/// Refuses what no id is.
+pub(crate) fn check_id(id: &str) -> Result<(), ApiError> {
+    if id.len() > MAX_PARAM || id.chars().any(char::is_control) {
+        return Err(ApiError::not_found("there is no resource with such an id"));
+    }
+    Ok(())
 }
 
 /// A resource in messages.

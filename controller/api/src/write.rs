@@ -13,21 +13,22 @@ use serde_json::{Map, Value};
 
 use crate::actions::Act;
 use crate::audit::{bounded, entry};
+use crate::paths::item_path;
 use crate::prepare::{Prepared, entropy};
 use crate::query::{DRY_RUN, SERVED};
 use crate::route::{Op, Shape};
-use crate::service::{Call, Failure, Reply, described, item_path, named, not_found, to_json};
+use crate::service::{Call, Failure, Reply, described, named, not_found, to_json};
 use crate::wait::{Look, Waited, lagging};
 use crate::{Api, ApiError};
 
 /// Mutations of one action that repeats: what is beyond is for the next call.
 const ROUNDS: u32 = 100;
 /// What a caller is told to wait before it asks again.
-const RETRY_AFTER: u32 = 5;
+pub(crate) const RETRY_AFTER: u32 = 5;
 
 /// Resources that one body may describe. More would not fit into a transaction; found out in there, that would cost everybody
 /// who waits for the store's one writer.
-const MAX_DESCRIBED: usize = 1_000;
+pub(crate) const MAX_DESCRIBED: usize = 1_000;
 
 /// What a mutation did.
 #[derive(Debug)]
@@ -463,6 +464,7 @@ impl Call {
             | Op::Receipt(_)
             | Op::History(_)
             | Op::Ask(_)
+            | Op::Bulk
             | Op::Order(_) => Err(ApiError::internal(&"not a change of the store")),
         }
     }

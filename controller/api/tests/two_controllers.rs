@@ -5,6 +5,8 @@
     reason = "helpers of tests are not recognised as tests; some are for other tests"
 )]
 
+#[path = "api/bulk.rs"]
+mod bulk;
 #[path = "../../store/tests/databases/mod.rs"]
 mod databases;
 #[path = "api/harness.rs"]

@@ -113,7 +113,7 @@ pub use total::Total;
 pub use undo::{ToUndo, UndoOf, trace_id};
 pub use webhooks::{DELIVERY_STATUSES, WebhookDelivery, WebhookPosition};
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};
-pub use writer::{Committed, Stats, WriteError};
+pub use writer::{Committed, Stats, Submitted, WriteError};
 
 /// Most rows that one mutation may write: more is a walk over several.
 pub const MAX_ROWS: usize = 1_000;

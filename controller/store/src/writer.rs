@@ -101,6 +101,23 @@ impl From<WriteError<Self>> for StoreError {
     }
 }
 
+type Answer<T, E> = Result<Committed<T>, WriteError<E>>;
+
+/// A mutation in line. Dropping it before the mutation has started withdraws that.
+#[derive(Debug)]
+#[must_use = "who does not wait for the answer withdraws the mutation"]
+pub struct Submitted<T, E>(oneshot::Receiver<Answer<T, E>>);
+
+impl<T, E> Submitted<T, E> {
+    /// Waits until the mutation is on disk.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn answer(self) -> Result<Committed<T>, WriteError<E>> {
+        self.0.await.unwrap_or(Err(WriteError::Store(StoreError::Closed)))
+    }
+}
+
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -265,7 +282,20 @@ impl Store {
         E: Send + 'static,
         F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
-        type Answer<T, E> = Result<Committed<T>, WriteError<E>>;
+        self.submit(origin, mutation).await?.answer().await
+    }
+
+    /// Puts a mutation in line, as [`Store::write`] does, and leaves the waiting for it to the caller. What one caller (`origin.actor`) submits,
+    /// each after the one before was submitted, runs in that order.
+    ///
+    /// # Errors
+    /// [`WriteError::Store`] when nothing is taken any more.
+    pub async fn submit<T, E, F>(&self, origin: Origin, mutation: F) -> Result<Submitted<T, E>, WriteError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: for<'t> FnOnce(&'t mut WriteTx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    {
         let limit = self.0.writer.mutation_timeout;
         let (reply, answer) = oneshot::channel::<Answer<T, E>>();
         // Shared by the three ways to answer; the first one wins.
@@ -317,7 +347,7 @@ impl Store {
         });
         let job = Job { origin, span: tracing::Span::current(), abandoned, run, refuse };
         self.enqueue(job).await.map_err(WriteError::Store)?;
-        answer.await.unwrap_or(Err(WriteError::Store(StoreError::Closed)))
+        Ok(Submitted(answer))
     }
 
     /// A write that is no mutation: it takes no revision.

@@ -225,3 +225,56 @@ async fn nothing_runs_after_a_failed_statement() {
     assert!(matches!(written, Err(WriteError::Store(StoreError::Sql(_)))), "{written:?}");
     assert_eq!(apply(&store, "next", 1).await.unwrap(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_submits_runs_in_that_order() {
+    let (_folder, store) = store().await;
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut submitted = Vec::new();
+    // More than a lane has places, and others between them.
+    let (by, others) = (|name: &str| Origin { actor: Some(name.to_owned()), ..Origin::default() }, 7);
+    for n in 0..600_usize {
+        let order = std::sync::Arc::clone(&order);
+        let mutation = store.submit(by("bulk"), move |_: &mut WriteTx| {
+            Box::pin(async move {
+                order.lock().unwrap().push(n);
+                if n % 10 == 3 { Err(StoreError::Closed) } else { Ok(n) }
+            })
+        });
+        submitted.push(mutation.await.unwrap());
+        if n % others == 0 {
+            apply(&store, &format!("other{n}"), 1).await.unwrap();
+        }
+    }
+    for (n, submitted) in submitted.into_iter().enumerate() {
+        match submitted.answer().await {
+            Ok(committed) => assert_eq!(committed.value, n),
+            Err(WriteError::Refused(_)) => assert_eq!(n % 10, 3),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(*order.lock().unwrap(), (0..600).collect::<Vec<_>>());
+    let withdrawn = {
+        let order = std::sync::Arc::clone(&order);
+        let (go, wait) = oneshot::channel::<()>();
+        let first = store.submit(by("bulk"), move |_: &mut WriteTx| {
+            Box::pin(async move {
+                wait.await.ok();
+                Ok::<_, StoreError>(())
+            })
+        });
+        let first = first.await.unwrap();
+        let second = store.submit(by("bulk"), move |_: &mut WriteTx| {
+            Box::pin(async move {
+                order.lock().unwrap().push(1_000);
+                Ok::<_, StoreError>(())
+            })
+        });
+        drop(second.await.unwrap());
+        go.send(()).unwrap();
+        first.answer().await
+    };
+    withdrawn.unwrap();
+    store.close().await;
+    assert_eq!(order.lock().unwrap().last(), Some(&599), "who does not wait withdraws it");
+}

@@ -28,13 +28,14 @@ mod webroot;
 
 use std::fmt;
 
+use axum::http::Method;
 use futures::future::BoxFuture;
-use hosting_resource::{Kind, Resource};
+use hosting_resource::{Kind, Resource, Tier};
 use hosting_store::{Origin, ReadTx, WriteTx};
 use serde_json::{Map, Value};
 
 use crate::query::Param;
-use crate::route::Route;
+use crate::route::{Op, Route, Shape};
 use crate::service::{Call, Reply};
 use crate::write::Done;
 use crate::{Api, ApiError};
@@ -145,6 +146,12 @@ pub(crate) fn routes() -> Vec<Route> {
         webhook::routes(),
         audit::routes(),
         desired_state::routes(),
+        vec![
+            Route::scoped(Method::POST, "/bulk", "bulk", Tier::Brand, Op::Bulk)
+                .takes(Shape::Named("Bulk"))
+                .gives(200, Shape::Named("BulkDone"))
+                .says("Many changes in one call, with what became of each"),
+        ],
     ]
     .concat()
 }

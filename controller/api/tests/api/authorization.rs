@@ -7,31 +7,7 @@ use hosting_planner::World;
 use hosting_resource::{Kind, Tier};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Ids, TestApi, example};
-
-/// The id of one of the kind that belongs to `ids`, or to the platform.
-fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
-    match kind {
-        Kind::Brand => &ids.brand,
-        Kind::Package => &ids.package,
-        Kind::Region => &test.region,
-        Kind::Cluster => &test.cluster,
-        Kind::LbAddress => &test.lb_address,
-        Kind::Shard => &test.shard,
-        Kind::Node => "web-1",
-        Kind::Tenant => &ids.tenant,
-        Kind::Subscription => &ids.subscription,
-        Kind::Webroot => &ids.webroot,
-        Kind::Fqdn => &ids.fqdn,
-        Kind::Certificate => &ids.certificate,
-        Kind::Zone => &ids.zone,
-        Kind::ZoneRecord => &ids.record,
-        Kind::Webhook => &ids.webhook,
-        Kind::Role => "dns-reader",
-        Kind::ApiKey => "no-such-key",
-    }
-    .to_owned()
-}
+use crate::harness::{Answer, Ids, TestApi, example, id_of};
 
 pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
     let value = match (route.op, route.subject) {
@@ -76,6 +52,9 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("RotateKey") => Some(json!({"overlap_seconds": 60})),
         // What made the brand's zone.
         Shape::Named("Undo") => Some(json!({"revision": ids.zone_revision})),
+        Shape::Named("Bulk") => Some(json!({"items": [
+            {"op": "patch", "kind": "zone_record", "id": ids.record, "body": {"content": "of a bulk"}},
+        ]})),
         Shape::Named("NewSettings") => Some(json!({"a": "b"})),
         Shape::Named("NewOidcClient") => Some(json!({
             "id": "c", "secret": "a-long-client-secret", "name": "c", "redirect_uris": ["https://c.example/"],
@@ -176,6 +155,12 @@ async fn a_brand_opens_only_its_own_things() {
             let items = answer.body["items"].as_array().unwrap();
             let text = answer.body.to_string();
             assert!(!items.is_empty() && !text.contains("ours"), "{}: {text}", route.path);
+        } else if route.op == Op::Bulk {
+            let result = &answer.body["results"][0];
+            assert_eq!(
+                (&result["status"], &result["problem"]["error"]),
+                (&json!(403), &json!("no access to this brand"))
+            );
         } else if matches!(route.op, Op::Act(act) if act.name == "undo") {
             // Changes of foreign resources are not there.
             assert_eq!(answer.status, 404, "{answer:?}");

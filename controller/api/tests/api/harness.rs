@@ -640,3 +640,27 @@ pub(crate) fn example(test: &TestApi, ids: &Ids, kind: Kind) -> Value {
     }
     body
 }
+
+/// The id of one of the kind that belongs to `ids`, or to the platform.
+pub(crate) fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
+    match kind {
+        Kind::Brand => &ids.brand,
+        Kind::Package => &ids.package,
+        Kind::Region => &test.region,
+        Kind::Cluster => &test.cluster,
+        Kind::LbAddress => &test.lb_address,
+        Kind::Shard => &test.shard,
+        Kind::Node => "web-1",
+        Kind::Tenant => &ids.tenant,
+        Kind::Subscription => &ids.subscription,
+        Kind::Webroot => &ids.webroot,
+        Kind::Fqdn => &ids.fqdn,
+        Kind::Certificate => &ids.certificate,
+        Kind::Zone => &ids.zone,
+        Kind::ZoneRecord => &ids.record,
+        Kind::Webhook => &ids.webhook,
+        Kind::Role => "dns-reader",
+        Kind::ApiKey => "no-such-key",
+    }
+    .to_owned()
+}

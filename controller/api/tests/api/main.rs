@@ -3,6 +3,7 @@
 
 mod authorization;
 mod browsers;
+mod bulk;
 mod changes;
 mod clients;
 mod crud;
@@ -11,6 +12,9 @@ mod desired_state;
 mod env_vars;
 mod events;
 mod exhaustion;
+mod grpc;
+mod grpc_bounds;
+mod grpc_guide;
 mod harness;
 mod history;
 mod http;

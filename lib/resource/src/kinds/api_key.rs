@@ -48,6 +48,7 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "callbacks",
     "events",
     "webhooks",
+    "bulk",
     "undo",
 ];
 
