@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 
 use futures::Stream;
-use hosting_resource::EventView;
 use hosting_proto::intent_api::watch_response::Happened;
 use hosting_proto::intent_api::{Alive, Change, Reset, ResourceEvent, WatchResponse};
+use hosting_resource::EventView;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
