@@ -6,9 +6,10 @@ use hosting_store::WriteTx;
 
 use crate::ApiError;
 use crate::actions::undo;
+use crate::paths::item_path;
 use crate::query::NOW;
 use crate::route::Op;
-use crate::service::{Call, item_path, not_found};
+use crate::service::{Call, not_found};
 use crate::write::Done;
 
 impl Call {
@@ -28,7 +29,8 @@ impl Call {
             | Op::Retry(_)
             | Op::Ask(_)
             | Op::Act(_)
-            | Op::Order(_) => self.query.text("status") == Some(Status::Deleted.as_str()),
+            | Op::Order(_)
+            | Op::Bulk => self.query.text("status") == Some(Status::Deleted.as_str()),
         };
         if asks {
             return Ok(());

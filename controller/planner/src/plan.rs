@@ -141,7 +141,7 @@ impl<'d> Plan<'d> {
             _ if rollout != 0 => self.pace = Pace::Of(rollout),
             // Whoever is not to read any more must not, and what is sealed anew says what it said before.
             Walk::Sealed => self.pace = Pace::Instant,
-            Walk::Resources(_) | Walk::NodeRows | Walk::Unit => {}
+            Walk::Resources(_) | Walk::NodeRows | Walk::Keeping | Walk::Restoring | Walk::Unit => {}
         }
         let next = walk::step(self, over, of, after, cause).await?;
         self.enqueue(next);

@@ -23,7 +23,9 @@ pub(super) fn code_of(problem: Problem, is_quota: bool) -> Code {
             Code::InvalidArgument
         }
         Problem::Conflict if is_quota => Code::ResourceExhausted,
-        Problem::InUse | Problem::Conflict | Problem::KeyReused => Code::FailedPrecondition,
+        Problem::InUse | Problem::Conflict | Problem::KeyReused | Problem::Unconfirmed => {
+            Code::FailedPrecondition
+        }
         Problem::Unauthenticated => Code::Unauthenticated,
         Problem::Forbidden | Problem::InsufficientScope => Code::PermissionDenied,
         Problem::NotFound => Code::NotFound,

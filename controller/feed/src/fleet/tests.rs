@@ -210,7 +210,7 @@ impl StatusSink for Sink {
     async fn report(
         &self,
         _: &str,
-        _: &ReportRequest,
+        _: &feed::ReportRequest,
     ) -> Result<crate::registry::Reported, crate::registry::RegistryError> {
         Ok(crate::registry::Reported::Taken)
     }

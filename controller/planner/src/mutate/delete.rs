@@ -210,7 +210,7 @@ async fn cascade(plan: &mut Plan<'_>, mut resource: Resource) -> Result<(), Plan
                     // Nothing of it is open to be looked at: the queue goes on with it.
                     let after = plan.draft.revision().to_string();
                     let (of, cause) = (resource.id.clone(), Cause::Person);
-                    plan.enqueue([Unit::Walk { over: Walk::Keeping, of, after, cause }]);
+                    plan.enqueue([Unit::Walk { over: Walk::Keeping, of, after, cause, rollout: 0 }]);
                 }
                 return plan.put(resource).await;
             }

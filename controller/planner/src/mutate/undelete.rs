@@ -75,7 +75,13 @@ pub(super) async fn members(
                     // The revision tells this place from the one that the step itself came from.
                     let of = format!("{cause}@{}", plan.draft.revision());
                     let after = format!("{kind}/{after}");
-                    plan.enqueue([Unit::Walk { over: Walk::Restoring, of, after, cause: Cause::Person }]);
+                    plan.enqueue([Unit::Walk {
+                        over: Walk::Restoring,
+                        of,
+                        after,
+                        cause: Cause::Person,
+                        rollout: 0,
+                    }]);
                     return Ok(true);
                 }
                 after.clone_from(&member.id);

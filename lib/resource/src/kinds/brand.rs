@@ -184,7 +184,7 @@ fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
     faults.note(spec.limits.check("limits"));
     if spec.undelete_days > MAX_UNDELETE_DAYS {
         let problem = format!("must be 0 to {MAX_UNDELETE_DAYS} days");
-        faults.note(Err(SpecError::invalid("undelete_days", problem)));
+        faults.note::<()>(Err(SpecError::invalid("undelete_days", problem)));
     }
     faults.note(check::slug("dns_group", &spec.dns_group));
     faults.end()

@@ -193,29 +193,15 @@ impl Definition for Tenant {
     const INITIAL: Status = Status::Pending;
 
     fn create(input: TenantCreate, _: Option<&Resource>, build: &mut Build<'_>) -> Result<(), SpecError> {
-        check::reference("brand_id", &input.brand_id)?;
-        check::text("customer_id", &input.customer_id, 255)?;
-        check::reference("region_id", &input.region_id)?;
-        check::reference("cluster_id", &input.cluster_id)?;
         let shard_id = input.shard_id.filter(|id| !id.is_empty());
-        if let Some(id) = &shard_id {
-            check::reference("shard_id", id)?;
-        }
-        input.sftp_enabled.check("sftp_enabled")?;
-        input.ssh_enabled.check("ssh_enabled")?;
-        input.disk_quota_bytes.check("disk_quota_bytes")?;
-        input.databases.check("databases")?;
-        input.valkey_instances.check("valkey_instances")?;
-        input.s3_buckets.check("s3_buckets")?;
-        input.ssh_keys.check("ssh_keys")?;
-        input.egress_rules.check("egress_rules")?;
-        input.email_accounts.check("email_accounts")?;
         let mut faults = Faults::default();
         faults.note(check::reference("brand_id", &input.brand_id));
         faults.note(check::text("customer_id", &input.customer_id, 255));
         faults.note(check::reference("region_id", &input.region_id));
         faults.note(check::reference("cluster_id", &input.cluster_id));
-        faults.note(check::reference("shard_id", &input.shard_id));
+        if let Some(id) = &shard_id {
+            faults.note(check::reference("shard_id", id));
+        }
         faults.note(input.limits.check("limits"));
         faults.note(input.sftp_enabled.check("sftp_enabled"));
         faults.note(input.ssh_enabled.check("ssh_enabled"));
