@@ -8,7 +8,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `route`, `query`, `unserved` | the table; the parameters of each route; the routes that are not built yet |
-//! | `service`, `request` | from HTTP to a checked call and back: ids, traces, keys, preconditions, bodies, metrics |
+//! | `service`, `request`, `subject` | from HTTP to a checked call and back: ids, traces, keys, preconditions, bodies, metrics |
 //! | `answer`, `reply`, `preconditions`, `problem` | what surrounds every answer; successes; entity tags; what failures are called |
 //! | `browsers`, `compression` | web pages of other origins; answers that are sent compressed |
 //! | `fallback` | readiness, wrong methods, routes that are not built yet |
@@ -64,6 +64,7 @@ mod reply;
 mod request;
 mod route;
 mod service;
+mod subject;
 mod trace;
 mod turns;
 mod undelete;

@@ -75,13 +75,23 @@ pub(crate) fn digest_of(bytes: &Bytes) -> Map<String, Value> {
     Map::from_iter([("sha256".to_owned(), hex::encode(Sha256::digest(bytes)).into())])
 }
 
+/// How long a body is said to be, in bytes.
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What a body of more than `limit` bytes is answered with.
+pub(crate) fn too_large(limit: usize) -> ApiError {
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+}
+
 /// Reads a body of at most `limit` bytes.
 pub(crate) async fn read_all(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     axum::body::to_bytes(body, limit).await.map_err(|error| {
         let over = std::error::Error::source(&error)
             .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
         if over {
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+            too_large(limit)
         } else {
             ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")
         }

@@ -9,13 +9,13 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::World;
-use hosting_resource::{IdPolicy, Kind, Tier, in_brand};
+use hosting_resource::Kind;
 use hosting_scaffold::http::ClientAddress;
 use hosting_store::Store;
 use prometheus_client::registry::Registry;
@@ -40,7 +40,7 @@ use crate::rate_limit::{RateLimiters, StandingCell};
 pub(crate) use crate::reply::Reply;
 use crate::request::{self, param};
 use crate::route::{BASE, Op, Route, Shape, table};
-use crate::turns::{Turn, Turns};
+use crate::turns::{HeldTurn, Turn, Turns};
 use crate::unserved::unserved;
 use crate::wait::{Waiting, WaitingPlace};
 use crate::{ApiError, Platform};
@@ -423,7 +423,7 @@ impl Api {
         let (body, raw, turn) = match route.request {
             Shape::Empty => (Map::new(), Bytes::new(), None),
             Shape::Create(_) | Shape::Update(_) | Shape::View(_) | Shape::Page(_) | Shape::Named(_) => {
-                self.read_body(route, principal, headers, body).await?
+                self.read_body(route, principal, request, body).await?
             }
         };
         let caller = Caller::of(request)?;
@@ -445,11 +445,18 @@ impl Api {
         &self,
         route: &Route,
         principal: &Principal,
-        headers: &HeaderMap,
+        request: &Parts,
         body: Body,
     ) -> Result<(Map<String, Value>, Bytes, Option<Turn>), ApiError> {
+        let headers = &request.headers;
         let is_bulk = route.op == Op::Bulk;
         let limit = if is_bulk { self.bulk_body_limit() } else { self.body_limit() };
+        let mut turn = HeldTurn::of(&request.extensions);
+        if is_bulk && turn.is_none() && request::declared_length(headers).is_none_or(|bytes| bytes > LARGE.0)
+        {
+            // Those in line do not hold what they carry.
+            turn = Some(self.turn(principal).await?);
+        }
         let bytes = self.within_body_timeout(request::read_all(body, limit)).await?;
         if bytes.is_empty() && route.body_optional {
             return Ok((Map::new(), Bytes::new(), None));
@@ -457,8 +464,7 @@ impl Api {
         if !bytes.is_empty() {
             request::check_media_type(headers)?;
         }
-        let mut turn = None;
-        if bytes.len() > LARGE.0 {
+        if turn.is_none() && bytes.len() > LARGE.0 {
             turn = Some(self.turn(principal).await?);
         }
         if is_bulk {
@@ -503,7 +509,7 @@ impl Api {
         self.0.config.body_limit
     }
 
-    async fn turn(&self, principal: &Principal) -> Result<Turn, ApiError> {
+    pub(crate) async fn turn(&self, principal: &Principal) -> Result<Turn, ApiError> {
         self.0.turns.take(&principal.key_id).await.ok_or_else(|| {
             ApiError::unavailable(
                 "too many large requests of this key are in line; send them one after another",
@@ -581,76 +587,6 @@ impl Call {
     /// The key's next large request may go on.
     pub(crate) fn end_turn(&self) {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// A resource named in the path that the caller may touch.
-    pub(crate) async fn subject(
-        &self,
-        world: &mut dyn World,
-        kind: Kind,
-    ) -> Result<hosting_resource::Resource, ApiError> {
-        let resource = self.named(world, kind, &self.id).await?;
-        if kind.info().tier == Tier::Brand {
-            self.principal.may_touch(&resource)?;
-        }
-        self.is_shown(&resource)?;
-        Ok(resource)
-    }
-}
-
-impl Call {
-    /// What the caller means by an id.
-    pub(crate) async fn named(
-        &self,
-        world: &mut dyn World,
-        kind: Kind,
-        id: &str,
-    ) -> Result<hosting_resource::Resource, ApiError> {
-        if kind.info().id == IdPolicy::Caller {
-            self.called(world, kind, id).await
-        } else {
-            find(world, kind, id).await
-        }
-    }
-
-    /// What the caller's brand calls `id`, of a kind whose ids are a brand's; a caller of several brands may write `brand~id`.
-    async fn called(
-        &self,
-        world: &mut dyn World,
-        kind: Kind,
-        id: &str,
-    ) -> Result<hosting_resource::Resource, ApiError> {
-        let mut found = Vec::new();
-        for brand in &self.principal.brands {
-            found.extend(world.resource(&in_brand(brand, id)).await?);
-        }
-        if found.is_empty() {
-            found = world.with_facet(kind, "id", id, "", 2).await?;
-        }
-        // Written with its brand, though an older build kept it under its id alone.
-        if let Some((brand, own)) = id.split_once('~')
-            && let Some(plain) = world.resource(own).await?
-            && plain.brand.as_deref() == Some(brand)
-        {
-            found.push(plain);
-        }
-        // Written with its brand, or kept by an older build under this id alone.
-        if let Some(whole) = world.resource(id).await?
-            && found.iter().all(|other| other.id != whole.id && other.brand != whole.brand)
-        {
-            found.push(whole);
-        }
-        found.retain(|found| found.kind == kind);
-        if found.len() > 1 && found.iter().any(|one| self.principal.may_touch(one).is_ok()) {
-            found.retain(|one| self.principal.may_touch(one).is_ok());
-        }
-        if let [one, _, ..] = &found[..] {
-            return Err(ApiError::conflict(format!(
-                "several brands have a {kind} {id:?}: write the brand in front, e.g. {}",
-                in_brand(one.brand.as_deref().unwrap_or_default(), id)
-            )));
-        }
-        found.pop().ok_or_else(|| not_found(kind))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Who is in line, by key.
@@ -41,6 +42,25 @@ impl Drop for Place {
                 by_key.remove(&self.key);
             }
         }
+    }
+}
+
+/// A turn that another protocol in this process took for a request before it read what that is made of. In the request's extensions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HeldTurn(Arc<Mutex<Option<Turn>>>);
+
+impl HeldTurn {
+    pub(crate) fn new(turn: Turn) -> Self {
+        Self(Arc::new(Mutex::new(Some(turn))))
+    }
+
+    fn take(&self) -> Option<Turn> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The turn that came with a request.
+    pub(crate) fn of(extensions: &Extensions) -> Option<Turn> {
+        extensions.get::<Self>().and_then(Self::take)
     }
 }
 

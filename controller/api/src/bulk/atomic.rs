@@ -133,6 +133,7 @@ impl Api {
                     }
                     let AllDone { results, wait, rings, brands } =
                         api.carry_out_all(tx, &bulk, ready?, true).await?;
+                    inner.confirmed(tx, api.confirm_rules()).await?;
                     tx.audit(row_of_call(&inner, &given, results.len(), 0, inner.route.success));
                     let done = Done::json("", &Kept { results, brands })?.waiting_for(wait);
                     let done = Done { subject: None, rings, ..done };

@@ -19,6 +19,9 @@ use crate::{Api, ApiError};
 /// key does not stand behind many.
 const IN_LINE: usize = 32;
 
+/// After so many items it is looked at whether the key still opens what it opened.
+const LOOK_AT_KEY: usize = 256;
+
 /// What an item did: code, itself, and the revision when it was done before.
 type ItemDone = (u16, Done, Option<u64>);
 
@@ -40,7 +43,7 @@ struct Progress<'c> {
     call: &'c Call,
     path: &'c str,
     ended: Ended,
-    /// The store failed or the controller stops: nothing more is attempted.
+    /// The store failed, the controller stops or the key is another one now: nothing more is attempted.
     stopped: Option<ApiError>,
 }
 
@@ -62,6 +65,9 @@ impl Api {
                 && let Some(first) = in_line.pop_front()
             {
                 self.take_up(&mut progress, first).await;
+            }
+            if index > 0 && index % LOOK_AT_KEY == 0 && progress.stopped.is_none() {
+                progress.stopped = self.key_is_another(&bulk).await;
             }
             if progress.stopped.is_none() && self.stopping().is_cancelled() {
                 progress.stopped =
@@ -113,6 +119,7 @@ impl Api {
                     Some((done, revision)) => (done, Some(revision)),
                     None => {
                         let done = call.carry_out(tx, prepared).await?;
+                        call.confirmed(tx, api.confirm_rules()).await?;
                         call.keep_done(tx, &path, &done).await?;
                         tx.audit(api.row_of_item(&call, &path, &done));
                         (done, None)
@@ -124,6 +131,18 @@ impl Api {
         });
         let submitted = submitted.await.map_err(|error| refuse(error.into()))?;
         Ok((name, submitted))
+    }
+
+    /// Why nothing more is attempted with the key, if so. A store that cannot be read takes no rights away.
+    async fn key_is_another(&self, bulk: &Bulk) -> Option<ApiError> {
+        match self.still(&bulk.caller).await {
+            Ok(principal) if principal == bulk.principal => None,
+            Ok(_) => {
+                let message = "the rights of the key were changed meanwhile; send what is left again";
+                Some(ApiError::forbidden(message))
+            }
+            Err(error) => Some(error).filter(|error| !error.status.is_server_error()),
+        }
     }
 
     /// Waits for an item and notes what became of it.
@@ -150,9 +169,12 @@ impl Api {
 
     async fn refuse(&self, progress: &mut Progress<'_>, index: usize, name: Option<String>, error: ApiError) {
         progress.ended.results.push(refused(index, name, &error));
+        if progress.stopped.is_some() {
+            return;
+        }
         if error.status.is_server_error() {
             // One row says it of all that follow: that of the call.
-            progress.stopped.get_or_insert(error);
+            progress.stopped = Some(error);
             return;
         }
         let mut row = entry(&progress.call.route, progress.path, None, None, error.status.as_u16());

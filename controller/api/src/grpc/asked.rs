@@ -30,6 +30,7 @@ impl Asked {
     pub(super) fn with_body(method: Method, path: String, body: String) -> Self {
         let mut asked = Self::new(method, path);
         asked.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        asked.headers.insert(header::CONTENT_LENGTH, body.len().into());
         asked.body = body.into();
         asked
     }

@@ -4,24 +4,30 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tonic::Code;
 use tower::{Service, ServiceExt};
 
 use super::status::{ended, status_of};
-use crate::auth::Admitted;
+use crate::auth::{Admitted, Principal};
 use crate::problem::Shown;
 use crate::rate_limit::StandingCell;
-use crate::request::read_all;
+use crate::request::{read_all, too_large};
+use crate::service::LARGE;
 use crate::trace::request_id;
+use crate::turns::{HeldTurn, Turn};
 use crate::{Api, ApiError};
 
 /// The header with the deadline (gRPC over HTTP/2, "Request-Headers").
 const TIMEOUT: &str = "grpc-timeout";
+/// Bytes before each message: a flag, and its length (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX: usize = 5;
 /// The header with the request's id, of requests and answers.
 pub(super) const REQUEST_ID: &str = "x-request-id";
 /// The longest time that a call without a deadline of its own may take, but for streams of events: reading its message, waiting for the
@@ -133,21 +139,65 @@ where
 /// Authenticates, and reads the message.
 async fn admit(api: &Api, nature: Nature, bounds: Bounds, request: Request) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
+    let mut principal = None;
     if !nature.is_open {
         // Its bucket of the rate limit follows from the method.
         let method =
             std::mem::replace(&mut parts.method, if nature.is_read { Method::GET } else { Method::POST });
-        let principal = api.caller(&parts).await?;
+        let caller = api.caller(&parts).await?;
         parts.method = method;
-        parts.extensions.insert(Admitted(principal));
+        parts.extensions.insert(Admitted(caller.clone()));
+        principal = Some(caller);
     }
     let body = if nature.is_dialogue {
         body
     } else {
         let most = if nature.is_bulk { bounds.bulk } else { bounds.single };
-        Body::from(api.within_body_timeout(read_all(body, most)).await?)
+        let (message, turn) = read_message(api, principal.as_ref(), body, most).await?;
+        if let Some(turn) = turn {
+            parts.extensions.insert(HeldTurn::new(turn));
+        }
+        Body::from(message)
     };
     Ok(Request::from_parts(parts, body))
+}
+
+/// Reads a message. A large one is read in the key's turn: those in line do not hold what they carry.
+async fn read_message(
+    api: &Api,
+    principal: Option<&Principal>,
+    mut body: Body,
+    most: usize,
+) -> Result<(Bytes, Option<Turn>), ApiError> {
+    let mut read = BytesMut::new();
+    let begin = api.within_body_timeout(async {
+        while read.len() < PREFIX
+            && let Some(frame) = body.frame().await
+        {
+            let frame = frame.map_err(|_| {
+                ApiError::new(StatusCode::BAD_REQUEST, "the message could not be read to its end")
+            })?;
+            if let Ok(data) = frame.into_data() {
+                read.extend_from_slice(&data);
+            }
+        }
+        Ok(Bytes::new())
+    });
+    begin.await?;
+    let length = match read.first_chunk::<PREFIX>() {
+        Some([_, length @ ..]) => usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX),
+        None => 0,
+    };
+    if length > most || read.len() > most {
+        return Err(too_large(most));
+    }
+    let turn = match principal {
+        Some(principal) if length > LARGE.0 => Some(api.turn(principal).await?),
+        Some(_) | None => None,
+    };
+    let rest = api.within_body_timeout(read_all(body, most + PREFIX - read.len())).await?;
+    read.extend_from_slice(&rest);
+    Ok((read.freeze(), turn))
 }
 
 async fn answer<S>(service: S, deadline: Option<Instant>, mut request: Request) -> Response

@@ -26,6 +26,7 @@ use super::watch::{self, Events};
 use crate::ApiError;
 use crate::auth::Admitted;
 use crate::bodies::bulk as rest;
+use crate::turns::HeldTurn;
 use crate::watcher::Handover;
 
 /// Metadata that a call hands on to the request which it becomes.
@@ -69,6 +70,9 @@ impl Calling {
         }
         if let Some(admitted) = given.get::<Admitted>() {
             extensions.insert(admitted.clone());
+        }
+        if let Some(turn) = given.get::<HeldTurn>() {
+            extensions.insert(turn.clone());
         }
         let request_id =
             headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();

@@ -426,6 +426,73 @@ async fn an_item_costs_no_more_statements_than_alone() {
         assert_eq!(done["refused"], 0, "{done}");
         let each = (statements() - before) as f64 / count as f64;
         println!("{query:?}: {each:.1} statements an item, {alone} alone");
-        assert!(each <= alone as f64, "{query}: {each} an item, {alone} alone");
+        assert!(each * 2.0 <= alone as f64, "{query}: {each} an item, {alone} alone");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_revoked_does_nothing_more() {
+    let (test, _place) = crate::platform().await;
+    let ids = test.brand("acme").await;
+    test.gatekeeper.0.abort();
+    let (id, key) = test.key(&["*:*"], &["acme"]).await;
+    let items: Vec<Value> = (0..3_000).map(|n| new_record(&ids, n)).collect();
+    let begun = test.store.read().await.unwrap().head();
+    let revoke = async {
+        while test.store.read().await.unwrap().head() < begun + 20 {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        test.delete(&format!("/api-keys/{id}")).await.ok(204);
+    };
+    let items = json!(items);
+    let (done, ()) = tokio::join!(bulk(&test, &key, "", &items), revoke);
+    let statuses = statuses(&done.ok(200));
+    let made = statuses.iter().filter(|status| **status == 202).count();
+    assert!((20..3_000).contains(&made), "{made}");
+    assert!(statuses[made..].iter().all(|status| *status == 401), "{statuses:?}");
+    assert_eq!(made % 256, 0, "it was looked at after 256 items");
+}
+
+/// Of a key's large calls one is read at a time: those in line hold no bodies.
+#[tokio::test]
+async fn a_call_in_line_is_not_read_before_its_turn() {
+    use std::sync::Arc;
+
+    use axum::body::Bytes;
+    use futures::StreamExt;
+
+    let (test, _place) = crate::platform().await;
+    let ids = test.brand("acme").await;
+    let send = async |body: Body| {
+        let request =
+            Request::builder().method(Method::POST).uri("/api/v1/bulk").header("x-api-key", &test.admin);
+        test.send(request.body(body).unwrap()).await
+    };
+    let was_asked = Arc::new(AtomicBool::new(false));
+    let is_read = Arc::new(tokio::sync::Notify::new());
+    let reading = Arc::clone(&is_read);
+    let silent = futures::stream::once(async move {
+        reading.notify_one();
+        futures::future::pending::<Result<Bytes, std::io::Error>>().await
+    });
+    let text = json!({"items": [new_record(&ids, 1)]}).to_string();
+    let asked = Arc::clone(&was_asked);
+    let second = futures::stream::once(async move {
+        asked.store(true, Ordering::SeqCst);
+        Ok::<_, std::io::Error>(Bytes::from(text))
+    });
+    let first = send(Body::from_stream(silent));
+    let begun = tokio::sync::Notify::new();
+    let second = async {
+        is_read.notified().await;
+        begun.notify_one();
+        send(Body::from_stream(second.boxed())).await
+    };
+    let look = async {
+        begun.notified().await;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        was_asked.load(Ordering::SeqCst)
+    };
+    let (first, second, early) = tokio::join!(first, second, look);
+    assert_eq!((first.status, second.status, early), (408, 200, false), "{second:?}");
 }

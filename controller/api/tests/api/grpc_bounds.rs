@@ -230,3 +230,75 @@ async fn a_call_costs_no_more_statements_than_the_request() {
         }
     }
 }
+
+/// Of a key's large messages one is read at a time, and small ones do not wait for them.
+#[tokio::test]
+async fn a_large_message_is_read_in_its_turn() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("acme").await;
+    let send = async |rpc: &str, body: Body| {
+        let request = HttpRequest::builder()
+            .method(Method::POST)
+            .uri(format!("/hosting.intent_api.v1.Intents/{rpc}"))
+            .header("content-type", "application/grpc")
+            .header("x-api-key", &test.admin);
+        let response = test.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+        (status, axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap())
+    };
+    let message = |request: &hosting_proto::intent_api::BulkRequest| {
+        let bytes = prost::Message::encode_to_vec(request);
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        ([&[0], length.as_slice()].concat(), bytes)
+    };
+    let many = |count: usize, from: usize| hosting_proto::intent_api::BulkRequest {
+        items: (from..from + count)
+            .map(|n| hosting_proto::intent_api::BulkItem {
+                operation: 1,
+                kind: "zone_record".into(),
+                parent: Some(hosting_proto::intent_api::IdOrItem {
+                    of: Some(hosting_proto::intent_api::id_or_item::Of::Id(ids.zone.clone())),
+                }),
+                body_json: txt(&format!("m{n}")).to_string(),
+                ..hosting_proto::intent_api::BulkItem::default()
+            })
+            .collect(),
+        ..hosting_proto::intent_api::BulkRequest::default()
+    };
+    let (prefix, bytes) = message(&many(900, 0));
+    assert!(bytes.len() > 64 * 1024);
+    let was_asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asked = std::sync::Arc::clone(&was_asked);
+    let begin =
+        |prefix: Vec<u8>| futures::stream::once(async move { Ok::<_, std::io::Error>(Bytes::from(prefix)) });
+    let is_read = std::sync::Arc::new(tokio::sync::Notify::new());
+    let reading = std::sync::Arc::clone(&is_read);
+    let silent = begin(prefix.clone()).chain(futures::stream::once(async move {
+        reading.notify_one();
+        futures::future::pending().await
+    }));
+    let whole = begin(prefix).chain(futures::stream::once(async move {
+        asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        Ok(Bytes::from(bytes))
+    }));
+    let first = send("Bulk", Body::from_stream(silent));
+    let begun = tokio::sync::Notify::new();
+    let second = async {
+        is_read.notified().await;
+        begun.notify_one();
+        send("Bulk", Body::from_stream(whole)).await
+    };
+    let look = async {
+        begun.notified().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let (prefix, bytes) = message(&many(1, 1_000));
+        let small = send("Bulk", Body::from([prefix, bytes].concat())).await;
+        (small.0, was_asked.load(std::sync::atomic::Ordering::SeqCst))
+    };
+    let ((first, _), (second, answer), (small, early)) = tokio::join!(first, second, look);
+    assert_eq!(first.as_deref(), Some("4"), "it did not arrive in time");
+    assert_eq!((small, early), (None, false), "a small one goes on, and a large one is not read");
+    assert_eq!(second, None);
+    let answer = <hosting_proto::intent_api::BulkResponse as prost::Message>::decode(&answer[5..]).unwrap();
+    assert_eq!((answer.done, answer.refused), (900, 0));
+}
