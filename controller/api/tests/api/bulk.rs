@@ -353,6 +353,10 @@ async fn a_call_is_bounded() {
         assert_eq!(refused.status, 400, "{refused:?}");
         assert!(refused.error().contains("1000 items at most"), "{refused:?}");
     }
+    let request =
+        Request::builder().method(Method::POST).uri("/api/v1/bulk").header("x-api-key", &test.admin);
+    let request = request.header("if-match", "*").body(Body::from("{\"items\": []}")).unwrap();
+    assert_eq!(test.send(request).await.body["field"], "If-Match", "each item has its own");
     // What does not fit into a transaction says so.
     let much: Vec<Value> = (0..600).map(|n| new_record(&ids, n)).collect();
     let refused = bulk(&test, &test.admin, "?atomic=true", &json!(much)).await;
