@@ -152,6 +152,8 @@ fn parameters(route: &Route) -> Vec<Value> {
         ("If-None-Match", "Entity tags that the caller has: 304 when one of them is what would be shown."),
     ];
     let header = headers.into_iter().find_map(|(name, about)| match (route.is_mutating(), route.op) {
+        // Each item has its own.
+        (true, Op::Bulk) => None,
         (true, _) if name == "If-Match" => Some((name, about)),
         (false, Op::Get(_)) if name == "If-None-Match" => Some((name, about)),
         (false, Op::Ask(ask)) if ask.tagged && name == "If-None-Match" => Some((name, about)),
@@ -198,6 +200,11 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             planned["content"] = content(json!({"anyOf": [settled, plan]}));
         }
         answers.insert("200".to_owned(), planned);
+        if route.success != 202 {
+            let late = schemas.refer(route.response).unwrap_or_else(self::settled);
+            let about = "Made, and not in effect everywhere within the time that was to be waited";
+            answers.insert("202".to_owned(), json!({"description": about, "content": content(late)}));
+        }
     }
     let is_tagged = matches!(route.op, Op::Get(_)) || route.op.ask().is_some_and(|ask| ask.tagged);
     if is_tagged {
@@ -205,7 +212,7 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     }
     let mut codes =
         vec![(401, "No key, or one that is not valid"), (403, "Scope, brand or tier do not allow it")];
-    if route.path.contains('{') || matches!(route.op, Op::Act(_)) {
+    if route.path.contains('{') || matches!(route.op, Op::Act(_) | Op::Bulk) {
         codes.push((404, "There is no such resource"));
     }
     if !route.is_mutating() {

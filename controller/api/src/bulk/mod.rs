@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use self::item::{Ids, refers};
 use crate::audit::{bounded, entry};
 use crate::bodies::bulk::{BulkDone, BulkItem, BulkResult, MAX_ITEMS};
+use crate::preconditions::Preconditions;
 use crate::prepare::Prepared;
 use crate::query::{ATOMIC, DRY_RUN, SERVED};
 use crate::route::Route;
@@ -74,6 +75,11 @@ impl Ended {
 impl Api {
     /// Carries out the items of a call.
     pub(crate) async fn bulk(&self, call: Call, path: &str) -> Result<Reply, Failure> {
+        if call.conditions != Preconditions::default() {
+            return Err(
+                ApiError::invalid("If-Match", "is given with each item, as if_match; leave it out").into()
+            );
+        }
         let items = envelope(call.raw.clone()).await?;
         let is_atomic = call.query.text(ATOMIC) == Some("true");
         let is_plan = call.query.text(DRY_RUN) == Some("true");

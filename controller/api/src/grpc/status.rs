@@ -13,6 +13,8 @@ use crate::problem::Problem;
 
 /// The domain of reasons.
 const DOMAIN: &str = "hosting.intent_api";
+/// Longest value of a further member in the details, in bytes: they are sent as header fields.
+const MAX_MORE: usize = 512;
 /// Members of a problem that have places of their own among the details.
 const PLACED: &[&str] = &["error", "detail", "instance", "status", "errors"];
 
@@ -75,7 +77,9 @@ pub(super) fn status_of_members(
         HashMap::from([("http_status".to_owned(), http_status.as_u16().to_string())]);
     for (name, value) in members.iter().filter(|(name, _)| !PLACED.contains(&name.as_str())) {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        more.insert(name.clone(), shown);
+        if shown.len() <= MAX_MORE {
+            more.insert(name.clone(), shown);
+        }
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(reason_of(problem), DOMAIN, more).set_request_info(request_id, "");
@@ -141,6 +145,7 @@ mod tests {
             Some(Duration::from_secs(1))
         );
         let mut over = ApiError::conflict("one webroot is the limit");
+        over.more.insert("long".to_owned(), "x".repeat(600).into());
         over.more.insert("quota".to_owned(), "webroots".into());
         over.more.insert("limit".to_owned(), 1.into());
         over.more.insert("of".to_owned(), serde_json::json!({"type": "tenant", "id": "t_1"}));
@@ -148,6 +153,7 @@ mod tests {
         assert_eq!(status.code(), Code::ResourceExhausted);
         let details = status.get_error_details();
         assert_eq!(details.quota_failure().unwrap().violations[0].subject, "t_1:webroots");
-        assert_eq!(details.error_info().unwrap().metadata["limit"], "1");
+        let metadata = &details.error_info().unwrap().metadata;
+        assert_eq!((metadata["limit"].as_str(), metadata.contains_key("long")), ("1", false));
     }
 }

@@ -353,6 +353,10 @@ async fn a_call_is_bounded() {
         assert_eq!(refused.status, 400, "{refused:?}");
         assert!(refused.error().contains("1000 items at most"), "{refused:?}");
     }
+    let request =
+        Request::builder().method(Method::POST).uri("/api/v1/bulk").header("x-api-key", &test.admin);
+    let request = request.header("if-match", "*").body(Body::from("{\"items\": []}")).unwrap();
+    assert_eq!(test.send(request).await.body["field"], "If-Match", "each item has its own");
     // What does not fit into a transaction says so.
     let much: Vec<Value> = (0..600).map(|n| new_record(&ids, n)).collect();
     let refused = bulk(&test, &test.admin, "?atomic=true", &json!(much)).await;
@@ -495,4 +499,18 @@ async fn a_call_in_line_is_not_read_before_its_turn() {
     };
     let (first, second, early) = tokio::join!(first, second, look);
     assert_eq!((first.status, second.status, early), (408, 200, false), "{second:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_attempted_says_so() {
+    let (test, _place) = crate::platform().await;
+    let ids = test.brand("acme").await;
+    let head = quiet(&test).await;
+    test.stop.cancel();
+    let items: Vec<Value> = (0..40).map(|n| new_record(&ids, n)).collect();
+    let stopped = bulk(&test, &test.admin, "", &json!(items)).await.ok(200);
+    assert_eq!((statuses(&stopped), &stopped["done"]), (vec![503; 40], &json!(0)));
+    assert_eq!(test.store.read().await.unwrap().head(), head, "nothing was written");
+    let row = test.get("/audit-logs?limit=1").await.body["items"][0].clone();
+    assert_eq!(row["request_body"], json!({"items": 40, "refused": 40}), "one row says it of all: {row}");
 }
