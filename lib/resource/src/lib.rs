@@ -25,6 +25,7 @@ pub mod kinds;
 pub mod limits;
 pub mod ownership;
 mod record_data;
+pub mod roles;
 pub mod search;
 mod secret;
 mod spec_map;
