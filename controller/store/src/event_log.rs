@@ -4,7 +4,7 @@
 use hosting_resource::Kind;
 
 use crate::error::{from_sql, to_sql};
-use crate::sql::{self, QueryBuilder};
+use crate::sql::{self, Connection, QueryBuilder};
 use crate::{ReadTx, ResourceEvent, Store, StoreError, WriteTx, batch};
 
 /// Rows that one transaction deletes.
@@ -50,12 +50,12 @@ pub(crate) fn has_followers<'k>(kinds: impl IntoIterator<Item = &'k Kind>) -> bo
 }
 
 /// Whether there is a resource that follows events.
-pub(crate) async fn is_followed(tx: &mut ReadTx) -> Result<bool, StoreError> {
+pub(crate) async fn is_followed(connection: &mut Connection) -> Result<bool, StoreError> {
     let kinds: Vec<String> = followers().map(|kind| kind.name().to_owned()).collect();
     let mut sql = QueryBuilder::new("SELECT 1 FROM resources WHERE kind IN ");
     batch::list(&mut sql, &kinds);
     sql.push(" LIMIT 1");
-    Ok(tx.optional(sql.build()).await?.is_some())
+    Ok(!connection.rows(sql.build()).await?.is_empty())
 }
 
 /// Writes the events of a group, in the order of their revisions.

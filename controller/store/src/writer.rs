@@ -522,7 +522,7 @@ impl Writer {
             self.read_log().await?;
         }
         if self.followed.is_none() {
-            self.followed = Some(event_log::is_followed(self.tx.beside()).await?);
+            self.followed = Some(event_log::is_followed(self.tx.raw()).await?);
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub mod limits;
 pub mod ownership;
 mod placement;
 mod record_data;
+pub mod roles;
 pub mod search;
 mod secret;
 mod spec_map;

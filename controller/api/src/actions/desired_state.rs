@@ -103,11 +103,12 @@ async fn desired_state(api: &Api, call: &Call) -> Result<Reply, ApiError> {
         let mut desired = DesiredShard::of(&shard.id, &shard.spec.role);
         let is_edge = shard.spec.role == "lb";
         // Other roles serve no tenants yet.
-        while is_edge || shard.spec.role == "web" {
+        let serves = is_edge || shard.spec.role == "web";
+        while serves && !answer.has_more {
             if left == 0 || parts >= MOST_PARTS {
                 answer.has_more = true;
                 answer.next_cursor = Some(format!("{}/{after}", shard.id));
-                break;
+                continue;
             }
             let page = if is_edge {
                 let cluster = shard.parent.as_deref().unwrap_or_default();

@@ -231,3 +231,28 @@ async fn what_is_wrong_with_an_incident_is_named() {
     assert_eq!(planned.status, 200, "{planned:?}");
     assert_eq!(test.get("/incidents").await.ok(200)["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn the_operators_place_is_told_of_what_is_critical_or_escalated() {
+    let test = TestApi::with_fleet().await;
+    let new = |key: &str, severity: &str| json!({"dedupe_key": key, "type": "t", "severity": severity, "title": "t", "source": "s"});
+    let notices = async || {
+        let list = test.get("/jobs?kind=incident_notice").await.ok(200);
+        let trigger = |job: &Value| job["params"]["trigger"].as_str().unwrap().to_owned();
+        list["items"].as_array().unwrap().iter().map(trigger).collect::<Vec<_>>()
+    };
+    test.post("/incidents", new("before", "critical")).await.ok(201);
+    assert_eq!(notices().await, Vec::<String>::new(), "no place is set");
+    let places = json!({
+        "webhook.critical.url": "https://hooks.example/?token=secret-1", "webhook.escalated.url": "https://hooks.example/b",
+    });
+    test.put("/platform/config", places).await.ok(200);
+    test.post("/incidents", new("small", "warning")).await.ok(201);
+    let made = test.post("/incidents", new("large", "critical")).await;
+    test.post("/incidents", new("large", "critical")).await.ok(200);
+    assert_eq!(notices().await, ["critical"], "once, and not for the one that was open already");
+    test.post(&format!("/incidents/{}/escalate", made.id()), json!({"reason": "r"})).await.ok(204);
+    assert_eq!(notices().await, ["escalated", "critical"]);
+    let shown = test.get("/jobs?kind=incident_notice").await.body.to_string();
+    assert!(!shown.contains("secret-1"), "{shown}");
+}

@@ -1,7 +1,7 @@
 //! Roles: scopes by a name, which keys have beside their own.
 
 use axum::http::Method;
-use hosting_resource::kinds::role::BUILT_IN;
+use hosting_resource::roles::BUILT_IN;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, TestApi};

@@ -11,6 +11,7 @@ pub mod audit_head;
 pub mod audit_retention;
 pub mod callback;
 pub mod history_retention;
+pub mod incident_notice;
 pub mod kept_deletions;
 pub mod ownership;
 pub mod reply_retention;
@@ -50,6 +51,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<callback::Callback>(callback::make),
     entry::<audit_head::SignAuditHead>(audit_head::make),
     entry::<audit_retention::AuditRetention>(audit_retention::make),
+    entry::<incident_notice::IncidentNotice>(incident_notice::make),
     entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<kept_deletions::KeptDeletions>(kept_deletions::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),

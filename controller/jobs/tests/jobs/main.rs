@@ -11,6 +11,7 @@ mod limits;
 mod looks;
 #[path = "../loopback_dns/mod.rs"]
 mod loopback_dns;
+mod notices;
 mod retention;
 mod running;
 mod timers;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 pub(crate) use hosting_resource::kinds::api_key::ApiKey;
 use hosting_resource::kinds::api_key::{self, ApiKeySpec};
-use hosting_resource::kinds::role::built_in;
+use hosting_resource::roles::built_in;
 use hosting_resource::{Creation, Document, Entropy, Id};
 use subtle::{Choice, ConstantTimeEq};
 

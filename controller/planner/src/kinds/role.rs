@@ -1,7 +1,8 @@
 //! A named set of scopes. It is on no machine.
 
 pub(crate) use hosting_resource::kinds::role::Role;
-use hosting_resource::kinds::role::{RoleSpec, built_in};
+use hosting_resource::kinds::role::RoleSpec;
+use hosting_resource::roles::built_in;
 use hosting_resource::{Document, Resource};
 
 use super::{Facts, Planned, Undo};

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::role::built_in;
 use crate::definition::{Build, Definition, Grants, to_map, written_over};
 use crate::faults::Faults;
+use crate::roles::built_in;
 use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Ref, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
 
 /// The resource parts of scopes.

@@ -7,85 +7,8 @@ use serde_json::{Value, json};
 use super::api_key;
 use crate::definition::{Build, Definition, Grants, Nothing};
 use crate::faults::Faults;
+use crate::roles::built_in;
 use crate::{Codes, Column, Doc, Document, Filter, IdPolicy, Index, Kind, KindInfo, NoState, Owns, Resource, SpecError, Status, Tier, check, filter};
-
-/// Roles that there are without anybody making them: their id, for whom, and scopes.
-pub const BUILT_IN: &[(&str, &str, &[&str])] = &[
-    ("read-only", "sees everything, changes nothing", &["*:read"]),
-    (
-        "operator",
-        "runs machines and looks after what fails",
-        &[
-            "*:read",
-            "regions:*",
-            "clusters:*",
-            "shards:*",
-            "nodes:*",
-            "incidents:*",
-            "jobs:*",
-            "undo:write",
-        ],
-    ),
-    (
-        "support",
-        "helps customers: changes what they have, deletes nothing",
-        &[
-            "*:read",
-            "tenants:write",
-            "webroots:write",
-            "fqdns:write",
-            "certificates:write",
-            "zones:write",
-            "zone_records:write",
-            "incidents:write",
-            "jobs:write",
-            "undo:write",
-        ],
-    ),
-    (
-        "billing",
-        "makes, suspends and ends customers, and assigns packages",
-        &[
-            "brands:read",
-            "packages:read",
-            "tenants:*",
-            "subscriptions:*",
-            "webroots:read",
-            "fqdns:read",
-            "zones:read",
-            "events:read",
-            "callbacks:*",
-        ],
-    ),
-    (
-        "brand-admin",
-        "everything that a brand's key may do, but for API keys",
-        &[
-            "brands:*",
-            "packages:*",
-            "tenants:*",
-            "subscriptions:*",
-            "webroots:*",
-            "fqdns:*",
-            "certificates:*",
-            "zones:*",
-            "zone_records:*",
-            "incidents:*",
-            "jobs:*",
-            "events:*",
-            "webhooks:*",
-            "callbacks:*",
-            "undo:*",
-            "*:read",
-        ],
-    ),
-];
-
-/// The scopes of a built-in role; `None`: there is no such one.
-#[must_use]
-pub fn built_in(id: &str) -> Option<&'static [&'static str]> {
-    BUILT_IN.iter().find(|(known, ..)| *known == id).map(|(.., scopes)| *scopes)
-}
 
 /// What is stored of a role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -215,6 +138,7 @@ impl Definition for Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roles::BUILT_IN;
 
     #[test]
     fn built_in_roles_have_scopes_that_there_are() {

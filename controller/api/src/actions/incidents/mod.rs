@@ -6,6 +6,7 @@ pub(crate) mod checks;
 mod gaps;
 
 use axum::http::{Method, StatusCode};
+use hosting_jobs::kinds::incident_notice::{self, Trigger};
 use hosting_planner::{Draft, World};
 use hosting_resource::{Tier, prefixed, uuid};
 use hosting_store::{Incident, IncidentEvent, IncidentQuery, ReadTx, WriteTx};
@@ -199,7 +200,9 @@ async fn create(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
         return Ok(Done::json(&open.id, &view(&open))?.answering(StatusCode::OK));
     }
     let made = tx.put_incident(incident, None).await?;
-    Done::json(&made.id, &view(&made))
+    let done = Done::json(&made.id, &view(&made))?;
+    let tells = made.severity == "critical" && incident_notice::enqueue(tx, &made, Trigger::Critical).await?;
+    Ok(if tells { done.ringing() } else { done })
 }
 
 async fn patch(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
@@ -252,9 +255,11 @@ async fn escalate(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let mut after = before.clone();
     "escalated".clone_into(&mut after.status);
     after.escalated_at = Some(now);
-    tx.put_incident(after, Some(&before)).await?;
+    let after = tx.put_incident(after, Some(&before)).await?;
     tx.add_incident_event(call.event(&before.id, "escalated", reason, now)).await?;
-    Ok(Done::json(&before.id, &())?.silent())
+    let done = Done::json(&before.id, &())?.silent();
+    let tells = incident_notice::enqueue(tx, &after, Trigger::Escalated).await?;
+    Ok(if tells { done.ringing() } else { done })
 }
 
 async fn add_event(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
