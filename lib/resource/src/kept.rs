@@ -41,6 +41,13 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Whether both are deletions of the same thing, one after the other.
+    #[must_use]
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        let named = |cause: &str| cause.rsplit_once('@').map(|(id, _)| id.to_owned());
+        self.cause != other.cause && named(&self.cause) == named(&other.cause)
+    }
+
     /// Index rows beside those of the kind.
     pub(crate) fn index(self, index: &mut Index) {
         if self.gave_way {
