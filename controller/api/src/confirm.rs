@@ -12,10 +12,7 @@ use hosting_resource::{Kind, Resource, Status};
 use hosting_store::{Effects, IntentEffect, ResourceEffect, WriteTx};
 
 use crate::ApiError;
-use crate::service::Call;
 
-/// The parameter that confirms a large change.
-pub(crate) const CONFIRM: &str = "confirm";
 /// Shards of a cluster whose tenants are counted; a cluster has far fewer.
 const MAX_SHARDS: u32 = 1_000;
 
@@ -74,7 +71,7 @@ impl Reach {
     }
 
     /// What a large change is confirmed with: names, tenants behind what they share, and what is destroyed.
-    fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         (self.names.len() as u64).saturating_add(self.tenants_behind).saturating_add(self.destroyed)
     }
 
@@ -84,7 +81,7 @@ impl Reach {
         is_large.then(|| self.number())
     }
 
-    fn refused(&self, status: StatusCode, message: &str) -> ApiError {
+    pub(crate) fn refused(&self, status: StatusCode, message: &str) -> ApiError {
         let number = self.number();
         let mut error = ApiError::new(
             status,
@@ -96,30 +93,8 @@ impl Reach {
                 self.destroyed
             ),
         );
-        error.more.insert(CONFIRM.to_owned(), number.into());
+        error.more.insert("confirm".to_owned(), number.into());
         error
-    }
-}
-
-impl Call {
-    /// Refuses what the mutation did so far when it is large and not confirmed, or was confirmed as something else.
-    pub(crate) async fn confirmed(&self, tx: &mut WriteTx, rules: ConfirmRules) -> Result<(), ApiError> {
-        let given = self.query.number(CONFIRM);
-        if given.is_none() && !rules.required {
-            return Ok(());
-        }
-        let effects = tx.effects();
-        let reach = Reach::of(tx, &effects).await?;
-        match given {
-            Some(given) if given != reach.number() => Err(reach.refused(
-                StatusCode::CONFLICT,
-                &format!("the change is confirmed with {given}, which it is not any more"),
-            )),
-            None if reach.confirmed_with(rules).is_some() => {
-                Err(reach.refused(StatusCode::PRECONDITION_REQUIRED, "the change is large and not confirmed"))
-            }
-            Some(_) | None => Ok(()),
-        }
     }
 }
 

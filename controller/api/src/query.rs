@@ -8,7 +8,6 @@ use hosting_resource::{Column, Kind, Status};
 use hosting_store::{JobState, Sort};
 use percent_encoding::percent_decode_str;
 
-use crate::confirm::CONFIRM;
 use crate::route::Op;
 use crate::{ApiError, view_fields};
 
@@ -28,6 +27,8 @@ const SEARCH: &str = "Only those whose name or id contains this, letter case asi
      page looks at a bounded number of rows: it may have fewer items than its limit, even none, while has_more is true.";
 /// The parameter that asks for a plan in the place of the change.
 pub(crate) const DRY_RUN: &str = "dry_run";
+/// The parameter that confirms a large change.
+pub(crate) const CONFIRM: &str = "confirm";
 /// The parameter by which a deletion is not kept, and one that is ends.
 pub(crate) const NOW: &str = "now";
 /// The parameter that asks for all of a bulk or nothing of it.

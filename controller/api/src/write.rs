@@ -13,9 +13,10 @@ use serde_json::{Map, Value};
 
 use crate::actions::Act;
 use crate::audit::{bounded, entry};
+use crate::confirm::{ConfirmRules, Reach};
 use crate::paths::item_path;
 use crate::prepare::{Prepared, entropy};
-use crate::query::{DRY_RUN, SERVED};
+use crate::query::{CONFIRM, DRY_RUN, SERVED};
 use crate::route::{Op, Shape};
 use crate::service::{Call, Failure, Reply, described, named, not_found, to_json};
 use crate::wait::{Look, Waited, lagging};
@@ -559,6 +560,28 @@ impl Call {
             Deleted::Deleting(resource) => vec![resource.id],
         };
         Ok(Done { wait, ..Done::without_body(&current) })
+    }
+}
+
+impl Call {
+    /// Refuses what the mutation did so far when it is large and not confirmed, or was confirmed as something else.
+    pub(crate) async fn confirmed(&self, tx: &mut WriteTx, rules: ConfirmRules) -> Result<(), ApiError> {
+        let given = self.query.number(CONFIRM);
+        if given.is_none() && !rules.required {
+            return Ok(());
+        }
+        let effects = tx.effects();
+        let reach = Reach::of(tx, &effects).await?;
+        match given {
+            Some(given) if given != reach.number() => Err(reach.refused(
+                StatusCode::CONFLICT,
+                &format!("the change is confirmed with {given}, which it is not any more"),
+            )),
+            None if reach.confirmed_with(rules).is_some() => {
+                Err(reach.refused(StatusCode::PRECONDITION_REQUIRED, "the change is large and not confirmed"))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What would fail without some nodes: which shards, clusters and groups of name servers would have nothing left that serves, and which names
 //! hang on these.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_intent::{Role, group_or_default};
@@ -58,20 +59,21 @@ pub async fn without(world: &mut dyn World, nodes: &BTreeSet<String>) -> Result<
             continue;
         };
         for place in &node.state.shards {
-            if !of.contains_key(&Of::Shard(place.shard_id.to_string())) {
-                let members = read::nodes_of_shard(world, &place.shard_id).await?;
-                of.insert(Of::Shard(place.shard_id.to_string()), members);
+            if let Entry::Vacant(members) = of.entry(Of::Shard(place.shard_id.to_string())) {
+                members.insert(read::nodes_of_shard(world, &place.shard_id).await?);
             }
         }
         for role in crate::roles(&node) {
             let cluster = node.parent.clone().unwrap_or_default();
-            let group = node.spec.dns_group.clone();
-            if role == Role::Lb && !of.contains_key(&Of::Cluster(cluster.clone())) {
-                let edges = read::edges_of(world, &cluster).await?;
-                of.insert(Of::Cluster(cluster), edges);
-            } else if role == Role::Dns && !of.contains_key(&Of::Group(group.clone())) {
-                let servers = read::name_servers(world, &group).await?;
-                of.insert(Of::Group(group), servers);
+            let group = &node.spec.dns_group;
+            if role == Role::Lb
+                && let Entry::Vacant(members) = of.entry(Of::Cluster(cluster.clone()))
+            {
+                members.insert(read::edges_of(world, &cluster).await?);
+            } else if role == Role::Dns
+                && let Entry::Vacant(members) = of.entry(Of::Group(group.clone()))
+            {
+                members.insert(read::name_servers(world, group).await?);
             }
         }
     }

@@ -15,8 +15,8 @@ use crate::spec_map::all_missing;
 pub(crate) use crate::spec_map::{to_map, written_over};
 use crate::upcast::{Upcaster, upcast_with};
 use crate::{
-    Doc, Document, Entropy, Facet, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
-    ShapeError, SpecError, Status, Warning, ids, secret, timestamp,
+    Doc, Document, Entropy, IdPolicy, Index, Kind, KindInfo, OwnerRef, PlainSecrets, Resource, Secret,
+    ShapeError, SpecError, Status, Warning, ids, kept, secret, timestamp,
 };
 
 /// What a kind's file says. Everything else is generic.
@@ -540,11 +540,7 @@ impl<D: Definition> KindDef for Erased<D> {
             index.refs.clear();
         }
         if let Some(kept) = resource.kept() {
-            if kept.gave_way {
-                index.uniques.clear();
-            }
-            index.facets.push(Facet { field: RESTORABLE_UNTIL, value: in_order(kept.until) });
-            index.facets.push(Facet { field: DELETED_WITH, value: kept.cause });
+            kept.index(&mut index);
         }
         index
     }
@@ -575,8 +571,7 @@ impl<D: Definition> KindDef for Erased<D> {
         view.insert("updated_at".to_owned(), timestamp(resource.updated_at).into());
         view.insert("generation".to_owned(), resource.generation.into());
         if let Some(kept) = resource.kept() {
-            view.insert("deleted_at".to_owned(), timestamp(kept.at).into());
-            view.insert("restorable_until".to_owned(), timestamp(kept.until).into());
+            kept.show(&mut view);
         }
         view.retain(|field, value| !value.is_null() || info.nullable.contains(&field.as_str()));
         view
@@ -615,14 +610,7 @@ impl<D: Definition> KindDef for Erased<D> {
             let words: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
             properties.insert("status".to_owned(), serde_json::json!({"type": "string", "enum": words}));
             properties.insert("status_message".to_owned(), text);
-            for (field, about) in [
-                ("deleted_at", "Only of what is deleted and kept: when it was deleted."),
-                ("restorable_until", "Only of what is deleted and kept: until when it can be brought back."),
-            ] {
-                let mut shown = time.clone();
-                shown["description"] = about.into();
-                properties.insert(field.to_owned(), shown);
-            }
+            kept::describe(&time, &mut properties);
         }
         properties.insert("created_at".to_owned(), time.clone());
         properties.insert("updated_at".to_owned(), time);
@@ -662,18 +650,6 @@ impl<D: Definition> KindDef for Erased<D> {
     fn upcast(&self, resource: &mut Resource) -> Result<(), ShapeError> {
         upcast_with(resource, D::INFO.shape, D::UPCASTERS)
     }
-}
-
-/// By which everything is found that one deletion took along and keeps.
-pub const DELETED_WITH: &str = "deleted_with";
-
-/// By which what is deleted and kept is found in the order of the times until when it is ([`in_order`]).
-pub const RESTORABLE_UNTIL: &str = "restorable_until";
-
-/// A time in milliseconds since the Unix epoch as a text whose order is that of the times.
-#[must_use]
-pub fn in_order(time: i64) -> String {
-    format!("{:020}", time.max(0))
 }
 
 /// The texts of the secrets that are new.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::{Kind, Resource, ShapeError, Status};
+use crate::{Kept, Kind, Resource, ShapeError};
 
 /// A kind as a type: the structs that its documents are made of.
 pub trait Document: Send + Sync + 'static {
@@ -189,26 +189,6 @@ pub struct Cascade {
     pub begun: bool,
 }
 
-/// What is known of a deletion that can be taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    /// Which deletion it went with: the same for everything that one request deleted. The id of what that named, and the revision.
-    pub cause: String,
-    /// When it was deleted, in milliseconds since the Unix epoch.
-    pub at: i64,
-    /// Until when it can be brought back, in milliseconds since the Unix epoch.
-    pub until: i64,
-    /// It was suspended before.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub was_suspended: bool,
-    /// The nodes that held its data when it was deleted.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub nodes: BTreeSet<String>,
-    /// Its names are free: its tenant gave them to something else.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub gave_way: bool,
-}
-
 /// What planning keeps in the state of resources of any kind.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -238,12 +218,6 @@ impl Resource {
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress::deserialize(&self.state).unwrap_or_default()
-    }
-
-    /// The deletion that can be taken back, while it can.
-    #[must_use]
-    pub fn kept(&self) -> Option<Kept> {
-        if self.status == Status::Deleted { self.progress().kept } else { None }
     }
 
     /// Writes what planning keeps.

@@ -21,6 +21,7 @@ mod filter;
 mod ids;
 mod info;
 mod input;
+mod kept;
 pub mod kinds;
 pub mod limits;
 pub mod ownership;
@@ -34,16 +35,15 @@ mod time;
 mod upcast;
 mod warning;
 
-pub use definition::{
-    Creation, DELETED_WITH, Grants, KindDef, NewResource, RESTORABLE_UNTIL, Update, in_order,
-};
-pub use document::{Cascade, Doc, Document, Id, Kept, NoState, Progress, Standing};
+pub use definition::{Creation, Grants, KindDef, NewResource, Update};
+pub use document::{Cascade, Doc, Document, Id, NoState, Progress, Standing};
 pub use envelope::{Facet, Index, Ref, Resource, Status, Unique};
 pub use error::{ShapeError, SpecError};
 pub use event::EventView;
 pub use filter::{Filter, FilterBy};
 pub use ids::{Entropy, IdPolicy, in_brand, prefixed, public_id, uuid};
 pub use info::{Codes, Column, KindInfo, ListBy, OwnerRef, Owns, Parent, Tier};
+pub use kept::{DELETED_WITH, Kept, RESTORABLE_UNTIL, in_order};
 pub use kinds::Kind;
 pub use kinds::api_key::{key_from, scope_holds};
 pub use placement::{Candidate, Draining, DrainingView, Placement};

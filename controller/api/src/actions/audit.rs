@@ -1,6 +1,7 @@
 //! Signed heads of the audit chain, and the key that signs them.
 
 use axum::http::Method;
+use hosting_resource::Tier;
 use hosting_store::WriteTx;
 
 use super::{Act, Ask, PLAIN};
@@ -25,7 +26,13 @@ pub(super) fn routes() -> Vec<Route> {
         Route::admin(Method::GET, "/audit/heads", Op::Ask(&HEADS))
             .gives(200, Shape::Named("AuditHeadPage"))
             .says("Signed heads of the audit chain, the oldest first"),
-        Route::admin(Method::POST, "/audit/heads/replace-key", Op::Act(&REPLACE_KEY))
+        Route::scoped(
+            Method::POST,
+            "/audit/heads/replace-key",
+            "audit_logs",
+            Tier::Admin,
+            Op::Act(&REPLACE_KEY),
+        )
             .gives(200, Shape::Named("AuditHead"))
             .says("Put a new key in the place of the one that signs heads; the answer is the head in which the former one says so"),
     ]

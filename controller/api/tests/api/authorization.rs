@@ -19,6 +19,8 @@ pub(crate) fn path_of(test: &TestApi, ids: &Ids, route: &Route) -> String {
         (Op::Ask(ask), _) if ["gap", "gap incidents"].contains(&ask.name) => ids.gap.clone(),
         (Op::Act(act), _) if act.name == "gap-patch" => ids.gap.clone(),
         (Op::Ask(ask), _) if ask.name == "await" => format!("create-webroot-{}", ids.webroot),
+        (Op::Ask(ask), _) if ask.name == "rollout" => ids.rollout.clone(),
+        (Op::Act(act), _) if act.name.starts_with("rollout-") => ids.rollout.clone(),
         (_, Some(kind)) => id_of(test, ids, kind),
         (_, None) => String::new(),
     };

@@ -96,7 +96,12 @@ async fn what_becomes_of_a_resource_is_told_from_a_revision_on() {
     let ids = test.brand("first").await;
     let mut client = Client::connect(&test, "kind=zone_record", &test.admin, None).await;
     let begin = client.block().await.unwrap();
-    assert_eq!(begin.id, test.store.read().await.unwrap().head().to_string(), "it begins with a place");
+    // What the fleet does meanwhile has revisions too.
+    let place: u64 = begin.id.parse().unwrap();
+    assert!(
+        place > 0 && place <= test.store.read().await.unwrap().head(),
+        "it begins with a place: {begin:?}"
+    );
     let records = format!("/zones/{}/records", ids.zone);
     let made = test.post(&records, json!({"type": "TXT", "name": "e", "content": "x"})).await.ok(202);
     let id = made["id"].as_str().unwrap().to_owned();

@@ -12,16 +12,16 @@ use hosting_api::{
     Api, ApiConfig, AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, JoinTokenError,
     KekChange, KekChangeError, NewJoinToken, Platform, ServedView, SubscriberView,
 };
-use hosting_intent::{Audience, Key, Kind as IntentKind};
+use hosting_intent::{Audience, Bytes, Cause, Key, Kind as IntentKind};
 use hosting_jobs::Bell;
 use hosting_jobs::kinds::callback::CallbackRules;
 use hosting_planner::gates::{
     Evidence, Exception, Fleet, Phase, Report, Reports, Subscriber, evaluate, gather,
 };
-use hosting_planner::{PlanError, WorldError};
+use hosting_planner::{ApplyError, BeginRollout, Change, Draft as _, IntentChange, PlanError, WorldError};
 use hosting_resource::kinds::api_key;
 use hosting_resource::{Creation, Kind, Status};
-use hosting_store::{Kek, Origin, Store, StoreConfig};
+use hosting_store::{Kek, Origin, Rollout, RolloutState, Store, StoreConfig};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -198,6 +198,8 @@ pub(crate) struct Ids {
     pub(crate) incident: String,
     pub(crate) gap: String,
     pub(crate) webhook: String,
+    /// One that is paused, of nobody's items.
+    pub(crate) rollout: String,
     pub(crate) tenant: String,
     pub(crate) subscription: String,
     pub(crate) webroot: String,
@@ -441,8 +443,10 @@ impl TestApi {
         let gap = self.post("/capability-gaps", gap).await.id();
         let webhook = json!({"name": name, "brand_id": name, "url": "https://crm.example/hook"});
         let webhook = self.post("/webhooks", webhook).await.id();
+        let rollout = self.rollout().await;
         Ids {
             brand: name.to_owned(),
+            rollout,
             webhook,
             incident,
             gap,
@@ -458,6 +462,30 @@ impl TestApi {
             record,
             job,
         }
+    }
+
+    /// A rollout that is paused; of an audience that nobody subscribes to.
+    async fn rollout(&self) -> String {
+        let begun = self.store.write(Origin::default(), |tx| {
+            Box::pin(async move {
+                let intent = IntentChange {
+                    audience: "edge/none".parse().unwrap(),
+                    key: Key::new(IntentKind::EdgeSettings, "settings"),
+                    owner: "cluster:none".to_owned(),
+                    value: Some(Bytes::from(tx.revision().to_string())),
+                    cause: Cause::Person,
+                    traceparent: None,
+                    rollout: tx.revision(),
+                };
+                let rollout = Some(BeginRollout::default());
+                tx.apply(Change { intents: vec![intent], rollout, ..Change::default() }).await?;
+                let id = tx.revision();
+                let begun = tx.beside().rollout(id).await?.unwrap();
+                tx.put_rollout(&Rollout { state: RolloutState::Paused, ..begun }).await?;
+                Ok::<_, ApplyError>(id)
+            })
+        });
+        begun.await.unwrap().value.to_string()
     }
 
     pub(crate) fn tenant_body(&self, brand: &str) -> Value {

@@ -84,6 +84,7 @@ async fn who_says_that_it_is_ahead_and_proves_nothing_is_served_apart() {
                 Frame::SnapshotBegin(begin) => begun.push(begin.epoch),
                 Frame::SnapshotEnd(end) => ended.push(end.revision),
                 Frame::SnapshotItems(items) => assert_eq!(items.items.len(), 1),
+                Frame::Rollouts(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -40,7 +40,7 @@ async fn a_hundred_sessions_get_a_thousand_revisions_each_in_order() {
                         raw.ack("epoch-1", position).await;
                     }
                     Frame::Bookmark(bookmark) => assert_eq!(bookmark.revision, position),
-                    Frame::Welcome(_) => {}
+                    Frame::Welcome(_) | Frame::Rollouts(_) => {}
                     other => panic!("{other:?}"),
                 }
             }

@@ -75,7 +75,7 @@ async fn write(plan: &mut Plan<'_>, mut new: NewResource) -> Result<Resource, Pl
     kind.settle(&mut resource, None, &mut plan.draft).await?;
     kind.check(&resource, None, &mut plan.draft).await?;
     kind.allocate(&mut resource, None, plan).await?;
-    super::undelete::make_room(plan, None, &resource).await?;
+    super::room::make_room(plan, None, &resource).await?;
     plan.put(resource.clone()).await?;
     Ok(resource)
 }

@@ -116,8 +116,11 @@ pub(super) async fn begin(
     before: Resource,
     kept: Option<Kept>,
 ) -> Result<(), PlanError> {
-    if is_leaving(&before) || (kept.is_some() && is_deleting(&before)) {
+    if is_leaving(&before) {
         return Ok(());
+    }
+    if let (Some(kept), Some(earlier)) = (&kept, before.kept()) {
+        return adopt(plan, before, kept, earlier).await;
     }
     let kind = kinds::of(before.kind);
     let mut after = before.clone();
@@ -153,6 +156,18 @@ pub(super) async fn begin(
     plan.restore_changed(outer);
     plan.put(after.clone()).await?;
     Box::pin(cascade(plan, after)).await
+}
+
+/// What is kept already stays as it is. Was it left behind by an undelete of the same thing that is not through yet, it is part of this
+/// deletion.
+async fn adopt(plan: &mut Plan<'_>, mut left: Resource, kept: &Kept, earlier: Kept) -> Result<(), PlanError> {
+    if !kept.is_of_the_same(&earlier) {
+        return Ok(());
+    }
+    let Kept { cause, at, until, .. } = kept.clone();
+    let kept = Some(Kept { cause, at, until, ..earlier });
+    left.set_progress(&Progress { kept, ..left.progress() });
+    plan.put(left).await
 }
 
 /// Notes who has to let go, and up to which revision.

@@ -114,10 +114,12 @@ async fn last_of(node: &Doc<Node>, draft: &mut Overlay<'_>) -> Result<Option<Str
         }
     }
     for role in crate::roles(node) {
-        let others = match role {
-            Role::Lb => read::edges_of(draft, node.parent.as_deref().unwrap_or_default()).await?,
-            Role::Dns => read::name_servers(draft, &node.spec.dns_group).await?,
-            _ => continue,
+        let others = if role == Role::Lb {
+            read::edges_of(draft, node.parent.as_deref().unwrap_or_default()).await?
+        } else if role == Role::Dns {
+            read::name_servers(draft, &node.spec.dns_group).await?
+        } else {
+            continue;
         };
         if !others.iter().any(is_other) {
             let of =

@@ -5,6 +5,8 @@ mod delete;
 mod draining;
 mod fleet;
 mod readers;
+mod restore;
+mod room;
 mod undelete;
 mod undo;
 mod update;
@@ -21,9 +23,10 @@ pub use fleet::{
 };
 use hosting_resource::{OwnerRef, Resource};
 pub use readers::{admit_reader, expel_reader};
+pub use restore::{How, LeftAlone, TakenBack, Undone};
 pub(crate) use undelete::go_on_restoring;
 pub use undelete::{end_keeping, undelete};
-pub use undo::{How, LeftAlone, TakenBack, Undone, revert, undo};
+pub use undo::{revert, undo};
 pub use update::{converge_shard, retry, retry_failed, suspend, unsuspend, update};
 
 use crate::fields::{is_deleting, why_gone};

@@ -1,13 +1,13 @@
 //! What is deleted and kept: brought back with everything that went with it, or let go when its time is over.
 //!
 //! One deletion is one cause, which stands in everything that it took along: an undelete brings back what this cause deleted, and not what
-//! had been deleted for itself before. Bringing back is what an undo does ([`super::undo::restore`]), by the rules of each kind.
+//! had been deleted for itself before. Bringing back is what an undo does ([`super::restore`]), by the rules of each kind.
 
 use hosting_intent::Cause;
 use hosting_resource::{DELETED_WITH, Kept, Kind, Resource, Status, timestamp};
 
 use super::delete::{begin, is_restorable};
-use super::undo::{Blocked, LeftAlone, Tried, Undone, restore};
+use super::restore::{Blocked, LeftAlone, Tried, Undone, restore};
 use crate::fields::is_leaving;
 use crate::kinds::{self, Undo};
 use crate::plan::Plan;
@@ -142,40 +142,6 @@ pub(crate) async fn go_on_restoring(plan: &mut Plan<'_>, of: &str, after: &str) 
     let cause = of.rsplit_once('@').map_or(of, |(cause, _)| cause);
     let mut undone = Undone::default();
     members(plan, cause, after, &mut Asked::default(), &mut undone).await.map(drop)
-}
-
-/// Makes room for the names of a resource that is about to be put. Names of what is kept are held, for its tenant: what cannot be brought
-/// back for itself gives its name up when the same tenant wants it elsewhere, everything else has to be brought back or deleted for
-/// good first.
-pub(super) async fn make_room(
-    plan: &mut Plan<'_>,
-    before: Option<&Resource>,
-    resource: &Resource,
-) -> Result<(), PlanError> {
-    let had = before.map(|before| before.index().uniques).unwrap_or_default();
-    for unique in resource.index().uniques.into_iter().filter(|unique| !had.contains(unique)) {
-        let holder = plan.draft.holder(resource.kind, &unique.scope, &unique.key).await?;
-        let Some(mut holder) = holder.filter(|holder| holder.id != resource.id) else { continue };
-        let Some(kept) = holder.kept() else { continue };
-        if holder.tenant.is_some()
-            && holder.tenant == resource.tenant
-            && !kinds::of(holder.kind).facts().keeps
-        {
-            let mut progress = holder.progress();
-            progress.kept = Some(Kept { gave_way: true, ..kept });
-            holder.set_progress(&progress);
-            plan.put(holder).await?;
-        } else if holder.brand.is_some() && holder.brand == resource.brand {
-            let (kind, id, until) =
-                (holder.kind, hosting_resource::public_id(&holder.id), timestamp(kept.until));
-            return Err(PlanError::Conflict(format!(
-                "{} {:?} is held until {until} by the deleted {kind} {id}: bring that back (undelete), or delete it for good \
-                 (DELETE with now=true)",
-                unique.field, unique.key
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Lets a resource go whose time is over: its deletion begins as one that was never kept does. `upto`, in milliseconds since the Unix

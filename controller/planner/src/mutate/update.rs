@@ -66,7 +66,7 @@ pub(super) async fn amend(
         trace::note(&plan.draft, &mut after);
     }
     kind.allocate(&mut after, Some(current), plan).await?;
-    super::undelete::make_room(plan, Some(current), &after).await?;
+    super::room::make_room(plan, Some(current), &after).await?;
     plan.put(after.clone()).await?;
     let outer = plan.take_changed();
     kind.sync(&mut after, plan).await?;

@@ -250,6 +250,15 @@ async fn a_large_tenant_goes_and_comes_back_in_parts() {
     assert!(living(&lab) < all);
     lab.drain().await;
     assert_eq!((living(&lab), lab.specs()), (all, specs.clone()));
+    // Deleted once more before everything is back, and brought back: nothing is left behind.
+    for _ in 0..2 {
+        lab.delete(&tenant.id).await.unwrap();
+        lab.drain().await;
+        assert_eq!(living(&lab), 0);
+        assert!(lab.undelete(&tenant.id).await.unwrap().more);
+    }
+    lab.drain().await;
+    assert_eq!((living(&lab), lab.specs()), (all, specs.clone()));
     // An undo of the request brings back, too, what the queue deleted for it.
     let from = lab.store.head;
     lab.asked_by("me");
