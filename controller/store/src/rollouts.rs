@@ -255,7 +255,7 @@ impl ReadTx {
     pub async fn rollout_is_planned(&mut self, id: u64) -> Result<bool, StoreError> {
         let query = sql::query(
             "SELECT count(*) FROM (SELECT 1 AS one FROM replan WHERE (owner >= ?1 AND owner < ?2) OR (owner >= ?3 AND owner < ?4) \
-             LIMIT 1) AS some",
+             LIMIT 1) AS found",
         );
         // What waits under a cause is spelt `walk:person@7/…`; '0' follows '/'.
         let query = ["person", "planner"].into_iter().fold(query, |query, cause| {

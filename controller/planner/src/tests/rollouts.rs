@@ -51,11 +51,10 @@ async fn what_many_share_goes_out_in_steps_and_what_a_tenant_changes_does_not() 
     assert_eq!(lab.rollouts(), NONE);
 
     // The address set, and what makes secondaries look at it.
-    let address = lab.store.resources.values().find(|one| one.kind == Kind::LbAddress).unwrap().id.clone();
-    lab.put(&address, json!({"address": "192.0.2.99"})).await.unwrap();
+    let cluster = lab.cluster.clone();
+    lab.post(Kind::LbAddress, Some(&cluster), json!({"address": "192.0.2.99"})).await.unwrap();
     let first = lab.store.head;
     assert_eq!(lab.rollouts(), [first]);
-    let cluster = lab.cluster.clone();
     assert_eq!(
         lab.in_rollout(first),
         [format!("address_set/{cluster}"), "serial_offset/serial".into()].into()

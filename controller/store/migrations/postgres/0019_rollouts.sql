@@ -12,4 +12,5 @@ CREATE TABLE rollouts (
 CREATE INDEX rollouts_open ON rollouts (id) WHERE is_open = 1;
 
 -- Edges are told how clients may speak TLS: a walk over all clusters plans it.
-INSERT INTO replan (owner) VALUES ('walk:planner/clusters//') ON CONFLICT (owner) DO NOTHING;
+INSERT INTO replan (owner) SELECT 'walk:planner/clusters//' WHERE EXISTS (SELECT 1 FROM resources WHERE kind = 'cluster')
+    ON CONFLICT (owner) DO NOTHING;
