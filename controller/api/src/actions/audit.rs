@@ -22,17 +22,12 @@ static REPLACE_KEY: Act =
     Act { name: "replace audit key", repeats: None, carry_out: |_, tx| Box::pin(replace_key(tx)) };
 
 pub(super) fn routes() -> Vec<Route> {
+    let path = "/audit/heads/replace-key";
     vec![
         Route::admin(Method::GET, "/audit/heads", Op::Ask(&HEADS))
             .gives(200, Shape::Named("AuditHeadPage"))
             .says("Signed heads of the audit chain, the oldest first"),
-        Route::scoped(
-            Method::POST,
-            "/audit/heads/replace-key",
-            "audit_logs",
-            Tier::Admin,
-            Op::Act(&REPLACE_KEY),
-        )
+        Route::scoped(Method::POST, path, "platform", Tier::Admin, Op::Act(&REPLACE_KEY))
             .gives(200, Shape::Named("AuditHead"))
             .says("Put a new key in the place of the one that signs heads; the answer is the head in which the former one says so"),
     ]
