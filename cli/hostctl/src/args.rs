@@ -5,6 +5,7 @@ mod ca;
 mod jobs;
 mod kek;
 mod machine;
+mod node;
 mod past;
 mod place;
 mod rollouts;
@@ -29,6 +30,7 @@ pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
+pub(crate) use self::node::{ForgetArgs, NodeCommand, NodeTokenArgs};
 pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
 pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
@@ -542,38 +544,6 @@ pub(crate) struct ExplainArgs {
     /// DNS server to ask [default: the one of `hostctl up`]
     #[arg(long, value_name = "IP:PORT")]
     pub dns: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// Make a join token for a node, valid once and for a short time
-    #[command(name = "join-token", visible_alias = "token")]
-    Token(NodeTokenArgs),
-    /// Close what a dead node left open; says what data stayed on it
-    Forget(ForgetArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl node join-token web-1 -o web-1.token")]
-pub(crate) struct NodeTokenArgs {
-    /// Node: its id or host name
-    #[arg(value_name = "NODE")]
-    pub id: String,
-    /// Write the token to this file, readable by its owner only, instead of printing it
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl node forget web-2
-
-The node stays registered: delete it with `hostctl delete node web-2` if it will not come back.")]
-pub(crate) struct ForgetArgs {
-    /// Node: its id or host name
-    #[arg(value_name = "NODE")]
-    pub id: String,
 }
 
 #[derive(Debug, Args)]

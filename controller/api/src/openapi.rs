@@ -223,6 +223,7 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             (400, "The body or a parameter breaks a rule"),
             (409, "The state of things does not allow it, or the fleet rejected it"),
             (412, "If-Match names another generation"),
+            (428, "The change is large, and the operator requires the number of its plan"),
             (501, "A field or value that is not served yet"),
         ]);
         if takes_idempotency_key(route) {

@@ -274,9 +274,8 @@ fn bound(name: &str, backend: Backend, is_known: bool) -> (u64, u64) {
         "count of a brand's in a status" | "count of a zone's records" | "count of what a search finds" => {
             (30, 26_000)
         }
-        // Of two hundred tenants, one after another; PostgreSQL looks at all names of each.
+        // Of two hundred tenants, one after another. PostgreSQL sorts those of the shard where they are a good part of all.
         "names that hang on a node" if backend == Backend::Postgres => (200, 8_000),
-        // Of two hundred tenants, one after another.
         "names that hang on a node" => (200, 1_000),
         // Two thousand rows, whatever fits.
         "audit search" | "audit of a type by method" | "audit of a type of long ago" => (0, 2_100),
