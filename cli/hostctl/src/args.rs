@@ -30,7 +30,7 @@ pub(crate) use self::ca::CaCommand;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
-pub(crate) use self::node::{ForgetArgs, NodeCommand, NodeTokenArgs};
+pub(crate) use self::node::NodeCommand;
 pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
 pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};

@@ -35,18 +35,14 @@ pub(crate) enum Pace {
 impl Pace {
     /// The walk as it is to be queued by a mutation at `revision`.
     pub(crate) fn mark(self, unit: Unit, revision: u64) -> Unit {
-        match unit {
-            Unit::Walk { over, of, after, cause, rollout: 0 } => {
-                let wide = matches!(over, Walk::Resources(pages) if pages.is_wide) && cause == Cause::Person;
-                let rollout = match self {
-                    Self::Of(rollout) => rollout,
-                    Self::AsItIs if wide => revision,
-                    Self::AsItIs | Self::Instant => 0,
-                };
-                Unit::Walk { over, of, after, cause, rollout }
-            }
-            other => other,
-        }
+        let Unit::Walk { over, of, after, cause, rollout: 0 } = unit else { return unit };
+        let wide = matches!(over, Walk::Resources(pages) if pages.is_wide) && cause == Cause::Person;
+        let rollout = match self {
+            Self::Of(rollout) => rollout,
+            Self::AsItIs if wide => revision,
+            Self::AsItIs | Self::Instant => 0,
+        };
+        Unit::Walk { over, of, after, cause, rollout }
     }
 
     /// The rollout that the change of one item is part of, in a mutation at `revision`; 0: none.
@@ -76,22 +72,21 @@ impl Pace {
 /// Whether nobody can be served worse by a change of a shared item: nothing was served by it before, or it says only which nodes are in
 /// service, which must not wait.
 fn is_harmless(kind: IntentKind, before: &Bytes, after: Option<&Bytes>) -> bool {
-    match kind {
-        IntentKind::ShardPool => {
-            let nodes = |value: &Bytes| {
-                let mut pool = m::ShardPool::decode(value.clone()).unwrap_or_default();
-                let served = pool.nodes.iter().any(|node| node.in_service);
-                pool.nodes.iter_mut().for_each(|node| node.in_service = false);
-                (pool.nodes, served)
-            };
-            let (nodes_before, served) = nodes(before);
-            !served || after.is_some_and(|after| nodes(after).0 == nodes_before)
-        }
-        IntentKind::AddressSet => {
-            m::AddressSet::decode(before.clone()).is_ok_and(|set| set.ipv4.is_empty() && set.ipv6.is_empty())
-        }
-        _ => false,
+    if kind == IntentKind::AddressSet {
+        return m::AddressSet::decode(before.clone())
+            .is_ok_and(|set| set.ipv4.is_empty() && set.ipv6.is_empty());
     }
+    if kind != IntentKind::ShardPool {
+        return false;
+    }
+    let nodes = |value: &Bytes| {
+        let mut pool = m::ShardPool::decode(value.clone()).unwrap_or_default();
+        let served = pool.nodes.iter().any(|node| node.in_service);
+        pool.nodes.iter_mut().for_each(|node| node.in_service = false);
+        (pool.nodes, served)
+    };
+    let (nodes_before, served) = nodes(before);
+    !served || after.is_some_and(|after| nodes(after).0 == nodes_before)
 }
 
 /// What a mutation replaced.
