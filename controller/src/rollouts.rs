@@ -110,17 +110,17 @@ pub(crate) async fn follow(
     mut commits: broadcast::Receiver<Arc<Commit>>,
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
-    let mut read_at = Instant::now();
     loop {
-        if let Err(error) = read(&store, &fleet, &known).await {
-            if matches!(error, StoreError::Closed) {
-                return if stop.is_cancelled() { Ok(()) } else { Err(error) };
+        let pause = match read(&store, &fleet, &known).await {
+            Ok(()) => READ_EVERY,
+            Err(StoreError::Closed) if stop.is_cancelled() => return Ok(()),
+            Err(error @ StoreError::Closed) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "rollouts cannot be read; trying again, until then none comes further");
+                STORE_FAILED
             }
-            tracing::warn!(%error, "rollouts cannot be read; trying again, until then none comes further");
-            read_at = Instant::now() + STORE_FAILED;
-        } else {
-            read_at = Instant::now().max(read_at) + READ_EVERY;
-        }
+        };
+        let read_at = Instant::now() + pause;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),

@@ -12,6 +12,7 @@ mod compat;
 mod controllers;
 mod failures;
 mod first_light;
+mod guides;
 mod harness;
 mod hostile;
 mod rollouts;

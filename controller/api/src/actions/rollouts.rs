@@ -42,9 +42,9 @@ static RESUME: Act = Act {
     carry_out: |call, tx| {
         Box::pin(turn(call, tx, |rollout, _| {
             let is_paused = rollout.state == RolloutState::Paused;
-            let goes_on =
-                Rollout { state: RolloutState::Running, reason: String::new(), revert: None, ..rollout };
-            is_paused.then_some(goes_on)
+            // One that had not begun takes its place among the others again.
+            let state = if rollout.step == 0 { RolloutState::Waiting } else { RolloutState::Running };
+            is_paused.then_some(Rollout { state, reason: String::new(), revert: None, ..rollout })
         }))
     },
 };
