@@ -96,6 +96,7 @@ pub(crate) struct BulkResult {
     pub(crate) once: Map<String, Value>,
     /// What was accepted and will not work as it is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Map<String, Value>>")]
     pub(crate) warnings: Vec<Value>,
     /// Why it was refused: the members of RFC 9457, as alone.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -53,6 +53,7 @@ pub(crate) struct DesiredTenant {
     pub(crate) status: &'static str,
     pub(crate) webroots: Vec<DesiredWebroot>,
     /// None: the platform serves none yet.
+    #[schemars(with = "Vec<serde_json::Map<String, Value>>")]
     pub(crate) ssh_keys: Vec<Value>,
 }
 
@@ -71,8 +72,10 @@ pub(crate) struct DesiredWebroot {
     pub(crate) status: &'static str,
     pub(crate) fqdns: Vec<DesiredFqdn>,
     /// None: the platform serves none yet.
+    #[schemars(with = "Vec<serde_json::Map<String, Value>>")]
     pub(crate) cron_jobs: Vec<Value>,
     /// None: the platform serves none yet.
+    #[schemars(with = "Vec<serde_json::Map<String, Value>>")]
     pub(crate) daemons: Vec<Value>,
 }
 
