@@ -48,14 +48,16 @@ struct Watched {
 impl Watched {
     /// The next change; `None` when the controller has stopped and that was told, or at the deadline.
     async fn next(&mut self) -> Option<ServingStatus> {
+        let stop = self.api.stopping();
         loop {
+            // Asked before looking: that the controller stops meanwhile is told at the next look.
+            let has_stopped = stop.is_cancelled();
             let now = standing(&self.api, &self.service).await;
             if self.told != Some(now) {
                 self.told = Some(now);
                 return Some(now);
             }
-            let stop = self.api.stopping();
-            if stop.is_cancelled() || self.until.is_some_and(|until| until <= tokio::time::Instant::now()) {
+            if has_stopped || self.until.is_some_and(|until| until <= tokio::time::Instant::now()) {
                 return None;
             }
             tokio::select! {
