@@ -217,6 +217,8 @@ async fn write(store: &Store, mutation: Mutation) -> String {
         .await;
     match written {
         Ok(committed) => format!("{} {:?} {:?}", committed.revision, committed.audiences, committed.value),
+        // Of several users the store names whichever it meets first: those of the same group before those that are committed.
+        Err(WriteError::Refused(ApplyError::InUse { id, .. })) => format!("refused: {id} is still used"),
         Err(WriteError::Refused(error)) => format!("refused: {error}"),
         Err(other) => panic!("{other}"),
     }
