@@ -85,17 +85,29 @@ impl RolloutMetrics {
 
 /// What sessions tell of the rollouts under way.
 #[derive(Debug)]
-struct Told(Arc<OpenRollouts>);
+struct Told {
+    open: Arc<OpenRollouts>,
+    /// Of each of them, in the same order, to whom it has come: each session asks.
+    opened: Vec<BTreeSet<Member>>,
+}
+
+impl Told {
+    fn new(open: Arc<OpenRollouts>) -> Self {
+        let opened = open.rollouts.iter().map(|rollout| rollout.opened.iter().cloned().collect()).collect();
+        Self { open, opened }
+    }
+}
 
 impl Rollouts for Told {
     fn told_to(&self, audience: &Audience, node_id: &str) -> wire::Rollouts {
-        let open = &self.0.rollouts;
-        let held =
-            open.iter().filter(|rollout| !rollout.is_open_to(audience, node_id)).flat_map(Rollout::ids);
+        let member = (audience.clone(), node_id.to_owned());
+        let open = &self.open.rollouts;
+        let held = open.iter().zip(&self.opened).filter(|(_, opened)| !opened.contains(&member));
+        let held = held.flat_map(|(rollout, _)| rollout.ids()).collect();
         let watched = open
             .iter()
             .any(|rollout| rollout.state != RolloutState::Waiting && rollout.audiences.contains(audience));
-        wire::Rollouts { upto: self.0.upto, held: held.collect(), watched }
+        wire::Rollouts { upto: self.open.upto, held, watched }
     }
 }
 
@@ -156,7 +168,7 @@ pub(crate) async fn read(
         is_news
     });
     if is_news {
-        fleet.set_rollouts(Arc::new(Told(open)));
+        fleet.set_rollouts(Arc::new(Told::new(open)));
     }
     Ok(())
 }

@@ -576,7 +576,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Converging", |g| Converging::json_schema(g)),
     ("Completed", |g| Completed::json_schema(g)),
     ("Summary", |g| Summary::json_schema(g)),
-    ("RotateKey", |g| hosting_resource::kinds::api_key::RotateKey::json_schema(g)),
+    ("Rotate", |g| hosting_resource::Rotate::json_schema(g)),
     ("BrandClusters", |g| hosting_resource::kinds::brand::BrandClusters::json_schema(g)),
     ("Runtime", |g| cluster::Runtime::json_schema(g)),
     ("RuntimeView", |g| RuntimeView::json_schema(g)),
@@ -642,7 +642,6 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("AuditHeadPage", |g| records::AuditHeadPage::json_schema(g)),
     ("WebhookDelivery", |g| webhooks::DeliveryView::json_schema(g)),
     ("WebhookDeliveryPage", |g| webhooks::DeliveryPage::json_schema(g)),
-    ("RotateSecret", |g| hosting_resource::kinds::webhook::RotateSecret::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

@@ -102,16 +102,18 @@ fn next_step(
 ) -> Rollout {
     let before = rollout.opened.len();
     let reach = usize::try_from(rollout.step).ok().and_then(|step| policy.steps.get(step));
-    let all = in_service.len();
-    let mut wanted = reach.map_or(all, |reach| reach.of(all, before));
-    let mut opened = rollout.opened.clone();
+    let among: BTreeSet<&Member> = in_service.iter().map(|one| &one.member).collect();
+    let mut wanted = reach.map_or(among.len(), |reach| reach.of(among.len(), before));
     if rollout.step == 0 {
-        wanted = wanted.max(rollout.first.iter().filter(|member| is_among(in_service, member)).count());
+        wanted = wanted.max(rollout.first.iter().filter(|member| among.contains(member)).count());
     }
-    let order = rollout.first.iter().chain(in_turns(in_service));
-    for member in order {
-        let has = opened.iter().filter(|member| is_among(in_service, member)).count();
-        if has < wanted && is_among(in_service, member) && !opened.contains(member) {
+    let mut has: BTreeSet<&Member> = rollout.opened.iter().filter(|member| among.contains(member)).collect();
+    let mut opened = rollout.opened.clone();
+    for member in rollout.first.iter().chain(in_turns(in_service)) {
+        if has.len() >= wanted {
+            break;
+        }
+        if among.contains(member) && has.insert(member) {
             opened.push(member.clone());
         }
     }
@@ -122,10 +124,6 @@ fn next_step(
         before: seen.iter().filter_map(|one| Some((one.member.clone(), one.health?))).collect(),
         ..rollout.clone()
     }
-}
-
-fn is_among(seen: &[&Seen], member: &Member) -> bool {
-    seen.iter().any(|one| one.member == *member)
 }
 
 /// One of each audience after the other, so that an early step does not take a whole audience.

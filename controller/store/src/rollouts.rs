@@ -176,12 +176,6 @@ mod as_list {
 }
 
 impl Rollout {
-    /// Whether it has come to a subscriber.
-    #[must_use]
-    pub fn is_open_to(&self, audience: &Audience, node: &str) -> bool {
-        self.opened.iter().any(|(to, who)| to == audience && who == node)
-    }
-
     /// It and those whose place it took.
     pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
         self.replaces.iter().copied().chain([self.id])
@@ -229,14 +223,23 @@ impl ReadTx {
         rows.iter().map(|row| document(row.try_get(0)?)).collect()
     }
 
-    /// The audiences that have items of a rollout.
+    /// The audiences that have items of a rollout. Each is found by one step in the index, however many items it has.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn rollout_audiences(&mut self, id: u64) -> Result<Vec<Audience>, StoreError> {
-        let query = sql::query("SELECT DISTINCT audience FROM intent_log WHERE rollout = ?");
-        let rows = self.all(query.bind(to_bound(id))).await?;
-        rows.iter().map(|row| crate::read_tx::audience(row.try_get(0)?)).collect()
+        let mut audiences: Vec<Audience> = Vec::new();
+        let mut last = String::new();
+        loop {
+            let query = sql::query(
+                "SELECT audience FROM intent_log WHERE rollout = ? AND rollout <> 0 AND audience > ? ORDER BY audience LIMIT 1",
+            );
+            let Some(row) = self.optional(query.bind(to_bound(id)).bind(last.as_str())).await? else {
+                return Ok(audiences);
+            };
+            row.try_get::<&str>(0)?.clone_into(&mut last);
+            audiences.push(crate::read_tx::audience(&last)?);
+        }
     }
 
     /// How many items are part of a rollout, as they are now. A row for each is looked at.

@@ -36,6 +36,25 @@ pub struct WebhookPosition {
     pub error: Option<String>,
 }
 
+impl WebhookPosition {
+    /// A webhook that has not been posted anything: it is told what comes after `at`.
+    #[must_use]
+    pub fn new(webhook: impl Into<String>, epoch: impl Into<String>, at: EventPlace) -> Self {
+        Self {
+            webhook: webhook.into(),
+            epoch: epoch.into(),
+            at,
+            attempts: 0,
+            next_at: 0,
+            failing_since: None,
+            delivered: 0,
+            dropped: 0,
+            delivered_at: None,
+            error: None,
+        }
+    }
+}
+
 /// What was posted to a webhook, and what came of it. All times are in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookDelivery {

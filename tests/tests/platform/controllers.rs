@@ -1,7 +1,6 @@
 //! Two controllers on one PostgreSQL: any of them may die, stand still or lose the store, and nothing is lost.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::{Platform, binaries, eventually, machine_lacks_daemons};
+use crate::harness::{Platform, binaries, eventually, free_port, machine_lacks_daemons};
 
 /// The controller beside that of `up`.
 struct Second {
@@ -51,12 +50,6 @@ impl Drop for Second {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// One below those that the system gives to connections, which may take it while its owner starts again.
-fn free_port() -> u16 {
-    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..32_768));
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// The nodes that a controller says are out of service; `None`: it does not answer.

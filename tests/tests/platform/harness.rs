@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -62,6 +62,12 @@ pub(crate) fn skipped(test: &str, needs: &str) {
         use std::io::Write;
         File::options().append(true).create(true).open(file).unwrap().write_all(line.as_bytes()).unwrap();
     }
+}
+
+/// A port below those that the system gives to connections, which may take it while its owner starts again.
+pub(crate) fn free_port() -> u16 {
+    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..32_768));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 impl Platform {

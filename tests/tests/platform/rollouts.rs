@@ -1,7 +1,7 @@
 //! Changes that touch much go out in steps: what hurts is stopped in the first one and taken back by itself, and tenants notice nothing.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::harness::{Platform, binaries, eventually, machine_lacks_daemons};
+use crate::harness::{Platform, binaries, eventually, free_port, machine_lacks_daemons};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const SITE: &str = "bakery.test";
@@ -32,11 +32,6 @@ impl Drop for Machine {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..32_768));
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 impl Machine {

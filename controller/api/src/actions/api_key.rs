@@ -25,7 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
     let route = Route::scoped(Method::POST, path, "api_keys", Tier::Admin, Op::Act(&ROTATE));
     vec![
         route
-            .may_take(Shape::Named("RotateKey"))
+            .may_take(Shape::Named("Rotate"))
             .gives(200, Shape::View(Kind::ApiKey))
             .of(Some(Kind::ApiKey))
             .says("Put a new key in the place of this one; both open for a while"),

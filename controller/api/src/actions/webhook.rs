@@ -53,7 +53,7 @@ pub(super) fn routes() -> Vec<Route> {
             .gives(202, Shape::Named("WebhookDelivery"))
             .says("Post something to a webhook once more, under the same id, whatever came of it before"),
         route(Method::POST, "/rotate-secret", Op::Act(&ROTATE))
-            .may_take(Shape::Named("RotateSecret"))
+            .may_take(Shape::Named("Rotate"))
             .gives(200, Shape::View(Kind::Webhook))
             .says("Put a new secret in the place of this one; both sign for a while"),
     ]

@@ -50,8 +50,7 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("VaultPlain") => Some(json!({"plaintext": "a text"})),
         Shape::Named("VaultToken") => Some(json!({"token": "vault:v1:none"})),
         Shape::Named("AuthorityRef" | "RetireAuthority") => Some(json!({"fingerprint": "ab"})),
-        Shape::Named("RotateSecret") => Some(json!({"overlap_seconds": 60})),
-        Shape::Named("RotateKey") => Some(json!({"overlap_seconds": 60})),
+        Shape::Named("Rotate") => Some(json!({"overlap_seconds": 60})),
         // What made the brand's zone.
         Shape::Named("Undo") => Some(json!({"revision": ids.zone_revision})),
         Shape::Named("Bulk") => Some(json!({"items": [

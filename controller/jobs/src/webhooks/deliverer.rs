@@ -287,17 +287,8 @@ impl Deliverer {
             match self.receivers.get_mut(&id) {
                 Some(receiver) => receiver.becomes(spec),
                 None => {
-                    let position = positions.remove(&id).unwrap_or_else(|| WebhookPosition {
-                        webhook: id.clone(),
-                        epoch: epoch.clone(),
-                        at: EventPlace::end_of(created),
-                        attempts: 0,
-                        next_at: 0,
-                        failing_since: None,
-                        delivered: 0,
-                        dropped: 0,
-                        delivered_at: None,
-                        error: None,
+                    let position = positions.remove(&id).unwrap_or_else(|| {
+                        WebhookPosition::new(id.clone(), epoch.clone(), EventPlace::end_of(created))
                     });
                     self.receivers.insert(id, Receiver::new(spec, position));
                 }

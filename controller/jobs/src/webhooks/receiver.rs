@@ -283,18 +283,7 @@ mod tests {
         let spec = json!({
             "name": "x", "brand_id": "acme", "url": "https://a.example", "enabled": true, "secret_a": secret,
         });
-        let position = WebhookPosition {
-            webhook: "h_1".into(),
-            epoch: "cell-1".into(),
-            at: EventPlace::end_of(3),
-            attempts: 0,
-            next_at: 0,
-            failing_since: None,
-            delivered: 0,
-            dropped: 0,
-            delivered_at: None,
-            error: None,
-        };
+        let position = WebhookPosition::new("h_1", "cell-1", EventPlace::end_of(3));
         Receiver::new(Arc::new(serde_json::from_value(spec).unwrap()), position)
     }
 

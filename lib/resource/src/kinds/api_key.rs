@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::definition::{Build, Definition, Grants, to_map, written_over};
 use crate::faults::Faults;
 use crate::roles::built_in;
-use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Ref, Resource, SpecError, Status, Tier, Unique, Update, Warning, check, filter, timestamp};
+use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Ref, Resource, Rotate, SpecError, Status, Tier, Unique, Update, check, filter, timestamp};
 
 /// The resource parts of scopes.
 pub const SCOPE_RESOURCES: &[&str] = &[
@@ -121,25 +121,12 @@ impl ApiKeySpec {
     }
 }
 
-/// Longest time that a key stays beside the one that takes its place, in seconds: 30 days.
-const MAX_OVERLAP: u32 = 30 * 24 * 3600;
-/// The same when nothing is said: a day.
-const OVERLAP: u32 = 24 * 3600;
 /// Keys that are remembered after others took their place: a rotation a day for three years.
 const MAX_ROTATED_OUT: usize = 1_000;
 /// Roles that a key may have.
 const MAX_ROLES: usize = 16;
 /// Networks that a key may be kept to.
 const MAX_NETWORKS: usize = 64;
-
-/// Body of POST /api-keys/{id}/rotate.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct RotateKey {
-    /// How long the key that is replaced still opens, in seconds: 0 to 2592000 (30 days), default 86400 (a day).
-    #[serde(default)]
-    #[schemars(range(max = 2_592_000))]
-    pub overlap_seconds: Option<u32>,
-}
 
 /// Puts a new key in the place of the one that there is, which opens for a while still; one that was rotated out before ends at once.
 /// `now` is in milliseconds since the Unix epoch.
@@ -152,15 +139,12 @@ pub fn rotate(
     now: i64,
     entropy: Entropy<'_>,
 ) -> Result<(Update, String), SpecError> {
-    let parsed = crate::input::parse::<RotateKey>(body)?;
-    let overlap = parsed.value.overlap_seconds.unwrap_or(OVERLAP);
-    check::between("overlap_seconds", overlap, 0, MAX_OVERLAP)?;
+    let (until, warnings) = Rotate::until(body, now)?;
     let mut spec: ApiKeySpec =
         current.typed().map_err(|error| SpecError::Malformed { problem: error.to_string() })?;
     let mut random = [0u8; 32];
     entropy(&mut random);
     let key = key_from(&random);
-    let until = now.saturating_add(i64::from(overlap) * 1_000);
     for before in &mut spec.rotated_out {
         before.until = before.until.min(now);
     }
@@ -177,7 +161,7 @@ pub fn rotate(
         label: current.label.clone(),
         status: None,
         owner: None,
-        warnings: parsed.unknown.iter().map(|path| Warning::unknown_field(path)).collect(),
+        warnings,
     };
     Ok((update, key))
 }

@@ -7,14 +7,10 @@ use serde_json::{Map, Value, json};
 use super::brand::Brand;
 use crate::definition::{Build, Definition, Grants, new_secrets, written_over};
 use crate::faults::Faults;
-use crate::{Codes, Column, Doc, Document, Entropy, EventView, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, OwnerRef, Owns, PlainText, Resource, Secret, SpecError, Status, Tier, Update, Warning, check, filter, pointer, timestamp};
+use crate::{Codes, Column, Doc, Document, Entropy, EventView, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, NoState, OwnerRef, Owns, PlainText, Resource, Rotate, Secret, SpecError, Status, Tier, Update, check, filter, pointer, timestamp};
 
 /// Longest URL in bytes.
 const MAX_URL: usize = 2_048;
-/// Longest time that a replaced secret signs along, in seconds: 30 days.
-const MAX_OVERLAP: u32 = 30 * 24 * 3600;
-/// The same when nothing is said: a day.
-const OVERLAP: u32 = 24 * 3600;
 /// Bytes of a secret, as many as the digest has (RFC 2104 §3).
 const SECRET_BYTES: usize = 32;
 
@@ -117,15 +113,6 @@ pub(crate) struct WebhookUpdate {
     enabled: Option<bool>,
 }
 
-/// Body of POST /webhooks/{id}/rotate-secret.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct RotateSecret {
-    /// How long the secret that is replaced signs along, in seconds: 0 to 2592000 (30 days), default 86400 (a day).
-    #[serde(default)]
-    #[schemars(range(max = 2_592_000))]
-    pub overlap_seconds: Option<u32>,
-}
-
 /// What is shown beside the spec.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct WebhookExtra {
@@ -156,9 +143,7 @@ pub fn rotate(
     now: i64,
     entropy: Entropy<'_>,
 ) -> Result<(Update, String), SpecError> {
-    let parsed = crate::input::parse::<RotateSecret>(body)?;
-    let overlap = parsed.value.overlap_seconds.unwrap_or(OVERLAP);
-    check::between("overlap_seconds", overlap, 0, MAX_OVERLAP)?;
+    let (until, warnings) = Rotate::until(body, now)?;
     let mut spec = spec_of(current)?;
     let mut random = [0u8; SECRET_BYTES];
     entropy(&mut random);
@@ -170,8 +155,7 @@ pub fn rotate(
     } else {
         spec.secret_a = secret;
     }
-    spec.former_until = now.saturating_add(i64::from(overlap) * 1_000);
-    let warnings = parsed.unknown.iter().map(|path| Warning::unknown_field(path)).collect();
+    spec.former_until = until;
     Ok((Update { warnings, ..rewritten(current, &spec)? }, text))
 }
 
