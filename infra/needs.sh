@@ -4,6 +4,7 @@
 #   need PROGRAM PACKAGE   notes a package when no such program is there
 #   need_disk MIB WHAT     ends when the disk has less room than the build will take
 #   install_needs          installs what was noted, without letting packages start services of their own
+#   tool PROGRAM VERSION   builds a tool of cargo's into a cache folder, which is in PATH, once for the machine
 #   api_tools              puts the programs that test the API's description into a cache folder, if Python can be used
 #   build ARGUMENTS        cargo build, with progress on a terminal only
 #
@@ -11,6 +12,8 @@
 
 needed=
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+tools="${HOSTING_CI_CACHE:-${HOME:-/root}/.cache/hosting-ci}/tools"
+export PATH="$tools/bin:$PATH"
 
 fail() {
     echo "error: $1" >&2
@@ -106,17 +109,25 @@ apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get "$@" install -y --no-install-recommends $needed
 }
 
+tool() {
+    command -v "$1" >/dev/null 2>&1 && return 0
+    echo "Building $1 into $tools ..."
+    cargo install --quiet --locked --root "$tools" --target-dir "$tools/target" "$1@$2" ||
+        fail "$1 cannot be built: see above"
+    rm -rf "$tools/target"
+}
+
 # Whatever is missing here, the tests that need it say that they were skipped.
 api_tools() {
-    tools="${HOSTING_CI_CACHE:-${HOME:-/root}/.cache/hosting-ci}/tools/api-tools"
+    api="$tools/api-tools"
     wanted="schemathesis==4.32.5 openapi-python-client==0.29.1"
-    [ "$(cat "$tools/installed" 2>/dev/null)" != "$wanted" ] || return 0
-    echo "Installing schemathesis and openapi-python-client into $tools ..."
-    rm -rf "$tools"
+    [ "$(cat "$api/installed" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "Installing schemathesis and openapi-python-client into $api ..."
+    rm -rf "$api"
     # Package names hold no blanks: the list is split on purpose.
     # shellcheck disable=SC2086
-    if python3 -m venv "$tools" >/dev/null 2>&1 && "$tools/bin/pip" install -q $wanted >/dev/null 2>&1; then
-        echo "$wanted" >"$tools/installed"
+    if python3 -m venv "$api" >/dev/null 2>&1 && "$api/bin/pip" install -q $wanted >/dev/null 2>&1; then
+        echo "$wanted" >"$api/installed"
     else
         echo "going on without them: Python with venv, and a package index, are needed"
     fi
