@@ -1,5 +1,6 @@
 //! SQLite by rusqlite, on the calling thread or on Tokio's blocking threads.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -93,7 +94,7 @@ impl Connection {
     }
 
     pub(crate) fn execute(&mut self, query: &Query) -> Result<u64, StoreError> {
-        let mut statement = self.connection.prepare_cached(&query.text)?;
+        let mut statement = self.connection.prepare_cached(&without_journal(&query.text))?;
         bind(&mut statement, &query.values)?;
         Ok(statement.raw_execute()? as u64)
     }
@@ -110,6 +111,18 @@ impl Connection {
     pub(crate) fn close(self) -> Result<(), StoreError> {
         self.connection.close().map_err(|(_, error)| error.into())
     }
+}
+
+/// A change that keeps what it did before it failed. For any other SQLite copies each page that it touches, to take back that change alone
+/// (https://www.sqlite.org/tempfiles.html, "Statement Journal Files"). Here a change that fails ends its mutation or its group, and all of
+/// it goes with their savepoint or transaction.
+fn without_journal(text: &str) -> Cow<'_, str> {
+    for (plain, fails) in [("INSERT INTO ", "INSERT OR FAIL INTO "), ("UPDATE ", "UPDATE OR FAIL ")] {
+        if let Some(rest) = text.strip_prefix(plain) {
+            return Cow::Owned(format!("{fails}{rest}"));
+        }
+    }
+    Cow::Borrowed(text)
 }
 
 fn bind(statement: &mut Statement<'_>, values: &[Value]) -> Result<(), StoreError> {
