@@ -13,6 +13,7 @@ mod explain;
 mod failure;
 mod fleet;
 mod folder;
+mod format;
 mod jobs;
 mod kek;
 mod kinds;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> ExitCode {
-    let json = cli.json;
+    let json = cli.has_json_errors();
     // One provider for every TLS connection; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
