@@ -3,6 +3,7 @@
 mod audit;
 mod ca;
 mod completion;
+mod doctor;
 mod format;
 mod jobs;
 mod kek;
@@ -31,6 +32,7 @@ use clap::{
 pub(crate) use self::audit::{AuditCommand, ExportArgs, VerifyArgs};
 pub(crate) use self::ca::CaCommand;
 pub(crate) use self::completion::CompletionArgs;
+pub(crate) use self::doctor::DoctorArgs;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
@@ -58,6 +60,7 @@ use crate::format::Output;
   hostctl get tenants                     list tenants
   hostctl get fqdns --in acme-1001        list a tenant's host names
   hostctl fleet                           who has applied what, and what is not applied
+  hostctl doctor                          what is wrong, and what to do next
   hostctl explain bakery.test             where does this name lead, and what is broken
   hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
 
@@ -239,6 +242,8 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   hostctl fleet")]
     Fleet,
+    /// Look over the whole platform: what is wrong, and the next step
+    Doctor(DoctorArgs),
     /// Copy the controller's store away, put a copy back, or move it to PostgreSQL
     #[command(
         subcommand,

@@ -92,7 +92,7 @@ fn row(one: &Value) -> Vec<String> {
 
 /// Whether a subscriber counts for gates and gets requests, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Service {
+pub(crate) enum Service {
     In,
     CatchingUp,
     /// Its connection stands, but nothing comes: the process hangs or is stopped.
@@ -101,7 +101,7 @@ enum Service {
 }
 
 impl Service {
-    fn of(one: &Value) -> Self {
+    pub(crate) fn of(one: &Value) -> Self {
         let silent = one["silent_for"].as_f64().unwrap_or_default() >= LEASE_SECONDS;
         match (one["in_service"] == true, one["connected"] == true) {
             (true, _) => Self::In,

@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod ca;
 mod cluster;
+mod doctor;
 mod environment;
 mod explain;
 mod failure;

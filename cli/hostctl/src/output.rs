@@ -19,6 +19,10 @@ use tabled::{
 
 use crate::format::{self, Format};
 
+/// It failed, or what was looked for is wrong.
+pub(crate) const FAILED: u8 = 1;
+/// The key may not do that.
+pub(crate) const NOT_ALLOWED: u8 = 5;
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
 /// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::{
     api,
     args::{Cli, Command},
-    audit, ca, cluster, explain, fleet, jobs, kek, output, past, place, resources, rollouts, seed, store, up,
-    watch, webhooks,
+    audit, ca, cluster, doctor, explain, fleet, jobs, kek, output, past, place, resources, rollouts, seed,
+    store, up, watch, webhooks,
 };
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -38,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Undo(args) => return past::undo(&api()?, &args, format).await,
         Command::Place(command) => return place::run(&api()?, &command, format).await,
         Command::Watch(args) => watch::run(&api()?, &args, format).await?,
+        Command::Doctor(args) => return doctor::run(api()?, &args, format).await,
         Command::Fleet => fleet::show(&api()?, format).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),
         Command::Release(args) => return fleet::release(&api()?, &args, format).await,
