@@ -126,6 +126,15 @@ fn perhaps_empty() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 impl Connection {
+    /// The ids of its arguments, each with its flag.
+    pub(crate) const FLAGS: [(&str, &str); 5] = [
+        ("api", "--api"),
+        ("key_file", "--key-file"),
+        ("api_key", "--api-key"),
+        ("ca_file", "--ca-file"),
+        ("data", "--data"),
+    ];
+
     pub(crate) fn api(&self) -> Option<&str> {
         self.api.as_deref().filter(|url| !url.trim().is_empty())
     }

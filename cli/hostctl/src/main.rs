@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod ca;
 mod cluster;
+mod complete;
 mod doctor;
 mod environment;
 mod explain;
@@ -42,6 +43,9 @@ use crate::args::Cli;
 
 fn main() -> ExitCode {
     let typed: Vec<OsString> = args::with_two_dashes(std::env::args_os()).collect();
+    if typed.get(1).is_some_and(|word| word == complete::WORD) {
+        return complete::answer();
+    }
     output::finish(match Cli::try_parse_from(&typed) {
         Ok(cli) => start(cli),
         Err(error) => failure::not_understood(args::asks_for_json(&typed), &error),

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::{
     api,
     args::{Cli, Command},
-    audit, ca, cluster, doctor, explain, fleet, jobs, kek, output, past, place, resources, rollouts, seed,
-    store, up, watch, webhooks,
+    audit, ca, cluster, complete, doctor, explain, fleet, jobs, kek, output, past, place, resources,
+    rollouts, seed, store, up, watch, webhooks,
 };
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -49,7 +49,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollouts(command) => rollouts::run(&api()?, &command, format).await?,
         Command::Audit(command) => return audit::run(api, &command, format).await,
         Command::Webhooks(command) => return webhooks::run(&api()?, &command, format).await,
-        Command::Completion(completion) => output::text(&completion.script()),
+        Command::Completion(completion) => output::text(&complete::script(completion.shell)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,6 +16,8 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+#[path = "cli/completion.rs"]
+mod completion;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/operators.rs"]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::{
     ask::{receipt, usage_of, verify},
+    body::{create_schema, update_schema},
     change::{create, delete, retry, suspend, unsuspend, update, wait},
     show::{describe, get},
 };
@@ -60,6 +61,11 @@ async fn collections(api: &Api, info: &KindInfo, parent: Option<&str>) -> anyhow
 async fn ids_of(api: &Api, path: &str) -> anyhow::Result<Vec<String>> {
     let items = api.list(path).await?;
     Ok(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect())
+}
+
+/// The id of a resource, by id or name.
+pub(crate) async fn id_of(api: &Api, info: &'static KindInfo, given: &str) -> anyhow::Result<String> {
+    names::id_of(api, info, given, None).await
 }
 
 /// The id of a node, by id or host name.
