@@ -91,11 +91,23 @@ impl ApiError {
     }
 }
 
+/// What an answer says beside a body of the API.
+#[derive(Debug)]
+pub(crate) struct Glimpse {
+    pub status: u16,
+    /// The header Date.
+    pub date: Option<String>,
+    /// The certificate of the other end, in DER.
+    pub certificate: Option<Vec<u8>>,
+    pub body: Vec<u8>,
+}
+
 /// A connection to the API with a key.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     base: String,
     key: String,
+    is_local: bool,
     http: reqwest::Client,
     /// The variable that may have led the requests to a proxy.
     proxy: Option<&'static str>,
@@ -172,6 +184,7 @@ impl Api {
         // POST would come back as GET from a redirect, so none is followed.
         let builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
+            .tls_info(true)
             .redirect(reqwest::redirect::Policy::none());
         let builder = match ca_file {
             Some(file) => builder.tls_certs_merge(read_authorities(file)?),
@@ -182,7 +195,45 @@ impl Api {
         let http = if local { builder.no_proxy() } else { builder }.build()?;
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let proxy = PROXIES.into_iter().find(|name| !local && is_set(name));
-        Ok(Self { base: url.as_str().trim_end_matches('/').to_owned(), key: key.to_owned(), http, proxy })
+        Ok(Self {
+            base: url.as_str().trim_end_matches('/').to_owned(),
+            key: key.to_owned(),
+            is_local: local,
+            http,
+            proxy,
+        })
+    }
+
+    /// The API's base address.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The key. It is never to be printed.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether requests go over HTTP without TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.base.starts_with("http://")
+    }
+
+    /// Whether requests stay on this machine.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    /// GET of a path beside the API, such as `/readyz`, with whatever it answers. No key is sent: such paths ask for none.
+    pub(crate) async fn glimpse(&self, path: &str, limit: Duration) -> Result<Glimpse, ApiError> {
+        let request = self.http.get(format!("{}{path}", self.base)).timeout(limit);
+        let answer = request.send().await.map_err(|error| self.unreachable(&error, limit))?;
+        let status = answer.status().as_u16();
+        let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let tls = answer.extensions().get::<reqwest::tls::TlsInfo>();
+        let certificate = tls.and_then(|tls| tls.peer_certificate()).map(<[u8]>::to_vec);
+        let body = answer.bytes().await.map_err(|error| self.unreachable(&error, limit))?.to_vec();
+        Ok(Glimpse { status, date, certificate, body })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {

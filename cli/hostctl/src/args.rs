@@ -2,12 +2,17 @@
 
 mod audit;
 mod ca;
+mod completion;
+mod doctor;
+mod format;
 mod jobs;
 mod kek;
 mod machine;
 mod node;
+mod one;
 mod past;
 mod place;
+mod resources;
 mod rollouts;
 mod waits;
 mod watch;
@@ -20,24 +25,30 @@ use std::{
 };
 
 use clap::{
-    Args, CommandFactory, Parser, Subcommand,
+    Args, Parser, Subcommand,
     builder::{OsStringValueParser, TypedValueParser},
 };
-use hosting_resource::KindInfo;
 
 pub(crate) use self::audit::{AuditCommand, ExportArgs, VerifyArgs};
 pub(crate) use self::ca::CaCommand;
+pub(crate) use self::completion::CompletionArgs;
+pub(crate) use self::doctor::DoctorArgs;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 pub(crate) use self::node::NodeCommand;
+pub(crate) use self::one::OneArgs;
 pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
 pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
+pub(crate) use self::resources::{
+    CreateArgs, DeleteArgs, DescribeArgs, GetArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs,
+    UpdateArgs,
+};
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
 pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
 pub(crate) use self::watch::WatchArgs;
 pub(crate) use self::webhooks::{WebhookArgs, WebhooksCommand};
-use crate::kinds::KindParser;
+use crate::format::Output;
 
 /// Operate the hosting platform
 #[derive(Debug, Parser)]
@@ -49,6 +60,7 @@ use crate::kinds::KindParser;
   hostctl get tenants                     list tenants
   hostctl get fqdns --in acme-1001        list a tenant's host names
   hostctl fleet                           who has applied what, and what is not applied
+  hostctl doctor                          what is wrong, and what to do next
   hostctl explain bakery.test             where does this name lead, and what is broken
   hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
 
@@ -62,9 +74,12 @@ of the output left. With --json an error is a JSON document on standard output t
 pub(crate) struct Cli {
     #[command(flatten)]
     pub connection: Connection,
-    /// Print JSON for machines instead of tables
+    /// Print JSON for machines instead of tables, as -o json does
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
+    /// Print results in another form than tables
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_name = "FORMAT", value_parser = Output::format())]
+    pub output: Option<Output>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -111,6 +126,15 @@ fn perhaps_empty() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 impl Connection {
+    /// The ids of its arguments, each with its flag.
+    pub(crate) const FLAGS: [(&str, &str); 5] = [
+        ("api", "--api"),
+        ("key_file", "--key-file"),
+        ("api_key", "--api-key"),
+        ("ca_file", "--ca-file"),
+        ("data", "--data"),
+    ];
+
     pub(crate) fn api(&self) -> Option<&str> {
         self.api.as_deref().filter(|url| !url.trim().is_empty())
     }
@@ -130,7 +154,12 @@ impl Connection {
 
 /// Whether an error is to be JSON, for a command line that could not be read.
 pub(crate) fn asks_for_json(args: &[OsString]) -> bool {
-    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
+    let words: Vec<&OsString> = args.iter().take_while(|arg| *arg != "--").collect();
+    let alone = ["--json", "-ojson", "-o=json", "--output=json"];
+    words.iter().any(|word| alone.iter().any(|one| *word == one))
+        || words.windows(2).any(
+            |two| matches!(two, [flag, json] if (*flag == "-o" || *flag == "--output") && *json == "json"),
+        )
 }
 
 /// A text that is never printed.
@@ -222,6 +251,8 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   hostctl fleet")]
     Fleet,
+    /// Look over the whole platform: what is wrong, and the next step
+    Doctor(DoctorArgs),
     /// Copy the controller's store away, put a copy back, or move it to PostgreSQL
     #[command(
         subcommand,
@@ -358,175 +389,6 @@ pub(crate) struct SeedArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  hostctl get tenants --status failed
-  hostctl get tenants --filter customer_id=acme-1001
-  hostctl get fqdns --in acme-1001
-  hostctl get zone bakery.test
-  hostctl get zone-records --in bakery.test --json
-  hostctl get zones --filter brand_id=acme --search shop")]
-pub(crate) struct GetArgs {
-    /// Kind; singular works too
-    #[arg(value_parser = KindParser)]
-    pub kind: &'static KindInfo,
-    /// Ids or names; without any: the whole list
-    #[arg(value_name = "ID")]
-    pub ids: Vec<String>,
-    /// The parent: region (of clusters), cluster (lb-addresses, shards, nodes), tenant (subscriptions, webroots, fqdns) or zone
-    /// (zone-records); may be left out for the first two
-    #[arg(long = "in", value_name = "PARENT")]
-    pub parent: Option<String>,
-    /// Only with this status, e.g. failed
-    #[arg(long, conflicts_with = "ids")]
-    pub status: Option<String>,
-    /// Only what contains this text
-    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
-    pub search: Option<String>,
-    /// Only where this field has this value; the kind says which fields can be asked for
-    #[arg(long, value_name = "FIELD=VALUE", conflicts_with = "ids")]
-    pub filter: Vec<String>,
-    /// At most so many
-    #[arg(long, conflicts_with = "ids")]
-    pub limit: Option<usize>,
-    /// Whole values however narrow the terminal is
-    #[arg(long)]
-    pub wide: bool,
-}
-
-/// One resource.
-#[derive(Debug, Args)]
-pub(crate) struct OneArgs {
-    /// Kind, e.g. fqdn
-    #[arg(value_parser = KindParser, hide_possible_values = true)]
-    pub kind: &'static KindInfo,
-    /// Id or name
-    pub id: String,
-    /// What it lies in, for names that only mean something there
-    #[arg(long = "in", value_name = "PARENT")]
-    pub parent: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl describe tenant acme-1001
-  hostctl describe zone-record bakery.test/www/A
-  hostctl describe node web-1")]
-pub(crate) struct DescribeArgs {
-    #[command(flatten)]
-    pub one: OneArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
-  hostctl create zone-record --in bakery.test -s type=A -s name=@ -s content=192.0.2.1 -s ttl=300
-  hostctl create tenant -s brand_id=acme -s customer_id=1001 -s region_id=eu -s cluster_id=eu-1 -s shard_id=web-1
-  hostctl create brand -f brand.yaml")]
-pub(crate) struct CreateArgs {
-    /// Kind, e.g. fqdn
-    #[arg(value_parser = KindParser, hide_possible_values = true)]
-    pub kind: &'static KindInfo,
-    /// The parent, for kinds that are created below one
-    #[arg(long = "in", value_name = "PARENT")]
-    pub parent: Option<String>,
-    /// YAML or JSON file with the body; `-` for standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// A field: NAME=VALUE; VALUE is text for a field that takes text, else JSON if it reads as JSON. Where a field takes an id, a
-    /// name does too
-    #[arg(short, long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl update zone-record bakery.test/www/A -s content=192.0.2.7 -s ttl=60 --wait
-  hostctl update fqdn www.example.com -s webroot_id=null
-  hostctl update webroot bakery.test -s public_folder=public --wait --timeout 2m")]
-pub(crate) struct UpdateArgs {
-    #[command(flatten)]
-    pub one: OneArgs,
-    /// YAML or JSON file with the fields to change; `-` for standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// A field to change: NAME=VALUE, as for `create`
-    #[arg(short, long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl delete fqdn www.example.com --wait
-  hostctl delete tenant acme-1001 --dry-run
-  hostctl delete zone bakery.test --ignore-not-found
-
-On a terminal it shows what else would go, and asks. In a script it does not ask.")]
-pub(crate) struct DeleteArgs {
-    #[command(flatten)]
-    pub one: OneArgs,
-    /// What is not there is as good as deleted
-    #[arg(long)]
-    pub ignore_not_found: bool,
-    /// For good: not kept for as long as the brand keeps what is deleted; what is kept already goes with its data
-    #[arg(long)]
-    pub now: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    pub yes: bool,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl suspend tenant acme-1001 --reason 'invoice 4711 is overdue' --wait")]
-pub(crate) struct SuspendArgs {
-    #[command(flatten)]
-    pub tenant: TenantArgs,
-    /// Why, for operators; visitors never see it
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub reason: String,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  hostctl unsuspend tenant acme-1001 --wait")]
-pub(crate) struct UnsuspendArgs {
-    #[command(flatten)]
-    pub tenant: TenantArgs,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-/// A tenant, with its kind before it or not.
-#[derive(Debug, Args)]
-pub(crate) struct TenantArgs {
-    /// The tenant: its id or customer id; the word `tenant` may stand before it
-    #[arg(value_name = "TENANT", num_args = 1..=2, required = true)]
-    pub words: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl retry webroot web_ab12cd34ef --wait
-  hostctl retry tenant acme-1001 --all")]
-pub(crate) struct RetryArgs {
-    #[command(flatten)]
-    pub one: OneArgs,
-    /// For a tenant: also everything in it that failed
-    #[arg(long)]
-    pub all: bool,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
   hostctl explain bakery.test
   hostctl explain https://www.example.com/ --edge 192.0.2.10:80 --dns 192.0.2.53:53
   hostctl explain bakery.test --at 2026-11-29T10:00:00Z
@@ -556,24 +418,6 @@ pub(crate) struct ReleaseArgs {
     /// Node: its id or host name
     #[arg(value_name = "NODE")]
     pub node: String,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  hostctl completion bash > /etc/bash_completion.d/hostctl
-  . <(hostctl completion bash)              for this shell only")]
-pub(crate) struct CompletionArgs {
-    /// bash, zsh, fish, elvish or powershell
-    pub shell: clap_complete::Shell,
-}
-
-impl CompletionArgs {
-    /// The script, for the shell's own file.
-    pub(crate) fn script(&self) -> String {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "hostctl", &mut script);
-        String::from_utf8_lossy(&script).into_owned()
-    }
 }
 
 /// The longest that can be asked for. Beyond it a clock could overflow.

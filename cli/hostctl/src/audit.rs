@@ -15,18 +15,19 @@ use serde_json::{Value, json};
 use self::heads::{Heads, in_line};
 use crate::api::{Api, ApiError, encode};
 use crate::args::{AuditCommand, ExportArgs, VerifyArgs};
+use crate::format::Format;
 use crate::output;
 
 /// `connect` is asked for the API when there is something to ask it: an export is verified without.
 pub(crate) async fn run(
     connect: impl Fn() -> anyhow::Result<Api>,
     command: &AuditCommand,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
     match command {
         AuditCommand::Export(args) => export(&connect()?, args).await,
-        AuditCommand::Verify(args) => verify(connect, args, as_json).await,
-        AuditCommand::ReplaceKey => replace_key(&connect()?, as_json).await,
+        AuditCommand::Verify(args) => verify(connect, args, format).await,
+        AuditCommand::ReplaceKey => replace_key(&connect()?, format).await,
     }
 }
 
@@ -65,10 +66,10 @@ async fn signed(api: &Api) -> anyhow::Result<Vec<AuditHead>> {
     Ok(heads.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?)
 }
 
-async fn replace_key(api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn replace_key(api: &Api, format: Format) -> anyhow::Result<ExitCode> {
     let head = api.post("/audit/heads/replace-key", &json!({})).await?;
-    if as_json {
-        output::json(&head);
+    if format.is_for_programs() {
+        output::data(format, &head);
     } else {
         output::line(format!(
             "heads are signed by {} from now on; head {} says so",
@@ -158,7 +159,7 @@ impl Chain {
 async fn verify(
     connect: impl Fn() -> anyhow::Result<Api>,
     args: &VerifyArgs,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
     let api = if args.file.is_none() { Some(connect()?) } else { None };
     let mut chain =
@@ -201,11 +202,14 @@ async fn verify(
     let heads = verdict.unwrap_or_default();
     let holds = chain.broken.is_none();
     let last = chain.last.as_ref().map(hex::encode);
-    if as_json {
-        output::json(&json!({
-            "holds": holds, "rows": chain.rows, "unlinked": chain.unlinked, "last_link": last, "heads": heads,
-            "broken": chain.broken,
-        }));
+    if format.is_for_programs() {
+        output::data(
+            format,
+            &json!({
+                "holds": holds, "rows": chain.rows, "unlinked": chain.unlinked, "last_link": last, "heads": heads,
+                "broken": chain.broken,
+            }),
+        );
     } else if let Some(broken) = &chain.broken {
         output::line(format!("the chain is broken: {broken}"));
     } else {

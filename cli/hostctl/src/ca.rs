@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use crate::{
     api::Api,
     args::CaCommand,
+    format::Format,
     output::{self, cell, doubtful, good},
 };
 
 const AUTHORITIES: &str = "/platform/authorities";
 
-pub(crate) async fn run(api: &Api, command: &CaCommand, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(api: &Api, command: &CaCommand, format: Format) -> anyhow::Result<()> {
     let answer = match command {
         CaCommand::Show => api.get(AUTHORITIES).await?,
         CaCommand::Add => api.post(&format!("{AUTHORITIES}/add"), &json!({})).await?,
@@ -25,8 +26,8 @@ pub(crate) async fn run(api: &Api, command: &CaCommand, as_json: bool) -> anyhow
             api.post(&format!("{AUTHORITIES}/retire"), &body).await?
         }
     };
-    if as_json {
-        output::json(&answer);
+    if format.is_for_programs() {
+        output::data(format, &answer);
     } else {
         show(&answer);
     }

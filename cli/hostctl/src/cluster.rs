@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::{Api, encode},
     args::{ClusterApplyArgs, ClusterCommand, Connection},
+    format::Format,
     output, yaml,
 };
 
@@ -96,7 +97,7 @@ pub(crate) struct Applied {
 pub(crate) async fn run(
     command: ClusterCommand,
     connection: &Connection,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<()> {
     let ClusterCommand::Apply(args) = command;
     let manifest = read(&args)?;
@@ -108,8 +109,8 @@ pub(crate) async fn run(
             .await
             .with_context(|| format!("shard {name}"))?;
     }
-    if as_json {
-        output::json(&serde_json::to_value(&applied)?);
+    if format.is_for_programs() {
+        output::data(format, &serde_json::to_value(&applied)?);
     } else if applied.created.is_empty() {
         output::line("nothing to create: everything is there");
     } else {

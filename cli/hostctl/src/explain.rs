@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, ApiError, encode},
     args::{Connection, ExplainArgs},
+    format::Format,
     output, probe,
     summary::Summary,
 };
@@ -55,7 +56,7 @@ impl State {
 pub(crate) async fn run(
     args: &ExplainArgs,
     connection: &Connection,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
     let fqdn = host_of(&args.fqdn);
     if fqdn.is_empty() {
@@ -85,12 +86,12 @@ pub(crate) async fn run(
     }
 
     let broken = links.iter().find(|link| link.state == State::Broken);
-    if as_json {
+    if format.is_for_programs() {
         let list: Vec<Value> = links
             .iter()
             .map(|link| json!({"name": link.name, "state": link.state.as_str(), "detail": link.detail}))
             .collect();
-        output::json(&json!({"fqdn": fqdn, "broken": broken.map(|link| &link.name), "links": list}));
+        output::data(format, &json!({"fqdn": fqdn, "broken": broken.map(|link| &link.name), "links": list}));
     } else {
         output::line(format!("{fqdn}\n"));
         output::table(

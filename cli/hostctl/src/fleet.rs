@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, encode},
     args::ReleaseArgs,
+    format::Format,
     output::{self, bad, cell, doubtful, good},
     resources,
 };
@@ -28,10 +29,10 @@ const EXCEPTIONS: [(&str, &str); 5] = [
 ];
 
 /// `hostctl fleet`.
-pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn show(api: &Api, format: Format) -> anyhow::Result<()> {
     let answer = api.get("/subscribers").await?;
-    if as_json {
-        output::json(&answer);
+    if format.is_for_programs() {
+        output::named(format, "node", "node_id", &answer);
         return Ok(());
     }
     let items = answer["items"].as_array().map_or(&[][..], Vec::as_slice);
@@ -58,7 +59,7 @@ pub(crate) async fn show(api: &Api, as_json: bool) -> anyhow::Result<()> {
         .filter(|((field, _), _)| items.iter().all(|one| one[*field].as_array().is_none_or(Vec::is_empty)))
         .map(|(_, column)| *column)
         .collect();
-    output::list(&columns, items.iter().map(row).collect(), &["node"], &spare);
+    output::list(format, &columns, items.iter().map(row).collect(), &["node"], &spare);
     let remarks: Vec<String> = items.iter().flat_map(remarks).collect();
     if !remarks.is_empty() {
         output::line("");
@@ -91,7 +92,7 @@ fn row(one: &Value) -> Vec<String> {
 
 /// Whether a subscriber counts for gates and gets requests, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Service {
+pub(crate) enum Service {
     In,
     CatchingUp,
     /// Its connection stands, but nothing comes: the process hangs or is stopped.
@@ -100,7 +101,7 @@ enum Service {
 }
 
 impl Service {
-    fn of(one: &Value) -> Self {
+    pub(crate) fn of(one: &Value) -> Self {
         let silent = one["silent_for"].as_f64().unwrap_or_default() >= LEASE_SECONDS;
         match (one["in_service"] == true, one["connected"] == true) {
             (true, _) => Self::In,
@@ -157,12 +158,12 @@ fn remarks(one: &Value) -> Vec<String> {
 }
 
 /// `hostctl release`.
-pub(crate) async fn release(api: &Api, args: &ReleaseArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn release(api: &Api, args: &ReleaseArgs, format: Format) -> anyhow::Result<ExitCode> {
     let node = resources::node_id(api, &args.node).await?;
     let answer = api.post(&format!("/subscribers/{}/release", encode(&node)), &json!({})).await?;
     let audiences = answer["audiences"].as_array().map_or(&[][..], Vec::as_slice);
-    if as_json {
-        output::json(&answer);
+    if format.is_for_programs() {
+        output::data(format, &answer);
     } else if audiences.is_empty() {
         output::note(format!(
             "{node} has no session, so nobody was told; see `hostctl fleet`, and try again when it is connected"

@@ -8,16 +8,21 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, encode},
     args::{JobArgs, JobsCommand, ListArgs},
+    format::Format,
+    kinds::id_in,
     output::{self, age, bad, cell, doubtful, good},
 };
 
-pub(crate) async fn run(api: &Api, command: &JobsCommand, as_json: bool) -> anyhow::Result<ExitCode> {
+/// What a job is called before its id.
+const NOUN: &str = "job";
+
+pub(crate) async fn run(api: &Api, command: &JobsCommand, format: Format) -> anyhow::Result<ExitCode> {
     match command {
-        JobsCommand::List(args) => list(api, args, as_json).await?,
-        JobsCommand::Get(job) => show(&api.get(&path(job)).await?, as_json),
+        JobsCommand::List(args) => list(api, args, format).await?,
+        JobsCommand::Get(job) => show(&api.get(&path(job)).await?, format),
         JobsCommand::Cancel(job) => {
             let answer = api.post(&format!("{}/cancel", path(job)), &json!({})).await?;
-            said(&answer, as_json, |state| match state {
+            said(&answer, format, |state| match state {
                 // The step under way comes to its end first.
                 "running" => "is to be cancelled when its step has come to an end",
                 "undoing" => "is cancelled; what it did is being undone",
@@ -26,26 +31,26 @@ pub(crate) async fn run(api: &Api, command: &JobsCommand, as_json: bool) -> anyh
         }
         JobsCommand::Retry(job) => {
             let answer = api.post(&format!("{}/retry", path(job)), &json!({})).await?;
-            said(&answer, as_json, |_| "is tried again");
+            said(&answer, format, |_| "is tried again");
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn path(job: &JobArgs) -> String {
-    format!("/jobs/{}", encode(&job.id))
+    format!("/jobs/{}", encode(id_in(NOUN, &job.id)))
 }
 
-fn said(answer: &Value, as_json: bool, words: fn(&str) -> &'static str) {
-    if as_json {
-        output::json(answer);
+fn said(answer: &Value, format: Format, words: fn(&str) -> &'static str) {
+    if format.is_for_programs() {
+        output::named(format, NOUN, "id", answer);
     } else {
         let words = words(answer["state"].as_str().unwrap_or_default());
         output::line(format!("{} {words}; see `hostctl jobs get {0}`", cell(&answer["id"])));
     }
 }
 
-async fn list(api: &Api, args: &ListArgs, as_json: bool) -> anyhow::Result<()> {
+async fn list(api: &Api, args: &ListArgs, format: Format) -> anyhow::Result<()> {
     let given = [("kind", &args.kind), ("state", &args.state), ("subject", &args.subject)];
     let given: Vec<String> = given
         .iter()
@@ -53,8 +58,8 @@ async fn list(api: &Api, args: &ListArgs, as_json: bool) -> anyhow::Result<()> {
         .collect();
     let query = if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) };
     let items = api.list_up_to(&format!("/jobs{query}"), args.limit).await?;
-    if as_json {
-        output::json(&Value::Array(items));
+    if format.is_for_programs() {
+        output::named(format, NOUN, "id", &Value::Array(items));
         return Ok(());
     }
     if items.is_empty() {
@@ -64,7 +69,7 @@ async fn list(api: &Api, args: &ListArgs, as_json: bool) -> anyhow::Result<()> {
     let columns = ["id", "kind", "subject", "state", "attempts", "age", "next", "error"];
     let now = Timestamp::now();
     let rows = items.iter().map(|job| row(job, now)).collect();
-    output::list(&columns, rows, &["id", "state"], &["next", "attempts", "age"]);
+    output::list(format, &columns, rows, &["id", "state"], &["next", "attempts", "age"]);
     Ok(())
 }
 
@@ -100,9 +105,9 @@ fn until(value: &Value, now: Timestamp) -> String {
     }
 }
 
-fn show(job: &Value, as_json: bool) {
-    if as_json {
-        output::json(job);
+fn show(job: &Value, format: Format) {
+    if format.is_for_programs() {
+        output::named(format, NOUN, "id", job);
         return;
     }
     let now = Timestamp::now();

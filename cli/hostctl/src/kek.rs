@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use crate::{
     api::{Api, ApiError},
     args::KekCommand,
+    format::Format,
     output::{self, cell, doubtful, good},
 };
 
 /// Between two looks whether everything is sealed anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
-pub(crate) async fn run(api: &Api, command: &KekCommand, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(api: &Api, command: &KekCommand, format: Format) -> anyhow::Result<ExitCode> {
     let mut keks = match command {
         KekCommand::Show => api.get("/platform/keks").await?,
         KekCommand::Rotate(_) => api.post("/platform/keks/rotate", &json!({})).await?,
@@ -39,8 +40,8 @@ pub(crate) async fn run(api: &Api, command: &KekCommand, as_json: bool) -> anyho
             }
         }
     }
-    if as_json {
-        output::json(&keks);
+    if format.is_for_programs() {
+        output::data(format, &keks);
     } else {
         show(&keks);
     }

@@ -6,6 +6,7 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use hosting_resource::{Kind, KindInfo};
 use serde_json::Value;
 
+pub(crate) use crate::format::name;
 use crate::{address::encode, output::usage};
 
 /// Fields that a person would call a resource by, where its kind has them.
@@ -20,6 +21,20 @@ pub(crate) fn kind(name: &str) -> Result<&'static KindInfo, String> {
         .map(|kind| kind.info())
         .find(|info| plain(info.plural()) == wanted || plain(&info.dashed()) == wanted)
         .ok_or_else(|| format!("there is no kind {name:?}; there are {}", plurals(|_| true)))
+}
+
+/// The two parts of a name as [`name`] writes it.
+pub(crate) fn split_name(text: &str) -> Option<(&'static KindInfo, &str)> {
+    let (noun, id) = text.split_once('/')?;
+    kind(noun).ok().filter(|_| !id.is_empty()).map(|info| (info, id))
+}
+
+/// The id in `NOUN/ID`, for a command that takes things of one noun; any other text is an id already.
+pub(crate) fn id_in<'t>(noun: &str, text: &'t str) -> &'t str {
+    match text.split_once('/') {
+        Some((before, id)) if before == noun && !id.is_empty() => id,
+        Some(_) | None => text,
+    }
 }
 
 /// The kinds for which it is so, as a list for a message.
@@ -53,6 +68,37 @@ impl TypedValueParser for KindParser {
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         Some(Box::new(Kind::ALL.iter().map(|kind| PossibleValue::new(kind.info().plural()))))
+    }
+}
+
+/// A kind on the command line, perhaps with the id of one resource behind a slash.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub info: &'static KindInfo,
+    pub id: Option<String>,
+}
+
+/// Reads a kind or a name. Completion and help list the kinds.
+#[derive(Clone)]
+pub(crate) struct NamedParser;
+
+impl TypedValueParser for NamedParser {
+    type Value = Named;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        if let Some((info, id)) = value.to_str().and_then(split_name) {
+            return Ok(Named { info, id: Some(id.to_owned()) });
+        }
+        KindParser.parse_ref(command, arg, value).map(|info| Named { info, id: None })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        KindParser.possible_values()
     }
 }
 
@@ -101,6 +147,18 @@ mod tests {
             assert_eq!(kind(name).unwrap().kind, Kind::ZoneRecord);
         }
         assert!(kind("zonk").unwrap_err().contains("fqdns"));
+    }
+
+    #[test]
+    fn names_are_taken_apart_as_they_are_made() {
+        let text = name("zone-record", "4ac6/x");
+        let (info, id) = split_name(&text).unwrap();
+        assert_eq!((info.kind, id), (Kind::ZoneRecord, "4ac6/x"));
+        assert!(split_name("bakery.test").is_none() && split_name("zonk/a").is_none());
+        assert_eq!(
+            (id_in("job", "job/job_1"), id_in("job", "job_1"), id_in("job", "zone/1")),
+            ("job_1", "job_1", "zone/1")
+        );
     }
 
     #[test]

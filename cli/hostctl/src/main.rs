@@ -8,11 +8,14 @@ mod args;
 mod audit;
 mod ca;
 mod cluster;
+mod complete;
+mod doctor;
 mod environment;
 mod explain;
 mod failure;
 mod fleet;
 mod folder;
+mod format;
 mod jobs;
 mod kek;
 mod kinds;
@@ -40,6 +43,9 @@ use crate::args::Cli;
 
 fn main() -> ExitCode {
     let typed: Vec<OsString> = args::with_two_dashes(std::env::args_os()).collect();
+    if typed.get(1).is_some_and(|word| word == complete::WORD) {
+        return complete::answer();
+    }
     output::finish(match Cli::try_parse_from(&typed) {
         Ok(cli) => start(cli),
         Err(error) => failure::not_understood(args::asks_for_json(&typed), &error),
@@ -47,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> ExitCode {
-    let json = cli.json;
+    let json = cli.has_json_errors();
     // One provider for every TLS connection; a second install can only fail because the first one stands.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -17,6 +17,12 @@ use tabled::{
     settings::{Padding, Style as Lines, Width, peaker::Priority},
 };
 
+use crate::format::{self, Format};
+
+/// It failed, or what was looked for is wrong.
+pub(crate) const FAILED: u8 = 1;
+/// The key may not do that.
+pub(crate) const NOT_ALLOWED: u8 = 5;
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
 /// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.
@@ -100,6 +106,27 @@ pub(crate) fn json(value: &Value) {
     line(serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
+/// Prints a result with all of its fields: as YAML where that is asked for, else as JSON.
+pub(crate) fn data(format: Format, value: &Value) {
+    if format == Format::Yaml {
+        text(&format::yaml(value));
+    } else {
+        json(value);
+    }
+}
+
+/// As [`data`], for what has names: one resource, a list of them, or a page. Its name is `noun` and what `field` holds.
+pub(crate) fn named(format: Format, noun: &str, field: &str, value: &Value) {
+    if format != Format::Name {
+        return data(format, value);
+    }
+    let items = match (value, &value["items"]) {
+        (Value::Array(items), _) | (_, Value::Array(items)) => items.as_slice(),
+        _ => std::slice::from_ref(value),
+    };
+    items.iter().filter_map(|one| one[field].as_str()).for_each(|id| line(format::name(noun, id)));
+}
+
 /// Good news, for standard output.
 pub(crate) fn good(text: &str) -> String {
     Style::new().green().apply_to(text).to_string()
@@ -139,9 +166,10 @@ fn render_table(
 }
 
 /// Prints a table with one line for each row. On a terminal that is too narrow for it columns of `spare` are left out one by
-/// one, then the widest columns but `whole` are shortened.
-pub(crate) fn list(columns: &[&str], rows: Vec<Vec<String>>, whole: &[&str], spare: &[&str]) {
-    line(render_list(columns, rows, whole, spare, terminal_width()));
+/// one, then the widest columns but `whole` are shortened; [`Format::Wide`] leaves all of it as it is.
+pub(crate) fn list(format: Format, columns: &[&str], rows: Vec<Vec<String>>, whole: &[&str], spare: &[&str]) {
+    let width = terminal_width().filter(|_| format != Format::Wide);
+    line(render_list(columns, rows, whole, spare, width));
 }
 
 /// Prints a table with one line for each row, whole however narrow the terminal is.

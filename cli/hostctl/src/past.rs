@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::{Api, ApiError, encode},
     args::{HistoryArgs, UndeleteArgs, UndoArgs, WaitArgs},
-    kinds::{item, label_of},
+    format::Format,
+    kinds::{self, item, label_of},
     output::{self, age, cell, doubtful, usage},
     resources::plan,
 };
@@ -21,15 +22,15 @@ const NAMED: [Kind; 2] = [Kind::Tenant, Kind::Zone];
 /// What stays as it is although it was to be taken back: listed up to so many.
 const LISTED: usize = 20;
 
-pub(crate) async fn history(api: &Api, args: &HistoryArgs, as_json: bool) -> anyhow::Result<()> {
-    let path = match args.kind.or_else(|| kind_of(&args.name)) {
-        Some(info) => format!("{}/history", item(info, &args.name)),
+pub(crate) async fn history(api: &Api, args: &HistoryArgs, format: Format) -> anyhow::Result<()> {
+    let path = match known(args.kind, &args.name) {
+        Some((info, id)) => format!("{}/history", item(info, id)),
         None if args.name.contains('.') => format!("/names/{}/history", encode(&args.name)),
         None => return Err(usage(format!("{:?} does not say of which kind it is: add --kind", args.name))),
     };
     let items = api.list_up_to(&path, args.limit).await?;
-    if as_json {
-        output::json(&Value::Array(items));
+    if format.is_for_programs() {
+        output::data(format, &Value::Array(items));
         return Ok(());
     }
     if items.is_empty() {
@@ -48,12 +49,19 @@ pub(crate) async fn history(api: &Api, args: &HistoryArgs, as_json: bool) -> any
         ]
     });
     output::list(
+        format,
         &["revision", "age", "event", "what", "fields", "by"],
         rows.collect(),
         &["revision", "event"],
         &["by", "age"],
     );
     Ok(())
+}
+
+/// Kind and id, where the flag, the name or the id say the kind.
+fn known<'n>(given: Option<&'static KindInfo>, name: &'n str) -> Option<(&'static KindInfo, &'n str)> {
+    let said = given.or_else(|| kind_of(name)).map(|info| (info, name));
+    said.or_else(|| kinds::split_name(name))
 }
 
 /// The kind that an id says by how it begins.
@@ -83,21 +91,21 @@ fn fields_of(change: &Value) -> String {
     told.join(", ")
 }
 
-pub(crate) async fn undo(api: &Api, args: &UndoArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn undo(api: &Api, args: &UndoArgs, format: Format) -> anyhow::Result<ExitCode> {
     let body = Value::Object(body_of(args));
-    take_back(api, "/undo", Some(&body), &args.wait, args.yes, as_json).await
+    take_back(api, "/undo", Some(&body), &args.wait, args.yes, format).await
 }
 
-pub(crate) async fn undelete(api: &Api, args: &UndeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn undelete(api: &Api, args: &UndeleteArgs, format: Format) -> anyhow::Result<ExitCode> {
     let (info, id) = deleted(api, args).await?;
     let path = format!("{}/undelete", item(info, &id));
-    take_back(api, &path, None, &args.wait, args.yes, as_json).await
+    take_back(api, &path, None, &args.wait, args.yes, format).await
 }
 
 /// What is meant of what is deleted and kept: kind and id.
 async fn deleted(api: &Api, args: &UndeleteArgs) -> anyhow::Result<(&'static KindInfo, String)> {
-    if let Some(info) = args.kind.or_else(|| kind_of(&args.name)) {
-        return Ok((info, args.name.clone()));
+    if let Some((info, id)) = known(args.kind, &args.name) {
+        return Ok((info, id.to_owned()));
     }
     let mut found = Vec::new();
     for info in NAMED.iter().map(|kind| kind.info()) {
@@ -130,18 +138,18 @@ async fn take_back(
     body: Option<&Value>,
     wait: &WaitArgs,
     is_agreed: bool,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
     let planned = plan::of(api, Method::POST, path, body).await?;
     if wait.dry_run {
-        plan::show(&planned, as_json);
-        if !as_json {
+        plan::show(&planned, format);
+        if !format.is_for_programs() {
             what_stays(&planned["answer"]).into_iter().for_each(output::line);
         }
         return Ok(ExitCode::SUCCESS);
     }
     let mut confirm = wait.confirm;
-    if !is_agreed && !as_json && plan::can_ask() {
+    if !is_agreed && !format.is_for_programs() && plan::can_ask() {
         taken_back(&planned["answer"]).into_iter().for_each(output::note);
         what_stays(&planned["answer"]).into_iter().for_each(output::note);
         if !plan::is_agreed_to(&planned)? {
@@ -157,8 +165,10 @@ async fn take_back(
     }
     let patience = wait.timeout + std::time::Duration::from_secs(30);
     let (status, answer) = api.send_within(Method::POST, &path, body, patience).await?;
-    if as_json {
-        output::json(&answer);
+    if format == Format::Name {
+        names_of(&answer).into_iter().for_each(output::line);
+    } else if format.is_for_programs() {
+        output::data(format, &answer);
     } else {
         taken_back(&answer).into_iter().for_each(output::line);
         what_stays(&answer).into_iter().for_each(output::line);
@@ -182,6 +192,13 @@ fn body_of(args: &UndoArgs) -> Map<String, Value> {
         ("trace", args.trace.as_ref().map(|trace| json!(trace))),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// The names of what was taken back.
+fn names_of(answer: &Value) -> Vec<String> {
+    let items = answer["taken_back"].as_array().map_or(&[][..], Vec::as_slice);
+    let name_of = |one: &Value| kinds::name(&cell(&one["kind"]).replace('_', "-"), &cell(&one["id"]));
+    items.iter().map(name_of).collect()
 }
 
 fn taken_back(answer: &Value) -> Vec<String> {
@@ -236,6 +253,7 @@ mod tests {
         assert_eq!(kind_of("t_ab12cd34ef").unwrap().kind, Kind::Tenant);
         assert!(kind_of("6f1d9a52-7d0c-4b5e-9a3f-0d6f5a1c2b3d").is_none());
         assert!(kind_of("www.example.com").is_none());
+        assert_eq!(known(None, "zone/6f1d").map(|(info, id)| (info.kind, id)), Some((Kind::Zone, "6f1d")));
     }
 
     #[test]

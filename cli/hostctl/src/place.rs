@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, encode},
     args::{DrainArgs, OneArgs, PlaceCommand, PlanArgs, UndrainArgs, WaitArgs},
-    kinds::item,
+    format::Format,
+    kinds::{self, item},
     output::{self, cell, usage},
     resources::{node_id, plan},
 };
@@ -17,33 +18,43 @@ use crate::{
 /// Names that one request asks for at most.
 const PAGE: usize = 200;
 
-pub(crate) async fn run(api: &Api, command: &PlaceCommand, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(api: &Api, command: &PlaceCommand, format: Format) -> anyhow::Result<ExitCode> {
     match command {
-        PlaceCommand::Drain(args) => drain(api, args, as_json).await,
+        PlaceCommand::Drain(args) => drain(api, args, format).await,
         PlaceCommand::Undrain(UndrainArgs { one, wait }) => {
-            turn(api, one, "undrain", Some(&json!({})), wait, as_json).await
+            turn(api, one, "undrain", Some(&json!({})), wait, format).await
         }
-        PlaceCommand::Plan(args) => without(api, args, as_json).await,
+        PlaceCommand::Plan(args) => without(api, args, format).await,
     }
 }
 
-async fn path_of(api: &Api, one: &OneArgs) -> anyhow::Result<(&'static KindInfo, String)> {
+async fn node_or_shard(api: &Api, one: &OneArgs) -> anyhow::Result<(&'static KindInfo, String)> {
     if !matches!(one.kind.kind, Kind::Node | Kind::Shard) {
         return Err(usage(format!("{} are not drained; nodes and shards are", one.kind.plural())));
     }
     let (id, _) = one.resolve(api).await?;
-    Ok((one.kind, item(one.kind, &id)))
+    Ok((one.kind, id))
 }
 
-async fn drain(api: &Api, args: &DrainArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+/// Prints an answer for programs.
+fn shown(format: Format, info: &KindInfo, id: &str, answer: &Value) {
+    if format == Format::Name {
+        output::line(kinds::name(&info.dashed(), id));
+    } else {
+        output::data(format, answer);
+    }
+}
+
+async fn drain(api: &Api, args: &DrainArgs, format: Format) -> anyhow::Result<ExitCode> {
     if !args.status {
         let body = json!({"force": args.force});
-        return turn(api, &args.one, "drain", Some(&body), &args.wait, as_json).await;
+        return turn(api, &args.one, "drain", Some(&body), &args.wait, format).await;
     }
-    let (info, path) = path_of(api, &args.one).await?;
+    let (info, id) = node_or_shard(api, &args.one).await?;
+    let path = item(info, &id);
     let state = api.get(&format!("{path}/drain")).await?;
-    if as_json {
-        output::json(&state);
+    if format.is_for_programs() {
+        shown(format, info, &id, &state);
     } else {
         lines_of(info, &state).into_iter().for_each(output::line);
     }
@@ -87,13 +98,14 @@ async fn turn(
     action: &str,
     body: Option<&Value>,
     wait: &WaitArgs,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
-    let (info, path) = path_of(api, one).await?;
+    let (info, id) = node_or_shard(api, one).await?;
+    let path = item(info, &id);
     let body = body.filter(|_| action == "drain");
     let path = format!("{path}/{action}");
     if wait.dry_run {
-        plan::show(&plan::of(api, Method::POST, &path, body).await?, as_json);
+        plan::show(&plan::of(api, Method::POST, &path, body).await?, format);
         return Ok(ExitCode::SUCCESS);
     }
     let mut path = plan::confirmed(&path, wait.confirm);
@@ -103,8 +115,8 @@ async fn turn(
     }
     let patience = wait.timeout + std::time::Duration::from_secs(30);
     let (_, answer) = api.send_within(Method::POST, &path, body, patience).await?;
-    if as_json {
-        output::json(&answer);
+    if format.is_for_programs() {
+        shown(format, info, &id, &answer);
     } else {
         let word = if action == "drain" { "is drained" } else { "is not drained any more" };
         output::line(format!("{} {} {word}", info.dashed(), cell(&answer["id"])));
@@ -112,7 +124,7 @@ async fn turn(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn without(api: &Api, args: &PlanArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn without(api: &Api, args: &PlanArgs, format: Format) -> anyhow::Result<ExitCode> {
     let mut ids = Vec::new();
     for node in args.without.iter().map(|node| node.trim()).filter(|node| !node.is_empty()) {
         ids.push(node_id(api, node).await?);
@@ -131,8 +143,8 @@ async fn without(api: &Api, args: &PlanArgs, as_json: bool) -> anyhow::Result<Ex
             break (page["parts"].clone(), cursor.is_some());
         }
     };
-    if as_json {
-        output::json(&json!({"parts": parts, "names": names, "has_more": more}));
+    if format.is_for_programs() {
+        output::data(format, &json!({"parts": parts, "names": names, "has_more": more}));
         return Ok(ExitCode::SUCCESS);
     }
     let rows = parts.as_array().into_iter().flatten().map(|part| {

@@ -6,16 +6,21 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, encode},
     args::{RolloutArgs, RolloutsCommand},
+    format::Format,
+    kinds::id_in,
     output::{self, age, bad, cell, doubtful, good},
 };
 
-pub(crate) async fn run(api: &Api, command: &RolloutsCommand, as_json: bool) -> anyhow::Result<()> {
+/// What a rollout is called before its id.
+const NOUN: &str = "rollout";
+
+pub(crate) async fn run(api: &Api, command: &RolloutsCommand, format: Format) -> anyhow::Result<()> {
     let (rollout, verb) = match command {
-        RolloutsCommand::List { limit } => return list(api, *limit, as_json).await,
+        RolloutsCommand::List { limit } => return list(api, *limit, format).await,
         RolloutsCommand::Show(rollout) => {
             let answer = api.get(&path(rollout)).await?;
-            if as_json {
-                output::json(&answer);
+            if format.is_for_programs() {
+                output::named(format, NOUN, "id", &answer);
             } else {
                 show(&answer);
             }
@@ -26,8 +31,8 @@ pub(crate) async fn run(api: &Api, command: &RolloutsCommand, as_json: bool) -> 
         RolloutsCommand::Abort(rollout) => (rollout, "abort"),
     };
     let answer = api.post(&format!("{}/{verb}", path(rollout)), &json!({})).await?;
-    if as_json {
-        output::json(&answer);
+    if format.is_for_programs() {
+        output::named(format, NOUN, "id", &answer);
     } else {
         let id = cell(&answer["id"]);
         output::line(format!("rollout {id} is {}; see `hostctl rollouts show {id}`", cell(&answer["state"])));
@@ -36,13 +41,13 @@ pub(crate) async fn run(api: &Api, command: &RolloutsCommand, as_json: bool) -> 
 }
 
 fn path(rollout: &RolloutArgs) -> String {
-    format!("/rollouts/{}", encode(&rollout.id))
+    format!("/rollouts/{}", encode(id_in(NOUN, &rollout.id)))
 }
 
-async fn list(api: &Api, limit: usize, as_json: bool) -> anyhow::Result<()> {
+async fn list(api: &Api, limit: usize, format: Format) -> anyhow::Result<()> {
     let items = api.list_up_to("/rollouts", limit).await?;
-    if as_json {
-        output::json(&Value::Array(items));
+    if format.is_for_programs() {
+        output::named(format, NOUN, "id", &Value::Array(items));
         return Ok(());
     }
     if items.is_empty() {
@@ -65,7 +70,7 @@ async fn list(api: &Api, limit: usize, as_json: bool) -> anyhow::Result<()> {
         })
         .collect();
     let columns = ["id", "state", "step", "reached", "change of", "age", "reason"];
-    output::list(&columns, rows, &["id", "state"], &["age", "step"]);
+    output::list(format, &columns, rows, &["id", "state"], &["age", "step"]);
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::api::{Api, ApiError, encode};
 use crate::args::WatchArgs;
-use crate::output;
-use crate::resources;
+use crate::format::{self, Format};
+use crate::{kinds, output, resources};
 
 /// A stream shows every 15 seconds that it stands.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -60,7 +60,7 @@ fn blocks(arrived: &mut Vec<u8>) -> Vec<Block> {
     found
 }
 
-pub(crate) async fn run(api: &Api, args: &WatchArgs, json: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(api: &Api, args: &WatchArgs, format: Format) -> anyhow::Result<()> {
     let mut filters = Vec::new();
     if let Some(kinds) = &args.kind {
         filters.push(format!("kind={}", encode(&kinds.replace('-', "_"))));
@@ -80,7 +80,7 @@ pub(crate) async fn run(api: &Api, args: &WatchArgs, json: bool) -> anyhow::Resu
         match api.events(&path, &last).await {
             Ok(stream) => {
                 (pause, was_connected) = (PAUSE, true);
-                read(stream, &mut last, &mut left, json).await?;
+                read(stream, &mut last, &mut left, format).await?;
             }
             // The first time it is wrong usage, or nobody is there; later on the controller starts again.
             Err(error) if !was_connected || !is_passing(&error) => return Err(error.into()),
@@ -106,7 +106,7 @@ async fn read(
     mut stream: reqwest::Response,
     last: &mut String,
     left: &mut u64,
-    json: bool,
+    format: Format,
 ) -> anyhow::Result<()> {
     let mut arrived = Vec::new();
     while let Ok(Ok(Some(chunk))) = tokio::time::timeout(SILENCE, stream.chunk()).await {
@@ -116,7 +116,7 @@ async fn read(
             match block.name.as_str() {
                 "" => {}
                 "resource" => {
-                    show(&data, json);
+                    show(&data, format);
                     *left = left.saturating_sub(1);
                 }
                 "end" => anyhow::bail!("the stream ended: {}", output::cell(&data["reason"])),
@@ -134,10 +134,15 @@ async fn read(
     Ok(())
 }
 
-fn show(event: &Value, json: bool) {
-    if json {
-        output::line(event);
-        return;
+fn show(event: &Value, format: Format) {
+    match format {
+        Format::Json => return output::line(event),
+        Format::Yaml => return output::text(&format!("---\n{}", format::yaml(event))),
+        Format::Name => {
+            let kind = output::cell(&event["kind"]).replace('_', "-");
+            return output::line(kinds::name(&kind, &output::cell(&event["id"])));
+        }
+        Format::Table | Format::Wide => {}
     }
     let cells = ["revision", "change", "kind", "id", "status"].map(|field| output::cell(&event[field]));
     let [revision, change, kind, id, status] = cells;

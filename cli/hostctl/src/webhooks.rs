@@ -9,32 +9,33 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, encode},
     args::{OneArgs, WebhookArgs, WebhooksCommand},
-    kinds::item,
+    format::Format,
+    kinds::{id_in, item},
     output::{self, age, bad, cell, doubtful, good},
 };
 
-pub(crate) async fn run(api: &Api, command: &WebhooksCommand, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(api: &Api, command: &WebhooksCommand, format: Format) -> anyhow::Result<ExitCode> {
     match command {
         WebhooksCommand::Deliveries(args) => {
             let path = format!("{}/deliveries", path(api, &args.webhook).await?);
-            show(api.list_up_to(&path, args.limit).await?, as_json);
+            show(api.list_up_to(&path, args.limit).await?, format);
         }
         WebhooksCommand::Test(webhook) => {
             let answer = api.post(&format!("{}/test", path(api, webhook).await?), &json!({})).await?;
-            asked(&answer, webhook, as_json);
+            asked(&answer, webhook, format);
         }
         WebhooksCommand::Redeliver(args) => {
             let path = path(api, &args.webhook).await?;
             let path = format!("{path}/deliveries/{}/redeliver", encode(&args.delivery));
-            asked(&api.post(&path, &json!({})).await?, &args.webhook, as_json);
+            asked(&api.post(&path, &json!({})).await?, &args.webhook, format);
         }
         WebhooksCommand::RotateSecret(args) => {
             let body =
                 args.overlap_seconds.map_or_else(|| json!({}), |given| json!({"overlap_seconds": given}));
             let path = format!("{}/rotate-secret", path(api, &args.webhook).await?);
             let answer = api.post(&path, &body).await?;
-            if as_json {
-                output::json(&answer);
+            if format.is_for_programs() {
+                output::data(format, &answer);
             } else {
                 output::line(cell(&answer["secret"]));
                 output::note(format!(
@@ -49,14 +50,14 @@ pub(crate) async fn run(api: &Api, command: &WebhooksCommand, as_json: bool) -> 
 
 async fn path(api: &Api, webhook: &WebhookArgs) -> anyhow::Result<String> {
     let info = Kind::Webhook.info();
-    let one = OneArgs { kind: info, id: webhook.id.clone(), parent: None };
+    let one = OneArgs { kind: info, id: id_in("webhook", &webhook.id).to_owned(), parent: None };
     let (id, _) = one.resolve(api).await?;
     Ok(item(info, &id))
 }
 
-fn asked(answer: &Value, webhook: &WebhookArgs, as_json: bool) {
-    if as_json {
-        output::json(answer);
+fn asked(answer: &Value, webhook: &WebhookArgs, format: Format) {
+    if format.is_for_programs() {
+        output::data(format, answer);
     } else {
         let id = cell(&answer["id"]);
         output::line(format!(
@@ -66,9 +67,9 @@ fn asked(answer: &Value, webhook: &WebhookArgs, as_json: bool) {
     }
 }
 
-fn show(items: Vec<Value>, as_json: bool) {
-    if as_json {
-        output::json(&Value::Array(items));
+fn show(items: Vec<Value>, format: Format) {
+    if format.is_for_programs() {
+        output::data(format, &Value::Array(items));
         return;
     }
     if items.is_empty() {
@@ -90,6 +91,7 @@ fn show(items: Vec<Value>, as_json: bool) {
         ]
     };
     output::list(
+        format,
         &columns,
         items.iter().map(row).collect(),
         &["id", "status"],

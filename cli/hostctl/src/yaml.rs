@@ -93,6 +93,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::format::yaml as written;
 
     #[test]
     fn variables_are_replaced_and_one_that_is_not_set_stays_and_is_named_once() {
@@ -112,6 +113,64 @@ mod tests {
         let error = read_plain::<BTreeMap<String, bool>>(&file, "a set of flags").unwrap_err().to_string();
         assert!(error.contains("x.yaml is not a set of flags") && error.contains("line 1"), "{error}");
         assert!(!error.contains("hst_canary") && !error.contains("<input>"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_reads_back_as_the_same() {
+        let texts = [
+            "yes",
+            "no",
+            "null",
+            "~",
+            "8.10",
+            "1001",
+            "0x1f",
+            "1e3",
+            "",
+            " ",
+            "a: b",
+            "- a",
+            "# a",
+            "a #b",
+            "\"'",
+            "@",
+            "*.a.example",
+            "two\nlines\n",
+            "tab\t",
+            "\u{7}",
+            "2026-11-29",
+            "2026-11-29T10:00:00Z",
+            "{",
+            "[",
+            "%",
+            "!a",
+            "&a",
+            "bücher",
+            ".inf",
+            "=",
+            "<<",
+            "on",
+            "y",
+            "---",
+            "...",
+            "a\r\nb",
+            "trailing ",
+            "v=spf1 include:_spf.example -all",
+            "\u{2028}",
+            "-",
+            "?",
+            "0o17",
+            "1_000",
+        ];
+        let long = "word ".repeat(100);
+        let mut value = json!([{"id": 1, "nested": {"list": [], "map": {}, "none": null, "yes": true}, "n": [1.5, -3, u64::MAX]}, long]);
+        for text in texts {
+            value.as_array_mut().unwrap().push(json!({text: text, "in a list": [text]}));
+        }
+        let text = written(&value);
+        let back: Value = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(back, value, "{text}");
+        assert_eq!(written(&json!([])).trim(), "[]");
     }
 
     #[test]

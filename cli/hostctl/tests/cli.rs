@@ -16,8 +16,14 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+#[path = "cli/completion.rs"]
+mod completion;
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/operators.rs"]
 mod operators;
+#[path = "cli/output.rs"]
+mod output;
 
 const UUID: &str = "4ac6050a-722b-433b-863a-289e5b40cfc1";
 

@@ -15,6 +15,7 @@ mod first_light;
 mod guides;
 mod harness;
 mod hostile;
+mod operator;
 mod rollouts;
 mod tls;
 mod traces;

@@ -1,8 +1,8 @@
 //! What can be asked about machines that join and leave.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
+
+use crate::format::Output;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -21,8 +21,8 @@ pub(crate) struct NodeTokenArgs {
     #[arg(value_name = "NODE")]
     pub id: String,
     /// Write the token to this file, readable by its owner only, instead of printing it
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    #[arg(short, long, value_name = "FILE", value_parser = Output::file())]
+    pub output: Option<Output>,
 }
 
 #[derive(Debug, Args)]

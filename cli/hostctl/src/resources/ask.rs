@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::args::{ReceiptArgs, UsageArgs, VerifyNameArgs};
+use crate::format::Format;
 use crate::kinds::item;
 use crate::output;
 
@@ -15,14 +16,14 @@ fn list(value: &Value) -> Vec<Value> {
 }
 
 /// Whether each machine serves it, a line for each.
-pub(crate) async fn receipt(api: &Api, args: &ReceiptArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn receipt(api: &Api, args: &ReceiptArgs, format: Format) -> anyhow::Result<ExitCode> {
     let info = args.one.kind;
     let (id, _) = args.one.resolve(api).await?;
     let receipt = api.get(&format!("{}/receipt", item(info, &id))).await?;
     let served = receipt["served"] == true;
     let code = if served { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    if as_json {
-        output::json(&receipt);
+    if format.is_for_programs() {
+        output::data(format, &receipt);
         return Ok(code);
     }
     let mut rows = Vec::new();
@@ -52,7 +53,7 @@ pub(crate) async fn receipt(api: &Api, args: &ReceiptArgs, as_json: bool) -> any
 }
 
 /// Has a look taken, and shows how it stands so far.
-pub(crate) async fn verify(api: &Api, args: &VerifyNameArgs, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn verify(api: &Api, args: &VerifyNameArgs, format: Format) -> anyhow::Result<()> {
     let info = args.one.kind;
     if !matches!(info.kind, Kind::Fqdn | Kind::Zone) {
         return Err(output::usage(format!(
@@ -63,8 +64,8 @@ pub(crate) async fn verify(api: &Api, args: &VerifyNameArgs, as_json: bool) -> a
     let (id, _) = args.one.resolve(api).await?;
     let answer = api.post(&format!("{}/verify", item(info, &id)), &json!({})).await?;
     let shown = &answer["verification"];
-    if as_json {
-        output::json(if shown.is_null() { &answer } else { shown });
+    if format.is_for_programs() {
+        output::data(format, if shown.is_null() { &answer } else { shown });
         return Ok(());
     }
     let Some(fields) = shown.as_object() else {
@@ -80,7 +81,7 @@ pub(crate) async fn verify(api: &Api, args: &VerifyNameArgs, as_json: bool) -> a
 }
 
 /// What it has, beside what it may have.
-pub(crate) async fn usage_of(api: &Api, args: &UsageArgs, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn usage_of(api: &Api, args: &UsageArgs, format: Format) -> anyhow::Result<()> {
     let info = args.one.kind;
     if !matches!(info.kind, Kind::Tenant | Kind::Brand | Kind::Subscription) {
         return Err(output::usage(format!(
@@ -90,8 +91,8 @@ pub(crate) async fn usage_of(api: &Api, args: &UsageArgs, as_json: bool) -> anyh
     }
     let (id, _) = args.one.resolve(api).await?;
     let answer = api.get(&format!("{}/usage", item(info, &id))).await?;
-    if as_json {
-        output::json(&answer["items"]);
+    if format.is_for_programs() {
+        output::data(format, &answer["items"]);
         return Ok(());
     }
     let rows = list(&answer["items"]).into_iter().map(|row| {

@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// Schema of the body of POST, with what it refers to.
-pub(super) fn create_schema(info: &KindInfo) -> Value {
+pub(crate) fn create_schema(info: &KindInfo) -> Value {
     with_definitions(|generator| info.kind.def().create_schema(generator))
 }
 
 /// Schema of the body of PUT, with what it refers to.
-pub(super) fn update_schema(info: &KindInfo) -> Value {
+pub(crate) fn update_schema(info: &KindInfo) -> Value {
     with_definitions(|generator| info.kind.def().update_schema(generator))
 }
 

@@ -18,6 +18,7 @@ use crate::{
         CreateArgs, DeleteArgs, OneArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs, Until,
         UpdateArgs, WaitArgs, WaitForArgs,
     },
+    format::Format,
     kinds::{self, collection, item, label_of, plurals},
     output::{self, usage},
     progress::Progress,
@@ -57,14 +58,14 @@ impl OneArgs {
 impl TenantArgs {
     fn name(&self) -> anyhow::Result<&str> {
         match self.words.as_slice() {
-            [name] => Ok(name),
+            [name] => Ok(kinds::id_in("tenant", name)),
             [kind, name] if kinds::kind(kind).is_ok_and(|info| info.kind == Kind::Tenant) => Ok(name),
             _ => Err(usage("only a tenant can be suspended: write TENANT, or tenant TENANT")),
         }
     }
 }
 
-pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn create(api: &Api, args: &CreateArgs, format: Format) -> anyhow::Result<ExitCode> {
     let info = args.kind;
     let schema = body::create_schema(info);
     let mut fields = body::read(&schema, args.file.as_deref(), &args.set)?;
@@ -83,11 +84,11 @@ pub(crate) async fn create(api: &Api, args: &CreateArgs, as_json: bool) -> anyho
         wait: &args.wait,
         confirm: args.wait.confirm,
     }
-    .carry_out(api, as_json)
+    .carry_out(api, format)
     .await
 }
 
-pub(crate) async fn update(api: &Api, args: &UpdateArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn update(api: &Api, args: &UpdateArgs, format: Format) -> anyhow::Result<ExitCode> {
     let info = args.one.kind;
     if info.codes.update.is_none() {
         let others = plurals(|info| info.codes.update.is_some());
@@ -108,11 +109,11 @@ pub(crate) async fn update(api: &Api, args: &UpdateArgs, as_json: bool) -> anyho
         wait: &args.wait,
         confirm: args.wait.confirm,
     }
-    .carry_out(api, as_json)
+    .carry_out(api, format)
     .await
 }
 
-pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn delete(api: &Api, args: &DeleteArgs, format: Format) -> anyhow::Result<ExitCode> {
     let done = async {
         let (id, parent) = args.one.resolve(api).await?;
         let (info, mut path) = (args.one.kind, item(args.one.kind, &id));
@@ -120,7 +121,7 @@ pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyho
             path = plan::with(&path, "now=true");
         }
         let mut confirm = args.wait.confirm;
-        if !(args.yes || args.wait.dry_run || as_json) && plan::can_ask() {
+        if !(args.yes || args.wait.dry_run || format.is_for_programs()) && plan::can_ask() {
             let plan = plan::of(api, Method::DELETE, &path, None).await?;
             if plan::goes_beyond_one(&plan) && !plan::is_agreed_to(&plan)? {
                 output::note("nothing was changed");
@@ -130,13 +131,14 @@ pub(crate) async fn delete(api: &Api, args: &DeleteArgs, as_json: bool) -> anyho
         }
         let (id, wait) = (Some(id), &args.wait);
         Change { info, method: Method::DELETE, path, body: None, id, parent, wait, confirm }
-            .carry_out(api, as_json)
+            .carry_out(api, format)
             .await
     };
     match done.await {
         Err(error) if args.ignore_not_found && is_not_found(&error) => {
-            if as_json {
-                output::json(&json!({"id": args.one.id, "status": "deleted"}));
+            if format.is_for_programs() {
+                let gone = json!({"id": args.one.id, "status": "deleted"});
+                output::named(format, &args.one.kind.dashed(), "id", &gone);
             } else {
                 output::note(format!("{} {:?} is not there", args.one.kind.dashed(), args.one.id));
             }
@@ -154,16 +156,16 @@ fn is_not_found(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ApiError>().is_some_and(ApiError::is_not_found)
 }
 
-pub(crate) async fn suspend(api: &Api, args: &SuspendArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn suspend(api: &Api, args: &SuspendArgs, format: Format) -> anyhow::Result<ExitCode> {
     let body = json!({"reason": args.reason});
-    act(api, Kind::Tenant.info(), args.tenant.name()?, "suspend", body, &args.wait, as_json).await
+    act(api, Kind::Tenant.info(), args.tenant.name()?, "suspend", body, &args.wait, format).await
 }
 
-pub(crate) async fn unsuspend(api: &Api, args: &UnsuspendArgs, as_json: bool) -> anyhow::Result<ExitCode> {
-    act(api, Kind::Tenant.info(), args.tenant.name()?, "unsuspend", json!({}), &args.wait, as_json).await
+pub(crate) async fn unsuspend(api: &Api, args: &UnsuspendArgs, format: Format) -> anyhow::Result<ExitCode> {
+    act(api, Kind::Tenant.info(), args.tenant.name()?, "unsuspend", json!({}), &args.wait, format).await
 }
 
-pub(crate) async fn retry(api: &Api, args: &RetryArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn retry(api: &Api, args: &RetryArgs, format: Format) -> anyhow::Result<ExitCode> {
     let info = args.one.kind;
     let action = match (args.all, info.kind) {
         (true, Kind::Tenant) => "retry-failed",
@@ -175,7 +177,7 @@ pub(crate) async fn retry(api: &Api, args: &RetryArgs, as_json: bool) -> anyhow:
         }
     };
     let (id, _) = args.one.resolve(api).await?;
-    act(api, info, &id, action, json!({}), &args.wait, as_json).await
+    act(api, info, &id, action, json!({}), &args.wait, format).await
 }
 
 /// `POST {item}/{action}`.
@@ -186,7 +188,7 @@ async fn act(
     action: &str,
     body: Value,
     wait: &WaitArgs,
-    as_json: bool,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
     let id = names::id_of(api, info, given, None).await?;
     let path = format!("{}/{action}", item(info, &id));
@@ -200,11 +202,11 @@ async fn act(
         wait,
         confirm: wait.confirm,
     }
-    .carry_out(api, as_json)
+    .carry_out(api, format)
     .await
 }
 
-pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn wait(api: &Api, args: &WaitForArgs, format: Format) -> anyhow::Result<ExitCode> {
     let info = args.one.kind;
     let (id, _) = args.one.resolve(api).await?;
     let until = Instant::now() + args.timeout;
@@ -214,22 +216,22 @@ pub(crate) async fn wait(api: &Api, args: &WaitForArgs, as_json: bool) -> anyhow
         waited = progress.during(until_settled(api, info, &id, until, &progress)) => waited,
         _ = tokio::signal::ctrl_c() => {
             progress.clear();
-            return Ok(left(info, Some(&id), None, as_json));
+            return Ok(left(info, Some(&id), None, format));
         }
     };
     progress.clear();
-    settle(info, waited?, as_json)
+    settle(info, waited?, format)
 }
 
 impl Change<'_> {
-    async fn carry_out(mut self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+    async fn carry_out(mut self, api: &Api, format: Format) -> anyhow::Result<ExitCode> {
         if self.wait.dry_run {
             let plan = plan::of(api, self.method.clone(), &self.path, self.body.as_ref()).await?;
-            plan::show(&plan, as_json);
+            plan::show(&plan, format);
             return Ok(ExitCode::SUCCESS);
         }
-        let refused = match self.send(api, as_json).await {
-            Err(error) if is_unconfirmed(&error) && !as_json && plan::can_ask() => error,
+        let refused = match self.send(api, format).await {
+            Err(error) if is_unconfirmed(&error) && !format.is_for_programs() && plan::can_ask() => error,
             other => return other,
         };
         let plan = plan::of(api, self.method.clone(), &self.path, self.body.as_ref()).await?;
@@ -239,15 +241,15 @@ impl Change<'_> {
             return Ok(ExitCode::from(output::INTERRUPTED));
         }
         self.confirm = Some(number);
-        self.send(api, as_json).await
+        self.send(api, format).await
     }
 
-    async fn send(&self, api: &Api, as_json: bool) -> anyhow::Result<ExitCode> {
+    async fn send(&self, api: &Api, format: Format) -> anyhow::Result<ExitCode> {
         let Some(wanted) = self.wait.wait else {
             let path = plan::confirmed(&self.path, self.confirm);
             let (status, answer) = api.send(self.method.clone(), &path, self.body.as_ref()).await?;
             let told = self.told(api, status, answer).await;
-            return Ok(outcome(self.info, &told, false, as_json));
+            return Ok(outcome(self.info, self.id.as_deref(), &told, false, format));
         };
         let begun = Instant::now();
         let mut progress = Progress::new();
@@ -258,13 +260,14 @@ impl Change<'_> {
                 progress.clear();
                 let found = tokio::time::timeout(GLANCE, self.find(api)).await.unwrap_or_default();
                 let id = found["id"].as_str().or(self.id.as_deref());
-                return Ok(left(self.info, id, label_of(&found), as_json));
+                return Ok(left(self.info, id, label_of(&found), format));
             }
         };
         progress.clear();
         let (status, answer) = done?;
         let late = status == StatusCode::ACCEPTED;
-        Ok(outcome(self.info, &self.told(api, status, answer).await, late, as_json))
+        let told = self.told(api, status, answer).await;
+        Ok(outcome(self.info, self.id.as_deref(), &told, late, format))
     }
 
     /// The answer once it is in effect, or 202 when it is not by then.
@@ -344,7 +347,7 @@ impl Change<'_> {
 }
 
 /// Ctrl-C: the platform goes on with what it was told.
-fn left(info: &KindInfo, id: Option<&str>, label: Option<&str>, as_json: bool) -> ExitCode {
+fn left(info: &KindInfo, id: Option<&str>, label: Option<&str>, format: Format) -> ExitCode {
     let kind = info.dashed();
     let name = label.filter(|label| Some(*label) != id).map(|label| format!("{label} ")).unwrap_or_default();
     let (message, next) = match id {
@@ -357,9 +360,9 @@ fn left(info: &KindInfo, id: Option<&str>, label: Option<&str>, as_json: bool) -
             format!("to see: hostctl get {}", info.plural()),
         ),
     };
-    if as_json {
+    if matches!(format, Format::Json | Format::Yaml) {
         let code = output::INTERRUPTED;
-        output::json(&json!({"error": message, "exit_code": code, "id": id, "name": label}));
+        output::data(format, &json!({"error": message, "exit_code": code, "id": id, "name": label}));
     } else {
         output::note(format!("\n{message}\n{next}"));
     }
@@ -373,19 +376,34 @@ fn rejected(info: &KindInfo, one: &Value) -> anyhow::Error {
 }
 
 /// Says how waiting ended.
-fn settle(info: &KindInfo, waited: Waited, as_json: bool) -> anyhow::Result<ExitCode> {
+fn settle(info: &KindInfo, waited: Waited, format: Format) -> anyhow::Result<ExitCode> {
     match waited {
-        Waited::Ready(one) => Ok(outcome(info, &one, false, as_json)),
-        Waited::Late(one) => Ok(outcome(info, &one, true, as_json)),
+        Waited::Ready(one) => Ok(outcome(info, None, &one, false, format)),
+        Waited::Late(one) => Ok(outcome(info, None, &one, true, format)),
         Waited::Rejected(one) => Err(rejected(info, &one)),
     }
 }
 
-/// Prints the answer of a change. Waited for and not ready is a code of its own.
-fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCode {
+/// Lines with the secrets that an answer shows this once.
+fn secrets(answer: &Value) -> impl Iterator<Item = String> + '_ {
+    ["key", "password"]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name} (shown this once): {}", answer[name].as_str()?)))
+}
+
+/// Prints the answer of a change; `id` is the resource's where the answer does not say it. Waited for and not ready is a code of its own.
+fn outcome(info: &KindInfo, id: Option<&str>, answer: &Value, late: bool, format: Format) -> ExitCode {
     let code = if late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS };
-    if as_json {
-        output::json(answer);
+    if format == Format::Name {
+        if let Some(id) = answer["id"].as_str().or(id) {
+            output::line(kinds::name(&info.dashed(), id));
+        }
+        // A secret that is shown only this once must not be lost; it is no name, so it stands beside them.
+        secrets(answer).for_each(output::note);
+        return code;
+    }
+    if format.is_for_programs() {
+        output::data(format, answer);
         return code;
     }
     output::warnings(answer);
@@ -408,11 +426,7 @@ fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCo
         let kind = info.dashed();
         output::line(format!("kept until {until}; to bring it back: hostctl undelete --kind {kind} {id}"));
     }
-    for secret in ["key", "password"] {
-        if let Some(value) = answer[secret].as_str() {
-            output::line(format!("{secret} (shown this once): {value}"));
-        }
-    }
+    secrets(answer).for_each(output::line);
     if late {
         output::note("not ready within the time limit:");
         print_conditions(answer["conditions"].as_array().map_or(&[], Vec::as_slice));

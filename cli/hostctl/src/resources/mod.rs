@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::{
     ask::{receipt, usage_of, verify},
+    body::{create_schema, update_schema},
     change::{create, delete, retry, suspend, unsuspend, update, wait},
     show::{describe, get},
 };
@@ -21,7 +22,8 @@ use crate::{
     api::{Api, encode},
     args::NodeCommand,
     folder::write_private,
-    kinds::{collection, parent_of, plurals},
+    format::{Format, Output},
+    kinds::{self, collection, parent_of, plurals},
     output::{self, usage},
 };
 
@@ -61,46 +63,53 @@ async fn ids_of(api: &Api, path: &str) -> anyhow::Result<Vec<String>> {
     Ok(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)).collect())
 }
 
+/// The id of a resource, by id or name.
+pub(crate) async fn id_of(api: &Api, info: &'static KindInfo, given: &str) -> anyhow::Result<String> {
+    names::id_of(api, info, given, None).await
+}
+
 /// The id of a node, by id or host name.
 pub(crate) async fn node_id(api: &Api, given: &str) -> anyhow::Result<String> {
-    names::id_of(api, Kind::Node.info(), given, None).await
+    names::id_of(api, Kind::Node.info(), kinds::id_in("node", given), None).await
 }
 
 /// The id of a tenant, by id or customer id.
 pub(crate) async fn tenant_id(api: &Api, given: &str) -> anyhow::Result<String> {
-    names::id_of(api, Kind::Tenant.info(), given, None).await
+    names::id_of(api, Kind::Tenant.info(), kinds::id_in("tenant", given), None).await
 }
 
-pub(crate) async fn converge_shard(api: &Api, shard: &str, as_json: bool) -> anyhow::Result<()> {
-    let id = names::id_of(api, Kind::Shard.info(), shard, None).await?;
+pub(crate) async fn converge_shard(api: &Api, shard: &str, format: Format) -> anyhow::Result<()> {
+    let id = names::id_of(api, Kind::Shard.info(), kinds::id_in("shard", shard), None).await?;
     let answer = api.post(&format!("/shards/{}/converge", encode(&id)), &json!({})).await?;
-    if as_json {
-        output::json(&answer)
+    if format == Format::Name {
+        output::line(kinds::name("shard", &id));
+    } else if format.is_for_programs() {
+        output::data(format, &answer)
     } else {
         output::line(output::cell(&answer["status"]))
     }
     Ok(())
 }
 
-pub(crate) async fn node(api: &Api, command: &NodeCommand, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn node(api: &Api, command: &NodeCommand, format: Format) -> anyhow::Result<()> {
     match command {
         NodeCommand::Token(args) => {
             let id = node_id(api, &args.id).await?;
             let mut answer = api.post(&format!("/nodes/{}/join-tokens", encode(&id)), &json!({})).await?;
             let token = answer["token"].as_str().context("no token in the answer")?.to_owned();
-            let Some(file) = &args.output else {
-                if as_json {
-                    output::json(&answer);
+            let Some(Output::File(file)) = &args.output else {
+                if format.is_for_programs() {
+                    output::data(format, &answer);
                 } else {
                     output::line(token);
                 }
                 return Ok(());
             };
             write_private(file, &token)?;
-            if as_json {
+            if format.is_for_programs() {
                 answer["token"] = Value::Null;
                 answer["file"] = json!(file.display().to_string());
-                output::json(&answer);
+                output::data(format, &answer);
             } else {
                 output::line(format!(
                     "{} holds the token of {id}, valid once until {}",
@@ -112,8 +121,8 @@ pub(crate) async fn node(api: &Api, command: &NodeCommand, as_json: bool) -> any
         NodeCommand::Forget(args) => {
             let id = node_id(api, &args.id).await?;
             let answer = api.post(&format!("/nodes/{}/forget", encode(&id)), &json!({})).await?;
-            if as_json {
-                output::json(&answer);
+            if format.is_for_programs() {
+                output::data(format, &answer);
             } else {
                 output::line(format!("forgot {id}"));
                 for left in answer["data_left"].as_array().into_iter().flatten() {

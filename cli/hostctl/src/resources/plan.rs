@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     api::Api,
+    format::Format,
     output::{self, cell},
 };
 
@@ -72,9 +73,9 @@ fn is_yes(plan: &Value, answer: &str) -> bool {
 }
 
 /// Prints a plan.
-pub(crate) fn show(plan: &Value, as_json: bool) {
-    if as_json {
-        output::json(plan);
+pub(crate) fn show(plan: &Value, format: Format) {
+    if format.is_for_programs() {
+        output::data(format, plan);
         return;
     }
     let resources = items(plan, "resources").iter().map(|one| {

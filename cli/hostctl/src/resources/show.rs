@@ -9,7 +9,8 @@ use super::{collections, names, parent_id};
 use crate::{
     api::{Api, ApiError, encode},
     args::{DescribeArgs, GetArgs},
-    kinds::{filters, item, label_of, parent_of, plurals},
+    format::Format,
+    kinds::{self, filters, item, label_of, parent_of, plurals},
     output::{self, usage},
 };
 
@@ -53,11 +54,22 @@ const WHOLE: &[&str] = &["id", "webroot_id", "type", "ttl", "priority", "status"
 /// Names that are looked up for one table; beyond it ids are shown.
 const MOST_LOOKUPS: usize = 50;
 
-pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Result<()> {
-    let info = args.kind;
+pub(crate) async fn get(api: &Api, args: &GetArgs, format: Format) -> anyhow::Result<()> {
+    let info = args.kind.info;
     let parent = parent_id(api, info, args.parent.as_deref()).await?;
     let mut items = Vec::new();
-    if args.ids.is_empty() {
+    // Further words may be names as the first one is: that is how xargs puts them together.
+    let further = args.ids.iter().map(|id| match kinds::split_name(id) {
+        Some((of, id)) if of.kind == info.kind => id,
+        Some(_) | None => id.as_str(),
+    });
+    let ids: Vec<&str> = args.kind.id.as_deref().into_iter().chain(further).collect();
+    let is_selecting =
+        args.status.is_some() || args.search.is_some() || !args.filter.is_empty() || args.limit.is_some();
+    if !ids.is_empty() && is_selecting {
+        return Err(usage("--status, --search, --filter and --limit are for lists, not for what is named"));
+    }
+    if ids.is_empty() {
         let query = query(api, args, parent.as_deref()).await?;
         let most = args.limit.unwrap_or(usize::MAX);
         for path in collections(api, info, parent.as_deref()).await? {
@@ -65,13 +77,13 @@ pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Res
             items.extend(page.map_err(|error| with_status_words(error, args.status.as_deref()))?);
         }
     } else {
-        for given in &args.ids {
+        for given in ids {
             let id = names::id_of(api, info, given, parent.as_deref()).await?;
             items.push(api.get(&item(info, &id)).await?);
         }
     }
-    if as_json {
-        output::json(&Value::Array(items));
+    if format.is_for_programs() {
+        output::named(format, &info.dashed(), "id", &Value::Array(items));
         return Ok(());
     }
     if items.is_empty() {
@@ -83,13 +95,13 @@ pub(crate) async fn get(api: &Api, args: &GetArgs, as_json: bool) -> anyhow::Res
         known.add_owners(info, one, args.parent.is_some()).await;
         known.add_fqdns(info, one).await;
     }
-    print(info, &items, args.wide);
+    print(info, &items, format);
     Ok(())
 }
 
 /// What `--status`, `--search` and `--filter` ask for; a kind that cannot be filtered so must not look as if it were.
 async fn query(api: &Api, args: &GetArgs, parent: Option<&str>) -> anyhow::Result<String> {
-    let (info, plural) = (args.kind, args.kind.plural());
+    let (info, plural) = (args.kind.info, args.kind.info.plural());
     let mut query = Vec::new();
     if let Some(status) = &args.status {
         if !info.status {
@@ -137,7 +149,7 @@ fn with_status_words(error: ApiError, given: Option<&str>) -> ApiError {
     }
 }
 
-fn print(info: &KindInfo, items: &[Value], wide: bool) {
+fn print(info: &KindInfo, items: &[Value], format: Format) {
     let is_there = |column: &str| items.iter().any(|item| !item[column].is_null());
     let mut columns: Vec<&str> = COLUMNS.iter().copied().filter(|column| is_there(column)).collect();
     // An id that a person chose or may have to type stands first, a random one last: there are names for it.
@@ -151,11 +163,7 @@ fn print(info: &KindInfo, items: &[Value], wide: bool) {
     let rows = items.iter().map(|item| columns.iter().map(|column| show(item, column)).collect()).collect();
     let heads: Vec<&str> =
         columns.iter().map(|column| if *column == "created_at" { "age" } else { column }).collect();
-    if wide {
-        output::whole(&heads, rows);
-    } else {
-        output::list(&heads, rows, WHOLE, if by_name { &["id"] } else { &[] });
-    }
+    output::list(format, &heads, rows, WHOLE, if by_name { &["id"] } else { &[] });
 }
 
 /// Names of owners, each looked up once.
@@ -214,12 +222,12 @@ impl Names<'_> {
     }
 }
 
-pub(crate) async fn describe(api: &Api, args: &DescribeArgs, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn describe(api: &Api, args: &DescribeArgs, format: Format) -> anyhow::Result<()> {
     let info = args.one.kind;
     let (id, _) = args.one.resolve(api).await?;
     let one = api.get(&item(info, &id)).await?;
-    if as_json {
-        output::json(&one);
+    if format.is_for_programs() {
+        output::named(format, &info.dashed(), "id", &one);
         return Ok(());
     }
     let fields = one.as_object().cloned().unwrap_or_default();

@@ -19,6 +19,7 @@ use crate::{
     api::{Api, ApiError, encode},
     args::{Connection, SeedArgs},
     cluster::Maker,
+    format::Format,
     output,
     probe::Site,
     summary::Summary,
@@ -32,15 +33,15 @@ pub(crate) struct Seeded {
     pub sites: Vec<Site>,
 }
 
-pub(crate) async fn run(args: SeedArgs, connection: &Connection, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn run(args: SeedArgs, connection: &Connection, format: Format) -> anyhow::Result<()> {
     let manifest = Manifest::read(&args.file, &BTreeMap::new())?;
     let api = Api::connect_with(connection, manifest.api_url.as_deref(), manifest.api_key.as_deref())?;
     let storage = args.storage.clone().or_else(|| Summary::read(connection.data_dir()).map(|up| up.storage));
     let args = SeedArgs { storage, ..args };
     let seeded = apply(&api, &args, &manifest, None).await?;
-    if as_json {
+    if format.is_for_programs() {
         let sites: Vec<&str> = seeded.sites.iter().map(|site| site.fqdn.as_str()).collect();
-        output::json(&json!({"created": seeded.created, "sites": sites}));
+        output::data(format, &json!({"created": seeded.created, "sites": sites}));
     } else if seeded.created.is_empty() {
         output::line("nothing to create: everything is there");
     } else {

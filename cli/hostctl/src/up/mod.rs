@@ -22,6 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(crate) use self::status::{down, status};
 use self::{child::Child, plan::Plan};
+use crate::format::Format;
 use crate::{args::UpArgs, folder::DataFolder, output, probe, progress::Progress, summary::Summary};
 
 /// How long a process may take until it is ready, and a child until it has drained.
@@ -64,7 +65,7 @@ impl Ends {
 }
 
 /// `hostctl up`.
-pub(crate) async fn run(args: UpArgs, data: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: UpArgs, data: &Path, format: Format) -> anyhow::Result<ExitCode> {
     let mut ends = Ends::new()?;
     let mut progress = Progress::new();
     let data = DataFolder::open(data)?;
@@ -80,7 +81,7 @@ pub(crate) async fn run(args: UpArgs, data: &Path, as_json: bool) -> anyhow::Res
             return Ok(ExitCode::from(output::INTERRUPTED));
         }
     };
-    let mut platform = Platform { plan, children: Vec::new(), is_up: false, as_json };
+    let mut platform = Platform { plan, children: Vec::new(), is_up: false, format };
     let outcome = tokio::select! {
         outcome = platform.start_and_watch(&mut progress) => outcome,
         why = ends.next() => {
@@ -104,13 +105,13 @@ struct Platform {
     children: Vec<Child>,
     /// Everything was started and seeded.
     is_up: bool,
-    as_json: bool,
+    format: Format,
 }
 
 impl Platform {
     /// Returns only when something went wrong.
     async fn start_and_watch(&mut self, progress: &mut Progress) -> anyhow::Result<()> {
-        let Self { plan, children, is_up, as_json } = self;
+        let Self { plan, children, is_up, format } = self;
         let api = plan.start_controller(children, progress).await?;
         progress.step("region, cluster, shards and nodes");
         let manifest = plan.manifest();
@@ -141,9 +142,9 @@ impl Platform {
         }
         let summary = plan.summary(&sites, children);
         summary.write(plan.data.path()).context("cannot write up.json")?;
-        if *as_json {
+        if format.is_for_programs() {
             silent.iter().for_each(|site| output::note(format!("broken {}: {}", site.fqdn, site.why)));
-            output::json(&serde_json::to_value(&summary)?);
+            output::data(*format, &serde_json::to_value(&summary)?);
         } else {
             plan.print(&sites, &silent);
         }

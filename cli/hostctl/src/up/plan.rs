@@ -24,6 +24,7 @@ use crate::{
     args::{SeedArgs, UpArgs},
     cluster::{Applied, Cluster, LbAddress, Manifest, Node, Region, Runtime, Shard, Spec},
     folder::{DataFolder, private_folder, write_private},
+    format::Format,
     output,
     probe::{Silent, Site, Targets},
     progress::Progress,
@@ -431,7 +432,13 @@ impl Plan {
                     vec![String::new(), String::new(), String::new(), format!("https://{name}:{https}/")],
                 ]
             });
-            output::list(&["site", "brand", "runtime", "url"], rows.collect(), &["site", "url"], &[]);
+            output::list(
+                Format::Table,
+                &["site", "brand", "runtime", "url"],
+                rows.collect(),
+                &["site", "url"],
+                &[],
+            );
             output::line("");
         }
         for site in sites.iter().filter(|site| site.suspended) {

@@ -20,17 +20,18 @@ use super::{END_LIMIT, child};
 use crate::{
     args::DownArgs,
     folder::DataFolder,
+    format::Format,
     output::{self, bad, good},
     probe,
     summary::Summary,
 };
 
 /// `hostctl down`.
-pub(crate) async fn down(args: &DownArgs, data: &Path, as_json: bool) -> anyhow::Result<()> {
+pub(crate) async fn down(args: &DownArgs, data: &Path, format: Format) -> anyhow::Result<()> {
     let patience = args.timeout;
     let tell = |ended: Vec<String>, words: String| {
-        if as_json {
-            output::json(&json!({"ended": ended}));
+        if format.is_for_programs() {
+            output::data(format, &json!({"ended": ended}));
         } else {
             output::line(words);
         }
@@ -74,7 +75,7 @@ struct Process {
 }
 
 /// `hostctl status`. Not everything running and ready is a failure.
-pub(crate) async fn status(data: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn status(data: &Path, format: Format) -> anyhow::Result<ExitCode> {
     let holder = DataFolder::holder(data);
     let running = child::running(data);
     let Some(summary) = Summary::read(data) else {
@@ -98,11 +99,11 @@ pub(crate) async fn status(data: &Path, as_json: bool) -> anyhow::Result<ExitCod
     };
     let processes = look(&summary, &running).await;
     let sound = holder.is_some() && processes.iter().all(|one| one.ready.is_ok());
-    if as_json {
+    if format.is_for_programs() {
         let mut answer = serde_json::to_value(&summary)?;
         answer["up_runs"] = json!(holder.is_some());
         answer["processes"] = processes.iter().map(as_value).collect();
-        output::json(&answer);
+        output::data(format, &answer);
         return Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let rows = processes.iter().map(|one| {
