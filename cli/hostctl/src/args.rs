@@ -2,6 +2,7 @@
 
 mod audit;
 mod ca;
+mod declare;
 mod jobs;
 mod kek;
 mod machine;
@@ -27,6 +28,7 @@ use hosting_resource::KindInfo;
 
 pub(crate) use self::audit::{AuditCommand, ExportArgs, VerifyArgs};
 pub(crate) use self::ca::CaCommand;
+pub(crate) use self::declare::{ApplyArgs, DeclareCommand, DiffArgs, EditArgs, ExportTreeArgs, FilesArgs};
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
@@ -51,12 +53,13 @@ use crate::kinds::KindParser;
   hostctl fleet                           who has applied what, and what is not applied
   hostctl explain bakery.test             where does this name lead, and what is broken
   hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
+  hostctl apply -f bakery.yaml            make what a file says
 
 Wherever an id is asked for, a name does too: a zone's or host's name, a tenant's customer id (BRAND/CUSTOMER when two
 brands have it), the name of a region, cluster or shard, a webroot's host name.
 
 Exit codes: 0 done · 1 failed, or the output could not be written · 2 wrong usage · 3 not ready within the time limit ·
-4 not found · 5 not allowed · 6 conflict or rejected · 7 the API cannot be reached · 130 ended by Ctrl-C · 141 the reader
+4 not found · 5 not allowed · 6 conflict or rejected · 7 the API cannot be reached · 8 diff found differences · 130 ended by Ctrl-C · 141 the reader
 of the output left. With --json an error is a JSON document on standard output too: {\"error\": ..., \"exit_code\": ...}"
 )]
 pub(crate) struct Cli {
@@ -216,6 +219,8 @@ pub(crate) enum Command {
     History(HistoryArgs),
     /// Take changes back: of a revision, of a key in a span of time, or of a trace; shows the plan and asks
     Undo(UndoArgs),
+    #[command(flatten)]
+    Declare(DeclareCommand),
     #[command(flatten)]
     Place(PlaceCommand),
     /// Who has applied what: every edge, name server and node, with what it does not apply

@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod ca;
 mod cluster;
+mod declare;
 mod environment;
 mod explain;
 mod failure;

@@ -19,6 +19,8 @@ use tabled::{
 
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
+/// `diff` found differences.
+pub(crate) const DIFFERS: u8 = 8;
 /// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// Who read the output left: 128 + SIGPIPE, as shells have it.

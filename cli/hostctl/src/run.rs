@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::{
     api,
     args::{Cli, Command},
-    audit, ca, cluster, explain, fleet, jobs, kek, output, past, place, resources, rollouts, seed, store, up,
-    watch, webhooks,
+    audit, ca, cluster, declare, explain, fleet, jobs, kek, output, past, place, resources, rollouts, seed,
+    store, up, watch, webhooks,
 };
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -35,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History(args) => past::history(&api()?, &args, json).await?,
         Command::Undelete(args) => return past::undelete(&api()?, &args, json).await,
         Command::Undo(args) => return past::undo(&api()?, &args, json).await,
+        Command::Declare(command) => return Box::pin(declare::run(&api()?, &command, json)).await,
         Command::Place(command) => return place::run(&api()?, &command, json).await,
         Command::Watch(args) => watch::run(&api()?, &args, json).await?,
         Command::Fleet => fleet::show(&api()?, json).await?,

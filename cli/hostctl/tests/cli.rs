@@ -16,6 +16,8 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+#[path = "cli/declare.rs"]
+mod declare;
 #[path = "cli/operators.rs"]
 mod operators;
 

@@ -382,7 +382,7 @@ fn settle(info: &KindInfo, waited: Waited, as_json: bool) -> anyhow::Result<Exit
 }
 
 /// Prints the answer of a change. Waited for and not ready is a code of its own.
-fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCode {
+pub(crate) fn outcome(info: &KindInfo, answer: &Value, late: bool, as_json: bool) -> ExitCode {
     let code = if late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS };
     if as_json {
         output::json(answer);
