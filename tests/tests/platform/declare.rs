@@ -8,6 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+use crate::certificates::own_certificate;
 use crate::harness::{Platform, eventually, machine_lacks_daemons};
 
 /// A brand with all that it has.
@@ -176,6 +177,20 @@ async fn a_brands_tree_is_made_from_a_file_and_kept_as_the_file_says() {
     assert_eq!(platform.items("/tenants?customer_id=spared").await.len(), 1, "other brands' tenants stay");
     let records = platform.items(&format!("/zones/{zone}/records")).await;
     assert!(records.iter().any(|one| one["managed_by"] == "auto"), "{records:?}");
+    // A certificate shows neither its key nor its name, and is the one that it was all the same; another one stands beside it.
+    for made in [1, 2] {
+        let pem = own_certificate(&["www.petit.test"]);
+        let item = json!({"kind": "certificate", "in": "www.petit.test", "spec": pem});
+        let certificate = files.file("certificate.json", &item.to_string());
+        assert!(done(files.run("apply", &certificate, &[])).contains("done: 1 created"));
+        let again = done(files.run("apply", &certificate, &[]));
+        assert!(
+            again.contains("nothing to change") && again.contains("key_pem of a certificate is never shown"),
+            "{again}"
+        );
+        let www = fqdns.iter().find(|one| one["fqdn"] == "www.petit.test").unwrap()["id"].as_str().unwrap();
+        assert_eq!(platform.items(&format!("/fqdns/{www}/certificates")).await.len(), made);
+    }
     // A platform can be made again from what is exported.
     for brand in ["petit", "acme"] {
         let exported = platform.hostctl().args(["export", "--brand", brand]).output().unwrap();

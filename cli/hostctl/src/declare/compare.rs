@@ -504,8 +504,13 @@ impl<'a> Comparer<'a> {
         }
         let mut bearers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (place, actual) in left.iter().enumerate() {
-            let Some(actual) = actual else { continue };
-            if names.contains_key(&actual.label()) && !actual.is_the_platforms(info) {
+            let Some(actual) = actual.as_ref().filter(|actual| !actual.is_the_platforms(info)) else {
+                continue;
+            };
+            if actual.normal.is_none() && info.codes.update.is_none() {
+                // Its view does not show what it is called by; nor can it have become different from what it was made as.
+                names.keys().for_each(|name| bearers.entry(name.clone()).or_default().push(place));
+            } else if names.contains_key(&actual.label()) {
                 bearers.entry(actual.label()).or_default().push(place);
             }
         }
@@ -559,7 +564,10 @@ impl<'a> Comparer<'a> {
             .collect();
         let more = if candidates.len() > LISTED { "\n    ..." } else { "" };
         let reason = format!("it cannot be told which one is meant: {why}");
-        let remedy = format!("give the id of the one that is meant:{}{more}", lines.concat());
+        let remedy = format!(
+            "give the id of the one that is meant, or make the others items too:{}{more}",
+            lines.concat()
+        );
         let fault: Fault = entry.item.fault("", reason, remedy);
         self.faults.add(fault);
     }

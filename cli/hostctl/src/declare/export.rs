@@ -226,7 +226,9 @@ impl Exporter<'_> {
             return Ok(());
         }
         for field in fields.of_creation().into_iter().filter(|field| !fields.is_shown(field)) {
-            if !matches!(field, "id") && fields.describes(field).is_none() {
+            // An older spelling of a field that takes several says nothing more.
+            let is_older = fields.is_created_with(&format!("{field}s"));
+            if field != "id" && !is_older && fields.describes(field).is_none() {
                 self.unshown.insert((info.kind, field.to_owned()));
             }
         }

@@ -59,7 +59,7 @@ pub(super) struct Step {
 impl Step {
     /// As a person would call it.
     pub(super) fn what(&self) -> String {
-        format!("{} {}", self.info.dashed(), self.label)
+        format!("{} {}", self.info.dashed(), self.label).trim_end().to_owned()
     }
 }
 
