@@ -298,7 +298,28 @@ impl Api {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<(StatusCode, Value), ApiError> {
+        match self.answer(method, path, body, limit, &[]).await? {
+            (status, body) if status.is_success() => Ok((status, body)),
+            (status, body) => {
+                let message = body["error"].as_str().unwrap_or_default().to_owned();
+                Err(ApiError::Answer { status: status.as_u16(), message })
+            }
+        }
+    }
+
+    /// As [`Api::send_within`], with further headers; a refusal is an answer too, with all that its body says.
+    pub(crate) async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+        headers: &[(&str, &str)],
+    ) -> Result<(StatusCode, Value), ApiError> {
         let mut request = self.http.request(method, self.url(path)).bearer_auth(&self.key).timeout(limit);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -325,10 +346,12 @@ impl Api {
         if answer.status() == StatusCode::OK {
             return Ok(answer);
         }
-        match self.read(answer, PATIENCE).await {
-            Ok(_) => Err(self.stranger("it answers a stream with something else".to_owned())),
-            Err(error) => Err(error),
+        let (status, body) = self.read(answer, PATIENCE).await?;
+        if status.is_success() {
+            return Err(self.stranger("it answers a stream with something else".to_owned()));
         }
+        let message = body["error"].as_str().unwrap_or_default().to_owned();
+        Err(ApiError::Answer { status: status.as_u16(), message })
     }
 
     fn url(&self, path: &str) -> String {
@@ -349,6 +372,7 @@ impl Api {
         ApiError::Stranger { url: self.base.clone(), why }
     }
 
+    /// Status and body of an answer; that of a failure says so in `error`.
     async fn read(
         &self,
         answer: reqwest::Response,
@@ -364,10 +388,7 @@ impl Api {
         let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice::<Value>(&bytes) };
         match body {
             Ok(body) if status.is_success() => Ok((status, body)),
-            Ok(Value::Object(body)) if body.get("error").is_some_and(Value::is_string) => {
-                let message = body["error"].as_str().unwrap_or_default().to_owned();
-                Err(ApiError::Answer { status: status.as_u16(), message })
-            }
+            Ok(body) if body["error"].is_string() => Ok((status, body)),
             Ok(_) => Err(stranger(format!("HTTP {status} without an error message"))),
             Err(_) => Err(stranger(format!("HTTP {status}, and no JSON"))),
         }

@@ -3,6 +3,7 @@
 mod audit;
 mod ca;
 mod completion;
+mod declare;
 mod doctor;
 mod format;
 mod jobs;
@@ -32,6 +33,7 @@ use clap::{
 pub(crate) use self::audit::{AuditCommand, ExportArgs, VerifyArgs};
 pub(crate) use self::ca::CaCommand;
 pub(crate) use self::completion::CompletionArgs;
+pub(crate) use self::declare::{ApplyArgs, DeclareCommand, DiffArgs, EditArgs, ExportTreeArgs, FilesArgs};
 pub(crate) use self::doctor::DoctorArgs;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
@@ -63,12 +65,13 @@ use crate::format::Output;
   hostctl doctor                          what is wrong, and what to do next
   hostctl explain bakery.test             where does this name lead, and what is broken
   hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
+  hostctl apply -f bakery.yaml            make what a file says
 
 Wherever an id is asked for, a name does too: a zone's or host's name, a tenant's customer id (BRAND/CUSTOMER when two
 brands have it), the name of a region, cluster or shard, a webroot's host name.
 
 Exit codes: 0 done · 1 failed, or the output could not be written · 2 wrong usage · 3 not ready within the time limit ·
-4 not found · 5 not allowed · 6 conflict or rejected · 7 the API cannot be reached · 130 ended by Ctrl-C · 141 the reader
+4 not found · 5 not allowed · 6 conflict or rejected · 7 the API cannot be reached · 8 diff found differences · 130 ended by Ctrl-C · 141 the reader
 of the output left. With --json an error is a JSON document on standard output too: {\"error\": ..., \"exit_code\": ...}"
 )]
 pub(crate) struct Cli {
@@ -245,6 +248,8 @@ pub(crate) enum Command {
     History(HistoryArgs),
     /// Take changes back: of a revision, of a key in a span of time, or of a trace; shows the plan and asks
     Undo(UndoArgs),
+    #[command(flatten)]
+    Declare(DeclareCommand),
     #[command(flatten)]
     Place(PlaceCommand),
     /// Who has applied what: every edge, name server and node, with what it does not apply

@@ -9,6 +9,7 @@ mod audit;
 mod ca;
 mod cluster;
 mod complete;
+mod declare;
 mod doctor;
 mod environment;
 mod explain;

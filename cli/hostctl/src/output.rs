@@ -25,6 +25,8 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const NOT_ALLOWED: u8 = 5;
 /// Not ready within the time limit.
 pub(crate) const NOT_READY: u8 = 3;
+/// `diff` found differences.
+pub(crate) const DIFFERS: u8 = 8;
 /// Ended by Ctrl-C before it was done: 128 + SIGINT, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// Who read the output left: 128 + SIGPIPE, as shells have it.

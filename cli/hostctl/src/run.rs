@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::{
     api,
     args::{Cli, Command},
-    audit, ca, cluster, complete, doctor, explain, fleet, jobs, kek, output, past, place, resources,
+    audit, ca, cluster, complete, declare, doctor, explain, fleet, jobs, kek, output, past, place, resources,
     rollouts, seed, store, up, watch, webhooks,
 };
 
@@ -36,6 +36,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History(args) => past::history(&api()?, &args, format).await?,
         Command::Undelete(args) => return past::undelete(&api()?, &args, format).await,
         Command::Undo(args) => return past::undo(&api()?, &args, format).await,
+        Command::Declare(command) => return Box::pin(declare::run(&api()?, &command, format)).await,
         Command::Place(command) => return place::run(&api()?, &command, format).await,
         Command::Watch(args) => watch::run(&api()?, &args, format).await?,
         Command::Doctor(args) => return doctor::run(api()?, &args, format).await,

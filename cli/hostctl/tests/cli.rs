@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 
 #[path = "cli/completion.rs"]
 mod completion;
+#[path = "cli/declare.rs"]
+mod declare;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/operators.rs"]

@@ -10,6 +10,7 @@ mod changes;
 mod chaos;
 mod compat;
 mod controllers;
+mod declare;
 mod failures;
 mod first_light;
 mod guides;

@@ -96,7 +96,7 @@ fn allows(types: &Value, name: &str) -> bool {
 }
 
 /// What YAML read as something else than the field takes: `no` is false, `8.10` is 8.1, and only quotes make them text.
-fn misread(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
+pub(crate) fn misread(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
     let schema = match schema["$ref"].as_str().and_then(|place| place.strip_prefix('#')) {
         Some(place) => root.pointer(place)?,
         None => schema,
@@ -131,7 +131,7 @@ fn is_text_alone(types: &Value) -> bool {
 
 /// Puts ids in the place of names in fields such as `region_id` and `shard_ids`. What names nothing is sent as it is: the API
 /// says what it lacks.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     api: &Api,
     info: &KindInfo,
     schema: &Value,

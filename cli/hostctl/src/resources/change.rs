@@ -392,7 +392,13 @@ fn secrets(answer: &Value) -> impl Iterator<Item = String> + '_ {
 }
 
 /// Prints the answer of a change; `id` is the resource's where the answer does not say it. Waited for and not ready is a code of its own.
-fn outcome(info: &KindInfo, id: Option<&str>, answer: &Value, late: bool, format: Format) -> ExitCode {
+pub(crate) fn outcome(
+    info: &KindInfo,
+    id: Option<&str>,
+    answer: &Value,
+    late: bool,
+    format: Format,
+) -> ExitCode {
     let code = if late { ExitCode::from(output::NOT_READY) } else { ExitCode::SUCCESS };
     if format == Format::Name {
         if let Some(id) = answer["id"].as_str().or(id) {

@@ -1,9 +1,9 @@
 //! Verbs that work on every kind: what differs comes from the kind's own description.
 
 mod ask;
-mod body;
+pub(crate) mod body;
 mod change;
-mod names;
+pub(crate) mod names;
 pub(crate) mod plan;
 mod show;
 mod wait;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub(crate) use self::{
     ask::{receipt, usage_of, verify},
     body::{create_schema, update_schema},
-    change::{create, delete, retry, suspend, unsuspend, update, wait},
+    change::{create, delete, outcome, retry, suspend, unsuspend, update, wait},
     show::{describe, get},
 };
 use crate::{

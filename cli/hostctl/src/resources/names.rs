@@ -16,7 +16,7 @@ use crate::{
 ///
 /// # Errors
 /// [`ApiError::NoSuch`] when nothing bears the name; wrong usage when several do, with a list of them.
-pub(super) async fn id_of(
+pub(crate) async fn id_of(
     api: &Api,
     info: &'static KindInfo,
     given: &str,
@@ -76,7 +76,7 @@ async fn looked_up(
 }
 
 /// Whether the error is that a name names nothing.
-pub(super) fn names_nothing(error: &anyhow::Error) -> bool {
+pub(crate) fn names_nothing(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ApiError>().is_some_and(ApiError::is_not_found)
 }
 
@@ -88,7 +88,7 @@ fn cannot_look(error: &anyhow::Error) -> bool {
 }
 
 /// What decides which resource of the kind a name means, with the field that holds it: the parent, or a tenant's brand.
-pub(super) fn owner_of(info: &KindInfo) -> Option<(Kind, &'static str)> {
+pub(crate) fn owner_of(info: &KindInfo) -> Option<(Kind, &'static str)> {
     match info.kind {
         Kind::Tenant => Some((Kind::Brand, "brand_id")),
         _ => info.parent.map(|parent| (parent.kind, parent.field)),
@@ -110,7 +110,7 @@ fn looks_like_an_id(info: &KindInfo, given: &str) -> Option<bool> {
     }
 }
 
-fn is_uuid(text: &str) -> bool {
+pub(crate) fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(n, b)| match n {
             8 | 13 | 18 | 23 => b == b'-',

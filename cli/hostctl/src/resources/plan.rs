@@ -52,6 +52,11 @@ pub(crate) fn is_agreed_to(plan: &Value) -> anyhow::Result<bool> {
     for line in summary(plan) {
         output::note(line);
     }
+    is_answered_yes(plan)
+}
+
+/// Asks whether to go on with a plan that has been shown.
+pub(crate) fn is_answered_yes(plan: &Value) -> anyhow::Result<bool> {
     output::note(question(plan));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
@@ -109,7 +114,7 @@ fn items<'p>(plan: &'p Value, field: &str) -> &'p [Value] {
 }
 
 /// The plan in a few lines.
-fn summary(plan: &Value) -> Vec<String> {
+pub(crate) fn summary(plan: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let resources = plan["resources_total"].as_u64().unwrap_or_default();
     lines.push(match resources {
