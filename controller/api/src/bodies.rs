@@ -2,6 +2,7 @@
 
 pub(crate) mod bulk;
 pub(crate) mod desired_state;
+pub(crate) mod examples;
 pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod placement;

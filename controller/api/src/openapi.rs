@@ -1,5 +1,7 @@
 //! OpenAPI 3.1 and the reference page, both from the route table and the kinds' schemas.
 
+mod links;
+
 use std::fmt::Write;
 
 use axum::http::Method;
@@ -64,6 +66,22 @@ impl Schemas {
         };
         self.named.insert(name, schema);
         Some(reference)
+    }
+
+    /// An example of a request body, and what it is called. Of what a new one has, a change shows what it may change.
+    fn example(&mut self, shape: Shape) -> Option<(&'static str, Value)> {
+        match shape {
+            Shape::Create(kind) => Some((kind.name(), kind.def().example())),
+            Shape::Update(kind) => {
+                let mut example = kind.def().example();
+                let schema = kind.def().update_schema(&mut self.generator).to_value();
+                let changed = example.as_object_mut()?;
+                changed.retain(|field, _| schema["properties"].get(field).is_some());
+                Some((kind.name(), example))
+            }
+            Shape::Named(name) => bodies::examples::example(name).map(|example| (name, example)),
+            Shape::Empty | Shape::View(_) | Shape::Page(_) => None,
+        }
     }
 
     /// Every schema, named and referred to.
@@ -230,6 +248,12 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
             codes.push((422, "The Idempotency-Key was used for another request"));
         }
     }
+    if matches!(route.op, Op::Ask(ask) if ask.name == "await") {
+        codes.extend([
+            (500, "It was made, and failed"),
+            (504, "It is not settled within the time: ask again"),
+        ]);
+    }
     codes.push((429, "Too many requests with this key, or from this network with keys that do not open"));
     let failure = json!({"application/json": {"schema": error}, PROBLEM_JSON: {"schema": error}});
     for (code, about) in codes {
@@ -252,19 +276,6 @@ fn settled() -> Value {
             "revision": {"type": "integer"},
         },
     })
-}
-
-/// Where a client can go on with what it made: every route of the new resource, and those of what lies in it.
-fn links(route: &Route, routes: &[Route]) -> Option<Value> {
-    let (Op::Create(kind) | Op::CreateBy(kind, _)) = route.op else { return None };
-    let of_it =
-        routes.iter().filter(|other| other.subject == Some(kind) && other.path.matches('{').count() == 1);
-    let links = of_it.filter_map(|other| {
-        let id = operation_id(other);
-        let link = json!({"operationId": id, "parameters": {other.param()?: "$response.body#/id"}});
-        Some((id, link))
-    });
-    Some(Value::Object(links.collect()))
 }
 
 /// The OpenAPI document.
@@ -293,12 +304,12 @@ pub(crate) fn document(routes: &[Route]) -> Value {
             };
             operation["requestBody"] =
                 json!({"required": !route.body_optional, "content": {media_type: {"schema": schema}}});
-            if let Shape::Create(kind) = route.request {
+            if let Some((name, example)) = schemas.example(route.request) {
                 operation["requestBody"]["content"][media_type]["examples"] =
-                    json!({kind.name(): {"value": kind.def().example()}});
+                    json!({name: {"value": example}});
             }
         }
-        if let Some(links) = links(route, routes) {
+        if let Some(links) = links::links(route, routes) {
             operation["responses"][route.success.to_string()]["links"] = links;
         }
         let methods = paths.entry(route.full_path()).or_insert_with(|| json!({}));
@@ -422,6 +433,8 @@ mod tests {
             let operation = &document["paths"][route.full_path()][method];
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{operation}");
             assert_eq!(operation["requestBody"].is_null(), route.request == Shape::Empty, "{operation}");
+            let media = operation["requestBody"]["content"].as_object().into_iter().flatten();
+            assert!(media.clone().all(|(_, body)| body["examples"].is_object()), "{operation}");
             let mut names = operation["parameters"].as_array().unwrap().iter().map(|one| &one["name"]);
             assert_eq!(names.any(|name| name == "X-Callback-URL"), route.takes_callback(), "{operation}");
         }
@@ -429,6 +442,58 @@ mod tests {
             document["components"]["schemas"]["ZoneRecordCreate"]["required"],
             json!(["type", "name", "content"])
         );
+    }
+
+    /// A value of a schema, each secret in it being the canary.
+    fn filled(schema: &Value, all: &Map<String, Value>, depth: u8) -> Value {
+        if schema["x-secret"] == true {
+            return "canary".into();
+        }
+        if let Some(target) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+            return filled(&all[target], all, depth);
+        }
+        if let Some(parts) = schema["anyOf"].as_array() {
+            let part = parts.iter().find(|part| part["type"] != "null");
+            return part.map_or(Value::Null, |part| filled(part, all, depth));
+        }
+        let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str());
+        match kind {
+            _ if depth == 0 => Value::Null,
+            Some("object") => {
+                let own = schema["properties"].as_object().into_iter().flatten();
+                let mut fields: Map<_, _> =
+                    own.map(|(name, field)| (name.clone(), filled(field, all, depth - 1))).collect();
+                if schema["additionalProperties"].is_object() {
+                    fields.insert("any".to_owned(), filled(&schema["additionalProperties"], all, depth - 1));
+                }
+                Value::Object(fields)
+            }
+            Some("array") => json!([filled(&schema["items"], all, depth - 1)]),
+            Some("integer" | "number") => json!(1),
+            Some("boolean") => json!(true),
+            _ => json!("text"),
+        }
+    }
+
+    /// Defect 4 of the reference: of every body that there is, nothing that its schema calls secret is kept.
+    #[test]
+    fn no_secret_of_any_body_comes_into_the_audit_log() {
+        let mut schemas = Schemas::new();
+        let bodies: Vec<_> = table()
+            .iter()
+            .filter_map(|route| Some((route.path.clone(), schemas.refer(route.request)?)))
+            .collect();
+        let all = schemas.finish();
+        let mut with_secrets = std::collections::BTreeSet::new();
+        for (path, schema) in bodies {
+            let Value::Object(body) = filled(&schema, &all, 12) else { panic!("{path}") };
+            if Value::Object(body.clone()).to_string().contains("canary") {
+                with_secrets.insert(schema["$ref"].to_string());
+            }
+            let kept = crate::redact::redact(&body, &schema, &all).to_string();
+            assert!(!kept.contains("canary"), "{path}: {kept}");
+        }
+        assert!(with_secrets.len() >= 7, "{with_secrets:?}");
     }
 
     #[test]

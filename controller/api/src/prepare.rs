@@ -10,10 +10,10 @@ use hosting_resource::{Creation, Kind, ListBy, OwnerRef, Owns, Resource, Status,
 use hosting_store::Store;
 use serde_json::{Map, Value};
 
-use crate::ApiError;
 use crate::merge_patch;
 use crate::route::Op;
 use crate::service::Call;
+use crate::{ApiError, Principal};
 
 /// What was worked out, and from what: the transaction uses it when that has not changed since.
 pub(crate) enum Prepared {
@@ -68,7 +68,8 @@ impl Call {
                     let own = creation.resources.first().and_then(|main| main.spec.get("brand_id")?.as_str());
                     let brand = parent.as_ref().and_then(|parent| parent.brand.as_deref()).or(own);
                     let brand = brand.unwrap_or_default();
-                    refers_to_what_is_there(&mut store.read().await?, &creation, brand).await?;
+                    let caller = &self.principal;
+                    refers_to_what_is_there(&mut store.read().await?, &creation, brand, caller).await?;
                 }
                 Ok(Prepared::Creation { parent: parent.map(Box::new), creation })
             }
@@ -194,10 +195,39 @@ impl Call {
             // Whether there is such a brand is nothing to those who may not use it.
             return self.principal.may_use_brand(Some(&owner.id));
         }
-        match world.resource(&owner.id).await? {
-            Some(found) => self.principal.may_touch(&found),
-            None => Ok(()),
+        let Some(found) = world.resource(&owner.id).await? else { return Ok(()) };
+        // As what is not there is refused: whether it is, is nothing to those who may not touch it.
+        let absent = |_| ApiError::invalid(owner.field, format!("there is no {} {:?}", owner.kind, owner.id));
+        self.principal.may_touch(&found).map_err(absent)
+    }
+
+    /// Refuses what a body refers to and the caller may not touch in the words for what is not there.
+    pub(crate) async fn may_refer(
+        &self,
+        world: &mut dyn World,
+        made: &[Resource],
+        before: Option<&Resource>,
+    ) -> Result<(), ApiError> {
+        if self.principal.is_admin() {
+            return Ok(());
         }
+        let stood: BTreeSet<String> =
+            before.into_iter().flat_map(|before| before.index().refs).map(|found| found.to).collect();
+        let mut seen: BTreeSet<String> = made.iter().map(|new| new.id.clone()).collect();
+        for found in made.iter().flat_map(|new| new.index().refs) {
+            let is_known = stood.contains(&found.to) || !seen.insert(found.to.clone());
+            // Whose it is to be was looked at before.
+            if found.to.is_empty() || is_known || found.kind.info().owns == Owns::Brand {
+                continue;
+            }
+            let Some(resource) = world.resource(&found.to).await? else { continue };
+            // What is the platform's is everybody's to live in.
+            if resource.brand.is_some() && self.principal.may_touch(&resource).is_err() {
+                let problem = format!("there is no {} {:?}", found.kind, found.to);
+                return Err(ApiError::invalid(found.relation, problem));
+            }
+        }
+        Ok(())
     }
 
     /// What is made or changed may open no more than the caller may.
@@ -236,6 +266,7 @@ async fn refers_to_what_is_there(
     world: &mut dyn World,
     creation: &Creation,
     brand: &str,
+    caller: &Principal,
 ) -> Result<(), ApiError> {
     let own: BTreeSet<&str> = creation.resources.iter().map(|new| new.id.as_str()).collect();
     let makes_tenant = creation.resources.first().is_some_and(|new| new.kind.info().owns == Owns::Tenant);
@@ -253,7 +284,10 @@ async fn refers_to_what_is_there(
             let wrong = |problem: &str| {
                 Err(ApiError::invalid(found.relation, format!("{} {:?} {problem}", found.kind, found.to)))
             };
-            match hosting_planner::called(world, found.kind, brand, &found.to).await? {
+            let resource = hosting_planner::called(world, found.kind, brand, &found.to).await?;
+            // What is another brand's is not there for the caller.
+            let resource = resource.filter(|found| found.brand.is_none() || caller.may_touch(found).is_ok());
+            match resource {
                 None => {
                     let problem = format!("there is no {} {:?}", found.kind, found.to);
                     return Err(ApiError::invalid(found.relation, problem));

@@ -121,6 +121,8 @@ pub(crate) struct Call {
     pub(crate) caller: Caller,
     /// Held by a large request until it is written.
     pub(crate) turn: Mutex<Option<Turn>>,
+    /// It is an item of a bulk: what a body names and the caller may not touch is as if it were not there.
+    pub(crate) is_item: bool,
 }
 
 impl Api {
@@ -339,6 +341,7 @@ impl Api {
                     idempotency_key: sound.idempotency_key,
                     caller: sound.caller,
                     turn: Mutex::new(sound.turn),
+                    is_item: false,
                 };
                 let outcome = self.dispatch(call, &path, kept.clone()).await;
                 (

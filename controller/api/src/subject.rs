@@ -7,11 +7,13 @@ use crate::ApiError;
 use crate::service::{Call, find, not_found};
 
 impl Call {
-    /// A resource named in the path that the caller may touch.
+    /// A resource named in the path that the caller may touch. That one is there which belongs to others is told of paths alone, whose clients
+    /// rely on it: what an item of a bulk names is not found then.
     pub(crate) async fn subject(&self, world: &mut dyn World, kind: Kind) -> Result<Resource, ApiError> {
         let resource = self.named(world, kind, &self.id).await?;
         if kind.info().tier == Tier::Brand {
-            self.principal.may_touch(&resource)?;
+            let touched = self.principal.may_touch(&resource);
+            touched.map_err(|refused| if self.is_item { not_found(kind) } else { refused })?;
         }
         self.is_shown(&resource)?;
         Ok(resource)
@@ -54,8 +56,12 @@ impl Call {
             found.push(whole);
         }
         found.retain(|found| found.kind == kind);
-        if found.len() > 1 && found.iter().any(|one| self.principal.may_touch(one).is_ok()) {
-            found.retain(|one| self.principal.may_touch(one).is_ok());
+        if found.len() > 1 {
+            match found.iter().any(|one| self.principal.may_touch(one).is_ok()) {
+                true => found.retain(|one| self.principal.may_touch(one).is_ok()),
+                // How many of others there are, and whose, is nothing to the caller.
+                false => found.truncate(1),
+            }
         }
         if let [one, _, ..] = &found[..] {
             return Err(ApiError::conflict(format!(

@@ -513,6 +513,11 @@ impl Call {
         let main = resources.first().map(|new| new.id.clone()).unwrap_or_default();
         hosting_planner::bill_to_defaults(tx, &mut resources, &mut entropy).await?;
         let creation = Creation { resources, secrets: Map::new(), warnings: Vec::new() };
+        if !self.principal.is_admin() {
+            let made: Vec<Resource> =
+                creation.resources.iter().map(|new| new.clone().into_resource(None, 0, 0)).collect();
+            self.may_refer(tx, &made, None).await?;
+        }
         let created = hosting_planner::create(tx, creation).await?;
         if kind.info().tier == Tier::Brand {
             created.iter().try_for_each(|resource| self.principal.may_touch(resource))?;
@@ -540,6 +545,8 @@ impl Call {
         if let Some(owner) = &update.owner {
             hosting_planner::bill_owner(tx, owner, &mut entropy).await?;
         }
+        let changed = Resource { spec: update.spec.clone(), ..current.clone() };
+        self.may_refer(tx, &[changed], Some(&current)).await?;
         let updated = hosting_planner::update(tx, current, update).await?;
         if kind.info().tier == Tier::Brand {
             self.principal.may_touch(&updated)?;

@@ -110,6 +110,22 @@ async fn a_hundred_with_one_idempotency_key_make_one_whichever_controller_they_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_hundred_that_want_one_name_one_gets_it_whichever_controller_they_ask() {
+    let (one, place) = platform().await;
+    let two = beside(&one, StoreConfig::of(place.database.clone())).await;
+    let ids = one.brand("first").await;
+    let path = format!("/tenants/{}/fqdns", ids.tenant);
+    let body = json!({"fqdn": "one.first-zone.example"});
+    let ask = |n: usize| {
+        let test = if n.is_multiple_of(2) { &one } else { &two };
+        test.post(&path, body.clone())
+    };
+    let answers = join_all((0..100).map(ask)).await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((count(202), count(409)), (1, 99));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_get_ten_places_over_two_controllers() {
     let place = Place::new(Backend::Postgres);
     let config = || StoreConfig::of(place.database.clone());

@@ -241,6 +241,7 @@ impl Bulk {
             idempotency_key: idempotency_key.map(|key| format!("{key}{APART}{index}")),
             caller: self.caller.clone(),
             turn: Mutex::new(None),
+            is_item: true,
         };
         Ok((call, path))
     }

@@ -200,6 +200,15 @@ async fn an_item_is_refused_as_it_would_be_alone() {
                 let alone = test.call(method.clone(), &path, Some(key), body.clone()).await;
                 let together = bulk(&test, key, "", &json!([item])).await.ok(200);
                 let result = &together["results"][0];
+                // What a path says of the things of others, an item does not: there is no such thing.
+                if alone.error() == "no access to this brand" && result["status"] == 404 {
+                    assert!(
+                        result["problem"]["error"].as_str().unwrap().ends_with(" not found"),
+                        "{together}"
+                    );
+                    tried += 1;
+                    continue;
+                }
                 assert_eq!(result["status"], alone.status, "{method} {path}: {alone:?} {together}");
                 if alone.status != 405 {
                     assert!(matches!(alone.status, 400 | 403 | 404), "{method} {path}: {alone:?}");

@@ -99,6 +99,7 @@ async fn a_rejection_is_a_conflict_with_its_reason() {
     assert_eq!(test.get(&path).await.body["status"], "active");
 }
 
+/// Defect 42 of the reference: nobody saw that a tenant was suspended. What its machines do then is tested with the roles.
 #[tokio::test]
 async fn suspension_and_back() {
     let test = TestApi::with_fleet().await;
@@ -180,6 +181,7 @@ async fn workflows_end() {
     assert_eq!((late.status, late.body["lagging"].to_string()), (504, "[\"edge-1\"]".to_owned()));
 }
 
+/// Defect 4 of the reference: nested secrets stood in the audit log.
 #[tokio::test]
 async fn audit_rows_hold_no_secrets() {
     let test = TestApi::with_fleet().await;

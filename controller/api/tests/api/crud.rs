@@ -120,6 +120,7 @@ async fn every_kind_goes_round() {
     }
 }
 
+/// Defect 39 of the reference: pages by id in the order of time skipped rows and repeated others.
 #[tokio::test]
 async fn pages_neither_skip_nor_repeat() {
     let test = TestApi::with_fleet().await;
@@ -199,6 +200,7 @@ async fn lists_filter_search_and_sort() {
     assert_eq!(web["shards"], json!([{"shard_id": test.shard, "shard_role": "web", "shard_index": 1}]));
 }
 
+/// Defect 5 of the reference: what was nested went without checks and defaults.
 #[tokio::test]
 async fn a_tenant_comes_with_what_is_nested_in_it() {
     let test = TestApi::with_fleet().await;

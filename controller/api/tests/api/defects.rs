@@ -56,6 +56,40 @@ async fn defect_1_conflicts_are_409() {
     }
 }
 
+/// Defect 8: a site lost the subscription that it was made with.
+#[tokio::test]
+async fn defect_8_a_site_keeps_its_subscription() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let body = json!({"subscription_id": ids.subscription, "runtime": "static"});
+    let made = test.post(&format!("/tenants/{}/webroots", ids.tenant), body).await.ok(202);
+    assert_eq!(made["subscription_id"], ids.subscription.as_str());
+    let path = format!("/webroots/{}", made["id"].as_str().unwrap());
+    test.put(&path, json!({"public_folder": "htdocs"})).await.ok(202);
+    assert_eq!(test.get(&path).await.ok(200)["subscription_id"], ids.subscription.as_str());
+}
+
+/// Defect 12: a changed host name changed nothing at the edge, and one without a site failed.
+#[tokio::test]
+async fn defect_12_a_name_moves_to_another_site_and_may_have_none() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let sites = format!("/tenants/{}/webroots?wait=ready", ids.tenant);
+    let other = test.post(&sites, json!({"runtime": "static"})).await.ok(200);
+    let edge = format!("edge/{}", test.cluster);
+    let key = Key::new(IntentKind::Route, ids.fqdn_name.as_str());
+    let path = format!("/fqdns/{}?wait=ready", ids.fqdn);
+    for site in [other["id"].clone(), Value::Null] {
+        let changed = test.put(&path, json!({"webroot_id": site})).await.ok(200);
+        assert_eq!(changed["status"], "active", "{changed}");
+        let route: wire::Route = test.told(&edge, &key).await.unwrap();
+        assert_eq!(route.webroot_id, site.as_str().unwrap_or_default());
+    }
+    let body = json!({"fqdn": "unbound.first-zone.example"});
+    let unbound = test.post(&format!("/tenants/{}/fqdns?wait=ready", ids.tenant), body).await;
+    assert_eq!((unbound.status, &unbound.body["status"]), (200, &json!("active")), "{unbound:?}");
+}
+
 /// Defects 10 and 17: one certificate for each webroot, and tenants' own never came to the edge. Each host name has its own, and the edge
 /// is told of it with the names that it chooses by (SNI).
 #[tokio::test]
@@ -258,5 +292,31 @@ async fn defect_46_names_and_sites_are_not_changed_over_somebody_elses_change() 
             assert_eq!(late.status, 412, "{method} {path}: {late:?}");
         }
         test.get(&path).await.ok(200);
+    }
+}
+
+/// Each defect of the reference's API that what is served could have is named by a test. Those of what needs a driver, and of its machines, are
+/// tested with these.
+#[test]
+fn every_defect_is_named_by_a_test() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    for folder in ["tests/api", "../planner/src/tests"] {
+        for entry in std::fs::read_dir(here.join(folder)).unwrap() {
+            text.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+        }
+    }
+    let named: std::collections::BTreeSet<u32> = text
+        .split("/// Defect")
+        .skip(1)
+        .flat_map(|after| {
+            after.split([':', '.']).next().unwrap_or_default().split(|c: char| !c.is_ascii_digit())
+        })
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    for defect in
+        [1, 2, 3, 4, 5, 7, 8, 10, 12, 13, 14, 15, 17, 18, 19, 20, 21, 36, 39, 40, 41, 42, 43, 45, 46]
+    {
+        assert!(named.contains(&defect), "no test names defect {defect}: {named:?}");
     }
 }

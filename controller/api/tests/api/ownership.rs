@@ -38,6 +38,7 @@ fn run_jobs(test: &TestApi, dns: &LoopbackDns) -> tokio_util::sync::DropGuard {
     stop.drop_guard()
 }
 
+/// Defect 14 of the reference: anybody could claim the names of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_served_once_its_record_is_there() {
     let (test, _place) = crate::platform().await;

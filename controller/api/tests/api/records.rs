@@ -52,6 +52,7 @@ async fn settings_are_set_one_by_one_and_their_values_are_not_in_the_audit_log()
     );
 }
 
+/// Defect 36 of the reference: users could be sent anywhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oidc_client_names_the_places_that_users_are_sent_back_to() {
     let (test, _place) = crate::platform().await;

@@ -213,6 +213,7 @@ async fn a_tenant_stops_at_once_and_goes_last() {
     lab.assert_planned().await;
 }
 
+/// Defect 7 of the reference: a deleted subscription left everything behind.
 #[tokio::test]
 async fn a_subscription_takes_its_sites_and_zones_along() {
     let (mut lab, tenant, webroot, _) = site().await;

@@ -295,7 +295,6 @@ async fn brands_keep_apart(admin: &Client<'_>) {
             format!("/zones/{their_zone}/records"),
             json!({"type": "A", "name": "@", "content": "192.0.2.1"}),
         ),
-        ("PUT", format!("/zones/{our_zone}"), json!({"tenant_id": their_tenant})),
     ] {
         assert_eq!(
             ours.refused(403, method, &path, body).await,
@@ -303,6 +302,10 @@ async fn brands_keep_apart(admin: &Client<'_>) {
             "{method} {path}"
         );
     }
+    // Whether there is such a tenant is not told.
+    let given =
+        ours.refused(400, "PUT", &format!("/zones/{our_zone}"), json!({"tenant_id": their_tenant})).await;
+    assert_eq!(given, format!("validation error: tenant_id: there is no tenant {their_tenant:?}"));
     for (client, tenant, zone, brand) in
         [(&ours, our_tenant, our_zone, "ours"), (&theirs, their_tenant, their_zone, "theirs")]
     {

@@ -80,7 +80,8 @@ async fn report_gap(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let new = call.typed::<NewGap>()?;
     let incident = match some(new.incident_id) {
         Some(id) => Some(call.incident(tx.beside(), &id).await.map_err(|error| {
-            if error.status == StatusCode::NOT_FOUND {
+            // One of another brand is not there for the caller.
+            if matches!(error.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN) {
                 ApiError::invalid("incident_id", format!("there is no incident {id:?}"))
             } else {
                 error
