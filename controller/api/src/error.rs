@@ -183,7 +183,9 @@ impl From<PlanError> for ApiError {
             PlanError::InUse { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, error.to_string()).is(Problem::InUse)
             }
-            PlanError::TooLarge(_) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+            PlanError::TooLarge(_) => {
+                Self::new(StatusCode::BAD_REQUEST, error.to_string()).is(Problem::TooLarge)
+            }
             PlanError::Conflict(message) => Self::conflict(message),
             PlanError::OverLimit(over) => {
                 let mut error = Self::conflict(over.to_string());
@@ -207,7 +209,9 @@ impl From<ApplyError> for ApiError {
             ApplyError::InUse { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, error.to_string()).is(Problem::InUse)
             }
-            ApplyError::TooLarge(_) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+            ApplyError::TooLarge(_) => {
+                Self::new(StatusCode::BAD_REQUEST, error.to_string()).is(Problem::TooLarge)
+            }
             ApplyError::NoSuch { field, .. } => {
                 let message = error.to_string();
                 let problem = message

@@ -3,6 +3,7 @@
 mod links;
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use axum::http::Method;
 use hosting_resource::{Kind, Tier};
@@ -14,7 +15,7 @@ use crate::bodies;
 use crate::problem::{self, PROBLEM_JSON, Problem};
 use crate::query::{DRY_RUN, Takes};
 use crate::request::takes_idempotency_key;
-use crate::route::{BASE, Op, Route, Shape};
+use crate::route::{BASE, Op, Route, Shape, table};
 use crate::view_fields;
 
 /// All schemas that routes refer to, by name, and the name of each shape.
@@ -278,8 +279,13 @@ fn settled() -> Value {
     })
 }
 
+/// The OpenAPI document as it is served. It follows from the build alone, and is made when somebody asks for it first.
+pub(crate) static DOCUMENT: LazyLock<String> = LazyLock::new(|| document(&table()).to_string());
+/// The reference page, likewise.
+pub(crate) static PAGE: LazyLock<String> = LazyLock::new(|| page(&table()));
+
 /// The OpenAPI document.
-pub(crate) fn document(routes: &[Route]) -> Value {
+fn document(routes: &[Route]) -> Value {
     let mut schemas = Schemas::new();
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
@@ -350,7 +356,7 @@ fn operation_id(route: &Route) -> String {
 }
 
 /// The reference page: every route on one page, without scripts.
-pub(crate) fn page(routes: &[Route]) -> String {
+fn page(routes: &[Route]) -> String {
     let mut html = String::from(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>API reference</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><style>\

@@ -72,8 +72,6 @@ struct Inner {
     routes: Vec<Arc<Route>>,
     /// Resolved schemas of bodies and views, for redaction.
     schemas: Map<String, Value>,
-    openapi: String,
-    page: String,
 }
 
 impl std::fmt::Debug for Api {
@@ -140,8 +138,6 @@ impl Api {
             schemas.refer(route.request);
             schemas.refer(route.response);
         }
-        let openapi = openapi::document(&routes).to_string();
-        let page = openapi::page(&routes);
         Self(Arc::new(Inner {
             platform,
             metrics: HttpMetrics::register(registry),
@@ -155,8 +151,6 @@ impl Api {
             ready: tokio::sync::Mutex::default(),
             routes: routes.into_iter().map(Arc::new).collect(),
             schemas: schemas.finish(),
-            openapi,
-            page,
             config,
             store,
         }))
@@ -272,17 +266,15 @@ impl Api {
             };
             router = router.route(&format!("{BASE}{path}"), on(filter, handler));
         }
-        let document = self.0.openapi.clone();
-        let page = self.0.page.clone();
         let api = self.clone();
         router = router
             .route(
                 "/docs/openapi.json",
-                axum::routing::get(move || async move {
-                    ([(header::CONTENT_TYPE, "application/json")], document)
+                axum::routing::get(|| async {
+                    ([(header::CONTENT_TYPE, "application/json")], openapi::DOCUMENT.as_str())
                 }),
             )
-            .route("/docs", axum::routing::get(move || async move { Html(page) }))
+            .route("/docs", axum::routing::get(|| async { Html(openapi::PAGE.as_str()) }))
             .route("/healthz", axum::routing::get(|| async { axum::Json(json!({"status": "ok"})) }))
             .route("/readyz", axum::routing::get(move || async move { api.readiness().await }));
         let (missing, wrong) = (self.clone(), self.clone());

@@ -16,6 +16,7 @@ use crate::audit::{bounded, entry};
 use crate::confirm::{ConfirmRules, Reach};
 use crate::paths::item_path;
 use crate::prepare::{Prepared, entropy};
+use crate::problem::Problem;
 use crate::query::{CONFIRM, DRY_RUN, SERVED};
 use crate::route::{Op, Shape};
 use crate::service::{Call, Failure, Reply, described, named, not_found, to_json};
@@ -160,7 +161,7 @@ impl Api {
                 "the body describes {described} resources, and at most {MAX_DESCRIBED} fit in one transaction: send it in \
                  smaller parts"
             );
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, message).into());
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, message).is(Problem::TooLarge).into());
         }
         if call.query.text(DRY_RUN) == Some("true") {
             // What was tried with foreign things is kept; everything else was a question.

@@ -69,10 +69,9 @@ fn items_of(steps: &[Step], range: std::ops::Range<usize>) -> (Vec<Value>, Vec<u
     (items, of)
 }
 
-fn is_too_large(status: StatusCode, answer: &Value) -> bool {
-    let words = answer["error"].as_str().unwrap_or_default();
-    status == StatusCode::PAYLOAD_TOO_LARGE
-        || (status == StatusCode::BAD_REQUEST && words.contains("fit in one transaction"))
+/// Whether the request, or what it would write, is more than the API takes at once.
+fn is_too_large(answer: &Value) -> bool {
+    answer["type"].as_str().is_some_and(|problem| problem.ends_with("#problem-too-large"))
 }
 
 /// A refusal, with the step that is to blame.
@@ -113,7 +112,7 @@ pub(super) async fn planned(api: &Api, steps: &[Step]) -> Result<Planned, ApiErr
     if status.is_success() {
         return Ok(Planned::Plan(Box::new(answer)));
     }
-    if is_too_large(status, &answer) {
+    if is_too_large(&answer) {
         return Ok(Planned::TooLarge);
     }
     Err(refusal(steps, &of, status, &answer).1)

@@ -65,8 +65,9 @@ fn after_making(route: &Route, other: &Route) -> Option<Map<String, Value>> {
         let workflow = format!("create-{}-{{{ID}}}", kind.info().dashed());
         return Some(with(json!({param: workflow})));
     }
-    let is_shown = param != "id" && view_fields::names(kind).iter().any(|field| field == param);
-    (is_shown && other.subject.is_none()).then(|| with(json!({param: format!("$response.body#/{param}")})))
+    let may_be_shown = param != "id" && other.subject.is_none();
+    let is_shown = may_be_shown && view_fields::names(kind).iter().any(|field| field == param);
+    is_shown.then(|| with(json!({param: format!("$response.body#/{param}")})))
 }
 
 /// Routes below this one's path, which has one more parameter there: the id of what was made, or the first one of what is listed. Routes
