@@ -148,7 +148,7 @@ fn kind_of(schema: &Value) -> String {
                 names.iter().filter_map(Value::as_str).map(|name| one_kind(name, schema)).collect();
             parts.join(" or ")
         }
-        _ => "anything".to_owned(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => "anything".to_owned(),
     }
 }
 
