@@ -2,7 +2,8 @@
 //!
 //! Each controller of a shared store says every few seconds that it is there. The others take its subscribers for alive as long as it
 //! does; once it was silent for [`AWAY`] they give those one lease to come to them. So a controller that was away for that long itself, because
-//! it stood still or could not reach the store, ends its sessions before it says anything of them.
+//! it stood still or could not reach the store, ends its sessions before it says anything of them. While the store answered nobody, nobody could
+//! say anything: one that stood still in the middle of a change holds the others up until the database gives up on it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ pub(crate) async fn run(
         }
         match tokio::time::timeout(AWAY / 2, store.beat(&own)).await {
             Ok(Ok(others)) => {
+                let unheard = heard.elapsed();
                 heard = Instant::now();
                 // Until it knows again who is where, it counts as away.
                 if is_away {
@@ -52,7 +54,7 @@ pub(crate) async fn run(
                     }
                 }
                 let running: Vec<OtherController> =
-                    others.into_iter().filter(|other| other.silent_for < AWAY).collect();
+                    others.into_iter().filter(|other| is_running(other, unheard)).collect();
                 let others = running.iter().flat_map(|other| other.feed.iter());
                 // One that started again is known twice for a while.
                 let mut addresses = own.clone();
@@ -72,5 +74,30 @@ pub(crate) async fn run(
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(BEAT) => {}
         }
+    }
+}
+
+/// Whether a controller may still run, for one that has itself not been heard for `unheard`: as far as that is longer than between two
+/// beats, the store was late for everybody.
+fn is_running(other: &OtherController, unheard: Duration) -> bool {
+    other.silent_for < AWAY + unheard.saturating_sub(BEAT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_silent_for_as_long_as_the_store_answers_nobody() {
+        let silent = |milliseconds: u64| OtherController {
+            id: "other".into(),
+            silent_for: Duration::from_millis(milliseconds),
+            feed: Vec::new(),
+        };
+        assert!(is_running(&silent(7_999), BEAT) && !is_running(&silent(8_000), BEAT));
+        // It stood still under the lock of the store, which was free again after five seconds.
+        let late = BEAT + Duration::from_secs(5);
+        assert!(is_running(&silent(8_800), late) && !is_running(&silent(13_000), late));
+        assert!(!is_running(&silent(8_000), Duration::ZERO));
     }
 }
