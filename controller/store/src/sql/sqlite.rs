@@ -94,7 +94,9 @@ impl Connection {
     }
 
     pub(crate) fn execute(&mut self, query: &Query) -> Result<u64, StoreError> {
-        let mut statement = self.connection.prepare_cached(&without_journal(&query.text))?;
+        // A change outside of a transaction has only itself to go with.
+        let text = if self.is_idle() { Cow::Borrowed(&*query.text) } else { without_journal(&query.text) };
+        let mut statement = self.connection.prepare_cached(&text)?;
         bind(&mut statement, &query.values)?;
         Ok(statement.raw_execute()? as u64)
     }
@@ -288,5 +290,42 @@ impl From<rusqlite::Error> for StoreError {
             Some(3 | 8 | 10 | 14) => Self::Io(text),
             _ => Self::Sql(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::query;
+
+    fn names(connection: &mut Connection) -> i64 {
+        let rows = connection.rows(&query("SELECT count(*) FROM names")).unwrap();
+        rows[0].try_get(0).unwrap()
+    }
+
+    #[test]
+    fn what_fails_half_way_goes_with_its_savepoint_its_transaction_or_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions {
+            path: folder.path().join("x.db"),
+            busy_timeout: Duration::from_secs(1),
+            read_only: false,
+        };
+        let mut connection = Connection::open(&options).unwrap();
+        connection.batch("CREATE TABLE names (name TEXT NOT NULL PRIMARY KEY) STRICT").unwrap();
+        let twice = query("INSERT INTO names (name) VALUES ('a'), ('b'), ('b')");
+        assert!(connection.execute(&twice).is_err());
+        assert_eq!(names(&mut connection), 0, "alone it takes itself back");
+        connection.batch("BEGIN; SAVEPOINT mutation").unwrap();
+        assert!(connection.execute(&twice).is_err());
+        assert_eq!(names(&mut connection), 2, "in a transaction no copy of the pages is kept for it");
+        connection.batch("ROLLBACK TO SAVEPOINT mutation; RELEASE SAVEPOINT mutation").unwrap();
+        connection.execute(&query("INSERT INTO names (name) VALUES ('c')")).unwrap();
+        connection.batch("COMMIT").unwrap();
+        assert_eq!(names(&mut connection), 1);
+        connection.batch("BEGIN").unwrap();
+        assert!(connection.execute(&query("UPDATE names SET name = NULL")).is_err());
+        connection.batch("ROLLBACK").unwrap();
+        assert_eq!(names(&mut connection), 1);
     }
 }
