@@ -55,6 +55,18 @@ pub(crate) struct DescribeArgs {
     pub one: OneArgs,
 }
 
+/// The fields of a body: from a file, one by one, or both.
+#[derive(Debug, Args)]
+pub(crate) struct BodyArgs {
+    /// YAML or JSON file with the fields; `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A field: NAME=VALUE; VALUE is text for a field that takes text, else JSON if it reads as JSON. Where a field takes an id, a
+    /// name does too
+    #[arg(short, long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hostctl create fqdn --in acme-1001 -s fqdn=www.example.com -s webroot_id=bakery.test --wait
@@ -68,13 +80,8 @@ pub(crate) struct CreateArgs {
     /// The parent, for kinds that are created below one
     #[arg(long = "in", value_name = "PARENT")]
     pub parent: Option<String>,
-    /// YAML or JSON file with the body; `-` for standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// A field: NAME=VALUE; VALUE is text for a field that takes text, else JSON if it reads as JSON. Where a field takes an id, a
-    /// name does too
-    #[arg(short, long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
+    #[command(flatten)]
+    pub body: BodyArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -87,12 +94,8 @@ pub(crate) struct CreateArgs {
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
     pub one: OneArgs,
-    /// YAML or JSON file with the fields to change; `-` for standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// A field to change: NAME=VALUE, as for `create`
-    #[arg(short, long = "set", value_name = "NAME=VALUE")]
-    pub set: Vec<String>,
+    #[command(flatten)]
+    pub body: BodyArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
 }

@@ -2,15 +2,18 @@
 
 mod unnamed;
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
-use hosting_resource::{IdPolicy, Kind, KindInfo, Resource};
+use hosting_resource::{IdPolicy, KindInfo, Resource};
 use serde_json::{Map, Value, json};
 
 use super::{
     differ::{Comparison, compare},
     faults::{Fault, Faults},
-    item::{Fields, Item, refers_to},
+    item::{Fields, FieldsByKind, Item, Named, refers_to},
     normal::{self, Actual, Normal},
     pairing::pair,
     world::World,
@@ -89,8 +92,9 @@ pub(super) fn item_of(id: &str) -> Option<usize> {
 pub(super) struct Comparer<'a> {
     world: World<'a>,
     items: Vec<Item>,
+    named: Named,
     entries: Vec<Option<Entry>>,
-    fields: BTreeMap<Kind, Rc<Fields>>,
+    fields: FieldsByKind,
     doomed: Vec<Doomed>,
     faults: Faults,
     prune: bool,
@@ -98,10 +102,10 @@ pub(super) struct Comparer<'a> {
 
 impl<'a> Comparer<'a> {
     /// `prune`: what files do not name is looked for.
-    pub(super) fn new(world: World<'a>, mut items: Vec<Item>, faults: Faults, prune: bool) -> Self {
+    pub(super) fn new(world: World<'a>, mut items: Vec<Item>, fields: FieldsByKind, prune: bool) -> Self {
         items.sort_by_key(|item| item.info.kind);
-        let entries = items.iter().map(|_| None).collect();
-        Self { world, items, entries, fields: BTreeMap::new(), doomed: Vec::new(), faults, prune }
+        let (named, entries) = (Named::of(&items), items.iter().map(|_| None).collect());
+        Self { world, items, named, entries, fields, doomed: Vec::new(), faults: Faults::default(), prune }
     }
 
     /// # Errors
@@ -125,10 +129,6 @@ impl<'a> Comparer<'a> {
         Ok(Compared { entries, doomed: self.doomed })
     }
 
-    fn fields_of(&mut self, info: &KindInfo) -> Rc<Fields> {
-        Rc::clone(self.fields.entry(info.kind).or_insert_with(|| Rc::new(Fields::of(info))))
-    }
-
     /// The id of what a name means; one that is made up for what is still to be made.
     fn id_of(&self, target: &Target) -> String {
         match target {
@@ -144,7 +144,7 @@ impl<'a> Comparer<'a> {
     /// Reads an item: names become ids, and its kind's rules are applied. `None`: something is wrong with it.
     async fn read(&mut self, n: usize) -> anyhow::Result<Option<Entry>> {
         let Some(item) = self.items.get(n).cloned() else { return Ok(None) };
-        let (info, fields) = (item.info, self.fields_of(item.info));
+        let (info, fields) = (item.info, self.fields.of(item.info));
         let parent = match (parent_of(info), &item.lies_in) {
             (Some(owner), Some(name)) => match self.meant(&item, "in", owner, name, None).await? {
                 Some(target) => Some((owner, target)),
@@ -287,8 +287,6 @@ impl<'a> Comparer<'a> {
 
     /// The items that a name means: by name, id or label, or as OWNER/NAME.
     fn in_files(&self, info: &KindInfo, name: &str, within: Option<&str>) -> Vec<usize> {
-        let of_kind = self.items.iter().enumerate().filter(|(_, one)| one.info.kind == info.kind);
-        let of_kind: Vec<(usize, &Item)> = of_kind.collect();
         let owner = names::owner_of(info);
         let spot_of = |n: usize| {
             let entry = self.entries.get(n).and_then(Option::as_ref);
@@ -299,7 +297,7 @@ impl<'a> Comparer<'a> {
         let lies_there =
             |n: usize| within.is_none_or(|within| spot_of(n).is_none_or(|spot| spot.id == within));
         let called = |name: &str| -> Vec<usize> {
-            of_kind.iter().filter(|(n, one)| one.is_called(name) && lies_there(*n)).map(|(n, _)| *n).collect()
+            self.named.called(info.kind, name).iter().copied().filter(|n| lies_there(*n)).collect()
         };
         let found = called(name);
         let parts = owner.zip(name.split_once('/')).filter(|_| found.is_empty());
@@ -308,9 +306,8 @@ impl<'a> Comparer<'a> {
             let one = &self.items[*n];
             let text = one.lies_in.as_deref().or_else(|| one.spec.get(field).and_then(Value::as_str));
             let is_same = text.is_some_and(|text| host(text) == host(outer));
-            let owners =
-                self.items.iter().enumerate().filter(|(_, one)| one.info.kind == of && one.is_called(outer));
-            let mut ids = owners.map(|(owner, _)| self.id_of(&Target::Item(owner)));
+            let owners = self.named.called(of, outer).iter();
+            let mut ids = owners.map(|owner| self.id_of(&Target::Item(*owner)));
             is_same || ids.any(|id| spot_of(*n).is_some_and(|spot| spot.id == id))
         };
         called(inner).into_iter().filter(is_of).collect()
@@ -377,7 +374,7 @@ impl<'a> Comparer<'a> {
         };
         let spot = members.iter().find_map(|n| self.entries[*n].as_ref()?.spot.clone());
         let is_new = spot.as_ref().is_some_and(|spot| item_of(&spot.id).is_some());
-        let fields = self.fields_of(info);
+        let fields = self.fields.of(info);
         let parent = match (&spot, parent_of(info)) {
             (Some(spot), Some(owner)) if !is_new => self.world.resource(owner, &spot.id).await?,
             _ => None,
@@ -413,7 +410,7 @@ impl<'a> Comparer<'a> {
         }
         let place = spot.as_ref().map(|spot| (spot.field, spot.id.as_str()));
         let views = self.world.candidates(info, place, texts.as_deref()).await?;
-        let taken: Vec<String> = members
+        let taken: BTreeSet<String> = members
             .iter()
             .filter_map(|n| Some(self.entries[*n].as_ref()?.found.as_ref()?.id.clone()))
             .collect();
@@ -456,7 +453,7 @@ impl<'a> Comparer<'a> {
             }
             return Ok(());
         };
-        let fields = self.fields_of(info);
+        let fields = self.fields.of(info);
         let Some(actual) = Actual::of(info, &fields, parent, (*view).clone()) else { return Ok(()) };
         let lies_in = spot.filter(|_| info.parent.is_some());
         let elsewhere = lies_in.zip(info.parent).and_then(|(spot, of)| {

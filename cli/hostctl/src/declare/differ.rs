@@ -78,7 +78,7 @@ pub(super) fn compare(
 }
 
 /// Values that stand for none: a view leaves such fields out.
-fn is_nothing(value: &Value) -> bool {
+pub(super) fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

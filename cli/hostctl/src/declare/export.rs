@@ -8,7 +8,6 @@ use std::{
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
     process::ExitCode,
-    rc::Rc,
 };
 
 use hosting_resource::{IdPolicy, Kind, KindInfo, Resource};
@@ -16,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     compare::leading_to,
-    item::{Fields, refers_to},
+    differ::is_nothing,
+    item::{Fields, FieldsByKind, refers_to},
     normal::{Actual, body_of, resource_of},
 };
 use crate::{
@@ -48,7 +48,7 @@ struct Exporter<'a> {
     as_json: bool,
     /// Empty: all.
     kinds: Vec<Kind>,
-    fields: BTreeMap<Kind, Rc<Fields>>,
+    fields: FieldsByKind,
     /// By kind, id and where the name is read, what a file calls it.
     called: BTreeMap<(Kind, String, Option<String>), String>,
     /// What was exported last lies in it.
@@ -70,7 +70,7 @@ pub(super) async fn run(api: &Api, args: &ExportTreeArgs, format: Format) -> any
         api,
         as_json,
         kinds: args.kinds.iter().map(|info| info.kind).collect(),
-        fields: BTreeMap::new(),
+        fields: FieldsByKind::default(),
         called: BTreeMap::new(),
         parent: None,
         written: HashSet::new(),
@@ -111,10 +111,6 @@ async fn root_of(api: &Api, args: &ExportTreeArgs) -> anyhow::Result<Root> {
 }
 
 impl Exporter<'_> {
-    fn fields_of(&mut self, info: &KindInfo) -> Rc<Fields> {
-        Rc::clone(self.fields.entry(info.kind).or_insert_with(|| Rc::new(Fields::of(info))))
-    }
-
     fn is_wanted(&self, kind: Kind) -> bool {
         self.kinds.is_empty() || self.kinds.contains(&kind)
     }
@@ -193,7 +189,7 @@ impl Exporter<'_> {
             return Ok(());
         }
         let Some(id) = view["id"].as_str().map(str::to_owned) else { return Ok(()) };
-        let fields = self.fields_of(info);
+        let fields = self.fields.of(info);
         let actual =
             Actual { id: id.clone(), view: view.as_object().cloned().unwrap_or_default(), normal: None };
         if actual.is_the_platforms(info) {
@@ -240,7 +236,7 @@ impl Exporter<'_> {
             return Ok(());
         };
         let mut spec = Map::new();
-        for (field, value) in shown.into_iter().filter(|(field, value)| field != "id" && !is_empty(value)) {
+        for (field, value) in shown.into_iter().filter(|(field, value)| field != "id" && !is_nothing(value)) {
             let within = refers_to(&field)
                 .and_then(names::owner_of)
                 .and_then(|(_, owner)| actual.view.get(owner).and_then(Value::as_str).map(str::to_owned));
@@ -408,17 +404,6 @@ impl Exporter<'_> {
             output::warning(format!("{field} of {} is left out: it is never shown", kind.info().plural()));
         }
         output::note(format!("{} resources written", self.count));
-    }
-}
-
-/// Values that stand for none.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -1,5 +1,8 @@
 //! An item of a file, once what can be told of it without the platform is checked.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
 use hosting_resource::{IdPolicy, Kind, KindInfo};
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
@@ -42,13 +45,9 @@ impl Item {
         LABELS.iter().find_map(|field| self.spec.get(*field)?.as_str())
     }
 
-    /// Whether others mean it by this name.
-    pub(super) fn is_called(&self, name: &str) -> bool {
-        let name = host(name);
-        [self.name.as_deref(), self.id.as_deref(), self.label()]
-            .into_iter()
-            .flatten()
-            .any(|own| host(own) == name)
+    /// What others mean it by, in the form in which names are compared.
+    fn names(&self) -> BTreeSet<String> {
+        [self.name.as_deref(), self.id.as_deref(), self.label()].into_iter().flatten().map(host).collect()
     }
 
     pub(super) fn fault(&self, field: &str, reason: impl Into<String>, remedy: impl Into<String>) -> Fault {
@@ -59,6 +58,54 @@ impl Item {
             reason: reason.into(),
             remedy: remedy.into(),
         }
+    }
+}
+
+/// Items by what they are called and by what they refer to, so that a name is looked up and not searched for. Numbers are places in the
+/// list that it was made of.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    called: BTreeMap<(Kind, String), Vec<usize>>,
+    leading: BTreeMap<(Kind, String, String), Vec<usize>>,
+}
+
+impl Named {
+    pub(super) fn of(items: &[Item]) -> Self {
+        let mut all = Self::default();
+        for (n, item) in items.iter().enumerate() {
+            let kind = item.info.kind;
+            for name in item.names() {
+                all.called.entry((kind, name)).or_default().push(n);
+            }
+            for (field, value) in &item.spec {
+                if let Some(name) = value.as_str().filter(|_| refers_to(field).is_some()) {
+                    all.leading.entry((kind, field.clone(), host(name))).or_default().push(n);
+                }
+            }
+        }
+        all
+    }
+
+    /// The items of a kind that a name means.
+    pub(super) fn called(&self, kind: Kind, name: &str) -> &[usize] {
+        self.called.get(&(kind, host(name))).map_or(&[], Vec::as_slice)
+    }
+
+    /// The items of a kind whose field `relation` means this item.
+    pub(super) fn leading_to(&self, item: &Item, kind: Kind, relation: &str) -> BTreeSet<usize> {
+        let names = item.names().into_iter();
+        let found = names.filter_map(|name| self.leading.get(&(kind, relation.to_owned(), name)));
+        found.flatten().copied().collect()
+    }
+}
+
+/// The fields of each kind that was asked for, read from its schemas once.
+#[derive(Debug, Default)]
+pub(super) struct FieldsByKind(BTreeMap<Kind, Rc<Fields>>);
+
+impl FieldsByKind {
+    pub(super) fn of(&mut self, info: &KindInfo) -> Rc<Fields> {
+        Rc::clone(self.0.entry(info.kind).or_insert_with(|| Rc::new(Fields::of(info))))
     }
 }
 
@@ -129,7 +176,7 @@ pub(super) fn refers_to(field: &str) -> Option<&'static KindInfo> {
 }
 
 /// Checks what was written.
-pub(super) fn checked(written: Written, faults: &mut Faults) -> Option<Item> {
+pub(super) fn checked(written: Written, known: &mut FieldsByKind, faults: &mut Faults) -> Option<Item> {
     let Written { place, mut fields } = written;
     let fault = |field: &str, reason: String, remedy: &str| Fault {
         place: place.clone(),
@@ -182,12 +229,12 @@ pub(super) fn checked(written: Written, faults: &mut Faults) -> Option<Item> {
     let is_sound = found.is_empty();
     found.into_iter().for_each(|fault| faults.add(fault));
     let item = Item { place, info: info?, lies_in, id, name, spec };
-    let before = is_sound && check_fields(&item, faults);
+    let before = is_sound && check_fields(&item, &known.of(item.info), faults);
     before.then_some(item)
 }
 
 /// Checks an item against what its kind takes.
-fn check_fields(item: &Item, faults: &mut Faults) -> bool {
+fn check_fields(item: &Item, fields: &Fields, faults: &mut Faults) -> bool {
     let (info, mut found) = (item.info, Vec::new());
     match (parent_of(info), &item.lies_in) {
         (Some(owner), None) => {
@@ -204,7 +251,6 @@ fn check_fields(item: &Item, faults: &mut Faults) -> bool {
     if info.id == IdPolicy::Caller && item.id.is_none() {
         found.push(item.fault("id", "is required", "choose one"));
     }
-    let fields = Fields::of(info);
     for (field, value) in &item.spec {
         let at = format!("spec.{field}");
         if field == "id" {
@@ -261,7 +307,11 @@ mod tests {
     fn problems(fields: Value) -> String {
         let place = Place { file: "x.yaml".to_owned(), line: 7 };
         let mut faults = Faults::default();
-        let item = checked(Written { place, fields: fields.as_object().unwrap().clone() }, &mut faults);
+        let item = checked(
+            Written { place, fields: fields.as_object().unwrap().clone() },
+            &mut FieldsByKind::default(),
+            &mut faults,
+        );
         match faults.end() {
             Ok(()) => {
                 assert!(item.is_some());

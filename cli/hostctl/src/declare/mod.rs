@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use self::{
     compare::{Compared, Comparer},
     faults::Faults,
+    item::FieldsByKind,
     send::{Planned, Sent},
     steps::{Step, Verb},
     world::World,
@@ -50,16 +51,16 @@ pub(crate) async fn run(api: &Api, command: &DeclareCommand, format: Format) -> 
 
 /// Reads the files and compares them with the platform.
 async fn compared(api: &Api, args: &FilesArgs) -> anyhow::Result<(Compared, Vec<Step>)> {
-    let mut faults = Faults::default();
+    let (mut faults, mut fields) = (Faults::default(), FieldsByKind::default());
     let items: Vec<_> = files::read(&args.files)?
         .into_iter()
-        .filter_map(|written| item::checked(written, &mut faults))
+        .filter_map(|written| item::checked(written, &mut fields, &mut faults))
         .collect();
     faults.end()?;
     if items.is_empty() {
         return Err(usage("the files name nothing; write items with kind and spec"));
     }
-    let compared = Comparer::new(World::new(api), items, Faults::default(), args.prune).run().await?;
+    let compared = Comparer::new(World::new(api), items, fields, args.prune).run().await?;
     let steps = steps::steps(&compared);
     Ok((compared, steps))
 }
@@ -246,14 +247,7 @@ fn tell(steps: &[Step], sent: Sent, mut told: Value, format: Format) -> anyhow::
         send::shown_once(steps[one.step].info, one).into_iter().for_each(output::line);
     }
     let at = revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
-    let made: Vec<Step> = done.iter().map(|one| steps[one.step].clone()).collect();
-    output::line(format!(
-        "done: {}{at}",
-        show::summary(&made)
-            .replace(" to create", " created")
-            .replace(" to change", " changed")
-            .replace(" to delete", " deleted")
-    ));
+    output::line(format!("done: {}{at}", show::done(done.iter().map(|one| &steps[one.step]))));
     for (_, error) in refused.iter().take(LISTED) {
         output::note(output::bad(&format!("refused: {error}")));
     }

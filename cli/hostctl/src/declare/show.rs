@@ -52,11 +52,29 @@ fn short(value: &Value) -> String {
 
 /// How many of each: `2 to create, 1 to change`.
 pub(super) fn summary(steps: &[Step]) -> String {
-    let count = |verb: Verb| steps.iter().filter(|step| step.verb == verb).count();
-    let parts: Vec<String> = [Verb::Create, Verb::Change, Verb::Delete]
+    counted(steps.iter(), ["to create", "to change", "to delete"])
+}
+
+/// The same of what was done: `2 created, 1 changed`.
+pub(super) fn done<'s>(steps: impl Iterator<Item = &'s Step>) -> String {
+    counted(steps, ["created", "changed", "deleted"])
+}
+
+fn counted<'s>(steps: impl Iterator<Item = &'s Step>, words: [&str; 3]) -> String {
+    let mut counts = [0_usize; 3];
+    for step in steps {
+        let place = match step.verb {
+            Verb::Create => 0,
+            Verb::Change => 1,
+            Verb::Delete => 2,
+        };
+        counts[place] += 1;
+    }
+    let parts: Vec<String> = counts
         .into_iter()
-        .filter(|verb| count(*verb) > 0)
-        .map(|verb| format!("{} to {}", count(verb), verb.as_str()))
+        .zip(words)
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, words)| format!("{count} {words}"))
         .collect();
     parts.join(", ")
 }
@@ -110,6 +128,7 @@ mod tests {
         );
         let steps = [step(Verb::Delete, vec![]), step(Verb::Create, vec![]), step(Verb::Delete, vec![])];
         assert_eq!(summary(&steps), "1 to create, 2 to delete");
+        assert_eq!(done(steps.iter().skip(1)), "1 created, 1 deleted");
         assert!(short(&json!("x".repeat(200))).ends_with('…') && short(&json!("a\u{1b}b")) == "a b");
     }
 }

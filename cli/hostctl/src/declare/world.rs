@@ -3,7 +3,10 @@
 //! At most the resources of one kind in one place are read at a time, page by page; those of all places that files name are kept
 //! until the end.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use hosting_resource::{Kind, KindInfo, Resource};
 use serde_json::Value;
@@ -89,23 +92,22 @@ impl<'a> World<'a> {
     ) -> anyhow::Result<Vec<Value>> {
         let below = parent_of(info).is_some();
         let path = collection(info, place.filter(|_| below).map(|(_, id)| id))?;
-        let known = filters(info);
-        let owner = place.filter(|(field, _)| !below && known.contains(field));
+        let asked_by = filters(info);
+        let owner = place.filter(|(field, _)| !below && asked_by.contains(field));
         let owner = owner.map(|(field, id)| format!("{field}={}", encode(id)));
-        let label = LABELS.iter().find(|label| known.contains(label));
+        let label = LABELS.iter().find(|label| asked_by.contains(label));
         let few = texts.filter(|texts| texts.len() <= ONE_BY_ONE || !below).zip(label);
         let Some((texts, label)) = few else {
             let query = owner.map(|owner| format!("?{owner}")).unwrap_or_default();
             return Ok(self.list(&format!("{path}{query}")).await?.to_vec());
         };
-        let mut found: Vec<Value> = Vec::new();
+        let (mut found, mut known): (Vec<Value>, BTreeSet<String>) = (Vec::new(), BTreeSet::new());
         for text in texts {
             let query: Vec<String> =
                 owner.iter().cloned().chain([format!("{label}={}", encode(text))]).collect();
             let list = self.list(&format!("{path}?{}", query.join("&"))).await?;
-            let is_new = |one: &&Value| !found.iter().any(|known| known["id"] == one["id"]);
-            let new: Vec<Value> = list.iter().filter(is_new).cloned().collect();
-            found.extend(new);
+            let is_new = |one: &&Value| known.insert(one["id"].as_str().unwrap_or_default().to_owned());
+            found.extend(list.iter().filter(is_new).cloned());
         }
         Ok(found)
     }

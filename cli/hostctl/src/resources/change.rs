@@ -68,7 +68,7 @@ impl TenantArgs {
 pub(crate) async fn create(api: &Api, args: &CreateArgs, format: Format) -> anyhow::Result<ExitCode> {
     let info = args.kind;
     let schema = body::create_schema(info);
-    let mut fields = body::read(&schema, args.file.as_deref(), &args.set)?;
+    let mut fields = body::read(&schema, args.body.file.as_deref(), &args.body.set)?;
     let parent = parent_id(api, info, args.parent.as_deref()).await?;
     let path = collection(info, parent.as_deref())?;
     body::resolve(api, info, &schema, &mut fields, parent.as_deref()).await?;
@@ -95,7 +95,7 @@ pub(crate) async fn update(api: &Api, args: &UpdateArgs, format: Format) -> anyh
         return Err(usage(format!("{} cannot be changed; it is for {others}", info.plural())));
     }
     let schema = body::update_schema(info);
-    let mut fields = body::read(&schema, args.file.as_deref(), &args.set)?;
+    let mut fields = body::read(&schema, args.body.file.as_deref(), &args.body.set)?;
     let (id, parent) = args.one.resolve(api).await?;
     body::resolve(api, info, &schema, &mut fields, parent.as_deref()).await?;
     let body = Some(Value::Object(fields));

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Comparer, Spot};
 use crate::{
     address::{encode, host},
-    declare::{item::Item, normal::Actual},
+    declare::normal::Actual,
     kinds::{LABELS, label_of, parent_of},
 };
 
@@ -81,13 +81,8 @@ impl Comparer<'_> {
         let own = self.items[n].clone();
         let (mut leads, mut ids) = (false, Vec::new());
         for (kind, relation) in leading_to(info) {
-            let members = self.items.iter().filter(|one| one.info.kind == kind);
-            let leading = members.filter(|one| {
-                let name = one.spec.get(relation).and_then(Value::as_str);
-                name.is_some_and(|name| own.is_called(name))
-            });
-            let leading: Vec<Item> = leading.cloned().collect();
-            for one in leading {
+            for leading in self.named.leading_to(&own, kind, relation) {
+                let one = self.items[leading].clone();
                 let there = match (parent_of(kind.info()), &one.lies_in) {
                     (Some(owner), Some(name)) => self.meant(&one, "in", owner, name, None).await?,
                     (Some(_) | None, _) => None,
