@@ -1,6 +1,6 @@
 //! Room, and what would be gone with one machine or one rack.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -70,14 +70,21 @@ impl Check for Pools {
 
 fn pools(places: &Places, subscribers: &[Value]) -> Seen {
     let mut findings = Vec::new();
+    let serving = serving(subscribers);
+    let mut nodes_of: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for node in &places.nodes {
+        for one in items(node, "shards") {
+            nodes_of.entry(text(one, "shard_id")).or_default().push(node);
+        }
+    }
     for shard in &places.shards {
         let (name, id) = (text(shard, "name"), text(shard, "id"));
-        let is_in = |node: &&Value| items(node, "shards").iter().any(|one| one["shard_id"] == id);
-        let nodes: Vec<&Value> = places.nodes.iter().filter(is_in).collect();
+        let nodes = nodes_of.get(id).map_or(&[][..], Vec::as_slice);
+        let in_service = nodes.iter().filter(|node| serving.contains(text(node, "id"))).count();
         let domains: BTreeSet<&str> = nodes.iter().map(|node| text(node, "failure_domain")).collect();
         let role = text(shard, "role");
         let next = format!("hostctl get nodes --filter shard={id}");
-        findings.extend(match (nodes.len(), serving(subscribers, &nodes)) {
+        findings.extend(match (nodes.len(), in_service) {
             (0, _) => Some(Finding::warn(format!("Shard {name} ({role}) has no node."), next)),
             (_, 0) => Some(
                 Finding::fail(format!("Shard {name} ({role}) has no node in service."), "hostctl fleet")

@@ -1,10 +1,13 @@
 //! The machines: who is there, who applies what it is told, and who serves it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 
-use super::check::{Check, Finding, Look, Seen, Trouble, View, called, ids, items, text};
+use super::check::{Check, Finding, Look, Seen, Trouble, View, called, items, text};
 use crate::{api::encode, fleet::Service, output::span};
 
 pub(super) const CHECKS: &[&dyn Check] = &[
@@ -115,10 +118,9 @@ async fn still(view: &View, is_so: fn(&Value) -> bool, field: &str) -> Result<Ve
     }
     tokio::time::sleep(PAUSE).await;
     let answer = view.again(SUBSCRIBERS, SUBSCRIBERS).await?;
-    let stands = |one: &&Value| {
-        let was = before.iter().find(|was| node(was) == node(one) && was["audience"] == one["audience"]);
-        is_so(one) && was.is_some_and(|was| was[field] == one[field])
-    };
+    let who = |one: &Value| (node(one).to_owned(), text(one, "audience").to_owned());
+    let was: BTreeMap<(String, String), &Value> = before.iter().map(|one| (who(one), &one[field])).collect();
+    let stands = |one: &&Value| is_so(one) && was.get(&who(one)).is_some_and(|was| **was == one[field]);
     Ok(items(&answer, "items").iter().filter(stands).cloned().collect())
 }
 
@@ -265,11 +267,9 @@ fn not_served(kind: &str, id: &str, name: &str, receipt: &Value) -> Option<Findi
     Some(Finding::fail(what, format!("hostctl receipt {kind} {id}")).with("not-served.md"))
 }
 
-/// Nodes that are in service, of those with these ids.
-pub(super) fn serving<'v>(all: &'v [Value], nodes: &[&'v Value]) -> usize {
-    let serving: BTreeSet<&str> = all.iter().filter(|one| one["in_service"] == true).map(node).collect();
-    let nodes: Vec<Value> = nodes.iter().map(|one| (*one).clone()).collect();
-    ids(&nodes).filter(|id| serving.contains(id)).count()
+/// The ids of nodes that are in service.
+pub(super) fn serving(all: &[Value]) -> BTreeSet<&str> {
+    all.iter().filter(|one| one["in_service"] == true).map(node).collect()
 }
 
 #[cfg(test)]

@@ -232,6 +232,8 @@ fn show(outcomes: &[Outcome], format: Format) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     fn outcome(looked: Result<Seen, Trouble>) -> Outcome {
@@ -247,6 +249,38 @@ mod tests {
         assert_eq!(outcome(Ok(worst)).state, State::Fail);
     }
 
+    const SOURCES: [&str; 5] = [
+        include_str!("connection.rs"),
+        include_str!("fleet.rs"),
+        include_str!("work.rs"),
+        include_str!("trust.rs"),
+        include_str!("capacity.rs"),
+    ];
+
+    #[test]
+    fn every_next_step_is_a_command_that_there_is() {
+        let texts = SOURCES.iter().flat_map(|source| source.split('"'));
+        let steps =
+            texts.flat_map(|text| text.split([',', ';'])).filter_map(|text| text.split_once("hostctl "));
+        let mut count = 0;
+        for (_, step) in steps {
+            let step = step.split(" if ").next().unwrap();
+            // What stands in braces is a kind, a name or both; any kind is a name too.
+            let line = |filled: &'static str| -> Vec<&str> {
+                let words = step.split_whitespace();
+                let words = words.map(|word| if word.starts_with('{') { filled } else { word });
+                std::iter::once("hostctl").chain(words).collect()
+            };
+            if let Err(error) = crate::args::Cli::try_parse_from(line("node"))
+                && crate::args::Cli::try_parse_from(line("node/x")).is_err()
+            {
+                panic!("hostctl {step}: {error}");
+            }
+            count += 1;
+        }
+        assert!(count > 30, "{count}");
+    }
+
     #[test]
     fn every_check_has_a_name_of_its_own_and_every_runbook_is_there() {
         let mut names: Vec<&str> = GROUPS.iter().copied().flatten().map(|check| check.name()).collect();
@@ -255,14 +289,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count);
         let runbooks = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/runbooks");
-        let sources = [
-            include_str!("connection.rs"),
-            include_str!("fleet.rs"),
-            include_str!("work.rs"),
-            include_str!("trust.rs"),
-            include_str!("capacity.rs"),
-        ];
-        let words = sources.iter().flat_map(|source| source.split('"')).filter(|word| word.ends_with(".md"));
+        let words = SOURCES.iter().flat_map(|source| source.split('"')).filter(|word| word.ends_with(".md"));
         let mut count = 0;
         for page in words {
             assert!(runbooks.join(page).is_file(), "{page}");

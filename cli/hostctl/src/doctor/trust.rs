@@ -119,7 +119,7 @@ impl Check for AuditHeads {
                 Vec::new()
             };
             Ok(Seen::new(
-                format!("the newest is {since} old; hostctl audit verify follows the chain"),
+                format!("the newest is {since} old; the chain is followed by hostctl audit verify"),
                 findings,
             ))
         })
