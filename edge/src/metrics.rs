@@ -76,6 +76,8 @@ pub struct Metrics {
     pub upstream: Latency,
     /// Requests sent again, to another node or over another connection.
     pub retries: Counter,
+    /// Answers over a shared connection that were not those of the request.
+    pub foreign_answers: Counter,
     /// Nodes taken out of rotation for a while.
     pub ejections: Counter,
     /// Handshakes done.
@@ -119,6 +121,7 @@ impl Metrics {
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(code),
             upstream: Latency::default(),
             retries: Counter::default(),
+            foreign_answers: Counter::default(),
             ejections: Counter::default(),
             handshakes: handshake("done"),
             handshakes_unknown: handshake("unknown_name"),
@@ -145,6 +148,11 @@ impl Metrics {
                 "hosting_edge_upstream_retries",
                 "Requests sent again",
                 metrics.retries.clone(),
+            );
+            registry.register(
+                "hosting_edge_foreign_answers",
+                "Answers of nodes that were not those of the request",
+                metrics.foreign_answers.clone(),
             );
             registry.register(
                 "hosting_edge_upstream_ejections",

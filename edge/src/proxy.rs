@@ -17,10 +17,12 @@ use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
 use crate::self_check::CheckSecret;
 use crate::settings::{Settings, ms};
-use crate::upstream::{IdleConnections, connect, is_ours};
+use crate::upstream::{IdleConnections, Mark, Marks, Serves, connect, is_ours};
 
 /// Tells a node which host the client asked for, with the port if there was one. Nodes believe it from edges only.
 pub const ORIGINAL_HOST: &str = "x-hosting-host";
+/// Shows a node the [`Mark`] of a request. A node that shows it back with the answer proves which request it answers.
+pub(crate) const REQUEST: &str = "x-hosting-request";
 /// Tells the client which shard answered.
 pub const SHARD: &str = "x-shard";
 
@@ -56,6 +58,7 @@ pub(crate) struct Edge {
     start: Instant,
     limits: Limits,
     idle: IdleConnections,
+    marks: Marks,
     keys: Arc<NodeKeys>,
     checks: CheckSecret,
 }
@@ -78,6 +81,13 @@ struct Serving {
     original_host: Vec<u8>,
 }
 
+/// By whom a request was answered.
+struct Served {
+    candidate: Candidate,
+    /// The answer showed the request's mark.
+    is_marked: bool,
+}
+
 impl Edge {
     pub(crate) fn new(
         routing: Arc<Routing>,
@@ -97,7 +107,7 @@ impl Edge {
             eject: settings.eject_ms,
         };
         let idle = IdleConnections::new(settings.upstream_pool, ms(settings.upstream_idle_timeout_ms));
-        Self { routing, metrics, start: Instant::now(), limits, idle, keys, checks }
+        Self { routing, metrics, start: Instant::now(), limits, idle, marks: Marks::default(), keys, checks }
     }
 
     /// Closes idle connections to nodes whose time is over.
@@ -252,10 +262,10 @@ impl Edge {
             let asked = Instant::now();
             let idle = if repeatable { self.idle.take(&serving.webroot, candidate.address) } else { None };
             let reused = idle.is_some();
-            let tcp = match idle {
-                Some(tcp) => tcp,
+            let (tcp, must_show) = match idle {
+                Some(idle) => idle,
                 None => match self.connect(serving, candidate).await {
-                    Ok(tcp) => tcp,
+                    Ok(tcp) => (tcp, false),
                     Err(_) if serving.candidates.tries() < MAX_TRIES => {
                         self.metrics.retries.inc();
                         continue;
@@ -265,9 +275,21 @@ impl Edge {
                 },
             };
             sent += usize::from(!reused);
-            let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some());
+            let mark = self.marks.next();
+            let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some(), mark);
             let mut exchange = Exchange::new(client, request, tcp, head, self.limits.times);
             let response = match exchange.ask().await {
+                Ok(response) if must_show && !shows(&response, mark) => {
+                    self.metrics.foreign_answers.inc();
+                    tracing::warn!(address = %candidate.address, "a node's answer is not that of the request; its connection is closed");
+                    if stale >= MAX_STALE {
+                        return Err(Failure::Answer("the answer is not that of the request".into()));
+                    }
+                    stale += 1;
+                    again = Some(candidate);
+                    self.metrics.retries.inc();
+                    continue;
+                }
                 Ok(response) => response,
                 // The node had closed an idle connection: it is well, take another one to it.
                 Err(Failure::Closed) if repeatable && reused && stale < MAX_STALE => {
@@ -289,7 +311,8 @@ impl Edge {
                 node.answered();
             }
             self.metrics.upstream.observe(asked.elapsed());
-            return self.answer(exchange, request, &response, upgrade, serving, candidate, begun).await;
+            let served = Served { candidate, is_marked: shows(&response, mark) };
+            return self.answer(exchange, request, &response, upgrade, serving, served, begun).await;
         }
     }
 
@@ -320,10 +343,12 @@ impl Edge {
         serving: &Serving,
         candidate: Candidate,
         upgrade: bool,
+        mark: Mark,
     ) -> BytesMut {
         let key = serving.candidates.node(candidate).and_then(|node| self.keys.value(&node.id));
-        let ours: [(&[u8], &[u8]); 6] = [
+        let ours: [(&[u8], &[u8]); 7] = [
             (EDGE_KEY.as_bytes(), key.as_deref().unwrap_or_default().as_bytes()),
+            (REQUEST.as_bytes(), mark.as_bytes()),
             (ORIGINAL_HOST.as_bytes(), &serving.original_host),
             (b"x-forwarded-host", &serving.original_host),
             (b"x-forwarded-proto", if visitor.tls { b"https" } else { b"http" }),
@@ -344,14 +369,15 @@ impl Edge {
         response: &ResponseHead,
         upgrade: Option<&[u8]>,
         serving: &Serving,
-        candidate: Candidate,
+        served: Served,
         begun: &mut Option<u16>,
     ) -> Result<u16, Failure> {
         let mut answered = response
             .answer(request.is_head(), upgrade)
             .map_err(|error| Failure::Answer(error.to_string()))?;
         let shard = serving.candidates.pool().name().as_bytes();
-        answered.head.fields.retain(|(name, _)| !name.eq_ignore_ascii_case(SHARD.as_bytes()));
+        let ours = [SHARD, REQUEST].map(str::as_bytes);
+        answered.head.fields.retain(|(name, _)| !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)));
         answered.head.fields.push((SHARD.as_bytes(), shard));
         let code = answered.head.status;
         exchange.client().start(&answered.head)?;
@@ -359,10 +385,17 @@ impl Edge {
         if answered.upgraded {
             exchange.tunnel(self.limits.upgrade_idle).await?;
         } else if let Some(clean) = exchange.answer(answered.body, answered.keeps_connection).await? {
-            self.idle.put(&serving.webroot, candidate.address, clean);
+            let serves =
+                if served.is_marked { Serves::All } else { Serves::Webroot(Arc::clone(&serving.webroot)) };
+            self.idle.put(serves, served.candidate.address, clean);
         }
         Ok(code)
     }
+}
+
+/// Whether a response is proven to be that of the request with this mark.
+fn shows(response: &ResponseHead, mark: Mark) -> bool {
+    response.field(REQUEST.as_bytes()).is_some_and(|shown| shown == mark.as_bytes())
 }
 
 fn original_host(name: &str, authority: &[u8]) -> Vec<u8> {

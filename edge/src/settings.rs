@@ -64,9 +64,9 @@ pub struct Settings {
     pub upstream_timeout_ms: u64,
     /// Idle connections to nodes are kept this long; less than the nodes' own limit.
     pub upstream_idle_timeout_ms: u64,
-    /// Idle connections to nodes. Each belongs to one webroot, so a site is asked without a new connection as long as its own is
-    /// among these; those used last are kept. From one address there are 28 000 connections to a node's port, and the kernel finds
-    /// ports slowly when more than half of them are taken: raise this only with the number of nodes.
+    /// Idle connections to nodes; those used last are kept. One to a node that shows which request it answers may serve every webroot,
+    /// any other belongs to one webroot. From one address there are 28 000 connections to a node's port, and the kernel finds ports
+    /// slowly when more than half of them are taken: raise this only with the number of nodes.
     pub upstream_pool: usize,
     /// A node that refused a connection gets no requests for this long.
     pub eject_ms: u64,

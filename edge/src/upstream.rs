@@ -1,11 +1,14 @@
 //! Connections to nodes: made, kept for the next request of the same site, thrown away.
 //!
-//! A connection is kept for the webroot that it served and is given to no other: what one tenant's code may have left behind
-//! in it can reach that tenant's own visitors only.
+//! What one tenant's code may have left behind in a connection must reach nobody else's visitors. So a connection is kept for the
+//! webroot that it served, unless its node has shown the [`Mark`] of the request: then it may serve all webroots, because an answer
+//! without the mark of the request that it is taken for is recognized.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher as _;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +20,45 @@ use tokio::net::TcpStream;
 /// Locks that the threads share. A power of two.
 const SHARDS: usize = 64;
 
+/// What one request is known by between the edge and a node: 16 hexadecimal digits that nobody can guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark([u8; 16]);
+
+impl Mark {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Makes marks.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// The standard library's, which is SipHash under a key of its own: no row of marks tells the next one.
+    hasher: std::hash::RandomState,
+    next: AtomicU64,
+}
+
+impl Marks {
+    pub(crate) fn next(&self) -> Mark {
+        let mark = self.hasher.hash_one(self.next.fetch_add(1, Ordering::Relaxed));
+        Mark(std::array::from_fn(|index| match (mark >> (4 * index)) as u8 % 16 {
+            digit @ 0..10 => b'0' + digit,
+            digit => b'a' - 10 + digit,
+        }))
+    }
+}
+
+/// Whom a connection may serve.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Serves {
+    /// The node shows marks.
+    All,
+    Webroot(Arc<str>),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
-    webroot: Arc<str>,
+    serves: Serves,
     address: SocketAddr,
 }
 
@@ -84,6 +123,9 @@ fn close(tcp: &TcpStream) {
 pub(crate) struct IdleConnections {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
+    count: AtomicUsize,
+    /// Where the next connection to give up is looked for first, so that no shard's connections are always those.
+    victim: AtomicUsize,
     capacity: usize,
     keep: Duration,
 }
@@ -94,49 +136,70 @@ impl IdleConnections {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            capacity: capacity.div_ceil(SHARDS),
+            count: AtomicUsize::new(0),
+            victim: AtomicUsize::new(0),
+            capacity,
             keep,
         }
     }
 
     fn shard(&self, key: &Key) -> Option<MutexGuard<'_, Shard>> {
-        let hash = usize::try_from(self.hasher.hash_one(&key.webroot) % SHARDS as u64).unwrap_or_default();
+        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
         Some(lock(self.shards.get(hash)?))
     }
 
-    /// A connection to `address` that served this webroot before and is quiet since.
-    pub(crate) fn take(&self, webroot: &Arc<str>, address: SocketAddr) -> Option<TcpStream> {
-        let key = Key { webroot: Arc::clone(webroot), address };
-        let mut shard = self.shard(&key)?;
-        let shard = &mut *shard;
-        let connections = shard.idle.get_mut(&key)?;
-        let mut found = None;
-        while let Some(idle) = connections.pop() {
-            shard.count -= 1;
-            if idle.until > Instant::now() && is_quiet(&idle.tcp) {
-                found = Some(idle.tcp);
-                break;
-            }
-        }
-        if connections.is_empty() {
-            shard.idle.remove(&key);
-        }
-        found
+    /// A quiet connection to `address` that may serve this webroot, and whether the answer over it must show its mark.
+    pub(crate) fn take(&self, webroot: &Arc<str>, address: SocketAddr) -> Option<(TcpStream, bool)> {
+        let of = |serves, marked| self.take_of(&Key { serves, address }).map(|tcp| (tcp, marked));
+        of(Serves::All, true).or_else(|| of(Serves::Webroot(Arc::clone(webroot)), false))
     }
 
-    /// Keeps a connection; the one whose last use is longest ago makes room. Only for one that is proven clean: the request was
-    /// written whole before the response ended, and the response was read to its end with nothing behind it.
-    pub(crate) fn put(&self, webroot: &Arc<str>, address: SocketAddr, tcp: TcpStream) {
-        let key = Key { webroot: Arc::clone(webroot), address };
-        let Some(mut shard) = self.shard(&key) else { return };
-        if shard.count < self.capacity || shard.evict() {
-            shard.put(key, tcp, Instant::now() + self.keep);
+    fn take_of(&self, key: &Key) -> Option<TcpStream> {
+        loop {
+            let idle = {
+                let mut shard = self.shard(key)?;
+                let connections = shard.idle.get_mut(key)?;
+                let idle = connections.pop()?;
+                if connections.is_empty() {
+                    shard.idle.remove(key);
+                }
+                shard.count -= 1;
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                idle
+            };
+            if idle.until > Instant::now() && is_quiet(&idle.tcp) {
+                return Some(idle.tcp);
+            }
         }
+    }
+
+    /// Keeps a connection; one whose last use is long ago makes room. Only for one that is proven clean: the request was written
+    /// whole before the response ended, and the response was read to its end with nothing behind it.
+    pub(crate) fn put(&self, serves: Serves, address: SocketAddr, tcp: TcpStream) {
+        let key = Key { serves, address };
+        if self.count.load(Ordering::Relaxed) >= self.capacity {
+            let made_room = self.shard(&key).is_some_and(|mut shard| self.evict(&mut shard));
+            if !made_room && !self.give_up_one() {
+                return;
+            }
+        }
+        let Some(mut shard) = self.shard(&key) else { return };
+        shard.put(key, tcp, Instant::now() + self.keep);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn evict(&self, shard: &mut Shard) -> bool {
+        let evicted = shard.evict();
+        if evicted {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        evicted
     }
 
     /// Closes one connection, for the handle and the port that it takes.
     pub(crate) fn give_up_one(&self) -> bool {
-        self.shards.iter().any(|shard| lock(shard).evict())
+        let (before, from) = self.shards.split_at(self.victim.fetch_add(1, Ordering::Relaxed) % SHARDS);
+        from.iter().chain(before).any(|shard| self.evict(&mut lock(shard)))
     }
 
     /// Closes what was kept long enough, or was closed by its node. Looks at every idle connection, so it is called once a second.
@@ -154,7 +217,9 @@ impl IdleConnections {
                 });
                 !connections.is_empty()
             });
-            shard.count = shard.idle.values().map(Vec::len).sum();
+            let left = shard.idle.values().map(Vec::len).sum();
+            self.count.fetch_sub(shard.count.saturating_sub(left), Ordering::Relaxed);
+            shard.count = left;
         }
     }
 }
@@ -203,7 +268,7 @@ mod tests {
         for _ in 0..2 {
             let tcp = connect(address, Duration::from_secs(1)).await.unwrap();
             nodes.push(listener.accept().await.unwrap().0);
-            pool.put(&a, address, tcp);
+            pool.put(Serves::Webroot(Arc::clone(&a)), address, tcp);
         }
         assert!(pool.take(&b, address).is_none());
         // The last one in is the first one out; it said something that nobody asked for.
@@ -213,7 +278,7 @@ mod tests {
         assert!(pool.take(&a, address).is_none());
 
         let tcp = connect(address, Duration::from_secs(1)).await.unwrap();
-        pool.put(&a, address, tcp);
+        pool.put(Serves::Webroot(Arc::clone(&a)), address, tcp);
         drop(listener.accept().await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
         pool.sweep();
@@ -230,6 +295,11 @@ mod tests {
         assert!(!is_ours(&io::ErrorKind::TimedOut.into()));
     }
 
+    async fn put(pool: &IdleConnections, webroot: &Arc<str>, address: SocketAddr) {
+        let tcp = connect(address, Duration::from_secs(1)).await.unwrap();
+        pool.put(Serves::Webroot(Arc::clone(webroot)), address, tcp);
+    }
+
     /// Puts connections for these webroots, in this order.
     async fn fill(pool: &IdleConnections, webroots: impl IntoIterator<Item = Arc<str>>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -241,8 +311,7 @@ mod tests {
             }
         });
         for webroot in webroots {
-            let tcp = connect(address, Duration::from_secs(1)).await.unwrap();
-            pool.put(&webroot, address, tcp);
+            put(pool, &webroot, address).await;
         }
         address
     }
@@ -260,23 +329,26 @@ mod tests {
 
     #[tokio::test]
     async fn the_busiest_keep_their_connections() {
-        // One shard is all that a webroot shares with others: three of it fit.
-        let pool = IdleConnections::new(3 * SHARDS, Duration::from_secs(60));
-        let shard = |name: &Arc<str>| pool.hasher.hash_one(name) % SHARDS as u64;
+        let pool = IdleConnections::new(3, Duration::from_secs(60));
+        let address = fill(&pool, []).await;
+        // Those of one shard make room for each other.
+        let shard = |name: &Arc<str>| {
+            pool.hasher.hash_one(Key { serves: Serves::Webroot(Arc::clone(name)), address }) % SHARDS as u64
+        };
         let mut names = (0..).map(|n| Arc::<str>::from(format!("web_{n}")));
         let busy = names.next().unwrap();
         let others: Vec<_> = names.filter(|name| shard(name) == shard(&busy)).take(20).collect();
-        let address = fill(&pool, [Arc::clone(&busy)]).await;
+        put(&pool, &busy, address).await;
         for other in &others {
-            let tcp = pool.take(&busy, address).expect("used between all the others");
-            pool.put(&busy, address, tcp);
-            fill(&pool, [Arc::clone(other)]).await;
+            let (tcp, _) = pool.take(&busy, address).expect("used between all the others");
+            pool.put(Serves::Webroot(Arc::clone(&busy)), address, tcp);
+            put(&pool, other, address).await;
         }
         assert_eq!(count(&pool), 3);
         // Used a hundred times, it leaves no hundred traces.
         for _ in 0..1_000 {
-            let tcp = pool.take(&busy, address).unwrap();
-            pool.put(&busy, address, tcp);
+            let (tcp, _) = pool.take(&busy, address).unwrap();
+            pool.put(Serves::Webroot(Arc::clone(&busy)), address, tcp);
         }
         assert!(pool.shards.iter().all(|shard| shard.lock().unwrap().order.len() <= 2 * 3 + SHARDS + 1));
         let mut given_up = 0;

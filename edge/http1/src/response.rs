@@ -102,6 +102,13 @@ impl ResponseHead {
         self.status
     }
 
+    /// The value of the first field of this name.
+    #[must_use]
+    pub fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut named = self.fields.iter().filter(|field| field.name(&self.bytes).eq_ignore_ascii_case(name));
+        named.next().map(|field| field.value(&self.bytes))
+    }
+
     /// Decides what the response to a request means. `is_head`: the request's method was HEAD. `upgrade`: the protocol that the
     /// node was asked to change to.
     ///

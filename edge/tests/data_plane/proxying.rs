@@ -18,6 +18,7 @@ async fn a_node_sees_the_webroot_and_the_truth_about_the_client() {
         .header("X-Hosting-Host", "other.example.com")
         .header("X_Hosting_Host", "other.example.com")
         .header("X-Hosting-Tenant", "t_b")
+        .header("X-Hosting-Request", "mine")
         .header("X-Forwarded-For", "203.0.113.7")
         .header("X-Forwarded-Proto", "https")
         .header("X-Forwarded-Host", "other.example.com")
@@ -42,6 +43,15 @@ async fn a_node_sees_the_webroot_and_the_truth_about_the_client() {
     let mut lines: Vec<&str> = seen.lines().collect();
     assert_eq!(lines.remove(0), "GET /a/b?c=d");
     lines.sort_unstable();
+    let marks: Vec<&str> = lines
+        .extract_if(.., |line| line.starts_with("x-hosting-request"))
+        .filter_map(|line| line.strip_prefix("x-hosting-request: "))
+        .collect();
+    assert!(
+        marks.iter().all(|mark| mark.len() == 16 && mark.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            && marks.len() == 1,
+        "{seen}"
+    );
     let expected = [
         "accept: */*".to_owned(),
         "cookie: a=b".to_owned(),

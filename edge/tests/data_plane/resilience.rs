@@ -1,5 +1,6 @@
 //! Dead nodes, hostile clients, changes under load, the end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::harness::{Edge, Node, gone, one_site, pool, read_all, route, settings, tenant};
 
 /// An address where nobody listens.
-async fn nobody() -> std::net::SocketAddr {
+async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
@@ -79,7 +80,7 @@ async fn when_every_node_is_dead_the_page_says_so_quickly() {
 }
 
 /// Answers one request per connection and closes without saying so, like a node whose keep-alive time ran out.
-async fn forgetful(drop_requests: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+async fn forgetful(drop_requests: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, served) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&served);
@@ -390,4 +391,79 @@ async fn the_end_has_a_deadline() {
     edge.stop.cancel();
     edge.done.await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// A node that shows the mark of each request with its answer, `marks` permitting, and counts its connections. The second request of
+/// the first connection gets, with the mark of the first, what an attacker left there.
+async fn marking(marks: bool, poisoned: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            tokio::spawn(async move {
+                let (mut head, mut shown) = (Vec::new(), None);
+                while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                    let text = String::from_utf8_lossy(&head).into_owned();
+                    if !text.ends_with("\r\n\r\n") {
+                        continue;
+                    }
+                    head.clear();
+                    let mark = text.lines().find(|line| line.starts_with("x-hosting-request: ")).unwrap();
+                    let (mark, body) = match &shown {
+                        Some(before) if poisoned && first => (String::clone(before), "evil"),
+                        _ => (mark.to_owned(), "fine"),
+                    };
+                    let field = if marks { format!("{mark}\r\n") } else { String::new() };
+                    shown = Some(mark);
+                    let answer = format!("HTTP/1.1 200 OK\r\n{field}content-length: 4\r\n\r\n{body}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, connections)
+}
+
+/// Asks two sites in turn at a node; returns the bodies.
+async fn two_sites(edge: &mut Edge, node: SocketAddr) -> Vec<String> {
+    edge.publish(
+        vec![
+            pool("s1", &[("n1", node, true)]),
+            route("a.example.com", "t_a", "web_a", "s1"),
+            route("b.example.com", "t_b", "web_b", "s1"),
+        ],
+        Vec::new(),
+    );
+    let client = edge.client(&["a.example.com", "b.example.com"]);
+    let mut bodies = Vec::new();
+    for host in ["a.example.com", "b.example.com", "a.example.com", "b.example.com"] {
+        let response = client.get(edge.url(host, "/")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key("x-hosting-request"));
+        bodies.push(response.text().await.unwrap());
+    }
+    bodies
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sites_share_connections_to_a_node_that_shows_which_request_it_answers() {
+    for (marks, expected) in [(true, 1), (false, 2)] {
+        let (address, connections) = marking(marks, false).await;
+        let mut edge = Edge::start().await;
+        assert_eq!(two_sites(&mut edge, address).await, ["fine"; 4]);
+        assert_eq!(connections.load(Ordering::SeqCst), expected, "marks: {marks}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_site_left_in_a_shared_connection_reaches_no_other() {
+    let (address, connections) = marking(true, true).await;
+    let mut edge = Edge::start().await;
+    assert_eq!(two_sites(&mut edge, address).await, ["fine"; 4]);
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+    assert_eq!(edge.metric("hosting_edge_foreign_answers_total"), 1);
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Answer, Node, folder, key, layout, missing, php_webroot, static_webroot, tenant, upload,
+    Answer, Node, folder, key, layout, missing, php_webroot, send, static_webroot, tenant, upload,
 };
 
 const KEY: &str = "5ec0ffee5ec0ffee5ec0ffee5ec0ffee5ec0ffee5ec0ffee5ec0ffee5ec0ffee";
@@ -127,6 +127,55 @@ async fn with_a_key_nobody_else_gets_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_answer_shows_the_mark_of_its_request_and_no_script_knows_or_says_it() {
+    if missing("every_answer_shows_the_mark_of_its_request_and_no_script_knows_or_says_it") {
+        return;
+    }
+    let folder = folder();
+    let sites =
+        [("web_s", static_webroot("t_a")), ("web_p", php_webroot("t_a")), ("web_e", php_webroot("t_a"))];
+    let node = Node::with_sites(layout(folder.path(), "web-1"), folder.path(), &sites).await;
+    upload(&node.document_root("t_a", "web_s").join("index.html"), "static");
+    upload(&node.document_root("t_a", "web_s").join("folder/x"), "");
+    let script = "<?php header('X-Hosting-Request: forged', false); header('x-hosting_request: forged', false); \
+                  http_response_code((int) ($_GET['code'] ?? 200)); echo json_encode($_SERVER), json_encode(getallheaders());";
+    upload(&node.document_root("t_a", "web_p").join("index.php"), script);
+    let mark = "0123456789abcdef";
+    let shown = format!("X-Hosting-Request: {mark}\r\n");
+    let asked = [
+        ("GET", "web_s", "/"),
+        ("HEAD", "web_s", "/"),
+        ("GET", "web_s", "/folder"),
+        ("GET", "web_s", "/folder/"),
+        ("GET", "web_s", "/nothing"),
+        ("GET", "web_s", "/.env"),
+        ("POST", "web_s", "/"),
+        ("GET", "web_p", "/"),
+        ("HEAD", "web_p", "/"),
+        ("GET", "web_p", "/index.php?code=204"),
+        ("GET", "web_p", "/index.php?code=304"),
+        ("GET", "web_p", "/index.php?code=404"),
+        ("GET", "web_p", "/index.php?code=500"),
+        ("GET", "web_e", "/"),
+        ("GET", "web_none", "/"),
+    ];
+    for (method, host, path) in asked {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{shown}\r\n");
+        let answer = send(node.layout.listen[0], request.as_bytes()).await.unwrap();
+        let marks: Vec<&str> = answer
+            .head
+            .lines()
+            .filter(|line| line.to_ascii_lowercase().starts_with("x-hosting-request"))
+            .collect();
+        assert_eq!(marks, [shown.trim_end()], "{method} {host}{path}: {}", answer.head);
+        assert!(!answer.body.contains(mark), "{}", answer.body);
+    }
+    let answer = node.get("web_s", "/").await;
+    assert!(!answer.head.contains("X-Hosting-Request"), "{}", answer.head);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn addresses_of_edges_are_a_second_condition() {
     if missing("addresses_of_edges_are_a_second_condition") {
         return;
@@ -219,7 +268,7 @@ async fn a_connection_that_was_to_change_protocols_serves_one_request() {
     // Who offers another protocol with a request is served by this one, and with its body.
     let request = "POST /echo.php?x HTTP/1.1\r\nHost: web_p\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
                    HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nContent-Length: 5\r\n\r\nhello";
-    let answer = crate::support::send(node.layout.listen[0], request.as_bytes()).await.unwrap();
+    let answer = send(node.layout.listen[0], request.as_bytes()).await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(
         answer.head.contains("Connection: close") && answer.body.contains("SERVED POSThello"),

@@ -50,6 +50,10 @@ pub struct Rendered {
     pub fingerprint: String,
 }
 
+/// Shows the edge which request is answered, so that connections may serve all sites. Where a block has an `add_header` of its own,
+/// it does not inherit this one.
+const MARK: &str = "add_header X-Hosting-Request $http_x_hosting_request always;";
+
 /// The server block of a site.
 ///
 /// # Errors
@@ -79,11 +83,13 @@ pub fn site(layout: &Layout, site: &Site) -> Result<Rendered, BadValue> {
     );
     line(&mut body, format_args!("add_header X-Served-By {node} always;"));
     line(&mut body, format_args!("add_header X-Shard {shard} always;"));
+    line(&mut body, format_args!("{MARK}"));
     // Who may not ask must not learn either which sites there are.
     line(&mut body, format_args!("error_page 421 @hosting_stranger;"));
     line(&mut body, format_args!("if ($hosting_admitted = 0) {{ return 421; }}"));
     line(&mut body, format_args!("location @hosting_stranger {{"));
     line(&mut body, format_args!("  add_header X-Served-By {node} always;"));
+    line(&mut body, format_args!("  {MARK}"));
     line(&mut body, format_args!("  keepalive_timeout 0;"));
     line(&mut body, format_args!("  default_type text/plain;"));
     line(&mut body, format_args!("  return 421 {NO_SUCH_SITE};"));
@@ -137,7 +143,9 @@ fn files(text: &mut String) {
     line(text, format_args!("if ($request_method !~ ^(?:GET|HEAD)$) {{ return 405; }}"));
     line(
         text,
-        format_args!("location @hosting_method {{ add_header Allow \"GET, HEAD\" always; return 405; }}"),
+        format_args!(
+            "location @hosting_method {{ add_header Allow \"GET, HEAD\" always; {MARK} return 405; }}"
+        ),
     );
     // No index file is the state of a fresh site; anywhere else in the tree a missing index stays a 403.
     line(text, format_args!("location = / {{ error_page 403 =404 /.hosting/empty.html; }}"));
@@ -232,5 +240,6 @@ const FASTCGI: &[(&str, &str)] = &[
     ("HTTP_X_HOSTING_HOST", "\"\" if_not_empty"),
     ("HTTP_X_HOSTING_KEY", "\"\" if_not_empty"),
     ("HTTP_X_HOSTING_PROBE", "\"\" if_not_empty"),
+    ("HTTP_X_HOSTING_REQUEST", "\"\" if_not_empty"),
     ("HTTP_PROXY", "\"\" if_not_empty"),
 ];

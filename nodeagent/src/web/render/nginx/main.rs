@@ -6,7 +6,7 @@ use hosting_agent_engine::{ConfigLayout, Place, Root, Secret};
 
 use super::{
     super::{BadValue, fingerprint, word},
-    FASTCGI, NO_SUCH_SITE, Rendered,
+    FASTCGI, MARK, NO_SUCH_SITE, Rendered,
     content::TYPES,
     path,
 };
@@ -72,6 +72,7 @@ http {{
   uwsgi_temp_path {uwsgi};
   scgi_temp_path {scgi};
   fastcgi_max_temp_file_size 0;
+  fastcgi_hide_header X-Hosting-Request;
   fastcgi_buffer_size {fields};
   fastcgi_buffers {buffers} 32k;
   fastcgi_busy_buffers_size {fields};
@@ -139,6 +140,7 @@ http {{
     default_type text/plain;
     keepalive_timeout 0;
     add_header X-Served-By {node} always;
+    {MARK}
     location = {PROBE_PATH} {{
       if ($hosting_probe = 0) {{ return 421 {NO_SUCH_SITE}; }}
       access_log off;
