@@ -1,36 +1,84 @@
-//! `loadtest edge`: CPU of the edge for each plain request beside HAProxy, which does the same work.
+//! `loadtest edge`: what the edge costs beside HAProxy and nginx, which do the same work and write their logs.
 //!
-//! The edge serves from a ledger, without a controller. Servers have one thread on one core, clients and the node the other. Every
+//! The edge serves from a ledger, without a controller. Servers have one thread on one core, clients and nodes the other. Every
 //! round measures each server once, in an order that turns round; ratios are taken within a round, and their median counts. The
 //! edge stands in the table twice: what its two rows differ by is noise.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write as _};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use hosting_intent::message::{PoolNode, Route, ShardPool};
-use hosting_intent::{Audience, Cause, Digest, Key, Kind};
-use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta, Record, Stored};
-use prost::Message;
-use serde_json::json;
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
 use tabled::{builder::Builder, settings::Style};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsConnector;
 
 use crate::figures::print;
+use client::{Tally, Tls};
+use server::{Entry, OTHER_CORE, Program, Server, Workshop, fqdn};
 
-mod http2;
+mod client;
+mod memory;
+mod server;
 
-/// The core of the server that is measured, and that of everything else.
-const SERVER_CORE: &str = "0";
-const OTHER_CORE: &str = "1";
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum Cell {
+    /// HTTP/1.1, 1 KiB, 20 000 hosts by chance.
+    Http1,
+    /// HTTP/1.1, 1 KiB, 100 hosts.
+    Http1Few,
+    /// HTTP/1.1, 64 KiB, 100 hosts.
+    Http1Large,
+    /// HTTP/1.1 over TLS 1.3, 1 KiB, 100 hosts.
+    Https1,
+    /// HTTP/2 over TLS 1.3, 1 KiB, a host and 32 streams on each of 16 connections.
+    Http2,
+    /// HTTP/2 over TLS 1.3, 1 KiB, a host and one stream at once on each of 64 connections.
+    Http2Single,
+    /// Connection, full handshake with X25519, one request of 1 KiB, end.
+    Full,
+    /// The same with X25519MLKEM768.
+    FullHybrid,
+    /// The same with a resumed session, X25519.
+    Resumed,
+    /// From the start of the process to the first answer, and its memory.
+    Start,
+    /// Memory of a connection on which nothing happens.
+    Idle,
+}
+
+impl Cell {
+    fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn size(self) -> usize {
+        if self == Self::Http1Large { 64 * 1_024 } else { 1_024 }
+    }
+
+    fn hosts(self) -> usize {
+        if self == Self::Http1 { 20_000 } else { 100 }
+    }
+
+    fn tls(self) -> Option<Tls> {
+        let tls = Tls { http2: false, resumes: false, hybrid: false };
+        match self {
+            Self::Https1 | Self::Full => Some(tls),
+            Self::Http2 | Self::Http2Single => Some(Tls { http2: true, ..tls }),
+            Self::FullHybrid => Some(Tls { hybrid: true, ..tls }),
+            Self::Resumed => Some(Tls { resumes: true, ..tls }),
+            Self::Http1 | Self::Http1Few | Self::Http1Large | Self::Start | Self::Idle => None,
+        }
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -40,6 +88,9 @@ pub(crate) struct Args {
     /// Another build of the edge to compare with
     #[arg(long)]
     before: Option<PathBuf>,
+    /// What to measure; all of it without this
+    #[arg(long, value_enum, value_delimiter = ',')]
+    cells: Vec<Cell>,
     /// Rounds; each measures every server once
     #[arg(long, default_value_t = 7)]
     rounds: usize,
@@ -47,109 +98,14 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// Host names in the map
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 1_000_000)]
     names: usize,
-    /// Host names that are asked for, one after the other by chance
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 20_000])]
-    hosts: Vec<usize>,
     /// Connections of clients
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Bytes of a response
-    #[arg(long, default_value_t = 1_024)]
-    size: usize,
-    /// HTTP/2 over TLS, with the fields of a browser; each connection asks for one host
-    #[arg(long)]
-    http2: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct NodeArgs {
-    #[arg(long)]
-    size: usize,
-}
-
-/// A process that ends with what it is part of.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself; the folder goes in any case.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-struct Server {
-    name: &'static str,
-    address: SocketAddr,
-    /// The same over TLS.
-    https: SocketAddr,
-    process: Process,
-    _node: Process,
-}
-
-impl Server {
-    fn start(
-        name: &'static str,
-        port: u16,
-        mut command: Vec<String>,
-        log: &Path,
-        node: Process,
-    ) -> anyhow::Result<Self> {
-        command.splice(0..0, ["taskset".to_owned(), "-c".to_owned(), SERVER_CORE.to_owned()]);
-        let log = fs::File::create(log.join(format!("{name}.log")))?;
-        let child = Command::new(&command[0])
-            .args(&command[1..])
-            // So that file handles are left for idle connections to the node.
-            .env("HOSTING_EDGE_MAX_CONNECTIONS", "1000")
-            .env("HOSTING_EDGE_MAX_CONNECTIONS_PER_NETWORK", "1000")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", command.join(" ")))?;
-        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let server =
-            Self { name, address: at(port), https: at(port + 1), process: Process(child), _node: node };
-        let until = Instant::now() + Duration::from_secs(60);
-        while std::net::TcpStream::connect(server.address).is_err() {
-            ensure!(Instant::now() < until, "{name} does not listen; its command: {}", command.join(" "));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
-
-    /// CPU time of all its threads.
-    fn cpu(&self) -> anyhow::Result<Duration> {
-        let mut nanos = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.process.0.id()))? {
-            // A thread may end between the two reads.
-            let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-            nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
-        }
-        Ok(Duration::from_nanos(nanos))
-    }
-
-    /// Waits until the server has nothing of its own to do.
-    fn settle(&self) -> anyhow::Result<()> {
-        for _ in 0..240 {
-            let before = self.cpu()?;
-            std::thread::sleep(Duration::from_millis(500));
-            if self.cpu()?.saturating_sub(before) < Duration::from_millis(5) {
-                return Ok(());
-            }
-        }
-        bail!("{} is never idle", self.name)
-    }
-}
-
-fn fqdn(index: usize) -> String {
-    format!("www.site-{index}.example.net")
-}
-
-fn webroot(index: usize) -> String {
-    format!("web_{index:010}")
+    /// Connections on which nothing happens, for `idle`
+    #[arg(long, default_value_t = 8_000)]
+    idle: usize,
 }
 
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
@@ -163,7 +119,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 
 fn pin() -> anyhow::Result<()> {
     let done = Command::new("taskset")
-        .args(["-cp", OTHER_CORE, &std::process::id().to_string()])
+        .args(["-acp", OTHER_CORE, &std::process::id().to_string()])
         .stdout(Stdio::null())
         .status()
         .context("cannot run taskset (package util-linux)")?;
@@ -171,280 +127,222 @@ fn pin() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
-    let mut servers = Vec::new();
-    let builds =
-        [("edge", Some(&args.edge)), ("edge again", Some(&args.edge)), ("edge before", args.before.as_ref())];
-    for (port, (name, binary)) in (18_480..).step_by(10).zip(builds) {
-        let Some(binary) = binary else { continue };
-        let data = folder.join(name.replace(' ', "-"));
-        let (process, node) = start_node(args.size)?;
-        ledger(&data, args.names, node)?;
-        let listen = |flag: &str, port: u16| format!("--{flag}=127.0.0.1:{port}");
-        let command = vec![
-            binary.display().to_string(),
-            format!("--data-dir={}", data.display()),
-            listen("http-listen", port),
-            listen("https-listen", port + 1),
-            listen("admin-listen", port + 2),
-            "--controller=127.0.0.1:1".to_owned(),
-            "--threads=1".to_owned(),
-        ];
-        servers.push(Server::start(name, port, command, folder, process)?);
+/// Figures of one cell: for each server its figure in each round.
+struct Row {
+    cell: String,
+    unit: &'static str,
+    /// In the order of the servers.
+    figures: Vec<Vec<f64>>,
+}
+
+async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
+    let cells = if args.cells.is_empty() { clap::ValueEnum::value_variants() } else { &args.cells[..] };
+    let mut entries = vec![
+        Entry::new("edge", Program::Edge(args.edge.clone()), 18_480),
+        Entry::new("edge again", Program::Edge(args.edge.clone()), 18_490),
+        Entry::new("HAProxy", Program::Haproxy, 18_500),
+        Entry::new("nginx", Program::Nginx, 18_510),
+    ];
+    if let Some(before) = &args.before {
+        entries.push(Entry::new("edge before", Program::Edge(before.clone()), 18_520));
     }
-    servers.push(haproxy(args, folder)?);
-    for server in &servers {
-        server.settle()?;
+    let mut rows = Vec::new();
+    let rates: Vec<Cell> =
+        cells.iter().copied().filter(|cell| !matches!(cell, Cell::Start | Cell::Idle)).collect();
+    if cells.contains(&Cell::Start) {
+        let workshop = Workshop::new(&folder.join("start"), args.names, 4_000)?;
+        rows.extend(memory::start(&workshop, &entries, args.rounds.min(3)).await?);
     }
-    let mut rows: BTreeMap<usize, Vec<Vec<f64>>> = BTreeMap::new();
-    for hosts in &args.hosts {
-        let requests: Arc<Vec<Vec<u8>>> = Arc::new(
-            (0..(*hosts).min(args.names))
-                .map(|index| {
-                    format!(
-                        "GET /x HTTP/1.1\r\nHost: {}\r\nUser-Agent: loadtest\r\nAccept: */*\r\n\r\n",
-                        fqdn(index * 4 % args.names)
-                    )
-                    .into_bytes()
-                })
-                .collect(),
-        );
-        let rounds = rows.entry(*hosts).or_default();
-        for round in 0..=args.rounds {
-            let mut figures = vec![0.0; servers.len()];
-            let mut order: Vec<usize> = (0..servers.len()).collect();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for index in order {
-                let server = &servers[index];
-                let begun = server.cpu()?;
-                let done = load(server, *hosts, &requests, args).await?;
-                figures[index] = server.cpu()?.saturating_sub(begun).as_secs_f64() * 1e6 / done as f64;
-            }
-            // The first round fills caches and pools.
-            if round > 0 {
-                rounds.push(figures);
-            }
+    if cells.contains(&Cell::Idle) {
+        let workshop = Workshop::new(&folder.join("idle"), 1_000, args.idle + 1_000)?;
+        rows.extend(memory::idle(&workshop, &entries, args.idle).await?);
+    }
+    if !rates.is_empty() {
+        let workshop = Workshop::new(&folder.join("rates"), args.names, 1_000)?;
+        let servers =
+            entries.iter().map(|entry| workshop.start(entry)).collect::<anyhow::Result<Vec<_>>>()?;
+        for server in &servers {
+            server.settle().await?;
+        }
+        for cell in rates {
+            rows.push(rate(args, cell, &servers).await?);
         }
     }
-    report(args, &servers, &rows);
+    report(args, &entries, &rows);
     Ok(())
 }
 
-fn report(args: &Args, servers: &[Server], rows: &BTreeMap<usize, Vec<Vec<f64>>>) {
-    let mut table = Builder::default();
-    table.push_record(["hosts", "server", "CPU µs a request", "lowest", "highest", "of HAProxy"]);
-    let mut lines = Vec::new();
-    for (hosts, rounds) in rows {
-        for (index, server) in servers.iter().enumerate() {
-            let mut cpu: Vec<f64> = rounds.iter().map(|round| round[index]).collect();
-            let mut ratios: Vec<f64> =
-                rounds.iter().map(|round| round[index] / round[servers.len() - 1]).collect();
-            cpu.sort_by(f64::total_cmp);
-            ratios.sort_by(f64::total_cmp);
-            let (median, ratio) = (cpu[cpu.len() / 2], ratios[ratios.len() / 2]);
-            let cell = |value: f64| format!("{value:.2}");
-            table.push_record([
-                hosts.to_string(),
-                server.name.to_owned(),
-                cell(median),
-                cell(cpu[0]),
-                cell(cpu[cpu.len() - 1]),
-                cell(ratio),
-            ]);
-            lines.push(json!({"hosts": hosts, "server": server.name, "cpu_us": median, "low": cpu[0], "high": cpu[cpu.len() - 1], "ratio": ratio}));
+/// CPU for each request.
+async fn rate(args: &Args, cell: Cell, servers: &[Server]) -> anyhow::Result<Row> {
+    let requests: Arc<Vec<Vec<u8>>> = Arc::new(
+        (0..cell.hosts().min(args.names))
+            .map(|index| client::http1_request(&fqdn(index * 4 % args.names), cell.size()))
+            .collect(),
+    );
+    let mut figures = vec![Vec::new(); servers.len()];
+    for round in 0..=args.rounds {
+        let mut order: Vec<usize> = (0..servers.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let server = &servers[index];
+            let begun = server.cpu()?;
+            let load = load(server, cell, &requests, args, (round * args.connections) as u64);
+            let done = load.await.with_context(|| format!("{}, {}", server.entry.name, cell.name()))?;
+            let cpu = server.cpu()?.saturating_sub(begun).as_secs_f64() * 1e6 / done as f64;
+            // The first round fills caches and pools.
+            if round > 0 {
+                figures[index].push(cpu);
+            }
         }
     }
-    // A closed pipe is the reader's choice.
+    Ok(Row { cell: cell.name(), unit: "µs CPU", figures })
+}
+
+/// Asks for the time of a measurement and returns how many answers came. Any answer but the right one ends it.
+async fn load(
+    server: &Server,
+    cell: Cell,
+    requests: &Arc<Vec<Vec<u8>>>,
+    args: &Args,
+    seed: u64,
+) -> anyhow::Result<u64> {
+    let tally = Arc::new(Tally::default());
+    let (http, https, size) = (server.entry.http(), server.entry.https(), cell.size());
+    let connector: Option<TlsConnector> = cell.tls().map(Tls::connector).transpose()?;
+    let connections = match cell {
+        Cell::Http2 | Cell::Full | Cell::FullHybrid | Cell::Resumed => args.connections / 4,
+        _ => args.connections,
+    };
+    let mut clients = tokio::task::JoinSet::new();
+    for index in 0..connections.max(1) {
+        let (tally, requests, connector) = (Arc::clone(&tally), Arc::clone(requests), connector.clone());
+        // Each connection of TLS has a host of its own.
+        let host = fqdn(index % cell.hosts() * 4 % args.names);
+        // No two connections ask for the same hosts in the same order.
+        let seed = seed + index as u64 + 1;
+        clients.spawn(async move {
+            let over_tls = async |connector: Option<TlsConnector>| {
+                let name = rustls::pki_types::ServerName::try_from(host.clone())?;
+                let connector = connector.context("not over TLS")?;
+                anyhow::Ok(connector.connect(name, client::connect(https).await?).await?)
+            };
+            match cell {
+                Cell::Https1 => {
+                    let own = Arc::new(vec![client::http1_request(&host, size)]);
+                    client::http1(over_tls(connector).await?, own, tally, seed).await
+                }
+                Cell::Http2 => client::http2(over_tls(connector).await?, host, size, 32, tally).await,
+                Cell::Http2Single => client::http2(over_tls(connector).await?, host, size, 1, tally).await,
+                Cell::Full | Cell::FullHybrid | Cell::Resumed => {
+                    let tls = cell.tls().context("not over TLS")?;
+                    client::handshakes(https, tls, host, size, tally).await
+                }
+                _ => client::http1(client::connect(http).await?, requests, tally, seed).await,
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
+    tally.stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    Ok(tally.done.load(Ordering::Relaxed).max(1))
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+fn report(args: &Args, entries: &[Entry], rows: &[Row]) {
+    let mut table = Builder::default();
+    table.push_record(["cell", "server", "median", "lowest", "highest", "unit", "of HAProxy", "of nginx"]);
+    let mut lines = Vec::new();
+    for row in rows {
+        let ratio = |index: usize, peer: &str| {
+            let peer = entries.iter().position(|entry| entry.name == peer)?;
+            let pairs = row.figures[index].iter().zip(&row.figures[peer]);
+            let ratios: Vec<f64> = pairs.map(|(ours, theirs)| ours / theirs).collect();
+            (!ratios.is_empty()).then(|| median(ratios))
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            let figures = &row.figures[index];
+            if figures.is_empty() {
+                continue;
+            }
+            let (low, high) =
+                figures.iter().fold((f64::MAX, 0.0_f64), |(low, high), one| (low.min(*one), high.max(*one)));
+            let (haproxy, nginx) = (ratio(index, "HAProxy"), ratio(index, "nginx"));
+            let cell = |value: f64| format!("{value:.2}");
+            let maybe = |value: Option<f64>| value.map(cell).unwrap_or_default();
+            table.push_record([
+                row.cell.clone(),
+                entry.name.to_owned(),
+                cell(median(figures.clone())),
+                cell(low),
+                cell(high),
+                row.unit.to_owned(),
+                maybe(haproxy),
+                maybe(nginx),
+            ]);
+            lines.push(json!({
+                "cell": row.cell, "server": entry.name, "unit": row.unit, "median": median(figures.clone()),
+                "low": low, "high": high, "of_haproxy": haproxy, "of_nginx": nginx,
+            }));
+        }
+    }
     print(&table.build().with(Style::blank()).to_string());
-    let object = json!({"benchmark": "edge", "http2": args.http2, "size": args.size, "connections": args.connections, "rounds": args.rounds, "seconds": args.seconds, "names": args.names, "figures": lines});
+    let by_cell: BTreeMap<&str, Value> =
+        rows.iter().map(|row| (row.cell.as_str(), json!(row.figures.first().map_or(0, Vec::len)))).collect();
+    let object = json!({
+        "benchmark": "edge", "connections": args.connections, "seconds": args.seconds, "names": args.names,
+        "rounds": by_cell, "figures": lines,
+    });
     print(&object.to_string());
 }
 
-/// A node in a process of its own for each server: from one address there are 28 000 connections to a port, and handles are
-/// counted for each process.
-fn start_node(size: usize) -> anyhow::Result<(Process, SocketAddr)> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["node".to_owned(), format!("--size={size}")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let said = child.stdout.take().context("the node has no output")?;
-    let process = Process(child);
-    let mut line = String::new();
-    BufReader::new(said).read_line(&mut line)?;
-    Ok((process, line.trim().parse().context("the node did not start")?))
-}
+/// Fields by which an edge sees that an answer is that of its request.
+const ECHO: &[u8] = b"\r\nx-hosting-request: ";
 
-/// Says its address, and answers every request with the same body, over connections that it keeps.
-pub(crate) async fn node(args: &NodeArgs) -> anyhow::Result<()> {
-    let size = args.size;
+/// Says its address, and answers `GET /N` with N bytes over connections that it keeps.
+pub(crate) async fn node() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
-    let mut answer = format!(
-        "HTTP/1.1 200 OK\r\nServer: node\r\nContent-Type: text/html\r\nContent-Length: {size}\r\n\r\n"
-    )
-    .into_bytes();
-    answer.resize(answer.len() + size, b'x');
-    let answer = Arc::new(answer);
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let answer = Arc::clone(&answer);
+    while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            let mut buffer = [0; 4_096];
-            let mut filled = 0;
-            while let Ok(read @ 1..) = stream.read(&mut buffer[filled..]).await {
-                filled += read;
-                if buffer[..filled].ends_with(b"\r\n\r\n") {
-                    filled = 0;
-                    if stream.write_all(&answer).await.is_err() {
-                        return;
-                    }
-                }
-            }
+            // A client that went away asks no more.
+            let _ = answer(stream).await;
         });
     }
     Ok(())
 }
 
-/// The last good state of an edge that has `names` host names, all at one node.
-fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
-    fs::create_dir_all(data)?;
-    let pool = ShardPool {
-        name: "shard-1".into(),
-        nodes: vec![PoolNode { node_id: "n1".into(), addresses: vec![node.to_string()], in_service: true }],
-    };
-    let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
-    records.extend((0..names).map(|index| {
-        let route = Route {
-            tenant_id: format!("t_{index}"),
-            webroot_id: webroot(index),
-            shard_id: "s1".into(),
-            may_upgrade: false,
-        };
-        (Key::new(Kind::Route, fqdn(index)), route.encode_to_vec())
-    }));
-    records.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut digest = Digest::EMPTY;
-    let records: Vec<(Key, Record)> = records
-        .into_iter()
-        .map(|(key, value)| {
-            digest.add(&key, &value);
-            (key, Record::Accepted(Stored { revision: 1, value: value.into(), cause: Cause::Person }))
-        })
-        .collect();
-    let meta = Meta { epoch: "loadtest".into(), revision: 1, count: u64::try_from(records.len())?, digest };
-    let mut ledger = Ledger::open(data.join("ledger.redb"), &Audience::edge("loadtest")?.to_string())?;
-    let entries = records.iter().map(|(key, record)| (key, Some(record)));
-    ledger.write(LedgerBatch { meta: &meta, replace_all: true, records: Box::new(entries) })?;
-    Ok(())
-}
-
-/// HAProxy with the same map and the same work on the fields.
-fn haproxy(args: &Args, folder: &Path) -> anyhow::Result<Server> {
-    let (process, node) = start_node(args.size)?;
-    let map = folder.join("hosts.map");
-    let lines: Vec<String> =
-        (0..args.names).map(|index| format!("{} {}\n", fqdn(index), webroot(index))).collect();
-    fs::write(&map, lines.concat())?;
-    let configuration = folder.join("haproxy.cfg");
-    let certificate = folder.join("haproxy.pem");
-    fs::write(&certificate, http2::certificate()?)?;
-    let (map, certificate) = (map.display(), certificate.display());
-    fs::write(
-        &configuration,
-        format!(
-            "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 300s\n  \
-             timeout http-request 10s\n  timeout http-keep-alive 60s\n  http-reuse always\nfrontend fe\n  bind 127.0.0.1:18600\n  \
-             bind 127.0.0.1:18601 ssl crt {certificate} alpn h2\n  \
-             http-request set-var(txn.h) req.hdr(host),host_only,lower\n  http-request set-var(txn.w) var(txn.h),map_str({map})\n  \
-             http-request deny deny_status 404 unless {{ var(txn.w) -m found }}\n  http-request del-header x-hosting- -m beg\n  \
-             http-request del-header x-forwarded- -m beg\n  http-request del-header forwarded\n  http-request del-header x-real-ip\n  \
-             http-request del-header proxy\n  http-request set-header X-Hosting-Host %[var(txn.h)]\n  \
-             http-request set-header X-Forwarded-Host %[var(txn.h)]\n  http-request set-header X-Forwarded-Proto http\n  \
-             http-request set-header X-Forwarded-For %[src]\n  http-request set-header X-Real-IP %[src]\n  \
-             http-request set-header Host %[var(txn.w)]\n  http-response set-header X-Shard shard-1\n  default_backend be\nbackend be\n  \
-             balance hash var(txn.h)\n  hash-type consistent\n  server n1 {node}\n"
-        ),
-    )?;
-    let found = Command::new("infra/peer.sh")
-        .arg("haproxy")
-        .output()
-        .context("cannot run infra/peer.sh: start from the project's root")?;
-    ensure!(found.status.success(), "no haproxy: {}", String::from_utf8_lossy(&found.stderr));
-    let mut command: Vec<String> =
-        String::from_utf8(found.stdout)?.split_whitespace().map(str::to_owned).collect();
-    command.extend(["-db".to_owned(), "-f".to_owned(), configuration.display().to_string()]);
-    Server::start("HAProxy", 18_600, command, folder, process)
-}
-
-/// Asks for the time of a measurement and returns how many answers came. Any answer but 200 ends it.
-async fn load(
-    server: &Server,
-    hosts: usize,
-    requests: &Arc<Vec<Vec<u8>>>,
-    args: &Args,
-) -> anyhow::Result<u64> {
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    // No two measurements ask for the same hosts in the same order.
-    static CLIENTS: AtomicUsize = AtomicUsize::new(1);
-    let connector = args.http2.then(http2::connector).transpose()?;
-    let clients: Vec<_> = (0..args.connections)
-        .map(|seed| {
-            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-            match &connector {
-                Some(connector) => {
-                    let name = fqdn(seed % hosts * 4 % args.names);
-                    tokio::spawn(http2::client(server.https, connector.clone(), name, stop, done))
-                }
-                None => {
-                    let seed = CLIENTS.fetch_add(1, Ordering::Relaxed);
-                    tokio::spawn(client(server.address, Arc::clone(requests), stop, done, seed))
-                }
-            }
-        })
-        .collect();
-    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await??;
-    }
-    Ok(done.load(Ordering::Relaxed).max(1))
-}
-
-async fn client(
-    address: SocketAddr,
-    requests: Arc<Vec<Vec<u8>>>,
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    seed: usize,
-) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn answer(mut stream: tokio::net::TcpStream) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = vec![0; 128 * 1_024];
-    let mut random = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    while !stop.load(Ordering::Relaxed) {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let request = &requests[usize::try_from(random % requests.len() as u64)?];
-        stream.write_all(request).await?;
-        let (mut filled, mut wanted) = (0, usize::MAX);
-        while filled < wanted {
-            let read = stream.read(&mut buffer[filled..]).await?;
-            ensure!(read > 0, "{address} closed the connection");
-            filled += read;
-            if wanted == usize::MAX
-                && let Some(end) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n")
-            {
-                let head = std::str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
-                ensure!(head.starts_with("http/1.1 200"), "{address} answered {head}");
-                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-                wanted = end + 4 + length.context("no length")?.trim().parse::<usize>()?;
-            }
+    let (mut buffer, mut filled, mut out) = ([0; 4_096], 0, Vec::new());
+    loop {
+        let read = stream.read(&mut buffer[filled..]).await?;
+        ensure!(read > 0, "ended");
+        filled += read;
+        let request = &buffer[..filled];
+        if !request.ends_with(b"\r\n\r\n") {
+            continue;
         }
-        done.fetch_add(1, Ordering::Relaxed);
+        let size =
+            request.iter().skip_while(|byte| **byte != b'/').skip(1).take_while(|byte| byte.is_ascii_digit());
+        let size = size.fold(0, |size, digit| size * 10 + usize::from(digit - b'0'));
+        out.clear();
+        write!(out, "HTTP/1.1 200 OK\r\nServer: node\r\nContent-Type: text/html\r\nContent-Length: {size}")?;
+        if let Some(at) = request.windows(ECHO.len()).position(|window| window.eq_ignore_ascii_case(ECHO)) {
+            let line = &request[at..];
+            let end = line[2..].iter().position(|byte| *byte == b'\r').map_or(line.len(), |end| end + 2);
+            out.extend_from_slice(&line[..end]);
+        }
+        out.extend_from_slice(b"\r\n\r\n");
+        out.resize(out.len() + size, b'x');
+        filled = 0;
+        stream.write_all(&out).await?;
     }
-    Ok(())
 }

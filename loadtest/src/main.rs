@@ -26,8 +26,8 @@ use clap::{Parser, Subcommand};
   loadtest agent --sites 2000        the node agent with 2 000 sites, on its own
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
-  loadtest edge --before ../older/target/dist/hosting-edge --hosts 1,1000
-  loadtest edge --http2 --hosts 1,100")]
+  loadtest edge --before ../older/target/dist/hosting-edge --cells http1,http2
+  loadtest edge --cells start,idle")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,11 +47,11 @@ enum Command {
     Reads(reads::Args),
     /// From a change to who applies it, with very many subscribers, and how soon these are back after a restart
     Subscribers(subscribers::Args),
-    /// CPU of the edge for each plain request, beside HAProxy (run it from the project's root)
+    /// CPU and memory of the edge beside HAProxy and nginx (run it from the project's root)
     Edge(edge::Args),
     /// The node behind a server of `edge`
     #[command(hide = true)]
-    Node(edge::NodeArgs),
+    Node,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -66,6 +66,6 @@ fn main() -> anyhow::Result<()> {
         Command::Reads(args) => runtime.block_on(reads::run(&args)),
         Command::Subscribers(args) => subscribers::run(&args),
         Command::Edge(args) => runtime.block_on(edge::run(&args)),
-        Command::Node(args) => runtime.block_on(edge::node(&args)),
+        Command::Node => runtime.block_on(edge::node()),
     }
 }

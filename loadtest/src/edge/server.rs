@@ -1,0 +1,387 @@
+//! What is measured: the edge, and its peers with the same map and the same work on the fields.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use hosting_intent::message::{PoolNode, Route, ShardPool};
+use hosting_intent::{Audience, Cause, Digest, Key, Kind};
+use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta, Record, Stored};
+use prost::Message;
+
+use super::client::certificate;
+
+/// The core of the server that is measured; everything else runs on the other one.
+const SERVER_CORE: &str = "0";
+pub(super) const OTHER_CORE: &str = "1";
+
+/// How long a server may take until it serves a million names.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// A process that ends with what it is part of.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; the folder goes in any case.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program to be measured, and where it listens.
+#[derive(Debug, Clone)]
+pub(super) enum Program {
+    /// A build of the edge.
+    Edge(PathBuf),
+    /// HAProxy, with its log on.
+    Haproxy,
+    /// nginx, with its log on.
+    Nginx,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) name: &'static str,
+    pub(super) program: Program,
+    port: u16,
+}
+
+impl Entry {
+    pub(super) fn new(name: &'static str, program: Program, port: u16) -> Self {
+        Self { name, program, port }
+    }
+
+    pub(super) fn http(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    pub(super) fn https(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port + 1))
+    }
+}
+
+/// A process that is measured, with the node behind it.
+pub(super) struct Server {
+    pub(super) entry: Entry,
+    process: Process,
+    _node: Option<Process>,
+    /// From the start of the process until it answered for a host name.
+    pub(super) ready: Duration,
+}
+
+/// Resident memory of a process in KiB.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    pub(super) now: u64,
+    pub(super) peak: u64,
+}
+
+impl Server {
+    /// CPU time of all its threads.
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        let mut nanos = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.process.0.id()))? {
+            // A thread may end between the two reads.
+            let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+            nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    pub(super) fn memory(&self) -> anyhow::Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id()))?;
+        let of = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let number = line.and_then(|rest| rest.split_whitespace().next());
+            number.and_then(|number| number.parse().ok()).with_context(|| format!("no {field} in its status"))
+        };
+        Ok(Memory { now: of("VmRSS:")?, peak: of("VmHWM:")? })
+    }
+
+    /// Waits until the server has nothing of its own to do.
+    pub(super) async fn settle(&self) -> anyhow::Result<()> {
+        for _ in 0..240 {
+            let before = self.cpu()?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if self.cpu()?.saturating_sub(before) < Duration::from_millis(5) {
+                return Ok(());
+            }
+        }
+        bail!("{} is never idle", self.entry.name)
+    }
+}
+
+pub(super) fn fqdn(index: usize) -> String {
+    format!("www.site-{index}.example.net")
+}
+
+fn webroot(index: usize) -> String {
+    format!("web_{index:010}")
+}
+
+/// What servers are started with: a folder of files that are made once.
+pub(super) struct Workshop {
+    folder: PathBuf,
+    names: usize,
+    connections: usize,
+    /// HAProxy's log goes here, and is read so that it never waits.
+    _log: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Workshop {
+    /// `connections`: how many clients one server must be able to hold.
+    pub(super) fn new(folder: &Path, names: usize, connections: usize) -> anyhow::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let lines = |separator: &str, end: &str| -> String {
+            (0..names).map(|index| format!("{}{separator}{}{end}\n", fqdn(index), webroot(index))).collect()
+        };
+        fs::write(folder.join("haproxy.map"), lines(" ", ""))?;
+        fs::write(folder.join("nginx.map"), lines(" ", ";"))?;
+        fs::write(folder.join("peer.pem"), certificate()?)?;
+        let log = UnixDatagram::bind(folder.join("log"))?;
+        log.set_nonblocking(true)?;
+        let log = tokio::net::UnixDatagram::from_std(log)?;
+        let reader = tokio::spawn(async move {
+            let mut line = vec![0; 8_192];
+            while log.recv(&mut line).await.is_ok() {}
+        });
+        Ok(Self { folder: folder.to_owned(), names, connections, _log: Some(reader) })
+    }
+
+    pub(super) fn start(&self, entry: &Entry) -> anyhow::Result<Server> {
+        let (node, address) = start_node()?;
+        let mut command = ["taskset", "-c", SERVER_CORE].map(str::to_owned).to_vec();
+        command.extend(match &entry.program {
+            Program::Edge(binary) => self.edge(binary, entry, address)?,
+            Program::Haproxy => self.haproxy(entry, address)?,
+            Program::Nginx => self.nginx(entry, address)?,
+        });
+        let log = fs::File::create(self.folder.join(format!("{}.log", entry.name)))?;
+        let begun = Instant::now();
+        let mut child = Command::new(&command[0])
+            .args(&command[1..])
+            .env("HOSTING_EDGE_MAX_CONNECTIONS", self.connections.to_string())
+            .env("HOSTING_EDGE_MAX_CONNECTIONS_PER_NETWORK", self.connections.to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.join(" ")))?;
+        while !answers(entry.http()) {
+            let ended = child.try_wait()?.is_some();
+            if ended || begun.elapsed() > START_LIMIT {
+                let said = fs::read_to_string(self.folder.join(format!("{}.log", entry.name)));
+                bail!("{} does not listen: {}\n{}", entry.name, command.join(" "), said.unwrap_or_default());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let ready = begun.elapsed();
+        Ok(Server { entry: entry.clone(), process: Process(child), _node: Some(node), ready })
+    }
+
+    fn edge(&self, binary: &Path, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
+        let data = self.folder.join(entry.name.replace(' ', "-"));
+        ledger(&data, self.names, node)?;
+        Ok(vec![
+            binary.display().to_string(),
+            format!("--data-dir={}", data.display()),
+            format!("--http-listen={}", entry.http()),
+            format!("--https-listen={}", entry.https()),
+            format!("--admin-listen=127.0.0.1:{}", entry.port + 2),
+            "--controller=127.0.0.1:1".to_owned(),
+            "--threads=1".to_owned(),
+        ])
+    }
+
+    fn haproxy(&self, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
+        let (folder, connections) = (self.folder.display(), self.connections);
+        let (http, https) = (entry.http(), entry.https());
+        let text = format!(
+            "global
+  nbthread 1
+  maxconn {connections}
+  log {folder}/log local0
+  ssl-default-bind-options ssl-min-ver TLSv1.2
+defaults
+  mode http
+  log global
+  option httplog
+  timeout connect 1s
+  timeout client 60s
+  timeout server 300s
+  timeout http-request 10s
+  timeout http-keep-alive 60s
+  http-reuse always
+frontend fe
+  bind {http}
+  bind {https} ssl crt {folder}/peer.pem alpn h2,http/1.1
+  http-request set-var(txn.h) req.hdr(host),host_only,lower
+  http-request set-var(txn.w) var(txn.h),map_str({folder}/haproxy.map)
+  http-request deny deny_status 404 unless {{ var(txn.w) -m found }}
+  http-request del-header x-hosting- -m beg
+  http-request del-header x-forwarded- -m beg
+  http-request del-header forwarded
+  http-request del-header x-real-ip
+  http-request del-header proxy
+  http-request set-header X-Hosting-Host %[var(txn.h)]
+  http-request set-header X-Forwarded-Host %[var(txn.h)]
+  http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
+  http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}
+  http-request set-header X-Forwarded-For %[src]
+  http-request set-header X-Real-IP %[src]
+  http-request set-header Host %[var(txn.w)]
+  http-response set-header X-Shard shard-1
+  default_backend be
+backend be
+  balance hash var(txn.h)
+  hash-type consistent
+  server n1 {node}
+"
+        );
+        let configuration = self.folder.join(format!("haproxy-{}.cfg", entry.port));
+        fs::write(&configuration, text)?;
+        let mut command = peer("haproxy")?;
+        command.extend(["-db".to_owned(), "-f".to_owned(), configuration.display().to_string()]);
+        Ok(command)
+    }
+
+    fn nginx(&self, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
+        let (folder, connections) = (self.folder.display(), 2 * self.connections);
+        let (http, https) = (entry.http(), entry.https());
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("  {what}_temp_path {folder}/nginx-temp;\n"))
+            .concat();
+        let text = format!(
+            "daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+events {{ worker_connections {connections}; }}
+http {{
+{temporary}  access_log {folder}/nginx-access.log combined;
+  map_hash_max_size 4194304;
+  map_hash_bucket_size 128;
+  map $host $site {{
+    default \"\";
+    include {folder}/nginx.map;
+  }}
+  upstream be {{
+    server {node};
+    keepalive 512;
+    keepalive_requests 1000000000;
+  }}
+  keepalive_requests 1000000000;
+  keepalive_timeout 60s;
+  server {{
+    listen {http};
+    listen {https} ssl;
+    http2 on;
+    ssl_certificate {folder}/peer.pem;
+    ssl_certificate_key {folder}/peer.pem;
+    location / {{
+      if ($site = \"\") {{ return 404; }}
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_set_header Forwarded \"\";
+      proxy_set_header Proxy \"\";
+      proxy_set_header Host $site;
+      proxy_set_header X-Hosting-Host $host;
+      proxy_set_header X-Forwarded-Host $host;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Real-IP $remote_addr;
+      add_header X-Shard shard-1;
+      proxy_pass http://be;
+    }}
+  }}
+}}
+"
+        );
+        let configuration = self.folder.join(format!("nginx-{}.conf", entry.port));
+        fs::write(&configuration, text)?;
+        let mut command = peer("nginx")?;
+        let folder = self.folder.display().to_string();
+        command.extend(["-p".to_owned(), folder, "-e".to_owned(), "stderr".to_owned()]);
+        command.extend(["-c".to_owned(), configuration.display().to_string()]);
+        Ok(command)
+    }
+}
+
+/// Whether a host name is served.
+fn answers(address: SocketAddr) -> bool {
+    let ask = || {
+        let mut tcp = std::net::TcpStream::connect(address)?;
+        tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
+        tcp.write_all(
+            format!("GET /1 HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", fqdn(0)).as_bytes(),
+        )?;
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer)?;
+        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    // It does not listen yet, or has nothing to serve yet.
+    ask().unwrap_or_default()
+}
+
+fn peer(program: &str) -> anyhow::Result<Vec<String>> {
+    let found = Command::new("infra/peer.sh")
+        .arg(program)
+        .output()
+        .context("cannot run infra/peer.sh: start from the project's root")?;
+    ensure!(found.status.success(), "no {program}: {}", String::from_utf8_lossy(&found.stderr));
+    Ok(String::from_utf8(found.stdout)?.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A node in a process of its own for each server: from one address there are 28 000 connections to a port, and handles are
+/// counted for each process.
+fn start_node() -> anyhow::Result<(Process, SocketAddr)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("node")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let said = child.stdout.take().context("the node has no output")?;
+    let process = Process(child);
+    let mut line = String::new();
+    BufReader::new(said).read_line(&mut line)?;
+    Ok((process, line.trim().parse().context("the node did not start")?))
+}
+
+/// The last good state of an edge that has `names` host names, all at one node.
+fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
+    fs::create_dir_all(data)?;
+    let pool = ShardPool {
+        name: "shard-1".into(),
+        nodes: vec![PoolNode { node_id: "n1".into(), addresses: vec![node.to_string()], in_service: true }],
+    };
+    let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
+    records.extend((0..names).map(|index| {
+        let route = Route {
+            tenant_id: format!("t_{index}"),
+            webroot_id: webroot(index),
+            shard_id: "s1".into(),
+            may_upgrade: false,
+        };
+        (Key::new(Kind::Route, fqdn(index)), route.encode_to_vec())
+    }));
+    records.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut digest = Digest::EMPTY;
+    let records: Vec<(Key, Record)> = records
+        .into_iter()
+        .map(|(key, value)| {
+            digest.add(&key, &value);
+            (key, Record::Accepted(Stored { revision: 1, value: value.into(), cause: Cause::Person }))
+        })
+        .collect();
+    let meta = Meta { epoch: "loadtest".into(), revision: 1, count: u64::try_from(records.len())?, digest };
+    let mut ledger = Ledger::open(data.join("ledger.redb"), &Audience::edge("loadtest")?.to_string())?;
+    let entries = records.iter().map(|(key, record)| (key, Some(record)));
+    ledger.write(LedgerBatch { meta: &meta, replace_all: true, records: Box::new(entries) })?;
+    Ok(())
+}
