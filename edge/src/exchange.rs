@@ -150,10 +150,18 @@ enum Upload {
     Broken,
 }
 
+/// Bytes of bodies that were passed on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moved {
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
 /// A request under way to one node.
 pub(crate) struct Exchange<'a, C> {
     client: &'a mut C,
     request: &'a Request,
+    passed: &'a mut Moved,
     tcp: TcpStream,
     /// For the node.
     out: BytesMut,
@@ -173,6 +181,7 @@ impl<'a, C: Client> Exchange<'a, C> {
     pub(crate) fn new(
         client: &'a mut C,
         request: &'a Request,
+        passed: &'a mut Moved,
         tcp: TcpStream,
         head: BytesMut,
         times: Times,
@@ -182,6 +191,7 @@ impl<'a, C: Client> Exchange<'a, C> {
         Self {
             client,
             request,
+            passed,
             tcp,
             out: head,
             input: BytesMut::with_capacity(FIRST_READ),
@@ -277,6 +287,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                         Poll::Ready(taken) => {
                             decoder.consumed(taken);
                             self.input.advance(taken);
+                            self.passed.sent += taken as u64;
                             self.moved = Instant::now();
                         }
                         Poll::Pending => {
@@ -335,6 +346,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             match self.client.poll_body(cx, &mut self.out, chunked)? {
                 Poll::Ready(Some(more)) => {
                     self.uploaded = self.uploaded.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+                    self.passed.received = self.uploaded;
                     self.moved = Instant::now();
                 }
                 Poll::Ready(None) => {

@@ -71,7 +71,7 @@ pub(crate) async fn serve(
             }
             Err(page) => {
                 client.refuse();
-                edge.refuse(&mut client, page).await;
+                edge.refuse(&mut client, page, visitor).await;
             }
         }
         if !client.goes_on(&limits).await {

@@ -145,7 +145,7 @@ async fn answer(edge: Arc<Edge>, visitor: Arc<Visitor>, session: HttpSession) {
     let mut client = H2Client { session, writer: None, ended: false, timer: Timer::new() };
     match request {
         Ok(request) => edge.serve(&mut client, &request, &visitor).await,
-        Err(page) => edge.refuse(&mut client, page).await,
+        Err(page) => edge.refuse(&mut client, page, &visitor).await,
     }
 }
 

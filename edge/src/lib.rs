@@ -6,6 +6,7 @@
 //! comes from there cannot stop it.
 #![warn(clippy::indexing_slicing)]
 
+mod access_log;
 mod certs;
 mod conn;
 mod exchange;
@@ -24,6 +25,7 @@ mod tenant_certs;
 mod tls;
 mod upstream;
 
+pub use access_log::{AccessLog, Addresses, LogWriter};
 pub use certs::{CaError, CertStore, DevCa};
 pub use metrics::{Latency, Metrics};
 pub use node_keys::{EDGE_KEY, NodeKeys};

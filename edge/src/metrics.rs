@@ -78,6 +78,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// Answers over a shared connection that were not those of the request.
     pub foreign_answers: Counter,
+    /// Lines of the access log that were not written.
+    pub log_lines_dropped: Counter,
     /// Nodes taken out of rotation for a while.
     pub ejections: Counter,
     /// Handshakes done.
@@ -122,6 +124,7 @@ impl Metrics {
             upstream: Latency::default(),
             retries: Counter::default(),
             foreign_answers: Counter::default(),
+            log_lines_dropped: Counter::default(),
             ejections: Counter::default(),
             handshakes: handshake("done"),
             handshakes_unknown: handshake("unknown_name"),
@@ -153,6 +156,11 @@ impl Metrics {
                 "hosting_edge_foreign_answers",
                 "Answers of nodes that were not those of the request",
                 metrics.foreign_answers.clone(),
+            );
+            registry.register(
+                "hosting_edge_access_log_lines_dropped",
+                "Lines of the access log that were not written: the disk is full or slow",
+                metrics.log_lines_dropped.clone(),
             );
             registry.register(
                 "hosting_edge_upstream_ejections",

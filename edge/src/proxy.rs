@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hosting_edge_http1::{AnswerHead, Request, ResponseHead, push_upstream_head};
-use hosting_edge_map::{Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, parse_host};
+use hosting_edge_http1::{AnswerHead, Request, RequestHead, ResponseHead, push_upstream_head};
+use hosting_edge_map::{
+    Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, Tenant, parse_host,
+};
 use tokio::net::TcpStream;
 
-use crate::exchange::{Client, ClientError, Exchange, Failure, Times, finish, send_all};
+use crate::access_log::{AccessLog, Addresses, Line};
+use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
@@ -36,6 +39,8 @@ const MAX_SENT: usize = 2;
 pub(crate) struct Visitor {
     /// The address, as nodes are told.
     address: Box<str>,
+    /// The address, as the access log has it.
+    written: Box<str>,
     /// Whether the connection is TLS.
     tls: bool,
     /// The name that TLS was negotiated for; `None` also when the default certificate was served.
@@ -43,9 +48,9 @@ pub(crate) struct Visitor {
 }
 
 impl Visitor {
-    pub(crate) fn new(address: IpAddr, tls: bool, name: Option<Arc<str>>) -> Self {
-        // `::ffff:192.0.2.1` is 192.0.2.1.
-        Self { address: address.to_canonical().to_string().into(), tls, name }
+    pub(crate) fn new(address: IpAddr, written: Addresses, tls: bool, name: Option<Arc<str>>) -> Self {
+        let text = |addresses: Addresses| addresses.of(address).to_string().into();
+        Self { address: text(Addresses::Full), written: text(written), tls, name }
     }
 }
 
@@ -61,6 +66,16 @@ pub(crate) struct Edge {
     marks: Marks,
     keys: Arc<NodeKeys>,
     checks: CheckSecret,
+    log: AccessLog,
+}
+
+/// What becomes of a request, for the access log.
+#[derive(Default)]
+struct Course {
+    serving: Option<Serving>,
+    candidate: Option<Candidate>,
+    upstream: Option<Duration>,
+    passed: Moved,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +88,7 @@ struct Limits {
 
 /// A request that has a site.
 struct Serving {
+    tenant: Arc<Tenant>,
     webroot: Arc<str>,
     candidates: Candidates,
     /// The site may change the protocol of its connections.
@@ -95,6 +111,7 @@ impl Edge {
         metrics: Metrics,
         settings: &Settings,
         checks: CheckSecret,
+        log: AccessLog,
     ) -> Self {
         let limits = Limits {
             connect: ms(settings.connect_timeout_ms),
@@ -107,7 +124,17 @@ impl Edge {
             eject: settings.eject_ms,
         };
         let idle = IdleConnections::new(settings.upstream_pool, ms(settings.upstream_idle_timeout_ms));
-        Self { routing, metrics, start: Instant::now(), limits, idle, marks: Marks::default(), keys, checks }
+        Self {
+            routing,
+            metrics,
+            start: Instant::now(),
+            limits,
+            idle,
+            marks: Marks::default(),
+            keys,
+            checks,
+            log,
+        }
     }
 
     /// Closes idle connections to nodes whose time is over.
@@ -125,17 +152,63 @@ impl Edge {
         if self.checks.is_shown_by(request) {
             return self.self_check(client, request, visitor).await;
         }
+        let begun = Instant::now();
+        let mut course = Course::default();
         let code = match self.route(request, visitor) {
-            Ok(serving) => self.pass_on(client, request, visitor, serving).await,
-            Err(page) => self.page(client, page, Some(request)).await,
+            Ok(mut serving) => {
+                let code = self.pass_on(client, request, visitor, &mut serving, &mut course).await;
+                course.serving = Some(serving);
+                code
+            }
+            Err(page) => self.page(client, page, Some(request), &mut course.passed).await,
         };
         self.metrics.request(code);
+        self.write_down(visitor, Some(request), &course, begun, code);
     }
 
     /// Answers what is no request.
-    pub(crate) async fn refuse<C: Client>(&self, client: &mut C, page: Page) {
-        let code = self.page(client, page, None).await;
+    pub(crate) async fn refuse<C: Client>(&self, client: &mut C, page: Page, visitor: &Visitor) {
+        let begun = Instant::now();
+        let mut course = Course::default();
+        let code = self.page(client, page, None, &mut course.passed).await;
         self.metrics.request(code);
+        self.write_down(visitor, None, &course, begun, code);
+    }
+
+    fn write_down(
+        &self,
+        visitor: &Visitor,
+        request: Option<&Request>,
+        course: &Course,
+        begun: Instant,
+        code: u16,
+    ) {
+        if !self.log.is_on() {
+            return;
+        }
+        let field = |name: &[u8]| request.and_then(|request| request.head().field(name)).unwrap_or_default();
+        let head = request.map(Request::head);
+        let text = String::from_utf8_lossy;
+        let serving = course.serving.as_ref();
+        let node = serving.zip(course.candidate).and_then(|(serving, at)| serving.candidates.node(at));
+        self.log.write(&Line {
+            client: &visitor.written,
+            tls: visitor.tls,
+            host: &text(request.map(Request::authority).unwrap_or_default()),
+            method: &text(head.map(RequestHead::method).unwrap_or_default()),
+            target: &text(head.map(RequestHead::target).unwrap_or_default()),
+            status: code,
+            received: course.passed.received,
+            sent: course.passed.sent,
+            seconds: seconds(begun.elapsed()),
+            upstream_seconds: course.upstream.map(seconds),
+            tenant: serving.map(|serving| serving.tenant.id()),
+            webroot: serving.map(|serving| &*serving.webroot),
+            shard: serving.map(|serving| serving.candidates.pool().name()),
+            node: node.map(|node| &*node.id),
+            referer: &text(field(b"referer")),
+            user_agent: &text(field(b"user-agent")),
+        });
     }
 
     fn route(&self, request: &Request, visitor: &Visitor) -> Result<Serving, Page> {
@@ -146,6 +219,7 @@ impl Edge {
         let authority = request.authority();
         match self.routing.resolve(&name) {
             Decision::Serve(target) => Ok(Serving {
+                tenant: target.tenant,
                 webroot: target.webroot,
                 candidates: target.candidates,
                 may_upgrade: target.may_upgrade,
@@ -177,7 +251,7 @@ impl Edge {
         let lines = match self.host(request, visitor) {
             Ok(name) => self.routing.seen(&name),
             Err(page) => {
-                self.page(client, page, Some(request)).await;
+                self.page(client, page, Some(request), &mut Moved::default()).await;
                 return;
             }
         };
@@ -199,7 +273,13 @@ impl Edge {
     }
 
     /// Sends a page and returns its code; 0 when the client did not take it.
-    async fn page<C: Client>(&self, client: &mut C, page: Page, request: Option<&Request>) -> u16 {
+    async fn page<C: Client>(
+        &self,
+        client: &mut C,
+        page: Page,
+        request: Option<&Request>,
+        passed: &mut Moved,
+    ) -> u16 {
         let accept = request.and_then(|request| request.head().field(b"accept"));
         let answer = page.answer(accept);
         let head = answer.head(request.is_some_and(Request::is_head));
@@ -210,6 +290,7 @@ impl Edge {
             && client.end(true).is_ok()
         {
             finish(client, limit).await;
+            passed.sent = body.len() as u64;
         }
         page.code()
     }
@@ -219,10 +300,11 @@ impl Edge {
         client: &mut C,
         request: &Request,
         visitor: &Visitor,
-        mut serving: Serving,
+        serving: &mut Serving,
+        course: &mut Course,
     ) -> u16 {
         let mut begun = None;
-        let failure = match self.exchange(client, request, visitor, &mut serving, &mut begun).await {
+        let failure = match self.exchange(client, request, visitor, serving, course, &mut begun).await {
             Ok(code) => return code,
             Err(failure) => failure,
         };
@@ -237,7 +319,7 @@ impl Edge {
             Failure::Timeout => Page::GatewayTimeout,
             Failure::Closed | Failure::Answer(_) | Failure::Truncated => Page::BadGateway,
         };
-        self.page(client, page, Some(request)).await
+        self.page(client, page, Some(request), &mut course.passed).await
     }
 
     /// Passes the request to a node. `begun` is the code of an answer that the client has seen the beginning of.
@@ -247,6 +329,7 @@ impl Edge {
         request: &Request,
         visitor: &Visitor,
         serving: &mut Serving,
+        course: &mut Course,
         begun: &mut Option<u16>,
     ) -> Result<u16, Failure> {
         let upgrade = request.upgrade().filter(|protocol| {
@@ -277,7 +360,9 @@ impl Edge {
             sent += usize::from(!reused);
             let mark = self.marks.next();
             let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some(), mark);
-            let mut exchange = Exchange::new(client, request, tcp, head, self.limits.times);
+            course.candidate = Some(candidate);
+            let mut exchange =
+                Exchange::new(client, request, &mut course.passed, tcp, head, self.limits.times);
             let response = match exchange.ask().await {
                 Ok(response) if must_show && !shows(&response, mark) => {
                     self.metrics.foreign_answers.inc();
@@ -310,7 +395,9 @@ impl Edge {
             if let Some(node) = serving.candidates.node(candidate) {
                 node.answered();
             }
-            self.metrics.upstream.observe(asked.elapsed());
+            let took = asked.elapsed();
+            course.upstream = Some(took);
+            self.metrics.upstream.observe(took);
             let served = Served { candidate, is_marked: shows(&response, mark) };
             return self.answer(exchange, request, &response, upgrade, serving, served, begun).await;
         }
@@ -391,6 +478,11 @@ impl Edge {
         }
         Ok(code)
     }
+}
+
+/// To the microsecond.
+fn seconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e6
 }
 
 /// Whether a response is proven to be that of the request with this mark.

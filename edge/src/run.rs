@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::certs::{CertStore, DevCa};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
@@ -64,7 +65,11 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let edge_key = EdgeKeyStore::load(&settings.shared.data_dir);
     let audience_keys = AudienceKeys::load(&settings.shared.data_dir).context("sealing key")?;
     let keys = Arc::new(NodeKeys::default());
-    let server = Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone())?;
+    // Ends after all connections have.
+    let (log, _writer) = AccessLog::open(&settings, &metrics)
+        .with_context(|| format!("access_log {}", settings.access_log.display()))?;
+    let server =
+        Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone(), log)?;
     let counted = metrics.clone();
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
     let check = Arc::new(server.self_check(&bound, &replica).context("TLS of the self-check")?);

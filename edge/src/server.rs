@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access_log::{AccessLog, Addresses};
 use crate::certs::CertStore;
 use crate::conn::Conn;
 use crate::h1::{self, H1Limits};
@@ -148,6 +149,7 @@ pub struct Server {
     per_network: usize,
     metrics: Metrics,
     drain: Duration,
+    addresses: Addresses,
 }
 
 impl std::fmt::Debug for Server {
@@ -165,11 +167,12 @@ impl Server {
         certs: Arc<CertStore>,
         keys: Arc<NodeKeys>,
         metrics: Metrics,
+        log: AccessLog,
     ) -> Result<Self, rustls::Error> {
         // Pingora takes ring unless a provider is there; a second install only says that the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let secret = CheckSecret::new(&rustls::crypto::aws_lc_rs::default_provider())?;
-        let edge = Edge::new(Arc::clone(&routing), keys, metrics.clone(), settings, secret.clone());
+        let edge = Edge::new(Arc::clone(&routing), keys, metrics.clone(), settings, secret.clone(), log);
         let h1 = H1Limits {
             header: ms(settings.header_timeout_ms),
             header_bytes: settings.max_header_bytes,
@@ -196,6 +199,7 @@ impl Server {
             per_network: settings.per_network(),
             metrics,
             drain: settings.shared.drain(),
+            addresses: settings.access_log_addresses,
         })
     }
 
@@ -326,7 +330,7 @@ async fn serve(
     } else {
         (Conn::tcp(tcp, peer), None)
     };
-    let visitor = Visitor::new(peer.ip(), tls, name);
+    let visitor = Visitor::new(peer.ip(), server.addresses, tls, name);
     if conn.is_h2() {
         h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, shutdown).await;
     } else {

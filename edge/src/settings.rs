@@ -11,6 +11,8 @@ pub(crate) use hosting_scaffold::role::ms;
 pub use hosting_scaffold::role::{RoleFlags, RoleSettings};
 use serde::{Deserialize, Serialize};
 
+use crate::access_log::{Addresses, LogSettings};
+
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "HOSTING_EDGE_";
 
@@ -68,6 +70,14 @@ pub struct Settings {
     /// any other belongs to one webroot. From one address there are 28 000 connections to a node's port, and the kernel finds ports
     /// slowly when more than half of them are taken: raise this only with the number of nodes.
     pub upstream_pool: usize,
+    /// The access log, a line of JSON for each request; relative: below the data folder. Empty: none.
+    pub access_log: PathBuf,
+    /// Bytes after which the access log's file becomes `FILE.1`, in place of the one before.
+    pub access_log_bytes: u64,
+    /// Of this many requests that went well (2xx to 4xx) one is written; all others are.
+    pub access_log_every: u32,
+    /// Whether the access log has addresses of clients in `full`, or only their `network` (IPv4 /24, IPv6 /48).
+    pub access_log_addresses: Addresses,
     /// A node that refused a connection gets no requests for this long.
     pub eject_ms: u64,
     /// Development certificates kept; more routes than this have theirs signed again when asked for.
@@ -99,6 +109,10 @@ impl Default for Settings {
             upstream_timeout_ms: 300_000,
             upstream_idle_timeout_ms: 45_000,
             upstream_pool: 12_288,
+            access_log: PathBuf::from("access.log"),
+            access_log_bytes: 256 * 1024 * 1024,
+            access_log_every: 1,
+            access_log_addresses: Addresses::Full,
             eject_ms: 3_000,
             certificate_cache: 100_000,
         }
@@ -135,6 +149,9 @@ impl Settings {
         if self.max_connections == 0 {
             return invalid("max_connections", "must be at least 1");
         }
+        if self.access_log_every == 0 {
+            return invalid("access_log_every", "must be at least 1; an empty access_log writes none");
+        }
         if self.max_header_bytes < 1024 {
             return invalid("max_header_bytes", "must be at least 1024: browsers send more than that");
         }
@@ -145,6 +162,15 @@ impl Settings {
             );
         }
         Ok(())
+    }
+
+    /// How the access log is kept; `None`: not at all.
+    pub(crate) fn access_log(&self) -> Option<LogSettings> {
+        (!self.access_log.as_os_str().is_empty()).then(|| LogSettings {
+            file: self.shared.data_dir.join(&self.access_log),
+            bytes: self.access_log_bytes,
+            every: self.access_log_every,
+        })
     }
 
     /// Connections that one network may have.

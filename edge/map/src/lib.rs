@@ -12,4 +12,4 @@ pub mod seen;
 
 pub use host::{Host, HostError, parse_host};
 pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};
-pub use routing::{Decision, Routing, Sizes, Target, Writer, check};
+pub use routing::{Decision, Routing, Sizes, Target, Tenant, Writer, check};

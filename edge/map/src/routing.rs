@@ -35,6 +35,8 @@ pub enum Decision {
 /// Where a request goes.
 #[derive(Debug)]
 pub struct Target {
+    /// Whose it is.
+    pub tenant: Arc<Tenant>,
     /// The site's id: the internal Host that the node knows it by.
     pub webroot: Arc<str>,
     /// The nodes to try.
@@ -63,10 +65,19 @@ type TenantCell = Arc<Tenant>;
 /// Shared by all routes of a shard, so that a change of its nodes is one store.
 type PoolCell = Arc<Shard>;
 
+/// What the table has of a tenant.
 #[derive(Debug)]
-struct Tenant {
+pub struct Tenant {
     id: Box<str>,
     state: AtomicU8,
+}
+
+impl Tenant {
+    /// The tenant's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 #[derive(Debug)]
@@ -134,6 +145,7 @@ impl Routing {
                         let point = pool.point(host);
                         let candidates = Candidates::new(pool, point);
                         Decision::Serve(Target {
+                            tenant: Arc::clone(&route.tenant),
                             webroot: Arc::clone(&site.webroot),
                             candidates,
                             may_upgrade: site.may_upgrade,

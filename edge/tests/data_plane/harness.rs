@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hosting_edge::{
-    Bound, CertStore, DevCa, EdgeReplica, EdgeSelfCheck, Metrics, NodeKeys, Server, Settings,
+    AccessLog, Bound, CertStore, DevCa, EdgeReplica, EdgeSelfCheck, LogWriter, Metrics, NodeKeys, Server,
+    Settings,
 };
 use hosting_edge_map::Routing;
 use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
@@ -123,7 +124,8 @@ pub(crate) struct Edge {
     /// The key pair that its audience's keys are sealed to.
     pub(crate) pair: SealingKey,
     revision: u64,
-    _dir: TempDir,
+    log_writer: Option<LogWriter>,
+    dir: TempDir,
 }
 
 pub(crate) fn settings() -> Settings {
@@ -158,12 +160,14 @@ impl Edge {
         let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key()).unwrap();
         let certs =
             CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();
+        let (log, log_writer) = AccessLog::open(&settings, &metrics).unwrap();
         let server = Server::new(
             &settings,
             routing,
             Arc::clone(&certs),
             Arc::new(NodeKeys::default()),
             metrics.clone(),
+            log,
         )
         .unwrap();
         let keys = AudienceKeys::load(dir.path()).unwrap();
@@ -192,8 +196,16 @@ impl Edge {
             replica: Some(replica),
             pair,
             revision: 0,
-            _dir: dir,
+            log_writer,
+            dir,
         }
+    }
+
+    /// Ends the access log; its lines.
+    pub(crate) fn logged(&mut self) -> Vec<serde_json::Value> {
+        drop(self.log_writer.take());
+        let text = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits until it takes connections.

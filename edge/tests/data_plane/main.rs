@@ -1,6 +1,7 @@
 //! The data plane against real sockets: a server in this process, tiny nodes behind it, real clients before it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test may fail like the test")]
 
+mod access_log;
 mod feed;
 mod harness;
 mod http2;
