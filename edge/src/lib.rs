@@ -16,6 +16,7 @@ mod metrics;
 mod node_keys;
 mod pages;
 mod proxy;
+mod proxy_header;
 mod replica;
 mod run;
 mod self_check;

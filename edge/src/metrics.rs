@@ -78,6 +78,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// Answers over a shared connection that were not those of the request.
     pub foreign_answers: Counter,
+    /// Connections of balancers that did not begin with a PROXY protocol header.
+    pub proxy_headers_refused: Counter,
     /// Lines of the access log that were not written.
     pub log_lines_dropped: Counter,
     /// Nodes taken out of rotation for a while.
@@ -124,6 +126,7 @@ impl Metrics {
             upstream: Latency::default(),
             retries: Counter::default(),
             foreign_answers: Counter::default(),
+            proxy_headers_refused: Counter::default(),
             log_lines_dropped: Counter::default(),
             ejections: Counter::default(),
             handshakes: handshake("done"),
@@ -156,6 +159,11 @@ impl Metrics {
                 "hosting_edge_foreign_answers",
                 "Answers of nodes that were not those of the request",
                 metrics.foreign_answers.clone(),
+            );
+            registry.register(
+                "hosting_edge_proxy_headers_refused",
+                "Connections from proxy_protocol_from without a sound PROXY protocol header",
+                metrics.proxy_headers_refused.clone(),
             );
             registry.register(
                 "hosting_edge_access_log_lines_dropped",

@@ -11,6 +11,8 @@ use hosting_edge_http1::{AnswerHead, Request, RequestHead, ResponseHead, push_up
 use hosting_edge_map::{
     Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, Tenant, parse_host,
 };
+use hosting_scaffold::client_address::{client_of, is_trusted};
+use ipnet::IpNet;
 use tokio::net::TcpStream;
 
 use crate::access_log::{AccessLog, Addresses, Line};
@@ -41,16 +43,62 @@ pub(crate) struct Visitor {
     address: Box<str>,
     /// The address, as the access log has it.
     written: Box<str>,
+    /// The connection is one of a proxy whose word on its clients counts.
+    forwards: Option<Forwards>,
     /// Whether the connection is TLS.
     tls: bool,
     /// The name that TLS was negotiated for; `None` also when the default certificate was served.
     name: Option<Arc<str>>,
 }
 
+/// What it takes to read the word of a trusted proxy.
+#[derive(Debug, Clone)]
+struct Forwards {
+    peer: IpAddr,
+    trusted: Arc<[IpNet]>,
+    written: Addresses,
+}
+
 impl Visitor {
-    pub(crate) fn new(address: IpAddr, written: Addresses, tls: bool, name: Option<Arc<str>>) -> Self {
+    /// `forwarders`: networks of proxies whose word on their clients counts.
+    pub(crate) fn new(
+        address: IpAddr,
+        forwarders: &Arc<[IpNet]>,
+        written: Addresses,
+        tls: bool,
+        name: Option<Arc<str>>,
+    ) -> Self {
         let text = |addresses: Addresses| addresses.of(address).to_string().into();
-        Self { address: text(Addresses::Full), written: text(written), tls, name }
+        let forwards = is_trusted(forwarders, address).then(|| Forwards {
+            peer: address,
+            trusted: Arc::clone(forwarders),
+            written,
+        });
+        Self { address: text(Addresses::Full), written: text(written), forwards, tls, name }
+    }
+
+    /// Who makes this request: the connection's client, or the one that a trusted proxy makes it for.
+    fn of<'v>(&'v self, request: &Request) -> Cow<'v, Self> {
+        let Some(Forwards { peer, trusted, written }) = &self.forwards else { return Cow::Borrowed(self) };
+        let values = |wanted: &'static [u8]| {
+            let fields = request.head().fields().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
+            fields.map(|(_, value)| std::str::from_utf8(value).unwrap_or_default())
+        };
+        let client = client_of(values(b"x-forwarded-for"), values(b"forwarded"), *peer, trusted);
+        let mut protocols = values(b"x-forwarded-proto");
+        let tls = match (protocols.next(), protocols.next()) {
+            (Some(protocol), None) if protocol.eq_ignore_ascii_case("https") => true,
+            (Some(protocol), None) if protocol.eq_ignore_ascii_case("http") => false,
+            _ => self.tls,
+        };
+        let text = |addresses: Addresses| addresses.of(client).to_string().into();
+        Cow::Owned(Self {
+            address: text(Addresses::Full),
+            written: text(*written),
+            forwards: None,
+            tls,
+            name: self.name.clone(),
+        })
     }
 }
 
@@ -153,6 +201,7 @@ impl Edge {
             return self.self_check(client, request, visitor).await;
         }
         let begun = Instant::now();
+        let visitor = &*visitor.of(request);
         let mut course = Course::default();
         let code = match self.route(request, visitor) {
             Ok(mut serving) => {
@@ -433,7 +482,8 @@ impl Edge {
         mark: Mark,
     ) -> BytesMut {
         let key = serving.candidates.node(candidate).and_then(|node| self.keys.value(&node.id));
-        let ours: [(&[u8], &[u8]); 7] = [
+        let forwarded = forwarded(visitor, &serving.original_host);
+        let ours: [(&[u8], &[u8]); 8] = [
             (EDGE_KEY.as_bytes(), key.as_deref().unwrap_or_default().as_bytes()),
             (REQUEST.as_bytes(), mark.as_bytes()),
             (ORIGINAL_HOST.as_bytes(), &serving.original_host),
@@ -441,6 +491,7 @@ impl Edge {
             (b"x-forwarded-proto", if visitor.tls { b"https" } else { b"http" }),
             (b"x-forwarded-for", visitor.address.as_bytes()),
             (b"x-real-ip", visitor.address.as_bytes()),
+            (b"forwarded", &forwarded),
         ];
         let known = if key.is_some() { &ours[..] } else { ours.get(1..).unwrap_or_default() };
         let mut head = BytesMut::with_capacity(2 * 1_024);
@@ -478,6 +529,24 @@ impl Edge {
         }
         Ok(code)
     }
+}
+
+/// The same as the fields with `X-`, in the standard's form (RFC 7239 §4).
+fn forwarded(visitor: &Visitor, host: &[u8]) -> Vec<u8> {
+    let address = visitor.address.as_bytes();
+    let mut value = Vec::with_capacity(40 + address.len() + host.len());
+    value.extend_from_slice(b"for=");
+    if address.contains(&b':') {
+        value.extend_from_slice(b"\"[");
+        value.extend_from_slice(address);
+        value.extend_from_slice(b"]\"");
+    } else {
+        value.extend_from_slice(address);
+    }
+    value.extend_from_slice(b";host=\"");
+    value.extend_from_slice(host);
+    value.extend_from_slice(if visitor.tls { b"\";proto=https" } else { b"\";proto=http" });
+    value
 }
 
 /// To the microsecond.

@@ -18,7 +18,9 @@ use hosting_edge_map::{Routing, seen};
 use hosting_intent::message::ShardPool;
 use hosting_intent::{EdgeIntent, EdgeKind, Key};
 use hosting_intent_sync::self_check::SelfCheck;
+use hosting_scaffold::client_address::is_trusted;
 use hosting_scaffold::networks::reachable;
+use ipnet::IpNet;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -30,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::certs::CertStore;
+use crate::proxy_header;
 
 /// The path that checks ask for. Without the secret it is a path of the site like any other.
 const PATH: &str = "/.well-known/hosting-self-check";
@@ -135,6 +138,7 @@ pub struct EdgeSelfCheck {
     routing: Arc<Routing>,
     certs: Arc<CertStore>,
     tls: Arc<ClientConfig>,
+    balancers: Vec<IpNet>,
 }
 
 /// An answer to a check.
@@ -154,6 +158,7 @@ impl EdgeSelfCheck {
         hosts: Arc<HostsOf>,
         routing: Arc<Routing>,
         certs: Arc<CertStore>,
+        balancers: Vec<IpNet>,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -166,7 +171,7 @@ impl EdgeSelfCheck {
         config.resumption = rustls::client::Resumption::disabled();
         let near = |all: Vec<SocketAddr>| all.into_iter().map(reachable).collect();
         let tls = Arc::new(config);
-        Ok(Self { http: near(http), https: near(https), secret, hosts, routing, certs, tls })
+        Ok(Self { http: near(http), https: near(https), secret, hosts, routing, certs, tls, balancers })
     }
 
     /// What each listener answers for a host, and the certificate that it shows.
@@ -174,7 +179,7 @@ impl EdgeSelfCheck {
         let mut answers = Vec::new();
         for address in &self.http {
             let name = format!("http {address}");
-            let tcp = connect(&name, *address).await?;
+            let tcp = connect(&name, *address, &self.balancers).await?;
             answers.push((name.clone(), self.exchange(&name, tcp, host).await?, None));
         }
         for address in &self.https {
@@ -184,7 +189,7 @@ impl EdgeSelfCheck {
                 answers.push((name, Seen::Unknown, None));
                 continue;
             }
-            let tcp = connect(&name, *address).await?;
+            let tcp = connect(&name, *address, &self.balancers).await?;
             let server = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
             let tls = TlsConnector::from(Arc::clone(&self.tls))
                 .connect(server, tcp)
@@ -344,8 +349,16 @@ async fn any_answers(addresses: &[SocketAddr]) -> bool {
     false
 }
 
-async fn connect(name: &str, address: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|error| format!("{name}: {error}"))
+/// A connection to a listener, which takes this machine for a balancer if it is in one of their networks.
+async fn connect(name: &str, address: SocketAddr, balancers: &[IpNet]) -> Result<TcpStream, String> {
+    let connecting = async {
+        let mut tcp = TcpStream::connect(address).await?;
+        if is_trusted(balancers, tcp.local_addr()?.ip()) {
+            tcp.write_all(&proxy_header::LOCAL).await?;
+        }
+        Ok::<_, std::io::Error>(tcp)
+    };
+    connecting.await.map_err(|error| format!("{name}: {error}"))
 }
 
 /// Takes a certificate that is for the name, whoever issued it: what visitors think of the issuer is not known here. The handshake proves that

@@ -1,12 +1,14 @@
 //! The listeners: accept, handshake, hand over to the version of HTTP that was negotiated, drain.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hosting_edge_map::Routing;
+use hosting_scaffold::client_address::is_trusted;
 use hosting_scaffold::networks::{NetworkPlace, Networks};
+use ipnet::IpNet;
 use pingora_core::server::ShutdownWatch;
 use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -23,6 +25,7 @@ use crate::h2::{self, H2Limits, Windows};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
 use crate::proxy::{Edge, Visitor};
+use crate::proxy_header;
 use crate::replica::EdgeReplica;
 use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
@@ -150,6 +153,9 @@ pub struct Server {
     metrics: Metrics,
     drain: Duration,
     addresses: Addresses,
+    balancers: Vec<IpNet>,
+    forwarders: Arc<[IpNet]>,
+    header_wait: Duration,
 }
 
 impl std::fmt::Debug for Server {
@@ -200,7 +206,19 @@ impl Server {
             metrics,
             drain: settings.shared.drain(),
             addresses: settings.access_log_addresses,
+            balancers: settings.proxy_protocol_from.clone(),
+            forwarders: settings.forwarded_from.clone().into(),
+            header_wait: ms(settings.header_timeout_ms),
         })
+    }
+
+    /// A place among the connections of the client's network.
+    fn enter(&self, client: IpAddr) -> Option<NetworkPlace> {
+        let place = self.networks.enter(client, self.per_network);
+        if place.is_none() {
+            self.metrics.over_share.inc();
+        }
+        place
     }
 
     /// What asks this server, at the addresses of `bound`, for what `replica` applied.
@@ -210,7 +228,8 @@ impl Server {
     pub fn self_check(&self, bound: &Bound, replica: &EdgeReplica) -> Result<EdgeSelfCheck, rustls::Error> {
         let listeners = (bound.http(), bound.https());
         let (routing, certs) = (Arc::clone(&self.routing), Arc::clone(&self.certs));
-        EdgeSelfCheck::new(listeners, self.secret.clone(), replica.hosts(), routing, certs)
+        let (secret, balancers) = (self.secret.clone(), self.balancers.clone());
+        EdgeSelfCheck::new(listeners, secret, replica.hosts(), routing, certs, balancers)
     }
 
     /// Serves until `stop`, then drains: no new connections, requests under way are finished, idle connections closed, and
@@ -286,9 +305,12 @@ impl Accept {
             };
             match accepted {
                 Ok((permit, tcp, peer)) => {
-                    let Some(place) = self.server.networks.enter(peer.ip(), self.server.per_network) else {
-                        self.server.metrics.over_share.inc();
-                        continue;
+                    // A balancer's connections are those of its clients; whose, its header says.
+                    let place = if is_trusted(&self.server.balancers, peer.ip()) {
+                        None
+                    } else {
+                        let Some(place) = self.server.enter(peer.ip()) else { continue };
+                        Some(place)
                     };
                     let serve = serve(
                         Arc::clone(&self.server),
@@ -316,21 +338,41 @@ impl Accept {
 async fn serve(
     server: Arc<Server>,
     tls: bool,
-    tcp: TcpStream,
+    mut tcp: TcpStream,
     peer: SocketAddr,
     shutdown: ShutdownWatch,
-    _place: (OwnedSemaphorePermit, NetworkPlace),
+    (_permit, place): (OwnedSemaphorePermit, Option<NetworkPlace>),
 ) {
     let _counted = Counted::new(&server.metrics);
     // Fails only on a connection that is gone.
     let _ = tcp.set_nodelay(true);
+    let (client, _place) = match place {
+        Some(place) => (peer.ip(), place),
+        None => {
+            let header = tokio::time::timeout(server.header_wait, proxy_header::read(&mut tcp, peer)).await;
+            let client = match header {
+                Ok(Ok(client)) => client,
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "no PROXY protocol header");
+                    server.metrics.proxy_headers_refused.inc();
+                    return;
+                }
+                Err(_) => {
+                    server.metrics.proxy_headers_refused.inc();
+                    return;
+                }
+            };
+            let Some(place) = server.enter(client) else { return };
+            (client, place)
+        }
+    };
     let (conn, name) = if tls {
         let Some(accepted) = server.front.accept(tcp, peer).await else { return };
         accepted
     } else {
         (Conn::tcp(tcp, peer), None)
     };
-    let visitor = Visitor::new(peer.ip(), server.addresses, tls, name);
+    let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name);
     if conn.is_h2() {
         h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, shutdown).await;
     } else {

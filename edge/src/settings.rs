@@ -9,6 +9,7 @@ pub use hosting_scaffold::config::SettingsError;
 use hosting_scaffold::config::{self, ConfigArgs, Layers};
 pub(crate) use hosting_scaffold::role::ms;
 pub use hosting_scaffold::role::{RoleFlags, RoleSettings};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::access_log::{Addresses, LogSettings};
@@ -31,6 +32,11 @@ pub struct Settings {
     pub threads: usize,
     /// Buckets of the FQDN map, rounded up to a power of two.
     pub map_buckets: usize,
+    /// Networks of balancers in front: their connections must begin with a PROXY protocol header (version 1 or 2), and it says whose they
+    /// are. From anywhere else such a header is no HTTP.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Networks of proxies in front whose `X-Forwarded-For`, `Forwarded` and `X-Forwarded-Proto` are believed.
+    pub forwarded_from: Vec<IpNet>,
     /// Client connections at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// Of these for one network (an IPv4 address, an IPv6 /64; four times as many for the /24 or /48 around it): more are
@@ -92,6 +98,8 @@ impl Default for Settings {
             https_listen: vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0u16; 8], 443))],
             threads: 0,
             map_buckets: 16_384,
+            proxy_protocol_from: Vec::new(),
+            forwarded_from: Vec::new(),
             max_connections: 50_000,
             max_connections_per_network: 0,
             backlog: 4_096,

@@ -55,6 +55,7 @@ async fn a_node_sees_the_webroot_and_the_truth_about_the_client() {
     let expected = [
         "accept: */*".to_owned(),
         "cookie: a=b".to_owned(),
+        format!("forwarded: for=127.0.0.1;host=\"{host}\";proto=http"),
         "host: web_ab12cd34ef".to_owned(),
         "x-forwarded-for: 127.0.0.1".to_owned(),
         format!("x-forwarded-host: {host}"),

@@ -9,13 +9,30 @@ use ipnet::IpNet;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-pub(crate) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+/// Whether an address is in one of these networks.
+#[must_use]
+pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }
 
+/// As [`client_of`], of the headers of a request.
+pub(crate) fn client_of_headers(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let values =
+        |name: HeaderName| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
+    client_of(values(HeaderName::from_static("x-forwarded-for")), values(header::FORWARDED), peer, trusted)
+}
+
 /// For whom a trusted proxy asks: of the addresses that the proxies noted, the last one that is none of theirs. What they did not
-/// write themselves stands further to the front. Two headers that disagree are nobody's word: one of them is the client's own.
-pub(crate) fn client_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+/// write themselves stands further to the front. Two fields that disagree are nobody's word: one of them is the client's own.
+///
+/// `x_forwarded_for` and `forwarded` are the values of all fields of these names, in order; what is no text counts as an empty one.
+pub fn client_of<'v>(
+    x_forwarded_for: impl Iterator<Item = &'v str>,
+    forwarded: impl Iterator<Item = &'v str>,
+    peer: IpAddr,
+    trusted: &[IpNet],
+) -> IpAddr {
     let last = |mut chain: Vec<Option<IpAddr>>| {
         let mut client = peer;
         while let Some(noted) = chain.pop() {
@@ -27,13 +44,9 @@ pub(crate) fn client_of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) ->
         }
         client
     };
-    let values = |name: HeaderName| -> Vec<String> {
-        let texts = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
-        texts.flat_map(|text| text.split(',')).map(|part| part.trim().to_owned()).collect()
-    };
-    let plain: Vec<_> =
-        values(HeaderName::from_static("x-forwarded-for")).iter().map(|part| noted_address(part)).collect();
-    let standard: Vec<_> = values(header::FORWARDED).iter().map(|part| forwarded_for(part)).collect();
+    let parts = |text: &'v str| text.split(',').map(str::trim);
+    let plain: Vec<_> = x_forwarded_for.flat_map(parts).map(noted_address).collect();
+    let standard: Vec<_> = forwarded.flat_map(parts).map(forwarded_for).collect();
     match (plain.is_empty(), standard.is_empty()) {
         (true, true) => peer,
         (false, true) => last(plain),
@@ -73,7 +86,7 @@ mod tests {
             for (name, value) in headers {
                 map.append(HeaderName::from_static(name), value.parse().unwrap());
             }
-            client_of(&map, "10.0.0.1".parse().unwrap(), &trusted).to_string()
+            client_of_headers(&map, "10.0.0.1".parse().unwrap(), &trusted).to_string()
         };
         let plain = "x-forwarded-for";
         assert_eq!(of(&[]), "10.0.0.1");

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::client_address::{ClientAddress, client_of};
+use crate::client_address::{ClientAddress, client_of_headers};
 use crate::networks::{NetworkPlace, Networks};
 
 /// How long a peer may take to end a connection that it was asked to end.
@@ -111,7 +111,7 @@ impl Connection {
         let inner = TowerToHyperService::new(router);
         let (trusted, per_network, header) = (limits.trusted, limits.per_network, limits.header);
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-            let client = if is_shared { client_of(request.headers(), peer, &trusted) } else { peer };
+            let client = if is_shared { client_of_headers(request.headers(), peer, &trusted) } else { peer };
             // The connection's own place is that of its first request.
             let has_place = !is_shared && *in_work.borrow() == 0;
             let place = if has_place { Some(None) } else { networks.enter(client, per_network).map(Some) };

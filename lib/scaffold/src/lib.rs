@@ -4,7 +4,7 @@
 //! `hosting-intent-sync` for what it keeps on disk.
 
 pub mod admin;
-mod client_address;
+pub mod client_address;
 pub mod config;
 mod connection;
 mod exposition;

@@ -9,9 +9,6 @@ use super::Row;
 use super::client::{self, Tls};
 use super::server::{Entry, Server, Workshop, fqdn};
 
-/// Connections that are there before memory is first looked at: what a server sets up once is in it.
-const FIRST: usize = 100;
-
 /// Starts every server some times.
 pub(super) async fn start(workshop: &Workshop, entries: &[Entry], rounds: usize) -> anyhow::Result<Vec<Row>> {
     let row =
@@ -35,7 +32,8 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1_024.0
 }
 
-/// Resident memory between a hundred connections and `count`, each of which has asked once.
+/// Resident memory between half of the connections and all of them, each of which has asked once: what a server sets up once, and the
+/// memory that its start left free, is used up by the first half.
 pub(super) async fn idle(workshop: &Workshop, entries: &[Entry], count: usize) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let http1 = Tls { http2: false, resumes: false, hybrid: false };
@@ -75,9 +73,9 @@ impl Drop for Idle {
 
 async fn idle_of(server: &Server, tls: Option<Tls>, count: usize) -> anyhow::Result<f64> {
     let mut connections = Vec::new();
-    let mut before = 0;
+    let (mut before, first) = (0, count / 2);
     for index in 0..count {
-        if index == FIRST {
+        if index == first {
             server.settle().await?;
             before = server.memory()?.now;
         }
@@ -86,7 +84,7 @@ async fn idle_of(server: &Server, tls: Option<Tls>, count: usize) -> anyhow::Res
     server.settle().await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = server.memory()?.now;
-    Ok(after.saturating_sub(before) as f64 / count.saturating_sub(FIRST).max(1) as f64)
+    Ok(after.saturating_sub(before) as f64 / count.saturating_sub(first).max(1) as f64)
 }
 
 async fn open(server: &Server, tls: Option<Tls>, index: usize) -> anyhow::Result<Idle> {

@@ -363,7 +363,8 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
     let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
     records.extend((0..names).map(|index| {
         let route = Route {
-            tenant_id: format!("t_{index}"),
+            // A tenant has fifty names.
+            tenant_id: format!("t_{}", index / 50),
             webroot_id: webroot(index),
             shard_id: "s1".into(),
             may_upgrade: false,
