@@ -19,7 +19,6 @@ use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
-use crate::settings::Settings;
 
 /// Memories for lines, so that threads seldom meet at one.
 const SLOTS: usize = 16;
@@ -58,12 +57,13 @@ impl Addresses {
 
 /// How the log is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogSettings {
-    pub(crate) file: PathBuf,
+pub struct LogSettings {
+    /// Where it is written.
+    pub file: PathBuf,
     /// A file that is larger becomes `FILE.1`, in place of the one before.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Of this many requests that went well one is written.
-    pub(crate) every: u32,
+    pub every: u32,
 }
 
 /// What is written of a request. What is not known is left out.
@@ -153,9 +153,9 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(settings: &Settings, metrics: &Metrics) -> io::Result<(Self, Option<LogWriter>)> {
-        let Some(settings) = settings.access_log() else { return Ok((Self::default(), None)) };
-        let (log, writer) = Self::start(&settings, metrics.log_lines_dropped.clone())?;
+    pub fn open(settings: Option<&LogSettings>, metrics: &Metrics) -> io::Result<(Self, Option<LogWriter>)> {
+        let Some(settings) = settings else { return Ok((Self::default(), None)) };
+        let (log, writer) = Self::start(settings, metrics.log_lines_dropped.clone())?;
         Ok((log, Some(writer)))
     }
 

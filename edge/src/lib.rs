@@ -26,7 +26,7 @@ mod tenant_certs;
 mod tls;
 mod upstream;
 
-pub use access_log::{AccessLog, Addresses, LogWriter};
+pub use access_log::{AccessLog, Addresses, LogSettings, LogWriter};
 pub use certs::{CaError, CertStore, DevCa};
 pub use metrics::{Latency, Metrics};
 pub use node_keys::{EDGE_KEY, NodeKeys};

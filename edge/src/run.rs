@@ -66,7 +66,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let audience_keys = AudienceKeys::load(&settings.shared.data_dir).context("sealing key")?;
     let keys = Arc::new(NodeKeys::default());
     // Ends after all connections have.
-    let (log, _writer) = AccessLog::open(&settings, &metrics)
+    let (log, _writer) = AccessLog::open(settings.access_log().as_ref(), &metrics)
         .with_context(|| format!("access_log {}", settings.access_log.display()))?;
     let server =
         Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone(), log)?;

@@ -173,7 +173,8 @@ impl Settings {
     }
 
     /// How the access log is kept; `None`: not at all.
-    pub(crate) fn access_log(&self) -> Option<LogSettings> {
+    #[must_use]
+    pub fn access_log(&self) -> Option<LogSettings> {
         (!self.access_log.as_os_str().is_empty()).then(|| LogSettings {
             file: self.shared.data_dir.join(&self.access_log),
             bytes: self.access_log_bytes,

