@@ -3,6 +3,7 @@
 //! Requests put their lines into memory, and the thread writes what is there ten times a second. When the disk is slower than the
 //! requests, lines are dropped and counted: a request never waits for its line.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::metrics::Metrics;
 
@@ -30,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the last lines.
 const LAST: Duration = Duration::from_secs(2);
+/// Bytes of what a client sent that are written of each field: nobody can push the others out of the file with a few requests.
+const FIELD_BYTES: usize = 2_048;
 /// The owner writes, its group may read: visitors' addresses are nobody else's business.
 const MODE: u32 = 0o640;
 
@@ -69,6 +72,9 @@ pub struct LogSettings {
 /// What is written of a request. What is not known is left out.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Line<'a> {
+    /// When the answer ended.
+    #[serde(serialize_with = "milliseconds")]
+    pub(crate) time: Timestamp,
     pub(crate) client: &'a str,
     pub(crate) tls: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -101,11 +107,16 @@ pub(crate) struct Line<'a> {
     pub(crate) user_agent: &'a str,
 }
 
-#[derive(Serialize)]
-struct Timed<'a> {
-    time: &'a str,
-    #[serde(flatten)]
-    line: &'a Line<'a>,
+fn milliseconds<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.3}"))
+}
+
+/// What a client sent, as it is written.
+pub(crate) fn text(sent: &[u8]) -> Cow<'_, str> {
+    match sent.get(..FIELD_BYTES) {
+        Some(begin) if sent.len() > FIELD_BYTES => String::from_utf8_lossy(begin) + "…",
+        _ => String::from_utf8_lossy(sent),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -198,10 +209,9 @@ impl AccessLog {
             shared.dropped.inc();
             return;
         }
-        let time = format!("{:.3}", Timestamp::now());
         let before = slot.lines.len();
         // Strings and numbers have their form in JSON, and memory takes every byte.
-        if serde_json::to_writer(&mut slot.lines, &Timed { time: &time, line }).is_err() {
+        if serde_json::to_writer(&mut slot.lines, line).is_err() {
             slot.lines.truncate(before);
             return;
         }
@@ -265,8 +275,13 @@ impl Output {
     }
 
     fn write(&mut self, lines: &[u8], dropped: &Counter) {
-        let outcome = self.turn().and_then(|()| self.file.write_all(lines));
-        self.size += lines.len() as u64;
+        let outcome = self.turn().and_then(|()| {
+            // Half of it would make the next line unreadable.
+            self.file.write_all(lines).inspect_err(|_| drop(self.file.set_len(self.size)))
+        });
+        if outcome.is_ok() {
+            self.size += lines.len() as u64;
+        }
         if let Err(error) = outcome {
             dropped.inc_by(memchr::memchr_iter(b'\n', lines).count() as u64);
             if self.warned.is_none_or(|warned| warned.elapsed() >= LOOK) {
@@ -306,7 +321,8 @@ mod tests {
     }
 
     fn line(status: u16) -> Line<'static> {
-        Line { client: "192.0.2.1", target: "/\"\u{1}\n", status, seconds: 0.25, ..Line::default() }
+        let time = Timestamp::now();
+        Line { time, client: "192.0.2.1", target: "/\"\u{1}\n", status, seconds: 0.25, ..Line::default() }
     }
 
     #[test]
@@ -363,7 +379,7 @@ mod tests {
         let mut output = Output::open(PathBuf::from("/dev/full"), u64::MAX).unwrap();
         let dropped = Counter::default();
         output.write(b"a\nb\n", &dropped);
-        assert_eq!(dropped.get(), 2);
+        assert_eq!((dropped.get(), output.size), (2, 0), "what is not there does not make a file full");
 
         let shared = Arc::new(Shared {
             slots: Default::default(),
@@ -377,6 +393,33 @@ mod tests {
         }
         let kept: usize = (0..SLOTS).map(|index| shared.slot(index).unwrap().lines.len()).sum();
         assert!(kept < SLOT_BYTES + 1_000 && dropped.get() > 2, "{kept} {}", dropped.get());
+    }
+
+    #[test]
+    fn a_disk_that_is_full_amid_a_line_leaves_none_of_it() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        use nix::sys::signal::{SigSet, Signal};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let mut output = Output::open(path.clone(), u64::MAX).unwrap();
+        let dropped = Counter::default();
+        output.write(b"first\n", &dropped);
+        // A file that may not grow is like a disk that is full, once the signal that comes with it is kept away.
+        SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+        setrlimit(Resource::RLIMIT_FSIZE, 10, hard).unwrap();
+        output.write(b"second\nthird\n", &dropped);
+        setrlimit(Resource::RLIMIT_FSIZE, soft, hard).unwrap();
+        output.write(b"fourth\n", &dropped);
+        assert_eq!((fs::read_to_string(path).unwrap(), dropped.get()), ("first\nfourth\n".into(), 2));
+    }
+
+    #[test]
+    fn what_a_client_sends_is_cut() {
+        let long = "x".repeat(FIELD_BYTES);
+        assert_eq!(text(long.as_bytes()), long);
+        assert_eq!(text(format!("{long}y").as_bytes()), format!("{long}…"));
+        assert_eq!(text(b"\xff"), "\u{fffd}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,10 @@ use hosting_edge_map::{
 };
 use hosting_scaffold::client_address::{client_of, is_trusted};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use tokio::net::TcpStream;
 
-use crate::access_log::{AccessLog, Addresses, Line};
+use crate::access_log::{AccessLog, Addresses, Line, text};
 use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
@@ -31,7 +33,7 @@ pub(crate) const REQUEST: &str = "x-hosting-request";
 /// Tells the client which shard answered.
 pub const SHARD: &str = "x-shard";
 
-/// Idle connections to one node that a request may find closed before it goes elsewhere.
+/// Idle connections to one node that a request may find closed, or with an answer that is not its own, before it makes one.
 const MAX_STALE: u8 = 3;
 /// Nodes that a request may be sent to when the first one closed without an answer.
 const MAX_SENT: usize = 2;
@@ -68,13 +70,17 @@ impl Visitor {
         tls: bool,
         name: Option<Arc<str>>,
     ) -> Self {
-        let text = |addresses: Addresses| addresses.of(address).to_string().into();
         let forwards = is_trusted(forwarders, address).then(|| Forwards {
             peer: address,
             trusted: Arc::clone(forwarders),
             written,
         });
-        Self { address: text(Addresses::Full), written: text(written), forwards, tls, name }
+        Self { forwards, ..Self::at(address, written, tls, name) }
+    }
+
+    fn at(address: IpAddr, written: Addresses, tls: bool, name: Option<Arc<str>>) -> Self {
+        let text = |addresses: Addresses| addresses.of(address).to_string().into();
+        Self { address: text(Addresses::Full), written: text(written), forwards: None, tls, name }
     }
 
     /// Who makes this request: the connection's client, or the one that a trusted proxy makes it for.
@@ -91,14 +97,7 @@ impl Visitor {
             (Some(protocol), None) if protocol.eq_ignore_ascii_case("http") => false,
             _ => self.tls,
         };
-        let text = |addresses: Addresses| addresses.of(client).to_string().into();
-        Cow::Owned(Self {
-            address: text(Addresses::Full),
-            written: text(*written),
-            forwards: None,
-            tls,
-            name: self.name.clone(),
-        })
+        Cow::Owned(Self::at(client, *written, tls, self.name.clone()))
     }
 }
 
@@ -141,8 +140,7 @@ struct Serving {
     candidates: Candidates,
     /// The site may change the protocol of its connections.
     may_upgrade: bool,
-    /// What the client calls the host: the name in its one spelling, and the port as the client gave it.
-    original_host: Vec<u8>,
+    forwarded: Forwarded,
 }
 
 /// By whom a request was answered.
@@ -237,10 +235,10 @@ impl Edge {
         }
         let field = |name: &[u8]| request.and_then(|request| request.head().field(name)).unwrap_or_default();
         let head = request.map(Request::head);
-        let text = String::from_utf8_lossy;
         let serving = course.serving.as_ref();
         let node = serving.zip(course.candidate).and_then(|(serving, at)| serving.candidates.node(at));
         self.log.write(&Line {
+            time: Timestamp::now(),
             client: &visitor.written,
             tls: visitor.tls,
             host: &text(request.map(Request::authority).unwrap_or_default()),
@@ -272,7 +270,7 @@ impl Edge {
                 webroot: target.webroot,
                 candidates: target.candidates,
                 may_upgrade: target.may_upgrade,
-                original_host: original_host(&name, authority),
+                forwarded: Forwarded::new(visitor, &name, authority),
             }),
             Decision::Unknown => Err(Page::Unknown),
             Decision::Suspended => Err(Page::Suspended),
@@ -392,7 +390,11 @@ impl Edge {
                 return Err(Failure::Closed);
             };
             let asked = Instant::now();
-            let idle = if repeatable { self.idle.take(&serving.webroot, candidate.address) } else { None };
+            let idle = if repeatable && stale < MAX_STALE {
+                self.idle.take(&serving.webroot, candidate.address)
+            } else {
+                None
+            };
             let reused = idle.is_some();
             let (tcp, must_show) = match idle {
                 Some(idle) => idle,
@@ -412,21 +414,16 @@ impl Edge {
             course.candidate = Some(candidate);
             let mut exchange =
                 Exchange::new(client, request, &mut course.passed, tcp, head, self.limits.times);
-            let response = match exchange.ask().await {
-                Ok(response) if must_show && !shows(&response, mark) => {
-                    self.metrics.foreign_answers.inc();
-                    tracing::warn!(address = %candidate.address, "a node's answer is not that of the request; its connection is closed");
-                    if stale >= MAX_STALE {
-                        return Err(Failure::Answer("the answer is not that of the request".into()));
-                    }
-                    stale += 1;
-                    again = Some(candidate);
-                    self.metrics.retries.inc();
-                    continue;
-                }
-                Ok(response) => response,
-                // The node had closed an idle connection: it is well, take another one to it.
-                Err(Failure::Closed) if repeatable && reused && stale < MAX_STALE => {
+            let mut answer = exchange.ask().await.map(|response| (shows(&response, mark), response));
+            if must_show && matches!(answer, Ok((false, _))) {
+                self.metrics.foreign_answers.inc();
+                tracing::warn!(address = %candidate.address, "a node's answer is not that of the request; its connection is closed");
+                answer = Err(Failure::Closed);
+            }
+            let (is_marked, response) = match answer {
+                Ok(answer) => answer,
+                // The node had closed an idle connection, or somebody spoiled it: it is well, take another one to it.
+                Err(Failure::Closed) if reused => {
                     stale += 1;
                     again = Some(candidate);
                     self.metrics.retries.inc();
@@ -447,7 +444,7 @@ impl Edge {
             let took = asked.elapsed();
             course.upstream = Some(took);
             self.metrics.upstream.observe(took);
-            let served = Served { candidate, is_marked: shows(&response, mark) };
+            let served = Served { candidate, is_marked };
             return self.answer(exchange, request, &response, upgrade, serving, served, begun).await;
         }
     }
@@ -482,16 +479,16 @@ impl Edge {
         mark: Mark,
     ) -> BytesMut {
         let key = serving.candidates.node(candidate).and_then(|node| self.keys.value(&node.id));
-        let forwarded = forwarded(visitor, &serving.original_host);
+        let forwarded = &serving.forwarded;
         let ours: [(&[u8], &[u8]); 8] = [
             (EDGE_KEY.as_bytes(), key.as_deref().unwrap_or_default().as_bytes()),
             (REQUEST.as_bytes(), mark.as_bytes()),
-            (ORIGINAL_HOST.as_bytes(), &serving.original_host),
-            (b"x-forwarded-host", &serving.original_host),
+            (ORIGINAL_HOST.as_bytes(), forwarded.host()),
+            (b"x-forwarded-host", forwarded.host()),
             (b"x-forwarded-proto", if visitor.tls { b"https" } else { b"http" }),
             (b"x-forwarded-for", visitor.address.as_bytes()),
             (b"x-real-ip", visitor.address.as_bytes()),
-            (b"forwarded", &forwarded),
+            (b"forwarded", &forwarded.value),
         ];
         let known = if key.is_some() { &ours[..] } else { ours.get(1..).unwrap_or_default() };
         let mut head = BytesMut::with_capacity(2 * 1_024);
@@ -531,24 +528,6 @@ impl Edge {
     }
 }
 
-/// The same as the fields with `X-`, in the standard's form (RFC 7239 §4).
-fn forwarded(visitor: &Visitor, host: &[u8]) -> Vec<u8> {
-    let address = visitor.address.as_bytes();
-    let mut value = Vec::with_capacity(40 + address.len() + host.len());
-    value.extend_from_slice(b"for=");
-    if address.contains(&b':') {
-        value.extend_from_slice(b"\"[");
-        value.extend_from_slice(address);
-        value.extend_from_slice(b"]\"");
-    } else {
-        value.extend_from_slice(address);
-    }
-    value.extend_from_slice(b";host=\"");
-    value.extend_from_slice(host);
-    value.extend_from_slice(if visitor.tls { b"\";proto=https" } else { b"\";proto=http" });
-    value
-}
-
 /// To the microsecond.
 fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
@@ -559,13 +538,35 @@ fn shows(response: &ResponseHead, mark: Mark) -> bool {
     response.field(REQUEST.as_bytes()).is_some_and(|shown| shown == mark.as_bytes())
 }
 
-fn original_host(name: &str, authority: &[u8]) -> Vec<u8> {
-    let mut host = Vec::with_capacity(authority.len());
-    host.extend_from_slice(name.as_bytes());
-    if let Some(colon) = memchr::memchr(b':', authority).filter(|colon| colon + 1 < authority.len()) {
-        host.extend_from_slice(authority.get(colon..).unwrap_or_default());
+/// For whom and for which host a request is made: the value of `Forwarded` (RFC 7239 §4), which holds the host as other fields have it.
+struct Forwarded {
+    value: Vec<u8>,
+    host: Range<usize>,
+}
+
+impl Forwarded {
+    /// The host is the name in its one spelling, with the port of `authority` as the client gave it.
+    fn new(visitor: &Visitor, name: &str, authority: &[u8]) -> Self {
+        let address = visitor.address.as_bytes();
+        let (before, after): (&[u8], &[u8]) =
+            if address.contains(&b':') { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
+        let mut value = Vec::with_capacity(64 + address.len() + authority.len());
+        for part in [before, address, after, b";host=\""] {
+            value.extend_from_slice(part);
+        }
+        let begin = value.len();
+        value.extend_from_slice(name.as_bytes());
+        if let Some(colon) = memchr::memchr(b':', authority).filter(|colon| colon + 1 < authority.len()) {
+            value.extend_from_slice(authority.get(colon..).unwrap_or_default());
+        }
+        let host = begin..value.len();
+        value.extend_from_slice(if visitor.tls { b"\";proto=https" } else { b"\";proto=http" });
+        Self { value, host }
     }
-    host
+
+    fn host(&self) -> &[u8] {
+        self.value.get(self.host.clone()).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -573,11 +574,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_original_host_keeps_its_port() {
-        let original =
-            |name: &str, raw: &str| String::from_utf8(original_host(name, raw.as_bytes())).unwrap();
-        assert_eq!(original("a.example", "A.example."), "a.example");
-        assert_eq!(original("a.example", "a.example:8443"), "a.example:8443");
-        assert_eq!(original("a.example", "a.example:"), "a.example");
+    fn the_host_keeps_its_port_and_an_address_is_quoted_where_it_must_be() {
+        let forwarded = |address: &str, tls: bool, name: &str, raw: &str| {
+            let visitor = Visitor::at(address.parse().unwrap(), Addresses::Full, tls, None);
+            let forwarded = Forwarded::new(&visitor, name, raw.as_bytes());
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            (text(forwarded.host()), text(&forwarded.value))
+        };
+        let of = |host: &str, value: &str| (host.to_owned(), value.to_owned());
+        assert_eq!(
+            forwarded("192.0.2.1", false, "a.example", "A.example."),
+            of("a.example", "for=192.0.2.1;host=\"a.example\";proto=http")
+        );
+        assert_eq!(
+            forwarded("2001:db8::1", true, "a.example", "a.example:8443"),
+            of("a.example:8443", "for=\"[2001:db8::1]\";host=\"a.example:8443\";proto=https")
+        );
+        assert_eq!(forwarded("192.0.2.1", false, "a.example", "a.example:").0, "a.example");
     }
 }

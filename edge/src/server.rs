@@ -155,7 +155,6 @@ pub struct Server {
     addresses: Addresses,
     balancers: Vec<IpNet>,
     forwarders: Arc<[IpNet]>,
-    header_wait: Duration,
 }
 
 impl std::fmt::Debug for Server {
@@ -208,7 +207,6 @@ impl Server {
             addresses: settings.access_log_addresses,
             balancers: settings.proxy_protocol_from.clone(),
             forwarders: settings.forwarded_from.clone().into(),
-            header_wait: ms(settings.header_timeout_ms),
         })
     }
 
@@ -349,15 +347,11 @@ async fn serve(
     let (client, _place) = match place {
         Some(place) => (peer.ip(), place),
         None => {
-            let header = tokio::time::timeout(server.header_wait, proxy_header::read(&mut tcp, peer)).await;
-            let client = match header {
-                Ok(Ok(client)) => client,
-                Ok(Err(error)) => {
+            let header = tokio::time::timeout(server.h1.header, proxy_header::read(&mut tcp, peer)).await;
+            let client = match header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(client) => client,
+                Err(error) => {
                     tracing::debug!(%peer, %error, "no PROXY protocol header");
-                    server.metrics.proxy_headers_refused.inc();
-                    return;
-                }
-                Err(_) => {
                     server.metrics.proxy_headers_refused.inc();
                     return;
                 }

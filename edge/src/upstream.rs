@@ -71,8 +71,8 @@ struct Idle {
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// The connections of a webroot, the last one used at the end.
-    idle: HashMap<Key, Vec<Idle>, RandomState>,
+    /// Connections that serve the same, the last one used at the end, which is the order of their ids. There may be thousands.
+    idle: HashMap<Key, VecDeque<Idle>, RandomState>,
     count: usize,
     /// In the order of their last use, with some that are not idle any more.
     order: VecDeque<(u64, Key)>,
@@ -83,13 +83,14 @@ impl Shard {
     fn put(&mut self, key: Key, tcp: TcpStream, until: Instant) {
         if self.order.len() > 2 * self.count + SHARDS {
             let idle = &self.idle;
-            self.order
-                .retain(|(id, key)| idle.get(key).is_some_and(|kept| kept.iter().any(|idle| idle.id == *id)));
+            self.order.retain(|(id, key)| {
+                idle.get(key).is_some_and(|kept| kept.binary_search_by_key(id, |idle| idle.id).is_ok())
+            });
         }
         let id = self.next;
         self.next += 1;
         self.order.push_back((id, key.clone()));
-        self.idle.entry(key).or_default().push(Idle { id, tcp, until });
+        self.idle.entry(key).or_default().push_back(Idle { id, tcp, until });
         self.count += 1;
     }
 
@@ -97,10 +98,8 @@ impl Shard {
     fn evict(&mut self) -> bool {
         while let Some((id, key)) = self.order.pop_front() {
             let Some(connections) = self.idle.get_mut(&key) else { continue };
-            if connections.first().is_none_or(|oldest| oldest.id != id) {
-                continue;
-            }
-            close(&connections.remove(0).tcp);
+            let Some(oldest) = connections.pop_front_if(|oldest| oldest.id == id) else { continue };
+            close(&oldest.tcp);
             self.count -= 1;
             if connections.is_empty() {
                 self.idle.remove(&key);
@@ -159,7 +158,7 @@ impl IdleConnections {
             let idle = {
                 let mut shard = self.shard(key)?;
                 let connections = shard.idle.get_mut(key)?;
-                let idle = connections.pop()?;
+                let idle = connections.pop_back()?;
                 if connections.is_empty() {
                     shard.idle.remove(key);
                 }
@@ -217,7 +216,7 @@ impl IdleConnections {
                 });
                 !connections.is_empty()
             });
-            let left = shard.idle.values().map(Vec::len).sum();
+            let left = shard.idle.values().map(VecDeque::len).sum();
             self.count.fetch_sub(shard.count.saturating_sub(left), Ordering::Relaxed);
             shard.count = left;
         }

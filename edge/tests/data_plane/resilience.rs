@@ -394,8 +394,8 @@ async fn the_end_has_a_deadline() {
 }
 
 /// A node that shows the mark of each request with its answer, `marks` permitting, and counts its connections. The second request of
-/// the first connection gets, with the mark of the first, what an attacker left there.
-async fn marking(marks: bool, poisoned: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+/// each of the first `poisoned` connections gets, with the mark of the first, what an attacker left there.
+async fn marking(marks: bool, poisoned: usize) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -403,7 +403,7 @@ async fn marking(marks: bool, poisoned: bool) -> (SocketAddr, Arc<AtomicUsize>) 
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            let poisoned = count.fetch_add(1, Ordering::SeqCst) < poisoned;
             tokio::spawn(async move {
                 let (mut head, mut shown) = (Vec::new(), None);
                 while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
@@ -414,12 +414,14 @@ async fn marking(marks: bool, poisoned: bool) -> (SocketAddr, Arc<AtomicUsize>) 
                     head.clear();
                     let mark = text.lines().find(|line| line.starts_with("x-hosting-request: ")).unwrap();
                     let (mark, body) = match &shown {
-                        Some(before) if poisoned && first => (String::clone(before), "evil"),
+                        Some(before) if poisoned => (String::clone(before), "evil"),
                         _ => (mark.to_owned(), "fine"),
                     };
                     let field = if marks { format!("{mark}\r\n") } else { String::new() };
                     shown = Some(mark);
                     let answer = format!("HTTP/1.1 200 OK\r\n{field}content-length: 4\r\n\r\n{body}");
+                    // So that requests at the same time have connections of their own.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
             });
@@ -452,7 +454,7 @@ async fn two_sites(edge: &mut Edge, node: SocketAddr) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn sites_share_connections_to_a_node_that_shows_which_request_it_answers() {
     for (marks, expected) in [(true, 1), (false, 2)] {
-        let (address, connections) = marking(marks, false).await;
+        let (address, connections) = marking(marks, 0).await;
         let mut edge = Edge::start().await;
         assert_eq!(two_sites(&mut edge, address).await, ["fine"; 4]);
         assert_eq!(connections.load(Ordering::SeqCst), expected, "marks: {marks}");
@@ -461,9 +463,39 @@ async fn sites_share_connections_to_a_node_that_shows_which_request_it_answers()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_site_left_in_a_shared_connection_reaches_no_other() {
-    let (address, connections) = marking(true, true).await;
+    let (address, connections) = marking(true, 1).await;
     let mut edge = Edge::start().await;
     assert_eq!(two_sites(&mut edge, address).await, ["fine"; 4]);
     assert_eq!(connections.load(Ordering::SeqCst), 2);
     assert_eq!(edge.metric("hosting_edge_foreign_answers_total"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_connections_one_site_spoils_the_others_are_served() {
+    let (address, connections) = marking(true, 12).await;
+    let mut edge = Edge::start().await;
+    edge.publish(
+        vec![
+            pool("s1", &[("n1", address, true)]),
+            route("a.example.com", "t_a", "web_a", "s1"),
+            route("b.example.com", "t_b", "web_b", "s1"),
+        ],
+        Vec::new(),
+    );
+    let client = edge.client(&["a.example.com", "b.example.com"]);
+    let ask = async |host: &str| {
+        let response = client.get(edge.url(host, "/")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.text().await.unwrap()
+    };
+    assert_eq!(join_all((0..12).map(|_| ask("a.example.com"))).await, ["fine"; 12]);
+    assert_eq!(connections.load(Ordering::SeqCst), 12);
+    for _ in 0..5 {
+        assert_eq!(ask("b.example.com").await, "fine");
+    }
+    // After three of them a request makes a connection of its own.
+    assert_eq!(
+        (edge.metric("hosting_edge_foreign_answers_total"), connections.load(Ordering::SeqCst)),
+        (3, 13)
+    );
 }
