@@ -200,12 +200,16 @@ async fn either_controller_may_die_or_stand_still_under_load() {
                 }
             }
         }
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        // However slow the machine: writing goes on after it, and comes to as many.
+        let until = writer.written.load(Ordering::Relaxed);
+        eventually(&format!("names are written after {what}"), Duration::from_secs(60), async || {
+            let count = writer.written.load(Ordering::Relaxed);
+            (count > 20 && count > until + 3).then_some(())
+        })
+        .await;
         let count = writer.written.load(Ordering::Relaxed);
         names.extend(writer.end().await);
         println!("{what}: {count} names in {:?}", began.elapsed());
-        // How many depends on the machine; that there are some, on whoever is left.
-        assert!(count > 0, "{what}: no name was written");
         for api in &apis {
             eventually(&format!("{api} answers after {what}"), Duration::from_secs(30), async || {
                 out_of_service(&http, api, &key).await.filter(Vec::is_empty).map(drop)
