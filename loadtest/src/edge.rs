@@ -303,7 +303,7 @@ fn report(args: &Args, entries: &[Entry], rows: &[Row]) {
     print(&object.to_string());
 }
 
-/// Fields by which an edge sees that an answer is that of its request.
+/// The field by which an edge sees that an answer is that of its request.
 const ECHO: &[u8] = b"\r\nx-hosting-request: ";
 
 /// Says its address, and answers `GET /N` with N bytes over connections that it keeps.

@@ -71,7 +71,7 @@ impl Entry {
 pub(super) struct Server {
     pub(super) entry: Entry,
     process: Process,
-    _node: Option<Process>,
+    _node: Process,
     /// From the start of the process until it answered for a host name.
     pub(super) ready: Duration,
 }
@@ -132,7 +132,7 @@ pub(super) struct Workshop {
     names: usize,
     connections: usize,
     /// HAProxy's log goes here, and is read so that it never waits.
-    _log: Option<tokio::task::JoinHandle<()>>,
+    _log: tokio::task::JoinHandle<()>,
 }
 
 impl Workshop {
@@ -152,7 +152,7 @@ impl Workshop {
             let mut line = vec![0; 8_192];
             while log.recv(&mut line).await.is_ok() {}
         });
-        Ok(Self { folder: folder.to_owned(), names, connections, _log: Some(reader) })
+        Ok(Self { folder: folder.to_owned(), names, connections, _log: reader })
     }
 
     pub(super) fn start(&self, entry: &Entry) -> anyhow::Result<Server> {
@@ -183,7 +183,7 @@ impl Workshop {
             std::thread::sleep(Duration::from_millis(2));
         }
         let ready = begun.elapsed();
-        Ok(Server { entry: entry.clone(), process: Process(child), _node: Some(node), ready })
+        Ok(Server { entry: entry.clone(), process: Process(child), _node: node, ready })
     }
 
     fn edge(&self, binary: &Path, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
