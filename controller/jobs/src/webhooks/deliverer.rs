@@ -56,6 +56,8 @@ pub struct Deliverer {
     next_tidy: Instant,
     /// Webhooks are to be read anew.
     is_stale: bool,
+    /// The revision that webhooks were read at.
+    read_at: u64,
     receivers: BTreeMap<String, Receiver>,
     epoch: String,
     /// The newest events, behind `tail_begins`.
@@ -88,6 +90,7 @@ impl Deliverer {
             next_hold: Instant::now(),
             next_tidy: Instant::now() + config.tidy,
             is_stale: true,
+            read_at: 0,
             receivers: BTreeMap::new(),
             epoch: String::new(),
             tail: VecDeque::new(),
@@ -211,6 +214,9 @@ impl Deliverer {
             return self.rest().await;
         }
         self.read_tail().await?;
+        if self.is_stale {
+            self.reload().await?;
+        }
         self.begin_attempts().await?;
         self.begin_asked().await?;
         if Instant::now() >= self.next_tidy {
@@ -294,11 +300,12 @@ impl Deliverer {
                 }
             }
         }
+        self.read_at = head;
         self.is_stale = false;
         Ok(())
     }
 
-    /// Reads what is new in the log, once for all.
+    /// Reads what is new in the log, once for all. An event behind a webhook's change is posted as the webhook says by then, so such a change, which the log tells as well, makes the webhooks stale.
     async fn read_tail(&mut self) -> Result<(), StoreError> {
         if self.tail.is_empty() && self.tail_begins.revision == 0 {
             // Whoever is further behind reads for itself.
@@ -308,6 +315,9 @@ impl Deliverer {
             let after = self.tail.back().map_or(self.tail_begins, |last| last.at);
             let events = self.poster.store.read().await?.events_after(after, EVENTS).await?;
             let is_last = events.len() < EVENTS as usize;
+            self.is_stale |= events
+                .iter()
+                .any(|logged| logged.event.kind == Webhook::KIND && logged.at.revision > self.read_at);
             self.tail.extend(events.iter().map(|logged| Arc::new(Posted::of(&self.epoch, logged))));
             while self.tail.len() > TAIL {
                 self.tail_begins = self.tail.pop_front().map_or(self.tail_begins, |gone| gone.at);
@@ -382,7 +392,9 @@ impl Deliverer {
                 receiver.position.at = EventPlace { revision: 0, place: 0 };
                 return Ok(());
             }
-            let events = tx.events_after(receiver.position.at, EVENTS).await?;
+            let mut events = tx.events_after(receiver.position.at, EVENTS).await?;
+            // Those behind the beginning of what is in memory were perhaps written after the webhooks were read.
+            events.retain(|logged| logged.at <= *tail_begins);
             if events.is_empty() {
                 // All there is lies in memory, behind this.
                 receiver.position.at = *tail_begins;
@@ -568,3 +580,7 @@ fn outcome_of(asked: &WebhookDelivery, attempt: &Attempt) -> WebhookDelivery {
         ..asked.clone()
     }
 }
+
+#[cfg(test)]
+#[path = "deliverer_tests.rs"]
+mod tests;
