@@ -55,7 +55,13 @@ impl Running {
             rollout: 0,
         });
         let removals = removals.collect();
-        self.replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });
+        self.replica.publish(Batch {
+            epoch: "e".into(),
+            revision: self.revision,
+            upserts,
+            removals,
+            more: false,
+        });
     }
 
     async fn says(&self, (key, intent): &Item) -> Result<(), String> {

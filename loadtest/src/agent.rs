@@ -196,8 +196,13 @@ impl Node {
         }
         let (started, cpu) = (Instant::now(), cpu()?);
         if !items.is_empty() {
-            let batch =
-                Batch { epoch: "e".into(), revision: self.revision, upserts: items, removals: Vec::new() };
+            let batch = Batch {
+                epoch: "e".into(),
+                revision: self.revision,
+                upserts: items,
+                removals: Vec::new(),
+                more: false,
+            };
             self.replica.publish(batch);
         }
         let view = self.views.borrow_and_update().clone().context("nothing was published")?;

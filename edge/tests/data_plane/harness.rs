@@ -226,7 +226,7 @@ impl Edge {
             replica.check(&item.key, intent).unwrap();
         }
         self.revision += 1;
-        replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals });
+        replica.publish(Batch { epoch: "e".into(), revision: self.revision, upserts, removals, more: false });
     }
 
     /// Why it would not apply an intent.

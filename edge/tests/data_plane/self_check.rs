@@ -104,7 +104,13 @@ async fn a_build_that_acknowledges_without_applying_says_so_itself() {
     let (mut replica, checks) = SelfChecks::of(Forgets(edge.take_replica()), metrics);
     let stop = CancellationToken::new();
     let upserts = ["kept.example.com", "lost.example.com"].map(|host| route(host, "t_a", "web_a", "s1"));
-    replica.publish(Batch { epoch: "e".into(), revision: 9, upserts: upserts.into(), removals: Vec::new() });
+    replica.publish(Batch {
+        epoch: "e".into(),
+        revision: 9,
+        upserts: upserts.into(),
+        removals: Vec::new(),
+        more: false,
+    });
     edge.open().await;
     let running = tokio::spawn(checks.run(edge.check.clone(), stop.clone()));
     let failing = || registry.encode().contains("intent_self_check_failing 1\n");

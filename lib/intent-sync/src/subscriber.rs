@@ -11,6 +11,7 @@
 
 mod brake;
 mod frames;
+mod packed;
 mod rollouts;
 mod view;
 
@@ -26,6 +27,7 @@ use wire::{Down, Up};
 
 use brake::Attempts;
 pub use brake::Brake;
+use packed::{Loading, View};
 use rollouts::Rollouts;
 
 use crate::Replica;
@@ -74,6 +76,8 @@ pub trait Policy: Send + 'static {
     const DURABLE_IS_ON_DISK: bool = true;
     /// Tell the replica of every removal.
     const PUBLISH_REMOVALS: bool = true;
+    /// Say of a piece of the view that it is one.
+    const MARK_PIECES: bool = true;
     /// Keep what is part of a rollout until that comes here.
     const ROLLOUTS_WAIT: bool = true;
 }
@@ -214,7 +218,7 @@ pub struct Subscriber<J, R, P = Strict> {
     config: Config,
     journal: J,
     replica: R,
-    view: BTreeMap<Key, Record>,
+    view: View,
     position: Option<Position>,
     count: u64,
     digest: Digest,
@@ -246,16 +250,14 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     /// # Errors
     /// When the ledger cannot be read; nothing is published then.
     pub fn open(config: Config, mut journal: J, replica: R) -> Result<Self, LedgerError> {
-        let mut view = BTreeMap::new();
-        let meta = journal.load(&mut |key, record| {
-            view.insert(key, record);
-        })?;
+        let mut loading = Loading::default();
+        let meta = journal.load(&mut |key, record| loading.add(key, record))?;
         let mut subscriber = Self {
             attempts: Attempts::new(config.brake),
             config,
             journal,
             replica,
-            view: BTreeMap::new(),
+            view: loading.done(),
             position: None,
             count: 0,
             digest: Digest::EMPTY,
@@ -275,67 +277,82 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             policy: PhantomData,
         };
         if let Some(meta) = meta {
-            let position = Position { epoch: meta.epoch, revision: meta.revision };
-            subscriber.durable = Some(position.clone());
-            subscriber.restore(position, view);
+            subscriber.restore(meta);
         }
         Ok(subscriber)
     }
 
-    fn restore(&mut self, position: Position, view: BTreeMap<Key, Record>) {
-        let mut upserts = Vec::new();
-        for (key, record) in view {
-            let (judged, publish) = self.judge_again(&key, &record);
-            if let Some((stored, intent)) = publish {
-                upserts.push((stored.item(&key), intent));
+    /// Puts the view that was read into effect, piece by piece where the replica takes it so.
+    fn restore(&mut self, meta: Meta) {
+        let position = Position { epoch: meta.epoch, revision: meta.revision };
+        self.durable = Some(position.clone());
+        self.position = Some(position);
+        // The journal added them up when it read them.
+        (self.count, self.digest) = (meta.count, meta.digest);
+        let piece = || Vec::with_capacity(R::PIECES.unwrap_or_default());
+        let mut upserts = piece();
+        let mut others = Vec::new();
+        let view = std::mem::take(&mut self.view);
+        for (key, record) in view.iter() {
+            self.effective += u64::from(record.effective().is_some());
+            let publish = match record {
+                Record::Accepted(stored) => match self.judge(&key, &stored.value) {
+                    Ok(intent) => Some((stored, intent)),
+                    Err((why, reason)) => {
+                        let wanted = Some(stored.clone());
+                        let revision = stored.revision;
+                        let quarantined = Quarantined { why, reason, revision, wanted, good: None };
+                        others.push((key.clone(), Record::Quarantined(Box::new(quarantined)), true));
+                        None
+                    }
+                },
+                Record::Quarantined(kept) => {
+                    let before = Record::Quarantined(kept.clone());
+                    let (judged, publish) = self.judge_again(&key, *kept);
+                    let changed = judged != before;
+                    others.push((key.clone(), judged, changed));
+                    publish
+                }
+            };
+            let Some((stored, intent)) = publish else { continue };
+            upserts.push((stored.into_item(key), intent));
+            if Some(upserts.len()) == R::PIECES {
+                self.publish_piece(std::mem::replace(&mut upserts, piece()));
             }
-            let changed = judged != record;
+        }
+        self.view = view;
+        for (key, judged, changed) in others {
             self.put(&key, Some(judged));
             if !changed {
                 self.dirty.remove(&key);
             }
         }
         self.unwritten = !self.dirty.is_empty();
-        self.position = Some(position);
         self.publish(upserts, Vec::new());
     }
 
-    /// What a record from disk is to this build, and what of it goes into effect.
-    fn judge_again(&self, key: &Key, record: &Record) -> (Record, Option<(Stored, R::Intent)>) {
-        let quarantine = |why, reason, revision, wanted, good: Option<Stored>| {
-            let good =
-                good.and_then(|stored| self.judge(key, &stored.value).ok().map(|intent| (stored, intent)));
-            let record = Record::Quarantined(Box::new(Quarantined {
-                why,
-                reason,
-                revision,
-                wanted,
-                good: good.as_ref().map(|(stored, _)| stored.clone()),
-            }));
-            (record, good)
+    /// What a quarantined record from disk is to this build, and what of it goes into effect.
+    fn judge_again(&self, key: &Key, kept: Quarantined) -> (Record, Option<(Stored, R::Intent)>) {
+        let Quarantined { why, reason, revision, wanted, good } = kept;
+        let wanted_again = match why {
+            Why::Rejected | Why::Unsupported => wanted.as_ref(),
+            Why::Held | Why::Waiting(_) => None,
         };
-        match record {
-            Record::Accepted(stored) => match self.judge(key, &stored.value) {
-                Ok(intent) => (record.clone(), Some((stored.clone(), intent))),
-                Err((why, reason)) => quarantine(why, reason, stored.revision, Some(stored.clone()), None),
-            },
-            Record::Quarantined(kept) => {
-                let kept = kept.as_ref().clone();
-                match (&kept.why, &kept.wanted) {
-                    (Why::Rejected | Why::Unsupported, Some(wanted)) => {
-                        match self.judge(key, &wanted.value) {
-                            Ok(intent) => (Record::Accepted(wanted.clone()), Some((wanted.clone(), intent))),
-                            Err((why, reason)) => {
-                                quarantine(why, reason, kept.revision, kept.wanted, kept.good)
-                            }
-                        }
-                    }
-                    (Why::Held | Why::Waiting(_), _) | (Why::Rejected | Why::Unsupported, None) => {
-                        quarantine(kept.why, kept.reason, kept.revision, kept.wanted, kept.good)
-                    }
-                }
-            }
-        }
+        let verdict = wanted_again.map(|wanted| Ok((wanted.clone(), self.judge(key, &wanted.value)?)));
+        let (why, reason) = match verdict {
+            Some(Ok((wanted, intent))) => return (Record::Accepted(wanted.clone()), Some((wanted, intent))),
+            Some(Err(verdict)) => verdict,
+            None => (why, reason),
+        };
+        let good = good.and_then(|stored| self.judge(key, &stored.value).ok().map(|intent| (stored, intent)));
+        let quarantined = Quarantined {
+            why,
+            reason,
+            revision,
+            wanted,
+            good: good.as_ref().map(|(stored, _)| stored.clone()),
+        };
+        (Record::Quarantined(Box::new(quarantined)), good)
     }
 
     /// Begins a session: the first frame to send. What was staged of the last session is forgotten.
@@ -463,7 +480,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             records: if self.rewrite {
                 Box::new(view.iter().map(|(key, record)| (key, Some(record))))
             } else {
-                Box::new(self.dirty.iter().map(|key| (key, view.get(key))))
+                Box::new(self.dirty.iter().map(|key| (key.clone(), view.get(key))))
             },
         });
         match written {
@@ -534,7 +551,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
 
     /// Keys whose newest word is not in effect and does not wait for a rollout, in key order.
     pub fn exceptions(&self) -> impl Iterator<Item = (&Key, &Quarantined)> {
-        self.quarantine.iter().filter_map(|key| Some((key, self.view.get(key)?.quarantined()?)))
+        self.quarantine.iter().filter_map(|key| Some((key, self.view.quarantined(key)?)))
     }
 
     /// Over what the feed wants.

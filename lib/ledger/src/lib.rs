@@ -112,7 +112,7 @@ pub struct LedgerBatch<'a> {
     /// Forget every record first: `records` is the whole view.
     pub replace_all: bool,
     /// Keys to set, or to forget.
-    pub records: Box<dyn Iterator<Item = (&'a Key, Option<&'a Record>)> + 'a>,
+    pub records: Box<dyn Iterator<Item = (Key, Option<Record>)> + 'a>,
 }
 
 /// Where a subscriber keeps its state. The model test has one of its own that crashes.
@@ -121,7 +121,7 @@ pub trait Journal: Send + 'static {
     ///
     /// # Errors
     /// When the state cannot be read or does not add up; what `each` got must then be thrown away.
-    fn load(&mut self, each: &mut dyn FnMut(Key, Record)) -> Result<Option<Meta>, LedgerError>;
+    fn load(&mut self, each: &mut dyn FnMut(&Key, Record)) -> Result<Option<Meta>, LedgerError>;
 
     /// All of `batch` or nothing; on disk when it returns.
     ///

@@ -29,15 +29,9 @@ pub struct Stored {
 impl Stored {
     /// The item it stands for. Its trace is over.
     #[must_use]
-    pub fn item(&self, key: &Key) -> Item {
-        Item {
-            key: key.clone(),
-            revision: self.revision,
-            value: self.value.clone(),
-            cause: self.cause,
-            traceparent: String::new(),
-            rollout: 0,
-        }
+    pub fn into_item(self, key: Key) -> Item {
+        let Self { revision, value, cause } = self;
+        Item { key, revision, value, cause, traceparent: String::new(), rollout: 0 }
     }
 }
 

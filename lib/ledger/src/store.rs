@@ -20,8 +20,8 @@ const RECORDS: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("r
 /// Field → value. `format` and `audience` never change their meaning.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-/// Bytes of page cache; the view itself is in memory anyway.
-const CACHE: usize = 16 << 20;
+/// Bytes of page cache: the inner pages of a million records. The view itself is in memory anyway.
+const CACHE: usize = 4 << 20;
 
 /// One audience's last good state, locked to this process while open.
 #[derive(Debug)]
@@ -217,24 +217,27 @@ impl Ledger {
 }
 
 impl Journal for Ledger {
-    fn load(&mut self, each: &mut dyn FnMut(Key, Record)) -> Result<Option<Meta>, LedgerError> {
+    fn load(&mut self, each: &mut dyn FnMut(&Key, Record)) -> Result<Option<Meta>, LedgerError> {
         self.guarded(|database| {
             let read = database.begin_read()?;
             let position = read.open_table(META)?.get("position")?.map(|guard| guard.value().to_vec());
             let Some(position) = position else { return Ok(None) };
             let meta = decode_meta(&position).map_err(Fault::Corrupt)?;
             let (mut count, mut digest) = (0_u64, Digest::EMPTY);
+            let mut key = Key { kind: 0, name: String::new() };
             for row in read.open_table(RECORDS)?.iter()? {
-                let (key, value) = row?;
-                let (kind, name) = key.value();
-                let key = Key { kind, name: name.to_owned() };
+                let (place, value) = row?;
+                let (kind, name) = place.value();
+                key.kind = kind;
+                key.name.clear();
+                key.name.push_str(name);
                 let record = decode_record(value.value())
                     .map_err(|problem| Fault::Corrupt(format!("record {key}: {problem}")))?;
                 if let Some(wanted) = record.wanted() {
                     count += 1;
                     digest.add(&key, &wanted.value);
                 }
-                each(key, record);
+                each(&key, record);
             }
             if (count, digest) != (meta.count, meta.digest) {
                 return Err(Fault::Corrupt(format!(
@@ -257,7 +260,7 @@ impl Journal for Ledger {
                 for (key, record) in batch.records {
                     let at = (key.kind, key.name.as_str());
                     match record {
-                        Some(record) => records.insert(at, encode_record(record).as_slice())?,
+                        Some(record) => records.insert(at, encode_record(&record).as_slice())?,
                         None => records.remove(at)?,
                     };
                 }

@@ -90,14 +90,14 @@ fn write_all(ledger: &mut Ledger, revision: u64, view: &View) -> Result<(), Ledg
     ledger.write(LedgerBatch {
         meta: &meta,
         replace_all: true,
-        records: Box::new(view.iter().map(|(key, record)| (key, Some(record)))),
+        records: Box::new(view.iter().map(|(key, record)| (key.clone(), Some(record.clone())))),
     })
 }
 
 fn read_all(ledger: &mut Ledger) -> Result<(Option<Meta>, View), LedgerError> {
     let mut view = View::new();
     let meta = ledger.load(&mut |key, record| {
-        view.insert(key, record);
+        view.insert(key.clone(), record);
     })?;
     Ok((meta, view))
 }
@@ -137,8 +137,7 @@ fn a_view_comes_back_as_it_was() {
     next.remove(&key(1));
     next.insert(key(9), accepted(8, b"nine"));
     let after = meta(8, &next);
-    let (gone, new) = (key(1), key(9));
-    let changed = Box::new([(&gone, None), (&new, next.get(&new))].into_iter());
+    let changed = Box::new([(key(1), None), (key(9), next.get(&key(9)).cloned())].into_iter());
     ledger.write(LedgerBatch { meta: &after, replace_all: false, records: changed }).unwrap();
     assert_eq!(read_all(&mut ledger).unwrap(), (Some(after), next));
 

@@ -103,6 +103,8 @@ pub fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)
+        // What a thread freed goes back to the system when the thread ends, and what a start frees is much.
+        .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()
         .context("cannot start threads")

@@ -380,9 +380,10 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
             (key, Record::Accepted(Stored { revision: 1, value: value.into(), cause: Cause::Person }))
         })
         .collect();
-    let meta = Meta { epoch: "loadtest".into(), revision: 1, count: u64::try_from(records.len())?, digest };
+    let count = u64::try_from(records.len())?;
+    let meta = Meta { epoch: "loadtest".into(), revision: 1, count, digest };
     let mut ledger = Ledger::open(data.join("ledger.redb"), &Audience::edge("loadtest")?.to_string())?;
-    let entries = records.iter().map(|(key, record)| (key, Some(record)));
+    let entries = records.into_iter().map(|(key, record)| (key, Some(record)));
     ledger.write(LedgerBatch { meta: &meta, replace_all: true, records: Box::new(entries) })?;
     Ok(())
 }

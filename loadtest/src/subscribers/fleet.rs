@@ -112,7 +112,7 @@ pub(super) fn trace_of(traceparent: &str) -> Option<u128> {
 struct Nowhere;
 
 impl Journal for Nowhere {
-    fn load(&mut self, _: &mut dyn FnMut(Key, Record)) -> Result<Option<Meta>, LedgerError> {
+    fn load(&mut self, _: &mut dyn FnMut(&Key, Record)) -> Result<Option<Meta>, LedgerError> {
         Ok(None)
     }
 

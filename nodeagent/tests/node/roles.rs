@@ -223,7 +223,7 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
     };
     let tenant = m::Tenant { uid: 1, state: m::State::Active as i32, incarnation: 7 };
     let upserts = vec![item(Key::new(Kind::Tenant, "t_a"), 1, tenant.encode_to_vec())];
-    replica.publish(Batch { epoch: "e".into(), revision: 1, upserts, removals: Vec::new() });
+    replica.publish(Batch { epoch: "e".into(), revision: 1, upserts, removals: Vec::new(), more: false });
     let phase_of = |key: &str| {
         let told = told.lock().unwrap();
         told.iter().rev().find(|(of, _)| of == key).and_then(|(_, report)| report.as_ref().map(|r| r.phase))
@@ -241,7 +241,7 @@ async fn another_role_is_its_drivers_and_what_it_wants_of_them() {
         traceparent: String::new(),
         rollout: 0,
     };
-    replica.publish(Batch { epoch: "e".into(), revision: 2, upserts, removals: vec![removal] });
+    replica.publish(Batch { epoch: "e".into(), revision: 2, upserts, removals: vec![removal], more: false });
     until("the shelf is gone", || phase_of("retire/tenant/t_a") == Some(Phase::Retired)).await;
     assert!(!path("storage/shelves/t_a").exists());
     assert!(path("storage/shelves/node").exists(), "only what the retire names is destroyed");

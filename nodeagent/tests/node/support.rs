@@ -245,7 +245,7 @@ impl Node {
                 rollout: 0,
             })
             .collect();
-        replica.publish(Batch { epoch: "e".into(), revision: *revision, upserts, removals });
+        replica.publish(Batch { epoch: "e".into(), revision: *revision, upserts, removals, more: false });
         *revision
     }
 

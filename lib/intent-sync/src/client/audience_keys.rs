@@ -103,6 +103,7 @@ impl<R> KeysWatch<R> {
 
 impl<R: Replica> Replica for KeysWatch<R> {
     type Intent = R::Intent;
+    const PIECES: Option<usize> = R::PIECES;
 
     /// Learns a key before it is published: what it opens is in the same batch, and is checked next. To know it early changes nothing.
     fn check(&self, key: &Key, intent: &R::Intent) -> Result<(), Rejection> {
@@ -177,7 +178,8 @@ mod tests {
             traceparent: String::new(),
             rollout: 0,
         };
-        let batch = |removals| Batch { epoch: "e".into(), revision: 1, upserts: Vec::new(), removals };
+        let batch =
+            |removals| Batch { epoch: "e".into(), revision: 1, upserts: Vec::new(), removals, more: false };
         watch.publish(batch(vec![removal(&other)]));
         assert!(keys.open(&subject, "key", &sealed).is_ok());
         watch.publish(batch(vec![removal(&own)]));

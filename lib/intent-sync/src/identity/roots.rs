@@ -31,6 +31,7 @@ impl<R> RootsWatch<R> {
 
 impl<R: Replica> Replica for RootsWatch<R> {
     type Intent = R::Intent;
+    const PIECES: Option<usize> = R::PIECES;
 
     fn check(&self, key: &Key, intent: &R::Intent) -> Result<(), Rejection> {
         if let Some(roots) = intent.trust_roots() {

@@ -594,6 +594,9 @@ impl<'s, S: ModelStore, P: Policy> Driver<'s, S, P> {
         if node.replica.live().view != node.disk_view {
             return Err(format!("{} started with something else than it had on disk", node.name));
         }
+        if node.replica.live().published > 1 {
+            return Err(format!("{} took a piece of what it had on disk for all of it", node.name));
+        }
         Ok(())
     }
 }

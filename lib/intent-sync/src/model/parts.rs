@@ -41,11 +41,11 @@ impl ModelJournal {
 }
 
 impl Journal for ModelJournal {
-    fn load(&mut self, each: &mut dyn FnMut(Key, Record)) -> Result<Option<Meta>, LedgerError> {
+    fn load(&mut self, each: &mut dyn FnMut(&Key, Record)) -> Result<Option<Meta>, LedgerError> {
         let disk = self.disk();
         let Some((meta, view)) = &disk.stored else { return Ok(None) };
         for (key, record) in view {
-            each(key.clone(), record.clone());
+            each(key, record.clone());
         }
         Ok(Some(meta.clone()))
     }
@@ -62,8 +62,8 @@ impl Journal for ModelJournal {
         };
         for (key, record) in batch.records {
             match record {
-                Some(record) => view.insert(key.clone(), record.clone()),
-                None => view.remove(key),
+                Some(record) => view.insert(key, record),
+                None => view.remove(&key),
             };
         }
         disk.stored = Some((batch.meta.clone(), view));
@@ -156,6 +156,8 @@ pub(super) struct Live {
     /// Keys removed since the driver last looked, with the position of their batch.
     pub(super) removed: Vec<(String, u64, Key)>,
     pub(super) published: u64,
+    /// Pieces of a view that is not whole yet.
+    staged: Vec<(Key, (u64, Bytes))>,
     pub(super) wrong: Vec<String>,
     /// Which rollouts are open, as the subscriber was told last in this session.
     pub(super) told: Option<wire::Rollouts>,
@@ -181,6 +183,7 @@ impl ModelReplica {
 
 impl Replica for ModelReplica {
     type Intent = Intent;
+    const PIECES: Option<usize> = Some(2);
 
     fn check(&self, _: &Key, intent: &Intent) -> Result<(), Rejection> {
         match intent {
@@ -193,7 +196,6 @@ impl Replica for ModelReplica {
 
     fn publish(&mut self, batch: Batch<Intent>) {
         let mut live = self.live();
-        live.published += 1;
         for (item, intent) in batch.upserts {
             if Intent::parse(&item.key, &item.value) != Ok(intent) || self.refuses(&item.key, &item.value) {
                 live.wrong.push(format!("{} is in effect and not sound", item.key));
@@ -205,8 +207,17 @@ impl Replica for ModelReplica {
             if live.view.get(&item.key) == Some(&new) {
                 live.wrong.push(format!("{} was published and is no change", item.key));
             }
-            live.view.insert(item.key, new);
+            live.staged.push((item.key, new));
         }
+        if batch.more {
+            if live.published > 0 {
+                live.wrong.push("a piece of a view came after a whole one".to_owned());
+            }
+            return;
+        }
+        live.published += 1;
+        let staged = std::mem::take(&mut live.staged);
+        live.view.extend(staged);
         for removal in batch.removals {
             if live.is_early(&removal.key, None, removal.rollout) {
                 live.wrong.push(format!("{} went before its rollout {}", removal.key, removal.rollout));

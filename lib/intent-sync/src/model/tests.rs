@@ -107,6 +107,15 @@ async fn it_notices_a_removal_that_is_not_published() {
 }
 
 #[tokio::test]
+async fn it_notices_a_piece_that_passes_for_the_whole() {
+    struct Broken;
+    impl Policy for Broken {
+        const MARK_PIECES: bool = false;
+    }
+    found::<Broken>(Flaws::default(), "took a piece of what it had on disk for all of it").await;
+}
+
+#[tokio::test]
 async fn it_notices_an_epoch_used_again() {
     found::<Strict>(Flaws { reuse_epochs: true, ..Flaws::default() }, "never settles").await;
 }

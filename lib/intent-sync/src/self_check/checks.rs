@@ -49,6 +49,8 @@ pub(crate) struct Noted<I> {
     items: Vec<(Key, u64, Option<I>)>,
     /// Revisions of items that there was no room for.
     left_out: Option<(u64, u64)>,
+    /// More of the view follows.
+    more: bool,
 }
 
 /// The state, with time as an argument.
@@ -62,6 +64,8 @@ pub(crate) struct Checks<I> {
     /// Those that failed, by when they are tried again.
     again: BTreeSet<(Instant, Key)>,
     sampled: Ranges,
+    /// A view comes in pieces, of which more follow.
+    in_pieces: bool,
 }
 
 impl<I> Default for Checks<I> {
@@ -73,16 +77,18 @@ impl<I> Default for Checks<I> {
             fresh: BTreeSet::new(),
             again: BTreeSet::new(),
             sampled: Ranges::default(),
+            in_pieces: false,
         }
     }
 }
 
 impl<I: Clone> Noted<I> {
-    /// The newest items of a batch that are covered. A removal has no revision of its own; it is the batch's.
-    pub(crate) fn of(batch: &Batch<I>, covers: impl Fn(&Key) -> bool) -> Self {
+    /// The newest items of a batch that are covered and above `floor`. A removal has no revision of its own; it is the batch's.
+    pub(crate) fn of(batch: &Batch<I>, floor: u64, covers: impl Fn(&Key) -> bool) -> Self {
         let upserts = batch.upserts.iter().map(|(item, intent)| (&item.key, item.revision, Some(intent)));
         let removals = batch.removals.iter().map(|removal| (&removal.key, batch.revision, None));
-        let mut all: Vec<_> = upserts.chain(removals).filter(|(key, ..)| covers(key)).collect();
+        let mut all: Vec<_> =
+            upserts.chain(removals).filter(|(key, revision, _)| *revision > floor && covers(key)).collect();
         let mut left_out = None;
         if all.len() > MAX_WANTED {
             let rest = all.len() - MAX_WANTED;
@@ -94,25 +100,33 @@ impl<I: Clone> Noted<I> {
             });
         }
         let items = all.into_iter().map(|(key, revision, intent)| (key.clone(), revision, intent.cloned()));
-        Self { epoch: batch.epoch.clone(), revision: batch.revision, items: items.collect(), left_out }
+        Self {
+            epoch: batch.epoch.clone(),
+            revision: batch.revision,
+            items: items.collect(),
+            left_out,
+            more: batch.more,
+        }
     }
 }
 
 impl<I: Clone> Checks<I> {
     /// Takes in what was put into effect.
     pub(crate) fn note(&mut self, noted: Noted<I>) {
-        let Noted { epoch, revision, mut items, left_out } = noted;
+        let Noted { epoch, revision, mut items, left_out, more } = noted;
         let before = self.upto;
+        let is_view = self.in_pieces || epoch != self.epoch;
         if epoch == self.epoch {
             self.upto = revision;
         } else {
             // What was asked for under the revisions of another epoch says nothing, and a whole view is not asked for.
             *self = Self { epoch, upto: revision, ..Self::default() };
-            if items.len() > OF_A_VIEW {
-                items.sort_unstable_by_key(|(_, revision, _)| std::cmp::Reverse(*revision));
-                items.truncate(OF_A_VIEW);
-            }
             self.sampled.insert(0, revision);
+        }
+        self.in_pieces = more;
+        if is_view && items.len() > OF_A_VIEW {
+            items.sort_unstable_by_key(|(_, revision, _)| std::cmp::Reverse(*revision));
+            items.truncate(OF_A_VIEW);
         }
         if let Some((first, last)) = left_out {
             self.sampled.insert(first, last);
@@ -124,7 +138,7 @@ impl<I: Clone> Checks<I> {
             let wanted = Wanted { first, last: revision, intent, failures: 0, reason: None, again: None };
             self.wanted.insert(key, wanted);
         }
-        while self.wanted.len() > MAX_WANTED {
+        while self.wanted.len() > if is_view { OF_A_VIEW } else { MAX_WANTED } {
             // The oldest that was not asked for; else one that failed, which then counts as never asked for.
             let oldest =
                 self.fresh.first().map(|(_, key)| key).or_else(|| self.again.first().map(|(_, key)| key));
@@ -142,6 +156,12 @@ impl<I: Clone> Checks<I> {
             self.again.remove(&(again, key.clone()));
         }
         Some(wanted)
+    }
+
+    /// Of a view that comes in pieces, the revision that an item has to be above to be among the newest so far.
+    pub(crate) fn floor(&self) -> u64 {
+        let oldest = self.fresh.first().filter(|_| self.in_pieces && self.fresh.len() >= OF_A_VIEW);
+        oldest.map_or(0, |(revision, _)| *revision)
     }
 
     /// What is to be asked for next: the newest that was not asked for yet, else what failed and is due.

@@ -69,13 +69,16 @@ where
     R::Intent: Clone,
 {
     type Intent = R::Intent;
+    const PIECES: Option<usize> = R::PIECES;
 
     fn check(&self, key: &Key, intent: &R::Intent) -> Result<(), Rejection> {
         self.inner.check(key, intent)
     }
 
     fn publish(&mut self, batch: Batch<R::Intent>) {
-        let noted = Noted::of(&batch, |key| key.known_kind().is_some_and(|kind| SEEN_KINDS.contains(&kind)));
+        let floor = self.shared.checks().floor();
+        let covers = |key: &Key| key.known_kind().is_some_and(|kind| SEEN_KINDS.contains(&kind));
+        let noted = Noted::of(&batch, floor, covers);
         self.inner.publish(batch);
         self.shared.checks().note(noted);
         self.shared.news.notify_one();

@@ -34,11 +34,11 @@ fn batch(
     upserts: Vec<(Item, EdgeIntent)>,
     removals: Vec<Removal>,
 ) -> Batch<EdgeIntent> {
-    Batch { epoch: epoch.into(), revision, upserts, removals }
+    Batch { epoch: epoch.into(), revision, upserts, removals, more: false }
 }
 
 fn noted(batch: &Batch<EdgeIntent>) -> Noted<EdgeIntent> {
-    Noted::of(batch, |_| true)
+    Noted::of(batch, 0, |_| true)
 }
 
 /// A view at revision 10 of which everything was asked for.
@@ -82,6 +82,27 @@ fn what_is_not_asked_for_yet_is_pending_and_the_newest_comes_first() {
     assert_eq!(ranges(&checks.report().pending), [(11, 11), (14, 14)]);
     assert_eq!(answer_all(&mut checks, |_| Ok(())), ["b", "a"]);
     assert_eq!(checks.report().pending, []);
+}
+
+#[test]
+fn of_a_view_that_comes_in_pieces_the_newest_of_all_pieces_are_asked_for() {
+    let mut checks = Checks::default();
+    // The revisions go up and down over the pieces.
+    let revision = |n: u64| 1 + n * 7 % 1_000;
+    for piece in 0..5 {
+        let items = (0..200).map(|n| piece * 200 + n).map(|n| item(&format!("h{n}"), revision(n)));
+        let mut piece_of = batch("e1", 1_000, items.collect(), Vec::new());
+        piece_of.more = piece < 4;
+        checks.note(Noted::of(&piece_of, checks.floor(), |_| true));
+    }
+    assert_eq!(ranges(&checks.report().sampled), [(0, 1_000)]);
+    let asked: BTreeSet<String> = answer_all(&mut checks, |_| Ok(())).into_iter().collect();
+    let newest = (0..1_000).filter(|n| revision(*n) > 900).map(|n| format!("h{n}"));
+    assert_eq!(asked, newest.collect());
+    // What comes after the view is asked for whole.
+    let items = (0..300).map(|n| item(&format!("h{n}"), 1_001 + n)).collect();
+    checks.note(Noted::of(&batch("e1", 1_300, items, Vec::new()), checks.floor(), |_| true));
+    assert_eq!(answer_all(&mut checks, |_| Ok(())).len(), 300);
 }
 
 #[test]

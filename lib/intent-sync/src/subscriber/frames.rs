@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use hosting_intent::{Cause, Digest, Item, Key, Removal};
-use hosting_ledger::{Journal, Record, Why};
+use hosting_ledger::{Journal, Why};
 use hosting_proto::feed as wire;
 use wire::Up;
 
@@ -22,7 +22,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             let effective = self.view.iter().filter(|(_, record)| record.effective().is_some());
             let removals = effective
                 .map(|(key, _)| Removal {
-                    key: key.clone(),
+                    key,
                     cause: Cause::Planner,
                     traceparent: String::new(),
                     rollout: 0,
@@ -41,7 +41,6 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     }
 
     pub(super) fn on_snapshot_items(&mut self, items: wire::SnapshotItems) -> Option<String> {
-        let view = &self.view;
         let session = self.session.as_mut()?;
         match &mut session.mode {
             Mode::Awaiting => None,
@@ -51,13 +50,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             }
             Mode::Staging(staging) => {
                 for item in items.items {
-                    let mut item = item_from_wire(item);
-                    // Most of a snapshot is what is known already: share those bytes.
-                    if let Some(known) = view.get(&item.key).and_then(Record::wanted)
-                        && known.value == item.value
-                    {
-                        item.value = known.value.clone();
-                    }
+                    let item = item_from_wire(item);
                     staging.items.insert(item.key.clone(), item);
                 }
                 None
@@ -106,17 +99,15 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         let cause = if renewed { Cause::Restore } else { Cause::Planner };
         let mut changes: BTreeMap<Key, Change> = self
             .view
-            .iter()
-            .filter(|(key, record)| record.wanted().is_some() && !staged.contains_key(*key))
-            .map(|(key, _)| {
-                (
-                    key.clone(),
-                    Change::Gone(Removal { key: key.clone(), cause, traceparent: String::new(), rollout: 0 }),
-                )
+            .wanted_keys()
+            .filter(|key| !staged.contains_key(key))
+            .map(|key| {
+                let gone = Removal { key: key.clone(), cause, traceparent: String::new(), rollout: 0 };
+                (key, Change::Gone(gone))
             })
             .collect();
         for (key, item) in staged {
-            let known = self.view.get(&key).and_then(Record::wanted);
+            let known = self.view.wanted(&key);
             if known.is_none_or(|known| known.value != item.value || known.revision != item.revision) {
                 changes.insert(key, Change::Set(item));
             }

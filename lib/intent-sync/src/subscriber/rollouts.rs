@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hosting_intent::{Cause, Key, Removal};
-use hosting_ledger::{Journal, Quarantined, Record, Why};
+use hosting_ledger::{Journal, Quarantined, Why};
 use hosting_proto::feed as wire;
 
 use super::{Change, Judged, Policy, Subscriber, stored};
@@ -69,13 +69,13 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         if self.rollouts.is_open(rollout) || !P::ROLLOUTS_WAIT {
             return None;
         }
-        let effective = self.view.get(key).and_then(Record::effective)?;
+        let effective = self.view.effective(key)?;
         (Some(&effective.value) != value).then_some(rollout)
     }
 
     /// Keeps a change for later.
     pub(super) fn wait(&mut self, rollout: u64, key: &Key, change: Change, revision: u64) {
-        let good = self.view.get(key).and_then(Record::effective).cloned();
+        let good = self.view.effective(key);
         let wanted = match change {
             Change::Set(item) => Some(stored(&item)),
             Change::Gone(_) => None,
@@ -110,11 +110,11 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     pub(super) fn take_effect(&mut self, keys: Vec<Key>) {
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
         for key in keys {
-            let wanted = self.view.get(&key).and_then(Record::wanted).cloned();
+            let wanted = self.view.wanted(&key);
             let change = match wanted {
                 Some(stored) => match self.judge(&key, &stored.value) {
-                    Ok(intent) => Judged::Good(stored.item(&key), intent),
-                    Err((why, reason)) => Judged::Bad(stored.item(&key), why, reason),
+                    Ok(intent) => Judged::Good(stored.into_item(key), intent),
+                    Err((why, reason)) => Judged::Bad(stored.into_item(key), why, reason),
                 },
                 None => Judged::Gone(Removal {
                     key,

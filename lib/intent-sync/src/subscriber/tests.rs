@@ -11,6 +11,8 @@ use crate::Batch;
 #[derive(Default)]
 struct Disk {
     stored: Option<(Meta, BTreeMap<Key, Record>)>,
+    /// Cannot be read beyond so many records.
+    damaged_after: Option<usize>,
     full: bool,
     writes: Vec<(usize, bool)>,
 }
@@ -19,11 +21,15 @@ struct Disk {
 struct TestJournal(Arc<Mutex<Disk>>);
 
 impl Journal for TestJournal {
-    fn load(&mut self, each: &mut dyn FnMut(Key, Record)) -> Result<Option<Meta>, LedgerError> {
+    fn load(&mut self, each: &mut dyn FnMut(&Key, Record)) -> Result<Option<Meta>, LedgerError> {
         let disk = self.0.lock().unwrap();
         let Some((meta, view)) = &disk.stored else { return Ok(None) };
-        for (key, record) in view {
-            each(key.clone(), record.clone());
+        for (key, record) in view.iter().take(disk.damaged_after.unwrap_or(usize::MAX)) {
+            each(key, record.clone());
+        }
+        if disk.damaged_after.is_some() {
+            let (path, aside, problem) = ("ledger".into(), "aside".into(), "torn".into());
+            return Err(LedgerError::Corrupt { path, aside, problem });
         }
         Ok(Some(meta.clone()))
     }
@@ -41,8 +47,8 @@ impl Journal for TestJournal {
         for (key, record) in batch.records {
             written += 1;
             match record {
-                Some(record) => view.insert(key.clone(), record.clone()),
-                None => view.remove(key),
+                Some(record) => view.insert(key, record),
+                None => view.remove(&key),
             };
         }
         disk.stored = Some((batch.meta.clone(), view));
@@ -78,6 +84,27 @@ impl Replica for TestReplica {
         for removal in batch.removals {
             assert!(self.view.remove(&removal.key).is_some(), "removed twice: {}", removal.key);
         }
+    }
+}
+
+/// The same, and its view may come in pieces at a start.
+#[derive(Default)]
+struct InPieces {
+    told: Arc<Mutex<TestReplica>>,
+    more: Vec<bool>,
+}
+
+impl Replica for InPieces {
+    type Intent = Intent;
+    const PIECES: Option<usize> = Some(10);
+
+    fn check(&self, key: &Key, intent: &Intent) -> Result<(), Rejection> {
+        TestReplica::default().check(key, intent)
+    }
+
+    fn publish(&mut self, batch: Batch<Intent>) {
+        self.more.push(batch.more);
+        self.told.lock().unwrap().publish(batch);
     }
 }
 
@@ -591,4 +618,57 @@ fn what_a_rollout_removes_stays_until_it_comes_and_taken_back_it_never_goes() {
     send(&mut subscriber, [rollouts(12, &[])], now);
     assert_eq!((subscriber.replica().view.len(), subscriber.status().waiting), (1, 0));
     assert_eq!(subscriber.replica().view.keys().next(), Some(&route_key(1)));
+}
+
+#[test]
+fn a_view_comes_in_pieces_to_whom_takes_them_and_the_last_one_says_so() {
+    let (journal, now) = (TestJournal::default(), Instant::now());
+    let items: Vec<Item> = (0..25).map(|n| route(n, "a", 1)).collect();
+    let mut whole = started(&journal, &items, now);
+    // One is not in effect, and is judged again at each start.
+    send(&mut whole, [delta(10, 11, &[route(7, "refused", 11)], &[])], now);
+    whole.flush(now);
+    drop(whole);
+    let mut subscriber =
+        Subscriber::<_, _, Strict>::open(config(), journal.clone(), InPieces::default()).unwrap();
+    assert_eq!(subscriber.replica().more, [true, true, false]);
+    assert_eq!(subscriber.replica().told.lock().unwrap().batches, [(11, 10, 0), (11, 10, 0), (11, 5, 0)]);
+    let again = opened(&journal);
+    assert_eq!(again.replica().batches, [(11, 25, 0)], "others get it as a whole");
+    assert_eq!(subscriber.replica().told.lock().unwrap().view, again.replica().view);
+    assert_eq!((subscriber.status(), subscriber.digest()), (again.status(), again.digest()));
+    // What comes later is whole, however large.
+    subscriber.hello();
+    subscriber.on_frame(welcome("e1"), now).unwrap();
+    let more: Vec<Item> = (100..150).map(|n| route(n, "a", 12)).collect();
+    subscriber.on_frame(delta(11, 12, &more, &[]), now).unwrap();
+    assert_eq!(subscriber.replica().more, [true, true, false, false]);
+}
+
+#[test]
+fn an_empty_view_that_is_known_is_said_and_one_that_is_not_known_is_not() {
+    let open = |journal: &TestJournal| {
+        Subscriber::<_, _, Strict>::open(config(), journal.clone(), InPieces::default()).unwrap()
+    };
+    let (journal, now) = (TestJournal::default(), Instant::now());
+    assert!(open(&journal).replica().more.is_empty());
+    let full: Vec<Item> = (0..10).map(|n| route(n, "a", 1)).collect();
+    for (items, pieces) in [(&full[..0], vec![false]), (&full[..], vec![true, false])] {
+        let journal = TestJournal::default();
+        drop(started(&journal, items, now));
+        assert_eq!(open(&journal).replica().more, pieces);
+    }
+}
+
+#[test]
+fn of_a_ledger_that_is_damaged_half_way_nothing_is_published() {
+    let (journal, now) = (TestJournal::default(), Instant::now());
+    let items: Vec<Item> = (0..25).map(|n| route(n, "a", 1)).collect();
+    drop(started(&journal, &items, now));
+    journal.0.lock().unwrap().damaged_after = Some(22);
+    let replica = InPieces::default();
+    let told = Arc::clone(&replica.told);
+    let opened = Subscriber::<_, _, Strict>::open(config(), journal, replica);
+    assert!(matches!(opened.map(|_| ()), Err(LedgerError::Corrupt { .. })));
+    assert!(told.lock().unwrap().batches.is_empty());
 }

@@ -58,9 +58,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
 
     /// Whether a change stops serving something that is served, or destroys it, without a person having asked for it.
     pub(super) fn stops(&self, key: &Key, change: &Judged<R::Intent>) -> bool {
-        let present = || {
-            self.view.get(key).and_then(Record::effective).map(|stored| R::Intent::parse(key, &stored.value))
-        };
+        let present = || self.view.effective(key).map(|stored| R::Intent::parse(key, &stored.value));
         match change {
             // That a Retire is no longer wanted destroys nothing.
             Judged::Gone(removal) => {
@@ -81,10 +79,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
     }
 
     pub(super) fn is_held(&self, key: &Key) -> bool {
-        self.view
-            .get(key)
-            .and_then(Record::quarantined)
-            .is_some_and(|quarantined| quarantined.why == Why::Held)
+        self.view.quarantined(key).is_some_and(|quarantined| quarantined.why == Why::Held)
     }
 
     pub(super) fn judge(&self, key: &Key, value: &[u8]) -> Result<R::Intent, (Why, String)> {
@@ -110,7 +105,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         match change {
             Judged::Good(item, intent) => {
                 let stored = stored(&item);
-                let same = self.view.get(&item.key).and_then(Record::effective).is_some_and(|present| {
+                let same = self.view.effective(&item.key).is_some_and(|present| {
                     present.value == stored.value && present.revision == stored.revision
                 });
                 self.put(&item.key, Some(Record::Accepted(stored)));
@@ -126,15 +121,17 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
                         "rejected"
                     );
                 }
-                let good = self.view.get(&item.key).and_then(Record::effective).cloned();
+                let good = self.view.effective(&item.key);
                 self.quarantine(
                     &item.key,
                     Quarantined { why, reason, revision: item.revision, wanted: Some(stored(&item)), good },
                 );
             }
             Judged::Gone(removal) => {
-                let Some(record) = self.view.get(&removal.key) else { return };
-                let effective = record.effective().is_some();
+                let effective = self.view.effective(&removal.key).is_some();
+                if !effective && self.view.get(&removal.key).is_none() {
+                    return;
+                }
                 self.put(&removal.key, None);
                 if effective {
                     removals.push(removal);
@@ -145,7 +142,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
 
     pub(super) fn hold(&mut self, key: &Key, change: Judged<R::Intent>, revision: u64) {
         self.counters.held += 1;
-        let good = self.view.get(key).and_then(Record::effective).cloned();
+        let good = self.view.effective(key);
         let (wanted, reason) = match change {
             Judged::Good(item, _) | Judged::Bad(item, ..) => (
                 Some(stored(&item)),
@@ -172,9 +169,8 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             }
             self.effective += u64::from(record.effective().is_some());
         }
-        let is_exception = record.as_ref().is_some_and(|record| record.quarantined().is_some());
         let before = match record {
-            Some(record) => self.view.insert(key.clone(), record),
+            Some(record) => self.view.insert(key, record),
             None => self.view.remove(key),
         };
         if let Some(before) = &before {
@@ -184,20 +180,21 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             }
             self.effective = self.effective.saturating_sub(u64::from(before.effective().is_some()));
         }
-        let told = |record: Option<&Record>| {
-            record.and_then(Record::quarantined).map(|q| (q.why, q.revision, q.reason.clone()))
+        let (before, after) = (before.as_ref().and_then(Record::quarantined), self.view.quarantined(key));
+        let told = |quarantined: Option<&Quarantined>| {
+            quarantined.map(|quarantined| (quarantined.why, quarantined.revision, quarantined.reason.clone()))
         };
-        if told(before.as_ref()) != told(self.view.get(key)) {
+        if told(before) != told(after) {
             self.exceptions_changed = true;
         }
-        let waits = |record: Option<&Record>| match record.and_then(Record::quarantined).map(|q| q.why) {
+        let waits = |quarantined: Option<&Quarantined>| match quarantined.map(|quarantined| quarantined.why) {
             Some(Why::Waiting(rollout)) => Some(rollout),
             Some(Why::Rejected | Why::Held | Why::Unsupported) | None => None,
         };
-        if let Some(rollout) = waits(before.as_ref()) {
+        let (waited, waits, is_exception) = (waits(before), waits(after), after.is_some());
+        if let Some(rollout) = waited {
             self.rollouts.end_wait(rollout, key);
         }
-        let waits = waits(self.view.get(key));
         if let Some(rollout) = waits {
             self.rollouts.wait(rollout, key);
         }
@@ -212,6 +209,13 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         }
     }
 
+    /// Puts some of the ledger's view into effect; the rest follows.
+    pub(super) fn publish_piece(&mut self, upserts: Vec<(Item, R::Intent)>) {
+        let Some(position) = &self.position else { return };
+        let (epoch, revision) = (position.epoch.clone(), position.revision);
+        self.replica.publish(Batch { epoch, revision, upserts, removals: Vec::new(), more: P::MARK_PIECES });
+    }
+
     pub(super) fn publish(&mut self, upserts: Vec<(Item, R::Intent)>, mut removals: Vec<Removal>) {
         let Some(position) = &self.position else { return };
         if !P::PUBLISH_REMOVALS {
@@ -223,6 +227,7 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
             revision: position.revision,
             upserts,
             removals,
+            more: false,
         });
     }
 }
