@@ -1,7 +1,7 @@
 //! Development certificates: an authority of this machine's own, and a leaf for each routed FQDN.
 //!
-//! Leaves are signed when a batch is applied, off the handshakes' way. A map larger than the cache has the rest signed when
-//! they are asked for, by one background thread that a handshake waits for; never for a name that is in no route. A tenant's own
+//! Leaves of a small batch are signed when it is applied, off the handshakes' way. Those of a large one, or of a whole view, are signed
+//! when they are asked for, by one background thread that a handshake waits for; never for a name that is in no route. A tenant's own
 //! certificate ([`crate::tenant_certs`]) goes before them.
 
 use std::collections::{HashSet, VecDeque};
@@ -33,7 +33,7 @@ const CA_DAYS: u32 = 3_650;
 /// The name in the default certificate: no host can have it (RFC 2606 §2).
 const DEFAULT_NAME: &str = "default.invalid";
 
-/// Up to this many are signed before a batch counts as applied (about 50 µs each); more are left to the background.
+/// Up to this many are signed before a batch counts as applied (about 50 µs each); more are left to the handshakes that ask for them.
 const EAGER: usize = 512;
 
 /// Handshakes that may wait for a signature at once.
@@ -168,13 +168,8 @@ fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     write_whole(path, content.as_bytes(), mode)
 }
 
-#[derive(Debug)]
-enum Wish {
-    /// A handshake waits for this name.
-    Now(Arc<str>, oneshot::Sender<()>),
-    /// There is something in `fill`.
-    Fill,
-}
+/// A handshake waits for this name.
+type Wish = (Arc<str>, oneshot::Sender<()>);
 
 /// The certificates at hand.
 #[derive(Debug)]
@@ -186,16 +181,9 @@ pub struct CertStore {
     routing: Arc<Routing>,
     capacity: usize,
     wishes: mpsc::Sender<Wish>,
-    state: Mutex<State>,
-    metrics: Metrics,
-}
-
-#[derive(Debug, Default)]
-struct State {
     /// Oldest first; may name certificates that are gone.
-    order: VecDeque<Arc<str>>,
-    /// To be signed when there is nothing more urgent.
-    fill: VecDeque<Arc<str>>,
+    order: Mutex<VecDeque<Arc<str>>>,
+    metrics: Metrics,
 }
 
 impl CertStore {
@@ -220,7 +208,7 @@ impl CertStore {
             routing,
             capacity: capacity.max(1),
             wishes,
-            state: Mutex::default(),
+            order: Mutex::default(),
             metrics,
         });
         let weak = Arc::downgrade(&store);
@@ -249,7 +237,7 @@ impl CertStore {
     /// Answers whether it is now; false too when too many wait.
     pub async fn obtain(&self, name: &str) -> bool {
         let (done, wait) = oneshot::channel();
-        self.wishes.try_send(Wish::Now(Arc::from(name), done)).is_ok()
+        self.wishes.try_send((Arc::from(name), done)).is_ok()
             && wait.await.is_ok()
             && self.certs.contains_key(name)
     }
@@ -261,17 +249,8 @@ impl CertStore {
             added.filter(|name| !self.certs.contains_key(*name)).map(Arc::from).collect();
         if missing.len() <= EAGER {
             self.sign(&missing);
-        } else {
-            let room = self.capacity.saturating_sub(self.certs.len());
-            self.lock().fill.extend(missing.into_iter().take(room));
-            // A full inbox means that the thread is awake, and it looks at `fill` when it is done.
-            let _ = self.wishes.try_send(Wish::Fill);
         }
         self.metrics.certificates.set(gauge(self.certs.len()));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sign(&self, names: &[Arc<str>]) {
@@ -284,66 +263,36 @@ impl CertStore {
             }
         }
         self.metrics.certificates_signed.inc_by(signed.len() as u64);
-        let mut state = self.lock();
-        state.order.extend(signed.iter().map(|(name, _)| Arc::clone(name)));
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.extend(signed.iter().map(|(name, _)| Arc::clone(name)));
         self.certs.update(signed);
         while self.certs.len() > self.capacity {
-            let Some(oldest) = state.order.pop_front() else { break };
+            let Some(oldest) = order.pop_front() else { break };
             self.certs.remove(oldest);
         }
-        if state.order.len() > 2 * self.capacity + 1_024 {
+        if order.len() > 2 * self.capacity + 1_024 {
             // Names that came and went several times; keep the last of each that is still there.
             let mut seen = HashSet::new();
-            let kept: Vec<Arc<str>> = state
-                .order
+            let kept: Vec<Arc<str>> = order
                 .drain(..)
                 .rev()
                 .filter(|name| self.certs.contains_key(name) && seen.insert(Arc::clone(name)))
                 .collect();
-            state.order.extend(kept.into_iter().rev());
+            order.extend(kept.into_iter().rev());
         }
         self.metrics.certificates.set(gauge(self.certs.len()));
     }
 }
 
 fn run(store: &std::sync::Weak<CertStore>, mut inbox: mpsc::Receiver<Wish>) {
-    let mut idle = true;
-    loop {
-        let wish = if idle {
-            match inbox.blocking_recv() {
-                Some(wish) => Some(wish),
-                None => return,
-            }
-        } else {
-            match inbox.try_recv() {
-                Ok(wish) => Some(wish),
-                Err(mpsc::error::TryRecvError::Empty) => None,
-                Err(mpsc::error::TryRecvError::Disconnected) => return,
-            }
-        };
+    while let Some((name, done)) = inbox.blocking_recv() {
         let Some(store) = store.upgrade() else { return };
-        if let Some(Wish::Now(name, done)) = wish {
-            // Looked at here again: the route may be gone since the handshake asked, or another one was quicker.
-            if store.routing.knows(&name) && !store.certs.contains_key(&name) {
-                store.sign(&[name]);
-            }
-            // A handshake that gave up needs no answer.
-            let _ = done.send(());
-            continue;
+        // Looked at here again: the route may be gone since the handshake asked, or another one was quicker.
+        if store.routing.knows(&name) && !store.certs.contains_key(&name) {
+            store.sign(&[name]);
         }
-        let part: Vec<Arc<str>> = {
-            let mut state = store.lock();
-            let count = state.fill.len().min(16);
-            state.fill.drain(..count).collect()
-        };
-        idle = part.is_empty();
-        let wanted: Vec<Arc<str>> = part
-            .into_iter()
-            .filter(|name| store.routing.knows(name) && !store.certs.contains_key(name))
-            .collect();
-        if !wanted.is_empty() {
-            store.sign(&wanted);
-        }
+        // A handshake that gave up needs no answer.
+        let _ = done.send(());
     }
 }
 
@@ -418,18 +367,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_batch_is_signed_in_the_background_and_a_handshake_goes_first() {
+    async fn of_a_large_batch_each_is_signed_for_the_handshake_that_asks() {
         let (store, _dir) = store(600, 700);
         let names: Vec<String> = (0..700).map(|n| format!("h{n}.example")).collect();
         store.apply(names.iter().map(String::as_str), [].into_iter());
-        assert!(store.obtain("h699.example").await);
-        for _ in 0..1_000 {
-            if store.certs.len() >= 600 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(store.certs.len(), 0);
+        for name in &names {
+            assert!(store.get(name).is_none() && store.obtain(name).await && store.get(name).is_some());
         }
         assert_eq!(store.certs.len(), 600);
-        assert!(store.lock().fill.is_empty());
     }
 }

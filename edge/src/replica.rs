@@ -1,5 +1,6 @@
 //! The edge's side of the feed: a batch in, a table and certificates out.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use hosting_edge_map::{Writer, check};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::certs::CertStore;
 use crate::metrics::{Metrics, gauge};
-use crate::self_check::HostsOf;
+use crate::self_check::{HOSTS, HostsOf};
 use crate::tenant_certs;
 
 /// Puts batches into effect. The only writer of the table.
@@ -23,10 +24,14 @@ pub struct EdgeReplica {
     metrics: Metrics,
     loaded: watch::Sender<bool>,
     hosts: Arc<HostsOf>,
+    /// Of the pieces of a view that is not whole yet, the newest tenants and shards: by which host they show is known at its end.
+    shown: Vec<(u64, Key)>,
+    /// More of a view is to come.
+    in_pieces: bool,
 }
 
 impl EdgeReplica {
-    /// `loaded` turns true with the first batch: not yet known is never empty.
+    /// `loaded` turns true with the first whole batch: not yet known is never empty.
     #[must_use]
     pub fn new(
         writer: Writer,
@@ -35,7 +40,19 @@ impl EdgeReplica {
         metrics: Metrics,
     ) -> (Self, watch::Receiver<bool>) {
         let (loaded, is_loaded) = watch::channel(false);
-        (Self { writer, certs, keys, metrics, loaded, hosts: Arc::default() }, is_loaded)
+        (
+            Self {
+                writer,
+                certs,
+                keys,
+                metrics,
+                loaded,
+                hosts: Arc::default(),
+                shown: Vec::new(),
+                in_pieces: false,
+            },
+            is_loaded,
+        )
     }
 
     /// By which hosts it shows what is applied.
@@ -46,6 +63,8 @@ impl EdgeReplica {
 
 impl Replica for EdgeReplica {
     type Intent = EdgeIntent;
+    // Listeners are opened when all of it is there.
+    const PIECES: Option<usize> = Some(256);
 
     fn check(&self, key: &Key, intent: &EdgeIntent) -> Result<(), Rejection> {
         if let EdgeIntent::Certificate(certificate) = intent {
@@ -67,24 +86,39 @@ impl Replica for EdgeReplica {
         });
         let _entered = spans.first().map(tracing::Span::enter);
 
-        let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, EdgeIntent::Route(_)));
-        let removed =
-            batch.removals.iter().filter(|removal| EdgeKind::of(&removal.key) == Some(EdgeKind::Route));
-        self.writer.apply(&batch.upserts, &batch.removals);
         for (item, intent) in &batch.upserts {
             if matches!(intent, EdgeIntent::TenantState(_) | EdgeIntent::ShardPool(_)) {
-                self.hosts.note(item.key.clone(), self.writer.host_of(&item.key));
+                self.shown.push((item.revision, item.key.clone()));
             }
             if let EdgeIntent::ShardPool(pool) = intent {
                 self.hosts.note_pool(&item.key.name, Some(pool));
             }
         }
-        // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
-        // for it can shake hands.
-        self.certs.apply(
-            added.map(|(item, _)| item.key.name.as_str()),
-            removed.map(|removal| removal.key.name.as_str()),
-        );
+        if self.shown.len() > HOSTS {
+            self.shown.sort_by_key(|(revision, _)| Reverse(*revision));
+            self.shown.truncate(HOSTS);
+        }
+        let is_view = std::mem::replace(&mut self.in_pieces, batch.more) || batch.more;
+        if batch.more {
+            self.writer.stage(&batch.upserts);
+        } else {
+            self.writer.apply(&batch.upserts, &batch.removals);
+            for (_, key) in std::mem::take(&mut self.shown) {
+                let host = self.writer.host_of(&key);
+                self.hosts.note(key, host);
+            }
+        }
+        if !is_view {
+            // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
+            // for it can shake hands.
+            let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, EdgeIntent::Route(_)));
+            let removed =
+                batch.removals.iter().filter(|removal| EdgeKind::of(&removal.key) == Some(EdgeKind::Route));
+            self.certs.apply(
+                added.map(|(item, _)| item.key.name.as_str()),
+                removed.map(|removal| removal.key.name.as_str()),
+            );
+        }
         for (item, intent) in &batch.upserts {
             let EdgeIntent::Certificate(certificate) = intent else { continue };
             match tenant_certs::open(&self.keys, &item.key, certificate) {
@@ -114,6 +148,67 @@ impl Replica for EdgeReplica {
             removals = batch.removals.len(),
             "applied"
         );
-        self.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
+        if !batch.more {
+            self.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hosting_edge_map::Routing;
+    use hosting_intent::message::{Route, State, TenantState};
+    use hosting_intent::{Bytes, Cause, Item, Kind};
+    use hosting_scaffold::admin;
+
+    use super::*;
+    use crate::certs::DevCa;
+
+    fn batch(more: bool, upserts: Vec<(Key, EdgeIntent)>) -> Batch<EdgeIntent> {
+        let item = |key| Item {
+            key,
+            revision: 1,
+            value: Bytes::new(),
+            cause: Cause::Person,
+            traceparent: String::new(),
+            rollout: 0,
+        };
+        let upserts = upserts.into_iter().map(|(key, intent)| (item(key), intent)).collect();
+        Batch { epoch: "e".into(), revision: 1, upserts, removals: Vec::new(), more }
+    }
+
+    fn route(host: &str) -> (Key, EdgeIntent) {
+        let route = Route { tenant_id: "t_a".into(), ..Route::default() };
+        (Key::new(Kind::Route, host), EdgeIntent::Route(route))
+    }
+
+    #[test]
+    fn a_view_in_pieces_is_loaded_and_seen_with_its_last_piece_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (routing, writer) = Routing::new(16);
+        let metrics = Metrics::new(&admin::Metrics::new());
+        let ca = DevCa::load_or_make(&dir.path().join("ca.pem"), &dir.path().join("ca.key")).unwrap();
+        let certs = CertStore::start(ca, Arc::clone(&routing), 10, metrics.clone()).unwrap();
+        let keys = AudienceKeys::load(dir.path()).unwrap();
+        let (mut replica, loaded) = EdgeReplica::new(writer, Arc::clone(&certs), keys, metrics);
+        let tenant = Key::new(Kind::TenantState, "t_a");
+        let state = TenantState { state: State::Suspended as i32, reason: String::new() };
+        let state = (tenant.clone(), EdgeIntent::TenantState(state));
+        for piece in [vec![state], vec![route("a.example"), route("b.example")]] {
+            replica.publish(batch(true, piece));
+            assert!(!*loaded.borrow() && routing.is_empty() && !routing.knows("a.example"));
+        }
+        replica.publish(batch(false, vec![route("c.example")]));
+        assert!(*loaded.borrow());
+        for host in ["a.example", "b.example", "c.example"] {
+            assert!(routing.seen(host).contains(&"suspended true".to_owned()), "{host}");
+            assert!(certs.get(host).is_none(), "signed for the handshake that asks");
+        }
+        assert!(
+            replica.hosts().get(&tenant).flatten().is_some(),
+            "the self-check knows a host of the tenant"
+        );
+        replica.publish(batch(false, vec![route("d.example")]));
+        assert!(certs.get("d.example").is_some());
     }
 }

@@ -41,7 +41,7 @@ const FIELD: &str = "x-hosting-self-check";
 /// Largest answer that is read: a pool of thousands of nodes.
 const MAX_ANSWER: u64 = 4 << 20;
 /// Items whose host is remembered; more than wait to be asked for.
-const HOSTS: usize = 4_096;
+pub(crate) const HOSTS: usize = 4_096;
 
 /// What a check shows, so that only this process can ask. Made anew at each start.
 #[derive(Clone)]
@@ -123,7 +123,7 @@ impl HostsOf {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pools.get(shard).cloned().unwrap_or_default()
     }
 
-    fn get(&self, key: &Key) -> Option<Option<Arc<str>>> {
+    pub(crate) fn get(&self, key: &Key) -> Option<Option<Arc<str>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).hosts.get(key).cloned()
     }
 }

@@ -86,7 +86,7 @@ pub struct Settings {
     pub access_log_addresses: Addresses,
     /// A node that refused a connection gets no requests for this long.
     pub eject_ms: u64,
-    /// Development certificates kept; more routes than this have theirs signed again when asked for.
+    /// Development certificates kept, of which each is signed when it is asked for.
     pub certificate_cache: usize,
 }
 
@@ -97,7 +97,7 @@ impl Default for Settings {
             http_listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
             https_listen: vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0u16; 8], 443))],
             threads: 0,
-            map_buckets: 16_384,
+            map_buckets: 131_072,
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
             max_connections: 50_000,

@@ -2,14 +2,17 @@
 //!
 //! Owns the answer to "where does a request for this host go". It never opens a socket, reads a clock or draws a random
 //! number, and knows nothing of HTTP beyond the syntax of a host. One [`Writer`] (the feed's replica) applies batches; any
-//! number of request threads call [`Routing::resolve`], which takes no lock and allocates nothing.
+//! number of request threads call [`Routing::resolve`], which takes no lock.
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+mod cells;
 mod host;
 mod pool;
+mod routes;
 mod routing;
 pub mod seen;
 
+pub use cells::Tenant;
 pub use host::{Host, HostError, parse_host};
 pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};
-pub use routing::{Decision, Routing, Sizes, Target, Tenant, Writer, check};
+pub use routing::{Decision, Routing, Sizes, Target, Writer, check};

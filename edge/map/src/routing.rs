@@ -1,17 +1,16 @@
 //! What each host leads to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ahash::RandomState;
-use arc_swap::ArcSwapOption;
 use hosting_intent::{EdgeIntent, EdgeKind, Item, Key, Rejection, Removal, message};
-use hosting_swap_map::SwapMap;
 
+use crate::cells::{Cell as _, Cells, Shard, Tenant};
 use crate::pool::{Candidates, Pool};
+use crate::routes::{NewSite, Routes, Staged};
 use crate::seen;
 
 /// Nodes of one shard; the ring counts in 16 bits, and no shard comes near.
@@ -56,70 +55,25 @@ pub struct Sizes {
     pub pools: usize,
 }
 
-/// Active until the controller says otherwise: a state that is late or rejected must not take a tenant's sites down.
-const ACTIVE: u8 = 0;
-const SUSPENDED: u8 = 1;
-
-/// Shared by all routes of a tenant, so that suspending it is one store.
-type TenantCell = Arc<Tenant>;
-/// Shared by all routes of a shard, so that a change of its nodes is one store.
-type PoolCell = Arc<Shard>;
-
-/// What the table has of a tenant.
-#[derive(Debug)]
-pub struct Tenant {
-    id: Box<str>,
-    state: AtomicU8,
-}
-
-impl Tenant {
-    /// The tenant's id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-}
-
-#[derive(Debug)]
-struct Shard {
-    id: Box<str>,
-    /// `None`: not known, or gone.
-    pool: ArcSwapOption<Pool>,
-}
-
-#[derive(Debug, Clone)]
-struct Route {
-    tenant: TenantCell,
-    /// `None`: unbound.
-    site: Option<Site>,
-}
-
-#[derive(Debug, Clone)]
-struct Site {
-    webroot: Arc<str>,
-    shard: PoolCell,
-    may_upgrade: bool,
-}
-
 /// The reader's side.
 #[derive(Debug)]
 pub struct Routing {
-    routes: SwapMap<Arc<str>, Route>,
+    routes: Routes,
     /// Clients may speak no TLS before 1.3.
     tls13_only: AtomicBool,
 }
 
 impl Routing {
-    /// An empty table and the one writer to it. `buckets`: see [`SwapMap::with_buckets`].
+    /// An empty table and the one writer to it. `buckets` is rounded up to a power of two: a change costs the routes of its bucket, and an
+    /// empty one takes 8 bytes.
     #[must_use]
     pub fn new(buckets: usize) -> (Arc<Self>, Writer) {
-        let routing =
-            Arc::new(Self { routes: SwapMap::with_buckets(buckets), tls13_only: AtomicBool::new(false) });
+        let routing = Arc::new(Self { routes: Routes::new(buckets), tls13_only: AtomicBool::new(false) });
         let writer = Writer {
             routing: Arc::clone(&routing),
-            tenants: HashMap::default(),
-            pools: HashMap::default(),
-            webroots: HashSet::default(),
+            tenants: Cells::default(),
+            shards: Cells::default(),
+            staged: Staged::default(),
             dropped: 0,
         };
         (routing, writer)
@@ -136,17 +90,17 @@ impl Routing {
     pub fn resolve(&self, host: &str) -> Decision {
         self.routes
             .read(host, |route| {
-                if route.tenant.state.load(Ordering::Relaxed) == SUSPENDED {
+                if route.tenant.is_suspended() {
                     return Decision::Suspended;
                 }
-                let Some(site) = &route.site else { return Decision::Unbound };
+                let Some(site) = route.site else { return Decision::Unbound };
                 match site.shard.pool.load_full().filter(|pool| pool.in_service() > 0) {
                     Some(pool) => {
                         let point = pool.point(host);
                         let candidates = Candidates::new(pool, point);
                         Decision::Serve(Target {
-                            tenant: Arc::clone(&route.tenant),
-                            webroot: Arc::clone(&site.webroot),
+                            tenant: Arc::clone(route.tenant),
+                            webroot: site.webroot.into(),
                             candidates,
                             may_upgrade: site.may_upgrade,
                         })
@@ -162,12 +116,12 @@ impl Routing {
     pub fn seen(&self, host: &str) -> Vec<String> {
         self.routes
             .read(host, |route| {
-                let suspended = route.tenant.state.load(Ordering::Relaxed) == SUSPENDED;
-                let mut lines = vec![seen::tenant(&route.tenant.id), seen::suspended(suspended)];
-                match &route.site {
+                let mut lines =
+                    vec![seen::tenant(route.tenant.id()), seen::suspended(route.tenant.is_suspended())];
+                match route.site {
                     None => lines.push(seen::site(None)),
                     Some(site) => {
-                        lines.push(seen::site(Some((&site.webroot, &site.shard.id, site.may_upgrade))));
+                        lines.push(seen::site(Some((site.webroot, site.shard.id(), site.may_upgrade))));
                         let pool = site.shard.pool.load_full();
                         lines.extend(pool.iter().flat_map(|pool| pool.seen()));
                     }
@@ -180,13 +134,13 @@ impl Routing {
     /// Whether there is a route of this host, whatever it leads to.
     #[must_use]
     pub fn knows(&self, host: &str) -> bool {
-        self.routes.contains_key(host)
+        self.routes.read(host, |_| ()).is_some()
     }
 
     /// Whether the host has a route of this tenant.
     #[must_use]
     pub fn is_of_tenant(&self, host: &str, tenant: &str) -> bool {
-        self.routes.read(host, |route| *route.tenant.id == *tenant).unwrap_or_default()
+        self.routes.read(host, |route| route.tenant.id() == tenant).unwrap_or_default()
     }
 
     /// FQDNs in the table.
@@ -198,7 +152,7 @@ impl Routing {
     /// Whether there is no route.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.len() == 0
     }
 }
 
@@ -247,20 +201,12 @@ fn check_pool(pool: &message::ShardPool) -> Result<(), Rejection> {
 #[derive(Debug)]
 pub struct Writer {
     routing: Arc<Routing>,
-    tenants: HashMap<Arc<str>, Referred<Tenant>, RandomState>,
-    pools: HashMap<Arc<str>, Referred<Shard>, RandomState>,
-    webroots: HashSet<Arc<str>, RandomState>,
+    tenants: Cells<Tenant>,
+    shards: Cells<Shard>,
+    /// Routes that no reader sees yet.
+    staged: Staged,
     /// References given up since the last sweep.
     dropped: usize,
-}
-
-#[derive(Debug)]
-struct Referred<T> {
-    cell: Arc<T>,
-    /// There is an intent of it; otherwise it lives as long as routes name it.
-    wanted: bool,
-    /// The host of the last route that came to name it, which may be gone by now.
-    host: Option<Arc<str>>,
 }
 
 impl Writer {
@@ -273,69 +219,68 @@ impl Writer {
     /// How much there is.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        Sizes { routes: self.routing.len(), tenants: self.tenants.len(), pools: self.pools.len() }
+        Sizes { routes: self.routing.len(), tenants: self.tenants.len(), pools: self.shards.len() }
     }
 
-    /// Puts a batch into effect: pools and tenants first, so that no new route finds nothing behind it, withdrawn ones last.
-    /// Every item passed [`check`]; others are left out.
-    pub fn apply(&mut self, upserts: &[(Item, EdgeIntent)], removals: &[Removal]) {
-        let mut routes: Vec<(Arc<str>, Option<Route>)> = Vec::new();
+    /// Takes in a piece of what is applied next. No reader sees a route of it before that; tenants and shards change at once. Every item
+    /// passed [`check`]; others are left out.
+    pub fn stage(&mut self, upserts: &[(Item, EdgeIntent)]) {
+        self.staged.expect(upserts.len());
         for (item, intent) in upserts {
             match intent {
                 EdgeIntent::TenantState(state) => {
-                    let cell = refer_tenant(&mut self.tenants, &item.key.name, true, None);
-                    let state = if state.state() == message::State::Suspended { SUSPENDED } else { ACTIVE };
-                    cell.state.store(state, Ordering::Relaxed);
+                    let suspended = state.state() == message::State::Suspended;
+                    self.tenants.want(&item.key.name).suspend(suspended);
                 }
                 EdgeIntent::ShardPool(pool) => {
-                    let cell = refer_shard(&mut self.pools, &item.key.name, true, None);
-                    let before = cell.pool.load_full();
-                    cell.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
+                    let shard = self.shards.want(&item.key.name);
+                    let before = shard.pool.load_full();
+                    shard.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
                 }
                 EdgeIntent::EdgeSettings(settings) => {
                     let only = settings.tls_minimum_version() == message::TlsVersion::TlsVersion13;
                     self.routing.tls13_only.store(only, Ordering::Relaxed);
                 }
-                EdgeIntent::Route(_)
-                | EdgeIntent::TrustRoots(_)
-                | EdgeIntent::AudienceKey(_)
-                | EdgeIntent::Certificate(_) => {}
+                EdgeIntent::Route(route) => {
+                    let place = self.routing.routes.place(&item.key.name);
+                    let tenant = self.tenants.name(&route.tenant_id, place.bucket);
+                    let site = (!route.webroot_id.is_empty()).then(|| NewSite {
+                        webroot: &route.webroot_id,
+                        shard: self.shards.name(&route.shard_id, place.bucket),
+                        may_upgrade: route.may_upgrade,
+                    });
+                    self.staged.add(&self.routing.routes, &item.key.name, place, Some((tenant, site)));
+                }
+                EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::Certificate(_) => {}
             }
         }
-        for (item, intent) in upserts {
-            if let EdgeIntent::Route(route) = intent {
-                let host: Arc<str> = Arc::from(item.key.name.as_str());
-                let tenant = self.tenant(&route.tenant_id, false, &host);
-                let site = (!route.webroot_id.is_empty()).then(|| Site {
-                    webroot: self.webroot(&route.webroot_id),
-                    shard: self.pool(&route.shard_id, false, &host),
-                    may_upgrade: route.may_upgrade,
-                });
-                routes.push((host, Some(Route { tenant, site })));
-            }
-        }
+    }
+
+    /// Puts a batch, and what was staged before it, into effect: pools and tenants first, so that no new route finds nothing behind it,
+    /// withdrawn ones last.
+    pub fn apply(&mut self, upserts: &[(Item, EdgeIntent)], removals: &[Removal]) {
+        self.stage(upserts);
         for removal in removals {
             if EdgeKind::of(&removal.key) == Some(EdgeKind::Route) {
-                routes.push((Arc::from(removal.key.name.as_str()), None));
+                let place = self.routing.routes.place(&removal.key.name);
+                self.staged.add(&self.routing.routes, &removal.key.name, place, None);
             }
         }
         // A replaced route gives up references too.
-        self.dropped += routes.len();
-        self.routing.routes.update(routes);
+        self.dropped += self.staged.len();
+        self.staged.apply(&self.routing.routes);
         for removal in removals {
             let name = removal.key.name.as_str();
             match EdgeKind::of(&removal.key) {
                 // Routes that still name the tenant keep its last state: a suspended one must not come back by this.
                 Some(EdgeKind::TenantState) => {
-                    if let Some(tenant) = self.tenants.get_mut(name) {
-                        tenant.wanted = false;
+                    if self.tenants.unwant(name).is_some() {
                         self.dropped += 1;
                     }
                 }
                 Some(EdgeKind::ShardPool) => {
-                    if let Some(pool) = self.pools.get_mut(name) {
-                        pool.wanted = false;
-                        pool.cell.pool.store(None);
+                    if let Some(shard) = self.shards.unwant(name) {
+                        shard.pool.store(None);
                         self.dropped += 1;
                     }
                 }
@@ -349,86 +294,36 @@ impl Writer {
         self.sweep();
     }
 
-    fn tenant(&mut self, id: &str, wanted: bool, host: &Arc<str>) -> TenantCell {
-        refer_tenant(&mut self.tenants, id, wanted, Some(host))
-    }
-
-    fn pool(&mut self, id: &str, wanted: bool, host: &Arc<str>) -> PoolCell {
-        refer_shard(&mut self.pools, id, wanted, Some(host))
-    }
-
-    /// A host that shows what is in effect of a tenant's state, or a shard's pool; `None` when no route names it.
+    /// A host that shows what is in effect of a tenant's state, or a shard's pool; `None` when no route is known that names it.
     #[must_use]
     pub fn host_of(&self, key: &Key) -> Option<Arc<str>> {
-        let host = match EdgeKind::of(key)? {
-            EdgeKind::TenantState => self.tenants.get(key.name.as_str())?.host.as_ref(),
-            EdgeKind::ShardPool => self.pools.get(key.name.as_str())?.host.as_ref(),
+        let routes = &self.routing.routes;
+        match EdgeKind::of(key)? {
+            EdgeKind::TenantState => {
+                let (tenant, bucket) = self.tenants.named(&key.name)?;
+                routes.host_in(bucket, |route| Arc::ptr_eq(route.tenant, tenant))
+            }
+            EdgeKind::ShardPool => {
+                let (shard, bucket) = self.shards.named(&key.name)?;
+                routes.host_in(bucket, |route| route.site.is_some_and(|site| Arc::ptr_eq(site.shard, shard)))
+            }
             EdgeKind::Route
             | EdgeKind::TrustRoots
             | EdgeKind::AudienceKey
             | EdgeKind::Certificate
             | EdgeKind::EdgeSettings => None,
-        };
-        host.cloned()
-    }
-
-    fn webroot(&mut self, id: &str) -> Arc<str> {
-        if let Some(known) = self.webroots.get(id) {
-            return Arc::clone(known);
         }
-        let new: Arc<str> = Arc::from(id);
-        self.webroots.insert(Arc::clone(&new));
-        new
     }
 
     /// Forgets what nothing refers to any more. Runs after as many changes as a quarter of the entries, so a change costs O(1).
     fn sweep(&mut self) {
-        let entries = self.webroots.len() + self.tenants.len() + self.pools.len();
-        if self.dropped <= 1_024 + entries / 4 {
+        if self.dropped <= 1_024 + (self.tenants.len() + self.shards.len()) / 4 {
             return;
         }
         self.dropped = 0;
-        self.webroots.retain(|webroot| Arc::strong_count(webroot) > 1);
-        self.tenants.retain(|_, tenant| tenant.wanted || Arc::strong_count(&tenant.cell) > 1);
-        self.pools.retain(|_, pool| pool.wanted || Arc::strong_count(&pool.cell) > 1);
+        self.tenants.sweep();
+        self.shards.sweep();
     }
-}
-
-fn refer_tenant(
-    map: &mut HashMap<Arc<str>, Referred<Tenant>, RandomState>,
-    id: &str,
-    wanted: bool,
-    host: Option<&Arc<str>>,
-) -> TenantCell {
-    refer(map, id, wanted, host, || Tenant { id: id.into(), state: AtomicU8::new(ACTIVE) })
-}
-
-fn refer_shard(
-    map: &mut HashMap<Arc<str>, Referred<Shard>, RandomState>,
-    id: &str,
-    wanted: bool,
-    host: Option<&Arc<str>>,
-) -> PoolCell {
-    refer(map, id, wanted, host, || Shard { id: id.into(), pool: ArcSwapOption::empty() })
-}
-
-fn refer<T>(
-    map: &mut HashMap<Arc<str>, Referred<T>, RandomState>,
-    id: &str,
-    wanted: bool,
-    host: Option<&Arc<str>>,
-    new: impl FnOnce() -> T,
-) -> Arc<T> {
-    if let Some(known) = map.get_mut(id) {
-        known.wanted |= wanted;
-        if host.is_some() {
-            known.host = host.cloned();
-        }
-        return Arc::clone(&known.cell);
-    }
-    let cell = Arc::new(new());
-    map.insert(Arc::from(id), Referred { cell: Arc::clone(&cell), wanted, host: host.cloned() });
-    cell
 }
 
 #[cfg(test)]
@@ -597,12 +492,7 @@ mod tests {
         }
         assert!(routing.is_empty());
         let sizes = writer.sizes();
-        assert!(sizes.tenants < 3_000 && sizes.pools < 3_000 && writer.webroots.len() < 3_000, "{sizes:?}");
-        writer.apply(
-            &[route("a.example", "t_a", "web_a", "s1"), route("b.example", "t_a", "web_a", "s1")],
-            &[],
-        );
-        assert_eq!(Arc::strong_count(writer.webroots.get("web_a").unwrap()), 3, "one string for both routes");
+        assert!(sizes.tenants < 3_000 && sizes.pools < 3_000, "{sizes:?}");
     }
 
     #[test]

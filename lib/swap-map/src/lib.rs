@@ -1,6 +1,6 @@
 //! A map in buckets, each swapped atomically: a change costs its bucket, readers never wait.
 //!
-//! Owns the data structure behind the edge's FQDN map and the DNS server's zone map. A reader loads one pointer and looks
+//! Owns the data structure behind the DNS server's zone map and the edge's certificates. A reader loads one pointer and looks
 //! into an immutable table; a writer copies the touched buckets, changes the copies and swaps them in. It never blocks a
 //! reader, never rebuilds what a batch does not touch, and knows nothing of what it holds.
 //!

@@ -1,0 +1,144 @@
+//! What many routes share: tenants and shards, each in a cell that a change of it reaches all its routes by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use ahash::RandomState;
+use arc_swap::ArcSwapOption;
+use hashbrown::HashTable;
+
+use crate::pool::Pool;
+
+/// Active until the controller says otherwise: a state that is late or rejected must not take a tenant's sites down.
+const ACTIVE: u8 = 0;
+const SUSPENDED: u8 = 1;
+
+/// What the table has of a tenant.
+#[derive(Debug)]
+pub struct Tenant {
+    id: Box<str>,
+    state: AtomicU8,
+}
+
+impl Tenant {
+    /// The tenant's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether none of its sites is served.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == SUSPENDED
+    }
+
+    pub(crate) fn suspend(&self, suspended: bool) {
+        self.state.store(if suspended { SUSPENDED } else { ACTIVE }, Ordering::Relaxed);
+    }
+}
+
+/// What the table has of a shard.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    id: Box<str>,
+    /// `None`: not known, or gone.
+    pub(crate) pool: ArcSwapOption<Pool>,
+}
+
+/// Something with an id that routes refer to.
+pub(crate) trait Cell {
+    fn new(id: &str) -> Self;
+    fn id(&self) -> &str;
+}
+
+impl Cell for Tenant {
+    fn new(id: &str) -> Self {
+        Self { id: id.into(), state: AtomicU8::new(ACTIVE) }
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Cell for Shard {
+    fn new(id: &str) -> Self {
+        Self { id: id.into(), pool: ArcSwapOption::empty() }
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// The writer's directory of cells.
+#[derive(Debug)]
+pub(crate) struct Cells<T> {
+    table: HashTable<Referred<T>>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Referred<T> {
+    cell: Arc<T>,
+    /// There is an intent of it; otherwise it lives as long as routes name it.
+    wanted: bool,
+    /// The bucket of the last route that came to name it, which may be gone by now.
+    bucket: Option<u32>,
+}
+
+impl<T> Default for Cells<T> {
+    fn default() -> Self {
+        Self { table: HashTable::new(), hasher: RandomState::new() }
+    }
+}
+
+impl<T: Cell> Cells<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    fn referred(&mut self, id: &str) -> &mut Referred<T> {
+        let hasher = &self.hasher;
+        let entry = self.table.entry(
+            hasher.hash_one(id),
+            |known| known.cell.id() == id,
+            |known| hasher.hash_one(known.cell.id()),
+        );
+        entry
+            .or_insert_with(|| Referred { cell: Arc::new(T::new(id)), wanted: false, bucket: None })
+            .into_mut()
+    }
+
+    /// The cell that an intent is about.
+    pub(crate) fn want(&mut self, id: &str) -> &T {
+        let referred = self.referred(id);
+        referred.wanted = true;
+        &referred.cell
+    }
+
+    /// The intent is withdrawn; the cell stays as it is for as long as routes name it.
+    pub(crate) fn unwant(&mut self, id: &str) -> Option<&T> {
+        let referred = self.table.find_mut(self.hasher.hash_one(id), |known| known.cell.id() == id)?;
+        referred.wanted = false;
+        Some(&referred.cell)
+    }
+
+    /// The cell that a route names, which lies in `bucket`.
+    pub(crate) fn name(&mut self, id: &str, bucket: u32) -> Arc<T> {
+        let referred = self.referred(id);
+        referred.bucket = Some(bucket);
+        Arc::clone(&referred.cell)
+    }
+
+    /// The cell, and the bucket of the last route that came to name it.
+    pub(crate) fn named(&self, id: &str) -> Option<(&Arc<T>, u32)> {
+        let referred = self.table.find(self.hasher.hash_one(id), |known| known.cell.id() == id)?;
+        Some((&referred.cell, referred.bucket?))
+    }
+
+    /// Forgets what nothing refers to any more.
+    pub(crate) fn sweep(&mut self) {
+        self.table.retain(|referred| referred.wanted || Arc::strong_count(&referred.cell) > 1);
+    }
+}
