@@ -18,6 +18,8 @@ pub(super) async fn start(workshop: &Workshop, entries: &[Entry], rounds: usize)
         for (index, entry) in entries.iter().enumerate() {
             let server = workshop.start(entry)?;
             server.settle().await?;
+            // What the start freed goes back to the system some seconds later.
+            tokio::time::sleep(Duration::from_secs(4)).await;
             let memory = server.memory()?;
             let figures = [server.ready.as_secs_f64(), mib(memory.peak), mib(memory.now)];
             for (row, figure) in rows.iter_mut().zip(figures) {
