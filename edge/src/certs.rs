@@ -22,6 +22,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::challenges::Challenges;
 use crate::metrics::{Metrics, gauge};
 use crate::tenant_certs::TenantCerts;
 
@@ -176,6 +177,7 @@ type Wish = (Arc<str>, oneshot::Sender<()>);
 pub struct CertStore {
     certs: SwapMap<Arc<str>, Arc<CertifiedKey>>,
     tenants: TenantCerts,
+    challenges: Arc<Challenges>,
     ca: DevCa,
     default_certificate: Arc<CertifiedKey>,
     routing: Arc<Routing>,
@@ -203,6 +205,7 @@ impl CertStore {
         let store = Arc::new(Self {
             certs,
             tenants: TenantCerts::new(Arc::clone(&routing)),
+            challenges: Arc::default(),
             ca,
             default_certificate,
             routing,
@@ -226,6 +229,11 @@ impl CertStore {
     /// The certificates that tenants brought.
     pub(crate) const fn tenants(&self) -> &TenantCerts {
         &self.tenants
+    }
+
+    /// What certificate authorities find.
+    pub(crate) const fn challenges(&self) -> &Arc<Challenges> {
+        &self.challenges
     }
 
     /// The certificate for clients that name no host, or none that is routed. It is valid for no host.

@@ -8,6 +8,8 @@
 
 mod access_log;
 mod certs;
+mod challenges;
+mod client_hello;
 mod conn;
 mod exchange;
 mod h1;

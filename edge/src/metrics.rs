@@ -88,6 +88,8 @@ pub struct Metrics {
     pub handshakes: Counter,
     /// Handshakes for a name that is in no route.
     pub handshakes_unknown: Counter,
+    /// Handshakes of certificate authorities that look whether a name is ours.
+    pub challenges: Counter,
     /// Handshakes that failed otherwise or took too long.
     pub handshakes_failed: Counter,
     /// Connections that had to be refused by the kernel: no file handles left.
@@ -130,6 +132,7 @@ impl Metrics {
             log_lines_dropped: Counter::default(),
             ejections: Counter::default(),
             handshakes: handshake("done"),
+            challenges: handshake("acme_challenge"),
             handshakes_unknown: handshake("unknown_name"),
             handshakes_failed: handshake("failed"),
             accept_errors: Counter::default(),

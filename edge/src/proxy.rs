@@ -13,16 +13,18 @@ use hosting_edge_map::{
     Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, Tenant, parse_host,
 };
 use hosting_scaffold::client_address::{client_of, is_trusted};
+use http::StatusCode;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::net::TcpStream;
 
 use crate::access_log::{AccessLog, Addresses, Line, text};
+use crate::challenges::Challenges;
 use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
-use crate::self_check::CheckSecret;
+use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::{Settings, ms};
 use crate::upstream::{IdleConnections, Mark, Marks, Serves, connect, is_ours};
 
@@ -113,6 +115,7 @@ pub(crate) struct Edge {
     marks: Marks,
     keys: Arc<NodeKeys>,
     checks: CheckSecret,
+    challenges: Arc<Challenges>,
     log: AccessLog,
 }
 
@@ -157,6 +160,7 @@ impl Edge {
         metrics: Metrics,
         settings: &Settings,
         checks: CheckSecret,
+        challenges: Arc<Challenges>,
         log: AccessLog,
     ) -> Self {
         let limits = Limits {
@@ -179,6 +183,7 @@ impl Edge {
             marks: Marks::default(),
             keys,
             checks,
+            challenges,
             log,
         }
     }
@@ -201,13 +206,19 @@ impl Edge {
         let begun = Instant::now();
         let visitor = &*visitor.of(request);
         let mut course = Course::default();
-        let code = match self.route(request, visitor) {
-            Ok(mut serving) => {
-                let code = self.pass_on(client, request, visitor, &mut serving, &mut course).await;
-                course.serving = Some(serving);
-                code
+        let challenge = Challenges::may_be_asked(request).then(|| self.challenge(request, visitor)).flatten();
+        let code = match challenge {
+            Some(text) => {
+                self.text(client, request, b"application/octet-stream", &text, &mut course.passed).await
             }
-            Err(page) => self.page(client, page, Some(request), &mut course.passed).await,
+            None => match self.route(request, visitor) {
+                Ok(mut serving) => {
+                    let code = self.pass_on(client, request, visitor, &mut serving, &mut course).await;
+                    course.serving = Some(serving);
+                    code
+                }
+                Err(page) => self.page(client, page, Some(request), &mut course.passed).await,
+            },
         };
         self.metrics.request(code);
         self.write_down(visitor, Some(request), &course, begun, code);
@@ -293,29 +304,59 @@ impl Edge {
         Ok(name)
     }
 
+    /// What a certificate authority asks for.
+    fn challenge(&self, request: &Request, visitor: &Visitor) -> Option<Arc<str>> {
+        self.challenges.answer(&self.host(request, visitor).ok()?, request)
+    }
+
     /// Answers the edge's own question with what the table has of the host. It counts as no request.
     async fn self_check<C: Client>(&self, client: &mut C, request: &Request, visitor: &Visitor) {
-        let lines = match self.host(request, visitor) {
-            Ok(name) => self.routing.seen(&name),
+        let name = match self.host(request, visitor) {
+            Ok(name) => name,
             Err(page) => {
                 self.page(client, page, Some(request), &mut Moved::default()).await;
                 return;
             }
         };
+        let mut lines = self.routing.seen(&name);
+        if !lines.is_empty() {
+            lines.extend(self.challenges.key_authorization(&name).map(|text| challenge_line(&text)));
+        }
         let body: String = lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
+        self.text(client, request, b"text/plain", &body, &mut Moved::default()).await;
+    }
+
+    /// Sends a text, not to be kept, and returns its code.
+    async fn text<C: Client>(
+        &self,
+        client: &mut C,
+        request: &Request,
+        kind: &'static [u8],
+        body: &str,
+        passed: &mut Moved,
+    ) -> u16 {
+        let status = StatusCode::OK;
         let head = AnswerHead {
-            status: 200,
+            status: status.as_u16(),
             reason: b"OK",
-            fields: vec![(b"cache-control", b"no-store")],
+            fields: vec![(b"content-type", kind), (b"cache-control", b"no-store")],
             length: Some(body.len() as u64),
-            has_body: !body.is_empty(),
+            has_body: !body.is_empty() && !request.is_head(),
         };
+        self.send(client, &head, body.as_bytes(), passed).await;
+        status.as_u16()
+    }
+
+    /// Sends an answer of the edge's own.
+    async fn send<C: Client>(&self, client: &mut C, head: &AnswerHead<'_>, body: &[u8], passed: &mut Moved) {
         let limit = self.limits.times.client;
-        if client.start(&head).is_ok()
-            && send_all(client, body.as_bytes(), limit).await.is_ok()
+        let body = if head.has_body { body } else { &[] };
+        if client.start(head).is_ok()
+            && send_all(client, body, limit).await.is_ok()
             && client.end(true).is_ok()
         {
             finish(client, limit).await;
+            passed.sent = body.len() as u64;
         }
     }
 
@@ -330,15 +371,7 @@ impl Edge {
         let accept = request.and_then(|request| request.head().field(b"accept"));
         let answer = page.answer(accept);
         let head = answer.head(request.is_some_and(Request::is_head));
-        let limit = self.limits.times.client;
-        let body = if head.has_body { answer.body.as_bytes() } else { &[] };
-        if client.start(&head).is_ok()
-            && send_all(client, body, limit).await.is_ok()
-            && client.end(true).is_ok()
-        {
-            finish(client, limit).await;
-            passed.sent = body.len() as u64;
-        }
+        self.send(client, &head, answer.body.as_bytes(), passed).await;
         page.code()
     }
 

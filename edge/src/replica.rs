@@ -120,6 +120,9 @@ impl Replica for EdgeReplica {
             );
         }
         for (item, intent) in &batch.upserts {
+            if let EdgeIntent::AcmeChallenge(challenge) = intent {
+                self.certs.challenges().put(&item.key.name, challenge);
+            }
             let EdgeIntent::Certificate(certificate) = intent else { continue };
             match tenant_certs::open(&self.keys, &item.key, certificate) {
                 Ok(key) => self.certs.tenants().put(&item.key.name, certificate, key),
@@ -130,6 +133,9 @@ impl Replica for EdgeReplica {
         for removal in &batch.removals {
             if EdgeKind::of(&removal.key) == Some(EdgeKind::ShardPool) {
                 self.hosts.note_pool(&removal.key.name, None);
+            }
+            if EdgeKind::of(&removal.key) == Some(EdgeKind::AcmeChallenge) {
+                self.certs.challenges().remove(&removal.key.name);
             }
             if EdgeKind::of(&removal.key) == Some(EdgeKind::Certificate) {
                 self.certs.tenants().remove(&removal.key.name);

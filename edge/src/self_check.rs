@@ -288,6 +288,11 @@ impl EdgeSelfCheck {
     }
 }
 
+/// The line that shows what a certificate authority is answered for a host.
+pub(crate) fn challenge_line(key_authorization: &str) -> String {
+    format!("acme_challenge {key_authorization}")
+}
+
 /// Addresses of nodes that are asked whether anybody is there.
 const ASKED_NODES: usize = 64;
 /// How long a node may take to take a connection.
@@ -312,6 +317,10 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                     _ => Ok(()),
                 }
             }
+            (Some(EdgeIntent::AcmeChallenge(challenge)), _) => {
+                let line = challenge_line(&challenge.key_authorization);
+                self.all_show(&key.name, &[line], true).await
+            }
             (None, Some(EdgeKind::Route)) => {
                 for (name, answer, _) in self.ask(&key.name).await? {
                     if answer != Seen::Unknown {
@@ -321,8 +330,16 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 Ok(())
             }
             // A tenant's last state stays as long as routes name it, and a pool that is gone leaves routes that lead nowhere; both show by the
-            // routes. A certificate that is withdrawn gives way to another one.
-            (None, Some(EdgeKind::TenantState | EdgeKind::ShardPool | EdgeKind::Certificate))
+            // routes. A certificate that is withdrawn gives way to another one, and nobody asks for a challenge that is over.
+            (
+                None,
+                Some(
+                    EdgeKind::TenantState
+                    | EdgeKind::ShardPool
+                    | EdgeKind::Certificate
+                    | EdgeKind::AcmeChallenge,
+                ),
+            )
             | (
                 Some(EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::EdgeSettings(_)),
                 _,

@@ -177,7 +177,15 @@ impl Server {
         // Pingora takes ring unless a provider is there; a second install only says that the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let secret = CheckSecret::new(&rustls::crypto::aws_lc_rs::default_provider())?;
-        let edge = Edge::new(Arc::clone(&routing), keys, metrics.clone(), settings, secret.clone(), log);
+        let edge = Edge::new(
+            Arc::clone(&routing),
+            keys,
+            metrics.clone(),
+            settings,
+            secret.clone(),
+            Arc::clone(certs.challenges()),
+            log,
+        );
         let h1 = H1Limits {
             header: ms(settings.header_timeout_ms),
             header_bytes: settings.max_header_bytes,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_edge_map::{Host, Routing, parse_host};
+use hosting_edge_map::Routing;
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::certs::CertStore;
+use crate::challenges;
+use crate::client_hello::with_name;
 use crate::conn::Conn;
 use crate::metrics::Metrics;
 use crate::settings::{Settings, ms};
@@ -29,6 +31,8 @@ pub(crate) struct Front {
     config: Arc<ServerConfig>,
     /// The same without TLS 1.2.
     tls13: Arc<ServerConfig>,
+    /// For certificate authorities that look whether a name is ours.
+    challenges: Arc<ServerConfig>,
     certs: Arc<CertStore>,
     routing: Arc<Routing>,
     limit: Duration,
@@ -47,14 +51,6 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = with_name(&hello, |name| self.certs.get(name)).flatten();
         named.or_else(|| self.default_certificate.then(|| self.certs.default_certificate()))
-    }
-}
-
-/// The name that the client asks for, as routes spell it.
-fn with_name<R>(hello: &ClientHello<'_>, look: impl FnOnce(&str) -> R) -> Option<R> {
-    match parse_host(hello.server_name()?.as_bytes()) {
-        Ok(Host::Name(name)) => Some(look(&name)),
-        Ok(Host::Address(_)) | Err(_) => None,
     }
 }
 
@@ -87,9 +83,18 @@ impl Front {
         };
         let config = of(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let tls13 = of(&[&rustls::version::TLS13])?;
+        let answers: Arc<dyn ResolvesServerCert> = Arc::clone(certs.challenges()) as _;
+        let mut challenges = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(answers);
+        challenges.alpn_protocols = vec![challenges::ALPN.to_vec()];
+        challenges.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        challenges.send_tls13_tickets = 0;
         Ok(Self {
             config,
             tls13,
+            challenges: Arc::new(challenges),
             certs,
             routing,
             limit: ms(settings.handshake_timeout_ms),
@@ -106,6 +111,10 @@ impl Front {
             Ok(Ok(conn)) => {
                 self.metrics.handshakes.inc();
                 Some(conn)
+            }
+            Ok(Err(End::Challenge)) => {
+                self.metrics.challenges.inc();
+                None
             }
             Ok(Err(End::UnknownName)) => {
                 self.metrics.handshakes_unknown.inc();
@@ -127,6 +136,11 @@ impl Front {
     async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Result<(Conn, Option<Arc<str>>), End> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(End::Failed)?;
         let hello = start.client_hello();
+        // Nobody else negotiates this, and there is nothing to be had behind it (RFC 8737 §3).
+        if hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == challenges::ALPN)) {
+            let mut stream = start.into_stream(Arc::clone(&self.challenges)).await.map_err(End::Failed)?;
+            return Err(stream.shutdown().await.map_or_else(End::Failed, |()| End::Challenge));
+        }
         let sent = hello.server_name().is_some();
         let name =
             with_name(&hello, |name| self.routing.knows(name).then(|| Arc::<str>::from(name))).flatten();
@@ -147,6 +161,8 @@ impl Front {
 }
 
 enum End {
+    /// A certificate authority has seen what it looked for.
+    Challenge,
     UnknownName,
     Failed(io::Error),
 }

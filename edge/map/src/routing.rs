@@ -170,6 +170,7 @@ pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
         | EdgeIntent::EdgeSettings(_)
+        | EdgeIntent::AcmeChallenge(_)
         | EdgeIntent::TenantState(_)
         | EdgeIntent::Route(_) => Ok(()),
         EdgeIntent::ShardPool(pool) => check_pool(pool),
@@ -251,7 +252,10 @@ impl Writer {
                     });
                     self.staged.add(&self.routing.routes, &item.key.name, place, Some((tenant, site)));
                 }
-                EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::Certificate(_) => {}
+                EdgeIntent::TrustRoots(_)
+                | EdgeIntent::AudienceKey(_)
+                | EdgeIntent::Certificate(_)
+                | EdgeIntent::AcmeChallenge(_) => {}
             }
         }
     }
@@ -286,7 +290,11 @@ impl Writer {
                 }
                 Some(EdgeKind::EdgeSettings) => self.routing.tls13_only.store(false, Ordering::Relaxed),
                 Some(
-                    EdgeKind::Route | EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::Certificate,
+                    EdgeKind::Route
+                    | EdgeKind::TrustRoots
+                    | EdgeKind::AudienceKey
+                    | EdgeKind::Certificate
+                    | EdgeKind::AcmeChallenge,
                 )
                 | None => {}
             }
@@ -311,6 +319,7 @@ impl Writer {
             | EdgeKind::TrustRoots
             | EdgeKind::AudienceKey
             | EdgeKind::Certificate
+            | EdgeKind::AcmeChallenge
             | EdgeKind::EdgeSettings => None,
         }
     }

@@ -58,6 +58,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
         EdgeIntent::TrustRoots(_)
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
+        | EdgeIntent::AcmeChallenge(_)
         | EdgeIntent::EdgeSettings(_) => Vec::new(),
     }
 }

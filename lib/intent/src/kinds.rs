@@ -95,6 +95,8 @@ kinds! {
     Certificate: [Lb], parse::certificate, |_| false, sealed;
     /// What all edges of a cluster do alike.
     EdgeSettings: [Lb], parse::edge_settings, |_| false;
+    /// What an edge answers a certificate authority about a host.
+    AcmeChallenge: [Lb], parse::acme_challenge, |_| false;
     /// A zone's apex.
     Zone: [Dns], parse::zone, |_| false;
     /// One RRset.
@@ -118,6 +120,7 @@ pub const SEEN_KINDS: &[Kind] = &[
     Kind::Route,
     Kind::ShardPool,
     Kind::Certificate,
+    Kind::AcmeChallenge,
     Kind::Zone,
     Kind::RrSet,
     Kind::AddressSet,

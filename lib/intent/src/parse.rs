@@ -96,6 +96,27 @@ pub(crate) fn certificate(key: &str, value: &[u8]) -> Result<m::Certificate, Rej
     Ok(certificate)
 }
 
+/// Largest token and largest digest of an [`m::AcmeChallenge`], in characters.
+const MAX_ACME: usize = 256;
+
+pub(crate) fn acme_challenge(key: &str, value: &[u8]) -> Result<m::AcmeChallenge, Rejection> {
+    let challenge: m::AcmeChallenge = decode(value)?;
+    host("key", key)?;
+    let is_base64url = |text: &str| {
+        (1..=MAX_ACME).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    if !is_base64url(&challenge.token) {
+        return Err(invalid("token", format!("must be 1 to {MAX_ACME} characters of base64url")));
+    }
+    let digest =
+        challenge.key_authorization.strip_prefix(&challenge.token).and_then(|rest| rest.strip_prefix('.'));
+    if !digest.is_some_and(is_base64url) {
+        return Err(invalid("key_authorization", "must be the token, a dot and a digest in base64url"));
+    }
+    Ok(challenge)
+}
+
 pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Rejection> {
     let state: m::TenantState = decode(value)?;
     id_key(key)?;
@@ -309,6 +330,25 @@ mod tests {
 
     fn problem(key: &Key, message: &impl Message) -> String {
         Intent::parse(key, &message.encode_to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_challenge_is_a_token_and_what_proves_it() {
+        let key = Key::new(Kind::AcmeChallenge, "www.a.example");
+        let good = m::AcmeChallenge { token: "Zm9v_-".into(), key_authorization: "Zm9v_-.ZGln".into() };
+        assert!(Intent::parse(&key, &good.encode_to_vec()).is_ok());
+        assert!(problem(&Key::new(Kind::AcmeChallenge, "WWW.a.example"), &good).starts_with("key: "));
+        let token = |token: &str| m::AcmeChallenge {
+            token: token.into(),
+            key_authorization: format!("{token}.ZGln"),
+        };
+        for wrong in ["", "a/b", "a b", "..", &"a".repeat(257)] {
+            assert!(problem(&key, &token(wrong)).starts_with("token: "), "{wrong}");
+        }
+        for wrong in ["", "Zm9v_-", "Zm9v_-.", "other.ZGln", "Zm9v_-.a.b", "Zm9v_-.a\r\n"] {
+            let challenge = m::AcmeChallenge { key_authorization: wrong.into(), ..good.clone() };
+            assert!(problem(&key, &challenge).starts_with("key_authorization: "), "{wrong}");
+        }
     }
 
     #[test]
