@@ -10,6 +10,7 @@ use hosting_feed::metrics::FeedMetrics;
 use hosting_feed::{FeedConfig, FeedServer};
 use hosting_jobs::kinds::JobDeps;
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::certificate::SharedFleet;
 use hosting_jobs::webhooks::{Deliverer, WebhookConfig, WebhookMetrics};
 use hosting_jobs::{Bell, JobMetrics, Runner, RunnerConfig};
 use hosting_scaffold::admin::{self, Metrics};
@@ -128,6 +129,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         members::run(store.clone(), Arc::clone(&view), feed.handle(), group.stop()),
     );
     group.spawn("feed", OnEnd::Fatal, feed.run(group.stop()));
+    let seen: Arc<dyn hosting_planner::gates::Fleet> = Arc::clone(&view) as _;
     let gatekeeper =
         Gatekeeper::new(store.clone(), view, bell.clone(), metrics.register(GatekeeperMetrics::register));
     group.spawn("gatekeeper", OnEnd::Fatal, gatekeeper.run(group.stop()));
@@ -142,6 +144,7 @@ async fn wire(settings: Settings) -> anyhow::Result<()> {
         audit_days: settings.audit_retention_days,
         history_days: settings.history_retention_days,
         history_bytes: settings.history_max_mib << 20,
+        fleet: SharedFleet(seen),
         ownership: settings.ownership()?,
     };
     let keep = Duration::from_secs(u64::from(settings.job_retention_days) * 24 * 3600);

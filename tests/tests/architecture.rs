@@ -28,6 +28,7 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("hosting-intent-sync", "hosting-ledger"),
     ("hosting-intent-sync", "hosting-scaffold"),
     ("hosting-jobs", "hosting-store"),
+    ("hosting-jobs", "hosting-acme"),
     ("hosting-api", "hosting-store"),
     ("hosting-api", "hosting-jobs"),
     ("hosting-api", "hosting-feed"),

@@ -5,6 +5,7 @@ pub(crate) mod desired_state;
 pub(crate) mod examples;
 pub(crate) mod history;
 pub(crate) mod incidents;
+pub(crate) mod issuance;
 pub(crate) mod placement;
 pub(crate) mod records;
 pub(crate) mod rollouts;
@@ -643,6 +644,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("AuditHeadPage", |g| records::AuditHeadPage::json_schema(g)),
     ("WebhookDelivery", |g| webhooks::DeliveryView::json_schema(g)),
     ("WebhookDeliveryPage", |g| webhooks::DeliveryPage::json_schema(g)),
+    ("CertificateForecast", |g| issuance::ForecastView::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

@@ -10,6 +10,7 @@
 //! | `derive` | what a unit wants; the units that are no kind's own |
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names`, `ownership` | what several kinds share: automatic records, who may have a name, whether it is shown to be theirs |
+//! | `issuance` | how names come by certificates of public authorities |
 //! | `quota` | how many resources of a kind somebody may have |
 //! | `placement`, `without` | on which shard a tenant lives; what would fail without some nodes |
 //! | `node`, `readers` | a node's roles, and what it subscribes to by them; who opens what is sealed for an audience |
@@ -30,6 +31,7 @@ mod error;
 pub mod fake;
 mod fields;
 pub mod gates;
+mod issuance;
 mod kinds;
 mod layer;
 pub mod lint;
@@ -58,6 +60,11 @@ pub use concerns::{resources_behind, waited_for};
 pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;
+pub use issuance::{
+    Candidate, ISSUE_CERTIFICATE, IssuanceChange, attempt_now, authorities, candidate, challenges_on_edges,
+    change_authority, companions, edge_addresses, errand as issuance_errand, exchange_issuances,
+    issued_for_domain,
+};
 pub use kinds::api_key::{KeyHolder, admit_key, key_holder};
 pub use kinds::holds_data;
 pub use kinds::role::with_roles;

@@ -13,6 +13,7 @@ use hosting_resource::{Doc, Id, Kind, Resource, Status};
 
 use crate::fields::is_deleting;
 use crate::gates::Look as Conditions;
+use crate::issuance::edge_addresses;
 use crate::kinds::Planned;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
@@ -238,15 +239,7 @@ pub async fn claim(world: &mut dyn World, id: &str) -> Result<Option<Claim>, Pla
     let Some(ownership) = ownership.filter(|ownership| ownership.proof != Some(Proof::Zone)) else {
         return Ok(None);
     };
-    let tenant =
-        read::get(world, &Id::<Tenant>::from(resource.tenant.as_deref().unwrap_or_default())).await?;
-    let addresses = match tenant.filter(|tenant| !is_zone && !tenant.spec.cluster_id.is_empty()) {
-        Some(tenant) => {
-            let families = read::families_of(world, &tenant.spec.cluster_id).await?;
-            [families.ipv4, families.ipv6].concat()
-        }
-        None => Vec::new(),
-    };
+    let addresses = if is_zone { Vec::new() } else { edge_addresses(world, &resource).await? };
     let name_servers = match read::brand_of(world, &resource).await? {
         Some(brand) if is_zone => servers_of(&brand),
         Some(_) | None => Vec::new(),

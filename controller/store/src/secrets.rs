@@ -47,6 +47,20 @@ impl Store {
         self.unseal(name).await?.ok_or_else(|| StoreError::row(format!("secret {name:?} is gone")))
     }
 
+    /// Forgets what is sealed under a name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn forget_sealed(&self, name: &str) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                tx.execute(sql::query("DELETE FROM secrets WHERE name = ?").bind(name)).await.map(drop)
+            })
+        })
+        .await
+    }
+
     /// Opens what is sealed under a name; `None` when there is nothing.
     ///
     /// # Errors

@@ -245,7 +245,12 @@ pub(crate) struct Build<'a> {
     pub(crate) creation: Creation,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    /// Nothing yet.
+    pub(crate) fn new(entropy: Entropy<'a>) -> Self {
+        Self { entropy, creation: Creation::default() }
+    }
+
     /// An id by the kind's policy.
     pub(crate) fn id(&mut self, policy: IdPolicy, given: Option<&str>) -> Result<String, SpecError> {
         match (policy, given.filter(|id| !id.is_empty())) {
@@ -415,7 +420,7 @@ impl<D: Definition> KindDef for Erased<D> {
     ) -> Result<Creation, SpecError> {
         let given = crate::input::without_nulls(body);
         let parsed = parse::<D::Create>(&given).map_err(|error| all_missing::<D::Create>(error, &given))?;
-        let mut build = Build { entropy, creation: Creation::default() };
+        let mut build = Build::new(entropy);
         let is_read_only = LazyCell::new(read_only::<D>);
         for path in &parsed.unknown {
             if !is_read_only(path) {

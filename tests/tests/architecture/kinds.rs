@@ -8,6 +8,7 @@ use super::{root, sources};
 /// Folders whose files are rooms of single kinds, or declare what single kinds have.
 const ROOMS: &[&str] = &[
     "controller/api/src/actions",
+    "controller/jobs/src/kinds",
     "controller/jobs/src/webhooks",
     "controller/planner/src/kinds",
     "controller/planner/src/lint",
@@ -28,6 +29,7 @@ const ABOUT_SOME: &[(&str, &str)] = &[
     ("controller/planner/src/derive/retire.rs", "nodes that hold data"),
     ("controller/planner/src/derive.rs", "RRsets, which are units of several records"),
     ("controller/planner/src/fields.rs", "a brand's DNS group"),
+    ("controller/planner/src/issuance.rs", "certificates of host names"),
     ("controller/planner/src/mutate/draining.rs", "nodes and shards that are emptied"),
     ("controller/planner/src/mutate/fleet.rs", "nodes in and out of service"),
     ("controller/planner/src/mutate/update.rs", "suspending tenants, bringing shards in line"),

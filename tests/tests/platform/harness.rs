@@ -27,6 +27,8 @@ pub(crate) struct Platform {
     pub summary: Value,
     /// Children that the test started again by itself.
     own: BTreeMap<String, Child>,
+    /// The environment of `up`, and of what the test starts again.
+    env: Vec<(String, String)>,
     http: reqwest::Client,
 }
 
@@ -85,6 +87,7 @@ impl Platform {
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             summary: Value::Null,
             own: BTreeMap::new(),
+            env: Vec::new(),
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
         };
         platform.up(env).await;
@@ -100,9 +103,13 @@ impl Platform {
         if !self.options.iter().any(|option| option.contains("seed")) {
             command.arg("--seed").arg(root().join("infra/demo.yaml"));
         }
-        let envs = env.iter().map(|(name, value)| (*name, value.as_str()));
-        let child =
-            command.envs(envs).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        self.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let child = command
+            .envs(self.env.clone())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
         self.up = Some(child.unwrap());
         let file = self.data().join("up.json");
         let summary = eventually("the platform is up", Duration::from_secs(90), async || {
@@ -183,6 +190,7 @@ impl Platform {
         let log = File::options().append(true).open(log).unwrap();
         let child = Command::new(&command[0])
             .args(&command[1..])
+            .envs(self.env.clone())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test says what failed by panicking")]
 
+mod acme;
 mod alone;
 mod api_tools;
 mod callbacks;

@@ -10,6 +10,7 @@ mod config;
 mod desired_state;
 mod events;
 mod incidents;
+mod issuance;
 pub(crate) mod jobs;
 mod keks;
 mod node;
@@ -136,6 +137,7 @@ pub(crate) fn routes() -> Vec<Route> {
         events::routes(),
         undo::routes(),
         rollouts::routes(),
+        issuance::routes(),
         ownership::routes(),
         usage::routes(),
         incidents::routes(),

@@ -20,6 +20,7 @@ fn change(kind: Kind) -> Value {
         Kind::ApiKey => json!({"name": "renamed", "scopes": ["tenants:read"], "brands": ["*"]}),
         Kind::Role => json!({"name": "renamed", "scopes": ["zones:read"]}),
         Kind::Webhook => json!({"name": "renamed", "kinds": ["zone"]}),
+        Kind::CertificateAuthority => json!({"name": "renamed", "enabled": false, "priority": 2}),
         Kind::Subscription => json!({"package_id": "package-of-first"}),
         Kind::LbAddress | Kind::Certificate => json!({}),
     }

@@ -226,6 +226,7 @@ pub(crate) struct TestApi {
     pub(crate) region: String,
     pub(crate) cluster: String,
     pub(crate) lb_address: String,
+    pub(crate) certificate_authority: String,
     pub(crate) shard: String,
     /// Stands for the gatekeeper.
     #[allow(dead_code, reason = "not every test binary stops it")]
@@ -297,6 +298,7 @@ impl TestApi {
             region: self.region.clone(),
             cluster: self.cluster.clone(),
             lb_address: self.lb_address.clone(),
+            certificate_authority: self.certificate_authority.clone(),
             shard: self.shard.clone(),
             ..Self::open(StoreConfig::new(folder.path().join("store.db")), folder).await
         }
@@ -339,6 +341,7 @@ impl TestApi {
             region: String::new(),
             cluster: String::new(),
             lb_address: String::new(),
+            certificate_authority: String::new(),
             shard: String::new(),
             gatekeeper,
             folder,
@@ -357,6 +360,8 @@ impl TestApi {
         test.cluster =
             test.post(&format!("/regions/{}/clusters", test.region), json!({"name": "one"})).await.id();
         let cluster = test.cluster.clone();
+        let authority = json!({"name": "first-ca", "directory_url": "https://ca.example/dir"});
+        test.certificate_authority = test.post("/certificate-authorities", authority).await.id();
         test.lb_address = test
             .post(
                 &format!("/clusters/{cluster}/lb-addresses"),
@@ -684,6 +689,7 @@ pub(crate) fn id_of(test: &TestApi, ids: &Ids, kind: Kind) -> String {
         Kind::Webroot => &ids.webroot,
         Kind::Fqdn => &ids.fqdn,
         Kind::Certificate => &ids.certificate,
+        Kind::CertificateAuthority => &test.certificate_authority,
         Kind::Zone => &ids.zone,
         Kind::ZoneRecord => &ids.record,
         Kind::Webhook => &ids.webhook,

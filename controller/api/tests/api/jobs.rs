@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::post;
+use hosting_jobs::kinds::certificate::SharedFleet;
 use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::kinds::{self, JobDeps};
 use hosting_jobs::{JobMetrics, Runner, RunnerConfig};
@@ -50,6 +51,7 @@ impl Running {
             audit_days: 90,
             history_days: 90,
             history_bytes: 1 << 30,
+            fleet: SharedFleet(test.fleet.clone()),
             ownership: OwnershipRules::default(),
         };
         let config = RunnerConfig { poll: Duration::from_millis(100), ..RunnerConfig::new() };

@@ -1,6 +1,7 @@
 //! The router with a real store and planner, and a fleet that does what each test says.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
+mod authorities;
 mod authorization;
 mod browsers;
 mod bulk;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::Method;
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::certificate::SharedFleet;
 use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::kinds::{self, JobDeps};
 use hosting_jobs::{JobMetrics, Runner, RunnerConfig};
@@ -22,6 +23,7 @@ fn run_jobs(test: &TestApi, dns: &LoopbackDns) -> tokio_util::sync::DropGuard {
         callbacks: CallbackRules::default(),
         history_days: 90,
         history_bytes: 1 << 30,
+        fleet: SharedFleet(test.fleet.clone()),
         audit_days: 90,
         ownership: OwnershipRules {
             resolvers: vec![dns.address],

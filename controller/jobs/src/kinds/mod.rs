@@ -10,6 +10,7 @@ use crate::kind::{AnyKind, JobKind, KindFacts};
 pub mod audit_head;
 pub mod audit_retention;
 pub mod callback;
+pub mod certificate;
 pub mod history_retention;
 pub mod incident_notice;
 pub mod kept_deletions;
@@ -32,6 +33,8 @@ pub struct JobDeps {
     pub history_days: u32,
     /// And no more of it than so many bytes.
     pub history_bytes: u64,
+    /// Who applies what is planned, and how far they are.
+    pub fleet: certificate::SharedFleet,
     /// What the operator set for looks at names.
     pub ownership: ownership::OwnershipRules,
 }
@@ -57,6 +60,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
     entry::<undo::Undo>(undo::make),
     entry::<ownership::CheckOwnership>(ownership::make),
+    entry::<certificate::IssueCertificate>(certificate::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

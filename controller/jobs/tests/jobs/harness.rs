@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use hosting_intent::{Audience, Key};
 use hosting_jobs::kinds::JobDeps;
 use hosting_jobs::kinds::callback::CallbackRules;
+use hosting_jobs::kinds::certificate::SharedFleet;
 use hosting_jobs::kinds::ownership::OwnershipRules;
 use hosting_jobs::machine::Backoff;
 use hosting_jobs::pace::Rate;
 use hosting_jobs::{
     AnyKind, Asked, At, Bell, Failure, JobKind, JobMetrics, KindFacts, Limits, Runner, RunnerConfig, Went,
 };
+use hosting_planner::gates::{Exception, Fleet, Subscriber};
 use hosting_store::{
     Database, Job, JobState, Kek, NewJob, Origin, Store, StoreConfig, StoreError, WriteError, WriteTx,
 };
@@ -245,6 +248,19 @@ impl Bench {
     }
 }
 
+/// A fleet without anybody in it.
+struct Nobody;
+
+impl Fleet for Nobody {
+    fn subscribers(&self, _: &Audience) -> Vec<Subscriber> {
+        Vec::new()
+    }
+
+    fn exception(&self, _: &Audience, _: &str, _: &Key) -> Option<Exception> {
+        None
+    }
+}
+
 /// What the real kinds need.
 pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> JobDeps {
     // In production the process installs one; a second install can only fail because the first one stands.
@@ -257,6 +273,7 @@ pub(crate) fn deps(store: &Store, callbacks: CallbackRules, audit_days: u32) -> 
         audit_days,
         history_days: 90,
         history_bytes: 20_000,
+        fleet: SharedFleet(Arc::new(Nobody)),
         ownership,
     }
 }

@@ -109,6 +109,14 @@ impl<'a> Look<'a> {
         self.rows(name, kind, "edge");
     }
 
+    /// What the one condition of an evaluation says.
+    pub(super) fn only(self) -> (Truth, String) {
+        self.conditions
+            .into_iter()
+            .next()
+            .map_or((Truth::True, String::new()), |one| (one.status, one.message))
+    }
+
     /// Met when every name server in service applied every row of the kind.
     pub(crate) fn name_servers(&mut self, name: &'static str, kind: IntentKind) {
         self.rows(name, kind, "name server");

@@ -9,7 +9,7 @@ mod look;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use hosting_intent::{Audience, Key};
+use hosting_intent::{Audience, Key, Kind as IntentKind};
 use hosting_resource::{Kind, Resource, Standing, Status};
 
 pub use self::gather::{Evidence, gather};
@@ -196,6 +196,19 @@ impl Inputs {
 #[must_use]
 pub fn units_of(resource: &Resource) -> Vec<Unit> {
     kinds::of(resource.kind).units(resource).unwrap_or_default()
+}
+
+/// Whether every edge in service applied the rows of a kind that a resource's units own, and what is waited for otherwise.
+pub(crate) fn on_edges(
+    fleet: &dyn Fleet,
+    resource: &Resource,
+    rows: Vec<IntentRow>,
+    kind: IntentKind,
+) -> (Truth, String) {
+    let inputs = Inputs { rows, ..Inputs::default() };
+    let mut look = Look::new(resource, &inputs, fleet, 0);
+    look.edges("applied", kind);
+    look.only()
 }
 
 /// Whether the status of resources of a kind follows from what the fleet reports.

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::certificate::Certificate;
-use hosting_resource::kinds::certificate::{KEY_PATH, chain_der};
+use hosting_resource::kinds::certificate::{KEY_PATH, Origin, chain_der};
 use hosting_resource::{Doc, Document, Id, Kind};
 
-use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, tenant};
+use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, fqdn, tenant};
 use crate::fields::is_deleting;
 use crate::gates::Look;
 use crate::overlay::Overlay;
@@ -41,11 +41,20 @@ impl Planned for Certificate {
         let audience = Audience::edge(&tenant.spec.cluster_id)?;
         let key = Key::new(IntentKind::Certificate, certificate.id.as_str());
         let spec = &certificate.spec;
+        let names = match spec.origin {
+            Origin::Custom => spec.names.clone(),
+            // Each name of an order has a resource of its own with what was issued for all of them.
+            Origin::Acme => {
+                let fqdn = Id::<fqdn::Fqdn>::from(certificate.parent.as_deref().unwrap_or_default());
+                let Some(fqdn) = read::get(world, &fqdn).await? else { return Ok(Vec::new()) };
+                vec![fqdn.spec.fqdn.clone()]
+            }
+        };
         let place = (&audience, &key, "key");
         let sealed = readers::sealed_for(world, place, certificate, KEY_PATH, &spec.key).await?;
         let message = m::Certificate {
             tenant_id: tenant.id.clone(),
-            names: spec.names.clone(),
+            names,
             chain_der: chain_der(spec).into_iter().map(Into::into).collect(),
             key: Some(sealed),
             not_after: spec.not_after,

@@ -18,7 +18,7 @@ use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, names, ownership, read};
+use crate::{DesiredIntent, PlanError, Unit, World, issuance, names, ownership, read};
 
 /// The host names of a tenant, for their automatic records.
 pub(crate) const TENANT_NAMES: Pages =
@@ -78,37 +78,9 @@ impl Planned for Fqdn {
             return Ok(Vec::new());
         }
         let audience = Audience::edge(&tenant.spec.cluster_id)?;
-        let name = fqdn.spec.fqdn.as_str();
-        let route = |webroot: &str, shard: &str| {
-            let message = m::Route {
-                tenant_id: tenant.id.clone(),
-                webroot_id: webroot.to_owned(),
-                shard_id: shard.to_owned(),
-                // PHP and static sites have no process of their own that could speak another protocol.
-                may_upgrade: false,
-            };
-            DesiredIntent::new(audience.clone(), IntentKind::Route, name, &message)
-        };
-        let Some(bound) = bound_to(fqdn) else { return Ok(vec![route("", "")]) };
-        let Some(webroot) = read::get(world, bound).await? else { return Ok(Vec::new()) };
-        if webroot.state.site_ready {
-            return Ok(vec![route(bound, tenant.spec.shard_id.as_deref().unwrap_or_default())]);
-        }
-        // Bound anew to a site that no node has yet: the name stays with the old site until the new one can answer.
-        for row in world.owned(&Unit::Of(Self::KIND, fqdn.id.clone()).owner()).await? {
-            let Ok(old) = m::Route::decode(row.value.clone()) else { continue };
-            if row.audience != audience || row.key.name != name {
-                continue;
-            }
-            let still_good = old.webroot_id.is_empty()
-                || read::get(world, &Id::<webroot::Webroot>::from(old.webroot_id))
-                    .await?
-                    .is_some_and(|old| !is_deleting(&old) && old.parent == fqdn.parent);
-            if still_good {
-                return Ok(vec![DesiredIntent { audience: row.audience, key: row.key, value: row.value }]);
-            }
-        }
-        Ok(Vec::new())
+        let challenge = issuance::challenge(fqdn, &audience);
+        let route = route(fqdn, &tenant, audience, world).await?;
+        Ok(route.into_iter().chain(challenge).collect())
     }
 
     async fn check(
@@ -129,7 +101,8 @@ impl Planned for Fqdn {
 
     async fn sync(fqdn: &mut Doc<Self>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
         let claimed = ownership::sync(fqdn, plan).await?;
-        Ok(auto_records::sync(fqdn, plan).await? || claimed)
+        let wants = issuance::sync(fqdn, plan).await?;
+        Ok(auto_records::sync(fqdn, plan).await? || claimed || wants)
     }
 
     async fn revisit(
@@ -198,6 +171,47 @@ impl NameSource for Fqdn {
         let bound = bound_to(fqdn).filter(|_| is_servable(fqdn.state.ownership.as_ref()));
         Ok(bound.map(|_| fqdn.spec.fqdn.clone()).into_iter().collect())
     }
+}
+
+/// The route of a name; `None` while it has none.
+async fn route(
+    fqdn: &Doc<Fqdn>,
+    tenant: &Doc<tenant::Tenant>,
+    audience: Audience,
+    world: &mut dyn World,
+) -> Result<Option<DesiredIntent>, PlanError> {
+    let name = fqdn.spec.fqdn.as_str();
+    let to = |webroot: &str, shard: &str| {
+        let message = m::Route {
+            tenant_id: tenant.id.clone(),
+            webroot_id: webroot.to_owned(),
+            shard_id: shard.to_owned(),
+            // PHP and static sites have no process of their own that could speak another protocol.
+            may_upgrade: false,
+        };
+        DesiredIntent::new(audience.clone(), IntentKind::Route, name, &message)
+    };
+    let Some(bound) = bound_to(fqdn) else { return Ok(Some(to("", ""))) };
+    let Some(webroot) = read::get(world, bound).await? else { return Ok(None) };
+    if webroot.state.site_ready {
+        return Ok(Some(to(bound, tenant.spec.shard_id.as_deref().unwrap_or_default())));
+    }
+    // Bound anew to a site that no node has yet: the name stays with the old site until the new one can answer.
+    for row in world.owned(&Unit::Of(Kind::Fqdn, fqdn.id.clone()).owner()).await? {
+        let is_route = row.key.known_kind() == Some(IntentKind::Route);
+        if !is_route || row.audience != audience || row.key.name != name {
+            continue;
+        }
+        let Ok(old) = m::Route::decode(row.value.clone()) else { continue };
+        let still_good = old.webroot_id.is_empty()
+            || read::get(world, &Id::<webroot::Webroot>::from(old.webroot_id))
+                .await?
+                .is_some_and(|old| !is_deleting(&old) && old.parent == fqdn.parent);
+        if still_good {
+            return Ok(Some(DesiredIntent { audience: row.audience, key: row.key, value: row.value }));
+        }
+    }
+    Ok(None)
 }
 
 /// The site behind a name.

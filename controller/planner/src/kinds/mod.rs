@@ -18,6 +18,7 @@ use crate::{DesiredIntent, PlanError, Unit, World, read};
 pub(crate) mod api_key;
 pub(crate) mod brand;
 pub(crate) mod certificate;
+pub(crate) mod certificate_authority;
 pub(crate) mod cluster;
 pub(crate) mod fqdn;
 pub(crate) mod lb_address;
@@ -48,6 +49,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn KindPlan {
         Kind::Webroot => &Room::<webroot::Webroot>(PhantomData),
         Kind::Fqdn => &Room::<fqdn::Fqdn>(PhantomData),
         Kind::Certificate => &Room::<certificate::Certificate>(PhantomData),
+        Kind::CertificateAuthority => &Room::<certificate_authority::CertificateAuthority>(PhantomData),
         Kind::Zone => &Room::<zone::Zone>(PhantomData),
         Kind::ZoneRecord => &Room::<zone_record::ZoneRecord>(PhantomData),
         Kind::Webhook => &Room::<webhook::Webhook>(PhantomData),

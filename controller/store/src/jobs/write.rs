@@ -212,6 +212,17 @@ impl WriteTx {
 }
 
 impl ReadTx {
+    /// The job that a lane is at; `None` when it has none that has not ended.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn job_in_lane(&mut self, lane: &str) -> Result<Option<String>, StoreError> {
+        let query =
+            sql::query("SELECT id FROM jobs WHERE lane = ? AND ended_at IS NULL ORDER BY seq LIMIT 1");
+        let row = self.optional(query.bind(lane)).await?;
+        row.map(|row| row.try_get(0)).transpose()
+    }
+
     /// Whether a lane has a job that has not ended, beside `id`.
     ///
     /// # Errors

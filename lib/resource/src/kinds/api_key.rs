@@ -13,24 +13,10 @@ use crate::faults::Faults;
 use crate::roles::built_in;
 use crate::{Codes, Doc, Document, Entropy, Facet, Filter, IdPolicy, Index, Kind, KindInfo, NewResource, Owns, PlainSecrets, Ref, Resource, Rotate, SpecError, Status, Tier, Unique, Update, check, filter, timestamp};
 
-/// The resource parts of scopes.
-pub const SCOPE_RESOURCES: &[&str] = &[
-    "api_keys",
-    "regions",
-    "clusters",
-    "shards",
-    "nodes",
-    "brands",
-    "tenants",
-    "subscriptions",
-    "webroots",
+/// The resource parts of scopes that are no kind's ([`KindInfo::scope`]).
+const OTHER_RESOURCES: &[&str] = &[
     "daemons",
     "cron_jobs",
-    "fqdns",
-    "certificates",
-    "zones",
-    "zone_records",
-    "packages",
     "databases",
     "database_users",
     "valkey",
@@ -47,10 +33,14 @@ pub const SCOPE_RESOURCES: &[&str] = &[
     "rollouts",
     "callbacks",
     "events",
-    "webhooks",
     "bulk",
     "undo",
 ];
+
+/// Whether it is the resource part of a scope.
+fn is_scope_resource(name: &str) -> bool {
+    OTHER_RESOURCES.contains(&name) || Kind::ALL.iter().any(|kind| kind.info().scope == name)
+}
 
 /// The action parts of scopes.
 pub const SCOPE_ACTIONS: &[&str] = &["read", "write", "delete"];
@@ -322,7 +312,7 @@ pub(super) fn check_scopes(scopes: &mut Vec<String>) -> Result<(), SpecError> {
     let mut faults = Faults::default();
     for (n, scope) in scopes.iter().enumerate() {
         let known = scope.split_once(':').is_some_and(|(resource, action)| {
-            (resource == "*" || SCOPE_RESOURCES.contains(&resource))
+            (resource == "*" || is_scope_resource(resource))
                 && (action == "*" || SCOPE_ACTIONS.contains(&action))
         });
         if !known {

@@ -1,4 +1,5 @@
-//! A certificate that a customer brings for a host name. Its private key is a secret for the cluster's edges.
+//! A certificate for a host name, brought by a customer or issued by a public authority. Its private key is a secret for the cluster's
+//! edges.
 
 use hosting_intent::name;
 use rustls_pki_types::pem::PemObject;
@@ -14,15 +15,15 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 
+use super::certificate_authority::CertificateAuthority;
 use super::fqdn::FqdnSpec;
 use crate::definition::{Build, Definition};
 use crate::document::is_false;
-use crate::{Codes, Column, Doc, Document, Facet, IdPolicy, Index, Kind, KindInfo, Owns, Parent, PlainText, Resource, Secret, SpecError, Status, Tier, Unique, Warning, timestamp};
+use crate::pem_text::{MAX_PEM, certificates, parse};
+use crate::{Codes, Column, Creation, Doc, Document, Entropy, Facet, Id, IdPolicy, Index, Kind, KindInfo, Owns, Parent, PlainText, Resource, Secret, SpecError, Status, Tier, Unique, Warning, timestamp};
 
-/// Largest PEM text of each field, in bytes.
-const MAX_PEM: usize = 64 * 1024;
 /// Certificates of a chain, the leaf among them.
 const MAX_CHAIN: usize = 8;
 /// Names of a certificate.
@@ -34,6 +35,9 @@ const MAX_NAMES: usize = 250;
 pub enum Origin {
     /// The customer brought it.
     Custom,
+    /// A public authority issued it by ACME; `authority_id` says which. Callers know all of those under this one name.
+    #[serde(rename = "lets_encrypt")]
+    Acme,
 }
 
 /// What is stored of a certificate.
@@ -42,6 +46,9 @@ pub struct CertificateSpec {
     /// Where it comes from.
     #[serde(rename = "type")]
     pub origin: Origin,
+    /// The authority that issued it; none for one that was brought.
+    #[serde(default)]
+    pub authority_id: Option<Id<CertificateAuthority>>,
     /// The certificate itself, PEM (RFC 7468).
     pub cert_pem: String,
     /// The authorities between it and a root, each signed by the next, PEM; empty: none.
@@ -107,24 +114,21 @@ impl Document for Certificate {
     type State = CertificateState;
 }
 
+/// The facet of certificates that authorities issued: the registered domains of their names, as authorities count them.
+pub const DOMAIN_FACET: &str = "registered_domain";
+
+/// The domain that a name was registered under (Public Suffix List); the name itself where it is none.
+#[must_use]
+pub fn registered_domain(name: &str) -> &str {
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    psl::domain_str(name).unwrap_or(name)
+}
+
 /// Where the private key stands in the spec (JSON pointer, RFC 6901).
 pub const KEY_PATH: &str = "/key";
 
 fn invalid(field: &str, problem: impl Into<String>) -> SpecError {
     SpecError::invalid(field, problem)
-}
-
-/// The certificates of a PEM text, in their order.
-fn certificates(field: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, SpecError> {
-    if pem.len() > MAX_PEM {
-        return Err(invalid(field, format!("must have at most {MAX_PEM} bytes")));
-    }
-    // What is wrong in there is not repeated: it may be a key.
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match read {
-        Ok(certificates) if !certificates.is_empty() || pem.trim().is_empty() => Ok(certificates),
-        Ok(_) | Err(_) => Err(invalid(field, "must be certificates in PEM (RFC 7468)")),
-    }
 }
 
 fn to_pem(chain: &[CertificateDer<'_>]) -> String {
@@ -139,13 +143,6 @@ pub fn chain_der(spec: &CertificateSpec) -> Vec<Vec<u8>> {
     let parts = [spec.cert_pem.as_bytes(), spec.chain_pem.as_bytes()];
     let ders = parts.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem));
     ders.filter_map(Result::ok).map(|der| der.to_vec()).collect()
-}
-
-fn parse<'c>(field: &str, der: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, SpecError> {
-    match X509Certificate::from_der(der.as_ref()) {
-        Ok(([], certificate)) => Ok(certificate),
-        Ok(_) | Err(_) => Err(invalid(field, "is no X.509 certificate")),
-    }
 }
 
 /// The host names of a certificate (RFC 6125: the common name counts for nothing).
@@ -234,6 +231,74 @@ fn missing_chain(leaf: &X509Certificate<'_>, chain: &[CertificateDer<'_>]) -> Op
     })
 }
 
+/// Checks what belongs together, and adds the certificate.
+fn build_of(
+    input: CertificateCreate,
+    (origin, authority_id): (Origin, Option<Id<CertificateAuthority>>),
+    parent: Option<&Resource>,
+    build: &mut Build<'_>,
+) -> Result<(), SpecError> {
+    let mut chain = certificates("cert_pem", &input.cert_pem)?;
+    if chain.is_empty() {
+        return Err(invalid("cert_pem", "must be a certificate in PEM (RFC 7468)"));
+    }
+    chain.extend(certificates("chain_pem", &input.chain_pem)?);
+    if chain.len() > MAX_CHAIN {
+        return Err(invalid("chain_pem", format!("must have at most {} certificates", MAX_CHAIN - 1)));
+    }
+    let Some((leaf, authorities)) = chain.split_first() else {
+        return Err(invalid("cert_pem", "is required"));
+    };
+    let parsed = parse("cert_pem", leaf)?;
+    if parsed.is_ca() && parsed.issuer() != parsed.subject() {
+        return Err(invalid("cert_pem", "is an authority's; the certificate of the host comes first"));
+    }
+    let names = names_of(&parsed)?;
+    if let Some(fqdn) = parent.and_then(|parent| parent.typed::<FqdnSpec>().ok())
+        && !names.iter().any(|name| covers(name, &fqdn.fqdn))
+    {
+        return Err(invalid("cert_pem", format!("is not for {}, but for {}", fqdn.fqdn, names.join(", "))));
+    }
+    check_key(&chain, &input.key_pem)?;
+    let (not_before, not_after) =
+        (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    check_chain(&chain, not_before)?;
+    if let Some(warning) = missing_chain(&parsed, &chain) {
+        build.warn(warning);
+    }
+    let digest = Sha256::digest(leaf.as_ref());
+    let spec = CertificateSpec {
+        origin,
+        authority_id,
+        cert_pem: to_pem(std::slice::from_ref(leaf)),
+        chain_pem: to_pem(authorities),
+        key: Secret::new(input.key_pem),
+        names,
+        fingerprint: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        not_before,
+        not_after,
+    };
+    let id = build.id(Certificate::INFO.id, None)?;
+    build.push::<Certificate>(id, parent.map(|parent| parent.id.as_str()), &spec)
+}
+
+/// What an authority issued for a host name: its chain, leaf first, and the private key, both PEM.
+///
+/// # Errors
+/// What was issued is not for the name or the key, or no certificate.
+pub fn issued(
+    fqdn: &Resource,
+    authority: &Id<CertificateAuthority>,
+    chain_pem: &str,
+    key_pem: PlainText,
+    entropy: Entropy<'_>,
+) -> Result<Creation, SpecError> {
+    let input = CertificateCreate { cert_pem: chain_pem.to_owned(), key_pem, chain_pem: String::new() };
+    let mut build = Build::new(entropy);
+    build_of(input, (Origin::Acme, Some(authority.clone())), Some(fqdn), &mut build)?;
+    Ok(build.creation)
+}
+
 impl Definition for Certificate {
     type Create = CertificateCreate;
     type Update = CertificateUpdate;
@@ -262,7 +327,7 @@ impl Definition for Certificate {
         platform_only: &[],
         global_search: true,
         hidden: &["not_before", "not_after"],
-        nullable: &[],
+        nullable: &["authority_id"],
         joins: &[],
     };
     const INITIAL: Status = Status::Pending;
@@ -272,47 +337,7 @@ impl Definition for Certificate {
         parent: Option<&Resource>,
         build: &mut Build<'_>,
     ) -> Result<(), SpecError> {
-        let mut chain = certificates("cert_pem", &input.cert_pem)?;
-        if chain.is_empty() {
-            return Err(invalid("cert_pem", "must be a certificate in PEM (RFC 7468)"));
-        }
-        chain.extend(certificates("chain_pem", &input.chain_pem)?);
-        if chain.len() > MAX_CHAIN {
-            return Err(invalid("chain_pem", format!("must have at most {} certificates", MAX_CHAIN - 1)));
-        }
-        let Some((leaf, authorities)) = chain.split_first() else {
-            return Err(invalid("cert_pem", "is required"));
-        };
-        let parsed = parse("cert_pem", leaf)?;
-        if parsed.is_ca() && parsed.issuer() != parsed.subject() {
-            return Err(invalid("cert_pem", "is an authority's; the certificate of the host comes first"));
-        }
-        let names = names_of(&parsed)?;
-        if let Some(fqdn) = parent.and_then(|parent| parent.typed::<FqdnSpec>().ok())
-            && !names.iter().any(|name| covers(name, &fqdn.fqdn))
-        {
-            return Err(invalid("cert_pem", format!("is not for {}, but for {}", fqdn.fqdn, names.join(", "))));
-        }
-        check_key(&chain, &input.key_pem)?;
-        let (not_before, not_after) =
-            (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        check_chain(&chain, not_before)?;
-        if let Some(warning) = missing_chain(&parsed, &chain) {
-            build.warn(warning);
-        }
-        let digest = Sha256::digest(leaf.as_ref());
-        let spec = CertificateSpec {
-            origin: Origin::Custom,
-            cert_pem: to_pem(std::slice::from_ref(leaf)),
-            chain_pem: to_pem(authorities),
-            key: Secret::new(input.key_pem),
-            names,
-            fingerprint: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-            not_before,
-            not_after,
-        };
-        let id = build.id(Self::INFO.id, None)?;
-        build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
+        build_of(input, (Origin::Custom, None), parent, build)
     }
 
     fn update(_: &mut CertificateSpec, _: CertificateUpdate, _: &Resource) -> Result<Option<Status>, SpecError> {
@@ -326,6 +351,13 @@ impl Definition for Certificate {
     fn index(resource: &Resource, spec: &CertificateSpec, index: &mut Index) {
         let scope = resource.parent.clone().unwrap_or_default();
         index.uniques.push(Unique { scope, key: spec.fingerprint.clone(), field: "cert_pem" });
+        if spec.origin == Origin::Acme {
+            let mut domains: Vec<&str> = spec.names.iter().map(|name| registered_domain(name)).collect();
+            domains.sort_unstable();
+            domains.dedup();
+            let facet = |domain: &str| Facet { field: DOMAIN_FACET, value: domain.to_owned() };
+            index.facets.extend(domains.into_iter().map(facet));
+        }
         if let Some(tenant) = &resource.tenant {
             index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });
         }
@@ -341,6 +373,11 @@ impl Definition for Certificate {
             expires_at: timestamp(certificate.spec.not_after.saturating_mul(1000)),
             is_active: certificate.state.active,
         }
+    }
+
+    /// Those that the platform gets for names by itself are not.
+    fn is_charged(spec: &CertificateSpec) -> bool {
+        spec.origin == Origin::Custom
     }
 
     fn example() -> Value {
@@ -381,7 +418,7 @@ mod tests {
         CertificateParams::new(names).unwrap().signed_by(key, &by.issuer).unwrap().pem()
     }
 
-    fn create(body: Value) -> Result<crate::Creation, SpecError> {
+    fn create(body: Value) -> Result<Creation, SpecError> {
         let fqdn = Resource { id: "f".into(), ..stored(Kind::Fqdn, json!({"fqdn": "www.a.example"})) };
         let fields = body.as_object().cloned().unwrap();
         Kind::Certificate.def().create(Some(&fqdn), &fields, &mut |bytes: &mut [u8]| bytes.fill(7))

@@ -9,6 +9,7 @@ use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition};
 use crate::document::is_false;
 use crate::input::Unserved;
+use crate::issuance::{Issuance, IssuanceView};
 use crate::ownership::{Ownership, Verification};
 use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, ListBy, Owns, Parent, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
 
@@ -62,6 +63,9 @@ pub struct FqdnState {
     /// Whether it is shown to be its tenant's; `None`: nobody asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ownership: Option<Ownership>,
+    /// How it comes by a certificate; `None`: none is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuance: Option<Issuance>,
 }
 
 /// What is shown beside the spec.
@@ -70,6 +74,9 @@ pub(crate) struct FqdnExtra {
     /// Whether the name is shown to be its tenant's. Absent where its brand does not ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     verification: Option<Verification>,
+    /// How the name comes by a certificate of a public authority. Absent where none is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuance: Option<IssuanceView>,
 }
 
 /// The kind.
@@ -181,7 +188,10 @@ impl Definition for Fqdn {
 
     fn extra(fqdn: &Doc<Self>) -> FqdnExtra {
         let ownership = fqdn.state.ownership.as_ref();
-        FqdnExtra { verification: Verification::of(ownership, &fqdn.id, &fqdn.spec.fqdn, true) }
+        FqdnExtra {
+            verification: Verification::of(ownership, &fqdn.id, &fqdn.spec.fqdn, true),
+            issuance: IssuanceView::of(fqdn.state.issuance.as_ref()),
+        }
     }
 
     fn example() -> Value {

@@ -63,6 +63,8 @@ kinds! {
     Fqdn = fqdn,
     /// A certificate for a host name, with its private key.
     Certificate = certificate,
+    /// A public certificate authority that names get certificates of.
+    CertificateAuthority = certificate_authority,
     /// A DNS zone.
     Zone = zone,
     /// A record of a zone.

@@ -11,6 +11,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hosting_acme::caa::CaaRecord;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::OwnershipRules;
@@ -22,7 +23,7 @@ const SERVERS: usize = 4;
 
 /// What was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer<T> {
+pub(in crate::kinds) enum Answer<T> {
     /// These.
     Found(Vec<T>),
     /// That there is nothing.
@@ -33,7 +34,7 @@ pub(super) enum Answer<T> {
 
 /// A client of the domain name system.
 #[derive(Clone)]
-pub(super) struct Dns {
+pub(in crate::kinds) struct Dns {
     resolver: TokioResolver,
     rules: OwnershipRules,
 }
@@ -72,7 +73,7 @@ fn resolver(servers: &[SocketAddr], recursion_desired: bool) -> Result<TokioReso
 
 impl Dns {
     /// Without resolvers in the rules the system's are asked.
-    pub(super) fn new(rules: &OwnershipRules) -> Result<Self, String> {
+    pub(in crate::kinds) fn new(rules: &OwnershipRules) -> Result<Self, String> {
         let resolver = if rules.resolvers.is_empty() {
             TokioResolver::builder_tokio().and_then(|mut builder| {
                 tuned(builder.options_mut(), true);
@@ -96,7 +97,7 @@ impl Dns {
     }
 
     /// The addresses of a name, of both families.
-    pub(super) async fn addresses(&self, name: &str) -> Answer<IpAddr> {
+    pub(in crate::kinds) async fn addresses(&self, name: &str) -> Answer<IpAddr> {
         let address = |record: &Record| {
             if let RData::A(four) = &record.data {
                 return Some(IpAddr::V4(four.0));
@@ -114,6 +115,24 @@ impl Dns {
             (Answer::Found(all), _) | (_, Answer::Found(all)) => Answer::Found(all),
             (Answer::Failed(why), _) | (_, Answer::Failed(why)) => Answer::Failed(why),
             (Answer::Nothing, Answer::Nothing) => Answer::Nothing,
+        }
+    }
+
+    /// The CAA records that count for a name: its own, or those of the nearest name above that has any (RFC 8659 §3).
+    pub(in crate::kinds) async fn caa(&self, name: &str) -> Answer<CaaRecord> {
+        let record = |record: &Record| {
+            let RData::CAA(caa) = &record.data else { return None };
+            let value = String::from_utf8_lossy(&caa.value).into_owned();
+            Some(CaaRecord { is_critical: caa.issuer_critical, tag: caa.tag.clone(), value })
+        };
+        let mut at = name;
+        loop {
+            match self.records(at, RecordType::CAA, record).await {
+                Answer::Nothing => {}
+                answer @ (Answer::Found(_) | Answer::Failed(_)) => return answer,
+            }
+            let Some((_, above)) = at.split_once('.') else { return Answer::Nothing };
+            at = above;
         }
     }
 

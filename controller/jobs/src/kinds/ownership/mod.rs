@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::dns::{Answer, Dns};
+pub(super) use self::dns::{Answer, Dns};
 use super::JobDeps;
 use crate::clock::DAY;
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
@@ -62,12 +62,60 @@ impl OwnershipRules {
     }
 }
 
+/// Looks at the web servers that names lead to.
+#[derive(Debug)]
+pub(super) struct WebLook {
+    http: reqwest::Client,
+    port: u16,
+}
+
+impl WebLook {
+    /// # Errors
+    /// There is no HTTP client.
+    pub(super) fn new(rules: &OwnershipRules, dns: Dns) -> Result<Self, String> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .user_agent(AGENT)
+            .timeout(EXCHANGE)
+            .pool_max_idle_per_host(0)
+            .http1_only()
+            .dns_resolver(Arc::new(dns))
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { http, port: rules.http_port })
+    }
+
+    /// The beginning of the file that the web server of a name has.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) async fn file(&self, name: &str, path: &str) -> Result<Vec<u8>, String> {
+        let url = format!("http://{name}:{}{path}", self.port);
+        let failed = |error: reqwest::Error| {
+            format!("the file cannot be fetched: {}", crate::outgoing::chain(&error.without_url()))
+        };
+        let mut answer = self.http.get(&url).send().await.map_err(failed)?;
+        if !answer.status().is_success() {
+            return Err(format!("the web server answers {} instead of the file", answer.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_FILE {
+                break;
+            }
+        }
+        Ok(body)
+    }
+}
+
 /// Looks at names.
 #[derive(Debug)]
 pub struct Looker {
     dns: Dns,
-    http: reqwest::Client,
-    http_port: u16,
+    web: WebLook,
 }
 
 impl Looker {
@@ -77,18 +125,7 @@ impl Looker {
     /// When the system's resolvers cannot be read, or there is no HTTP client.
     pub fn new(rules: &OwnershipRules) -> Result<Self, String> {
         let dns = Dns::new(rules)?;
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(AGENT)
-            .timeout(EXCHANGE)
-            .pool_max_idle_per_host(0)
-            .http1_only()
-            .dns_resolver(Arc::new(dns.clone()))
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Self { dns, http, http_port: rules.http_port })
+        Ok(Self { web: WebLook::new(rules, dns.clone())?, dns })
     }
 
     /// What shows a claim now.
@@ -155,28 +192,7 @@ impl Looker {
 
     /// Whether the web server that the name leads to has the file. Its body counts alone, so one that echoes the path has it not.
     async fn has_file(&self, claim: &Claim) -> Result<(), String> {
-        let url = format!("http://{}:{}{}", claim.name, self.http_port, claim.challenge.path);
-        let failed = |error: reqwest::Error| {
-            let error: &dyn std::error::Error = &error.without_url();
-            let mut text = format!("the file cannot be fetched: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            text
-        };
-        let mut answer = self.http.get(&url).send().await.map_err(failed)?;
-        if !answer.status().is_success() {
-            return Err(format!("the web server answers {} instead of the file", answer.status()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_FILE {
-                break;
-            }
-        }
+        let body = self.web.file(&claim.name, &claim.challenge.path).await?;
         if body.trim_ascii() == claim.challenge.token.as_bytes() {
             Ok(())
         } else {

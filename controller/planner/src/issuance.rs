@@ -1,0 +1,307 @@
+//! Certificates of public authorities for host names: which names may be asked for, what edges answer an authority that looks, and what
+//! comes of an order. Talking to authorities is a job's.
+
+use hosting_intent::{Audience, Cause, Kind as IntentKind, message as m};
+use hosting_resource::issuance::{Issuance, IssuanceProblem, OpenChallenge};
+use hosting_resource::kinds::certificate::{Certificate, DOMAIN_FACET, Origin};
+use hosting_resource::kinds::certificate_authority::{
+    CertificateAuthority, CertificateAuthoritySpec, CertificateAuthorityState,
+};
+use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::ownership::{Challenge, is_servable};
+use hosting_resource::{Creation, Doc, Id, Kind, Resource};
+
+use crate::fields::is_deleting;
+use crate::gates::{Fleet, Truth, on_edges};
+use crate::plan::Plan;
+use crate::{DesiredIntent, Draft, Errand, PlanError, Unit, World, kinds, mutate, read};
+
+/// The kind of job that gets a name its certificates.
+pub const ISSUE_CERTIFICATE: &str = "certificate";
+/// The job is given up after so many failures of the store, not of authorities.
+const ATTEMPTS: u32 = 1_000_000;
+/// Authorities of a cell.
+const AUTHORITIES: u32 = 100;
+
+/// Notes whether a certificate is wanted for a name, puts it and has a job see to it. True when that changed.
+pub(crate) async fn sync(fqdn: &mut Doc<Fqdn>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
+    if is_deleting(fqdn) {
+        return Ok(false);
+    }
+    let is_wanted = fqdn.spec.ssl_enabled && fqdn.tenant.is_some();
+    if is_wanted {
+        plan.draft.ask(errand(fqdn));
+    }
+    if is_wanted == fqdn.state.issuance.is_some() {
+        return Ok(false);
+    }
+    let after = is_wanted.then(|| Issuance::wanted(plan.draft.now()));
+    put(fqdn, after, plan).await?;
+    Ok(true)
+}
+
+/// The job that gets a name its certificates.
+#[must_use]
+pub fn errand(fqdn: &Resource) -> Errand {
+    Errand {
+        kind: ISSUE_CERTIFICATE,
+        subject: fqdn.id.clone(),
+        brand: fqdn.brand.clone(),
+        attempts: ATTEMPTS,
+    }
+}
+
+/// Lets the next attempt begin now: whoever asks has mended what was wrong. False where no certificate is wanted.
+///
+/// # Errors
+/// When the store fails.
+pub async fn attempt_now(draft: &mut dyn Draft, id: &Id<Fqdn>) -> Result<bool, PlanError> {
+    let mut plan = Plan::later(draft, Cause::Person);
+    let Some(mut fqdn) = read::get(&mut plan.draft, id).await?.filter(|fqdn| !is_deleting(fqdn)) else {
+        return Ok(false);
+    };
+    let Some(issuance) = fqdn.state.issuance.clone() else { return Ok(false) };
+    plan.draft.ask(errand(&fqdn));
+    if issuance.not_before != 0 {
+        put(&mut fqdn, Some(Issuance { not_before: 0, ..issuance }), &mut plan).await?;
+    }
+    plan.finish().await?;
+    Ok(true)
+}
+
+async fn put(fqdn: &mut Doc<Fqdn>, after: Option<Issuance>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+    let was = fqdn.to_resource();
+    fqdn.state.issuance = after;
+    let is = fqdn.to_resource();
+    plan.put(is.clone()).await?;
+    let units = kinds::of(Kind::Fqdn).touched(Some(&was), Some(&is), plan.cause)?;
+    plan.replan(units).await
+}
+
+/// What edges are told of the challenge that is open for a name.
+pub(crate) fn challenge(fqdn: &Doc<Fqdn>, audience: &Audience) -> Option<DesiredIntent> {
+    let open = fqdn.state.issuance.as_ref()?.challenge.as_ref()?;
+    let OpenChallenge { method: _, token, key_authorization } = open.clone();
+    let message = m::AcmeChallenge { token, key_authorization };
+    Some(DesiredIntent::new(audience.clone(), IntentKind::AcmeChallenge, &fqdn.spec.fqdn, &message))
+}
+
+/// A name that a certificate is wanted for.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The name.
+    pub fqdn: Doc<Fqdn>,
+    /// Where it stands.
+    pub issuance: Issuance,
+    /// Why no authority may be asked for it.
+    pub blocked: Option<IssuanceProblem>,
+    /// Its certificates, the newest first.
+    pub certificates: Vec<Doc<Certificate>>,
+}
+
+impl Candidate {
+    /// The newest of its certificates that an authority issued.
+    #[must_use]
+    pub fn issued(&self) -> Option<&Doc<Certificate>> {
+        self.certificates.iter().find(|certificate| certificate.spec.origin == Origin::Acme)
+    }
+
+    /// When the last of the certificates ends that were brought, in milliseconds since the Unix epoch; while one is good, none is asked
+    /// for.
+    #[must_use]
+    pub fn brought_until(&self) -> Option<i64> {
+        let brought = self.certificates.iter().filter(|one| one.spec.origin == Origin::Custom);
+        brought.map(|one| one.spec.not_after.saturating_mul(1_000)).max()
+    }
+}
+
+/// The name of an id; `None` when it is gone, or no certificate is wanted for it any more.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn candidate(world: &mut dyn World, id: &Id<Fqdn>) -> Result<Option<Candidate>, PlanError> {
+    match read::get(world, id).await? {
+        Some(fqdn) => candidate_of(world, fqdn).await,
+        None => Ok(None),
+    }
+}
+
+async fn candidate_of(world: &mut dyn World, fqdn: Doc<Fqdn>) -> Result<Option<Candidate>, PlanError> {
+    let Some(issuance) = fqdn.state.issuance.clone().filter(|_| !is_deleting(&fqdn)) else { return Ok(None) };
+    let all = world.children(Kind::Certificate, &fqdn.id, "", read::PAGE).await?;
+    let all = all.into_iter().filter(|certificate| !is_deleting(certificate));
+    let mut certificates = all.map(Doc::read).collect::<Result<Vec<Doc<Certificate>>, _>>()?;
+    certificates.sort_by_key(|one| std::cmp::Reverse((one.created_revision, one.id.clone())));
+    Ok(Some(Candidate { blocked: blocked(&fqdn), fqdn, issuance, certificates }))
+}
+
+fn blocked(fqdn: &Doc<Fqdn>) -> Option<IssuanceProblem> {
+    if !is_servable(fqdn.state.ownership.as_ref()) {
+        let Challenge { record, token, .. } = Challenge::of(&fqdn.id, &fqdn.spec.fqdn);
+        return Some(IssuanceProblem {
+            code: "not_verified".into(),
+            message: "the name is not shown to be its tenant's".into(),
+            remedy: format!("create the TXT record {record} with the content {token}"),
+        });
+    }
+    (!fqdn.state.routed).then(|| IssuanceProblem {
+        code: "not_routed".into(),
+        message: "no edge answers for the name yet".into(),
+        remedy: String::new(),
+    })
+}
+
+/// Other names of the same site, at most so many, that an order for a name could be for as well as far as they themselves go.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn companions(
+    world: &mut dyn World,
+    of: &Candidate,
+    limit: u32,
+) -> Result<Vec<Candidate>, PlanError> {
+    let Some(webroot) = of.fqdn.spec.webroot_id.clone().filter(|id| !id.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for other in world.with_facet(Kind::Fqdn, "webroot_id", &webroot, "", limit).await? {
+        let other = Doc::<Fqdn>::read(other)?;
+        if other.id == of.fqdn.id || other.tenant != of.fqdn.tenant {
+            continue;
+        }
+        found.extend(candidate_of(world, other).await?);
+    }
+    Ok(found)
+}
+
+/// All authorities, the one to be asked first in front.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn authorities(world: &mut dyn World) -> Result<Vec<Doc<CertificateAuthority>>, PlanError> {
+    let all = world.list(Kind::CertificateAuthority, "", AUTHORITIES).await?;
+    let mut all = all.into_iter().map(Doc::read).collect::<Result<Vec<Doc<CertificateAuthority>>, _>>()?;
+    all.sort_by_key(|one| (one.spec.priority, one.id.clone()));
+    Ok(all)
+}
+
+/// When certificates were issued by an authority since a time for names of a registered domain, in milliseconds since the Unix epoch, the
+/// oldest first; at most so many are looked at.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn issued_for_domain(
+    world: &mut dyn World,
+    domain: &str,
+    authority: &Id<CertificateAuthority>,
+    since: i64,
+    limit: u32,
+) -> Result<Vec<i64>, PlanError> {
+    let mut times = Vec::new();
+    for found in world.with_facet(Kind::Certificate, DOMAIN_FACET, domain, "", limit).await? {
+        let found = Doc::<Certificate>::read(found)?;
+        if found.created_at >= since && found.spec.authority_id.as_ref() == Some(authority) {
+            times.push(found.created_at);
+        }
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Addresses of the platform that a host name of a tenant is to lead to.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn edge_addresses(world: &mut dyn World, of: &Resource) -> Result<Vec<String>, PlanError> {
+    let tenant = Id::<Tenant>::from(of.tenant.as_deref().unwrap_or_default());
+    match read::get(world, &tenant).await?.filter(|tenant| !tenant.spec.cluster_id.is_empty()) {
+        Some(tenant) => {
+            let families = read::families_of(world, &tenant.spec.cluster_id).await?;
+            Ok([families.ipv4, families.ipv6].concat())
+        }
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What becomes of one name.
+#[derive(Debug, Clone)]
+pub struct IssuanceChange {
+    /// The name.
+    pub id: Id<Fqdn>,
+    /// Where it stands.
+    pub before: Issuance,
+    /// Where it is to stand.
+    pub after: Issuance,
+    /// The certificate that was issued for it.
+    pub issued: Option<Creation>,
+}
+
+/// Changes where names stand, and creates the certificates that were issued for them, if all of them stand where they are thought to:
+/// false otherwise, and nothing is changed.
+///
+/// # Errors
+/// When the store fails, or a certificate cannot be kept.
+pub async fn exchange_issuances(
+    draft: &mut dyn Draft,
+    changes: Vec<IssuanceChange>,
+) -> Result<bool, PlanError> {
+    for change in &changes {
+        let stored = read::get(draft, &change.id).await?.filter(|fqdn| !is_deleting(fqdn));
+        if stored.and_then(|fqdn| fqdn.state.issuance) != Some(change.before.clone()) {
+            return Ok(false);
+        }
+    }
+    for change in changes {
+        if let Some(creation) = change.issued {
+            mutate::create(draft, creation).await?;
+        }
+        // A person wants the certificate, so that the brake holds none of it back.
+        let mut plan = Plan::later(draft, Cause::Person);
+        if let Some(mut fqdn) = read::get(&mut plan.draft, &change.id).await? {
+            put(&mut fqdn, Some(change.after), &mut plan).await?;
+        }
+        plan.finish().await?;
+    }
+    Ok(true)
+}
+
+/// Changes what is kept of an authority; `None` when it is gone.
+///
+/// # Errors
+/// When the store fails.
+pub async fn change_authority<T: Send>(
+    draft: &mut dyn Draft,
+    id: &Id<CertificateAuthority>,
+    change: impl FnOnce(&CertificateAuthoritySpec, &mut CertificateAuthorityState, i64) -> T + Send,
+) -> Result<Option<T>, PlanError> {
+    let mut plan = Plan::later(draft, Cause::Planner);
+    let Some(mut authority) = read::get(&mut plan.draft, id).await? else { return Ok(None) };
+    let before = authority.state.clone();
+    let now = plan.draft.now();
+    let answer = change(&authority.spec, &mut authority.state, now);
+    if authority.state != before {
+        plan.put(authority.into_resource()).await?;
+        plan.finish().await?;
+    }
+    Ok(Some(answer))
+}
+
+/// Whether every edge in service answers the challenges of names, and what is waited for otherwise.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn challenges_on_edges(
+    world: &mut dyn World,
+    fleet: &dyn Fleet,
+    names: &[Resource],
+) -> Result<(Truth, String), PlanError> {
+    for name in names {
+        let rows = world.owned(&Unit::Of(Kind::Fqdn, name.id.clone()).owner()).await?;
+        let (truth, message) = on_edges(fleet, name, rows, IntentKind::AcmeChallenge);
+        if truth != Truth::True {
+            return Ok((truth, message));
+        }
+    }
+    Ok((Truth::True, String::new()))
+}

@@ -1,0 +1,304 @@
+//! How a host name comes by a certificate of a public authority (ACME, RFC 8555): what is kept of it, and what the API shows.
+//!
+//! Pure. The planner puts challenges on edges and certificates beside names; a job talks to authorities.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::timestamp;
+
+/// How an authority looks whether a name is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ChallengeMethod {
+    /// A file over HTTP, port 80 (RFC 8555 §8.3).
+    #[serde(rename = "http-01")]
+    Http01,
+    /// A certificate in a handshake, port 443 (RFC 8737).
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
+impl ChallengeMethod {
+    /// As authorities and the API spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http01 => "http-01",
+            Self::TlsAlpn01 => "tls-alpn-01",
+        }
+    }
+}
+
+/// What edges answer an authority about a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenChallenge {
+    /// What the authority was told that it will find.
+    pub method: ChallengeMethod,
+    /// The authority's.
+    pub token: String,
+    /// The token and the digest of the account's key (RFC 8555 §8.1). No secret.
+    pub key_authorization: String,
+}
+
+/// How far an order is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Edges are told the challenges.
+    Publishing,
+    /// The authority looks at them.
+    Validating,
+    /// The authority is given a key to certify, and certifies it.
+    Issuing,
+}
+
+/// An order that is under way for some names of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The id of who is asked.
+    pub authority: String,
+    /// The account that asks with it.
+    pub account: String,
+    /// Where the authority keeps the order.
+    pub url: String,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub since: i64,
+    /// How far it is.
+    pub stage: Stage,
+    /// The ids of the names that it is for, the leading one first.
+    pub names: Vec<String>,
+}
+
+/// Where a name stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing is under way: the time for it has not come, or something is missing.
+    Waiting,
+    /// An order is under way that this name leads.
+    Ordered(Order),
+    /// An order is under way that another name leads.
+    Joined {
+        /// The id of the other name.
+        leader: String,
+    },
+    /// There is a certificate.
+    Issued {
+        /// When the next one is to be had, in milliseconds since the Unix epoch.
+        renew_at: i64,
+        /// When the authority is to be asked again when that is (ARI, RFC 9773); as `renew_at`.
+        ask_at: i64,
+    },
+}
+
+/// Why there is no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct IssuanceProblem {
+    /// For programs: `dns`, `caa`, `connection`, `unauthorized`, `rate_limited`, ...
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// What to change so that the next attempt succeeds; empty where nothing is to be done.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+/// An order that an authority's allowance leaves room for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Booking {
+    /// The id of whose allowance it is.
+    pub authority: String,
+    /// From when on, in milliseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// What is kept of a name that a certificate is wanted for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuance {
+    /// Since when it is wanted, in milliseconds since the Unix epoch.
+    pub since: i64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What edges answer an authority that looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<OpenChallenge>,
+    /// What stands in the way; `None`: nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<IssuanceProblem>,
+    /// Attempts in a row that ended without a certificate.
+    #[serde(default, skip_serializing_if = "is_none_failed")]
+    pub failures: u32,
+    /// No attempt before, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "is_any_time")]
+    pub not_before: i64,
+    /// The order that it waits for room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booking: Option<Booking>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_none_failed(failures: &u32) -> bool {
+    *failures == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_any_time(at: &i64) -> bool {
+    *at == 0
+}
+
+impl Issuance {
+    /// Of a name that a certificate is wanted for from `now` on.
+    #[must_use]
+    pub const fn wanted(now: i64) -> Self {
+        Self {
+            since: now,
+            phase: Phase::Waiting,
+            challenge: None,
+            problem: None,
+            failures: 0,
+            not_before: 0,
+            booking: None,
+        }
+    }
+
+    /// The same without anything under way.
+    #[must_use]
+    pub fn waiting(&self) -> Self {
+        Self { phase: Phase::Waiting, challenge: None, booking: None, ..self.clone() }
+    }
+}
+
+/// Where a name stands, as the API shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum IssuanceState {
+    /// Something is missing, or its time has not come.
+    Waiting,
+    /// The last attempt failed; another one is made by itself.
+    Failed,
+    /// Edges are told what the authority is to find.
+    Publishing,
+    /// The authority looks.
+    Validating,
+    /// The authority certifies.
+    Issuing,
+    /// There is a certificate.
+    Issued,
+}
+
+/// How a name comes by its certificate.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct IssuanceView {
+    state: IssuanceState,
+    /// RFC 3339. Since when a certificate is wanted.
+    since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<IssuanceProblem>,
+    /// Attempts in a row that ended without a certificate.
+    failures: u32,
+    /// RFC 3339. No attempt is made before. Absent where nothing is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
+    /// RFC 3339. When the next certificate is to be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renews_at: Option<String>,
+    /// How the authority looks. While an order is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<ChallengeMethod>,
+    /// The authority that is asked. While an order is under way that this name leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority_id: Option<String>,
+    /// The name that leads the order, when it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader_id: Option<String>,
+}
+
+impl IssuanceView {
+    pub(crate) fn of(issuance: Option<&Issuance>) -> Option<Self> {
+        let Issuance { since, phase, challenge, problem, failures, not_before, booking } = issuance?;
+        let state = match phase {
+            Phase::Waiting if *failures > 0 => IssuanceState::Failed,
+            Phase::Waiting => IssuanceState::Waiting,
+            Phase::Ordered(Order { stage: Stage::Publishing, .. }) | Phase::Joined { .. } => {
+                IssuanceState::Publishing
+            }
+            Phase::Ordered(Order { stage: Stage::Validating, .. }) => IssuanceState::Validating,
+            Phase::Ordered(Order { stage: Stage::Issuing, .. }) => IssuanceState::Issuing,
+            Phase::Issued { .. } => IssuanceState::Issued,
+        };
+        let waits_until = booking.as_ref().map_or(*not_before, |booking| booking.at.max(*not_before));
+        let is_waited_for = matches!(phase, Phase::Waiting) && waits_until > 0;
+        Some(Self {
+            state,
+            since: timestamp(*since),
+            problem: problem.clone(),
+            failures: *failures,
+            next_attempt_at: is_waited_for.then(|| timestamp(waits_until)),
+            renews_at: if let Phase::Issued { renew_at, .. } = phase {
+                Some(timestamp(*renew_at))
+            } else {
+                None
+            },
+            challenge: challenge.as_ref().map(|challenge| challenge.method),
+            authority_id: if let Phase::Ordered(order) = phase {
+                Some(order.authority.clone())
+            } else {
+                None
+            },
+            leader_id: if let Phase::Joined { leader } = phase { Some(leader.clone()) } else { None },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        let order = Order {
+            authority: "ca-1".into(),
+            account: "platform".into(),
+            url: "https://ca.example/order/1".into(),
+            since: 7,
+            stage: Stage::Validating,
+            names: vec!["f-1".into()],
+        };
+        let challenge = OpenChallenge {
+            method: ChallengeMethod::TlsAlpn01,
+            token: "t".into(),
+            key_authorization: "t.d".into(),
+        };
+        let phases = [
+            Phase::Waiting,
+            Phase::Ordered(order),
+            Phase::Joined { leader: "f-2".into() },
+            Phase::Issued { renew_at: 5, ask_at: 4 },
+        ];
+        for phase in phases {
+            let issuance = Issuance { phase, challenge: Some(challenge.clone()), ..Issuance::wanted(3) };
+            let kept = serde_json::to_value(&issuance).unwrap();
+            assert_eq!(serde_json::from_value::<Issuance>(kept.clone()).unwrap(), issuance, "{kept}");
+        }
+    }
+
+    #[test]
+    fn people_see_what_failed_and_when_it_goes_on() {
+        assert!(IssuanceView::of(None).is_none());
+        let show = |issuance: &Issuance| serde_json::to_value(IssuanceView::of(Some(issuance))).unwrap();
+        let new = Issuance::wanted(0);
+        assert_eq!(show(&new), json!({"state": "waiting", "since": "1970-01-01T00:00:00Z", "failures": 0}));
+        let problem = IssuanceProblem { code: "caa".into(), message: "no".into(), remedy: "do".into() };
+        let failed = Issuance { failures: 2, not_before: 60_000, problem: Some(problem), ..new };
+        let shown = show(&failed);
+        assert_eq!(
+            (&shown["state"], &shown["next_attempt_at"]),
+            (&json!("failed"), &json!("1970-01-01T00:01:00Z"))
+        );
+        assert_eq!(shown["problem"], json!({"code": "caa", "message": "no", "remedy": "do"}));
+        let issued = Issuance { phase: Phase::Issued { renew_at: 60_000, ask_at: 1 }, ..Issuance::wanted(0) };
+        assert_eq!(show(&issued)["renews_at"], "1970-01-01T00:01:00Z");
+    }
+}
