@@ -122,7 +122,7 @@ async fn with_a_key_nobody_else_gets_anything() {
     node.until(&key(Kind::Tenant, "t_a"), Phase::Ready, revision).await;
     assert_eq!(node.get("web_s", "/").await.status, 421);
     assert_eq!(node.ask("web_s", "/", &next).await.status, 503);
-    assert_eq!(node.ready(), Ok(()));
+    node.until_ready().await;
     node.stop().await;
 }
 

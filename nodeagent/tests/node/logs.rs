@@ -93,7 +93,7 @@ async fn a_full_disk_for_logs_stops_no_site() {
         assert_eq!(node.get("web_p", "/").await.body, "dynamic");
     }
     node.rotation.lock().await.look().await.unwrap();
-    assert_eq!(node.ready(), Ok(()));
+    node.until_ready().await;
     assert!(node.layout.roots.logs.join("nginx/access.log").is_symlink());
     node.stop().await;
 }

@@ -295,7 +295,7 @@ async fn a_port_that_is_taken_is_named() {
     assert!(node.ready().unwrap_err().contains("Address already in use"));
     drop(taken);
     node.until(&key(Kind::Webroot, "web_a"), Phase::Ready, revision).await;
-    assert_eq!(node.ready(), Ok(()));
+    node.until_ready().await;
     node.stop().await;
 }
 

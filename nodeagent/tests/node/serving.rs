@@ -28,7 +28,7 @@ async fn a_static_site_from_nothing_to_its_content() {
     let revision = node.apply(vec![tenant("t_a", false), webroot("web_a", &static_webroot("t_a"))], vec![]);
     let report = node.until(&site, Phase::Ready, revision).await;
     assert_eq!((report.revision, report.message.as_str()), (revision, ""));
-    assert_eq!(node.ready(), Ok(()));
+    node.until_ready().await;
 
     // Ready means that a request works, even if nothing is there yet; and nothing was put into the tenant's folder.
     let empty = node.get("web_a", "/").await;

@@ -263,6 +263,15 @@ impl Node {
         self.ready.lock().unwrap().clone()
     }
 
+    /// Waits until the node says that it serves, which comes after its reports.
+    pub(crate) async fn until_ready(&self) {
+        let began = Instant::now();
+        while let Err(why) = self.ready() {
+            assert!(began.elapsed() < Duration::from_secs(30), "never ready: {why}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Waits until a key is reported so, for at least `revision`.
     pub(crate) async fn until(&self, key: &Key, phase: Phase, revision: u64) -> Report {
         let began = Instant::now();
