@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn many_items_take_few_bytes_and_no_block_is_large() {
         let keys: Vec<Key> =
-            (0..20_000).map(|n| Key::new(Kind::Route, format!("www.site-{n}.example.net"))).collect();
+            (0..4_000).map(|n| Key::new(Kind::Route, format!("www.site-{n}.example.net"))).collect();
         let value = |n: usize| {
             stored(n as u64, format!("tenant t_{} webroot web_{n:010} shard s1", n / 50).as_bytes())
         };
