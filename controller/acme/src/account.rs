@@ -213,6 +213,15 @@ const METHODS: [(ChallengeType, &str); 3] = [
     (ChallengeType::Dns01, "dns-01"),
 ];
 
+/// Longest URL that is kept, in bytes.
+const MAX_URL: usize = 2_048;
+
+/// What edges take for a token: base64url (RFC 8555 §8.1), and not endless.
+fn is_token(token: &str) -> bool {
+    let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=256).contains(&token.len()) && token.bytes().all(is_base64url)
+}
+
 impl Account {
     /// Makes an account that is bound to another one. What it answers with is to be kept: the next time would make another account.
     ///
@@ -335,6 +344,7 @@ impl Account {
             let name = authorization.identifier().to_string();
             let thumbprint = self.inner.key_thumbprint();
             let offers = authorization.challenges.iter().filter_map(|challenge| {
+                is_token(&challenge.token).then_some(())?;
                 let (_, method) = METHODS.iter().find(|(kind, _)| *kind == challenge.r#type)?;
                 let token = challenge.token.clone();
                 Some(Offer {
@@ -345,7 +355,13 @@ impl Account {
             });
             offered.push(OfferedName { name, offers: offers.collect() });
         }
-        Ok(OrderMade { url: order.url().to_owned(), names: offered })
+        let url = order.url().to_owned();
+        if url.len() > MAX_URL {
+            return Err(AcmeError::Unavailable(format!(
+                "the URL of its order has more than {MAX_URL} bytes"
+            )));
+        }
+        Ok(OrderMade { url, names: offered })
     }
 
     /// Tells the authority that it may look, at all names of an order that are still to be looked at, each in the way that `method_of`
@@ -467,6 +483,14 @@ mod tests {
         assert!(!error.contains("4711"), "{error}");
         let external = ExternalAccount { kid: "kid-1".into(), key: Zeroizing::new(b"hunter2".to_vec()) };
         assert!(!format!("{external:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_token_is_base64url() {
+        assert!(is_token("evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA"));
+        for wrong in ["", "../x", "a b", "a\r\n", "ä", &"a".repeat(257)] {
+            assert!(!is_token(wrong), "{wrong}");
+        }
     }
 
     #[test]

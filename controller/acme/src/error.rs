@@ -40,6 +40,19 @@ pub enum AcmeError {
     Setup(String),
 }
 
+/// Longest text of an authority's that is handed on, in bytes. It is kept with names and shown, and an authority may say anything.
+const MAX_TEXT: usize = 500;
+
+/// A text of an authority's, of one line and no longer than is kept.
+fn short(text: &str) -> String {
+    let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.len() > MAX_TEXT {
+        clean.truncate(clean.floor_char_boundary(MAX_TEXT));
+        clean.push('…');
+    }
+    clean
+}
+
 fn spelt(problems: &[NameProblem]) -> String {
     let one = |problem: &NameProblem| {
         let NameProblem { name, code, message } = problem;
@@ -51,12 +64,12 @@ fn spelt(problems: &[NameProblem]) -> String {
 /// The last part of an error's name.
 fn code(problem_type: Option<&str>) -> String {
     let name = problem_type.unwrap_or("unknown");
-    name.strip_prefix(ERROR).unwrap_or(name).to_owned()
+    short(name.strip_prefix(ERROR).unwrap_or(name))
 }
 
 /// What a problem document says against names: its subproblems where it has some. `name` is for what names none.
 pub(crate) fn problems_of(problem: &Problem, name: &str) -> Vec<NameProblem> {
-    let detail = |detail: Option<&str>| detail.unwrap_or("no reason is given").to_owned();
+    let detail = |detail: Option<&str>| short(detail.unwrap_or("no reason is given"));
     let own = NameProblem {
         name: name.to_owned(),
         code: code(problem.r#type.as_deref()),
@@ -94,11 +107,11 @@ impl AcmeError {
             }
             source = cause.source();
         }
-        Self::Unavailable(text)
+        Self::Unavailable(short(&text))
     }
 
     fn said(problem: &Problem, after: Option<Duration>) -> Self {
-        let message = problem.to_string();
+        let message = short(&problem.to_string());
         match code(problem.r#type.as_deref()).as_str() {
             "rateLimited" => Self::RateLimited { message, after },
             "serverInternal" | "badNonce" => Self::Unavailable(message),
@@ -149,6 +162,9 @@ mod tests {
         let AcmeError::Refused(problems) = of(parts) else { panic!() };
         assert_eq!((&*problems[0].name, &*problems[0].code), ("a.example", "rejectedIdentifier"));
         assert_eq!((&*problems[1].name, &*problems[1].code), ("b.example", "dns"));
+        let long = json!({"type": format!("{ERROR}dns"), "detail": format!("a\r\n{}", "ä".repeat(5_000)), "status": 403});
+        let AcmeError::Refused(cut) = of(long) else { panic!() };
+        assert!(cut[0].message.len() < 510 && cut[0].message.starts_with("a  ä"), "{cut:?}");
         let text = AcmeError::Refused(problems).to_string();
         assert!(text.contains("a.example: no (rejectedIdentifier); b.example:"), "{text}");
     }

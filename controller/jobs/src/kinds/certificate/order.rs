@@ -11,7 +11,7 @@ use hosting_resource::issuance::{
     Booking, ChallengeMethod, Issuance, IssuanceProblem, OpenChallenge, Order, Phase, Stage,
 };
 use hosting_resource::kinds::certificate::{chain_der, issued};
-use hosting_resource::kinds::certificate_authority::CertificateAuthority;
+use hosting_resource::kinds::certificate_authority::{CertificateAuthority, CertificateAuthorityState};
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::{Doc, Id, PlainText, Resource};
 use hosting_store::Origin;
@@ -422,8 +422,10 @@ impl IssueCertificate {
     ) -> Result<Turn, Stopped> {
         // Kept before it is certified: a controller that ends here has no certificate without its key.
         let kept = format!("acme/key/{}", hex::encode(Sha256::digest(&order.url)));
-        let key = CertificateKey::generate()?;
-        let key = self.store.seal_once(&kept, key.pem().as_bytes()).await?;
+        let key = match self.store.unseal(&kept).await? {
+            Some(key) => key,
+            None => self.store.seal_once(&kept, CertificateKey::generate()?.pem().as_bytes()).await?,
+        };
         let pem = std::str::from_utf8(key.expose())
             .map_err(|_| AcmeError::Setup("the key that was kept is none".into()))?;
         let key = CertificateKey::from_pem(Zeroizing::new(pem.to_owned()));
@@ -550,37 +552,38 @@ impl IssueCertificate {
             (error.to_string(), if let AcmeError::RateLimited { after, .. } = error { *after } else { None });
         let after = after.map(|after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX).clamp(1_000, DAY));
         let is_setup = matches!(error, AcmeError::Setup(_));
-        let id = authority.typed_id();
+        let pausing = move |state: &mut CertificateAuthorityState, now: i64| {
+            state.failures = state.failures.saturating_add(1);
+            let first = if is_setup { HOUR } else { FIRST_PAUSE };
+            let pause = after.unwrap_or_else(|| doubled(first, state.failures, HOUR));
+            state.paused_until = now + pause;
+            state.problem = Some(problem);
+        };
+        self.change_authority(authority.typed_id(), pausing).await?;
+        Ok(wait(500))
+    }
+
+    async fn change_authority(
+        &self,
+        id: Id<CertificateAuthority>,
+        change: impl FnOnce(&mut CertificateAuthorityState, i64) + Send + 'static,
+    ) -> Result<(), NoTurn> {
         let written = self.store.write(Origin::default(), move |tx| {
             Box::pin(async move {
-                let paused = hosting_planner::change_authority(tx, &id, move |_, state, now| {
-                    state.failures = state.failures.saturating_add(1);
-                    let first = if is_setup { HOUR } else { FIRST_PAUSE };
-                    let pause = after.unwrap_or_else(|| doubled(first, state.failures, HOUR));
-                    state.paused_until = now + pause;
-                    state.problem = Some(problem);
-                });
-                paused.await.map(drop)
+                hosting_planner::change_authority(tx, &id, |_, state, now| change(state, now)).await.map(drop)
             })
         });
-        written.await?;
-        Ok(wait(500))
+        written.await.map(drop).map_err(NoTurn::from)
     }
 
     async fn asked_well(&self, authority: &Doc<CertificateAuthority>) -> Result<(), NoTurn> {
         if authority.state.problem.is_none() && authority.state.failures == 0 {
             return Ok(());
         }
-        let id = authority.typed_id();
-        let written = self.store.write(Origin::default(), move |tx| {
-            Box::pin(async move {
-                let free = hosting_planner::change_authority(tx, &id, |_, state, _| {
-                    (state.paused_until, state.failures, state.problem) = (0, 0, None);
-                });
-                free.await.map(drop)
-            })
-        });
-        written.await.map(drop).map_err(NoTurn::from)
+        let free = |state: &mut CertificateAuthorityState, _: i64| {
+            (state.paused_until, state.failures, state.problem) = (0, 0, None);
+        };
+        self.change_authority(authority.typed_id(), free).await
     }
 }
 
