@@ -1,29 +1,29 @@
 //! Development certificates: an authority of this machine's own, and a leaf for each routed FQDN.
 //!
-//! Leaves of a small batch are signed when it is applied, off the handshakes' way. Those of a large one, or of a whole view, are signed
-//! when they are asked for, by one background thread that a handshake waits for; never for a name that is in no route. A tenant's own
-//! certificate ([`crate::tenant_certs`]) goes before them.
+//! A leaf is signed for the handshake that asks for it, and never for a name that is in no route. A tenant's own certificate
+//! ([`crate::tenant_certs`]) goes before it.
 
-use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hosting_edge_map::Routing;
 use hosting_scaffold::file::write_whole;
-use hosting_swap_map::SwapMap;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData,
 };
+use rustls::SignatureScheme;
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::challenges::Challenges;
+use crate::client_hello::with_name;
 use crate::metrics::{Metrics, gauge};
+use crate::ready::Ready;
 use crate::tenant_certs::TenantCerts;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -33,12 +33,6 @@ const CA_DAYS: u32 = 3_650;
 
 /// The name in the default certificate: no host can have it (RFC 2606 §2).
 const DEFAULT_NAME: &str = "default.invalid";
-
-/// Up to this many are signed before a batch counts as applied (about 50 µs each); more are left to the handshakes that ask for them.
-const EAGER: usize = 512;
-
-/// Handshakes that may wait for a signature at once.
-const QUEUE: usize = 1_024;
 
 /// The development authority cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +123,7 @@ impl DevCa {
         Ok(Self { issuer, leaf_key, leaf_signer })
     }
 
-    fn sign(&self, name: &str) -> Result<Arc<CertifiedKey>, CaError> {
+    fn sign(&self, name: &str) -> Result<CertifiedKey, CaError> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(crypto)?;
         params.distinguished_name = DistinguishedName::new();
         // A common name holds 64 characters at most; the name that counts is the alternative one.
@@ -141,7 +135,7 @@ impl DevCa {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&self.leaf_key, &self.issuer).map_err(crypto)?;
-        Ok(Arc::new(CertifiedKey::new(vec![certificate.into()], Arc::clone(&self.leaf_signer))))
+        Ok(CertifiedKey::new(vec![certificate.into()], Arc::clone(&self.leaf_signer)))
     }
 }
 
@@ -169,61 +163,67 @@ fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     write_whole(path, content.as_bytes(), mode)
 }
 
-/// A handshake waits for this name.
-type Wish = (Arc<str>, oneshot::Sender<()>);
-
 /// The certificates at hand.
 #[derive(Debug)]
 pub struct CertStore {
-    certs: SwapMap<Arc<str>, Arc<CertifiedKey>>,
+    signed: Ready<Arc<str>>,
     tenants: TenantCerts,
     challenges: Arc<Challenges>,
     ca: DevCa,
     default_certificate: Arc<CertifiedKey>,
     routing: Arc<Routing>,
-    capacity: usize,
-    wishes: mpsc::Sender<Wish>,
-    /// Oldest first; may name certificates that are gone.
-    order: Mutex<VecDeque<Arc<str>>>,
     metrics: Metrics,
 }
 
 impl CertStore {
-    /// An empty store with its thread, which ends with it. Holds at most `capacity` certificates (about 1 KiB each).
+    /// An empty store. Of what handshakes use it keeps at most `ready` certificates that it signed (about 1 KiB each), and as many that
+    /// tenants brought (about 5 KiB each).
     ///
     /// # Errors
-    /// No thread to be had.
-    pub fn start(
+    /// The cryptographic library fails.
+    pub fn new(
         ca: DevCa,
         routing: Arc<Routing>,
-        capacity: usize,
+        ready: usize,
         metrics: Metrics,
-    ) -> io::Result<Arc<Self>> {
-        let (wishes, inbox) = mpsc::channel(QUEUE);
-        let certs = SwapMap::with_buckets(capacity / 32);
-        let default_certificate = ca.sign(DEFAULT_NAME).map_err(io::Error::other)?;
-        let store = Arc::new(Self {
-            certs,
-            tenants: TenantCerts::new(Arc::clone(&routing)),
+    ) -> Result<Arc<Self>, CaError> {
+        let opened = metrics.certificates_opened.clone();
+        Ok(Arc::new(Self {
+            signed: Ready::new(ready),
+            tenants: TenantCerts::new(Arc::clone(&routing), ready, opened).map_err(crypto)?,
             challenges: Arc::default(),
+            default_certificate: Arc::new(ca.sign(DEFAULT_NAME)?),
             ca,
-            default_certificate,
             routing,
-            capacity: capacity.max(1),
-            wishes,
-            order: Mutex::default(),
             metrics,
-        });
-        let weak = Arc::downgrade(&store);
-        std::thread::Builder::new().name("edge-certs".into()).spawn(move || run(&weak, inbox))?;
-        Ok(store)
+        }))
     }
 
-    /// The certificate of a name, if it is at hand: the tenant's own before that of the development authority. Called in
-    /// handshakes: never signs.
+    /// The certificate of a name for a client that takes these signatures: the tenant's own before that of the development authority.
+    /// Opens or signs one that is not ready. `None`: the name is in no route.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        self.tenants.get(name).or_else(|| self.certs.get(name))
+    pub fn get(&self, name: &str, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.tenants.get(name, schemes).or_else(|| self.signed(name))
+    }
+
+    fn signed(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        if !self.routing.knows(name) {
+            return None;
+        }
+        let mut is_new = false;
+        let certificate = self.signed.get_or_make(name, || {
+            is_new = true;
+            let signed = self.ca.sign(name);
+            // The name passed the check for host names; a failure is not the tenant's doing.
+            let failed =
+                |error: &CaError| tracing::error!(%error, "no development certificate for a routed name");
+            Some((Arc::from(name), signed.inspect_err(failed).ok()?))
+        });
+        if is_new {
+            self.metrics.certificates_signed.inc();
+            self.metrics.certificates.set(gauge(self.signed.len()));
+        }
+        certificate
     }
 
     /// The certificates that tenants brought.
@@ -241,66 +241,27 @@ impl CertStore {
         Arc::clone(&self.default_certificate)
     }
 
-    /// Waits until the background thread has signed the name. For a handshake whose certificate is not at hand.
-    /// Answers whether it is now; false too when too many wait.
-    pub async fn obtain(&self, name: &str) -> bool {
-        let (done, wait) = oneshot::channel();
-        self.wishes.try_send((Arc::from(name), done)).is_ok()
-            && wait.await.is_ok()
-            && self.certs.contains_key(name)
-    }
-
-    /// Makes ready for routes that come and go. Of a small batch every certificate is there when this returns.
-    pub fn apply<'a>(&self, added: impl Iterator<Item = &'a str>, removed: impl Iterator<Item = &'a str>) {
-        self.certs.update(removed.map(|name| (Arc::from(name), None)));
-        let missing: Vec<Arc<str>> =
-            added.filter(|name| !self.certs.contains_key(*name)).map(Arc::from).collect();
-        if missing.len() <= EAGER {
-            self.sign(&missing);
-        }
-        self.metrics.certificates.set(gauge(self.certs.len()));
-    }
-
-    fn sign(&self, names: &[Arc<str>]) {
-        let mut signed: Vec<(Arc<str>, Option<Arc<CertifiedKey>>)> = Vec::with_capacity(names.len());
-        for name in names {
-            match self.ca.sign(name) {
-                Ok(certificate) => signed.push((Arc::clone(name), Some(certificate))),
-                // The name passed the check for host names; this is not the tenant's doing.
-                Err(error) => tracing::error!(%error, "no development certificate for a routed name"),
-            }
-        }
-        self.metrics.certificates_signed.inc_by(signed.len() as u64);
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.extend(signed.iter().map(|(name, _)| Arc::clone(name)));
-        self.certs.update(signed);
-        while self.certs.len() > self.capacity {
-            let Some(oldest) = order.pop_front() else { break };
-            self.certs.remove(oldest);
-        }
-        if order.len() > 2 * self.capacity + 1_024 {
-            // Names that came and went several times; keep the last of each that is still there.
-            let mut seen = HashSet::new();
-            let kept: Vec<Arc<str>> = order
-                .drain(..)
-                .rev()
-                .filter(|name| self.certs.contains_key(name) && seen.insert(Arc::clone(name)))
-                .collect();
-            order.extend(kept.into_iter().rev());
-        }
-        self.metrics.certificates.set(gauge(self.certs.len()));
+    /// A route is gone.
+    pub(crate) fn forget(&self, name: &str) {
+        self.signed.remove(name);
+        self.metrics.certificates.set(gauge(self.signed.len()));
     }
 }
 
-fn run(store: &std::sync::Weak<CertStore>, mut inbox: mpsc::Receiver<Wish>) {
-    while let Some((name, done)) = inbox.blocking_recv() {
-        let Some(store) = store.upgrade() else { return };
-        // Looked at here again: the route may be gone since the handshake asked, or another one was quicker.
-        if store.routing.knows(&name) && !store.certs.contains_key(&name) {
-            store.sign(&[name]);
-        }
-        // A handshake that gave up needs no answer.
-        let _ = done.send(());
+/// Shows the certificate of the name that a client asks for.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    pub(crate) certs: Arc<CertStore>,
+    /// Whether clients that name no host, or none that is routed, get the default certificate.
+    pub(crate) default_certificate: bool,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Of what the client can verify, rustls has taken out what its cipher suites rule out (TLS 1.2).
+        let schemes = hello.signature_schemes();
+        let named = with_name(&hello, |name| self.certs.get(name, schemes)).flatten();
+        named.or_else(|| self.default_certificate.then(|| self.certs.default_certificate()))
     }
 }
 
@@ -318,7 +279,7 @@ mod tests {
         DevCa::load_or_make(&dir.join("dev-ca.pem"), &dir.join("dev-ca.key"))
     }
 
-    fn store(capacity: usize, routes: usize) -> (Arc<CertStore>, tempfile::TempDir) {
+    fn store(ready: usize, routes: usize) -> (Arc<CertStore>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let (routing, mut writer) = Routing::new(16);
         let upserts: Vec<(Item, EdgeIntent)> = (0..routes)
@@ -337,7 +298,7 @@ mod tests {
             .collect();
         writer.apply(&upserts, &[]);
         let metrics = Metrics::new(&admin::Metrics::new());
-        (CertStore::start(ca(dir.path()).unwrap(), routing, capacity, metrics).unwrap(), dir)
+        (CertStore::new(ca(dir.path()).unwrap(), routing, ready, metrics).unwrap(), dir)
     }
 
     #[test]
@@ -358,31 +319,57 @@ mod tests {
         assert!(ca(dir.path()).unwrap_err().to_string().contains("move it"));
     }
 
-    #[tokio::test]
-    async fn a_small_batch_is_ready_at_once_and_the_oldest_makes_room() {
-        let (store, _dir) = store(3, 10);
-        let names: Vec<String> = (0..5).map(|n| format!("h{n}.example")).collect();
-        store.apply(names.iter().take(3).map(String::as_str), [].into_iter());
-        assert!(names.iter().take(3).all(|name| store.get(name).is_some()));
-        store.apply(names.iter().skip(3).map(String::as_str), [].into_iter());
-        let there: Vec<bool> = names.iter().map(|name| store.get(name).is_some()).collect();
-        assert_eq!(there, [false, false, true, true, true]);
-        // What was evicted is signed again for a handshake, what is in no route is not.
-        assert!(store.obtain("h0.example").await);
-        assert!(!store.obtain("other.example").await);
-        store.apply([].into_iter(), ["h0.example"].into_iter());
-        assert!(store.get("h0.example").is_none());
+    #[test]
+    fn each_is_signed_when_it_is_asked_for_and_no_more_are_kept_than_the_limit() {
+        let (store, _dir) = store(60, 700);
+        for n in 0..700 {
+            let name = format!("h{n}.example");
+            let shown = store.get(&name, &[]).unwrap();
+            assert!(Arc::ptr_eq(&shown, &store.get(&name, &[]).unwrap()), "kept for the next handshake");
+            assert!(store.signed.len() <= 64);
+        }
+        assert_eq!(store.metrics.certificates_signed.get(), 700);
+        assert!(store.get("h0.example", &[]).is_some(), "signed again");
+        assert_eq!(store.metrics.certificates_signed.get(), 701);
+        let kept = store.signed.len();
+        store.forget("h0.example");
+        assert_eq!(store.signed.len(), kept - 1);
     }
 
-    #[tokio::test]
-    async fn of_a_large_batch_each_is_signed_for_the_handshake_that_asks() {
-        let (store, _dir) = store(600, 700);
-        let names: Vec<String> = (0..700).map(|n| format!("h{n}.example")).collect();
-        store.apply(names.iter().map(String::as_str), [].into_iter());
-        assert_eq!(store.certs.len(), 0);
-        for name in &names {
-            assert!(store.get(name).is_none() && store.obtain(name).await && store.get(name).is_some());
+    /// Bytes of a first message, in which the name can be exchanged for another one of its length.
+    fn hello(name: &str) -> (Vec<u8>, usize) {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name_of = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name_of).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        let at = bytes.windows(name.len()).position(|part| part == name.as_bytes()).unwrap();
+        (bytes, at)
+    }
+
+    #[test]
+    fn a_flood_of_names_in_no_route_leaves_nothing_behind() {
+        let (store, _dir) = store(100, 10);
+        let (mut bytes, at) = hello("f000000.example");
+        let sizes = || (store.signed.len(), store.tenants.sizes(), store.metrics.certificates_signed.get());
+        let before = sizes();
+        for default_certificate in [true, false] {
+            let resolver = Resolver { certs: Arc::clone(&store), default_certificate };
+            for n in 0..10_000 {
+                bytes[at + 1..at + 7].copy_from_slice(format!("{n:06}").as_bytes());
+                let mut acceptor = rustls::server::Acceptor::default();
+                acceptor.read_tls(&mut bytes.as_slice()).unwrap();
+                let accepted = acceptor.accept().unwrap().unwrap();
+                let shown = resolver.resolve(accepted.client_hello());
+                assert_eq!(shown.is_some(), default_certificate);
+                assert!(shown.is_none_or(|shown| Arc::ptr_eq(&shown, &store.default_certificate)));
+            }
         }
-        assert_eq!(store.certs.len(), 600);
+        assert_eq!(sizes(), before);
     }
 }

@@ -110,6 +110,8 @@ pub struct Metrics {
     pub tenant_certificates: Gauge,
     /// Development certificates signed.
     pub certificates_signed: Counter,
+    /// Certificates that tenants brought, opened for a handshake.
+    pub certificates_opened: Counter,
     /// Revision of the view in effect.
     pub applied_revision: Gauge,
 }
@@ -144,6 +146,7 @@ impl Metrics {
             certificates: Gauge::default(),
             tenant_certificates: Gauge::default(),
             certificates_signed: Counter::default(),
+            certificates_opened: Counter::default(),
             applied_revision: Gauge::default(),
         };
         registry.register(|registry| {
@@ -211,6 +214,11 @@ impl Metrics {
                 "hosting_edge_certificates_signed",
                 "Development certificates signed",
                 metrics.certificates_signed.clone(),
+            );
+            registry.register(
+                "hosting_edge_certificates_opened",
+                "Tenants' certificates opened for a handshake, as they were not ready",
+                metrics.certificates_opened.clone(),
             );
             registry.register(
                 "hosting_edge_applied_revision",

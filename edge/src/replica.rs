@@ -26,8 +26,6 @@ pub struct EdgeReplica {
     hosts: Arc<HostsOf>,
     /// Of the pieces of a view that is not whole yet, the newest tenants and shards: by which host they show is known at its end.
     shown: Vec<(u64, Key)>,
-    /// More of a view is to come.
-    in_pieces: bool,
 }
 
 impl EdgeReplica {
@@ -40,19 +38,7 @@ impl EdgeReplica {
         metrics: Metrics,
     ) -> (Self, watch::Receiver<bool>) {
         let (loaded, is_loaded) = watch::channel(false);
-        (
-            Self {
-                writer,
-                certs,
-                keys,
-                metrics,
-                loaded,
-                hosts: Arc::default(),
-                shown: Vec::new(),
-                in_pieces: false,
-            },
-            is_loaded,
-        )
+        (Self { writer, certs, keys, metrics, loaded, hosts: Arc::default(), shown: Vec::new() }, is_loaded)
     }
 
     /// By which hosts it shows what is applied.
@@ -68,7 +54,7 @@ impl Replica for EdgeReplica {
 
     fn check(&self, key: &Key, intent: &EdgeIntent) -> Result<(), Rejection> {
         if let EdgeIntent::Certificate(certificate) = intent {
-            tenant_certs::open(&self.keys, key, certificate)?;
+            tenant_certs::check(&self.keys, key, certificate)?;
         }
         check(intent)
     }
@@ -98,7 +84,6 @@ impl Replica for EdgeReplica {
             self.shown.sort_by_key(|(revision, _)| Reverse(*revision));
             self.shown.truncate(HOSTS);
         }
-        let is_view = std::mem::replace(&mut self.in_pieces, batch.more) || batch.more;
         if batch.more {
             self.writer.stage(&batch.upserts);
         } else {
@@ -108,37 +93,31 @@ impl Replica for EdgeReplica {
                 self.hosts.note(key, host);
             }
         }
-        if !is_view {
-            // After the table, because names in no route are not signed; before the batch counts as applied, so that whoever waits
-            // for it can shake hands.
-            let added = batch.upserts.iter().filter(|(_, intent)| matches!(intent, EdgeIntent::Route(_)));
-            let removed =
-                batch.removals.iter().filter(|removal| EdgeKind::of(&removal.key) == Some(EdgeKind::Route));
-            self.certs.apply(
-                added.map(|(item, _)| item.key.name.as_str()),
-                removed.map(|removal| removal.key.name.as_str()),
-            );
-        }
         for (item, intent) in &batch.upserts {
             if let EdgeIntent::AcmeChallenge(challenge) = intent {
                 self.certs.challenges().put(&item.key.name, challenge);
             }
             let EdgeIntent::Certificate(certificate) = intent else { continue };
-            match tenant_certs::open(&self.keys, &item.key, certificate) {
-                Ok(key) => self.certs.tenants().put(&item.key.name, certificate, key),
+            let shown = tenant_certs::private_key(&self.keys, &item.key, certificate)
+                .and_then(|key| self.certs.tenants().put(&item.key.name, certificate, key));
+            if let Err(error) = shown {
                 // It opened when it was checked.
-                Err(error) => tracing::error!(%error, key = %item.key, "a certificate is not shown"),
+                tracing::error!(%error, key = %item.key, "a certificate is not shown");
             }
         }
         for removal in &batch.removals {
-            if EdgeKind::of(&removal.key) == Some(EdgeKind::ShardPool) {
-                self.hosts.note_pool(&removal.key.name, None);
-            }
-            if EdgeKind::of(&removal.key) == Some(EdgeKind::AcmeChallenge) {
-                self.certs.challenges().remove(&removal.key.name);
-            }
-            if EdgeKind::of(&removal.key) == Some(EdgeKind::Certificate) {
-                self.certs.tenants().remove(&removal.key.name);
+            match EdgeKind::of(&removal.key) {
+                Some(EdgeKind::ShardPool) => self.hosts.note_pool(&removal.key.name, None),
+                Some(EdgeKind::AcmeChallenge) => self.certs.challenges().remove(&removal.key.name),
+                Some(EdgeKind::Certificate) => self.certs.tenants().remove(&removal.key.name),
+                Some(EdgeKind::Route) => self.certs.forget(&removal.key.name),
+                Some(
+                    EdgeKind::TrustRoots
+                    | EdgeKind::TenantState
+                    | EdgeKind::AudienceKey
+                    | EdgeKind::EdgeSettings,
+                )
+                | None => {}
             }
         }
         self.metrics.tenant_certificates.set(gauge(self.certs.tenants().len()));
@@ -194,7 +173,7 @@ mod tests {
         let (routing, writer) = Routing::new(16);
         let metrics = Metrics::new(&admin::Metrics::new());
         let ca = DevCa::load_or_make(&dir.path().join("ca.pem"), &dir.path().join("ca.key")).unwrap();
-        let certs = CertStore::start(ca, Arc::clone(&routing), 10, metrics.clone()).unwrap();
+        let certs = CertStore::new(ca, Arc::clone(&routing), 10, metrics.clone()).unwrap();
         let keys = AudienceKeys::load(dir.path()).unwrap();
         let (mut replica, loaded) = EdgeReplica::new(writer, Arc::clone(&certs), keys, metrics);
         let tenant = Key::new(Kind::TenantState, "t_a");
@@ -208,13 +187,12 @@ mod tests {
         assert!(*loaded.borrow());
         for host in ["a.example", "b.example", "c.example"] {
             assert!(routing.seen(host).contains(&"suspended true".to_owned()), "{host}");
-            assert!(certs.get(host).is_none(), "signed for the handshake that asks");
         }
         assert!(
             replica.hosts().get(&tenant).flatten().is_some(),
             "the self-check knows a host of the tenant"
         );
         replica.publish(batch(false, vec![route("d.example")]));
-        assert!(certs.get("d.example").is_some());
+        assert!(routing.knows("d.example") && certs.get("d.example", &[]).is_some());
     }
 }

@@ -61,7 +61,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let feed_metrics = process.registry.register(ClientMetrics::register);
     let (routing, writer) = Routing::new(settings.map_buckets);
     let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key())?;
-    let certs = CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone())?;
+    let certs = CertStore::new(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone())?;
     let edge_key = EdgeKeyStore::load(&settings.shared.data_dir);
     let audience_keys = AudienceKeys::load(&settings.shared.data_dir).context("sealing key")?;
     let keys = Arc::new(NodeKeys::default());

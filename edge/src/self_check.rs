@@ -271,13 +271,14 @@ impl EdgeSelfCheck {
         id: &str,
         wanted: &hosting_intent::message::Certificate,
     ) -> Result<(), String> {
-        let leaf = wanted.chain_der.first().map(|der| CertificateDer::from(der.to_vec()));
+        let leaf = wanted.chain_der.first().map(|der| &**der);
+        let schemes = self.tls.crypto_provider().signature_verification_algorithms.supported_schemes();
         let hosts = wanted.names.iter().filter(|name| self.routing.is_of_tenant(name, &wanted.tenant_id));
         for host in hosts.take(HOSTS_OF_A_CERTIFICATE) {
-            if !self.certs.tenants().has(host, id, leaf.as_ref()) {
+            if !self.certs.tenants().has(host, id, leaf) {
                 return Err(format!("the certificate is not among those of {host}"));
             }
-            let best = self.certs.tenants().get(host).and_then(|key| key.cert.first().cloned());
+            let best = self.certs.tenants().leaf(host, &schemes);
             for (name, _, shown) in self.ask(host).await? {
                 if shown.is_some() && shown != best {
                     return Err(format!("{name} shows another certificate for {host}"));

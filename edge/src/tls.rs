@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use hosting_edge_map::Routing;
 use rustls::ServerConfig;
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::{Acceptor, ResolvesServerCert};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
-use crate::certs::CertStore;
+use crate::certs::{CertStore, Resolver};
 use crate::challenges;
 use crate::client_hello::with_name;
 use crate::conn::Conn;
@@ -21,7 +20,6 @@ use crate::metrics::Metrics;
 use crate::settings::{Settings, ms};
 
 /// Alerts that rustls does not send for us (RFC 8446 §6.2).
-const INTERNAL_ERROR: u8 = 80;
 const MISSING_EXTENSION: u8 = 109;
 const UNRECOGNIZED_NAME: u8 = 112;
 
@@ -33,25 +31,11 @@ pub(crate) struct Front {
     tls13: Arc<ServerConfig>,
     /// For certificate authorities that look whether a name is ours.
     challenges: Arc<ServerConfig>,
-    certs: Arc<CertStore>,
     routing: Arc<Routing>,
     limit: Duration,
     h2_limit: Duration,
     default_certificate: bool,
     metrics: Metrics,
-}
-
-#[derive(Debug)]
-struct Resolver {
-    certs: Arc<CertStore>,
-    default_certificate: bool,
-}
-
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = with_name(&hello, |name| self.certs.get(name)).flatten();
-        named.or_else(|| self.default_certificate.then(|| self.certs.default_certificate()))
-    }
 }
 
 impl Front {
@@ -95,7 +79,6 @@ impl Front {
             config,
             tls13,
             challenges: Arc::new(challenges),
-            certs,
             routing,
             limit: ms(settings.handshake_timeout_ms),
             h2_limit: ms(settings.header_timeout_ms),
@@ -145,11 +128,7 @@ impl Front {
         let name =
             with_name(&hello, |name| self.routing.knows(name).then(|| Arc::<str>::from(name))).flatten();
         match &name {
-            Some(name) => {
-                if self.certs.get(name).is_none() && !self.certs.obtain(name).await {
-                    return Err(refuse(start.io, INTERNAL_ERROR).await);
-                }
-            }
+            Some(_) => {}
             None if self.default_certificate => {}
             None if sent => return Err(refuse(start.io, UNRECOGNIZED_NAME).await),
             None => return Err(refuse(start.io, MISSING_EXTENSION).await),

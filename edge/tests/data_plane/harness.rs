@@ -159,7 +159,7 @@ impl Edge {
         let (routing, writer) = Routing::new(settings.map_buckets);
         let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key()).unwrap();
         let certs =
-            CertStore::start(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();
+            CertStore::new(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();
         let (log, log_writer) = AccessLog::open(settings.access_log().as_ref(), &metrics).unwrap();
         let server = Server::new(
             &settings,
