@@ -26,6 +26,7 @@ use server::{Entry, OTHER_CORE, Program, Server, Workshop, fqdn};
 
 mod client;
 mod memory;
+mod own;
 mod server;
 
 /// What is measured.
@@ -100,6 +101,9 @@ pub(crate) struct Args {
     /// Host names in the map
     #[arg(long, default_value_t = 1_000_000)]
     names: usize,
+    /// A tenant's certificate for each name, where the development authority would sign otherwise; without HAProxy and nginx
+    #[arg(long)]
+    own_certificates: bool,
     /// Connections of clients
     #[arg(long, default_value_t = 64)]
     connections: usize,
@@ -140,9 +144,11 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
     let mut entries = vec![
         Entry::new("edge", Program::Edge(args.edge.clone()), 18_480),
         Entry::new("edge again", Program::Edge(args.edge.clone()), 18_490),
-        Entry::new("HAProxy", Program::Haproxy, 18_500),
-        Entry::new("nginx", Program::Nginx, 18_510),
     ];
+    if !args.own_certificates {
+        entries.push(Entry::new("HAProxy", Program::Haproxy, 18_500));
+        entries.push(Entry::new("nginx", Program::Nginx, 18_510));
+    }
     if let Some(before) = &args.before {
         entries.push(Entry::new("edge before", Program::Edge(before.clone()), 18_520));
     }
@@ -150,15 +156,15 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
     let rates: Vec<Cell> =
         cells.iter().copied().filter(|cell| !matches!(cell, Cell::Start | Cell::Idle)).collect();
     if cells.contains(&Cell::Start) {
-        let workshop = Workshop::new(&folder.join("start"), args.names, 4_000)?;
+        let workshop = Workshop::new(&folder.join("start"), args.names, args.own_certificates, 4_000)?;
         rows.extend(memory::start(&workshop, &entries, args.rounds.min(3)).await?);
     }
     if cells.contains(&Cell::Idle) {
-        let workshop = Workshop::new(&folder.join("idle"), 1_000, args.idle + 1_000)?;
+        let workshop = Workshop::new(&folder.join("idle"), 1_000, false, args.idle + 1_000)?;
         rows.extend(memory::idle(&workshop, &entries, args.idle).await?);
     }
     if !rates.is_empty() {
-        let workshop = Workshop::new(&folder.join("rates"), args.names, 1_000)?;
+        let workshop = Workshop::new(&folder.join("rates"), args.names, args.own_certificates, 1_000)?;
         let servers =
             entries.iter().map(|entry| workshop.start(entry)).collect::<anyhow::Result<Vec<_>>>()?;
         for server in &servers {

@@ -15,13 +15,14 @@ use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta, Record, Stored};
 use prost::Message;
 
 use super::client::certificate;
+use super::own;
 
 /// The core of the server that is measured; everything else runs on the other one.
 const SERVER_CORE: &str = "0";
 pub(super) const OTHER_CORE: &str = "1";
 
-/// How long a server may take until it serves a million names.
-const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long a server may take until it serves a million names, each with a certificate of its own.
+const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// A process that ends with what it is part of.
 struct Process(Child);
@@ -126,10 +127,17 @@ fn webroot(index: usize) -> String {
     format!("web_{index:010}")
 }
 
+/// A tenant has fifty names.
+fn tenant(index: usize) -> String {
+    format!("t_{}", index / 50)
+}
+
 /// What servers are started with: a folder of files that are made once.
 pub(super) struct Workshop {
     folder: PathBuf,
     names: usize,
+    /// Each name has a certificate of its own, at edges.
+    own_certificates: bool,
     connections: usize,
     /// HAProxy's log goes here, and is read so that it never waits.
     _log: tokio::task::JoinHandle<()>,
@@ -137,7 +145,12 @@ pub(super) struct Workshop {
 
 impl Workshop {
     /// `connections`: how many clients one server must be able to hold.
-    pub(super) fn new(folder: &Path, names: usize, connections: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        folder: &Path,
+        names: usize,
+        own_certificates: bool,
+        connections: usize,
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let lines = |separator: &str, end: &str| -> String {
             (0..names).map(|index| format!("{}{separator}{}{end}\n", fqdn(index), webroot(index))).collect()
@@ -152,7 +165,7 @@ impl Workshop {
             let mut line = vec![0; 8_192];
             while log.recv(&mut line).await.is_ok() {}
         });
-        Ok(Self { folder: folder.to_owned(), names, connections, _log: reader })
+        Ok(Self { folder: folder.to_owned(), names, own_certificates, connections, _log: reader })
     }
 
     pub(super) fn start(&self, entry: &Entry) -> anyhow::Result<Server> {
@@ -188,7 +201,7 @@ impl Workshop {
 
     fn edge(&self, binary: &Path, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
         let data = self.folder.join(entry.name.replace(' ', "-"));
-        ledger(&data, self.names, node)?;
+        ledger(&data, self.names, self.own_certificates, node)?;
         Ok(vec![
             binary.display().to_string(),
             format!("--data-dir={}", data.display()),
@@ -354,7 +367,7 @@ fn start_node() -> anyhow::Result<(Process, SocketAddr)> {
 }
 
 /// The last good state of an edge that has `names` host names, all at one node.
-fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
+fn ledger(data: &Path, names: usize, own_certificates: bool, node: SocketAddr) -> anyhow::Result<()> {
     fs::create_dir_all(data)?;
     let pool = ShardPool {
         name: "shard-1".into(),
@@ -363,14 +376,18 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
     let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
     records.extend((0..names).map(|index| {
         let route = Route {
-            // A tenant has fifty names.
-            tenant_id: format!("t_{}", index / 50),
+            tenant_id: tenant(index),
             webroot_id: webroot(index),
             shard_id: "s1".into(),
             may_upgrade: false,
         };
         (Key::new(Kind::Route, fqdn(index)), route.encode_to_vec())
     }));
+    let audience = Audience::edge("loadtest")?;
+    if own_certificates {
+        let names = (0..names).map(|index| (fqdn(index), tenant(index)));
+        records.extend(own::certificates(data, &audience, names)?);
+    }
     records.sort_by(|a, b| a.0.cmp(&b.0));
     let mut digest = Digest::EMPTY;
     let records: Vec<(Key, Record)> = records
@@ -382,7 +399,7 @@ fn ledger(data: &Path, names: usize, node: SocketAddr) -> anyhow::Result<()> {
         .collect();
     let count = u64::try_from(records.len())?;
     let meta = Meta { epoch: "loadtest".into(), revision: 1, count, digest };
-    let mut ledger = Ledger::open(data.join("ledger.redb"), &Audience::edge("loadtest")?.to_string())?;
+    let mut ledger = Ledger::open(data.join("ledger.redb"), &audience.to_string())?;
     let entries = records.into_iter().map(|(key, record)| (key, Some(record)));
     ledger.write(LedgerBatch { meta: &meta, replace_all: true, records: Box::new(entries) })?;
     Ok(())
