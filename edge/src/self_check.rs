@@ -4,6 +4,7 @@
 //! resolves like any other. In the place of the site's answer it gets what the table has of the host ([`hosting_edge_map::seen`]). The request
 //! shows a secret that nobody outside of this process knows; without it the path is one of the site's.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -174,8 +175,9 @@ impl EdgeSelfCheck {
         Ok(Self { http: near(http), https: near(https), secret, hosts, routing, certs, tls, balancers })
     }
 
-    /// What each listener answers for a host, and the certificate that it shows.
+    /// What each listener answers for the host of a route, and the certificate that it shows.
     async fn ask(&self, host: &str) -> Result<Vec<(String, Seen, Option<CertificateDer<'static>>)>, String> {
+        let host = &*host_below(host);
         let mut answers = Vec::new();
         for address in &self.http {
             let name = format!("http {address}");
@@ -278,7 +280,7 @@ impl EdgeSelfCheck {
             if !self.certs.tenants().has(host, id, leaf) {
                 return Err(format!("the certificate is not among those of {host}"));
             }
-            let best = self.certs.tenants().leaf(host, &schemes);
+            let best = self.certs.tenants().leaf(&host_below(host), &schemes);
             for (name, _, shown) in self.ask(host).await? {
                 if shown.is_some() && shown != best {
                     return Err(format!("{name} shows another certificate for {host}"));
@@ -298,6 +300,8 @@ pub(crate) fn challenge_line(key_authorization: &str) -> String {
 const ASKED_NODES: usize = 64;
 /// How long a node may take to take a connection.
 const NODE_WAIT: Duration = Duration::from_secs(1);
+/// The label of the host that is asked for in the place of a wildcard.
+const WILDCARD_PROBE: &str = "hosting-self-check";
 /// Names of one certificate that are asked for.
 const HOSTS_OF_A_CERTIFICATE: usize = 3;
 
@@ -307,7 +311,9 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
         match (wanted, EdgeKind::of(key)) {
             (Some(EdgeIntent::Certificate(certificate)), _) => self.certificate(&key.name, certificate).await,
             (Some(intent @ EdgeIntent::Route(_)), _) => {
-                self.all_show(&key.name, &seen::wanted(intent), false).await
+                let mut lines = seen::wanted(intent);
+                lines.push(seen::route(&key.name));
+                self.all_show(&key.name, &lines, false).await
             }
             (Some(intent @ (EdgeIntent::TenantState(_) | EdgeIntent::ShardPool(_))), _) => {
                 if let Some(host) = self.host_of(key)? {
@@ -323,8 +329,10 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 self.all_show(&key.name, &[line], true).await
             }
             (None, Some(EdgeKind::Route)) => {
+                let own = seen::route(&key.name);
                 for (name, answer, _) in self.ask(&key.name).await? {
-                    if answer != Seen::Unknown {
+                    // A wildcard may take the host over.
+                    if matches!(answer, Seen::Lines(lines) if lines.contains(&own)) {
                         return Err(format!("{name} still knows the host"));
                     }
                 }
@@ -418,4 +426,11 @@ impl ServerCertVerifier for ForTheName {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// A host that a route is for: of a wildcard, one that nobody else has.
+fn host_below(route: &str) -> Cow<'_, str> {
+    route
+        .strip_prefix("*.")
+        .map_or(Cow::Borrowed(route), |above| Cow::Owned(format!("{WILDCARD_PROBE}.{above}")))
 }

@@ -168,10 +168,14 @@ impl TenantCerts {
         Some(self.choose(host, schemes, now())?.pair.leaf().to_vec().into())
     }
 
-    /// Whether a certificate with this leaf is among those of an exact name.
-    pub(crate) fn has(&self, host: &str, id: &str, leaf: Option<&[u8]>) -> bool {
+    /// Whether a certificate with this leaf is among those of a name, which may be a wildcard.
+    pub(crate) fn has(&self, name: &str, id: &str, leaf: Option<&[u8]>) -> bool {
         let is_it = |one: &Arc<Certificate>| *one.id == *id && Some(one.pair.leaf()) == leaf;
-        self.hosts.read(host, |list| list.iter().any(is_it)).unwrap_or_default()
+        let (map, name) = match name.strip_prefix("*.") {
+            Some(above) => (&self.below, above),
+            None => (&self.hosts, name),
+        };
+        map.read(name, |list| list.iter().any(is_it)).unwrap_or_default()
     }
 
     /// Shows a certificate that passed [`check`] from now on, in place of the one with its id. `key` is its [`private_key`].

@@ -2,6 +2,7 @@
 
 mod audit;
 mod ca;
+mod certificates;
 mod completion;
 mod declare;
 mod doctor;
@@ -32,6 +33,7 @@ use clap::{
 
 pub(crate) use self::audit::{AuditCommand, ExportArgs, VerifyArgs};
 pub(crate) use self::ca::CaCommand;
+pub(crate) use self::certificates::{CertificatesCommand, DrillArgs};
 pub(crate) use self::completion::CompletionArgs;
 pub(crate) use self::declare::{ApplyArgs, DeclareCommand, DiffArgs, EditArgs, ExportTreeArgs, FilesArgs};
 pub(crate) use self::doctor::DoctorArgs;
@@ -325,6 +327,14 @@ pub(crate) enum Command {
   hostctl webhooks deliveries billing"
     )]
     Webhooks(WebhooksCommand),
+    /// Certificates of public authorities: the replacement of many at once
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  hostctl certificates drill letsencrypt --to zerossl --dry-run
+  hostctl certificates drill letsencrypt --to zerossl --names 200"
+    )]
+    Certificates(CertificatesCommand),
     /// Print a shell completion script
     Completion(CompletionArgs),
 }

@@ -7,6 +7,7 @@ mod api;
 mod args;
 mod audit;
 mod ca;
+mod certificates;
 mod cluster;
 mod complete;
 mod declare;

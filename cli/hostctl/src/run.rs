@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::{
     api,
     args::{Cli, Command},
-    audit, ca, cluster, complete, declare, doctor, explain, fleet, jobs, kek, output, past, place, resources,
-    rollouts, seed, store, up, watch, webhooks,
+    audit, ca, certificates, cluster, complete, declare, doctor, explain, fleet, jobs, kek, output, past,
+    place, resources, rollouts, seed, store, up, watch, webhooks,
 };
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -50,6 +50,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollouts(command) => rollouts::run(&api()?, &command, format).await?,
         Command::Audit(command) => return audit::run(api, &command, format).await,
         Command::Webhooks(command) => return webhooks::run(&api()?, &command, format).await,
+        Command::Certificates(command) => return certificates::run(&api()?, &command, format).await,
         Command::Completion(completion) => output::text(&complete::script(completion.shell)),
     }
     Ok(ExitCode::SUCCESS)

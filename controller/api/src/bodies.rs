@@ -645,6 +645,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("WebhookDelivery", |g| webhooks::DeliveryView::json_schema(g)),
     ("WebhookDeliveryPage", |g| webhooks::DeliveryPage::json_schema(g)),
     ("CertificateForecast", |g| issuance::ForecastView::json_schema(g)),
+    ("Reissue", |g| issuance::ReissueBody::json_schema(g)),
     ("Explanation", |g| Explanation::json_schema(g)),
 ];
 

@@ -79,7 +79,12 @@ impl Api {
     pub(crate) async fn explain(&self, principal: &Principal, given: &str) -> Result<Explanation, ApiError> {
         let name = normal_name(given)?;
         let mut tx = self.store().read().await?;
-        let Some(fqdn) = tx.holder(Kind::Fqdn, "", &name).await? else {
+        let own = tx.holder(Kind::Fqdn, "", &name).await?;
+        let wildcard = match name.split_once('.') {
+            Some((_, above)) if own.is_none() => tx.holder(Kind::Fqdn, "", &format!("*.{above}")).await?,
+            Some(_) | None => None,
+        };
+        let Some(fqdn) = own.or(wildcard) else {
             let detail = format!("no FQDN {name} in the API; create it under its tenant");
             return Ok(finish(name, None, vec![link("FQDN", "broken", detail)]));
         };
@@ -101,7 +106,10 @@ impl Api {
         links.push(link(
             "FQDN",
             own,
-            format!("{} is {}, generation {}{message}", fqdn.id, fqdn.status, fqdn.generation),
+            format!(
+                "{} ({}) is {}, generation {}{message}",
+                fqdn.id, fqdn.label, fqdn.status, fqdn.generation
+            ),
         ));
 
         if let Some(tenant) = tx.resource(fqdn.tenant.as_deref().unwrap_or_default()).await? {
@@ -112,8 +120,8 @@ impl Api {
                 if tenant.status == Status::Suspended || tenant.status.is_gone() { "broken" } else { "ok" };
             links.push(link("tenant", state, format!("{} is {}{reason}", tenant.id, tenant.status)));
         }
-        let bound = Doc::<Fqdn>::of(&fqdn).map_err(|error| ApiError::internal(&error))?.spec.webroot_id;
-        let webroot_id = bound.unwrap_or_default();
+        let Doc { spec, state, .. } = Doc::<Fqdn>::of(&fqdn).map_err(|error| ApiError::internal(&error))?;
+        let webroot_id = spec.webroot_id.unwrap_or_default();
         if webroot_id.is_empty() {
             links.push(link("site", "broken", "the name is bound to no webroot"));
         } else if let Some(webroot) = tx.resource(&webroot_id).await? {
@@ -132,6 +140,10 @@ impl Api {
         links.extend(self.condition_links(&mut tx, &look, &["verified", "route", "dns"]).await?);
         if !links.iter().any(|link| link.name == "dns") {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
+        }
+        if let Some(issuance) = state.issuance {
+            let (is_well, detail) = issuance.summary();
+            links.push(link("certificate", if is_well { "ok" } else { "warning" }, detail));
         }
         links.extend(zone_links(&mut tx, &name).await?);
         Ok(finish(name, Some(&look.resource), links))

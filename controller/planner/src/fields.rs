@@ -27,6 +27,17 @@ pub(crate) fn dns_audience(brand: &BrandSpec) -> Result<Audience, AudienceError>
     Audience::dns(group_or_default(&brand.dns_group))
 }
 
+/// The names of a brand's name servers: lower case, no trailing dot.
+pub(crate) fn name_servers_of(brand: &BrandSpec) -> Vec<String> {
+    let mut servers: Vec<String> = [&brand.primary_ns, &brand.secondary_ns]
+        .into_iter()
+        .map(|name| name.trim_end_matches('.').to_ascii_lowercase())
+        .filter(|name| !name.is_empty())
+        .collect();
+    servers.dedup();
+    servers
+}
+
 /// Whether somebody deleted the resource: it is on its way out, or out of service and kept for a while. Nothing is wanted of it, and
 /// nothing new may refer to it.
 pub(crate) fn is_deleting(resource: &Resource) -> bool {

@@ -1,19 +1,24 @@
 //! Certificates of public authorities for host names: which names may be asked for, what edges answer an authority that looks, and what
 //! comes of an order. Talking to authorities is a job's.
 
+use std::collections::BTreeSet;
+
 use hosting_intent::{Audience, Cause, Kind as IntentKind, message as m};
-use hosting_resource::issuance::{Issuance, IssuanceProblem, OpenChallenge};
-use hosting_resource::kinds::certificate::{Certificate, DOMAIN_FACET, Origin};
+use hosting_resource::issuance::{
+    Booking, Issuance, IssuanceProblem, OpenChallenge, Phase, challenge_record, challenged_names,
+};
+use hosting_resource::kinds::certificate::{Certificate, DOMAIN_FACET, Origin, registered_domain};
 use hosting_resource::kinds::certificate_authority::{
     CertificateAuthority, CertificateAuthoritySpec, CertificateAuthorityState,
 };
-use hosting_resource::kinds::fqdn::Fqdn;
+use hosting_resource::kinds::fqdn::{Fqdn, WANTING_FACET};
 use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::kinds::zone::Zone;
 use hosting_resource::ownership::{Challenge, is_servable};
 use hosting_resource::{Creation, Doc, Id, Kind, Resource};
 
-use crate::fields::is_deleting;
-use crate::gates::{Fleet, Truth, on_edges};
+use crate::fields::{is_deleting, name_servers_of};
+use crate::gates::{Fleet, Truth, all_applied};
 use crate::plan::Plan;
 use crate::{DesiredIntent, Draft, Errand, PlanError, Unit, World, kinds, mutate, read};
 
@@ -70,7 +75,11 @@ pub async fn attempt_now(draft: &mut dyn Draft, id: &Id<Fqdn>) -> Result<bool, P
     Ok(true)
 }
 
-async fn put(fqdn: &mut Doc<Fqdn>, after: Option<Issuance>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+pub(crate) async fn put(
+    fqdn: &mut Doc<Fqdn>,
+    after: Option<Issuance>,
+    plan: &mut Plan<'_>,
+) -> Result<(), PlanError> {
     let was = fqdn.to_resource();
     fqdn.state.issuance = after;
     let is = fqdn.to_resource();
@@ -81,10 +90,89 @@ async fn put(fqdn: &mut Doc<Fqdn>, after: Option<Issuance>, plan: &mut Plan<'_>)
 
 /// What edges are told of the challenge that is open for a name.
 pub(crate) fn challenge(fqdn: &Doc<Fqdn>, audience: &Audience) -> Option<DesiredIntent> {
-    let open = fqdn.state.issuance.as_ref()?.challenge.as_ref()?;
-    let OpenChallenge { method: _, token, key_authorization } = open.clone();
+    let OpenChallenge { method: _, token, key_authorization, zone } = open(fqdn)?.clone();
     let message = m::AcmeChallenge { token, key_authorization };
-    Some(DesiredIntent::new(audience.clone(), IntentKind::AcmeChallenge, &fqdn.spec.fqdn, &message))
+    let name = fqdn.spec.fqdn.as_str();
+    zone.is_none().then(|| DesiredIntent::new(audience.clone(), IntentKind::AcmeChallenge, name, &message))
+}
+
+fn open(fqdn: &Doc<Fqdn>) -> Option<&OpenChallenge> {
+    fqdn.state.issuance.as_ref()?.challenge.as_ref()
+}
+
+/// The unit of the TXT record that name servers answer an authority with about a name.
+pub(crate) fn record_unit(fqdn: &Doc<Fqdn>) -> Option<Unit> {
+    let zone = open(fqdn)?.zone.clone()?;
+    Some(Unit::RrSet { zone, name: challenge_record(&fqdn.spec.fqdn), record_type: "TXT".to_owned() })
+}
+
+/// What name servers say to an authority about a name.
+pub(crate) fn record_text(fqdn: &Doc<Fqdn>) -> Option<String> {
+    open(fqdn).filter(|open| open.zone.is_some()).map(OpenChallenge::text)
+}
+
+/// What the TXT records of a name say to authorities, as zone files write it.
+pub(crate) async fn record_texts(
+    zone: &Id<Zone>,
+    record: &str,
+    world: &mut dyn World,
+) -> Result<Vec<String>, PlanError> {
+    let Some(names) = challenged_names(record) else { return Ok(Vec::new()) };
+    let mut texts = Vec::new();
+    for (_, fqdn) in world.holders(Kind::Fqdn, "", &names).await? {
+        let fqdn = Doc::<Fqdn>::read(fqdn)?;
+        if is_deleting(&fqdn) || !is_servable(fqdn.state.ownership.as_ref()) {
+            continue;
+        }
+        let own = open(&fqdn).filter(|open| open.zone.as_deref() == Some(zone.as_str()));
+        texts.extend(own.map(|open| format!("\"{}\"", open.text())));
+    }
+    Ok(texts)
+}
+
+/// The zone of this platform in which authorities can be answered about a name.
+///
+/// # Errors
+/// Inside: why there is none, and what to change. Outside: the store cannot be read.
+pub async fn challenge_zone(
+    world: &mut dyn World,
+    fqdn: &Doc<Fqdn>,
+) -> Result<Result<Id<Zone>, IssuanceProblem>, PlanError> {
+    let problem = |code: &str, message: String, remedy: String| {
+        Ok(Err(IssuanceProblem { code: code.to_owned(), message, remedy }))
+    };
+    let (name, record) = (fqdn.spec.fqdn.as_str(), challenge_record(&fqdn.spec.fqdn));
+    let tenant = read::tenant_of(world, fqdn).await?;
+    let zone = read::zone_over(world, &record).await?.filter(|zone| {
+        is_servable(zone.state.ownership.as_ref())
+            && tenant.as_ref().is_some_and(|tenant| read::zone_is_open_to(zone, tenant))
+    });
+    let Some(zone) = zone else {
+        let message =
+            format!("authorities look for {name} in the domain name system, and no zone here holds it");
+        let remedy = format!(
+            "create the zone {} here and delegate it to this platform, or make each name that is wanted in the place of a wildcard",
+            registered_domain(name)
+        );
+        return problem("no_zone", message, remedy);
+    };
+    let records = read::records_at(world, &zone.id, &record).await?;
+    if records.iter().any(|found| matches!(found.spec.record_type.as_str(), "CNAME" | "NS")) {
+        let message = format!("authorities look for {name} at {record}, and a record there leads them away");
+        return problem("dns", message, format!("delete the CNAME or NS record {record}"));
+    }
+    Ok(Ok(zone.typed_id()))
+}
+
+/// What to change so that resolvers find a zone.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn delegation_wanted(world: &mut dyn World, zone: &Id<Zone>) -> Result<String, PlanError> {
+    let Some(zone) = read::get(world, zone).await? else { return Ok("create the zone anew".to_owned()) };
+    let brand = read::brand_of(world, &zone).await?;
+    let servers = brand.as_ref().map(|brand| name_servers_of(&brand.spec)).unwrap_or_default();
+    Ok(format!("delegate {} to {} at its registrar", zone.spec.name, servers.join(" and ")))
 }
 
 /// A name that a certificate is wanted for.
@@ -152,7 +240,8 @@ fn blocked(fqdn: &Doc<Fqdn>) -> Option<IssuanceProblem> {
     })
 }
 
-/// Other names of the same site, at most so many, that an order for a name could be for as well as far as they themselves go.
+/// Other names of the same site, at most so many of each sort, that an order for a name could be for as well as far as they themselves go:
+/// those that want a first certificate, or another one; beside a name that renews its own also those that may renew theirs.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -164,13 +253,22 @@ pub async fn companions(
     let Some(webroot) = of.fqdn.spec.webroot_id.clone().filter(|id| !id.is_empty()) else {
         return Ok(Vec::new());
     };
-    let mut found = Vec::new();
-    for other in world.with_facet(Kind::Fqdn, "webroot_id", &webroot, "", limit).await? {
-        let other = Doc::<Fqdn>::read(other)?;
-        if other.id == of.fqdn.id || other.tenant != of.fqdn.tenant {
-            continue;
+    let mut others = world.with_facet(Kind::Fqdn, WANTING_FACET, &webroot, "", limit).await?;
+    if matches!(of.issuance.phase, Phase::Issued { .. }) {
+        // Of a large site those behind the name: they were ordered together before.
+        let first = world.with_facet(Kind::Fqdn, "webroot_id", &webroot, "", limit).await?;
+        let is_whole = first.len() < limit as usize;
+        others.extend(first);
+        if !is_whole {
+            others.extend(world.with_facet(Kind::Fqdn, "webroot_id", &webroot, &of.fqdn.id, limit).await?);
         }
-        found.extend(candidate_of(world, other).await?);
+    }
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::from([of.fqdn.id.clone()]));
+    for other in others {
+        let other = Doc::<Fqdn>::read(other)?;
+        if other.tenant == of.fqdn.tenant && seen.insert(other.id.clone()) {
+            found.extend(candidate_of(world, other).await?);
+        }
     }
     Ok(found)
 }
@@ -222,6 +320,58 @@ pub async fn edge_addresses(world: &mut dyn World, of: &Resource) -> Result<Vec<
         }
         None => Ok(Vec::new()),
     }
+}
+
+/// The place of an order in an authority's allowance.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Whose allowance.
+    pub authority: Id<CertificateAuthority>,
+    /// The account that orders.
+    pub account: String,
+    /// The order counts: it is none for what replaces a certificate of the same authority.
+    pub counts: bool,
+    /// The names that it is to be for, the leading one first, and where each stands.
+    pub names: Vec<(Id<Fqdn>, Issuance)>,
+}
+
+/// Books an order for some names, if all of them stand where they are thought to: the leader holds the place, the others join it. Answers
+/// from when on it may be made; `None`: a name stands elsewhere by now, or the authority is gone, and nothing is changed.
+///
+/// # Errors
+/// When the store fails.
+pub async fn claim(draft: &mut dyn Draft, claim: Claim) -> Result<Option<i64>, PlanError> {
+    let Claim { authority, account, counts, names } = claim;
+    let Some(current) = read::get(draft, &authority).await? else { return Ok(None) };
+    let now = draft.now();
+    let at = if counts {
+        current.state.orders.get(&account).copied().unwrap_or_default().book(current.spec.orders, now)
+    } else {
+        now
+    };
+    let Some(((leader, _), others)) = names.split_first() else { return Ok(None) };
+    let with = others.iter().map(|(id, _)| id.to_string()).collect();
+    let mut place = Some(Booking { authority: authority.to_string(), at, with });
+    let leader = leader.to_string();
+    let changes = names.into_iter().map(|(id, before)| {
+        let booking = place.take();
+        let phase = match &booking {
+            Some(_) => before.phase.clone(),
+            None => Phase::Joined { leader: leader.clone(), at },
+        };
+        let after = Issuance { phase, booking, problem: None, ..before.clone() };
+        IssuanceChange { id, before, after, issued: None }
+    });
+    if !exchange_issuances(draft, changes.collect()).await? {
+        return Ok(None);
+    }
+    if counts {
+        change_authority(draft, &authority, |spec, state, now| {
+            state.orders.entry(account).or_default().book(spec.orders, now);
+        })
+        .await?;
+    }
+    Ok(Some(at))
 }
 
 /// What becomes of one name.
@@ -287,18 +437,22 @@ pub async fn change_authority<T: Send>(
     Ok(Some(answer))
 }
 
-/// Whether every edge in service answers the challenges of names, and what is waited for otherwise.
+/// Whether every edge and name server in service answers the challenges of names, and what is waited for otherwise.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn challenges_on_edges(
+pub async fn challenges_answered(
     world: &mut dyn World,
     fleet: &dyn Fleet,
-    names: &[Resource],
+    names: &[Doc<Fqdn>],
 ) -> Result<(Truth, String), PlanError> {
     for name in names {
-        let rows = world.owned(&Unit::Of(Kind::Fqdn, name.id.clone()).owner()).await?;
-        let (truth, message) = on_edges(fleet, name, rows, IntentKind::AcmeChallenge);
+        let (unit, kind) = match record_unit(name) {
+            Some(unit) => (unit, IntentKind::RrSet),
+            None => (Unit::Of(Kind::Fqdn, name.id.clone()), IntentKind::AcmeChallenge),
+        };
+        let rows = world.owned(&unit.owner()).await?;
+        let (truth, message) = all_applied(fleet, name, rows, kind);
         if truth != Truth::True {
             return Ok((truth, message));
         }

@@ -11,6 +11,7 @@
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names`, `ownership` | what several kinds share: automatic records, who may have a name, whether it is shown to be theirs |
 //! | `issuance` | how names come by certificates of public authorities |
+//! | `reissue` | many certificates of an authority that are replaced at once |
 //! | `quota` | how many resources of a kind somebody may have |
 //! | `placement`, `without` | on which shard a tenant lives; what would fail without some nodes |
 //! | `node`, `readers` | a node's roles, and what it subscribes to by them; who opens what is sealed for an audience |
@@ -46,6 +47,7 @@ mod plan;
 mod quota;
 mod read;
 mod readers;
+mod reissue;
 mod rollout;
 #[cfg(test)]
 mod tests;
@@ -61,9 +63,9 @@ pub use derive::derive;
 pub use desired::DesiredIntent;
 pub use error::PlanError;
 pub use issuance::{
-    Candidate, ISSUE_CERTIFICATE, IssuanceChange, attempt_now, authorities, candidate, challenges_on_edges,
-    change_authority, companions, edge_addresses, errand as issuance_errand, exchange_issuances,
-    issued_for_domain,
+    Candidate, Claim as OrderClaim, ISSUE_CERTIFICATE, IssuanceChange, attempt_now, authorities, candidate,
+    challenge_zone, challenges_answered, change_authority, claim as claim_order, companions,
+    delegation_wanted, edge_addresses, errand as issuance_errand, exchange_issuances, issued_for_domain,
 };
 pub use kinds::api_key::{KeyHolder, admit_key, key_holder};
 pub use kinds::holds_data;
@@ -82,6 +84,10 @@ pub use ownership::{CHECK_OWNERSHIP, Claim, Look as OwnershipLook, claim, note_l
 pub use past::{Event, Part, PastChange};
 pub use quota::{LimitFrom, OverLimit, Usage, usage};
 pub use read::called;
+pub use reissue::{
+    MOST_REISSUED, ReissueOf, Surveyed, Told, asked, begin_reissue, end_reissue, forecast_reissue,
+    note_forecast, note_reissued, survey, tell_reissue,
+};
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};
 pub use without::{FailingName, Left, Of, Place, Without, failing_names, without};

@@ -3,8 +3,9 @@
 //! Names go to whoever comes first, but never what is everybody's (public suffixes) or what another brand's names hang on. A
 //! platform admin's key may give such a name away, and answers for it.
 
-use hosting_intent::name::is_in_zone;
+use hosting_intent::name::{is_in_zone, without_wildcard};
 use hosting_resource::kinds::brand::Brand;
+use hosting_resource::kinds::certificate::covers;
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::kinds::zone::Zone;
@@ -56,10 +57,16 @@ pub(crate) async fn fqdn(draft: &mut Overlay<'_>, fqdn: &Doc<Fqdn>) -> Result<()
         let problem = format!("{host}: names of this form are kept for sites' service host names");
         return Err(PlanError::Conflict(problem));
     }
-    if !draft.by_admin() && is_public_suffix(host) {
-        return Err(PlanError::invalid("fqdn", public_suffix(host)));
+    if !draft.by_admin() && is_public_suffix(without_wildcard(host)) {
+        return Err(PlanError::invalid("fqdn", public_suffix(without_wildcard(host))));
     }
-    let Some(zone) = read::held_zone_over(draft, host).await? else {
+    let zone = read::held_zone_over(draft, host).await?;
+    // In its own zone a tenant has whatever nobody else has.
+    let is_own = zone.as_ref().is_some_and(|zone| zone.tenant.is_some() && zone.tenant == fqdn.tenant);
+    if !is_own {
+        wildcards(draft, fqdn).await?;
+    }
+    let Some(zone) = zone else {
         let brand = fqdn.brand.clone().unwrap_or_default();
         return match related_base(draft, &brand, host, false).await? {
             Some(base) if !draft.by_admin() => Err(PlanError::Conflict(format!(
@@ -71,12 +78,54 @@ pub(crate) async fn fqdn(draft: &mut Overlay<'_>, fqdn: &Doc<Fqdn>) -> Result<()
     let tenant = Id::<Tenant>::from(fqdn.parent.as_deref().unwrap_or_default());
     let tenant = read::live(draft, "tenant_id", &tenant).await?;
     if read::zone_is_open_to(&zone, &tenant) {
-        return Ok(());
+        return within_its_own(draft, fqdn, &zone).await;
     }
     Err(PlanError::Conflict(format!(
         "{host} lies in the zone {}, which belongs to somebody else",
         zone.spec.name
     )))
+}
+
+/// In a zone that a brand has for all its tenants, a wildcard is for names below one that its tenant has.
+async fn within_its_own(
+    draft: &mut Overlay<'_>,
+    fqdn: &Doc<Fqdn>,
+    zone: &Doc<Zone>,
+) -> Result<(), PlanError> {
+    let host = fqdn.spec.fqdn.as_str();
+    let Some(above) = host.strip_prefix("*.").filter(|_| zone.tenant.is_none() && !draft.by_admin()) else {
+        return Ok(());
+    };
+    let holders = draft.holders(Kind::Fqdn, "", &[above.to_owned()]).await?;
+    if above != zone.spec.name && holders.iter().any(|(_, holder)| holder.tenant == fqdn.tenant) {
+        return Ok(());
+    }
+    Err(PlanError::Conflict(format!(
+        "{host} would take names of everybody, as the zone {} is for all tenants of its brand: make each name that is wanted",
+        zone.spec.name
+    )))
+}
+
+/// A wildcard is not claimed over host names of others, nor a host name under the wildcard of another.
+async fn wildcards(draft: &mut Overlay<'_>, fqdn: &Doc<Fqdn>) -> Result<(), PlanError> {
+    let host = fqdn.spec.fqdn.as_str();
+    let Some(above) = host.strip_prefix("*.") else {
+        let Some((_, above)) = host.split_once('.') else { return Ok(()) };
+        let wildcard = format!("*.{above}");
+        let holders = draft.holders(Kind::Fqdn, "", std::slice::from_ref(&wildcard)).await?;
+        return match holders.iter().find(|(_, holder)| holder.tenant != fqdn.tenant) {
+            Some(_) => Err(PlanError::Conflict(format!(
+                "{host} lies under {wildcard}, which belongs to somebody else"
+            ))),
+            None => Ok(()),
+        };
+    };
+    let others =
+        |other: &Resource| other.tenant != fqdn.tenant && !is_leaving(other) && covers(host, &other.label);
+    none_below(draft, Kind::Fqdn, above, &others, |other| {
+        format!("{host} would hold the host name {other}, which belongs to somebody else")
+    })
+    .await
 }
 
 /// A zone takes all names below it from whoever had none of them yet.
@@ -193,15 +242,28 @@ async fn related_base(
 
 /// Refuses a name that would hold zones or host names of another brand.
 async fn others_below(draft: &mut Overlay<'_>, kind: Kind, brand: &str, name: &str) -> Result<(), PlanError> {
+    let others = |other: &Resource| other.brand.as_deref() != Some(brand) && !is_leaving(other);
+    none_below(draft, kind, name, &others, |other| {
+        format!(
+            "{name} would hold the {kind} {other}, which belongs to another brand; take a name below it, or ask the platform"
+        )
+    })
+    .await
+}
+
+/// Refuses a name at or below which one of a kind `is_foreign`.
+async fn none_below(
+    draft: &mut Overlay<'_>,
+    kind: Kind,
+    name: &str,
+    is_foreign: &(dyn Fn(&Resource) -> bool + Sync),
+    problem: impl Fn(&str) -> String + Send,
+) -> Result<(), PlanError> {
     let mut after = String::new();
     for _ in 0..MAX_PAGES {
         let page = draft.with_facet(kind, SUFFIX_FACET, name, &after, read::PAGE).await?;
-        let others = |other: &&Resource| other.brand.as_deref() != Some(brand) && !is_leaving(other);
-        if let Some(other) = page.iter().find(others) {
-            return Err(PlanError::Conflict(format!(
-                "{name} would hold the {kind} {}, which belongs to another brand; take a name below it, or ask the platform",
-                other.label
-            )));
+        if let Some(foreign) = page.iter().find(|found| is_foreign(found)) {
+            return Err(PlanError::Conflict(problem(&foreign.label)));
         }
         match page.last() {
             Some(last) if page.len() == read::PAGE as usize => after.clone_from(&last.id),

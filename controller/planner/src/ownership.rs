@@ -11,7 +11,7 @@ use hosting_resource::ownership::{
 };
 use hosting_resource::{Doc, Id, Kind, Resource, Status};
 
-use crate::fields::is_deleting;
+use crate::fields::{is_deleting, name_servers_of};
 use crate::gates::Look as Conditions;
 use crate::issuance::edge_addresses;
 use crate::kinds::Planned;
@@ -160,17 +160,7 @@ async fn name_servers(
     brand: &Doc<Brand>,
     zone: &str,
 ) -> Result<Vec<String>, PlanError> {
-    Ok(if draft.counter(&released(zone)).await? == 0 { servers_of(brand) } else { Vec::new() })
-}
-
-fn servers_of(brand: &Doc<Brand>) -> Vec<String> {
-    let mut servers: Vec<String> = [&brand.spec.primary_ns, &brand.spec.secondary_ns]
-        .into_iter()
-        .map(|name| name.trim_end_matches('.').to_ascii_lowercase())
-        .filter(|name| !name.is_empty())
-        .collect();
-    servers.dedup();
-    servers
+    Ok(if draft.counter(&released(zone)).await? == 0 { name_servers_of(&brand.spec) } else { Vec::new() })
 }
 
 /// Adds the condition of a claim that has to be shown. False when nothing else is worth a look before that.
@@ -241,7 +231,7 @@ pub async fn claim(world: &mut dyn World, id: &str) -> Result<Option<Claim>, Pla
     };
     let addresses = if is_zone { Vec::new() } else { edge_addresses(world, &resource).await? };
     let name_servers = match read::brand_of(world, &resource).await? {
-        Some(brand) if is_zone => servers_of(&brand),
+        Some(brand) if is_zone => name_servers_of(&brand.spec),
         Some(_) | None => Vec::new(),
     };
     let may_be_delegated = ownership.is_shown() || !ownership.name_servers.is_empty();

@@ -20,6 +20,8 @@ const ROOM: (usize, usize) = (4_608, 4_608 * 48);
 /// Where a host leads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Route<'a> {
+    /// The host, or the wildcard that it falls under.
+    pub(crate) name: &'a str,
     pub(crate) tenant: &'a Arc<Tenant>,
     /// `None`: unbound.
     pub(crate) site: Option<Site<'a>>,
@@ -59,6 +61,13 @@ struct Entry {
     /// Bytes of the webroot in the text; no id has more than 64.
     webroot: u8,
     may_upgrade: bool,
+}
+
+impl Entry {
+    fn route<'a>(&'a self, name: &'a str, webroot: &'a str) -> Route<'a> {
+        let site = self.shard.as_ref().map(|shard| Site { webroot, shard, may_upgrade: self.may_upgrade });
+        Route { name, tenant: &self.tenant, site }
+    }
 }
 
 /// Changes on their way into the table, in the order in which they were made.
@@ -133,23 +142,26 @@ impl Routes {
         self.buckets.get(usize::try_from(bucket).ok()?)
     }
 
-    /// Looks at the route of a host. No allocation, no lock.
+    /// Looks at the route of a host: its own one, else that of the wildcard one label above. No lock, and no allocation for a host that has
+    /// its own.
     pub(crate) fn read<R>(&self, host: &str, look: impl FnOnce(Route<'_>) -> R) -> Option<R> {
-        let Place { bucket, tag } = self.place(host);
+        let own = self.place(host);
+        let bucket = self.slot(own.bucket)?.load();
+        if let Some((webroot, entry)) = bucket.get(own.tag, host) {
+            return Some(look(entry.route(host, webroot)));
+        }
+        let (_, above) = host.split_once('.')?;
+        let wildcard = format!("*.{above}");
+        let Place { bucket, tag } = self.place(&wildcard);
         let bucket = self.slot(bucket)?.load();
-        let (webroot, entry) = bucket.get(tag, host)?;
-        let site = entry.shard.as_ref().map(|shard| Site { webroot, shard, may_upgrade: entry.may_upgrade });
-        Some(look(Route { tenant: &entry.tenant, site }))
+        let (webroot, entry) = bucket.get(tag, &wildcard)?;
+        Some(look(entry.route(&wildcard, webroot)))
     }
 
     /// A host in `bucket` whose route `is_wanted`.
     pub(crate) fn host_in(&self, bucket: u32, is_wanted: impl Fn(Route<'_>) -> bool) -> Option<Arc<str>> {
         let bucket = self.slot(bucket)?.load();
-        let mut hosts = bucket.iter().filter(|(_, webroot, entry)| {
-            let site =
-                entry.shard.as_ref().map(|shard| Site { webroot, shard, may_upgrade: entry.may_upgrade });
-            is_wanted(Route { tenant: &entry.tenant, site })
-        });
+        let mut hosts = bucket.iter().filter(|(host, webroot, entry)| is_wanted(entry.route(host, webroot)));
         hosts.next().map(|(host, ..)| host.into())
     }
 
@@ -368,6 +380,23 @@ mod tests {
 
     fn hosts(count: usize) -> Vec<Wanted> {
         (0..count).map(|n| (format!("www.site-{n}.example"), Some((0, Some((1, false)))))).collect()
+    }
+
+    #[test]
+    fn a_wildcard_leads_hosts_one_label_below_it_that_have_no_route_of_their_own() {
+        let mut both = Both::new(64);
+        both.stage(&[
+            ("*.a.example".to_owned(), Some((0, Some((1, false))))),
+            ("www.a.example".to_owned(), Some((1, None))),
+        ]);
+        both.staged.apply(&both.routes);
+        let tenant = |host: &str| both.shows(host).map(|(tenant, _)| tenant);
+        assert_eq!(tenant("shop.a.example").as_deref(), Some("t_0"));
+        assert_eq!(tenant("*.a.example").as_deref(), Some("t_0"));
+        assert_eq!(tenant("www.a.example").as_deref(), Some("t_1"), "its own route counts");
+        for host in ["a.example", "x.shop.a.example", "x.www.a.example", "shop.b.example", "example", ""] {
+            assert_eq!(tenant(host), None, "{host}");
+        }
     }
 
     #[test]

@@ -116,8 +116,11 @@ impl Routing {
     pub fn seen(&self, host: &str) -> Vec<String> {
         self.routes
             .read(host, |route| {
-                let mut lines =
-                    vec![seen::tenant(route.tenant.id()), seen::suspended(route.tenant.is_suspended())];
+                let mut lines = vec![
+                    seen::route(route.name),
+                    seen::tenant(route.tenant.id()),
+                    seen::suspended(route.tenant.is_suspended()),
+                ];
                 match route.site {
                     None => lines.push(seen::site(None)),
                     Some(site) => {

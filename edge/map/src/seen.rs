@@ -7,6 +7,12 @@ use std::net::SocketAddr;
 use hosting_intent::EdgeIntent;
 use hosting_intent::message::{PoolNode, State};
 
+/// The host's own route, or the wildcard's that it falls under.
+#[must_use]
+pub fn route(name: &str) -> String {
+    format!("route {name}")
+}
+
 pub(crate) fn tenant(id: &str) -> String {
     format!("tenant {id}")
 }

@@ -61,7 +61,13 @@ pub fn check_owner(name: &str) -> Result<(), NameError> {
     if name.len() > 253 {
         return Err(NameError::TooLong(name.len()));
     }
-    check_host(name.strip_prefix("*.").unwrap_or(name))
+    check_host(without_wildcard(name))
+}
+
+/// The name that `*.` stands before, or the name itself where nothing does.
+#[must_use]
+pub fn without_wildcard(name: &str) -> &str {
+    name.strip_prefix("*.").unwrap_or(name)
 }
 
 /// Whether `name` is `zone` or lies under it. Both lower case, no trailing dot.

@@ -126,7 +126,7 @@ pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Re
 
 pub(crate) fn route(key: &str, value: &[u8]) -> Result<m::Route, Rejection> {
     let route: m::Route = decode(value)?;
-    name::check_host(key).map_err(|e| invalid("key", e))?;
+    name::check_owner(key).map_err(|e| invalid("key", e))?;
     check_id("tenant_id", &route.tenant_id)?;
     if !route.webroot_id.is_empty() {
         check_id("webroot_id", &route.webroot_id)?;
@@ -364,7 +364,13 @@ mod tests {
             Intent::parse(&Key::new(Kind::Route, "www.example.com"), &value),
             Ok(Intent::Route(route.clone()))
         );
-        assert!(problem(&Key::new(Kind::Route, "a".repeat(300)), &route).starts_with("key: "));
+        assert_eq!(
+            Intent::parse(&Key::new(Kind::Route, "*.example.com"), &value),
+            Ok(Intent::Route(route.clone()))
+        );
+        for name in ["a".repeat(300), "*".into(), "*.*.example".into(), "a.*.example".into()] {
+            assert!(problem(&Key::new(Kind::Route, name.as_str()), &route).starts_with("key: "), "{name}");
+        }
         assert!(problem(&Key::new(Kind::Route, "../etc"), &route).starts_with("key: "));
         let bad = m::Route { webroot_id: "web;rm".into(), ..route };
         assert!(problem(&Key::new(Kind::Route, "www.example.com"), &bad).starts_with("webroot_id: "));

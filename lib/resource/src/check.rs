@@ -119,10 +119,6 @@ pub(crate) fn fqdn(field: &str, value: &str) -> Checked<String> {
     if value.is_empty() {
         return Err(SpecError::invalid(field, "is required"));
     }
-    if value.starts_with("*.") {
-        let problem = format!("{value:?}: wildcard host names are not served; make each name that is wanted");
-        return Err(SpecError::invalid(field, problem));
-    }
     let name = value.strip_suffix('.').unwrap_or(value);
     let name = idna::domain_to_ascii_cow(name.as_bytes(), AsciiDenyList::STD3)
         .map_err(|_| SpecError::invalid(field, format!("{value:?} is no valid domain name")))?
@@ -144,6 +140,14 @@ pub(crate) fn fqdn(field: &str, value: &str) -> Checked<String> {
         return Err(SpecError::invalid(field, format!("{value:?}: the last label must begin with a letter")));
     }
     Ok(name)
+}
+
+/// A fully qualified host name, or `*.` before one: all hosts one label below it that have no name of their own.
+pub(crate) fn fqdn_or_wildcard(field: &str, value: &str) -> Checked<String> {
+    match value.strip_prefix("*.") {
+        Some(above) => fqdn(field, above).map(|above| format!("*.{above}")),
+        None => fqdn(field, value),
+    }
 }
 
 /// A mail address whose domain is a host name; the domain becomes lower case.
@@ -237,6 +241,10 @@ mod tests {
         ];
         for (given, wanted) in good {
             assert_eq!(fqdn("fqdn", given).as_deref(), Ok(wanted), "{given}");
+        }
+        assert_eq!(fqdn_or_wildcard("fqdn", "*.BÜCHER.example").as_deref(), Ok("*.xn--bcher-kva.example"));
+        for bad in ["*", "*.", "*.com", "*.*.example", "a.*.example", "*a.example"] {
+            assert!(fqdn_or_wildcard("fqdn", bad).is_err(), "{bad}");
         }
         let long = format!("{}.example", ["abcdefghi"; 26].join("."));
         let bad = [

@@ -78,6 +78,15 @@ pub(crate) fn fqdn(field: &'static str, given: &str, _: Option<&Resource>) -> Re
     check::fqdn(field, given)
 }
 
+/// A fully qualified host name, or a wildcard.
+pub(crate) fn fqdn_or_wildcard(
+    field: &'static str,
+    given: &str,
+    _: Option<&Resource>,
+) -> Result<String, SpecError> {
+    check::fqdn_or_wildcard(field, given)
+}
+
 /// A host name.
 pub(crate) fn host(field: &'static str, given: &str, _: Option<&Resource>) -> Result<String, SpecError> {
     check::host(field, given)

@@ -2,8 +2,12 @@
 //!
 //! Pure. The planner puts challenges on edges and certificates beside names; a job talks to authorities.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hosting_intent::name::without_wildcard;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::timestamp;
 
@@ -16,6 +20,9 @@ pub enum ChallengeMethod {
     /// A certificate in a handshake, port 443 (RFC 8737).
     #[serde(rename = "tls-alpn-01")]
     TlsAlpn01,
+    /// A TXT record (RFC 8555 §8.4): for names in zones of this platform, and the only way for wildcards.
+    #[serde(rename = "dns-01")]
+    Dns01,
 }
 
 impl ChallengeMethod {
@@ -25,11 +32,12 @@ impl ChallengeMethod {
         match self {
             Self::Http01 => "http-01",
             Self::TlsAlpn01 => "tls-alpn-01",
+            Self::Dns01 => "dns-01",
         }
     }
 }
 
-/// What edges answer an authority about a name.
+/// What edges or name servers answer an authority about a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenChallenge {
     /// What the authority was told that it will find.
@@ -38,6 +46,32 @@ pub struct OpenChallenge {
     pub token: String,
     /// The token and the digest of the account's key (RFC 8555 §8.1). No secret.
     pub key_authorization: String,
+    /// The id of the zone that the TXT record stands in; `None`: edges answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+impl OpenChallenge {
+    /// What the TXT record says (RFC 8555 §8.4).
+    #[must_use]
+    pub fn text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(Sha256::digest(&self.key_authorization))
+    }
+}
+
+/// The label below which the TXT records for authorities lie (RFC 8555 §8.4).
+const CHALLENGE_LABEL: &str = "_acme-challenge.";
+
+/// The owner name of the TXT record for a host name or a wildcard: the same for `a.example` and `*.a.example`.
+#[must_use]
+pub fn challenge_record(name: &str) -> String {
+    format!("{CHALLENGE_LABEL}{}", without_wildcard(name))
+}
+
+/// The host name and the wildcard whose TXT record has this owner name.
+#[must_use]
+pub fn challenged_names(record: &str) -> Option<[String; 2]> {
+    record.strip_prefix(CHALLENGE_LABEL).map(|name| [name.to_owned(), format!("*.{name}")])
 }
 
 /// How far an order is.
@@ -81,6 +115,9 @@ pub enum Phase {
     Joined {
         /// The id of the other name.
         leader: String,
+        /// When the order is to be made, in milliseconds since the Unix epoch; 0: it is made.
+        #[serde(default, skip_serializing_if = "is_any_time")]
+        at: i64,
     },
     /// There is a certificate.
     Issued {
@@ -110,6 +147,19 @@ pub struct Booking {
     pub authority: String,
     /// From when on, in milliseconds since the Unix epoch.
     pub at: i64,
+    /// The ids of the other names that the order is to be for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
+}
+
+/// Somebody wants another certificate in the place of the one that there is, before its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reissue {
+    /// The id of the authority whose certificate is to go.
+    pub from: String,
+    /// The id of the authority to ask; `None`: whoever is next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 /// What is kept of a name that a certificate is wanted for.
@@ -119,7 +169,7 @@ pub struct Issuance {
     pub since: i64,
     /// Where it stands.
     pub phase: Phase,
-    /// What edges answer an authority that looks.
+    /// What an authority that looks is answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<OpenChallenge>,
     /// What stands in the way; `None`: nothing does.
@@ -134,6 +184,9 @@ pub struct Issuance {
     /// The order that it waits for room for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booking: Option<Booking>,
+    /// Another certificate is wanted before the time for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reissue: Option<Reissue>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -158,6 +211,50 @@ impl Issuance {
             failures: 0,
             not_before: 0,
             booking: None,
+            reissue: None,
+        }
+    }
+
+    /// Whether an order may be made for it, or it may be taken along by one: nobody has, and the last attempt did not fail.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        let is_wanted = match self.phase {
+            Phase::Waiting => true,
+            Phase::Issued { .. } => self.reissue.is_some(),
+            Phase::Ordered(_) | Phase::Joined { .. } => false,
+        };
+        is_wanted && self.booking.is_none() && self.failures == 0
+    }
+
+    /// Where it stands, for people; whether that is as it should be first.
+    #[must_use]
+    pub fn summary(&self) -> (bool, String) {
+        let standing = match &self.phase {
+            Phase::Issued { renew_at, .. } => {
+                format!("issued; the next one is had at {}", timestamp(*renew_at))
+            }
+            Phase::Ordered(_) => "an order is under way".to_owned(),
+            Phase::Joined { leader, .. } => format!("waits for the order of {leader}"),
+            Phase::Waiting => match &self.booking {
+                Some(booking) => {
+                    format!("is ordered at {}, when the authority has room", timestamp(booking.at))
+                }
+                None if self.failures > 0 => {
+                    format!(
+                        "{} attempts failed; the next one is at {}",
+                        self.failures,
+                        timestamp(self.not_before)
+                    )
+                }
+                None => "waits".to_owned(),
+            },
+        };
+        match &self.problem {
+            None => (true, standing),
+            Some(IssuanceProblem { code, message, remedy }) => {
+                let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
+                (false, format!("{standing}: {message} ({code}){remedy}"))
+            }
         }
     }
 
@@ -208,6 +305,9 @@ pub(crate) struct IssuanceView {
     /// The authority that is asked. While an order is under way that this name leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     authority_id: Option<String>,
+    /// The authority whose certificate is replaced before its time, while it is (`POST /certificate-authorities/{id}/reissue`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces_authority_id: Option<String>,
     /// The name that leads the order, when it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     leader_id: Option<String>,
@@ -215,10 +315,10 @@ pub(crate) struct IssuanceView {
 
 impl IssuanceView {
     pub(crate) fn of(issuance: Option<&Issuance>) -> Option<Self> {
-        let Issuance { since, phase, challenge, problem, failures, not_before, booking } = issuance?;
+        let Issuance { since, phase, challenge, problem, failures, not_before, booking, reissue } = issuance?;
         let state = match phase {
             Phase::Waiting if *failures > 0 => IssuanceState::Failed,
-            Phase::Waiting => IssuanceState::Waiting,
+            Phase::Waiting | Phase::Joined { at: 1.., .. } => IssuanceState::Waiting,
             Phase::Ordered(Order { stage: Stage::Publishing, .. }) | Phase::Joined { .. } => {
                 IssuanceState::Publishing
             }
@@ -226,8 +326,13 @@ impl IssuanceView {
             Phase::Ordered(Order { stage: Stage::Issuing, .. }) => IssuanceState::Issuing,
             Phase::Issued { .. } => IssuanceState::Issued,
         };
-        let waits_until = booking.as_ref().map_or(*not_before, |booking| booking.at.max(*not_before));
-        let is_waited_for = matches!(phase, Phase::Waiting) && waits_until > 0;
+        let booked = booking.as_ref().map(|booking| booking.at);
+        let waits_until = match phase {
+            Phase::Waiting => booked.map_or(*not_before, |at| at.max(*not_before)),
+            Phase::Joined { at, .. } => *at,
+            Phase::Ordered(_) | Phase::Issued { .. } => 0,
+        };
+        let is_waited_for = waits_until > 0;
         Some(Self {
             state,
             since: timestamp(*since),
@@ -245,7 +350,8 @@ impl IssuanceView {
             } else {
                 None
             },
-            leader_id: if let Phase::Joined { leader } = phase { Some(leader.clone()) } else { None },
+            replaces_authority_id: reissue.as_ref().map(|reissue| reissue.from.clone()),
+            leader_id: if let Phase::Joined { leader, .. } = phase { Some(leader.clone()) } else { None },
         })
     }
 }
@@ -270,11 +376,12 @@ mod tests {
             method: ChallengeMethod::TlsAlpn01,
             token: "t".into(),
             key_authorization: "t.d".into(),
+            zone: Some("z-1".into()),
         };
         let phases = [
             Phase::Waiting,
             Phase::Ordered(order),
-            Phase::Joined { leader: "f-2".into() },
+            Phase::Joined { leader: "f-2".into(), at: 7 },
             Phase::Issued { renew_at: 5, ask_at: 4 },
         ];
         for phase in phases {
@@ -282,6 +389,25 @@ mod tests {
             let kept = serde_json::to_value(&issuance).unwrap();
             assert_eq!(serde_json::from_value::<Issuance>(kept.clone()).unwrap(), issuance, "{kept}");
         }
+    }
+
+    #[test]
+    fn a_record_is_for_a_name_and_its_wildcard() {
+        assert_eq!(challenge_record("*.a.example"), "_acme-challenge.a.example");
+        assert_eq!(challenge_record("a.example"), "_acme-challenge.a.example");
+        assert_eq!(
+            challenged_names("_acme-challenge.a.example"),
+            Some(["a.example".into(), "*.a.example".into()])
+        );
+        assert_eq!(challenged_names("a.example"), None);
+        // RFC 8555 §8.4: base64url of the SHA-256 digest.
+        let open = OpenChallenge {
+            method: ChallengeMethod::Dns01,
+            token: "t".into(),
+            key_authorization: "abc".into(),
+            zone: None,
+        };
+        assert_eq!(open.text(), "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");
     }
 
     #[test]
@@ -298,7 +424,12 @@ mod tests {
             (&json!("failed"), &json!("1970-01-01T00:01:00Z"))
         );
         assert_eq!(shown["problem"], json!({"code": "caa", "message": "no", "remedy": "do"}));
+        assert_eq!(
+            failed.summary(),
+            (false, "2 attempts failed; the next one is at 1970-01-01T00:01:00Z: no (caa); do".into())
+        );
         let issued = Issuance { phase: Phase::Issued { renew_at: 60_000, ask_at: 1 }, ..Issuance::wanted(0) };
+        assert_eq!(issued.summary(), (true, "issued; the next one is had at 1970-01-01T00:01:00Z".into()));
         assert_eq!(show(&issued)["renews_at"], "1970-01-01T00:01:00Z");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure. The planner decides which names have to be shown, a job looks whether they are, the API tells what to create.
 
+use hosting_intent::name::without_wildcard;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -134,7 +135,7 @@ impl Challenge {
         let digest = hasher.finalize();
         let token: String = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect();
         Self {
-            record: format!("{CHALLENGE_LABEL}.{name}"),
+            record: format!("{CHALLENGE_LABEL}.{}", without_wildcard(name)),
             token: format!("hosting-challenge={token}"),
             path: format!("{CHALLENGE_PATH}{id}"),
         }
@@ -177,7 +178,7 @@ pub(crate) struct Verification {
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<Proof>,
     record: RecordToCreate,
-    /// Not for zones.
+    /// For host names alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<FileToCreate>,
     /// Name servers that the zone can be delegated to instead. Empty where that shows nothing.
@@ -197,12 +198,13 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    /// What the API shows of the claim `id` on `name`; `None` where nobody asks.
+    /// What the API shows of the claim `id` on `name`; `None` where nobody asks. No file shows whose all names below another are.
     pub(crate) fn of(ownership: Option<&Ownership>, id: &str, name: &str, is_host: bool) -> Option<Self> {
         let ownership = ownership?;
         let Challenge { record, token, path } = Challenge::of(id, name);
+        let has_server = is_host && name == without_wildcard(name);
         let file =
-            is_host.then(|| FileToCreate { url: format!("http://{name}{path}"), content: token.clone() });
+            has_server.then(|| FileToCreate { url: format!("http://{name}{path}"), content: token.clone() });
         let time = |at: i64| (at != 0).then(|| timestamp(at));
         Some(Self {
             state: match ownership.proof {
@@ -232,6 +234,8 @@ mod tests {
         assert_eq!(one, Challenge::of("a", "www.example.com"));
         assert_eq!(one.record, "_hosting-challenge.www.example.com");
         assert_eq!(one.path, "/.well-known/hosting-challenge/a");
+        let wildcard = Challenge::of("a", "*.www.example.com");
+        assert!(wildcard.record == one.record && wildcard.token != one.token);
         for other in [Challenge::of("b", "www.example.com"), Challenge::of("a", "example.com")] {
             assert_ne!(one.token, other.token);
         }
@@ -253,6 +257,9 @@ mod tests {
         assert_eq!((&shown["state"], &shown["record"]["type"]), (&"unverified".into(), &"TXT".into()));
         assert_eq!(shown["file"]["url"], "http://a.example/.well-known/hosting-challenge/a");
         assert_eq!(shown["file"]["content"], shown["record"]["content"]);
+        let wildcard =
+            serde_json::to_value(Verification::of(Some(&ownership), "a", "*.a.example", true)).unwrap();
+        assert_eq!(wildcard["file"], serde_json::Value::Null);
         ownership.proof = Some(Proof::Delegation);
         ownership.verified_at = 1_700_000_000_000;
         ownership.name_servers = vec!["ns1.acme.example".into()];

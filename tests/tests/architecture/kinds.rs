@@ -40,6 +40,7 @@ const ABOUT_SOME: &[(&str, &str)] = &[
     ("controller/planner/src/plan.rs", "a zone's serial moves once in a mutation"),
     ("controller/planner/src/quota.rs", "packages, in which limits are"),
     ("controller/planner/src/read.rs", "reads that several kinds share"),
+    ("controller/planner/src/reissue.rs", "certificates of an authority that are replaced at once"),
     ("controller/planner/src/without.rs", "what hangs on nodes"),
     ("controller/src/fleet.rs", "the registry of nodes"),
     ("controller/src/gatekeeper/look.rs", "nodes in and out of service"),

@@ -1,344 +1,16 @@
 //! Certificates of a public authority: a real one (Pebble) that looks at our name server and our edge.
 
-use std::fs::{self, File};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+mod outside;
 
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{RData, Record};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::net::UdpSocket;
-use tokio::task::JoinHandle;
 
+use self::outside::{Between, Fault, Pebble, Resolver, Said, authority};
 use crate::certificates::fqdn_id;
 use crate::harness::{Platform, eventually, free_port, machine_lacks_daemons, skipped};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A name server in front of the platform's own, for the authority and the controller: what a test says of a name goes first.
-struct Resolver {
-    address: SocketAddr,
-    behind: Arc<Mutex<Option<SocketAddr>>>,
-    said: Arc<Mutex<Vec<(String, Said)>>>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Clone, Copy)]
-enum Said {
-    Address(&'static str),
-    Nothing,
-}
-
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Resolver {
-    async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let behind: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
-        let said: Arc<Mutex<Vec<(String, Said)>>> = Arc::default();
-        let (to, words) = (Arc::clone(&behind), Arc::clone(&said));
-        let task = tokio::spawn(async move {
-            let mut buffer = [0; 4096];
-            loop {
-                let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
-                let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
-                let name = question.queries[0].name().to_ascii().trim_end_matches('.').to_lowercase();
-                let word =
-                    words.lock().unwrap().iter().rev().find(|(one, _)| *one == name).map(|(_, said)| *said);
-                let answer = match word {
-                    Some(said) => Some(answer(&question, said)),
-                    None => {
-                        let to = *to.lock().unwrap();
-                        ask(to, &buffer[..length]).await
-                    }
-                };
-                if let Some(answer) = answer {
-                    socket.send_to(&answer, client).await.unwrap();
-                }
-            }
-        });
-        Self { address, behind, said, task }
-    }
-
-    fn says(&self, name: &str, said: Said) {
-        self.said.lock().unwrap().push((name.to_owned(), said));
-    }
-
-    fn says_no_more(&self) {
-        self.said.lock().unwrap().clear();
-    }
-}
-
-fn answer(question: &Message, said: Said) -> Vec<u8> {
-    let mut answer = question.clone();
-    answer.metadata.message_type = hickory_proto::op::MessageType::Response;
-    match said {
-        Said::Nothing => answer.metadata.response_code = ResponseCode::NXDomain,
-        Said::Address(address) => {
-            if question.queries[0].query_type() == hickory_proto::rr::RecordType::A {
-                let data = RData::A(A(address.parse().unwrap()));
-                answer.answers.push(Record::from_rdata(question.queries[0].name().clone(), 1, data));
-            }
-        }
-    }
-    answer.to_vec().unwrap()
-}
-
-async fn ask(server: Option<SocketAddr>, question: &[u8]) -> Option<Vec<u8>> {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(server?).await.ok()?;
-    socket.send(question).await.ok()?;
-    let mut buffer = vec![0; 4096];
-    let length = tokio::time::timeout(Duration::from_secs(2), socket.recv(&mut buffer)).await.ok()?.ok()?;
-    buffer.truncate(length);
-    Some(buffer)
-}
-
-/// A server's certificate, and the root that it is trusted by.
-struct Localhost {
-    root: String,
-    certificate: rcgen::Certificate,
-    key: KeyPair,
-}
-
-impl Localhost {
-    fn new() -> Self {
-        let above = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = params.self_signed(&above).unwrap().pem();
-        let key = KeyPair::generate().unwrap();
-        let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        Self { root, certificate: own.signed_by(&key, &Issuer::new(params, above)).unwrap(), key }
-    }
-}
-
-/// The authority; ends with its owner.
-struct Pebble {
-    folder: TempDir,
-    child: Child,
-    port: u16,
-    management: u16,
-}
-
-impl Drop for Pebble {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- pebble\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-        }
-    }
-}
-
-impl Pebble {
-    /// One that looks at the platform's edge; its certificates are good for so many seconds.
-    async fn start(platform: &Platform, resolver: &Resolver, seconds: u64) -> Self {
-        let port = |what: &str| -> u16 {
-            platform.summary[what].as_str().unwrap().parse::<SocketAddr>().unwrap().port()
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let Localhost { root, certificate, key } = Localhost::new();
-        fs::write(at("root.pem"), root).unwrap();
-        fs::write(at("own.pem"), certificate.pem()).unwrap();
-        fs::write(at("own.key"), key.serialize_pem()).unwrap();
-        let (own_port, management) = (free_port(), free_port());
-        let config = json!({"pebble": {
-            "listenAddress": format!("127.0.0.1:{own_port}"),
-            "managementListenAddress": format!("127.0.0.1:{management}"),
-            "certificate": at("own.pem"), "privateKey": at("own.key"),
-            "httpPort": port("edge_http"), "tlsPort": port("edge_https"),
-            "ocspResponderURL": "", "externalAccountBindingRequired": false,
-            "domainBlocklist": ["blocked.acme-hosting.test"],
-            "certificateValidityPeriod": seconds,
-        }});
-        fs::write(at("config.json"), config.to_string()).unwrap();
-        let log = File::create(at("log")).unwrap();
-        let child = Command::new("/usr/bin/pebble")
-            .arg("-config")
-            .arg(at("config.json"))
-            .arg("-dnsserver")
-            .arg(resolver.address.to_string())
-            // It refuses one good nonce in twenty, and does not wait before it looks.
-            .envs([("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_AUTHZREUSE", "0"), ("PEBBLE_WFE_NONCEREJECT", "5")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let pebble = Self { folder, child, port: own_port, management };
-        eventually("the authority answers", Duration::from_secs(10), async || pebble.fetch("roots/0").await)
-            .await;
-        pebble
-    }
-
-    fn own_root(&self) -> String {
-        fs::read_to_string(self.folder.path().join("root.pem")).unwrap()
-    }
-
-    async fn fetch(&self, path: &str) -> Option<String> {
-        let root = reqwest::Certificate::from_pem(self.own_root().as_bytes()).unwrap();
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
-        let url = format!("https://localhost:{}/{path}", self.management);
-        client.get(url).send().await.ok()?.text().await.ok()
-    }
-
-    /// Who signs what it issues.
-    async fn root(&self) -> String {
-        self.fetch("roots/0").await.unwrap()
-    }
-
-    /// The body that makes it known to the platform.
-    fn body(&self, name: &str, more: Value) -> Value {
-        authority(name, self.port, &self.own_root(), more)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-}
-
-fn authority(name: &str, port: u16, root: &str, more: Value) -> Value {
-    let mut body = json!({
-        "name": name,
-        "directory_url": format!("https://localhost:{port}/dir"),
-        "contacts": ["certificates@acme-hosting.test"],
-        "terms_agreed": true,
-        "root_pem": root,
-    });
-    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    body
-}
-
-/// Stands in front of the authority, which does not say when to renew (ARI, RFC 9773), and does: the first certificate that it is asked about
-/// at once, the others in many years.
-struct Suggesting {
-    port: u16,
-    root: String,
-    seen: Arc<Mutex<Suggested>>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Suggested {
-    /// The certificates that it was asked about.
-    asked: Vec<String>,
-    /// Those that orders said they replace.
-    replaced: Vec<String>,
-}
-
-impl Drop for Suggesting {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Suggesting {
-    async fn before(pebble: &Pebble) -> Self {
-        let Localhost { root, certificate, key } = Localhost::new();
-        let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.into()], key)
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let behind = reqwest::Certificate::from_pem(pebble.own_root().as_bytes()).unwrap();
-        // Over HTTP/2 it would be told another host than the one that is asked for, and write that into its URLs.
-        let client =
-            reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([behind]).build().unwrap();
-        let seen: Arc<Mutex<Suggested>> = Arc::default();
-        let (shared, to) = (Arc::clone(&seen), pebble.port);
-        let task = tokio::spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let (acceptor, client, seen) = (acceptor.clone(), client.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    let Ok(tls) = acceptor.accept(tcp).await else { return };
-                    let service = hyper::service::service_fn(|request| {
-                        pass_on(request, client.clone(), Arc::clone(&seen), (port, to))
-                    });
-                    let server =
-                        hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-                    // The client goes when it likes.
-                    let _ = server.serve_connection(hyper_util::rt::TokioIo::new(tls), service).await;
-                });
-            }
-        });
-        Self { port, root, seen, task }
-    }
-}
-
-type Passed = hyper::Response<http_body_util::Full<hyper::body::Bytes>>;
-
-async fn pass_on(
-    request: hyper::Request<hyper::body::Incoming>,
-    client: reqwest::Client,
-    seen: Arc<Mutex<Suggested>>,
-    (port, to): (u16, u16),
-) -> Result<Passed, std::convert::Infallible> {
-    let path = request.uri().path().to_owned();
-    if let Some(id) = path.strip_prefix("/ari/") {
-        let mut seen = seen.lock().unwrap();
-        seen.asked.push(id.to_owned());
-        let year = if seen.asked[0] == id { "2020" } else { "2099" };
-        let window = json!({"suggestedWindow": {"start": format!("{year}-01-01T00:00:00Z"), "end": format!("{year}-01-02T00:00:00Z")}});
-        let answer = hyper::Response::builder().header("retry-after", "21600");
-        return Ok(answer.body(window.to_string().into()).unwrap());
-    }
-    let (parts, body) = request.into_parts();
-    let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
-    let mut asked = client
-        .request(parts.method, format!("https://localhost:{to}{path}"))
-        .header("host", format!("localhost:{port}"))
-        .body(body.clone());
-    if let Some(kind) = parts.headers.get("content-type") {
-        asked = asked.header("content-type", kind);
-    }
-    let answer = asked.send().await.unwrap();
-    let mut passed = hyper::Response::builder().status(answer.status());
-    for (name, value) in answer.headers() {
-        if !["content-length", "connection", "transfer-encoding"].contains(&name.as_str()) {
-            passed = passed.header(name, value);
-        }
-    }
-    let mut text = answer.bytes().await.unwrap();
-    if let Ok(mut document) = serde_json::from_slice::<Value>(&text) {
-        if path == "/dir" {
-            document["renewalInfo"] = json!(format!("https://localhost:{port}/ari"));
-        }
-        if let Some(replaces) = replaces(&body).filter(|_| document.get("finalize").is_some()) {
-            seen.lock().unwrap().replaced.push(replaces.clone());
-            document["replaces"] = json!(replaces);
-        }
-        text = document.to_string().into();
-    }
-    Ok(passed.body(text.into()).unwrap())
-}
-
-/// The certificate that a signed request for an order names.
-fn replaces(body: &[u8]) -> Option<String> {
-    use base64::Engine;
-    let signed: Value = serde_json::from_slice(body).ok()?;
-    let payload =
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signed["payload"].as_str()?).ok()?;
-    let payload: Value = serde_json::from_slice(&payload).ok()?;
-    payload["replaces"].as_str().map(str::to_owned)
-}
 
 /// A platform whose controller asks the resolver, which asks the platform's name server.
 async fn start() -> (Platform, Resolver) {
@@ -370,15 +42,15 @@ async fn want(platform: &Platform, fqdn: &str) {
 }
 
 async fn until(platform: &Platform, fqdn: &str, state: &str) -> Value {
-    let mut last = Value::Null;
-    let what = format!("{fqdn} is {state}");
-    let found = eventually(&what, LIMIT, async || {
+    let began = Instant::now();
+    loop {
         let view = platform.get(&format!("/fqdns/{fqdn}")).await;
-        last = view["issuance"].clone();
-        (last["state"] == state).then_some(())
-    });
-    found.await;
-    last
+        if view["issuance"]["state"] == state {
+            return view["issuance"].clone();
+        }
+        assert!(began.elapsed() < LIMIT, "not {state} within {LIMIT:?}: {view:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// The certificates of a name that authorities issued.
@@ -548,7 +220,7 @@ async fn the_authority_says_when_to_renew() {
     }
     let (platform, resolver) = start().await;
     let pebble = Pebble::start(&platform, &resolver, 90 * 86_400).await;
-    let suggesting = Suggesting::before(&pebble).await;
+    let suggesting = Between::before(&pebble).await;
     let body = authority("suggesting", suggesting.port, &suggesting.root, json!({}));
     platform.post("/certificate-authorities", body).await;
     let fqdn = fqdn_id(&platform, "acme-1001", "bakery.test").await;
@@ -573,4 +245,238 @@ async fn the_authority_says_when_to_renew() {
     let ends = issued(&platform, &fqdn).await[0]["expires_at"].clone();
     assert_eq!(done["renews_at"], ends, "{done}");
     assert_eq!(seen().1.len(), 1);
+}
+
+#[tokio::test]
+async fn a_wildcard_gets_its_certificate_by_a_record_in_its_zone() {
+    let test = "a_wildcard_gets_its_certificate_by_a_record_in_its_zone";
+    if lacks(test) {
+        return;
+    }
+    let (platform, resolver) = start().await;
+    let pebble = Pebble::start(&platform, &resolver, 90 * 86_400).await;
+    let root = pebble.root().await;
+    let own = fqdn_id(&platform, "acme-1001", "bakery.test").await;
+    let zone = platform.items("/zones?name=bakery.test").await[0]["id"].as_str().unwrap().to_owned();
+    let record = json!({"name": "_acme-challenge", "type": "TXT", "content": "\"of somebody else\""});
+    platform.post(&format!("/zones/{zone}/records?wait=ready"), record).await;
+    // Until an authority may look by records there is nobody to ask for a wildcard.
+    let ways = json!({"challenges": ["http-01", "tls-alpn-01"]});
+    let authority = platform.post("/certificate-authorities", pebble.body("pebble", ways)).await;
+    let (tenant, webroot) = platform.site("acme-1001").await;
+    let body = json!({"fqdn": "*.bakery.test", "webroot_id": webroot, "ssl_enabled": true});
+    let made = platform.post(&format!("/tenants/{tenant}/fqdns?wait=ready"), body).await;
+    assert_eq!(made["fqdn"], "*.bakery.test");
+    let wildcard = made["id"].as_str().unwrap().to_owned();
+    let (code, _) = platform.page("shop.bakery.test", "").await.unwrap();
+    assert_eq!(code, 200, "every host one label below");
+    let problem = async |code: &str| {
+        eventually(&format!("the wildcard says {code}"), LIMIT, async || {
+            let view = platform.get(&format!("/fqdns/{wildcard}")).await;
+            (view["issuance"]["problem"]["code"] == code).then_some(())
+        })
+        .await;
+    };
+    problem("no_authority").await;
+
+    // The name beside it is looked for at the same record, in the same order.
+    want(&platform, &own).await;
+    until(&platform, &own, "issued").await;
+    let path = format!("/certificate-authorities/{}", authority["id"].as_str().unwrap());
+    let (code, answer) = platform.call("PUT", &path, Some(json!({"challenges": ["dns-01"]}))).await;
+    assert_eq!(code, 200, "{answer}");
+    let body = json!({"fqdn": "more.bakery.test", "webroot_id": webroot, "ssl_enabled": true});
+    let more = platform.post(&format!("/tenants/{tenant}/fqdns?wait=ready"), body).await;
+    let more = more["id"].as_str().unwrap();
+    for id in [&wildcard, more] {
+        until(&platform, id, "issued").await;
+    }
+    for name in ["shop.bakery.test", "any.bakery.test"] {
+        let is_served =
+            async || platform.web_trusting(name, root.as_bytes()).await.filter(|(code, _)| *code == 200);
+        eventually("a host below is served with it", LIMIT, is_served).await;
+    }
+    let shown = issued(&platform, &wildcard).await;
+    assert!(shown[0]["names"].as_array().unwrap().contains(&json!("*.bakery.test")), "{shown:?}");
+    let said = resolver.texts("_acme-challenge.bakery.test").await;
+    assert_eq!(said, ["of somebody else"], "what the order left is gone, and what a person made stays");
+
+    // A record that leads authorities away is named.
+    let body = json!({"name": "_acme-challenge.club", "type": "CNAME", "content": "elsewhere.test."});
+    platform.post(&format!("/zones/{zone}/records?wait=ready"), body).await;
+    let body = json!({"fqdn": "*.club.bakery.test", "webroot_id": webroot, "ssl_enabled": true});
+    let made = platform.post(&format!("/tenants/{tenant}/fqdns?wait=ready"), body).await;
+    let wildcard = made["id"].as_str().unwrap().to_owned();
+    eventually("the record in the way is named", LIMIT, async || {
+        let view = platform.get(&format!("/fqdns/{wildcard}")).await;
+        let remedy = view["issuance"]["problem"]["remedy"].as_str()?.to_owned();
+        remedy.contains("delete the CNAME or NS record _acme-challenge.club.bakery.test").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_authority_that_answers_wrongly_is_asked_again_and_never_believed() {
+    let test = "an_authority_that_answers_wrongly_is_asked_again_and_never_believed";
+    if lacks(test) {
+        return;
+    }
+    let (platform, resolver) = start().await;
+    let pebble = Pebble::start(&platform, &resolver, 90 * 86_400).await;
+    let between = Between::before(&pebble).await;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let faults = |faults: &[Fault]| between.seen.lock().unwrap().faults.extend(faults);
+    // Another name of the site would take wrong answers that are meant for this one.
+    let (tenant, _) = platform.site("acme-1001").await;
+    for other in platform.items(&format!("/tenants/{tenant}/fqdns")).await {
+        let body = json!({"ssl_enabled": false});
+        platform.call("PUT", &format!("/fqdns/{}", other["id"].as_str().unwrap()), Some(body)).await;
+    }
+    // Too much was asked: it is left alone for as long as it says. Then it answers nonsense while it certifies.
+    faults(&[Fault::RateLimited, Fault::Garbage]);
+    let body = authority("between", between.port, &between.root, json!({}));
+    let between_id = platform.post("/certificate-authorities", body).await["id"].as_str().unwrap().to_owned();
+    let fqdn = fqdn_id(&platform, "acme-1001", "bakery.test").await;
+    want(&platform, &fqdn).await;
+    eventually("the authority is left alone", LIMIT, async || {
+        let shown = platform.get(&format!("/certificate-authorities/{between_id}")).await;
+        let problem = shown["problem"].as_str()?.to_owned();
+        (shown["paused_until"].is_string() && problem.contains("too many orders")).then_some(())
+    })
+    .await;
+    let done = until(&platform, &fqdn, "issued").await;
+    assert_eq!(done["failures"], 0, "the name is not to blame: {done}");
+    {
+        let seen = between.seen.lock().unwrap();
+        assert_eq!((seen.orders, seen.faults.len()), (2, 0));
+    }
+    let shown = platform.get(&format!("/certificate-authorities/{between_id}")).await;
+    assert!(shown.get("problem").is_none() && shown.get("paused_until").is_none(), "{shown}");
+
+    // A certificate with another key is none.
+    let again = async || {
+        let (code, answer) =
+            platform.call("PUT", &format!("/fqdns/{fqdn}"), Some(json!({"ssl_enabled": false}))).await;
+        assert_eq!(code, 200, "{answer}");
+        for certificate in issued(&platform, &fqdn).await {
+            let path = format!("/certificates/{}?wait=ready", certificate["id"].as_str().unwrap());
+            platform.call("DELETE", &path, None).await;
+        }
+        want(&platform, &fqdn).await;
+    };
+    faults(&[Fault::Stranger]);
+    again().await;
+    let failed = until(&platform, &fqdn, "failed").await;
+    assert_eq!(failed["problem"]["code"], "unusable", "{failed}");
+    assert_eq!(issued(&platform, &fqdn).await.len(), 0);
+    let (code, _) = platform.call("POST", &format!("/fqdns/{fqdn}/issue"), None).await;
+    assert_eq!(code, 202);
+    until(&platform, &fqdn, "issued").await;
+
+    // Its clock is ahead of ours: nobody is shown a certificate that is not good yet.
+    let begins = now() + 8;
+    faults(&[Fault::Early(begins)]);
+    again().await;
+    until(&platform, &fqdn, "issued").await;
+    assert!(now() >= begins, "shown {} s early", begins - now());
+    between.seen.lock().unwrap().faults.clear();
+    // By more than an hour: one of both clocks is wrong, and that is said.
+    faults(&[Fault::Early(now() + 86_400)]);
+    again().await;
+    let failed = until(&platform, &fqdn, "failed").await;
+    assert_eq!(failed["problem"]["code"], "clock", "{failed}");
+}
+
+/// `HOSTING_ACME_NAMES` is how many names: the 40 of a usual run show that it works, 10 000 how long it takes.
+#[tokio::test]
+async fn many_certificates_are_replaced_when_their_authority_has_to_go() {
+    let test = "many_certificates_are_replaced_when_their_authority_has_to_go";
+    if lacks(test) {
+        return;
+    }
+    let names: usize = std::env::var("HOSTING_ACME_NAMES").map_or(40, |names| names.parse().unwrap());
+    let limit = Duration::from_secs(60 + names as u64);
+    let (platform, resolver) = start().await;
+    let pebble = Pebble::start(&platform, &resolver, 90 * 86_400).await;
+    let between = Between::before(&pebble).await;
+    let bakery = fqdn_id(&platform, "acme-1001", "bakery.test").await;
+    // The one that is moved to has issued one already, so that it is known how long that takes.
+    let many = json!({"count": 1_000_000, "seconds": 1});
+    let per_order = names.div_ceil(12).min(25);
+    let orders = json!({"count": names.div_ceil(per_order).div_ceil(3), "seconds": 8});
+    let spec = json!({"priority": 2, "per_domain": many, "orders": orders, "names_per_order": per_order});
+    let second = authority("second", between.port, &between.root, spec);
+    let second = platform.post("/certificate-authorities", second).await["id"].as_str().unwrap().to_owned();
+    want(&platform, &bakery).await;
+    until(&platform, &bakery, "issued").await;
+    let spec = json!({"priority": 1, "per_domain": many, "orders": many});
+    let first = platform.post("/certificate-authorities", pebble.body("first", spec)).await;
+    let first = first["id"].as_str().unwrap().to_owned();
+
+    let began = Instant::now();
+    let (tenant, webroot) = platform.site("acme-1001").await;
+    let mut made = Vec::new();
+    for part in (0..names).collect::<Vec<_>>().chunks(100) {
+        let item = |n: &usize| {
+            json!({"op": "create", "kind": "fqdn", "parent": tenant, "body": {
+                "fqdn": format!("n{n}.bakery.test"), "webroot_id": webroot, "ssl_enabled": true,
+            }})
+        };
+        let items: Vec<Value> = part.iter().map(item).collect();
+        let (code, answer) = platform.call("POST", "/bulk", Some(json!({"items": items}))).await;
+        assert_eq!(code, 200, "{answer}");
+        for item in answer["results"].as_array().unwrap() {
+            made.push(item["id"].as_str().unwrap_or_else(|| panic!("{item}")).to_owned());
+        }
+    }
+    println!("{names} names made in {:.1} s", began.elapsed().as_secs_f64());
+    let mut waiting = made.clone();
+    eventually("all names have a certificate", limit, async || {
+        while let Some(id) = waiting.last() {
+            let view = platform.get(&format!("/fqdns/{id}")).await;
+            if view["issuance"]["state"] != "issued" {
+                return None;
+            }
+            waiting.pop();
+        }
+        Some(())
+    })
+    .await;
+    println!("{names} names have certificates after {:.1} s", began.elapsed().as_secs_f64());
+
+    let drill = |more: &str| {
+        let mut hostctl = platform.hostctl();
+        hostctl.args(["certificates", "drill", "first", "--to", "second", "--json"]);
+        hostctl.args(more.split(' ').chain(["--timeout", "7200"]));
+        async move {
+            let output = tokio::task::spawn_blocking(move || hostctl.output().unwrap()).await.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        }
+    };
+    let forecast = drill("--dry-run").await["forecast"].clone();
+    // The site has other names than ours.
+    let all = forecast["names"].as_u64().unwrap();
+    assert!((names as u64..names as u64 + 3).contains(&all), "{forecast}");
+    let before = platform.get(&format!("/fqdns/{}", made[0])).await;
+    assert!(before["issuance"].get("replaces_authority_id").is_none(), "a dry run does nothing: {before}");
+    let done = drill("--yes").await["reissue"].clone();
+    assert_eq!((&done["names"], &done["done"]), (&json!(all), &json!(all)), "{done}");
+    let at = |field: &str| done[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let (thought, took) =
+        (at("forecast_done_at").duration_since(at("since")), at("done_at").duration_since(at("since")));
+    println!("{all} names moved: {} s forecast, {} s taken", thought.as_secs(), took.as_secs());
+    // The allowance is kept, whatever the machine does meanwhile.
+    assert!(took.as_secs_f64() > 0.8 * thought.as_secs_f64(), "{took:?} of {thought:?}");
+    for id in made.iter().step_by(names.div_ceil(20)) {
+        let shown = issued(&platform, id).await;
+        assert!(shown.iter().any(|one| one["authority_id"] == second), "{shown:?}");
+        eventually("the former one is gone", LIMIT, async || {
+            let shown = issued(&platform, id).await;
+            shown.iter().all(|one| one["authority_id"] == second).then_some(())
+        })
+        .await;
+    }
+    let (code, _) = platform.call("DELETE", &format!("/certificate-authorities/{first}"), None).await;
+    assert!(code < 300, "an authority that nobody needs can go: {code}");
 }

@@ -106,6 +106,7 @@ impl Wanted {
             (["converge-shard"], "id") => Self::Name(info(Kind::Shard)),
             (["suspend" | "unsuspend"], "words") => Self::Name(info(Kind::Tenant)),
             (["plan"], "without") => Self::Nodes,
+            (["certificates", ..], "id" | "to") => Self::Name(info(Kind::CertificateAuthority)),
             (["ca", ..], "fingerprint") => Self::Authority,
             (["undo"], "key") => Self::KeyId,
             (["explain"], "fqdn") | (["history"], "name") => Self::HostName,

@@ -16,6 +16,7 @@ pub(crate) fn example(name: &str) -> Option<Value> {
         "VaultToken" => json!({"token": "vault:v1:c2VhbGVk"}),
         "AuthorityRef" => json!({"fingerprint": "ab".repeat(32)}),
         "RetireAuthority" => json!({"fingerprint": "ab".repeat(32), "force": false}),
+        "Reissue" => json!({"names": 500}),
         "Undo" => json!({"revision": 4711}),
         "Drain" => json!({"force": false}),
         "NewSettings" => json!({"rollouts.watch_seconds": "60"}),

@@ -1,9 +1,21 @@
 //! Bodies of certificates of public authorities.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// When the last of many new names could be ordered for. What replaces a certificate waits for nobody, and is not counted.
+/// Body of POST /certificate-authorities/{id}/reissue.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct ReissueBody {
+    /// The authority that is asked. Absent: whoever is next, by priority.
+    pub(crate) to_authority_id: Option<String>,
+    /// So many names at most, from 1 to 100000. Absent: as many as may be.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(crate) names: Option<u64>,
+}
+
+/// When the last of many names could be ordered for: new ones, or those whose certificates of another authority are replaced. What replaces a
+/// certificate of the same authority waits for nobody, and is not counted.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ForecastView {
     pub(crate) names: u64,

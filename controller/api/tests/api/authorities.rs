@@ -87,4 +87,56 @@ async fn a_name_says_that_nobody_may_be_asked() {
         "{waiting}"
     );
     running.end().await;
+    let explained = test.get(&format!("/explain/{}", ids.fqdn_name)).await.ok(200);
+    let links = explained["links"].as_array().unwrap();
+    let said = links.iter().find(|link| link["name"] == "certificate").unwrap();
+    assert_eq!(said["state"], "warning");
+    assert!(said["detail"].as_str().unwrap().contains("(no_authority); an operator adds one"), "{said}");
+}
+
+#[tokio::test]
+async fn a_host_below_a_wildcard_is_explained_by_it() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("acme").await;
+    let body = json!({"fqdn": "*.far.test"});
+    let made = test.post(&format!("/tenants/{}/fqdns", ids.tenant), body).await.ok(202);
+    let explained = test.get("/explain/any.far.test").await.ok(200);
+    assert_eq!(
+        (&explained["fqdn"], &explained["fqdn_id"]),
+        (&json!("any.far.test"), &made["id"]),
+        "{explained}"
+    );
+    let unknown = test.get("/explain/x.any.far.test").await.ok(200);
+    assert_eq!(unknown["fqdn_id"], json!(null), "{unknown}");
+}
+
+#[tokio::test]
+async fn certificates_are_replaced_by_those_who_may_be_asked_and_one_replacement_at_a_time() {
+    let test = TestApi::with_fleet().await;
+    let ca = |name: &str, agreed: bool| json!({"name": name, "directory_url": "https://acme.ca.example/dir", "terms_agreed": agreed});
+    let id = |made: &serde_json::Value| made["id"].as_str().unwrap().to_owned();
+    let first = id(&test.post("/certificate-authorities", ca("first", true)).await.ok(201));
+    let closed = id(&test.post("/certificate-authorities", ca("closed", false)).await.ok(201));
+    let path = format!("/certificate-authorities/{first}");
+    let reissue = format!("{path}/reissue");
+    for (body, field, why) in [
+        (json!({"names": 0}), "names", "from 1 to 100000"),
+        (json!({"names": 100_001}), "names", "from 1 to 100000"),
+        (json!({"to_authority_id": "none"}), "to_authority_id", "no such certificate authority"),
+        (json!({"to_authority_id": closed}), "to_authority_id", "terms are not agreed"),
+    ] {
+        let refused = test.post(&reissue, body).await;
+        assert_eq!((refused.status, &refused.body["field"]), (400, &json!(field)), "{refused:?}");
+        assert!(refused.body.to_string().contains(why), "{refused:?}");
+    }
+    assert!(test.get(&path).await.ok(200).get("reissue").is_none(), "nothing was begun");
+    let forecast = test.get(&format!("{path}/forecast?from_authority_id={first}")).await.ok(200);
+    assert_eq!((&forecast["names"], &forecast["orders_at_most"]), (&json!(0), &json!(0)));
+    // No jobs run in these tests: it stays where it is.
+    let begun = test.post(&reissue, json!({})).await.ok(202);
+    assert_eq!((&begun["reissue"]["names"], &begun["reissue"]["done"]), (&json!(0), &json!(0)), "{begun}");
+    let twice = test.post(&reissue, json!({})).await;
+    assert_eq!(twice.status, 409, "{twice:?}");
+    let jobs = test.get("/jobs?kind=reissue").await.ok(200);
+    assert_eq!(jobs["items"].as_array().unwrap().len(), 1, "{jobs}");
 }

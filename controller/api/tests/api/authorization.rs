@@ -56,6 +56,7 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("Bulk") => Some(json!({"items": [
             {"op": "patch", "kind": "zone_record", "id": ids.record, "body": {"content": "of a bulk"}},
         ]})),
+        Shape::Named("Reissue") => Some(json!({})),
         Shape::Named("NewSettings") => Some(json!({"a": "b"})),
         Shape::Named("NewOidcClient") => Some(json!({
             "id": "c", "secret": "a-long-client-secret", "name": "c", "redirect_uris": ["https://c.example/"],

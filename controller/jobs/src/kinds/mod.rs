@@ -15,6 +15,7 @@ pub mod history_retention;
 pub mod incident_notice;
 pub mod kept_deletions;
 pub mod ownership;
+pub mod reissue;
 pub mod reply_retention;
 pub mod undo;
 
@@ -61,6 +62,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<undo::Undo>(undo::make),
     entry::<ownership::CheckOwnership>(ownership::make),
     entry::<certificate::IssueCertificate>(certificate::make),
+    entry::<reissue::ReissueCertificates>(reissue::make),
 ];
 
 const fn entry<K: JobKind>(make: fn(&JobDeps) -> Arc<dyn AnyKind>) -> KindEntry {

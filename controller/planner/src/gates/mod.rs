@@ -198,8 +198,8 @@ pub fn units_of(resource: &Resource) -> Vec<Unit> {
     kinds::of(resource.kind).units(resource).unwrap_or_default()
 }
 
-/// Whether every edge in service applied the rows of a kind that a resource's units own, and what is waited for otherwise.
-pub(crate) fn on_edges(
+/// Whether every edge or name server in service applied the rows of a kind, and what is waited for otherwise.
+pub(crate) fn all_applied(
     fleet: &dyn Fleet,
     resource: &Resource,
     rows: Vec<IntentRow>,
@@ -207,7 +207,11 @@ pub(crate) fn on_edges(
 ) -> (Truth, String) {
     let inputs = Inputs { rows, ..Inputs::default() };
     let mut look = Look::new(resource, &inputs, fleet, 0);
-    look.edges("applied", kind);
+    if kind == IntentKind::RrSet {
+        look.name_servers("applied", kind);
+    } else {
+        look.edges("applied", kind);
+    }
     look.only()
 }
 

@@ -14,6 +14,19 @@ const MOST: u32 = 50;
 
 #[async_trait]
 impl Planned for CertificateAuthority {
+    /// Whoever changes an authority has mended something: it is asked at once.
+    async fn settle(
+        authority: &mut Doc<Self>,
+        before: Option<&Doc<Self>>,
+        _: &mut Overlay<'_>,
+    ) -> Result<(), PlanError> {
+        if before.is_some() {
+            let state = &mut authority.state;
+            (state.paused_until, state.failures, state.problem) = (0, 0, None);
+        }
+        Ok(())
+    }
+
     async fn check(
         authority: &Doc<Self>,
         before: Option<&Doc<Self>>,

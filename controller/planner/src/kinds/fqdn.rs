@@ -67,6 +67,9 @@ impl Planned for Fqdn {
         if change.differs(|fqdn| fqdn.state.routed) || change.lives_or_dies() {
             units.extend(change.both().flat_map(|fqdn| auto_records::units(&fqdn.state.auto_records)));
         }
+        if change.differs(issuance::record_text) || change.lives_or_dies() {
+            units.extend(change.both().filter_map(issuance::record_unit));
+        }
     }
 
     async fn derive(fqdn: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {

@@ -16,7 +16,7 @@ use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::read::{Data, data_of};
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::{DesiredIntent, PlanError, Unit, World, issuance, read};
 
 /// The RRsets of a zone.
 pub(crate) const ZONE_RECORDS: Pages = Pages {
@@ -32,6 +32,8 @@ const MAX_RR_SET_BYTES: usize = 16 * 1024;
 /// Most records of an RRset, and of one of name servers (a referral carries glue for all of them, RFC 9471).
 const MAX_RECORDS: usize = 512;
 const MAX_NS_RECORDS: usize = 32;
+/// Seconds that a text for authorities may be kept for: another one follows soon.
+const CHALLENGE_TTL: u32 = 60;
 /// Owner, type, class, TTL and length of a record.
 const RECORD_HEADER: usize = 12;
 
@@ -176,11 +178,31 @@ pub(crate) async fn derive_rr_set(
     let Some(zone) = zone.filter(serves) else { return Ok(Vec::new()) };
     let Some(brand) = read::brand_of(world, &zone).await? else { return Ok(Vec::new()) };
     let records = read::records_at(world, &zone.id, name).await?;
-    let Some(set) = rr_set(&records, record_type, &zone.spec.name, world).await? else {
+    let mut set = rr_set(&records, record_type, &zone.spec.name, world).await?;
+    if record_type == "TXT" && !records.iter().any(|record| record.spec.record_type == "CNAME") {
+        let texts = issuance::record_texts(&zone.typed_id(), name, world).await?;
+        if !texts.is_empty() {
+            set = Some(with_texts(set, texts));
+        }
+    }
+    let Some(set) = set else {
         return Ok(Vec::new());
     };
     let key = format!("{}/{name}/{record_type}", zone.spec.name);
     Ok(vec![DesiredIntent::new(dns_audience(&brand.spec)?, IntentKind::RrSet, key, &set)])
+}
+
+/// The texts for authorities beside those that a person made.
+fn with_texts(set: Option<m::RrSet>, texts: Vec<String>) -> m::RrSet {
+    let (ttl, mut rdata) = match set {
+        Some(m::RrSet { ttl, data: Some(m::rr_set::Data::Records(records)) }) => (ttl, records.rdata),
+        Some(_) | None => (CHALLENGE_TTL, Vec::new()),
+    };
+    rdata.extend(texts);
+    rdata.sort();
+    rdata.dedup();
+    let data = Some(m::rr_set::Data::Records(m::Records { rdata }));
+    m::RrSet { ttl: ttl.min(CHALLENGE_TTL), data }
 }
 
 async fn rr_set(

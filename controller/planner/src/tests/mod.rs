@@ -3,6 +3,7 @@
 mod certificates;
 mod deletion;
 mod gates;
+mod issuance;
 mod names;
 mod overlay;
 mod ownership;

@@ -44,6 +44,39 @@ async fn a_name_belongs_to_one() {
 }
 
 #[tokio::test]
+async fn a_wildcard_belongs_to_whoever_has_all_names_that_it_stands_for() {
+    let (mut lab, tenant, _, webroot, _) = site().await;
+    let other = lab.tenant("acme", "c2").await;
+    let wildcard = lab.fqdn(&tenant, "*.example.com", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    assert!(lab.route("*.example.com").is_some() && is_auto(lab.rr_set("example.com/*.example.com/A")));
+    assert_eq!(lab.status(&wildcard.id), Some(Status::Active));
+    // In no zone of ours: not over names of others, nor under somebody else's.
+    lab.fqdn(&tenant, "*.far.test", None).await.unwrap();
+    lab.fqdn(&tenant, "www.far.test", None).await.unwrap();
+    lab.fqdn(&other, "far.test", None).await.unwrap();
+    lab.fqdn(&other, "x.y.far.test", None).await.unwrap();
+    for (whose, name, why) in [
+        (&other, "shop.far.test", "shop.far.test lies under *.far.test"),
+        (&other, "*.example.com", "which belongs to somebody else"),
+        (&tenant, "*.y.far.test", "would hold the host name x.y.far.test"),
+        (&tenant, "*.co.uk", "co.uk is a public suffix"),
+    ] {
+        let refused = lab.fqdn(whose, name, None).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{name}: {refused}");
+    }
+    // A brand's zone is for all of its tenants.
+    let brand_zone = json!({"name": "shared.test", "subscription_id": "sub-c1", "region_id": lab.region, "brand_id": "acme"});
+    lab.post(Kind::Zone, None, brand_zone).await.unwrap();
+    lab.fqdn(&tenant, "a.shared.test", None).await.unwrap();
+    lab.fqdn(&tenant, "*.a.shared.test", None).await.unwrap();
+    for (whose, name) in [(&tenant, "*.shared.test"), (&other, "*.b.shared.test")] {
+        let refused = lab.fqdn(whose, name, None).await.unwrap_err().to_string();
+        assert!(refused.contains("all tenants of its brand"), "{name}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_zone_takes_nothing_from_another() {
     let (mut lab, tenant, _, _, _) = site().await;
     let other = lab.tenant("acme", "c2").await;

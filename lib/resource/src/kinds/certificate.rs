@@ -114,6 +114,8 @@ impl Document for Certificate {
     type State = CertificateState;
 }
 
+/// The facet of certificates that authorities issued: whose they are.
+pub const AUTHORITY_FACET: &str = "authority_id";
 /// The facet of certificates that authorities issued: the registered domains of their names, as authorities count them.
 pub const DOMAIN_FACET: &str = "registered_domain";
 
@@ -357,6 +359,9 @@ impl Definition for Certificate {
             domains.dedup();
             let facet = |domain: &str| Facet { field: DOMAIN_FACET, value: domain.to_owned() };
             index.facets.extend(domains.into_iter().map(facet));
+        }
+        if let Some(authority) = &spec.authority_id {
+            index.facets.push(Facet { field: AUTHORITY_FACET, value: authority.to_string() });
         }
         if let Some(tenant) = &resource.tenant {
             index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });

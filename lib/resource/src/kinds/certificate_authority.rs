@@ -1,6 +1,6 @@
 //! A public certificate authority that names get certificates of, by ACME (RFC 8555), and what it allows.
 
-use std::collections::BTreeMap;
+mod allowance;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use self::allowance::{Allowance, CertificateAuthorityState, MassReissue, Spent};
+use self::allowance::MassReissueView;
 use super::brand::Brand;
 use crate::definition::{Build, Definition};
 use crate::faults::Faults;
@@ -31,29 +33,6 @@ pub enum Accounts {
     Brand,
 }
 
-/// So many of something within so many seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Allowance {
-    /// How many. From 1.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub count: u32,
-    /// Within so many seconds. From 1 second to 30 days.
-    #[schemars(range(min = 1, max = 2_592_000))]
-    pub seconds: u32,
-}
-
-impl Allowance {
-    /// Milliseconds of each.
-    #[must_use]
-    pub fn each(self) -> i64 {
-        (i64::from(self.seconds) * 1_000 / i64::from(self.count.max(1))).max(1)
-    }
-
-    const fn window(self) -> i64 {
-        self.seconds as i64 * 1_000
-    }
-}
-
 /// Orders of one account, unless the authority says otherwise: 300 within three hours.
 const fn usual_orders() -> Allowance {
     Allowance { count: 300, seconds: 10_800 }
@@ -69,7 +48,7 @@ const fn most_names() -> u32 {
 }
 
 fn all_methods() -> Vec<ChallengeMethod> {
-    vec![ChallengeMethod::Http01, ChallengeMethod::TlsAlpn01]
+    vec![ChallengeMethod::Http01, ChallengeMethod::TlsAlpn01, ChallengeMethod::Dns01]
 }
 
 /// What is stored of an authority.
@@ -144,7 +123,7 @@ pub(crate) struct CertificateAuthorityCreate {
     eab_hmac_key: Option<PlainText>,
     #[serde(default)]
     profile: Option<String>,
-    /// Absent: `http-01`, then `tls-alpn-01`.
+    /// Absent: `http-01`, `tls-alpn-01`, `dns-01`. Wildcards are asked for by `dns-01` alone.
     #[serde(default)]
     challenges: Option<Vec<ChallengeMethod>>,
     #[serde(default)]
@@ -213,57 +192,6 @@ pub(crate) struct CertificateAuthorityUpdate {
     enabled: Option<bool>,
 }
 
-/// What the controller keeps about an authority.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CertificateAuthorityState {
-    /// It is asked for nothing before, in milliseconds since the Unix epoch: it is down, or asked for less.
-    #[serde(skip_serializing_if = "is_now")]
-    pub paused_until: i64,
-    /// Times in a row that it could not be asked.
-    #[serde(skip_serializing_if = "is_none_failed")]
-    pub failures: u32,
-    /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// By account, when the orders that were made are paid for ([`Spent`]).
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub orders: BTreeMap<String, Spent>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
-const fn is_now(at: &i64) -> bool {
-    *at == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
-const fn is_none_failed(failures: &u32) -> bool {
-    *failures == 0
-}
-
-/// How much of an [`Allowance`] is used: the time, in milliseconds since the Unix epoch, at which what was booked is paid for when each
-/// costs its share of the window. What was saved up within a window may be used at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Spent(i64);
-
-impl Spent {
-    /// Takes the next one; when it may be used, `now` or later. What is not used is lost.
-    pub fn book(&mut self, allowance: Allowance, now: i64) -> i64 {
-        let paid = self.0.max(now) + allowance.each();
-        self.0 = paid;
-        (paid - allowance.window()).max(now)
-    }
-
-    /// When the last of so many may be used that are booked from now on.
-    #[must_use]
-    pub fn last_of(self, many: u64, allowance: Allowance, now: i64) -> i64 {
-        let span = i64::try_from(many).unwrap_or(i64::MAX).saturating_mul(allowance.each());
-        self.0.max(now).saturating_add(span).saturating_sub(allowance.window()).max(now)
-    }
-
-}
-
 /// What is shown beside the spec.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CertificateAuthorityExtra {
@@ -273,6 +201,9 @@ pub(crate) struct CertificateAuthorityExtra {
     /// Why it is not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
+    /// The last time that many of its certificates were to be replaced at once. Absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reissue: Option<MassReissueView>,
 }
 
 /// The kind.
@@ -518,10 +449,11 @@ impl Definition for CertificateAuthority {
     }
 
     fn extra(authority: &Doc<Self>) -> CertificateAuthorityExtra {
-        let CertificateAuthorityState { paused_until, problem, .. } = &authority.state;
+        let CertificateAuthorityState { paused_until, problem, reissue, .. } = &authority.state;
         CertificateAuthorityExtra {
             paused_until: (*paused_until > 0).then(|| timestamp(*paused_until)),
             problem: problem.clone(),
+            reissue: reissue.as_ref().map(MassReissueView::of),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A host name of a tenant, bound to a webroot or not.
 
+use hosting_intent::name::without_wildcard;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,14 +10,20 @@ use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition};
 use crate::document::is_false;
 use crate::input::Unserved;
-use crate::issuance::{Issuance, IssuanceView};
+use crate::issuance::{Issuance, IssuanceView, Reissue};
 use crate::ownership::{Ownership, Verification};
 use crate::{Codes, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, ListBy, Owns, Parent, Ref, Resource, SpecError, Status, Tier, Unique, check, filter};
+
+/// The facet of names whose certificate is to be replaced before its time: the id of the authority that it is of.
+pub const REISSUE_FACET: &str = "reissue";
+
+/// The facet of names that an order for another name of their site may take along ([`Issuance::is_free`]): the site's id.
+pub const WANTING_FACET: &str = "certificate_wanted";
 
 /// What is stored of an FQDN.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FqdnSpec {
-    /// Lower case, no trailing dot, A-labels; unique.
+    /// Lower case, no trailing dot, A-labels; unique. `*.` before a name: all hosts one label below it that have no FQDN of their own.
     pub fqdn: String,
     /// The site behind it.
     #[serde(default)]
@@ -26,9 +33,24 @@ pub struct FqdnSpec {
     pub ssl_enabled: bool,
 }
 
+impl FqdnSpec {
+    /// Whether it stands for all hosts one label below a name.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.host() != self.fqdn
+    }
+
+    /// The host name; of a wildcard, the name above.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        without_wildcard(&self.fqdn)
+    }
+}
+
 /// Body of POST /tenants/{tenantID}/fqdns.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct FqdnCreate {
+    /// A host name, or a wildcard: `*.example.com`.
     fqdn: String,
     /// A webroot of the same tenant. Not inside a webroot: there it is that one.
     #[serde(default)]
@@ -106,7 +128,7 @@ impl Fqdn {
             check::reference("webroot_id", id)?;
         }
         let spec = FqdnSpec {
-            fqdn: check::fqdn("fqdn", &input.fqdn)?,
+            fqdn: check::fqdn_or_wildcard("fqdn", &input.fqdn)?,
             webroot_id: webroot.map(str::to_owned).or(given).map(Id::from),
             ssl_enabled: input.ssl_enabled,
         };
@@ -144,7 +166,7 @@ impl Definition for Fqdn {
         shape: 1,
         status: true,
         sort: &[],
-        filters: &[Filter::facet("fqdn", filter::fqdn), Filter::id("webroot_id")],
+        filters: &[Filter::facet("fqdn", filter::fqdn_or_wildcard), Filter::id("webroot_id")],
         platform_only: &[],
         global_search: true,
         hidden: &[],
@@ -180,6 +202,15 @@ impl Definition for Fqdn {
         if let Some(webroot) = &spec.webroot_id {
             index.refs.push(Ref { relation: "webroot_id", kind: Kind::Webroot, to: webroot.to_string() });
             index.facets.push(Facet { field: "webroot_id", value: webroot.to_string() });
+        }
+        let issuance = resource.state.get("issuance").and_then(|issuance| Issuance::deserialize(issuance).ok());
+        if let Some(issuance) = issuance {
+            if let Some(webroot) = spec.webroot_id.as_ref().filter(|_| issuance.is_free()) {
+                index.facets.push(Facet { field: WANTING_FACET, value: webroot.to_string() });
+            }
+            if let Some(Reissue { from, .. }) = issuance.reissue {
+                index.facets.push(Facet { field: REISSUE_FACET, value: from });
+            }
         }
         if let Some(tenant) = &resource.tenant {
             index.facets.push(Facet { field: "tenant_id", value: tenant.clone() });

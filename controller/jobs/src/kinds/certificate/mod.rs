@@ -4,10 +4,12 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `accounts` | accounts with authorities |
-//! | `order` | an order from its making to the certificate |
+//! | `begin` | who is asked, for which names, when, and the making of the order |
+//! | `order` | an order from then on to the certificate |
 //! | `remedy` | what a person is to change when an order failed |
 
 mod accounts;
+mod begin;
 mod order;
 mod remedy;
 
@@ -184,7 +186,7 @@ impl IssueCertificate {
         match candidate.issuance.phase.clone() {
             Phase::Waiting => self.waiting(candidate).await,
             Phase::Ordered(order) => self.go_on(candidate, order).await,
-            Phase::Joined { leader } => self.joined(candidate, leader).await,
+            Phase::Joined { leader, at } => self.joined(candidate, leader, at).await,
             Phase::Issued { renew_at, ask_at } => self.keep(candidate, renew_at, ask_at).await,
         }
     }
@@ -223,15 +225,18 @@ impl IssueCertificate {
         self.begin(candidate).await
     }
 
-    async fn joined(&self, candidate: Candidate, leader: String) -> Taken {
+    async fn joined(&self, candidate: Candidate, leader: String, at: i64) -> Taken {
+        let (own, now) = (&candidate.fqdn.id, self.store.now());
+        // One that has not ordered an hour after its time has something in its way, and is not waited for.
+        let is_fresh = at == 0 || now.saturating_sub(at) < HOUR;
         let leads = self.candidate(&Id::from(leader.as_str())).await?.is_some_and(|leader| {
-            match &leader.issuance.phase {
-                Phase::Ordered(order) => order.names.contains(&candidate.fqdn.id),
-                Phase::Waiting | Phase::Joined { .. } | Phase::Issued { .. } => false,
-            }
+            let issuance = &leader.issuance;
+            let books = issuance.booking.as_ref().is_some_and(|booking| booking.with.contains(own));
+            (books && is_fresh)
+                || matches!(&issuance.phase, Phase::Ordered(order) if order.names.contains(own))
         });
         if leads {
-            return Ok(wait(2_000));
+            return Ok(wait((at - now).clamp(2_000, 10 * MINUTE)));
         }
         self.becomes(&candidate, candidate.issuance.waiting()).await?;
         Ok(Turn::Next("the order that it was part of is gone".into()))
@@ -248,7 +253,7 @@ impl IssueCertificate {
             return Ok(wait(1_000));
         }
         self.retire_former(&candidate, &newest).await?;
-        if now >= renew_at {
+        if now >= renew_at || candidate.issuance.reissue.is_some() {
             return self.begin(candidate).await;
         }
         if now < ask_at && ask_at - now <= ASK_EACH {

@@ -3,24 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hosting_acme::caa::{CaaRecord, Certifier};
-use hosting_acme::{Account, AcmeError, CertificateKey, NameProblem, OfferedName, OrderProgress};
+use hosting_acme::{Account, AcmeError, CertificateKey, NameProblem, OrderProgress};
 use hosting_planner::gates::Truth;
-use hosting_planner::{Candidate, IssuanceChange};
+use hosting_planner::{Candidate, IssuanceChange, PlanError};
 use hosting_resource::issuance::{
-    Booking, ChallengeMethod, Issuance, IssuanceProblem, OpenChallenge, Order, Phase, Stage,
+    ChallengeMethod, Issuance, IssuanceProblem, OpenChallenge, Order, Phase, Stage, challenge_record,
 };
-use hosting_resource::kinds::certificate::{chain_der, issued};
+use hosting_resource::kinds::certificate::issued;
 use hosting_resource::kinds::certificate_authority::{CertificateAuthority, CertificateAuthorityState};
 use hosting_resource::kinds::fqdn::Fqdn;
-use hosting_resource::{Doc, Id, PlainText, Resource};
+use hosting_resource::{Doc, Id, PlainText, timestamp};
 use hosting_store::Origin;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::accounts::NoAccount;
 use super::remedy::{leading, problem_of};
-use super::{HOUR, IssueCertificate, MINUTE, NoTurn, SOON, Taken, Turn, lifetime, patience, wait};
+use super::{HOUR, IssueCertificate, MINUTE, NoTurn, SOON, Taken, Turn, lifetime, wait};
 use crate::clock::DAY;
 use crate::kinds::ownership::Answer;
 
@@ -28,14 +27,16 @@ use crate::kinds::ownership::Answer;
 const ORDER_TIME: i64 = HOUR;
 /// Edges that do not answer a challenge after so long are not waited for.
 const EDGES_TIME: i64 = 10 * MINUTE;
+/// Resolvers that do not find a record after so long are believed.
+const RECORD_TIME: i64 = 3 * MINUTE;
+/// The authority's clock may be ahead by so much: a certificate is shown when ours says that it is good.
+const SKEW: i64 = HOUR;
 /// Between two attempts at a name that failed; authorities allow few failures an hour.
 const FIRST_WAIT: i64 = 15 * MINUTE;
 /// The longest time between two attempts.
 pub(super) const LONGEST_WAIT: i64 = DAY;
 /// An authority that fails is asked for nothing for so long.
 const FIRST_PAUSE: i64 = MINUTE;
-/// Certificates of a domain that are counted.
-const COUNTED: u32 = 1_000;
 
 /// How long a name waits after so many failures in a row.
 fn wait_after(failures: u32) -> i64 {
@@ -46,242 +47,24 @@ fn doubled(first: i64, times: u32, most: i64) -> i64 {
     first.saturating_mul(1_i64 << times.saturating_sub(1).min(20)).min(most)
 }
 
-/// What an order can be made with.
-struct Means {
-    authority: Doc<CertificateAuthority>,
-    account_name: String,
-}
-
 impl IssueCertificate {
-    /// Orders a certificate for a name, and for those beside it that can have the same one, as soon as an authority has room.
-    pub(super) async fn begin(&self, candidate: Candidate) -> Taken {
-        let now = self.store.now();
-        let brand = candidate.fqdn.brand.clone();
-        let authorities = hosting_planner::authorities(&mut self.read().await?).await?;
-        let open: Vec<_> =
-            authorities.into_iter().filter(|authority| authority.spec.serves(brand.as_deref())).collect();
-        if open.is_empty() {
-            self.stands_in_the_way(&candidate, no_authority()).await?;
-            return Ok(patience(&candidate.issuance, now));
-        }
-        let paused = |authority: &Doc<CertificateAuthority>| {
-            let left = authority.state.paused_until.saturating_sub(now);
-            if left <= DAY { left.max(0) } else { 0 }
-        };
-        let Some(authority) = open.iter().find(|authority| paused(authority) == 0).cloned() else {
-            let left = open.iter().map(paused).min().unwrap_or(MINUTE);
-            let problem = open.first().and_then(|first| first.state.problem.clone()).unwrap_or_default();
-            self.stands_in_the_way(&candidate, simple("authority_paused", problem)).await?;
-            return Ok(wait(left.max(1_000)));
-        };
-        let account_name = authority.spec.account_of(brand.as_deref());
-        let means = Means { authority, account_name };
-        let members = match self.members(candidate.clone(), &means, now).await? {
-            Members::These(members) => members,
-            Members::Another(at) => return Ok(wait((at - now).clamp(1_000, HOUR))),
-        };
-        if let Some(turn) = self.room(&candidate, &means, now).await? {
-            return Ok(turn);
-        }
-        let account = match self.accounts.of(&means.authority, &means.account_name).await {
-            Ok(account) => account,
-            Err(NoAccount::Store(error)) => return Err(error.into()),
-            Err(NoAccount::Authority(error)) => return self.not_asked(&means.authority, &error).await,
-        };
-        let (members, refused) = self.let_by_caa(members, &means, &account).await;
-        if !refused.is_empty() {
-            let ids = refused.iter().map(|(member, _)| member.fqdn.typed_id()).collect::<Vec<_>>();
-            let leads = ids.contains(&candidate.fqdn.typed_id());
-            self.exchange(
-                refused.into_iter().map(|(member, problem)| failed(&member, problem, now)).collect(),
-            )
-            .await?;
-            if leads {
-                return Ok(Turn::Next("the name's CAA records allow others alone".into()));
-            }
-        }
-        self.make(members, &means, &account, now).await
-    }
-
-    /// The names that an order is for: the candidate, and others of its site that want one now.
-    async fn members(&self, candidate: Candidate, means: &Means, now: i64) -> Result<Members, NoTurn> {
-        // One that failed is tried alone: others are not to fail with it.
-        if candidate.issuance.failures > 0 || means.authority.spec.names_per_order < 2 {
-            return Ok(Members::These(vec![candidate]));
-        }
-        let most = means.authority.spec.names_per_order;
-        let others =
-            hosting_planner::companions(&mut self.read().await?, &candidate, most.saturating_mul(2)).await?;
-        // One of them has a place already, with this one in it.
-        let booked = others
-            .iter()
-            .filter(|other| wants_one(other, now))
-            .filter_map(|other| other.issuance.booking.as_ref());
-        let booked = booked.filter(|booking| booking.authority == means.authority.id).map(|one| one.at).min();
-        let own = candidate.issuance.booking.as_ref().map(|booking| booking.at);
-        if let Some(at) = booked.filter(|at| own.is_none_or(|own| *at < own)) {
-            return Ok(Members::Another(at));
-        }
-        let mut members = vec![candidate];
-        members.extend(others.into_iter().filter(|other| wants_one(other, now)));
-        members.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-        Ok(Members::These(members))
-    }
-
-    /// Whether the authority's allowance has room now: books it, and says how long to wait for it. What replaces a certificate waits for
-    /// nobody (RFC 9773 §5).
-    async fn room(&self, candidate: &Candidate, means: &Means, now: i64) -> Result<Option<Turn>, NoTurn> {
-        if candidate.issued().is_some() {
-            return Ok(None);
-        }
-        let id = means.authority.typed_id();
-        let (spec, booking) = (&means.authority.spec, &candidate.issuance.booking);
-        if let Some(booking) = booking.as_ref().filter(|booking| booking.authority == means.authority.id) {
-            return Ok((booking.at > now).then(|| wait(booking.at - now)));
-        }
-        let domain = hosting_resource::kinds::certificate::registered_domain(&candidate.fqdn.spec.fqdn);
-        let since = now - i64::from(spec.per_domain.seconds) * 1_000;
-        let issued =
-            hosting_planner::issued_for_domain(&mut self.read().await?, domain, &id, since, COUNTED).await?;
-        if issued.len() >= usize::try_from(spec.per_domain.count).unwrap_or(usize::MAX) {
-            let room_at =
-                issued.first().map_or(now, |oldest| oldest + i64::from(spec.per_domain.seconds) * 1_000);
-            let message = format!(
-                "{} certificates were issued for names of {domain} within {} days; the authority allows no more",
-                issued.len(),
-                spec.per_domain.seconds / 86_400
-            );
-            self.stands_in_the_way(candidate, simple("rate_limited", message)).await?;
-            return Ok(Some(wait((room_at - now).clamp(MINUTE, DAY))));
-        }
-        let (fqdn, before) = (candidate.fqdn.typed_id(), candidate.issuance.clone());
-        let account = means.account_name.clone();
-        let written = self.store.write(Origin::default(), move |tx| {
-            Box::pin(async move {
-                let booked = hosting_planner::change_authority(tx, &id, |spec, state, now| {
-                    state.orders.entry(account).or_default().book(spec.orders, now)
-                });
-                let Some(at) = booked.await? else { return Ok(None) };
-                let booking = Some(Booking { authority: id.to_string(), at });
-                let after = Issuance { booking, problem: None, ..before.clone() };
-                let change = IssuanceChange { id: fqdn, before, after, issued: None };
-                Ok(hosting_planner::exchange_issuances(tx, vec![change]).await?.then_some(at))
-            })
-        });
-        let booked: Option<i64> = written.await?.value;
-        Ok(match booked {
-            Some(at) if at > now => Some(wait(at - now)),
-            // The name stands elsewhere by now, or has a place: seen at the next turn.
-            Some(_) | None => Some(Turn::Next("an order has its place".into())),
-        })
-    }
-
-    /// Those whose CAA records let the authority certify them, and the others. What cannot be found out is the authority's to judge.
-    async fn let_by_caa(
-        &self,
-        members: Vec<Candidate>,
-        means: &Means,
-        account: &Account,
-    ) -> (Vec<Candidate>, Vec<(Candidate, IssuanceProblem)>) {
-        let spec = &means.authority.spec;
-        let identities =
-            if spec.caa_identities.is_empty() { account.caa_identities() } else { &spec.caa_identities };
-        let Ok((dns, _)) = &self.world else { return (members, Vec::new()) };
-        let (mut good, mut refused) = (Vec::new(), Vec::new());
-        for member in members {
-            let records = dns.caa(&member.fqdn.spec.fqdn).await;
-            let records: Vec<CaaRecord> =
-                if let Answer::Found(records) = records { records } else { Vec::new() };
-            let mut lets = spec.challenges.iter().map(|method| {
-                let method = method.name();
-                Certifier { identities, account: account.url(), method, is_wildcard: false }.may(&records)
-            });
-            let first = lets.next().unwrap_or(Ok(()));
-            match first {
-                Err(why) if lets.all(|one| one.is_err()) => {
-                    let problem = NameProblem { name: String::new(), code: "caa".into(), message: why };
-                    let problem = problem_of(&problem, &member.fqdn.spec.fqdn, &[]);
-                    refused.push((member, problem));
-                }
-                Ok(()) | Err(_) => good.push(member),
-            }
-        }
-        (good, refused)
-    }
-
-    async fn make(&self, members: Vec<Candidate>, means: &Means, account: &Account, now: i64) -> Taken {
-        let Some(leader) = members.first() else { return Ok(wait(1_000)) };
-        let names: Vec<String> = members.iter().map(|member| member.fqdn.spec.fqdn.clone()).collect();
-        let own_authority = means.authority.typed_id();
-        let replaced = leader.issued().filter(|one| one.spec.authority_id.as_ref() == Some(&own_authority));
-        let replaced = replaced.and_then(|one| chain_der(&one.spec).into_iter().next());
-        let made = account.order(&names, replaced.as_deref(), means.authority.spec.profile.as_deref()).await;
-        let made = match made {
-            Ok(made) => made,
-            Err(AcmeError::Refused(problems)) => return self.refused(&members, problems, now).await,
-            Err(error) => return self.not_asked(&means.authority, &error).await,
-        };
-        let mut offered: BTreeMap<String, OfferedName> =
-            made.names.into_iter().map(|name| (name.name.clone(), name)).collect();
-        let mut challenges = Vec::new();
-        for member in &members {
-            let challenge = match offered.remove(&member.fqdn.spec.fqdn) {
-                None => None,
-                Some(offer) => match chosen(&offer, &means.authority.spec.challenges) {
-                    Some(challenge) => Some(challenge),
-                    None => {
-                        let problem = NameProblem {
-                            name: member.fqdn.spec.fqdn.clone(),
-                            code: "no_challenge".into(),
-                            message: "the authority offers no way of validation that is allowed for it"
-                                .into(),
-                        };
-                        return self.refused(&members, vec![problem], now).await;
-                    }
-                },
-            };
-            challenges.push(challenge);
-        }
-        let order = Order {
-            authority: means.authority.id.clone(),
-            account: means.account_name.clone(),
-            url: made.url,
-            since: now,
-            stage: Stage::Publishing,
-            names: members.iter().map(|member| member.fqdn.id.clone()).collect(),
-        };
-        let leader = leader.fqdn.id.clone();
-        let mut phase = Some(Phase::Ordered(order));
-        let changes = members.iter().zip(challenges).map(|(member, challenge)| {
-            let phase = phase.take().unwrap_or_else(|| Phase::Joined { leader: leader.clone() });
-            let after =
-                Issuance { phase, challenge, booking: None, problem: None, ..member.issuance.clone() };
-            change(member, after)
-        });
-        let changes = changes.collect();
-        self.exchange(changes).await?;
-        self.asked_well(&means.authority).await?;
-        Ok(Turn::Next("ordered".into()))
-    }
-
     /// The next thing to be done for an order.
     pub(super) async fn go_on(&self, candidate: Candidate, order: Order) -> Taken {
         let now = self.store.now();
         let mut members = vec![candidate.clone()];
         for id in order.names.iter().filter(|id| **id != candidate.fqdn.id) {
             let other = self.candidate(&Id::from(id.as_str())).await?;
-            let leader = candidate.fqdn.id.clone();
-            members.extend(
-                other.filter(|other| other.issuance.phase == Phase::Joined { leader: leader.clone() }),
-            );
+            members.extend(other.filter(|other| joins(other, &candidate.fqdn.id)));
         }
         let Some(authority) = self.authority(Some(&Id::from(order.authority.as_str()))).await? else {
+            self.store.forget_sealed(&place_of_key(&order)).await?;
             return self
                 .give_up(&members, simple("no_authority", "the authority is not asked any more"), now)
                 .await;
         };
         let age = now.saturating_sub(order.since);
         if !(0..ORDER_TIME).contains(&age) {
+            self.store.forget_sealed(&place_of_key(&order)).await?;
             return self
                 .give_up(&members, simple("timeout", "the order did not come to an end in time"), now)
                 .await;
@@ -300,6 +83,7 @@ impl IssueCertificate {
             Ok(turn) => Ok(turn),
             Err(Stopped::NoTurn(error)) => Err(error),
             Err(Stopped::Authority(AcmeError::Refused(problems))) => {
+                self.store.forget_sealed(&place_of_key(&order)).await?;
                 self.refused(&members, problems, now).await
             }
             Err(Stopped::Authority(AcmeError::RateLimited { after, .. })) => {
@@ -320,28 +104,34 @@ impl IssueCertificate {
         account: &Account,
         now: i64,
     ) -> Result<Turn, Stopped> {
-        let answering: Vec<Resource> = members
-            .iter()
-            .filter(|one| one.issuance.challenge.is_some())
-            .map(|one| one.fqdn.to_resource())
-            .collect();
+        let open = members.iter().filter(|one| one.issuance.challenge.is_some());
+        let answering: Vec<Doc<Fqdn>> = open.map(|one| one.fqdn.clone()).collect();
         let mut tx = self.read().await?;
-        let (truth, why) = hosting_planner::challenges_on_edges(&mut tx, &*self.fleet.0, &answering)
+        let (truth, why) = hosting_planner::challenges_answered(&mut tx, &*self.fleet.0, &answering)
             .await
             .map_err(NoTurn::from)?;
         match truth {
             Truth::True => {}
             Truth::Waiting if now - order.since < EDGES_TIME => return Ok(Turn::Wait(SOON)),
             Truth::Waiting | Truth::Failed => {
-                let problem = simple("not_answered", format!("the edges do not answer the authority: {why}"));
+                let problem =
+                    simple("not_answered", format!("not every machine answers the authority: {why}"));
                 return Ok(self.give_up(members, problem, now).await?);
             }
         }
         let mut wrong = Vec::new();
         for member in members {
-            if let Some(problem) = self.leads_elsewhere(member, &mut tx).await? {
-                wrong.push((member.clone(), problem));
-            }
+            let Some(challenge) = &member.issuance.challenge else { continue };
+            let problem = if challenge.method == ChallengeMethod::Dns01 {
+                // A resolver may keep what an order before this one left.
+                match self.is_hidden(member, challenge, &mut tx).await? {
+                    Some(_) if now - order.since < RECORD_TIME => return Ok(wait(5_000)),
+                    hidden => hidden,
+                }
+            } else {
+                self.leads_elsewhere(member, challenge, &mut tx).await?
+            };
+            wrong.extend(problem.map(|problem| (member.clone(), problem)));
         }
         drop(tx);
         if !wrong.is_empty() {
@@ -362,9 +152,9 @@ impl IssueCertificate {
     async fn leads_elsewhere(
         &self,
         member: &Candidate,
+        challenge: &OpenChallenge,
         tx: &mut hosting_store::ReadTx,
     ) -> Result<Option<IssuanceProblem>, NoTurn> {
-        let Some(challenge) = &member.issuance.challenge else { return Ok(None) };
         let Ok((dns, web)) = &self.world else { return Ok(None) };
         let name = &member.fqdn.spec.fqdn;
         let addresses = hosting_planner::edge_addresses(tx, &member.fqdn).await?;
@@ -397,6 +187,26 @@ impl IssueCertificate {
         }
     }
 
+    /// What is wrong when resolvers do not find the TXT record that our name servers have.
+    async fn is_hidden(
+        &self,
+        member: &Candidate,
+        challenge: &OpenChallenge,
+        tx: &mut hosting_store::ReadTx,
+    ) -> Result<Option<IssuanceProblem>, NoTurn> {
+        let Ok((dns, _)) = &self.world else { return Ok(None) };
+        let record = challenge_record(&member.fqdn.spec.fqdn);
+        let message = match dns.texts(&record).await {
+            Answer::Found(texts) if texts.contains(&challenge.text()) => return Ok(None),
+            Answer::Failed(_) => return Ok(None),
+            Answer::Found(_) => format!("the TXT record {record} says something else to resolvers"),
+            Answer::Nothing => format!("resolvers do not find the TXT record {record}"),
+        };
+        let zone = challenge.zone.as_deref().unwrap_or_default();
+        let remedy = hosting_planner::delegation_wanted(tx, &Id::from(zone)).await?;
+        Ok(Some(IssuanceProblem { code: "dns".into(), message, remedy }))
+    }
+
     async fn validate(
         &self,
         members: &[Candidate],
@@ -421,7 +231,7 @@ impl IssueCertificate {
         now: i64,
     ) -> Result<Turn, Stopped> {
         // Kept before it is certified: a controller that ends here has no certificate without its key.
-        let kept = format!("acme/key/{}", hex::encode(Sha256::digest(&order.url)));
+        let kept = place_of_key(order);
         let key = match self.store.unseal(&kept).await? {
             Some(key) => key,
             None => self.store.seal_once(&kept, CertificateKey::generate()?.pem().as_bytes()).await?,
@@ -441,7 +251,9 @@ impl IssueCertificate {
             }
             OrderProgress::Valid(chain) => {
                 let turn = self.has(members, order, &chain, &key, now).await?;
-                self.store.forget_sealed(&kept).await?;
+                if matches!(turn, Turn::Next(_)) {
+                    self.store.forget_sealed(&kept).await?;
+                }
                 Ok(turn)
             }
         }
@@ -457,6 +269,8 @@ impl IssueCertificate {
         now: i64,
     ) -> Result<Turn, NoTurn> {
         let mut changes = Vec::new();
+        // What was issued together is renewed together.
+        let share = rand::random();
         for member in members {
             let made = issued(
                 &member.fqdn.to_resource(),
@@ -477,12 +291,49 @@ impl IssueCertificate {
             let seconds =
                 |field: &str| spec.get(field).and_then(serde_json::Value::as_i64).unwrap_or_default();
             let life = lifetime(seconds("not_before"), seconds("not_after"));
-            let phase = Phase::Issued { renew_at: life.renew_at(rand::random()), ask_at: now };
+            let early = life.begins.saturating_sub(now);
+            if (1..=SKEW).contains(&early) {
+                return Ok(wait(early));
+            }
+            if early > SKEW || life.ends <= now {
+                let message = format!(
+                    "what the authority issued is good from {} to {}, and this controller's clock says {}",
+                    timestamp(life.begins),
+                    timestamp(life.ends),
+                    timestamp(now)
+                );
+                let remedy = "set the clock of the controller's machine".to_owned();
+                let problem = IssuanceProblem { remedy, ..simple("clock", message) };
+                return self.give_up(members, problem, now).await;
+            }
+            let phase = Phase::Issued { renew_at: life.renew_at(share), ask_at: now };
             let after = Issuance { phase, ..Issuance::wanted(member.issuance.since) };
             changes.push(IssuanceChange { issued: Some(made), ..change(member, after) });
         }
-        // Where a name stands elsewhere by now, the next turn finds the others.
-        let kept = self.exchange(changes).await?;
+        let mut replaced: BTreeMap<String, u64> = BTreeMap::new();
+        for reissue in members.iter().filter_map(|member| member.issuance.reissue.as_ref()) {
+            *replaced.entry(reissue.from.clone()).or_default() += 1;
+        }
+        let (own, took) = (Id::from(order.authority.as_str()), now.saturating_sub(order.since));
+        let written = self.store.write(Origin::default(), move |tx| {
+            Box::pin(async move {
+                // Where a name stands elsewhere by now, the next turn finds the others.
+                if !hosting_planner::exchange_issuances(tx, changes).await? {
+                    return Ok(false);
+                }
+                hosting_planner::change_authority(tx, &own, |_, state, _| state.took(took)).await?;
+                for (from, names) in replaced {
+                    let note =
+                        |state: &mut CertificateAuthorityState| hosting_planner::note_reissued(state, names);
+                    hosting_planner::change_authority(tx, &Id::from(from.as_str()), |_, state, _| {
+                        note(state)
+                    })
+                    .await?;
+                }
+                Ok::<_, PlanError>(true)
+            })
+        });
+        let kept = written.await.map_err(NoTurn::from)?.value;
         Ok(Turn::Next(if kept { "issued" } else { "a name of the order is gone" }.into()))
     }
 
@@ -521,7 +372,7 @@ impl IssueCertificate {
     }
 
     /// The authority refused: the names that it speaks of, or all when it speaks of none.
-    async fn refused(&self, members: &[Candidate], problems: Vec<NameProblem>, now: i64) -> Taken {
+    pub(super) async fn refused(&self, members: &[Candidate], problems: Vec<NameProblem>, now: i64) -> Taken {
         let mut tx = self.read().await?;
         let mut wrong = Vec::new();
         for member in members {
@@ -546,7 +397,7 @@ impl IssueCertificate {
     }
 
     /// The authority cannot be asked: it is left alone for a while, and another one has its turn.
-    async fn not_asked(&self, authority: &Doc<CertificateAuthority>, error: &AcmeError) -> Taken {
+    pub(super) async fn not_asked(&self, authority: &Doc<CertificateAuthority>, error: &AcmeError) -> Taken {
         tracing::warn!(%error, authority = authority.spec.name, "a certificate authority is not asked for a while");
         let (problem, after) =
             (error.to_string(), if let AcmeError::RateLimited { after, .. } = error { *after } else { None });
@@ -576,7 +427,7 @@ impl IssueCertificate {
         written.await.map(drop).map_err(NoTurn::from)
     }
 
-    async fn asked_well(&self, authority: &Doc<CertificateAuthority>) -> Result<(), NoTurn> {
+    pub(super) async fn asked_well(&self, authority: &Doc<CertificateAuthority>) -> Result<(), NoTurn> {
         if authority.state.problem.is_none() && authority.state.failures == 0 {
             return Ok(());
         }
@@ -585,14 +436,6 @@ impl IssueCertificate {
         };
         self.change_authority(authority.typed_id(), free).await
     }
-}
-
-/// The names of an order.
-enum Members {
-    /// The leading one first.
-    These(Vec<Candidate>),
-    /// Another name of the site has its place in the authority's allowance at this time, and takes this one along.
-    Another(i64),
 }
 
 /// Why a step of an order did not come to its end.
@@ -614,48 +457,26 @@ impl From<AcmeError> for Stopped {
     }
 }
 
-/// A certificate is wanted for it now, and nothing stands in the way.
-fn wants_one(candidate: &Candidate, now: i64) -> bool {
-    let is_due = match &candidate.issuance.phase {
-        Phase::Waiting => candidate.issued().is_none(),
-        Phase::Issued { renew_at, .. } => *renew_at <= now,
-        Phase::Ordered(_) | Phase::Joined { .. } => false,
-    };
-    is_due
-        && candidate.blocked.is_none()
-        && candidate.issuance.failures == 0
-        && candidate.brought_until().is_none()
-}
-
-/// The first way that is allowed, as far as it is offered.
-fn chosen(offered: &OfferedName, allowed: &[ChallengeMethod]) -> Option<OpenChallenge> {
-    allowed.iter().find_map(|method| {
-        let offer = offered.offers.iter().find(|offer| offer.method == method.name())?;
-        Some(OpenChallenge {
-            method: *method,
-            token: offer.token.clone(),
-            key_authorization: offer.key_authorization.clone(),
-        })
-    })
-}
-
 pub(super) fn simple(code: &str, message: impl Into<String>) -> IssuanceProblem {
     IssuanceProblem { code: code.to_owned(), message: message.into(), remedy: String::new() }
 }
 
-fn no_authority() -> IssuanceProblem {
-    IssuanceProblem {
-        remedy: "an operator adds one: POST /certificate-authorities".into(),
-        ..simple("no_authority", "there is no certificate authority that may be asked for names of the brand")
-    }
+/// Where the key of an order is sealed.
+fn place_of_key(order: &Order) -> String {
+    format!("acme/key/{}", hex::encode(Sha256::digest(&order.url)))
 }
 
-fn change(member: &Candidate, after: Issuance) -> IssuanceChange {
+/// Whether a name is part of the order that another one leads.
+pub(super) fn joins(candidate: &Candidate, leads: &str) -> bool {
+    matches!(&candidate.issuance.phase, Phase::Joined { leader, .. } if leader == leads)
+}
+
+pub(super) fn change(member: &Candidate, after: Issuance) -> IssuanceChange {
     let id: Id<Fqdn> = member.fqdn.typed_id();
     IssuanceChange { id, before: member.issuance.clone(), after, issued: None }
 }
 
-fn failed(member: &Candidate, problem: IssuanceProblem, now: i64) -> IssuanceChange {
+pub(super) fn failed(member: &Candidate, problem: IssuanceProblem, now: i64) -> IssuanceChange {
     let failures = member.issuance.failures.saturating_add(1);
     let not_before = now.saturating_add(wait_after(failures));
     change(member, Issuance { problem: Some(problem), failures, not_before, ..member.issuance.waiting() })
@@ -663,8 +484,6 @@ fn failed(member: &Candidate, problem: IssuanceProblem, now: i64) -> IssuanceCha
 
 #[cfg(test)]
 mod tests {
-    use hosting_acme::Offer;
-
     use super::*;
 
     #[test]
@@ -674,22 +493,5 @@ mod tests {
             [15, 30, 60, 960, 1_440, 1_440]
         );
         assert!(wait_after(u32::MAX) <= LONGEST_WAIT);
-    }
-
-    #[test]
-    fn of_what_is_offered_the_preferred_way_is_taken() {
-        let offer = |method: &str| Offer {
-            method: method.into(),
-            token: method.into(),
-            key_authorization: "k".into(),
-        };
-        let offered = OfferedName {
-            name: "a".into(),
-            offers: vec![offer("dns-01"), offer("tls-alpn-01"), offer("http-01")],
-        };
-        let both = [ChallengeMethod::TlsAlpn01, ChallengeMethod::Http01];
-        assert_eq!(chosen(&offered, &both).unwrap().token, "tls-alpn-01");
-        assert_eq!(chosen(&offered, &both[1..]).unwrap().token, "http-01");
-        assert_eq!(chosen(&OfferedName { offers: vec![offer("dns-01")], ..offered }, &both), None);
     }
 }

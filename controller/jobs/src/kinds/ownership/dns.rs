@@ -87,7 +87,7 @@ impl Dns {
     }
 
     /// The texts of a name, each with its strings joined (RFC 7208 §3.3 does the same).
-    pub(super) async fn texts(&self, name: &str) -> Answer<String> {
+    pub(in crate::kinds) async fn texts(&self, name: &str) -> Answer<String> {
         let text = |record: &Record| {
             let RData::TXT(text) = &record.data else { return None };
             let bytes: Vec<u8> = text.txt_data.iter().flat_map(|part| part.iter().copied()).collect();

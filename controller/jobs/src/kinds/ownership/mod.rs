@@ -165,7 +165,7 @@ impl Looker {
                     said.push(why);
                 }
             }
-        } else {
+        } else if !claim.name.starts_with("*.") {
             match self.dns.addresses(&claim.name).await {
                 Answer::Found(addresses) => {
                     // What was shown stays so while the name leads here: the web server that had the file is gone by then.
