@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwap;
+use hosting_intent::name::without_wildcard;
 
 use crate::cells::{Shard, Tenant};
 
@@ -108,10 +109,11 @@ impl Bucket {
         })
     }
 
-    fn get(&self, tag: u8, host: &str) -> Option<(&str, &Entry)> {
+    /// The route of the host, or wildcard, that `is_it`.
+    fn get(&self, tag: u8, is_it: impl Fn(&str) -> bool) -> Option<Route<'_>> {
         self.iter()
-            .find(|(known, _, entry)| entry.tag == tag && *known == host)
-            .map(|(_, webroot, entry)| (webroot, entry))
+            .find(|(known, _, entry)| entry.tag == tag && is_it(known))
+            .map(|(known, webroot, entry)| entry.route(known, webroot))
     }
 }
 
@@ -132,8 +134,9 @@ impl Routes {
         self.len.load(Ordering::Relaxed)
     }
 
+    /// A wildcard is where the name above it is, so that nobody has to spell it to find it.
     pub(crate) fn place(&self, host: &str) -> Place {
-        let [tag, _, _, _, bucket @ ..] = self.hasher.hash_one(host).to_le_bytes();
+        let [tag, _, _, _, bucket @ ..] = self.hasher.hash_one(without_wildcard(host)).to_le_bytes();
         // There are at most 2^24 buckets, a power of two.
         Place { bucket: u32::from_le_bytes(bucket) & (self.buckets.len() - 1) as u32, tag }
     }
@@ -142,20 +145,17 @@ impl Routes {
         self.buckets.get(usize::try_from(bucket).ok()?)
     }
 
-    /// Looks at the route of a host: its own one, else that of the wildcard one label above. No lock, and no allocation for a host that has
-    /// its own.
+    /// Looks at the route of a host: its own one, else that of the wildcard one label above. No allocation, no lock.
     pub(crate) fn read<R>(&self, host: &str, look: impl FnOnce(Route<'_>) -> R) -> Option<R> {
         let own = self.place(host);
         let bucket = self.slot(own.bucket)?.load();
-        if let Some((webroot, entry)) = bucket.get(own.tag, host) {
-            return Some(look(entry.route(host, webroot)));
+        if let Some(route) = bucket.get(own.tag, |known| known == host) {
+            return Some(look(route));
         }
         let (_, above) = host.split_once('.')?;
-        let wildcard = format!("*.{above}");
-        let Place { bucket, tag } = self.place(&wildcard);
-        let bucket = self.slot(bucket)?.load();
-        let (webroot, entry) = bucket.get(tag, &wildcard)?;
-        Some(look(entry.route(&wildcard, webroot)))
+        let wildcard = self.place(above);
+        let bucket = self.slot(wildcard.bucket)?.load();
+        bucket.get(wildcard.tag, |known| known.strip_prefix("*.") == Some(above)).map(look)
     }
 
     /// A host in `bucket` whose route `is_wanted`.
