@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hosting_scaffold::text::one_line;
 use instant_acme::{Error, Problem};
 
 /// What the names of ACME's errors begin with (RFC 8555 §6.7).
@@ -45,12 +46,7 @@ const MAX_TEXT: usize = 500;
 
 /// A text of an authority's, of one line and no longer than is kept.
 fn short(text: &str) -> String {
-    let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if clean.len() > MAX_TEXT {
-        clean.truncate(clean.floor_char_boundary(MAX_TEXT));
-        clean.push('…');
-    }
-    clean
+    one_line(text, MAX_TEXT)
 }
 
 fn spelt(problems: &[NameProblem]) -> String {

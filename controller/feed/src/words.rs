@@ -1,6 +1,7 @@
 //! What subscribers say in words, made fit for logs, terminals and memory: they are hostile input.
 
 use hosting_proto::feed::{Exception, ReportRequest, RevisionRange, Served};
+use hosting_scaffold::text::is_active;
 
 /// Longest reason or message that is kept, in bytes.
 pub(crate) const MAX_TEXT: usize = 1_024;
@@ -8,13 +9,6 @@ pub(crate) const MAX_TEXT: usize = 1_024;
 const MAX_KEY: usize = 1_024;
 /// Longest name of a build, audience or the like that is repeated, in bytes.
 const MAX_NAME: usize = 128;
-
-/// Whether a terminal or a log would take the character for more than a letter: control characters (C0, C1), what breaks
-/// lines, and what turns the direction of the text around.
-fn is_active(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
 
 /// Shortens to `limit` bytes and puts U+FFFD in the place of active characters.
 fn clean(text: &mut String, limit: usize) {

@@ -5,6 +5,7 @@
 //! record under an older fence is refused ([`Lost`]): a step is recorded by one runner, once. A step that was begun and not recorded may
 //! have had its effect, so the next runner asks before it repeats ([`Move::Ask`]).
 
+use hosting_scaffold::text::one_line;
 use hosting_store::{Job, JobState, JobStep, StepState};
 use serde_json::Value;
 
@@ -473,12 +474,7 @@ fn record_undone(job: &mut Job, outcome: Outcome, rules: &Rules<'_>) -> Move {
 
 /// Without control characters, and not too long.
 fn short(text: &str) -> String {
-    let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if clean.len() > MAX_TEXT {
-        clean.truncate(clean.floor_char_boundary(MAX_TEXT));
-        clean.push('…');
-    }
-    clean
+    one_line(text, MAX_TEXT)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod role;
 pub mod server_tls;
 pub mod tasks;
 pub mod telemetry;
+pub mod text;
 
 pub use prometheus_client;
 
