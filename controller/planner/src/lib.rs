@@ -86,7 +86,7 @@ pub use quota::{LimitFrom, OverLimit, Usage, usage};
 pub use read::called;
 pub use reissue::{
     MOST_REISSUED, ReissueOf, Surveyed, Told, asked, begin_reissue, end_reissue, forecast_reissue,
-    note_forecast, note_reissued, survey, tell_reissue,
+    is_reissuing, note_forecast, note_reissued, survey, tell_reissue,
 };
 pub use trace::trace_of;
 pub use unit::{Aspect, By, Pages, Unit, Walk};

@@ -1,6 +1,6 @@
 //! Many certificates of an authority that are replaced at once: when that would be done, and the names' being told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hosting_intent::Cause;
 use hosting_resource::issuance::{Phase, Reissue};
@@ -11,12 +11,15 @@ use hosting_resource::kinds::certificate_authority::{
 use hosting_resource::kinds::fqdn::{Fqdn, REISSUE_FACET};
 use hosting_resource::{Doc, Id, Kind, Resource};
 
+use crate::fields::is_deleting;
 use crate::issuance::{authorities, candidate, change_authority, put};
 use crate::plan::Plan;
 use crate::{Candidate, Draft, PlanError, World, read};
 
 /// Names that are replaced at once; more are told in several turns.
 pub const MOST_REISSUED: u64 = 100_000;
+/// Certificates that are looked at in one transaction that tells names.
+const TOLD_AT_ONCE: u32 = 100;
 /// How long an order takes where none was made yet, in milliseconds.
 const USUAL_ORDER: i64 = 15_000;
 /// Between the beginnings of two orders that nothing holds back, in milliseconds: what their turns, and those of their names, take of the rate of
@@ -51,33 +54,42 @@ async fn to_replace(world: &mut dyn World, certificate: &Resource) -> Result<Opt
     let fqdn = Id::<Fqdn>::from(certificate.parent.as_deref().unwrap_or_default());
     let Some(candidate) = candidate(world, &fqdn).await? else { return Ok(None) };
     let is_newest = candidate.issued().is_some_and(|newest| newest.id == certificate.id);
-    let is_free =
-        matches!(candidate.issuance.phase, Phase::Issued { .. }) && candidate.issuance.reissue.is_none();
-    Ok((is_newest && is_free).then_some(candidate))
+    Ok((is_newest && is_free(&candidate.fqdn)).then_some(candidate))
 }
 
-/// Counts the names whose certificate would be replaced. Reads each of them.
+/// Counts the names whose certificate would be replaced, two reads a page. One whose former certificate alone is the authority's, for as long
+/// as that is still there, is counted too.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub async fn survey(world: &mut dyn World, of: &ReissueOf) -> Result<Surveyed, PlanError> {
     let (mut surveyed, mut after) = (Surveyed::default(), String::new());
+    let mut seen = HashSet::new();
     loop {
         let page = world.with_facet(Kind::Certificate, AUTHORITY_FACET, &of.from, &after, read::PAGE).await?;
         let Some(last) = page.last() else { return Ok(surveyed) };
         after.clone_from(&last.id);
-        for certificate in &page {
+        let names: Vec<String> = page.into_iter().filter_map(|certificate| certificate.parent).collect();
+        for name in world.resources(&names).await? {
+            let name = Doc::<Fqdn>::read(name)?;
+            if !is_free(&name) || !seen.insert(name.id.clone()) {
+                continue;
+            }
             if surveyed.names >= of.names {
                 return Ok(surveyed);
             }
-            let Some(candidate) = to_replace(world, certificate).await? else { continue };
-            let spec = &candidate.fqdn.spec;
-            let site = spec.webroot_id.as_deref().filter(|id| !id.is_empty()).unwrap_or(&candidate.fqdn.id);
+            let site = name.spec.webroot_id.as_deref().filter(|id| !id.is_empty()).unwrap_or(&name.id);
             *surveyed.sites.entry(site.to_owned()).or_default() += 1;
-            *surveyed.domains.entry(registered_domain(&spec.fqdn).to_owned()).or_default() += 1;
+            *surveyed.domains.entry(registered_domain(&name.spec.fqdn).to_owned()).or_default() += 1;
             surveyed.names += 1;
         }
     }
+}
+
+/// It has a certificate, and nobody asked for another one yet.
+fn is_free(name: &Doc<Fqdn>) -> bool {
+    let issuance = name.state.issuance.as_ref().filter(|_| !is_deleting(name));
+    issuance.is_some_and(|one| matches!(one.phase, Phase::Issued { .. }) && one.reissue.is_none())
 }
 
 impl Surveyed {
@@ -188,7 +200,7 @@ pub async fn tell_reissue(
     after: &str,
     most: u64,
 ) -> Result<Told, PlanError> {
-    let page = draft.with_facet(Kind::Certificate, AUTHORITY_FACET, &of.from, after, read::PAGE).await?;
+    let page = draft.with_facet(Kind::Certificate, AUTHORITY_FACET, &of.from, after, TOLD_AT_ONCE).await?;
     let mut told = Told { fqdns: Vec::new(), after: page.last().map(|last| last.id.clone()) };
     let reissue = Reissue { from: of.from.to_string(), to: of.to.as_ref().map(ToString::to_string) };
     for certificate in &page {
@@ -223,21 +235,25 @@ pub fn note_reissued(state: &mut CertificateAuthorityState, names: u64) {
     }
 }
 
-/// Whether names wait for another certificate in the place of one of the authority's; notes it when none does.
+/// Whether names wait for another certificate in the place of one of the authority's.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn is_reissuing(world: &mut dyn World, from: &Id<CertificateAuthority>) -> Result<bool, PlanError> {
+    Ok(!world.with_facet(Kind::Fqdn, REISSUE_FACET, from, "", 1).await?.is_empty())
+}
+
+/// Notes that all of them have one.
 ///
 /// # Errors
 /// When the store fails.
-pub async fn end_reissue(draft: &mut dyn Draft, from: &Id<CertificateAuthority>) -> Result<bool, PlanError> {
-    if !draft.with_facet(Kind::Fqdn, REISSUE_FACET, from, "", 1).await?.is_empty() {
-        return Ok(false);
-    }
-    change_authority(draft, from, |_, state, now| {
+pub async fn end_reissue(draft: &mut dyn Draft, from: &Id<CertificateAuthority>) -> Result<(), PlanError> {
+    let ended = change_authority(draft, from, |_, state, now| {
         if let Some(reissue) = &mut state.reissue {
             reissue.ended = now;
         }
-    })
-    .await?;
-    Ok(true)
+    });
+    ended.await.map(drop)
 }
 
 #[cfg(test)]

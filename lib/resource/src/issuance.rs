@@ -226,6 +226,18 @@ impl Issuance {
         is_wanted && self.booking.is_none() && self.failures == 0
     }
 
+    /// Whether it leads an order that another name is part of, by its id: one that is made, or whose time was less than `patience` ago. One
+    /// that has not ordered by then has something in its way, and is not waited for. Times are in milliseconds.
+    #[must_use]
+    pub fn takes_along(&self, name: &str, now: i64, patience: i64) -> bool {
+        let is_part = |names: &[String]| names.iter().any(|one| one == name);
+        match (&self.phase, &self.booking) {
+            (Phase::Ordered(order), _) => is_part(&order.names),
+            (_, Some(booking)) => is_part(&booking.with) && now.saturating_sub(booking.at) < patience,
+            (_, None) => false,
+        }
+    }
+
     /// Where it stands, for people; whether that is as it should be first.
     #[must_use]
     pub fn summary(&self) -> (bool, String) {
@@ -408,6 +420,26 @@ mod tests {
             zone: None,
         };
         assert_eq!(open.text(), "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");
+    }
+
+    #[test]
+    fn who_joined_an_order_waits_for_it_and_not_for_one_that_is_never_made() {
+        let booking = Booking { authority: "ca".into(), at: 1_000, with: vec!["f-2".into()] };
+        let books = Issuance { booking: Some(booking), ..Issuance::wanted(0) };
+        assert!(books.takes_along("f-2", 500, 100) && books.takes_along("f-2", 1_099, 100));
+        assert!(!books.takes_along("f-2", 1_100, 100), "something is in its way");
+        assert!(!books.takes_along("f-3", 500, 100) && !Issuance::wanted(0).takes_along("f-2", 0, 100));
+        let order = Order {
+            authority: "ca".into(),
+            account: "platform".into(),
+            url: String::new(),
+            since: 1_000,
+            stage: Stage::Issuing,
+            names: vec!["f-1".into(), "f-2".into()],
+        };
+        let orders = Issuance { phase: Phase::Ordered(order), ..Issuance::wanted(0) };
+        assert!(orders.takes_along("f-2", 999_999, 100), "an order has a time of its own");
+        assert!(!orders.takes_along("f-3", 1_000, 100));
     }
 
     #[test]

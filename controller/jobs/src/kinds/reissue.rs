@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hosting_planner::{PlanError, ReissueOf};
+use hosting_resource::kinds::certificate_authority::CertificateAuthority;
 use hosting_resource::{Id, timestamp};
-use hosting_store::{NewJob, Origin, Store, StoreError, WriteError, WriteTx};
+use hosting_store::{NewJob, Origin, Store, StoreError, WriteTx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -110,13 +111,15 @@ impl Place {
     }
 }
 
+fn later(error: impl std::fmt::Display) -> Failure {
+    Failure::later(error.to_string())
+}
+
 impl ReissueCertificates {
     async fn forecast(&self, of: ReissueOf) -> Result<Went, Failure> {
-        let later = |error: &dyn std::fmt::Display| Failure::later(error.to_string());
-        let mut tx = self.store.read().await.map_err(|error| later(&error))?;
+        let mut tx = self.store.read().await.map_err(later)?;
         let now = self.store.now();
-        let forecast =
-            hosting_planner::forecast_reissue(&mut tx, &of, now).await.map_err(|error| later(&error))?;
+        let forecast = hosting_planner::forecast_reissue(&mut tx, &of, now).await.map_err(later)?;
         drop(tx);
         let Some(forecast) = forecast else {
             return Err(Failure::later("no certificate authority may be asked"));
@@ -124,7 +127,7 @@ impl ReissueCertificates {
         let written = self.store.write(Origin::default(), move |tx| {
             Box::pin(async move { hosting_planner::note_forecast(tx, &of, forecast).await })
         });
-        written.await.map_err(|error: WriteError<PlanError>| later(&error))?;
+        written.await.map_err(later)?;
         Ok(Went::Done(json!({"done_at": timestamp(forecast)})))
     }
 
@@ -140,13 +143,26 @@ impl ReissueCertificates {
                 Ok::<_, PlanError>(told)
             })
         });
-        let told =
-            written.await.map_err(|error: WriteError<PlanError>| Failure::later(error.to_string()))?.value;
+        let told = written.await.map_err(later)?.value;
         let so_far = place.told + told.fqdns.len() as u64;
         match told.after.filter(|_| so_far < params.names) {
             Some(after) => Ok(Went::More(Place { told: so_far, after }.text())),
             None => Ok(Went::Done(json!({"names": so_far}))),
         }
+    }
+
+    async fn wait(&self, from: Id<CertificateAuthority>) -> Result<Went, Failure> {
+        let mut tx = self.store.read().await.map_err(later)?;
+        let waits = hosting_planner::is_reissuing(&mut tx, &from).await.map_err(later)?;
+        drop(tx);
+        if waits {
+            return Ok(Went::Postponed(LOOK_EACH));
+        }
+        let written = self.store.write(Origin::default(), move |tx| {
+            Box::pin(async move { hosting_planner::end_reissue(tx, &from).await })
+        });
+        written.await.map_err(later)?;
+        Ok(Went::Done(Value::Null))
     }
 }
 
@@ -176,13 +192,7 @@ impl JobKind for ReissueCertificates {
         if at.place == TELL {
             return self.tell(at.params, Place::read(at.job.progress.as_deref())).await;
         }
-        let from = Id::from(at.params.from.as_str());
-        let written = self.store.write(Origin::default(), move |tx| {
-            Box::pin(async move { hosting_planner::end_reissue(tx, &from).await })
-        });
-        let ended =
-            written.await.map_err(|error: WriteError<PlanError>| Failure::later(error.to_string()))?.value;
-        Ok(if ended { Went::Done(Value::Null) } else { Went::Postponed(LOOK_EACH) })
+        self.wait(Id::from(at.params.from.as_str())).await
     }
 }
 

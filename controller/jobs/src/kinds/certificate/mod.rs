@@ -226,15 +226,9 @@ impl IssueCertificate {
     }
 
     async fn joined(&self, candidate: Candidate, leader: String, at: i64) -> Taken {
-        let (own, now) = (&candidate.fqdn.id, self.store.now());
-        // One that has not ordered an hour after its time has something in its way, and is not waited for.
-        let is_fresh = at == 0 || now.saturating_sub(at) < HOUR;
-        let leads = self.candidate(&Id::from(leader.as_str())).await?.is_some_and(|leader| {
-            let issuance = &leader.issuance;
-            let books = issuance.booking.as_ref().is_some_and(|booking| booking.with.contains(own));
-            (books && is_fresh)
-                || matches!(&issuance.phase, Phase::Ordered(order) if order.names.contains(own))
-        });
+        let now = self.store.now();
+        let leader = self.candidate(&Id::from(leader.as_str())).await?;
+        let leads = leader.is_some_and(|leader| leader.issuance.takes_along(&candidate.fqdn.id, now, HOUR));
         if leads {
             return Ok(wait((at - now).clamp(2_000, 10 * MINUTE)));
         }
