@@ -317,6 +317,18 @@ pub enum Retried {
     Anew,
 }
 
+/// What an outcome comes to where the job was woken while a runner worked on it: it neither rests nor ends before it has looked again.
+#[must_use]
+pub fn again(job: &Job, outcome: Outcome, rules: &Rules<'_>) -> Outcome {
+    match outcome {
+        Outcome::Postponed(_) => Outcome::Postponed(0),
+        Outcome::Done(_) if job.state == JobState::Running && job.steps.len() == rules.steps.len() => {
+            Outcome::Postponed(0)
+        }
+        other @ (Outcome::Done(_) | Outcome::More(_) | Outcome::Failed(..)) => other,
+    }
+}
+
 /// Tries a job again: at once, what waits for its next attempt; from the first step that is not done, what has ended without success.
 ///
 /// # Errors

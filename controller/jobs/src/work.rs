@@ -170,7 +170,7 @@ impl Worker {
         note: &Arc<Note>,
     ) -> Result<Option<(Job, Move)>, StoreError> {
         let (id, fence, kind) = (working.job.id.clone(), working.job.fence, Arc::clone(&working.kind));
-        let (note, lease) = (Arc::clone(note), self.lease());
+        let (note, lease, due_at) = (Arc::clone(note), self.lease(), working.job.due_at);
         let stopping = self.stopping.clone();
         let origin = Origin { traceparent: working.job.traceparent.clone(), ..Origin::default() };
         self.write(origin, move |tx| {
@@ -179,10 +179,15 @@ impl Worker {
                 let (facts, limits) = (kind.facts(), kind.limits());
                 let now = Draft::now(tx);
                 let rules = rules(facts, limits.backoff, lease, now);
+                // What it looked at may have changed since.
+                let looks_again = job.due_at != due_at;
                 let recorded = match &*note {
                     Note::Abandon => machine::abandon(&mut job, fence, &rules),
                     Note::Outcome(outcome, _) => {
-                        machine::record(&mut job, fence, moved, outcome.clone(), &rules)
+                        let outcome = outcome.clone();
+                        let outcome =
+                            if looks_again { machine::again(&job, outcome, &rules) } else { outcome };
+                        machine::record(&mut job, fence, moved, outcome, &rules)
                     }
                 };
                 let Ok(mut next) = recorded else { return Ok(None) };

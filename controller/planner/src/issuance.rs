@@ -35,10 +35,11 @@ pub(crate) async fn sync(fqdn: &mut Doc<Fqdn>, plan: &mut Plan<'_>) -> Result<bo
         return Ok(false);
     }
     let is_wanted = fqdn.spec.ssl_enabled && fqdn.tenant.is_some();
+    let is_news = is_wanted != fqdn.state.issuance.is_some();
     if is_wanted {
-        plan.draft.ask(errand(fqdn));
+        plan.draft.ask(Errand { wakes: is_news, ..errand(fqdn) });
     }
-    if is_wanted == fqdn.state.issuance.is_some() {
+    if !is_news {
         return Ok(false);
     }
     let after = is_wanted.then(|| Issuance::wanted(plan.draft.now()));
@@ -46,14 +47,14 @@ pub(crate) async fn sync(fqdn: &mut Doc<Fqdn>, plan: &mut Plan<'_>) -> Result<bo
     Ok(true)
 }
 
-/// The job that gets a name its certificates.
-#[must_use]
-pub fn errand(fqdn: &Resource) -> Errand {
+/// The job that gets a name its certificates, which is to look now.
+pub(crate) fn errand(fqdn: &Resource) -> Errand {
     Errand {
         kind: ISSUE_CERTIFICATE,
         subject: fqdn.id.clone(),
         brand: fqdn.brand.clone(),
         attempts: ATTEMPTS,
+        wakes: true,
     }
 }
 
@@ -403,12 +404,17 @@ pub async fn exchange_issuances(
         }
     }
     for change in changes {
+        let is_issued = change.issued.is_some();
         if let Some(creation) = change.issued {
             mutate::create(draft, creation).await?;
         }
         // A person wants the certificate, so that the brake holds none of it back.
         let mut plan = Plan::later(draft, Cause::Person);
         if let Some(mut fqdn) = read::get(&mut plan.draft, &change.id).await? {
+            if is_issued {
+                // The name's own job sees to what it replaces, whoever led the order.
+                plan.draft.ask(errand(&fqdn));
+            }
             put(&mut fqdn, Some(change.after), &mut plan).await?;
         }
         plan.finish().await?;

@@ -65,7 +65,7 @@ pub use error::PlanError;
 pub use issuance::{
     Candidate, Claim as OrderClaim, ISSUE_CERTIFICATE, IssuanceChange, attempt_now, authorities, candidate,
     challenge_zone, challenges_answered, change_authority, claim as claim_order, companions,
-    delegation_wanted, edge_addresses, errand as issuance_errand, exchange_issuances, issued_for_domain,
+    delegation_wanted, edge_addresses, exchange_issuances, issued_for_domain,
 };
 pub use kinds::api_key::{KeyHolder, admit_key, key_holder};
 pub use kinds::holds_data;

@@ -133,6 +133,7 @@ fn errand(claim: &Resource) -> Errand {
         subject: claim.id.clone(),
         brand: claim.brand.clone(),
         attempts: ATTEMPTS,
+        wakes: false,
     }
 }
 

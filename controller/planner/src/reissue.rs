@@ -12,7 +12,7 @@ use hosting_resource::kinds::fqdn::{Fqdn, REISSUE_FACET};
 use hosting_resource::{Doc, Id, Kind, Resource};
 
 use crate::fields::is_deleting;
-use crate::issuance::{authorities, candidate, change_authority, put};
+use crate::issuance::{authorities, candidate, change_authority, errand, put};
 use crate::plan::Plan;
 use crate::{Candidate, Draft, PlanError, World, read};
 
@@ -181,11 +181,11 @@ pub async fn note_forecast(draft: &mut dyn Draft, of: &ReissueOf, forecast: i64)
     noted.await.map(drop)
 }
 
-/// The names of a part of the certificates, which were told, and after which certificate the next part begins.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// How many names were told, and after which certificate the next part begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
     /// The names.
-    pub fqdns: Vec<Resource>,
+    pub names: u64,
     /// `None`: there are no more certificates.
     pub after: Option<String>,
 }
@@ -201,10 +201,10 @@ pub async fn tell_reissue(
     most: u64,
 ) -> Result<Told, PlanError> {
     let page = draft.with_facet(Kind::Certificate, AUTHORITY_FACET, &of.from, after, TOLD_AT_ONCE).await?;
-    let mut told = Told { fqdns: Vec::new(), after: page.last().map(|last| last.id.clone()) };
+    let mut told = Told { names: 0, after: page.last().map(|last| last.id.clone()) };
     let reissue = Reissue { from: of.from.to_string(), to: of.to.as_ref().map(ToString::to_string) };
     for certificate in &page {
-        if told.fqdns.len() as u64 >= most {
+        if told.names >= most {
             told.after = None;
             break;
         }
@@ -213,12 +213,13 @@ pub async fn tell_reissue(
         };
         issuance.reissue = Some(reissue.clone());
         issuance.booking = None;
-        told.fqdns.push(fqdn.to_resource());
+        told.names += 1;
         let mut plan = Plan::later(draft, Cause::Person);
+        plan.draft.ask(errand(&fqdn));
         put(&mut fqdn, Some(issuance), &mut plan).await?;
         plan.finish().await?;
     }
-    let more = told.fqdns.len() as u64;
+    let more = told.names;
     change_authority(draft, &of.from, |_, state, _| {
         if let Some(reissue) = &mut state.reissue {
             reissue.names += more;

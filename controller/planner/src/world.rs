@@ -346,6 +346,8 @@ pub struct Errand {
     pub brand: Option<String>,
     /// The job is given up after so many failed attempts of a step.
     pub attempts: u32,
+    /// A job that is there already looks now, however long it meant to rest; one that is at work looks again.
+    pub wakes: bool,
 }
 
 impl Errand {

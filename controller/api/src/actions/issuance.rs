@@ -1,7 +1,6 @@
 //! Certificates of public authorities: an attempt now, when many would be done, and the replacement of many.
 
 use axum::http::Method;
-use hosting_jobs::kinds::certificate::hurry;
 use hosting_jobs::kinds::reissue::{self as job, ReissueParams};
 use hosting_planner::{MOST_REISSUED, PlanError, ReissueOf, asked, begin_reissue, survey};
 use hosting_resource::kinds::certificate_authority::CertificateAuthority;
@@ -84,9 +83,6 @@ pub(super) fn routes() -> Vec<Route> {
 async fn issue(call: &Call, tx: &mut WriteTx) -> Result<Done, ApiError> {
     let current = call.current(tx, Kind::Fqdn).await?;
     let is_wanted = hosting_planner::attempt_now(tx, &Id::from(current.id.as_str())).await?;
-    if is_wanted {
-        hurry(tx, &current).await?;
-    }
     let done = Done::of(call.current(tx, Kind::Fqdn).await?);
     Ok(if is_wanted { done.ringing() } else { done })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hosting_planner::{PlanError, ReissueOf};
+use hosting_planner::ReissueOf;
 use hosting_resource::kinds::certificate_authority::CertificateAuthority;
 use hosting_resource::{Id, timestamp};
 use hosting_store::{NewJob, Origin, Store, StoreError, WriteTx};
@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::JobDeps;
-use super::certificate::hurry;
 use crate::kind::{AnyKind, At, Failure, JobKind, KindFacts, Limits, Went};
 use crate::machine::Backoff;
 use crate::pace::Rate;
@@ -135,16 +134,10 @@ impl ReissueCertificates {
         let (of, after) = (params.of(), place.after.clone());
         let most = params.names.saturating_sub(place.told);
         let written = self.store.write(Origin::default(), move |tx| {
-            Box::pin(async move {
-                let told = hosting_planner::tell_reissue(tx, &of, &after, most).await?;
-                for fqdn in &told.fqdns {
-                    hurry(tx, fqdn).await.map_err(hosting_planner::WorldError::from)?;
-                }
-                Ok::<_, PlanError>(told)
-            })
+            Box::pin(async move { hosting_planner::tell_reissue(tx, &of, &after, most).await })
         });
         let told = written.await.map_err(later)?.value;
-        let so_far = place.told + told.fqdns.len() as u64;
+        let so_far = place.told + told.names;
         match told.after.filter(|_| so_far < params.names) {
             Some(after) => Ok(Went::More(Place { told: so_far, after }.text())),
             None => Ok(Went::Done(json!({"names": so_far}))),

@@ -267,3 +267,56 @@ async fn a_runner_that_ends_hands_its_jobs_over() {
     assert_eq!(outside.all(), ["a do one", "a ask two", "a do two", "a do three"]);
     runner.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_woken_looks_now_and_again_when_it_was_at_work() {
+    let bench = Bench::new().await;
+    let outside = Outside::default();
+    let (reached, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let kind = {
+        let (reached, go, outside) = (reached.clone(), go.clone(), outside.clone());
+        TestKind::hooked(&outside.clone(), move |what, _| {
+            let (reached, go, outside) = (reached.clone(), go.clone(), outside.clone());
+            Box::pin(async move {
+                let looks = outside.count(&format!("looks {what}"));
+                outside.note(format!("looks {what}"));
+                match (what.as_str(), looks) {
+                    // It sleeps, is woken, and is at work when it is woken again.
+                    ("do one", 0) => Some(Ok(Went::Postponed(Duration::from_secs(3_600)))),
+                    ("do one", 1) => {
+                        reached.notify_one();
+                        go.notified().await;
+                        Some(Ok(Went::Postponed(Duration::from_secs(3_600))))
+                    }
+                    // It is about to end when it is woken.
+                    ("do three", 0) => {
+                        reached.notify_one();
+                        go.notified().await;
+                        Some(Ok(Went::Done(serde_json::Value::Null)))
+                    }
+                    _ => None,
+                }
+            })
+        })
+    };
+    let wake = async || {
+        let woken = write(&bench.store, |tx| Box::pin(async move { tx.wake_lane("a").await }));
+        woken.await.unwrap();
+        bench.bell.ring();
+    };
+    let id = bench.enqueue("a", "a").await;
+    let runner = bench.runner(kind);
+    bench.until(&id, &[JobState::Retrying]).await;
+    wake().await;
+    reached.notified().await;
+    wake().await;
+    go.notify_one();
+    reached.notified().await;
+    wake().await;
+    go.notify_one();
+    let job = bench.until(&id, FINAL).await;
+    assert_eq!(job.state, JobState::Done);
+    let looks = |what: &str| outside.count(&format!("looks {what}"));
+    assert_eq!([looks("do one"), looks("do two"), looks("do three")], [3, 1, 2], "{:?}", outside.all());
+    runner.end().await;
+}

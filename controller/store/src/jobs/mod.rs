@@ -163,7 +163,7 @@ pub struct Job {
     pub params: Value,
     /// Where it stands.
     pub state: JobState,
-    /// It begins no earlier.
+    /// It begins no earlier. Moves when it is to look again while a runner works on it ([`crate::WriteTx::wake_lane`]).
     pub due_at: i64,
     /// When a runner has to look at it; `None` when it has ended, or another job of its lane is before it.
     pub next_at: Option<i64>,

@@ -74,7 +74,7 @@ impl WriteTx {
     pub(crate) async fn run_errand(&mut self, errand: Errand) -> Result<(), StoreError> {
         let lane = errand.lane();
         if self.beside().is_lane_taken(&lane, "").await? {
-            return Ok(());
+            return if errand.wakes { self.wake_lane(&lane).await } else { Ok(()) };
         }
         let job = NewJob {
             kind: errand.kind.to_owned(),
@@ -87,6 +87,22 @@ impl WriteTx {
             waits: Vec::new(),
         };
         self.enqueue_job(job).await.map(drop)
+    }
+
+    /// Lets the job of a lane look now, if it rests. One that a runner works on is to look again: its [`Job::due_at`] moves, which the
+    /// runner sees when it records what it did.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn wake_lane(&mut self, lane: &str) -> Result<(), StoreError> {
+        let now = Draft::now(self);
+        let query = sql::query(
+            "UPDATE jobs SET due_at = CASE WHEN due_at < ?1 THEN ?1 ELSE due_at + 1 END, \
+             next_at = CASE WHEN state = ?2 THEN ?1 ELSE next_at END, set_at = CASE WHEN state = ?2 THEN ?1 ELSE set_at END \
+             WHERE lane = ?3 AND ended_at IS NULL AND started_at IS NOT NULL",
+        );
+        let query = query.bind(now).bind(JobState::Retrying.as_str()).bind(lane);
+        self.execute(query).await.map(drop)
     }
 
     /// Writes a job and the steps that it has begun, if its row still has the fence `held`: false, and nothing is written, when

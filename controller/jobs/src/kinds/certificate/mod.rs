@@ -27,8 +27,8 @@ use hosting_resource::issuance::{Issuance, IssuanceProblem, Phase};
 use hosting_resource::kinds::certificate::{Certificate, chain_der};
 use hosting_resource::kinds::certificate_authority::CertificateAuthority;
 use hosting_resource::kinds::fqdn::Fqdn;
-use hosting_resource::{Doc, Id, Kind, Resource, Status, timestamp};
-use hosting_store::{Origin, ReadTx, Store, StoreError, WriteError, WriteTx};
+use hosting_resource::{Doc, Id, Kind, Status, timestamp};
+use hosting_store::{Origin, ReadTx, Store, StoreError, WriteError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -86,19 +86,6 @@ pub(super) fn make(deps: &JobDeps) -> Arc<dyn AnyKind> {
         accounts: Arc::new(Accounts::new(deps.store.clone())),
         world,
     })
-}
-
-/// Lets a name's job have its next turn now, in the transaction of whoever asks for it. One that has its turn just now sees the name as it
-/// stands then.
-///
-/// # Errors
-/// When the store fails.
-pub async fn hurry(tx: &mut WriteTx, fqdn: &Resource) -> Result<(), StoreError> {
-    let lane = hosting_planner::issuance_errand(fqdn).lane();
-    match tx.beside().job_in_lane(&lane).await? {
-        Some(job) => crate::orders::retry(tx, &job).await.map(drop),
-        None => Ok(()),
-    }
 }
 
 /// What a turn came to.
