@@ -85,6 +85,9 @@ pub(crate) struct Line<'a> {
     pub(crate) target: &'a str,
     /// Of the answer; 0: the client left first.
     pub(crate) status: u16,
+    /// Why the edge answered by itself.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) reason: &'a str,
     /// Bytes of the request's body that were passed on, and of the answer's that were taken by the client's connection.
     pub(crate) received: u64,
     pub(crate) sent: u64,

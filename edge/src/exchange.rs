@@ -72,6 +72,8 @@ pub(crate) enum ClientError {
     Slow,
     /// Its body is not framed as its head says.
     Malformed,
+    /// Its body is larger than its host takes.
+    TooLarge,
 }
 
 /// Why an exchange did not come to its end.
@@ -162,6 +164,8 @@ pub(crate) struct Exchange<'a, C> {
     client: &'a mut C,
     request: &'a Request,
     passed: &'a mut Moved,
+    /// The most bytes that the request's body may have.
+    most: u64,
     tcp: TcpStream,
     /// For the node.
     out: BytesMut,
@@ -177,7 +181,7 @@ pub(crate) struct Exchange<'a, C> {
 }
 
 impl<'a, C: Client> Exchange<'a, C> {
-    /// `head`: what the node gets first.
+    /// `head`: what the node gets first. `most`: the most bytes that the request's body may have.
     pub(crate) fn new(
         client: &'a mut C,
         request: &'a Request,
@@ -185,6 +189,7 @@ impl<'a, C: Client> Exchange<'a, C> {
         tcp: TcpStream,
         head: BytesMut,
         times: Times,
+        most: Option<u64>,
     ) -> Self {
         let now = Instant::now();
         let upload = if request.is_bodyless() { Upload::Done } else { Upload::Sending };
@@ -192,6 +197,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             client,
             request,
             passed,
+            most: most.unwrap_or(u64::MAX),
             tcp,
             out: head,
             input: BytesMut::with_capacity(FIRST_READ),
@@ -347,6 +353,9 @@ impl<'a, C: Client> Exchange<'a, C> {
                 Poll::Ready(Some(more)) => {
                     self.uploaded = self.uploaded.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
                     self.passed.received = self.uploaded;
+                    if self.uploaded > self.most {
+                        return Err(Failure::Client(ClientError::TooLarge));
+                    }
                     self.moved = Instant::now();
                 }
                 Poll::Ready(None) => {

@@ -20,7 +20,8 @@ use tokio_util::io::poll_read_buf;
 use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer, copy_both};
 use crate::pages::Page;
-use crate::proxy::{Edge, Visitor};
+use crate::proxy::Edge;
+use crate::visitor::Visitor;
 
 /// What is read of a client at once.
 const READ: usize = 4 * 1_024;

@@ -24,7 +24,8 @@ use tokio_util::task::TaskTracker;
 use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer};
 use crate::pages::Page;
-use crate::proxy::{Edge, Visitor};
+use crate::proxy::Edge;
+use crate::visitor::Visitor;
 
 /// What HTTP/2 lets a sender have under way when nothing else is agreed (RFC 9113 §6.9.2).
 const SMALL_WINDOW: u32 = 65_535;

@@ -18,7 +18,9 @@ mod interned;
 mod metrics;
 mod node_keys;
 mod pages;
+
 mod pair;
+mod policy;
 mod proxy;
 mod proxy_header;
 mod ready;
@@ -30,6 +32,7 @@ mod settings;
 mod tenant_certs;
 mod tls;
 mod upstream;
+mod visitor;
 
 pub use access_log::{AccessLog, Addresses, LogSettings, LogWriter};
 pub use certs::{CaError, CertStore, DevCa};

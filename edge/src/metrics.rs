@@ -68,12 +68,42 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// Requests that policies kept from their sites, by what was said to them.
+#[derive(Debug, Clone)]
+pub struct Rulings {
+    /// Not let in.
+    pub forbidden: Counter,
+    /// The host is at rest.
+    pub maintenance: Counter,
+    /// Too many requests.
+    pub too_many: Counter,
+    /// Too large a head, or body.
+    pub too_large: Counter,
+    /// Led elsewhere.
+    pub redirected: Counter,
+}
+
+impl Rulings {
+    fn new(family: &Family<Outcome, Counter>) -> Self {
+        let of = |outcome| family.get_or_create(&Outcome { outcome }).clone();
+        Self {
+            forbidden: of("forbidden"),
+            maintenance: of("maintenance"),
+            too_many: of("too_many"),
+            too_large: of("too_large"),
+            redirected: of("redirected"),
+        }
+    }
+}
+
 /// Every counter; a clone counts into the same.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     requests: [Counter; 6],
     /// Time from choosing a node to its response header.
     pub upstream: Latency,
+    /// Requests that the policy of their host kept from its site.
+    pub rulings: Rulings,
     /// Requests sent again, to another node or over another connection.
     pub retries: Counter,
     /// Answers over a shared connection that were not those of the request.
@@ -122,12 +152,14 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Self {
         let requests: Family<Code, Counter> = Family::default();
         let handshakes: Family<Outcome, Counter> = Family::default();
+        let rulings: Family<Outcome, Counter> = Family::default();
         let code = |code| requests.get_or_create(&Code { code }).clone();
         let handshake = |outcome| handshakes.get_or_create(&Outcome { outcome }).clone();
         let metrics = Self {
             // No response: the client left first.
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(code),
             upstream: Latency::default(),
+            rulings: Rulings::new(&rulings),
             retries: Counter::default(),
             foreign_answers: Counter::default(),
             proxy_headers_refused: Counter::default(),
@@ -151,6 +183,11 @@ impl Metrics {
         };
         registry.register(|registry| {
             registry.register("hosting_edge_requests", "Requests by class of the response code", requests);
+            registry.register(
+                "hosting_edge_policy_rulings",
+                "Requests that the policy of their host kept from its site",
+                rulings,
+            );
             registry.register(
                 "hosting_edge_upstream_seconds",
                 "From choosing a node to its response header",

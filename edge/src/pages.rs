@@ -43,6 +43,14 @@ pub(crate) enum Page {
     GatewayTimeout,
     /// A client that does not finish its request.
     RequestTimeout,
+    /// A client that its host does not let in.
+    Forbidden,
+    /// A host at rest, with the seconds after which to come back.
+    Maintenance(u32),
+    /// A client, or a host, with too many requests, and the seconds after which there is room for another.
+    TooMany(u32),
+    /// The request's body is larger than its host takes.
+    BodyTooLarge,
 }
 
 impl Page {
@@ -96,14 +104,31 @@ impl Page {
             Self::RequestTimeout => {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request did not arrive in time.")
             }
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "This site is not open to you."),
+            Self::Maintenance(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "maintenance",
+                "This site is being worked on. Please come back later.",
+            ),
+            Self::TooMany(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "There were too many requests. Please try again a little later.",
+            ),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "What was sent is larger than this site takes.",
+            ),
         }
     }
 
     /// Seconds after which it is worth to come back.
-    fn retry_after(self) -> Option<&'static [u8]> {
+    fn retry_after(self) -> Option<u32> {
         match self {
-            Self::Suspended => Some(b"3600"),
-            Self::NoNode => Some(b"10"),
+            Self::Suspended => Some(3_600),
+            Self::NoNode => Some(10),
+            Self::Maintenance(seconds) | Self::TooMany(seconds) => Some(seconds),
             Self::BadHost
             | Self::BadRequest
             | Self::HeaderTooLarge
@@ -117,8 +142,15 @@ impl Page {
             | Self::Unbound
             | Self::BadGateway
             | Self::GatewayTimeout
-            | Self::RequestTimeout => None,
+            | Self::RequestTimeout
+            | Self::Forbidden
+            | Self::BodyTooLarge => None,
         }
+    }
+
+    /// The word for it, for programs; empty for an answer that is no page.
+    pub(crate) fn word(self) -> &'static str {
+        self.parts().1
     }
 
     pub(crate) fn code(self) -> u16 {
@@ -151,7 +183,8 @@ impl Page {
         } else {
             (b"text/html; charset=utf-8", self.html())
         };
-        Answer { page: self, kind, body, date: get_cached_date() }
+        let retry_after = self.retry_after().map(|seconds| seconds.to_string());
+        Answer { page: self, kind, body, retry_after, date: get_cached_date() }
     }
 }
 
@@ -159,6 +192,7 @@ impl Page {
 pub(crate) struct Answer {
     page: Page,
     kind: &'static [u8],
+    retry_after: Option<String>,
     date: HeaderValue,
     /// The text.
     pub(crate) body: String,
@@ -173,8 +207,8 @@ impl Answer {
             fields.push((b"cache-control", b"no-store"));
             fields.push((b"x-content-type-options", b"nosniff"));
         }
-        if let Some(after) = self.page.retry_after() {
-            fields.push((b"retry-after", after));
+        if let Some(after) = &self.retry_after {
+            fields.push((b"retry-after", after.as_bytes()));
         }
         if matches!(self.page, Page::Options | Page::Method) {
             fields.push((b"allow", METHODS));

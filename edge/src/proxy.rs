@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,23 +9,25 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use hosting_edge_http1::{AnswerHead, Request, RequestHead, ResponseHead, push_upstream_head};
 use hosting_edge_map::{
-    Candidate, Candidates, Decision, Host, MAX_TRIES, Millis, Routing, Tenant, parse_host,
+    Candidate, Candidates, Host, Leads, MAX_TRIES, Millis, Policies, Routing, Tenant, parse_host,
 };
-use hosting_scaffold::client_address::{client_of, is_trusted};
 use http::StatusCode;
-use ipnet::IpNet;
 use jiff::Timestamp;
+use pingora_core::protocols::http::date::get_cached_date;
 use tokio::net::TcpStream;
 
-use crate::access_log::{AccessLog, Addresses, Line, text};
+use crate::access_log::{AccessLog, Line, text};
+use crate::certs::CertStore;
 use crate::challenges::Challenges;
 use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::pages::Page;
+use crate::policy::{PolicyContext, Reply};
 use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::{Settings, ms};
 use crate::upstream::{IdleConnections, Mark, Marks, Serves, connect, is_ours};
+use crate::visitor::Visitor;
 
 /// Tells a node which host the client asked for, with the port if there was one. Nodes believe it from edges only.
 pub const ORIGINAL_HOST: &str = "x-hosting-host";
@@ -35,73 +36,12 @@ pub(crate) const REQUEST: &str = "x-hosting-request";
 /// Tells the client which shard answered.
 pub const SHARD: &str = "x-shard";
 
+const STRICT_TRANSPORT_SECURITY: &[u8] = b"strict-transport-security";
+
 /// Idle connections to one node that a request may find closed, or with an answer that is not its own, before it makes one.
 const MAX_STALE: u8 = 3;
 /// Nodes that a request may be sent to when the first one closed without an answer.
 const MAX_SENT: usize = 2;
-
-/// Whose connection it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Visitor {
-    /// The address, as nodes are told.
-    address: Box<str>,
-    /// The address, as the access log has it.
-    written: Box<str>,
-    /// The connection is one of a proxy whose word on its clients counts.
-    forwards: Option<Forwards>,
-    /// Whether the connection is TLS.
-    tls: bool,
-    /// The name that TLS was negotiated for; `None` also when the default certificate was served.
-    name: Option<Arc<str>>,
-}
-
-/// What it takes to read the word of a trusted proxy.
-#[derive(Debug, Clone)]
-struct Forwards {
-    peer: IpAddr,
-    trusted: Arc<[IpNet]>,
-    written: Addresses,
-}
-
-impl Visitor {
-    /// `forwarders`: networks of proxies whose word on their clients counts.
-    pub(crate) fn new(
-        address: IpAddr,
-        forwarders: &Arc<[IpNet]>,
-        written: Addresses,
-        tls: bool,
-        name: Option<Arc<str>>,
-    ) -> Self {
-        let forwards = is_trusted(forwarders, address).then(|| Forwards {
-            peer: address,
-            trusted: Arc::clone(forwarders),
-            written,
-        });
-        Self { forwards, ..Self::at(address, written, tls, name) }
-    }
-
-    fn at(address: IpAddr, written: Addresses, tls: bool, name: Option<Arc<str>>) -> Self {
-        let text = |addresses: Addresses| addresses.of(address).to_string().into();
-        Self { address: text(Addresses::Full), written: text(written), forwards: None, tls, name }
-    }
-
-    /// Who makes this request: the connection's client, or the one that a trusted proxy makes it for.
-    fn of<'v>(&'v self, request: &Request) -> Cow<'v, Self> {
-        let Some(Forwards { peer, trusted, written }) = &self.forwards else { return Cow::Borrowed(self) };
-        let values = |wanted: &'static [u8]| {
-            let fields = request.head().fields().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
-            fields.map(|(_, value)| std::str::from_utf8(value).unwrap_or_default())
-        };
-        let client = client_of(values(b"x-forwarded-for"), values(b"forwarded"), *peer, trusted);
-        let mut protocols = values(b"x-forwarded-proto");
-        let tls = match (protocols.next(), protocols.next()) {
-            (Some(protocol), None) if protocol.eq_ignore_ascii_case("https") => true,
-            (Some(protocol), None) if protocol.eq_ignore_ascii_case("http") => false,
-            _ => self.tls,
-        };
-        Cow::Owned(Self::at(client, *written, tls, self.name.clone()))
-    }
-}
 
 /// The policy and what it needs.
 #[derive(Debug)]
@@ -116,16 +56,31 @@ pub(crate) struct Edge {
     keys: Arc<NodeKeys>,
     checks: CheckSecret,
     challenges: Arc<Challenges>,
+    policy: PolicyContext,
     log: AccessLog,
 }
 
-/// What becomes of a request, for the access log.
+/// What becomes of a request.
 #[derive(Default)]
 struct Course {
+    tenant: Option<Arc<Tenant>>,
+    /// Of its host.
+    policies: Policies,
+    /// Whether the client's connection is TLS.
+    tls: bool,
+    /// Why the edge answered by itself.
+    reason: &'static str,
     serving: Option<Serving>,
     candidate: Option<Candidate>,
     upstream: Option<Duration>,
     passed: Moved,
+}
+
+impl Course {
+    /// The value of `Strict-Transport-Security`, if the client is told.
+    fn hsts(&self) -> Option<&[u8]> {
+        self.policies.hsts().filter(|_| self.tls).map(str::as_bytes)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +93,6 @@ struct Limits {
 
 /// A request that has a site.
 struct Serving {
-    tenant: Arc<Tenant>,
     webroot: Arc<str>,
     candidates: Candidates,
     /// The site may change the protocol of its connections.
@@ -146,9 +100,11 @@ struct Serving {
     forwarded: Forwarded,
 }
 
-/// By whom a request was answered.
-struct Served {
+/// By whom a request was answered, and what the client is told besides.
+struct Served<'a> {
     candidate: Candidate,
+    /// The value of `Strict-Transport-Security`.
+    hsts: Option<&'a [u8]>,
     /// The answer showed the request's mark.
     is_marked: bool,
 }
@@ -160,7 +116,7 @@ impl Edge {
         metrics: Metrics,
         settings: &Settings,
         checks: CheckSecret,
-        challenges: Arc<Challenges>,
+        certs: Arc<CertStore>,
         log: AccessLog,
     ) -> Self {
         let limits = Limits {
@@ -174,6 +130,7 @@ impl Edge {
             eject: settings.eject_ms,
         };
         let idle = IdleConnections::new(settings.upstream_pool, ms(settings.upstream_idle_timeout_ms));
+        let policy = PolicyContext::new(Arc::clone(&certs), settings, metrics.rulings.clone());
         Self {
             routing,
             metrics,
@@ -183,7 +140,8 @@ impl Edge {
             marks: Marks::default(),
             keys,
             checks,
-            challenges,
+            challenges: Arc::clone(certs.challenges()),
+            policy,
             log,
         }
     }
@@ -205,19 +163,23 @@ impl Edge {
         }
         let begun = Instant::now();
         let visitor = &*visitor.of(request);
-        let mut course = Course::default();
+        let mut course = Course { tls: visitor.tls, ..Course::default() };
         let challenge = Challenges::may_be_asked(request).then(|| self.challenge(request, visitor)).flatten();
         let code = match challenge {
             Some(text) => {
+                course.reason = "acme_challenge";
                 self.text(client, request, b"application/octet-stream", &text, &mut course.passed).await
             }
-            None => match self.route(request, visitor) {
+            None => match self.route(request, visitor, &mut course) {
                 Ok(mut serving) => {
                     let code = self.pass_on(client, request, visitor, &mut serving, &mut course).await;
                     course.serving = Some(serving);
                     code
                 }
-                Err(page) => self.page(client, page, Some(request), &mut course.passed).await,
+                Err(Reply::Page(page)) => self.page(client, page, Some(request), &mut course).await,
+                Err(Reply::Redirect { code, location }) => {
+                    self.redirect(client, code, &location, &mut course).await
+                }
             },
         };
         self.metrics.request(code);
@@ -228,7 +190,7 @@ impl Edge {
     pub(crate) async fn refuse<C: Client>(&self, client: &mut C, page: Page, visitor: &Visitor) {
         let begun = Instant::now();
         let mut course = Course::default();
-        let code = self.page(client, page, None, &mut course.passed).await;
+        let code = self.page(client, page, None, &mut course).await;
         self.metrics.request(code);
         self.write_down(visitor, None, &course, begun, code);
     }
@@ -256,11 +218,12 @@ impl Edge {
             method: &text(head.map(RequestHead::method).unwrap_or_default()),
             target: &text(head.map(RequestHead::target).unwrap_or_default()),
             status: code,
+            reason: course.reason,
             received: course.passed.received,
             sent: course.passed.sent,
             seconds: seconds(begun.elapsed()),
             upstream_seconds: course.upstream.map(seconds),
-            tenant: serving.map(|serving| serving.tenant.id()),
+            tenant: course.tenant.as_ref().map(|tenant| tenant.id()),
             webroot: serving.map(|serving| &*serving.webroot),
             shard: serving.map(|serving| serving.candidates.pool().name()),
             node: node.map(|node| &*node.id),
@@ -269,24 +232,28 @@ impl Edge {
         });
     }
 
-    fn route(&self, request: &Request, visitor: &Visitor) -> Result<Serving, Page> {
+    fn route(&self, request: &Request, visitor: &Visitor, course: &mut Course) -> Result<Serving, Reply> {
         if request.is_asterisk() {
-            return Err(Page::Options);
+            return Err(Page::Options.into());
         }
         let name = self.host(request, visitor)?;
-        let authority = request.authority();
-        match self.routing.resolve(&name) {
-            Decision::Serve(target) => Ok(Serving {
-                tenant: target.tenant,
+        let found = self.routing.resolve(&name).ok_or(Page::Unknown)?;
+        let ruled = self.policy.rule(&found, request, visitor, &name);
+        course.tenant = Some(found.tenant);
+        course.policies = found.policies;
+        if let Some(reply) = ruled {
+            return Err(reply);
+        }
+        match found.leads {
+            Leads::Site(target) => Ok(Serving {
                 webroot: target.webroot,
                 candidates: target.candidates,
                 may_upgrade: target.may_upgrade,
-                forwarded: Forwarded::new(visitor, &name, authority),
+                forwarded: Forwarded::new(visitor, &name, request.authority()),
             }),
-            Decision::Unknown => Err(Page::Unknown),
-            Decision::Suspended => Err(Page::Suspended),
-            Decision::Unbound => Err(Page::Unbound),
-            Decision::NoNode => Err(Page::NoNode),
+            Leads::Suspended => Err(Page::Suspended.into()),
+            Leads::Unbound => Err(Page::Unbound.into()),
+            Leads::NoNode => Err(Page::NoNode.into()),
         }
     }
 
@@ -314,7 +281,7 @@ impl Edge {
         let name = match self.host(request, visitor) {
             Ok(name) => name,
             Err(page) => {
-                self.page(client, page, Some(request), &mut Moved::default()).await;
+                self.page(client, page, Some(request), &mut Course::default()).await;
                 return;
             }
         };
@@ -360,19 +327,47 @@ impl Edge {
         }
     }
 
-    /// Sends a page and returns its code; 0 when the client did not take it.
+    /// Sends a page and returns its code.
     async fn page<C: Client>(
         &self,
         client: &mut C,
         page: Page,
         request: Option<&Request>,
-        passed: &mut Moved,
+        course: &mut Course,
     ) -> u16 {
+        course.reason = page.word();
         let accept = request.and_then(|request| request.head().field(b"accept"));
         let answer = page.answer(accept);
-        let head = answer.head(request.is_some_and(Request::is_head));
-        self.send(client, &head, answer.body.as_bytes(), passed).await;
+        let mut head = answer.head(request.is_some_and(Request::is_head));
+        head.fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let mut passed = Moved::default();
+        self.send(client, &head, answer.body.as_bytes(), &mut passed).await;
+        course.passed.sent = passed.sent;
         page.code()
+    }
+
+    /// Leads a client elsewhere and returns the code.
+    async fn redirect<C: Client>(
+        &self,
+        client: &mut C,
+        code: u16,
+        location: &str,
+        course: &mut Course,
+    ) -> u16 {
+        course.reason = "redirect";
+        let date = get_cached_date();
+        let mut fields = vec![(&b"date"[..], date.as_bytes()), (b"location", location.as_bytes())];
+        fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::FOUND);
+        let head = AnswerHead {
+            status: code,
+            reason: status.canonical_reason().unwrap_or_default().as_bytes(),
+            fields,
+            length: Some(0),
+            has_body: false,
+        };
+        self.send(client, &head, &[], &mut Moved::default()).await;
+        code
     }
 
     async fn pass_on<C: Client>(
@@ -396,10 +391,11 @@ impl Edge {
             Failure::Client(ClientError::Gone) => return 0,
             Failure::Client(ClientError::Slow) => Page::RequestTimeout,
             Failure::Client(ClientError::Malformed) => Page::BadRequest,
+            Failure::Client(ClientError::TooLarge) => Page::BodyTooLarge,
             Failure::Timeout => Page::GatewayTimeout,
             Failure::Closed | Failure::Answer(_) | Failure::Truncated => Page::BadGateway,
         };
-        self.page(client, page, Some(request), &mut course.passed).await
+        self.page(client, page, Some(request), course).await
     }
 
     /// Passes the request to a node. `begun` is the code of an answer that the client has seen the beginning of.
@@ -445,8 +441,9 @@ impl Edge {
             let mark = self.marks.next();
             let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some(), mark);
             course.candidate = Some(candidate);
-            let mut exchange =
-                Exchange::new(client, request, &mut course.passed, tcp, head, self.limits.times);
+            let most = course.policies.max_body();
+            let passed = &mut course.passed;
+            let mut exchange = Exchange::new(client, request, passed, tcp, head, self.limits.times, most);
             let mut answer = exchange.ask().await.map(|response| (shows(&response, mark), response));
             if must_show && matches!(answer, Ok((false, _))) {
                 self.metrics.foreign_answers.inc();
@@ -477,7 +474,8 @@ impl Edge {
             let took = asked.elapsed();
             course.upstream = Some(took);
             self.metrics.upstream.observe(took);
-            let served = Served { candidate, is_marked };
+            let hsts = course.policies.hsts().filter(|_| visitor.tls).map(str::as_bytes);
+            let served = Served { candidate, is_marked, hsts };
             return self.answer(exchange, request, &response, upgrade, serving, served, begun).await;
         }
     }
@@ -537,7 +535,7 @@ impl Edge {
         response: &ResponseHead,
         upgrade: Option<&[u8]>,
         serving: &Serving,
-        served: Served,
+        served: Served<'_>,
         begun: &mut Option<u16>,
     ) -> Result<u16, Failure> {
         let mut answered = response
@@ -547,6 +545,11 @@ impl Edge {
         let ours = [SHARD, REQUEST].map(str::as_bytes);
         answered.head.fields.retain(|(name, _)| !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)));
         answered.head.fields.push((SHARD.as_bytes(), shard));
+        if let Some(hsts) = served.hsts {
+            // Of two, browsers would go by the first (RFC 6797 §8.1).
+            answered.head.fields.retain(|(name, _)| !name.eq_ignore_ascii_case(STRICT_TRANSPORT_SECURITY));
+            answered.head.fields.push((STRICT_TRANSPORT_SECURITY, hsts));
+        }
         let code = answered.head.status;
         exchange.client().start(&answered.head)?;
         *begun = Some(code);
@@ -605,6 +608,7 @@ impl Forwarded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::Addresses;
 
     #[test]
     fn the_host_keeps_its_port_and_an_address_is_quoted_where_it_must_be() {

@@ -24,12 +24,13 @@ use crate::h1::{self, H1Limits};
 use crate::h2::{self, H2Limits, Windows};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
-use crate::proxy::{Edge, Visitor};
+use crate::proxy::Edge;
 use crate::proxy_header;
 use crate::replica::EdgeReplica;
 use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
+use crate::visitor::Visitor;
 
 /// An address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +184,7 @@ impl Server {
             metrics.clone(),
             settings,
             secret.clone(),
-            Arc::clone(certs.challenges()),
+            Arc::clone(&certs),
             log,
         );
         let h1 = H1Limits {

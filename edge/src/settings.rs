@@ -28,6 +28,8 @@ pub struct Settings {
     pub http_listen: Vec<SocketAddr>,
     /// Addresses for HTTPS.
     pub https_listen: Vec<SocketAddr>,
+    /// The port at which clients reach HTTPS, for redirects; 0: that of the first address in `https_listen`.
+    pub https_public_port: u16,
     /// Threads for user bytes; 0: one per core.
     pub threads: usize,
     /// Buckets of the FQDN map, rounded up to a power of two.
@@ -98,6 +100,7 @@ impl Default for Settings {
             shared: RoleSettings::new("/var/lib/hosting/edge", 9101, 30_000, "info,pingora_core=error"),
             http_listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
             https_listen: vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0u16; 8], 443))],
+            https_public_port: 0,
             threads: 0,
             map_buckets: 131_072,
             proxy_protocol_from: Vec::new(),
@@ -191,6 +194,13 @@ impl Settings {
             0 => self.max_connections.div_ceil(16),
             given => given,
         }
+    }
+
+    /// The port at which clients reach HTTPS; `None`: 443, which nobody has to write.
+    pub(crate) fn https_port(&self) -> Option<u16> {
+        let listened = || self.https_listen.first().map(SocketAddr::port);
+        let port = if self.https_public_port == 0 { listened() } else { Some(self.https_public_port) };
+        port.filter(|port| !matches!(port, 0 | 443))
     }
 
     /// The development authority's certificate, which clients may be told to trust.

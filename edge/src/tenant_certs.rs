@@ -163,6 +163,13 @@ impl TenantCerts {
         best.map(|(certificate, _)| Arc::clone(certificate))
     }
 
+    /// Whether clients get a certificate for a host that has not ended.
+    pub(crate) fn serves(&self, host: &str) -> bool {
+        let now = now();
+        let schemes = default_provider().signature_verification_algorithms.supported_schemes();
+        self.choose(host, &schemes, now).is_some_and(|certificate| certificate.not_after > now)
+    }
+
     /// The leaf of the certificate that a client gets for a host.
     pub(crate) fn leaf(&self, host: &str, schemes: &[SignatureScheme]) -> Option<CertificateDer<'static>> {
         Some(self.choose(host, schemes, now())?.pair.leaf().to_vec().into())

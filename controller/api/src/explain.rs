@@ -4,6 +4,7 @@
 use hosting_intent::Role;
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
 use hosting_planner::{World, lint};
+use hosting_resource::http_policy::HttpPolicy;
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, Kind, Resource, Status};
@@ -112,8 +113,10 @@ impl Api {
             ),
         ));
 
+        let mut tenants_http = None;
         if let Some(tenant) = tx.resource(fqdn.tenant.as_deref().unwrap_or_default()).await? {
-            let tenant = Doc::<Tenant>::read(tenant).map_err(|error| ApiError::internal(&error))?;
+            let mut tenant = Doc::<Tenant>::read(tenant).map_err(|error| ApiError::internal(&error))?;
+            tenants_http = tenant.spec.http.take();
             let reason = tenant.state.suspend_reason.as_deref().unwrap_or_default();
             let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             let state =
@@ -122,7 +125,13 @@ impl Api {
         }
         let Doc { spec, state, .. } = Doc::<Fqdn>::of(&fqdn).map_err(|error| ApiError::internal(&error))?;
         let webroot_id = spec.webroot_id.unwrap_or_default();
-        if webroot_id.is_empty() {
+        if webroot_id.is_empty() && spec.http.as_ref().is_some_and(HttpPolicy::leads_away) {
+            links.push(link(
+                "site",
+                "ok",
+                "the name is bound to no webroot, and needs none: it leads elsewhere",
+            ));
+        } else if webroot_id.is_empty() {
             links.push(link("site", "broken", "the name is bound to no webroot"));
         } else if let Some(webroot) = tx.resource(&webroot_id).await? {
             let look = self.look(&mut tx, webroot).await?;
@@ -140,6 +149,9 @@ impl Api {
         links.extend(self.condition_links(&mut tx, &look, &["verified", "route", "dns"]).await?);
         if !links.iter().any(|link| link.name == "dns") {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
+        }
+        if let Some((is_open, said)) = HttpPolicy::summary(spec.http.as_ref(), tenants_http.as_ref()) {
+            links.push(link("policy", if is_open { "ok" } else { "warning" }, said));
         }
         if let Some(issuance) = state.issuance {
             let (is_well, detail) = issuance.summary();

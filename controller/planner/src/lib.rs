@@ -10,6 +10,7 @@
 //! | `derive` | what a unit wants; the units that are no kind's own |
 //! | `overlay`, `plan`, `walk` | a mutation in memory, the diff with what is there, walks over many units |
 //! | `auto_records`, `names`, `ownership` | what several kinds share: automatic records, who may have a name, whether it is shown to be theirs |
+//! | `http_policy` | what edges are told of the requests for a host name |
 //! | `issuance` | how names come by certificates of public authorities |
 //! | `reissue` | many certificates of an authority that are replaced at once |
 //! | `quota` | how many resources of a kind somebody may have |
@@ -32,6 +33,7 @@ mod error;
 pub mod fake;
 mod fields;
 pub mod gates;
+mod http_policy;
 mod issuance;
 mod kinds;
 mod layer;

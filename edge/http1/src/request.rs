@@ -101,6 +101,12 @@ impl RequestHead {
         self.bytes.get(self.target.clone()).unwrap_or_default()
     }
 
+    /// Bytes of the whole head.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The version.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -237,6 +243,12 @@ impl Request {
         self.head.bytes.get(self.authority.clone()).unwrap_or_default()
     }
 
+    /// The target from its path on: with a `/` in front, or empty, or a query alone (RFC 9112 §3.2.2), or `*`.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        self.head.bytes.get(self.path.clone()).unwrap_or_default()
+    }
+
     /// How the body is framed.
     #[must_use]
     pub fn body(&self) -> Framing {
@@ -276,7 +288,7 @@ impl Request {
     /// Whether the target is `*`: the server as a whole is meant.
     #[must_use]
     pub fn is_asterisk(&self) -> bool {
-        self.head.bytes.get(self.path.clone()) == Some(b"*")
+        self.path() == b"*"
     }
 
     /// Whether sending the request twice has the effect of sending it once (RFC 9110 §9.2.2).
@@ -346,7 +358,7 @@ pub fn push_upstream_head(
     let head = &request.head;
     out.extend_from_slice(head.method());
     out.extend_from_slice(b" ");
-    let path = head.bytes.get(request.path.clone()).unwrap_or_default();
+    let path = request.path();
     if !matches!(path.first(), Some(b'/' | b'*')) {
         out.extend_from_slice(b"/");
     }

@@ -1,12 +1,13 @@
 //! What many routes share: tenants and shards, each in a cell that a change of it reaches all its routes by.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use hashbrown::HashTable;
 
+use crate::policy::Policy;
 use crate::pool::Pool;
 
 /// Active until the controller says otherwise: a state that is late or rejected must not take a tenant's sites down.
@@ -18,6 +19,9 @@ const SUSPENDED: u8 = 1;
 pub struct Tenant {
     id: Box<str>,
     state: AtomicU8,
+    /// Whether there is a policy, so that nobody asks for one that is not there.
+    has_policy: AtomicBool,
+    policy: ArcSwapOption<Policy>,
 }
 
 impl Tenant {
@@ -30,6 +34,17 @@ impl Tenant {
     /// Whether none of its sites is served.
     pub(crate) fn is_suspended(&self) -> bool {
         self.state.load(Ordering::Relaxed) == SUSPENDED
+    }
+
+    /// What holds for its names.
+    pub(crate) fn policy(&self) -> Option<Arc<Policy>> {
+        if self.has_policy.load(Ordering::Relaxed) { self.policy.load_full() } else { None }
+    }
+
+    pub(crate) fn set_policy(&self, policy: Option<Arc<Policy>>) {
+        let has_policy = policy.is_some();
+        self.policy.store(policy);
+        self.has_policy.store(has_policy, Ordering::Relaxed);
     }
 
     pub(crate) fn suspend(&self, suspended: bool) {
@@ -53,7 +68,12 @@ pub(crate) trait Cell {
 
 impl Cell for Tenant {
     fn new(id: &str) -> Self {
-        Self { id: id.into(), state: AtomicU8::new(ACTIVE) }
+        Self {
+            id: id.into(),
+            state: AtomicU8::new(ACTIVE),
+            has_policy: AtomicBool::new(false),
+            policy: ArcSwapOption::empty(),
+        }
     }
 
     fn id(&self) -> &str {

@@ -1,12 +1,13 @@
-//! Routing core of the edge: FQDN map, pools, tenant states.
+//! Routing core of the edge: FQDN map, policies, pools, tenant states.
 //!
-//! Owns the answer to "where does a request for this host go". It never opens a socket, reads a clock or draws a random
-//! number, and knows nothing of HTTP beyond the syntax of a host. One [`Writer`] (the feed's replica) applies batches; any
+//! Owns the answers to "what is done with a request before a site sees it" and "where does it go". It never opens a socket, reads a clock
+//! or draws a random number, and knows nothing of HTTP beyond the syntax of a host, a path and a redirect. One [`Writer`] (the feed's replica) applies batches; any
 //! number of request threads call [`Routing::resolve`], which takes no lock.
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 mod cells;
 mod host;
+mod policy;
 mod pool;
 mod routes;
 mod routing;
@@ -14,5 +15,6 @@ pub mod seen;
 
 pub use cells::Tenant;
 pub use host::{Host, HostError, parse_host};
+pub use policy::{Asked, Circumstances, Nanos, Policies, Rates, Ruling};
 pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};
-pub use routing::{Decision, Routing, Sizes, Target, Writer, check};
+pub use routing::{Found, Leads, Routing, Sizes, Target, Writer, check};

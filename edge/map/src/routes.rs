@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use hosting_intent::name::without_wildcard;
 
 use crate::cells::{Shard, Tenant};
+use crate::policy::Policy;
 
 /// More buckets than this are cut back to it.
 const MAX_BUCKETS: usize = 1 << 24;
@@ -24,6 +25,8 @@ pub(crate) struct Route<'a> {
     /// The host, or the wildcard that it falls under.
     pub(crate) name: &'a str,
     pub(crate) tenant: &'a Arc<Tenant>,
+    /// Its own.
+    pub(crate) policy: Option<&'a Arc<Policy>>,
     /// `None`: unbound.
     pub(crate) site: Option<Site<'a>>,
 }
@@ -55,6 +58,7 @@ struct Bucket {
 struct Entry {
     tenant: Arc<Tenant>,
     shard: Option<Arc<Shard>>,
+    policy: Option<Arc<Policy>>,
     /// Of the host's hash: most hosts that are others differ in it.
     tag: u8,
     /// Bytes of the host in the text; no host has more than 253.
@@ -67,7 +71,7 @@ struct Entry {
 impl Entry {
     fn route<'a>(&'a self, name: &'a str, webroot: &'a str) -> Route<'a> {
         let site = self.shard.as_ref().map(|shard| Site { webroot, shard, may_upgrade: self.may_upgrade });
-        Route { name, tenant: &self.tenant, site }
+        Route { name, tenant: &self.tenant, policy: self.policy.as_ref(), site }
     }
 }
 
@@ -84,6 +88,7 @@ struct Row {
     /// `None`: the route is gone.
     tenant: Option<Arc<Tenant>>,
     shard: Option<Arc<Shard>>,
+    policy: Option<Arc<Policy>>,
     bucket: u32,
     tag: u8,
     host: u8,
@@ -204,7 +209,8 @@ impl Routes {
                 if let Some(tenant) = row.tenant.take() {
                     texts.push_str(text.get(*at..end).unwrap_or_default());
                     let Row { tag, host, webroot, may_upgrade, .. } = *row;
-                    entries.push(Entry { tenant, shard: row.shard.take(), tag, host, webroot, may_upgrade });
+                    let (shard, policy) = (row.shard.take(), row.policy.take());
+                    entries.push(Entry { tenant, shard, policy, tag, host, webroot, may_upgrade });
                 }
             }
             self.len.fetch_add(entries.len(), Ordering::Relaxed);
@@ -228,7 +234,7 @@ pub(crate) struct Staged {
 
 impl Staged {
     /// As many parts as are good for `changes`, and for more to come when there are many.
-    pub(crate) fn expect(&mut self, changes: usize) {
+    pub(crate) fn reserve(&mut self, changes: usize) {
         if self.len == 0 {
             let (parts, (rows, text)) = if changes < PARTS { (1, (0, 0)) } else { (PARTS, ROOM) };
             self.parts.resize_with(parts, || Changes {
@@ -239,21 +245,25 @@ impl Staged {
     }
 
     /// Adds a change: `None` takes the route of the host away. Nobody has a host or a webroot that does not fit: they are left out.
-    pub(crate) fn add(
-        &mut self,
-        routes: &Routes,
-        host: &str,
-        place: Place,
-        route: Option<(Arc<Tenant>, Option<NewSite<'_>>)>,
-    ) {
-        self.expect(1);
-        let (tenant, site) = route.map_or((None, None), |(tenant, site)| (Some(tenant), site));
+    pub(crate) fn add(&mut self, routes: &Routes, host: &str, place: Place, route: Option<NewRoute<'_>>) {
+        self.reserve(1);
+        let (tenant, policy, site) = route
+            .map_or((None, None, None), |NewRoute { tenant, policy, site }| (Some(tenant), policy, site));
         let (webroot, shard, may_upgrade) =
             site.map_or(("", None, false), |site| (site.webroot, Some(site.shard), site.may_upgrade));
         let lengths = (host.len().try_into(), webroot.len().try_into());
         let (Ok(host_length), Ok(webroot_length)) = lengths else { return };
         let Place { bucket, tag } = place;
-        let row = Row { tenant, shard, bucket, tag, host: host_length, webroot: webroot_length, may_upgrade };
+        let row = Row {
+            tenant,
+            shard,
+            policy,
+            bucket,
+            tag,
+            host: host_length,
+            webroot: webroot_length,
+            may_upgrade,
+        };
         let part = bucket as usize * self.parts.len() / routes.buckets.len();
         let Some(changes) = self.parts.get_mut(part) else { return };
         changes.rows.push(row);
@@ -274,6 +284,16 @@ impl Staged {
             routes.update(changes);
         }
     }
+}
+
+/// A route as it is made.
+#[derive(Debug)]
+pub(crate) struct NewRoute<'a> {
+    pub(crate) tenant: Arc<Tenant>,
+    /// Its own.
+    pub(crate) policy: Option<Arc<Policy>>,
+    /// `None`: unbound.
+    pub(crate) site: Option<NewSite<'a>>,
 }
 
 /// A site as a new route names it.
@@ -321,7 +341,7 @@ mod tests {
         }
 
         fn stage(&mut self, changes: &[Wanted]) {
-            self.staged.expect(changes.len());
+            self.staged.reserve(changes.len());
             for (host, change) in changes {
                 let place = self.routes.place(host);
                 let route = change.map(|(tenant, site)| {
@@ -330,10 +350,12 @@ mod tests {
                         shard: self.shards.name(&format!("s{number}"), place.bucket),
                         may_upgrade,
                     });
-                    (self.tenants.name(&format!("t_{tenant}"), place.bucket), site)
+                    let tenant = self.tenants.name(&format!("t_{tenant}"), place.bucket);
+                    NewRoute { tenant, policy: None, site }
                 });
-                let shown =
-                    route.as_ref().map(|(tenant, site)| (tenant.id().to_owned(), site.as_ref().map(owned)));
+                let shown = route
+                    .as_ref()
+                    .map(|NewRoute { tenant, site, .. }| (tenant.id().to_owned(), site.as_ref().map(owned)));
                 match shown {
                     Some(shown) => drop(self.model.insert(host.clone(), shown)),
                     None => drop(self.model.remove(host)),
@@ -449,7 +471,7 @@ mod tests {
                     let host = format!("www.site-{n}.example");
                     let place = routes.place(&host);
                     let tenant = tenants.name(&format!("t_{round}"), place.bucket);
-                    staged.add(routes, &host, place, Some((tenant, None)));
+                    staged.add(routes, &host, place, Some(NewRoute { tenant, policy: None, site: None }));
                 }
                 staged.add(routes, "gone.example", routes.place("gone.example"), None);
                 staged.apply(routes);

@@ -1,31 +1,44 @@
 //! What each host leads to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ahash::RandomState;
 use hosting_intent::{EdgeIntent, EdgeKind, Item, Key, Rejection, Removal, message};
 
 use crate::cells::{Cell as _, Cells, Shard, Tenant};
+use crate::policy::{Policies, Policy, digest};
 use crate::pool::{Candidates, Pool};
-use crate::routes::{NewSite, Routes, Staged};
+use crate::routes::{NewRoute, NewSite, Routes, Staged};
 use crate::seen;
 
 /// Nodes of one shard; the ring counts in 16 bits, and no shard comes near.
 const MAX_POOL_NODES: usize = 4_096;
 
-/// What to do with a request.
+/// What the table has of a host.
 #[derive(Debug)]
-pub enum Decision {
-    /// Pass it on.
-    Serve(Target),
-    /// No such host.
-    Unknown,
+pub struct Found {
+    /// Its route is that of the wildcard that it falls under.
+    pub is_below: bool,
+    /// Whose it is.
+    pub tenant: Arc<Tenant>,
+    /// What is done with a request first. Nothing for a suspended tenant.
+    pub policies: Policies,
+    /// What to do with a request that passes.
+    pub leads: Leads,
+}
+
+/// Where a host leads.
+#[derive(Debug)]
+pub enum Leads {
+    /// To a site.
+    Site(Target),
     /// The tenant is suspended.
     Suspended,
-    /// The host is known, but bound to no site.
+    /// To no site.
     Unbound,
     /// The site's shard has no node in service.
     NoNode,
@@ -34,8 +47,6 @@ pub enum Decision {
 /// Where a request goes.
 #[derive(Debug)]
 pub struct Target {
-    /// Whose it is.
-    pub tenant: Arc<Tenant>,
     /// The site's id: the internal Host that the node knows it by.
     pub webroot: Arc<str>,
     /// The nodes to try.
@@ -73,6 +84,7 @@ impl Routing {
             routing: Arc::clone(&routing),
             tenants: Cells::default(),
             shards: Cells::default(),
+            policies: HashMap::default(),
             staged: Staged::default(),
             dropped: 0,
         };
@@ -85,30 +97,29 @@ impl Routing {
         self.tls13_only.load(Ordering::Relaxed)
     }
 
-    /// Decides on a host as [`crate::parse_host`] spells it.
+    /// What there is of a host as [`crate::parse_host`] spells it.
     #[must_use]
-    pub fn resolve(&self, host: &str) -> Decision {
-        self.routes
-            .read(host, |route| {
-                if route.tenant.is_suspended() {
-                    return Decision::Suspended;
+    pub fn resolve(&self, host: &str) -> Option<Found> {
+        self.routes.read(host, |route| {
+            let (tenant, is_below) = (Arc::clone(route.tenant), route.name != host);
+            if tenant.is_suspended() {
+                return Found { is_below, tenant, policies: Policies::default(), leads: Leads::Suspended };
+            }
+            let policies = Policies { own: route.policy.cloned(), tenant: tenant.policy() };
+            let leads = match route.site.map(|site| (site, site.shard.pool.load_full())) {
+                None => Leads::Unbound,
+                Some((site, Some(pool))) if pool.in_service() > 0 => {
+                    let point = pool.point(host);
+                    Leads::Site(Target {
+                        webroot: site.webroot.into(),
+                        candidates: Candidates::new(pool, point),
+                        may_upgrade: site.may_upgrade,
+                    })
                 }
-                let Some(site) = route.site else { return Decision::Unbound };
-                match site.shard.pool.load_full().filter(|pool| pool.in_service() > 0) {
-                    Some(pool) => {
-                        let point = pool.point(host);
-                        let candidates = Candidates::new(pool, point);
-                        Decision::Serve(Target {
-                            tenant: Arc::clone(route.tenant),
-                            webroot: site.webroot.into(),
-                            candidates,
-                            may_upgrade: site.may_upgrade,
-                        })
-                    }
-                    None => Decision::NoNode,
-                }
-            })
-            .unwrap_or(Decision::Unknown)
+                Some(_) => Leads::NoNode,
+            };
+            Found { is_below, tenant, policies, leads }
+        })
     }
 
     /// What the table has of a host, as [`seen`] writes it; empty when there is no route.
@@ -120,6 +131,8 @@ impl Routing {
                     seen::route(route.name),
                     seen::tenant(route.tenant.id()),
                     seen::suspended(route.tenant.is_suspended()),
+                    seen::policy(route.policy.map(|policy| policy.digest())),
+                    seen::tenant_policy(route.tenant.policy().as_deref().map(Policy::digest)),
                 ];
                 match route.site {
                     None => lines.push(seen::site(None)),
@@ -207,6 +220,8 @@ pub struct Writer {
     routing: Arc<Routing>,
     tenants: Cells<Tenant>,
     shards: Cells<Shard>,
+    /// By digest.
+    policies: HashMap<Box<str>, Arc<Policy>, RandomState>,
     /// Routes that no reader sees yet.
     staged: Staged,
     /// References given up since the last sweep.
@@ -229,12 +244,15 @@ impl Writer {
     /// Takes in a piece of what is applied next. No reader sees a route of it before that; tenants and shards change at once. Every item
     /// passed [`check`]; others are left out.
     pub fn stage(&mut self, upserts: &[(Item, EdgeIntent)]) {
-        self.staged.expect(upserts.len());
+        self.staged.reserve(upserts.len());
         for (item, intent) in upserts {
             match intent {
                 EdgeIntent::TenantState(state) => {
                     let suspended = state.state() == message::State::Suspended;
-                    self.tenants.want(&item.key.name).suspend(suspended);
+                    let policy = self.policy(state.http.as_ref());
+                    let tenant = self.tenants.want(&item.key.name);
+                    tenant.set_policy(policy);
+                    tenant.suspend(suspended);
                 }
                 EdgeIntent::ShardPool(pool) => {
                     let shard = self.shards.want(&item.key.name);
@@ -253,7 +271,9 @@ impl Writer {
                         shard: self.shards.name(&route.shard_id, place.bucket),
                         may_upgrade: route.may_upgrade,
                     });
-                    self.staged.add(&self.routing.routes, &item.key.name, place, Some((tenant, site)));
+                    let policy = self.policy(route.http.as_ref());
+                    let route = NewRoute { tenant, policy, site };
+                    self.staged.add(&self.routing.routes, &item.key.name, place, Some(route));
                 }
                 EdgeIntent::TrustRoots(_)
                 | EdgeIntent::AudienceKey(_)
@@ -261,6 +281,13 @@ impl Writer {
                 | EdgeIntent::AcmeChallenge(_) => {}
             }
         }
+    }
+
+    /// The policy; one for all that are equal.
+    fn policy(&mut self, policy: Option<&message::HttpPolicy>) -> Option<Arc<Policy>> {
+        let policy = policy?;
+        let digest = digest(policy).into();
+        Some(Arc::clone(self.policies.entry(digest).or_insert_with(|| Arc::new(Policy::new(policy)))))
     }
 
     /// Puts a batch, and what was staged before it, into effect: pools and tenants first, so that no new route finds nothing behind it,
@@ -279,7 +306,7 @@ impl Writer {
         for removal in removals {
             let name = removal.key.name.as_str();
             match EdgeKind::of(&removal.key) {
-                // Routes that still name the tenant keep its last state: a suspended one must not come back by this.
+                // Routes that still name the tenant keep its last state and policy: a suspended one must not come back by this.
                 Some(EdgeKind::TenantState) => {
                     if self.tenants.unwant(name).is_some() {
                         self.dropped += 1;
@@ -329,12 +356,13 @@ impl Writer {
 
     /// Forgets what nothing refers to any more. Runs after as many changes as a quarter of the entries, so a change costs O(1).
     fn sweep(&mut self) {
-        if self.dropped <= 1_024 + (self.tenants.len() + self.shards.len()) / 4 {
+        if self.dropped <= 1_024 + (self.tenants.len() + self.shards.len() + self.policies.len()) / 4 {
             return;
         }
         self.dropped = 0;
         self.tenants.sweep();
         self.shards.sweep();
+        self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
     }
 }
 
@@ -371,7 +399,7 @@ mod tests {
         upsert(
             Kind::TenantState,
             id,
-            EdgeIntent::TenantState(TenantState { state: state as i32, reason: String::new() }),
+            EdgeIntent::TenantState(TenantState { state: state as i32, reason: String::new(), http: None }),
         )
     }
 
@@ -429,13 +457,16 @@ mod tests {
         }
     }
 
-    fn word(decision: &Decision) -> String {
-        match decision {
-            Decision::Serve(target) => format!("{} at {}", target.webroot, target.candidates.pool().name()),
-            Decision::Unknown => "unknown".into(),
-            Decision::Suspended => "suspended".into(),
-            Decision::Unbound => "unbound".into(),
-            Decision::NoNode => "no node".into(),
+    /// Where the table leads a host.
+    fn word(routing: &Routing, host: &str) -> String {
+        match routing.resolve(host).map(|found| found.leads) {
+            Some(Leads::Site(target)) => {
+                format!("{} at {}", target.webroot, target.candidates.pool().name())
+            }
+            Some(Leads::Suspended) => "suspended".into(),
+            Some(Leads::Unbound) => "unbound".into(),
+            Some(Leads::NoNode) => "no node".into(),
+            None => "unknown".into(),
         }
     }
 
@@ -457,7 +488,7 @@ mod tests {
             ],
             &[],
         );
-        let decide = |host: &str| word(&routing.resolve(host));
+        let decide = |host: &str| word(&routing, host);
         assert_eq!(decide("www.example.com"), "web_a at s1-name");
         assert_eq!(decide("parked.example.com"), "unbound");
         assert_eq!(decide("lost.example.com"), "no node");
@@ -491,7 +522,7 @@ mod tests {
             &[],
         );
         writer.apply(&[], &[gone(Kind::TenantState, "t_a")]);
-        assert_eq!(word(&routing.resolve("a.example")), "suspended");
+        assert_eq!(word(&routing, "a.example"), "suspended");
     }
 
     #[test]
@@ -505,6 +536,71 @@ mod tests {
         assert!(routing.is_empty());
         let sizes = writer.sizes();
         assert!(sizes.tenants < 3_000 && sizes.pools < 3_000, "{sizes:?}");
+    }
+
+    /// The most bytes that a body may have, which stands for a policy.
+    fn takes(bytes: u64) -> message::HttpPolicy {
+        message::HttpPolicy { max_body_bytes: Some(bytes), ..message::HttpPolicy::default() }
+    }
+
+    fn with_policy((item, intent): (Item, EdgeIntent), bytes: u64) -> (Item, EdgeIntent) {
+        let intent = match intent {
+            EdgeIntent::Route(route) => EdgeIntent::Route(Route { http: Some(takes(bytes)), ..route }),
+            EdgeIntent::TenantState(state) => {
+                EdgeIntent::TenantState(TenantState { http: Some(takes(bytes)), ..state })
+            }
+            other => other,
+        };
+        (item, intent)
+    }
+
+    #[test]
+    fn policies_hold_for_their_hosts_whatever_these_lead_to() {
+        let (routing, mut writer) = Routing::new(16);
+        writer.apply(
+            &[
+                with_policy(route("own.example", "t_a", "", ""), 1),
+                route("plain.example", "t_a", "", ""),
+                with_policy(route("*.below.example", "t_b", "web_b", "s1"), 3),
+                with_policy(tenant("t_a", State::Active), 2),
+            ],
+            &[],
+        );
+        let most = |host: &str| routing.resolve(host).unwrap().policies.max_body();
+        assert_eq!((most("own.example"), most("plain.example")), (Some(1), Some(2)));
+        assert_eq!(most("x.below.example"), Some(3));
+        assert!(routing.resolve("x.below.example").unwrap().is_below);
+        assert!(!routing.resolve("own.example").unwrap().is_below);
+        // It shows, and so does each change.
+        for change in [
+            with_policy(route("own.example", "t_a", "", ""), 4),
+            with_policy(tenant("t_a", State::Active), 5),
+            tenant("t_a", State::Active),
+            route("own.example", "t_a", "", ""),
+        ] {
+            let shown = |line: &String| routing.seen("own.example").contains(line);
+            assert!(!seen::wanted(&change.1).iter().all(shown), "{:?}", change.1);
+            writer.apply(std::slice::from_ref(&change), &[]);
+            assert!(seen::wanted(&change.1).iter().all(shown), "{:?}", change.1);
+        }
+        assert!(routing.resolve("own.example").unwrap().policies.is_empty());
+        // Of a suspended tenant nothing is said but that.
+        writer.apply(&[with_policy(tenant("t_b", State::Suspended), 6)], &[]);
+        assert!(routing.resolve("x.below.example").unwrap().policies.is_empty());
+    }
+
+    #[test]
+    fn equal_policies_are_one_and_those_of_nobody_are_forgotten() {
+        let (routing, mut writer) = Routing::new(16);
+        let hosts = (0..4_000).map(|n| format!("h{n}.example"));
+        let all: Vec<_> = hosts.map(|host| with_policy(route(&host, "t_a", "", ""), 7)).collect();
+        writer.apply(&all, &[]);
+        assert_eq!(writer.policies.len(), 1);
+        for n in 0..3_000 {
+            writer.apply(&[with_policy(route("h0.example", "t_a", "", ""), n + 10)], &[]);
+        }
+        assert!(writer.policies.len() < 2_000, "{}", writer.policies.len());
+        assert_eq!(routing.resolve("h1.example").unwrap().policies.max_body(), Some(7));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 
 use hosting_intent::EdgeIntent;
-use hosting_intent::message::{PoolNode, State};
+use hosting_intent::message::{HttpPolicy, PoolNode, State};
+
+use crate::policy::digest;
 
 /// The host's own route, or the wildcard's that it falls under.
 #[must_use]
@@ -19,6 +21,16 @@ pub(crate) fn tenant(id: &str) -> String {
 
 pub(crate) fn suspended(suspended: bool) -> String {
     format!("suspended {suspended}")
+}
+
+/// The digest of the route's own policy.
+pub(crate) fn policy(digest: Option<&str>) -> String {
+    format!("policy {}", digest.unwrap_or("none"))
+}
+
+/// The digest of the tenant's policy.
+pub(crate) fn tenant_policy(digest: Option<&str>) -> String {
+    format!("tenant policy {}", digest.unwrap_or("none"))
 }
 
 /// Webroot, shard, and whether the site may change the protocol of a connection.
@@ -38,6 +50,10 @@ pub(crate) fn node(id: &str, addresses: &[String], in_service: bool) -> String {
     format!("node {id} at {} in_service {in_service}", addresses.join(","))
 }
 
+fn of(policy: Option<&HttpPolicy>) -> Option<String> {
+    policy.map(digest)
+}
+
 /// The lines that a host shows when the intent is in effect for it; none for what no host shows.
 #[must_use]
 pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
@@ -48,9 +64,12 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
                 route.shard_id.as_str(),
                 route.may_upgrade,
             ));
-            vec![tenant(&route.tenant_id), site(bound)]
+            vec![tenant(&route.tenant_id), site(bound), policy(of(route.http.as_ref()).as_deref())]
         }
-        EdgeIntent::TenantState(state) => vec![suspended(state.state() == State::Suspended)],
+        EdgeIntent::TenantState(state) => {
+            let digest = of(state.http.as_ref());
+            vec![suspended(state.state() == State::Suspended), tenant_policy(digest.as_deref())]
+        }
         EdgeIntent::ShardPool(shard) => {
             let line = |one: &PoolNode| {
                 let addresses = one.addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok());

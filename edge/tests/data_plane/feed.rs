@@ -30,6 +30,7 @@ fn route(fqdn: &str, webroot: &str) -> Item {
         webroot_id: webroot.into(),
         shard_id: "s1".into(),
         may_upgrade: true,
+        http: None,
     };
     item(Key::new(Kind::Route, fqdn), route.encode_to_vec())
 }

@@ -12,7 +12,7 @@ use hosting_edge::{
     Settings,
 };
 use hosting_edge_map::Routing;
-use hosting_intent::message::{PoolNode, Route, ShardPool, State, TenantState};
+use hosting_intent::message::{HttpPolicy, PoolNode, Route, ShardPool, State, TenantState};
 use hosting_intent::{Audience, Cause, EdgeIntent, Item, Key, Kind, Removal};
 use hosting_intent_sync::client::{AudienceKeys, KeysWatch};
 use hosting_intent_sync::sealing::SealingKey;
@@ -318,6 +318,7 @@ pub(crate) fn route(fqdn: &str, tenant: &str, webroot: &str, shard: &str) -> (It
         webroot_id: webroot.into(),
         shard_id: shard.into(),
         may_upgrade: true,
+        http: None,
     };
     upsert(Kind::Route, fqdn, EdgeIntent::Route(route))
 }
@@ -326,8 +327,19 @@ pub(crate) fn tenant(id: &str, state: State) -> (Item, EdgeIntent) {
     upsert(
         Kind::TenantState,
         id,
-        EdgeIntent::TenantState(TenantState { state: state as i32, reason: "unpaid".into() }),
+        EdgeIntent::TenantState(TenantState { state: state as i32, reason: "unpaid".into(), http: None }),
     )
+}
+
+/// The same route, or tenant, with a policy.
+pub(crate) fn with_policy((item, intent): (Item, EdgeIntent), policy: HttpPolicy) -> (Item, EdgeIntent) {
+    let http = Some(policy);
+    let intent = match intent {
+        EdgeIntent::Route(route) => EdgeIntent::Route(Route { http, ..route }),
+        EdgeIntent::TenantState(state) => EdgeIntent::TenantState(TenantState { http, ..state }),
+        other => panic!("{other:?} has no policy"),
+    };
+    (item, intent)
 }
 
 pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, EdgeIntent) {

@@ -8,6 +8,7 @@ mod feed;
 mod harness;
 mod http2;
 mod pages;
+mod policies;
 mod proxying;
 mod resilience;
 mod rules;

@@ -20,13 +20,13 @@ use zeroize::Zeroizing;
 use crate::harness::{Edge, Node, audience, pool, route, settings, tenant, upsert};
 
 /// An authority that is not ours.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,7 +35,12 @@ impl Authority {
     }
 
     /// The intent of a certificate that is sealed under a version of an audience's key.
-    fn certificate(&self, id: &str, names: &[&str], sealed: (&AudienceKey, &Audience)) -> (Item, EdgeIntent) {
+    pub(crate) fn certificate(
+        &self,
+        id: &str,
+        names: &[&str],
+        sealed: (&AudienceKey, &Audience),
+    ) -> (Item, EdgeIntent) {
         self.certificate_of(id, names, sealed, &KeyPair::generate().unwrap(), i64::MAX)
     }
 
@@ -100,11 +105,11 @@ fn is_rsa(scheme: SignatureScheme) -> bool {
     format!("{scheme:?}").starts_with("RSA")
 }
 
-fn key(version: u32) -> AudienceKey {
+pub(crate) fn key(version: u32) -> AudienceKey {
     AudienceKey::new(version, Zeroizing::new([u8::try_from(version).unwrap(); 32]))
 }
 
-fn share(edge: &Edge, version: u32) -> (Item, EdgeIntent) {
+pub(crate) fn share(edge: &Edge, version: u32) -> (Item, EdgeIntent) {
     let share: Share = key(version).share(&audience(), edge.pair.public()).unwrap();
     let name = audience_key_name(version, edge.pair.public());
     upsert(Kind::AudienceKey, &name, EdgeIntent::AudienceKey(share))

@@ -10,6 +10,7 @@ mod digest;
 pub mod edge_key;
 pub mod env;
 pub mod folder;
+pub mod http_policy;
 mod kinds;
 pub mod limits;
 pub mod name;

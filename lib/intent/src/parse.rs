@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
 
-use crate::{Key, Retired, env, folder, kind_name, message as m, name, php};
+use crate::{Key, Retired, env, folder, http_policy, kind_name, message as m, name, php};
 
 /// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
@@ -121,7 +121,14 @@ pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Re
     let state: m::TenantState = decode(value)?;
     id_key(key)?;
     stated(state.state)?;
+    http(state.http.as_ref(), true)?;
     Ok(state)
+}
+
+fn http(policy: Option<&m::HttpPolicy>, of_tenant: bool) -> Result<(), Rejection> {
+    policy.map_or(Ok(()), |policy| {
+        http_policy::check(policy, of_tenant).map_err(|(field, problem)| invalid(field, problem))
+    })
 }
 
 pub(crate) fn route(key: &str, value: &[u8]) -> Result<m::Route, Rejection> {
@@ -132,6 +139,7 @@ pub(crate) fn route(key: &str, value: &[u8]) -> Result<m::Route, Rejection> {
         check_id("webroot_id", &route.webroot_id)?;
         check_id("shard_id", &route.shard_id)?;
     }
+    http(route.http.as_ref(), false)?;
     Ok(route)
 }
 
@@ -452,7 +460,7 @@ mod tests {
     #[test]
     fn what_stops_serving_takes_away() {
         let state = |state: m::State| {
-            Intent::TenantState(m::TenantState { state: state as i32, reason: String::new() })
+            Intent::TenantState(m::TenantState { state: state as i32, reason: String::new(), http: None })
         };
         assert!(state(m::State::Suspended).takes_away());
         assert!(!state(m::State::Active).takes_away());

@@ -1,8 +1,9 @@
 //! The validation vocabulary: what names, addresses and texts may look like, and their normal forms.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use idna::AsciiDenyList;
+use ipnet::IpNet;
 
 use crate::SpecError;
 
@@ -180,6 +181,26 @@ pub(crate) fn ipv6(field: &str, value: &str) -> Checked<String> {
         .parse::<Ipv6Addr>()
         .map(|address| address.to_string())
         .map_err(|_| SpecError::invalid(field, format!("{value:?} is no IPv6 address")))
+}
+
+/// Networks in the form that is kept: one address is a network of its own, bits behind the prefix are zero, none stands twice.
+pub(crate) fn networks(field: &str, given: &[String], most: usize) -> Checked<Vec<String>> {
+    if given.len() > most {
+        return Err(SpecError::invalid(field, format!("at most {most} can be given")));
+    }
+    let mut networks = Vec::new();
+    for (n, text) in given.iter().enumerate() {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+            SpecError::invalid(
+                format!("{field}[{n}]"),
+                format!("{text:?} must be a network such as 192.0.2.0/24 or 2001:db8::/48, or one address"),
+            )
+        })?;
+        networks.push(network.trunc().to_string());
+    }
+    distinct(&mut networks);
+    Ok(networks)
 }
 
 /// A folder below a site's own, as [`hosting_intent::folder::check`] has it; slashes at the end are dropped.

@@ -25,6 +25,11 @@ impl Faults {
         }
     }
 
+    /// Notes a fault.
+    pub(crate) fn fault(&mut self, fault: SpecError) {
+        self.0.push(fault);
+    }
+
     /// Puts what a check made in the place of what it was made of.
     pub(crate) fn put<T>(&mut self, place: &mut T, checked: Result<T, SpecError>) {
         if let Some(value) = self.note(checked) {

@@ -18,6 +18,7 @@ mod error;
 mod event;
 mod faults;
 mod filter;
+pub mod http_policy;
 mod ids;
 mod info;
 mod input;

@@ -380,6 +380,7 @@ fn ledger(data: &Path, names: usize, own_certificates: bool, node: SocketAddr) -
             webroot_id: webroot(index),
             shard_id: "s1".into(),
             may_upgrade: false,
+            http: None,
         };
         (Key::new(Kind::Route, fqdn(index)), route.encode_to_vec())
     }));

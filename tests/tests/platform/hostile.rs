@@ -61,6 +61,7 @@ async fn poisoned_intents_are_rejected_one_by_one() {
             webroot_id: webroot.clone(),
             shard_id: "shard".to_owned(),
             may_upgrade: false,
+            http: None,
         };
         poison(&edge, Key::new(Kind::Route, name), clusters.encode_to_vec())
     };

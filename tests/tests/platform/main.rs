@@ -18,6 +18,7 @@ mod guides;
 mod harness;
 mod hostile;
 mod operator;
+mod policies;
 mod rollouts;
 mod tls;
 mod traces;

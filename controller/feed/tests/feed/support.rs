@@ -243,6 +243,7 @@ pub fn padded_route(name: &str, size: usize) -> (Key, Bytes) {
         webroot_id: "web_abcdefghij".into(),
         shard_id: "shard-1".into(),
         may_upgrade: false,
+        http: None,
     };
     let mut value = route.encode_to_vec();
     // Field 15, length-delimited: of a newer controller.

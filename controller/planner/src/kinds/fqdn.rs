@@ -18,7 +18,7 @@ use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, issuance, names, ownership, read};
+use crate::{DesiredIntent, PlanError, Unit, World, http_policy, issuance, names, ownership, read};
 
 /// The host names of a tenant, for their automatic records.
 pub(crate) const TENANT_NAMES: Pages =
@@ -98,6 +98,9 @@ impl Planned for Fqdn {
         }
         if before.is_none_or(|before| before.spec.fqdn != fqdn.spec.fqdn) {
             names::fqdn(draft, fqdn).await?;
+        }
+        if before.is_none_or(|before| before.spec.http != fqdn.spec.http) {
+            http_policy::check_canonical(fqdn, draft).await?;
         }
         Ok(())
     }
@@ -191,6 +194,7 @@ async fn route(
             shard_id: shard.to_owned(),
             // PHP and static sites have no process of their own that could speak another protocol.
             may_upgrade: false,
+            http: fqdn.spec.http.as_ref().map(http_policy::message),
         };
         DesiredIntent::new(audience.clone(), IntentKind::Route, name, &message)
     };
@@ -206,12 +210,13 @@ async fn route(
             continue;
         }
         let Ok(old) = m::Route::decode(row.value.clone()) else { continue };
-        let still_good = old.webroot_id.is_empty()
-            || read::get(world, &Id::<webroot::Webroot>::from(old.webroot_id))
+        let m::Route { webroot_id, shard_id, .. } = old;
+        let still_good = webroot_id.is_empty()
+            || read::get(world, &Id::<webroot::Webroot>::from(webroot_id.clone()))
                 .await?
                 .is_some_and(|old| !is_deleting(&old) && old.parent == fqdn.parent);
         if still_good {
-            return Ok(Some(DesiredIntent { audience: row.audience, key: row.key, value: row.value }));
+            return Ok(Some(to(&webroot_id, &shard_id)));
         }
     }
     Ok(None)

@@ -13,7 +13,7 @@ use crate::gates::Look;
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, placement, quota, read};
+use crate::{DesiredIntent, PlanError, Unit, World, http_policy, placement, quota, read};
 
 /// The tenants of a shard, and from each what machines get of it.
 pub(crate) const SHARD_TENANTS: Pages = Pages {
@@ -92,7 +92,8 @@ impl Planned for Tenant {
         let mut wanted = Vec::new();
         let id = tenant.id.as_str();
         if !tenant.spec.cluster_id.is_empty() {
-            let message = m::TenantState { state: state as i32, reason: reason.to_owned() };
+            let http = tenant.spec.http.as_ref().map(http_policy::message);
+            let message = m::TenantState { state: state as i32, reason: reason.to_owned(), http };
             let audience = Audience::edge(&tenant.spec.cluster_id)?;
             wanted.push(DesiredIntent::new(audience, IntentKind::TenantState, id, &message));
         }

@@ -3,6 +3,7 @@
 mod certificates;
 mod deletion;
 mod gates;
+mod http_policies;
 mod issuance;
 mod names;
 mod overlay;

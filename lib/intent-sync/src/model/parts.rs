@@ -110,7 +110,9 @@ pub(super) fn value(key: &Key, class: Class, mark: u64) -> Bytes {
             Class::Stopping => m::State::Suspended,
             Class::Poisoned | Class::Unknown => m::State::Unspecified,
         };
-        return m::TenantState { state: state as i32, reason: mark.to_string() }.encode_to_vec().into();
+        return m::TenantState { state: state as i32, reason: mark.to_string(), http: None }
+            .encode_to_vec()
+            .into();
     }
     let sound = m::Route { tenant_id: format!("t_{mark}"), ..m::Route::default() };
     match class {
@@ -122,6 +124,7 @@ pub(super) fn value(key: &Key, class: Class, mark: u64) -> Bytes {
                 webroot_id: format!("web_{mark}"),
                 shard_id: "s".to_owned(),
                 may_upgrade: false,
+                http: None,
             }
             .encode_to_vec()
             .into(),

@@ -279,26 +279,6 @@ fn expiry(text: &str) -> Result<String, SpecError> {
     Ok(timestamp(at.as_millisecond()))
 }
 
-/// Networks in the form that is kept: one address is a network of its own, bits behind the prefix are zero.
-fn networks(given: &[String]) -> Result<Vec<String>, SpecError> {
-    if given.len() > MAX_NETWORKS {
-        return Err(SpecError::invalid("allowed_networks", format!("at most {MAX_NETWORKS} can be given")));
-    }
-    let mut networks = Vec::new();
-    for (n, text) in given.iter().enumerate() {
-        let address = text.parse::<IpAddr>().map(IpNet::from);
-        let network = address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-            SpecError::invalid(
-                format!("allowed_networks[{n}]"),
-                format!("{text:?} must be a network such as 192.0.2.0/24 or 2001:db8::/48, or one address"),
-            )
-        })?;
-        networks.push(network.trunc().to_string());
-    }
-    check::distinct(&mut networks);
-    Ok(networks)
-}
-
 fn push_hex(out: &mut String, bytes: &[u8]) {
     use std::fmt::Write;
     for byte in bytes {
@@ -424,7 +404,7 @@ impl Definition for ApiKey {
             key_prefix: key.chars().take(12).collect(),
             key_hash: key_hash(&key),
             expires_at: input.expires_at.filter(|text| !text.is_empty()).map(|text| expiry(&text)).transpose()?,
-            allowed_networks: networks(&input.allowed_networks)?,
+            allowed_networks: check::networks("allowed_networks", &input.allowed_networks, MAX_NETWORKS)?,
             rotated_out: Vec::new(),
         };
         let id = build.id(Self::INFO.id, None)?;
@@ -449,7 +429,7 @@ impl Definition for ApiKey {
             spec.expires_at = given.filter(|text| !text.is_empty()).map(|text| expiry(&text)).transpose()?;
         }
         if let Some(given) = input.allowed_networks {
-            spec.allowed_networks = networks(&given.unwrap_or_default())?;
+            spec.allowed_networks = check::networks("allowed_networks", &given.unwrap_or_default(), MAX_NETWORKS)?;
         }
         Ok(None)
     }

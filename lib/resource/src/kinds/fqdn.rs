@@ -9,6 +9,7 @@ use super::webroot::Webroot;
 use super::zone_record::AutoRecord;
 use crate::definition::{Build, Definition};
 use crate::document::is_false;
+use crate::http_policy::HttpPolicy;
 use crate::input::Unserved;
 use crate::issuance::{Issuance, IssuanceView, Reissue};
 use crate::ownership::{Ownership, Verification};
@@ -31,6 +32,9 @@ pub struct FqdnSpec {
     /// Whether a certificate is wanted.
     #[serde(default)]
     pub ssl_enabled: bool,
+    /// What edges do with its requests before the site sees them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpPolicy>,
 }
 
 impl FqdnSpec {
@@ -57,6 +61,9 @@ pub(crate) struct FqdnCreate {
     webroot_id: Option<String>,
     #[serde(default)]
     ssl_enabled: bool,
+    /// What edges do with its requests before the site sees them.
+    #[serde(default)]
+    http: Option<HttpPolicy>,
     #[serde(default)]
     email_accounts: Unserved,
 }
@@ -70,6 +77,10 @@ pub(crate) struct FqdnUpdate {
     webroot_id: Option<Option<String>>,
     #[serde(default)]
     ssl_enabled: Option<bool>,
+    /// All of it. Null: none of its own.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<HttpPolicy>")]
+    http: Option<Option<HttpPolicy>>,
 }
 
 /// What the controller keeps about an FQDN.
@@ -127,8 +138,10 @@ impl Fqdn {
             }
             check::reference("webroot_id", id)?;
         }
+        let name = check::fqdn_or_wildcard("fqdn", &input.fqdn)?;
         let spec = FqdnSpec {
-            fqdn: check::fqdn_or_wildcard("fqdn", &input.fqdn)?,
+            http: HttpPolicy::of_name(input.http, &name)?,
+            fqdn: name,
             webroot_id: webroot.map(str::to_owned).or(given).map(Id::from),
             ssl_enabled: input.ssl_enabled,
         };
@@ -188,6 +201,9 @@ impl Definition for Fqdn {
         }
         if let Some(ssl) = input.ssl_enabled {
             spec.ssl_enabled = ssl;
+        }
+        if let Some(http) = input.http {
+            spec.http = HttpPolicy::of_name(http, &spec.fqdn)?;
         }
         Ok(None)
     }

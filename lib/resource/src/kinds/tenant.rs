@@ -17,6 +17,7 @@ use crate::definition::{Build, Definition};
 use crate::input::Unserved;
 use crate::limits::{HeldLimits, Limits};
 use crate::faults::Faults;
+use crate::http_policy::HttpPolicy;
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Placement, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
@@ -48,6 +49,9 @@ pub struct TenantSpec {
     /// The most resources of some kinds. They go before those of the package.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
+    /// What edges do with the requests for its names before the sites see them, where a name says nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpPolicy>,
 }
 
 /// Body of POST /tenants.
@@ -71,6 +75,9 @@ pub(crate) struct TenantCreate {
     package_id: Option<String>,
     #[serde(default)]
     limits: Limits,
+    /// What edges do with the requests for its names before the sites see them, where a name says nothing else.
+    #[serde(default)]
+    http: Option<HttpPolicy>,
     #[serde(default)]
     subscriptions: Vec<SubscriptionCreate>,
     #[serde(default)]
@@ -112,6 +119,10 @@ pub(crate) struct TenantUpdate {
     /// All of them.
     #[serde(default)]
     limits: Option<Limits>,
+    /// All of it. Null: none.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<HttpPolicy>")]
+    http: Option<Option<HttpPolicy>>,
 }
 
 /// What is shown beside the spec.
@@ -224,6 +235,7 @@ impl Definition for Tenant {
             disk_quota_bytes: 0,
             package_id: faults.note(named(input.package_id)).flatten(),
             limits: input.limits,
+            http: faults.note(HttpPolicy::of_tenant(input.http)).flatten(),
         };
         build.push::<Self>(id.clone(), None, &spec)?;
         for (n, subscription) in input.subscriptions.into_iter().enumerate() {
@@ -259,6 +271,9 @@ impl Definition for Tenant {
         if let Some(limits) = input.limits {
             limits.check("limits")?;
             spec.limits = limits;
+        }
+        if let Some(http) = input.http {
+            spec.http = HttpPolicy::of_tenant(http)?;
         }
         Ok(None)
     }

@@ -1,0 +1,95 @@
+//! What edges are told to do with requests before a site sees them.
+
+use super::*;
+
+fn policy(lab: &Lab, tenant: &Resource) -> Option<m::HttpPolicy> {
+    match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::TenantState, &tenant.id) {
+        Some(Intent::TenantState(state)) => state.http,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let webroot = lab.webroot(&tenant).await;
+    let fqdn = lab.fqdn(&tenant, "www.example.com", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    assert_eq!(lab.route("www.example.com").unwrap().http, None);
+    let body = json!({"http": {"https_redirect": true, "hsts": {"max_age_seconds": 300},
+        "redirects": [{"from": "/a/*", "to": "/b/*", "code": 308}],
+        "access": {"deny": ["192.0.2.1"]}, "rate_limits": [{"requests": 5, "seconds": 1, "per": "network"}],
+        "max_body_bytes": 7, "max_header_bytes": 8, "maintenance": {"enabled": false}}});
+    lab.put(&fqdn.id, body).await.unwrap();
+    let http = lab.route("www.example.com").unwrap().http.unwrap();
+    let wanted = m::HttpPolicy {
+        https_redirect: Some(true),
+        canonical_host: String::new(),
+        hsts: Some(m::Hsts { max_age_seconds: 300, include_subdomains: false, preload: false }),
+        redirects: vec![m::PathRedirect { from: "/a/*".into(), to: "/b/*".into(), code: 308 }],
+        access: Some(m::Access { allow: vec![], deny: vec!["192.0.2.1/32".into()] }),
+        rate_limits: vec![m::RateLimit { requests: 5, seconds: 1, per: m::RatePer::Network as i32 }],
+        max_body_bytes: Some(7),
+        max_header_bytes: Some(8),
+        maintenance: Some(m::Maintenance { enabled: false, retry_after_seconds: 600, allow: vec![] }),
+    };
+    assert_eq!(http, wanted);
+    // Other changes leave it; null takes it away.
+    let before = lab.store.head;
+    lab.put(&fqdn.id, json!({"ssl_enabled": false})).await.unwrap();
+    assert!(lab.route("www.example.com").unwrap().http.is_some());
+    lab.put(&fqdn.id, json!({"http": null})).await.unwrap();
+    assert!(lab.store.head > before && lab.route("www.example.com").unwrap().http.is_none());
+
+    assert_eq!(policy(&lab, &tenant), None);
+    lab.put(&tenant.id, json!({"http": {"max_body_bytes": 9}})).await.unwrap();
+    assert_eq!(policy(&lab, &tenant).unwrap().max_body_bytes, Some(9));
+    lab.put(&tenant.id, json!({"http": {}})).await.unwrap();
+    assert_eq!(policy(&lab, &tenant), None);
+    lab.settle().await;
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn a_name_on_its_way_to_another_site_has_its_new_policy_at_once() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let webroot = lab.webroot(&tenant).await;
+    let fqdn = lab.fqdn(&tenant, "www.example.com", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    let other = lab.webroot(&tenant).await;
+    let body = json!({"webroot_id": other.id, "http": {"access": {"deny": ["192.0.2.0/24"]}}});
+    lab.put(&fqdn.id, body).await.unwrap();
+    let route = lab.route("www.example.com").unwrap();
+    assert_eq!(route.webroot_id, webroot.id, "the new site is at no node yet");
+    assert_eq!(route.http.unwrap().access.unwrap().deny, ["192.0.2.0/24"]);
+    lab.settle().await;
+    let route = lab.route("www.example.com").unwrap();
+    assert!(route.webroot_id == other.id && route.http.is_some());
+}
+
+#[tokio::test]
+async fn canonical_hosts_do_not_lead_on() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let stranger = lab.tenant("acme", "c2").await;
+    let leads = |host: &str| json!({"http": {"canonical_host": host}});
+    let apex = lab.fqdn(&tenant, "example.test", None).await.unwrap();
+    let www = lab.fqdn(&tenant, "www.example.test", None).await.unwrap();
+    let shop = lab.fqdn(&tenant, "shop.example.test", None).await.unwrap();
+    lab.put(&apex.id, leads("www.example.test")).await.unwrap();
+    assert_eq!(lab.route("example.test").unwrap().http.unwrap().canonical_host, "www.example.test");
+    for (id, host) in [(&www.id, "example.test"), (&shop.id, "example.test")] {
+        let refused = lab.put(id, leads(host)).await.unwrap_err().to_string();
+        assert!(refused.contains("http.canonical_host") && refused.contains("www.example.test"), "{refused}");
+    }
+    lab.put(&shop.id, leads("www.example.test")).await.unwrap();
+    lab.put(&shop.id, leads("elsewhere.test")).await.unwrap();
+    // Where a stranger's name leads is not told.
+    let theirs = lab.fqdn(&stranger, "www.stranger.test", None).await.unwrap();
+    lab.put(&theirs.id, leads("secret.test")).await.unwrap();
+    lab.put(&shop.id, leads("www.stranger.test")).await.unwrap();
+    lab.settle().await;
+    lab.assert_planned().await;
+}

@@ -1,0 +1,270 @@
+//! What is done with a request before a site sees it. All of a name's policy is decided here, once for each request, whichever version
+//! of HTTP it came by.
+
+mod access;
+mod rate;
+mod redirects;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hosting_intent::message as m;
+use prost::Message;
+
+use access::Networks;
+use rate::{Limit, Scope};
+pub use rate::{Nanos, Rates};
+use redirects::Redirects;
+
+/// A policy, ready to be asked. Names with equal policies share one.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    /// Its digest, which is the same for equal policies.
+    digest: Box<str>,
+    https_redirect: Option<bool>,
+    canonical_host: Option<Box<str>>,
+    /// The value of `Strict-Transport-Security`.
+    hsts: Option<Box<str>>,
+    redirects: Redirects,
+    access: Option<Access>,
+    limits: Box<[Limit]>,
+    max_body: Option<u64>,
+    max_head: Option<usize>,
+    maintenance: Option<Maintenance>,
+}
+
+#[derive(Debug)]
+struct Access {
+    networks: Networks,
+    /// Whether who lies in none of them is let in.
+    others: bool,
+}
+
+#[derive(Debug)]
+struct Maintenance {
+    enabled: bool,
+    retry_after: u32,
+    served: Networks,
+}
+
+/// What a policy asks of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The host, as [`crate::parse_host`] spells it.
+    pub host: &'a str,
+    /// The policy is that of the wildcard which the host falls under.
+    pub is_below: bool,
+    /// What the client wrote behind the host: a colon and a port, or nothing.
+    pub port: &'a str,
+    /// The target, from its path on.
+    pub path: &'a str,
+    /// The method is GET or HEAD, with which a client may go elsewhere without a thought.
+    pub is_read: bool,
+    /// The connection to the client is TLS.
+    pub tls: bool,
+    /// The client.
+    pub address: IpAddr,
+    /// Bytes of the head.
+    pub head: usize,
+    /// Bytes of the body, if the client said.
+    pub body: Option<u64>,
+}
+
+/// What a policy asks of the edge.
+pub trait Circumstances {
+    /// Whether there is a certificate for the host that clients can trust.
+    fn has_certificate(&self, host: &str) -> bool;
+
+    /// What HTTPS is written with behind the host: a colon and a port, or nothing for 443.
+    fn https_port(&self) -> &str;
+
+    /// The requests so far.
+    fn rates(&self) -> &Rates;
+
+    /// The time.
+    fn now(&self) -> Nanos;
+}
+
+/// Why a request goes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ruling {
+    /// The client is not let in.
+    Forbidden,
+    /// The name is at rest, probably for so many seconds more.
+    Maintenance(u32),
+    /// There were too many requests; there is room for another after so many seconds.
+    TooMany(u32),
+    /// The request's head is larger than the name takes.
+    HeadTooLarge,
+    /// The request's body is larger than the name takes.
+    BodyTooLarge,
+    /// The client is to ask elsewhere.
+    Redirect {
+        /// The status code.
+        code: u16,
+        /// An absolute URL.
+        location: String,
+    },
+}
+
+impl Policy {
+    /// Reads a policy that passed its checks.
+    pub(crate) fn new(policy: &m::HttpPolicy) -> Self {
+        let hsts = policy.hsts.as_ref().map(|hsts| {
+            let mut value = format!("max-age={}", hsts.max_age_seconds);
+            for (is_on, word) in
+                [(hsts.include_subdomains, "; includeSubDomains"), (hsts.preload, "; preload")]
+            {
+                value.push_str(if is_on { word } else { "" });
+            }
+            value.into()
+        });
+        Self {
+            digest: digest(policy).into(),
+            https_redirect: policy.https_redirect,
+            canonical_host: (!policy.canonical_host.is_empty())
+                .then(|| policy.canonical_host.as_str().into()),
+            hsts,
+            redirects: Redirects::new(&policy.redirects),
+            access: policy.access.as_ref().map(|access| Access {
+                networks: Networks::new(&access.allow, &access.deny),
+                others: access.allow.is_empty(),
+            }),
+            limits: policy.rate_limits.iter().map(Limit::new).collect(),
+            max_body: policy.max_body_bytes,
+            max_head: policy.max_header_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            maintenance: policy.maintenance.as_ref().map(|maintenance| Maintenance {
+                enabled: maintenance.enabled,
+                retry_after: maintenance.retry_after_seconds,
+                served: Networks::new(&maintenance.allow, &[]),
+            }),
+        }
+    }
+
+    /// Its digest.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+/// The digest of a policy: equal policies have equal ones.
+pub(crate) fn digest(policy: &m::HttpPolicy) -> String {
+    let mut text = String::with_capacity(32);
+    for byte in blake3::hash(&policy.encode_to_vec()).as_bytes().iter().take(16) {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// The policies that hold for a host: its route's, then its tenant's.
+#[derive(Debug, Clone, Default)]
+pub struct Policies {
+    pub(crate) own: Option<Arc<Policy>>,
+    pub(crate) tenant: Option<Arc<Policy>>,
+}
+
+impl Policies {
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.own.is_none() && self.tenant.is_none()
+    }
+
+    /// The name's word, else its tenant's.
+    fn pick<'a, T>(&'a self, field: impl Fn(&'a Policy) -> Option<T>) -> Option<T> {
+        let field = |policy: &'a Option<Arc<Policy>>| policy.as_deref().and_then(&field);
+        field(&self.own).or_else(|| field(&self.tenant))
+    }
+
+    /// The value of `Strict-Transport-Security` for answers over TLS.
+    #[must_use]
+    pub fn hsts(&self) -> Option<&str> {
+        self.pick(|policy| policy.hsts.as_deref())
+    }
+
+    /// The most bytes that a body may have.
+    #[must_use]
+    pub fn max_body(&self) -> Option<u64> {
+        self.pick(|policy| policy.max_body)
+    }
+
+    /// Decides on a request for a name of `tenant`; `None`: it goes on.
+    #[must_use]
+    pub fn rule(&self, asked: &Asked<'_>, tenant: &str, around: &impl Circumstances) -> Option<Ruling> {
+        if self.is_empty() {
+            return None;
+        }
+        self.refuse(asked)
+            .or_else(|| self.count(asked, tenant, around))
+            .or_else(|| self.lead_elsewhere(asked, around))
+            .or_else(|| self.measure(asked))
+    }
+
+    fn refuse(&self, asked: &Asked<'_>) -> Option<Ruling> {
+        if let Some(access) = self.pick(|policy| policy.access.as_ref()) {
+            let is_let_in = access.networks.word_on(asked.address).unwrap_or(access.others);
+            if !is_let_in {
+                return Some(Ruling::Forbidden);
+            }
+        }
+        let maintenance =
+            self.pick(|policy| policy.maintenance.as_ref()).filter(|maintenance| maintenance.enabled)?;
+        let is_served = maintenance.served.word_on(asked.address).unwrap_or_default();
+        (!is_served).then_some(Ruling::Maintenance(maintenance.retry_after))
+    }
+
+    fn count(&self, asked: &Asked<'_>, tenant: &str, around: &impl Circumstances) -> Option<Ruling> {
+        let name = match asked.host.split_once('.').filter(|_| asked.is_below) {
+            Some((_, above)) => Scope::Below(above),
+            None => Scope::Name(asked.host),
+        };
+        let own = self.own.iter().map(|policy| (policy, name));
+        let tenant = self.tenant.iter().map(|policy| (policy, Scope::Tenant(tenant)));
+        own.chain(tenant).filter(|(policy, _)| !policy.limits.is_empty()).find_map(|(policy, scope)| {
+            let (now, rates) = (around.now(), around.rates());
+            policy
+                .limits
+                .iter()
+                .find_map(|limit| rates.take(scope, limit, asked.address, now))
+                .map(Ruling::TooMany)
+        })
+    }
+
+    fn measure(&self, asked: &Asked<'_>) -> Option<Ruling> {
+        if self.pick(|policy| policy.max_head).is_some_and(|most| asked.head > most) {
+            return Some(Ruling::HeadTooLarge);
+        }
+        let is_too_large = self.max_body().zip(asked.body).is_some_and(|(most, body)| body > most);
+        is_too_large.then_some(Ruling::BodyTooLarge)
+    }
+
+    /// A redirect of the path leads at once to where all others would lead in the end.
+    fn lead_elsewhere(&self, asked: &Asked<'_>, around: &impl Circumstances) -> Option<Ruling> {
+        let canonical = self.own.as_ref().and_then(|policy| policy.canonical_host.as_deref());
+        let host = canonical.unwrap_or(asked.host);
+        let to_https = !asked.tls
+            && self.pick(|policy| policy.https_redirect).unwrap_or_default()
+            && around.has_certificate(host);
+        let (scheme, port) = match (asked.tls, to_https) {
+            (true, _) => ("https://", asked.port),
+            (false, true) => ("https://", around.https_port()),
+            (false, false) => ("http://", asked.port),
+        };
+        let found = self.own.as_ref().and_then(|policy| policy.redirects.find(asked.path));
+        if let Some((redirect, target)) = found {
+            let location =
+                if target.starts_with('/') { [scheme, host, port, &target].concat() } else { target };
+            return Some(Ruling::Redirect { code: redirect.code, location });
+        }
+        if host == asked.host && !to_https {
+            return None;
+        }
+        let location = [scheme, host, port, asked.path].concat();
+        Some(Ruling::Redirect { code: if asked.is_read { 301 } else { 308 }, location })
+    }
+}
+
+#[cfg(test)]
+mod tests;

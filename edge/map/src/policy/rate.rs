@@ -1,0 +1,194 @@
+//! How many requests there were of late, in memory of a fixed size.
+//!
+//! Each limit and whom it counts together is one time: the one at which its requests so far would have come at exactly the rate (the theoretical
+//! arrival time of GCRA, ITU-T I.371). A time that has passed says nothing, so its place is free; when a set is full, whoever is the
+//! nearest to that makes room. So a flood from many addresses costs no memory, and gives nobody room who has used up his own.
+
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ahash::RandomState;
+use hosting_intent::message as m;
+
+/// Nanoseconds since a moment that is the same for all calls.
+pub type Nanos = u64;
+
+/// Sets of places.
+const SETS: usize = 1 << 16;
+/// Places of a set.
+const WAYS: usize = 4;
+
+const SECOND: Nanos = 1_000_000_000;
+
+/// A limit.
+#[derive(Debug)]
+pub(super) struct Limit {
+    /// Between two requests that come at exactly the rate.
+    interval: Nanos,
+    /// How far requests may be ahead of that.
+    room: Nanos,
+    per: m::RatePer,
+}
+
+impl Limit {
+    pub(super) fn new(limit: &m::RateLimit) -> Self {
+        let room = Nanos::from(limit.seconds.max(1)) * SECOND;
+        let interval = (room / Nanos::from(limit.requests.max(1))).max(1);
+        Self { interval, room, per: limit.per() }
+    }
+}
+
+/// Whose requests a limit counts.
+#[derive(Debug, Clone, Copy, Hash)]
+pub(super) enum Scope<'a> {
+    /// Those for a host name.
+    Name(&'a str),
+    /// Those for all names that a wildcard stands for.
+    Below(&'a str),
+    /// Those for all names of a tenant.
+    Tenant(&'a str),
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// 0: free.
+    key: u64,
+    arrival: Nanos,
+}
+
+/// Requests so far.
+#[derive(Debug, Default)]
+pub struct Rates {
+    /// Made when the first limit is asked.
+    sets: OnceLock<Box<[Mutex<[Place; WAYS]>]>>,
+    /// With seeds of its own in each process, so that nobody can aim at the place of another.
+    hasher: RandomState,
+}
+
+impl Rates {
+    /// Counts a request; if it is one too many, the seconds after which there is room for one.
+    pub(super) fn take(&self, scope: Scope<'_>, limit: &Limit, address: IpAddr, now: Nanos) -> Option<u32> {
+        let key = self.key(scope, limit, address);
+        let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let set = sets.get(usize::try_from(key % SETS as u64).unwrap_or_default())?;
+        let mut places = set.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match places.iter().position(|place| place.key == key) {
+            Some(known) => places.get_mut(known)?,
+            None => {
+                let place = places.iter_mut().min_by_key(|place| place.arrival)?;
+                *place = Place { key, arrival: 0 };
+                place
+            }
+        };
+        let arrival = place.arrival.max(now) + limit.interval;
+        if arrival <= now + limit.room {
+            place.arrival = arrival;
+            return None;
+        }
+        let wait = arrival - now - limit.room;
+        Some(u32::try_from(wait.div_ceil(SECOND)).unwrap_or(u32::MAX))
+    }
+
+    fn key(&self, scope: Scope<'_>, limit: &Limit, address: IpAddr) -> u64 {
+        let network = match (limit.per, address.to_canonical()) {
+            (m::RatePer::Unspecified, _) => 0,
+            (m::RatePer::Address, IpAddr::V4(address)) => u128::from(address.to_bits()),
+            (m::RatePer::Address, IpAddr::V6(address)) => address.to_bits() >> 64,
+            (m::RatePer::Network, IpAddr::V4(address)) => u128::from(address.to_bits() >> 8),
+            (m::RatePer::Network, IpAddr::V6(address)) => address.to_bits() >> 80,
+        };
+        let is_v4 = address.to_canonical().is_ipv4();
+        let Limit { interval, room, per } = limit;
+        self.hasher.hash_one((scope, interval, room, *per as i32, is_v4, network)).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(requests: u32, seconds: u32, per: m::RatePer) -> Limit {
+        Limit::new(&m::RateLimit { requests, seconds, per: per as i32 })
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn so_many_at_once_then_at_the_rate() {
+        let rates = Rates::default();
+        let limit = limit(10, 5, m::RatePer::Address);
+        let take = |now| rates.take(Scope::Name("a.example"), &limit, address("192.0.2.1"), now);
+        let begin = 7 * SECOND;
+        for n in 0..10 {
+            assert_eq!(take(begin), None, "{n}");
+        }
+        assert_eq!(take(begin), Some(1), "the eleventh comes half a second early");
+        assert_eq!(take(begin + SECOND / 2 - 1), Some(1));
+        assert_eq!(take(begin + SECOND / 2), None);
+        assert_eq!(take(begin + SECOND / 2), Some(1));
+        let later = begin + 100 * SECOND;
+        assert!(
+            (0..10).all(|_| take(later).is_none()) && take(later).is_some(),
+            "what is not used does not add up"
+        );
+    }
+
+    #[test]
+    fn who_waits_longer_is_told_so() {
+        let rates = Rates::default();
+        let limit = limit(1, 3_600, m::RatePer::Unspecified);
+        let take = |host, from, now| rates.take(Scope::Name(host), &limit, address(from), now);
+        assert_eq!(take("a.example", "192.0.2.1", SECOND), None);
+        assert_eq!(take("a.example", "198.51.100.1", 11 * SECOND), Some(3_590), "all clients together");
+        assert_eq!(take("b.example", "192.0.2.1", 11 * SECOND), None, "another name");
+        assert_eq!(
+            rates.take(Scope::Tenant("a.example"), &limit, address("::1"), SECOND),
+            None,
+            "another scope"
+        );
+    }
+
+    #[test]
+    fn neighbours_are_counted_together_as_far_as_the_limit_says() {
+        let blocked = |per, first, second| {
+            let rates = Rates::default();
+            let limit = limit(1, 60, per);
+            assert_eq!(rates.take(Scope::Name("a"), &limit, address(first), SECOND), None);
+            rates.take(Scope::Name("a"), &limit, address(second), SECOND).is_some()
+        };
+        use m::RatePer::{Address, Network};
+        assert!(!blocked(Address, "192.0.2.1", "192.0.2.2"));
+        assert!(blocked(Address, "192.0.2.1", "::ffff:192.0.2.1"));
+        assert!(blocked(Address, "2001:db8::1", "2001:db8::ffff:1"));
+        assert!(!blocked(Address, "2001:db8::1", "2001:db8:0:1::1"));
+        assert!(blocked(Network, "192.0.2.1", "192.0.2.200"));
+        assert!(!blocked(Network, "192.0.2.1", "192.0.3.1"));
+        assert!(blocked(Network, "2001:db8::1", "2001:db8:0:1::1"));
+        assert!(!blocked(Network, "2001:db8::1", "2001:db8:1::1"));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_frees_nobody_who_is_at_his_limit() {
+        let rates = Rates::default();
+        let limit = limit(5, 3_600, m::RatePer::Address);
+        let take = |from, now| rates.take(Scope::Name("a"), &limit, from, now);
+        let greedy = address("192.0.2.1");
+        for _ in 0..5 {
+            assert_eq!(take(greedy, SECOND), None);
+        }
+        for n in 0..(SETS * WAYS * 2) as u128 {
+            // One request each, from as many networks.
+            let from = IpAddr::V6((0x2001_0db8_u128 << 96 | n << 64).into());
+            assert_eq!(take(from, SECOND), None);
+        }
+        assert!(take(greedy, SECOND).is_some());
+    }
+
+    #[test]
+    fn nothing_is_held_before_there_is_a_limit() {
+        assert!(Rates::default().sets.get().is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! Asks the policy of a host about a request, and says what the client is told.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hosting_edge_http1::{Framing, Request};
+use hosting_edge_map::{Asked, Circumstances, Found, Nanos, Rates, Ruling};
+
+use crate::certs::CertStore;
+use crate::metrics::Rulings;
+use crate::pages::Page;
+use crate::settings::Settings;
+use crate::visitor::Visitor;
+
+/// What the edge answers without a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Page(Page),
+    Redirect { code: u16, location: String },
+}
+
+impl From<Page> for Reply {
+    fn from(page: Page) -> Self {
+        Self::Page(page)
+    }
+}
+
+/// What policies need to know of the edge.
+#[derive(Debug)]
+pub(crate) struct PolicyContext {
+    certs: Arc<CertStore>,
+    /// A colon and a port, or nothing.
+    https_port: Box<str>,
+    rates: Rates,
+    start: Instant,
+    rulings: Rulings,
+}
+
+impl Circumstances for PolicyContext {
+    fn has_certificate(&self, host: &str) -> bool {
+        self.certs.tenants().serves(host)
+    }
+
+    fn https_port(&self) -> &str {
+        &self.https_port
+    }
+
+    fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos::try_from(self.start.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
+    }
+}
+
+impl PolicyContext {
+    pub(crate) fn new(certs: Arc<CertStore>, settings: &Settings, rulings: Rulings) -> Self {
+        let https_port = settings.https_port().map(|port| format!(":{port}").into()).unwrap_or_default();
+        Self { certs, https_port, rates: Rates::default(), start: Instant::now(), rulings }
+    }
+
+    /// What the client is told instead of being passed on to the site. `host`: the request's, as [`hosting_edge_map::parse_host`] spells it.
+    pub(crate) fn rule(
+        &self,
+        found: &Found,
+        request: &Request,
+        visitor: &Visitor,
+        host: &str,
+    ) -> Option<Reply> {
+        if found.policies.is_empty() {
+            return None;
+        }
+        let authority = std::str::from_utf8(request.authority()).unwrap_or_default();
+        let port = authority.find(':').and_then(|colon| authority.get(colon..)).filter(|port| port.len() > 1);
+        let asked = Asked {
+            host,
+            is_below: found.is_below,
+            port: port.unwrap_or_default(),
+            path: &path(request.path()),
+            is_read: matches!(request.head().method(), b"GET" | b"HEAD"),
+            tls: visitor.tls,
+            address: visitor.ip,
+            head: request.head().size(),
+            body: if let Framing::Length(length) = request.body() { Some(length) } else { None },
+        };
+        let (counter, reply) = match found.policies.rule(&asked, found.tenant.id(), self)? {
+            Ruling::Forbidden => (&self.rulings.forbidden, Page::Forbidden.into()),
+            Ruling::Maintenance(seconds) => (&self.rulings.maintenance, Page::Maintenance(seconds).into()),
+            Ruling::TooMany(seconds) => (&self.rulings.too_many, Page::TooMany(seconds).into()),
+            Ruling::HeadTooLarge => (&self.rulings.too_large, Page::HeaderTooLarge.into()),
+            Ruling::BodyTooLarge => (&self.rulings.too_large, Page::BodyTooLarge.into()),
+            Ruling::Redirect { code, location } => {
+                (&self.rulings.redirected, Reply::Redirect { code, location })
+            }
+        };
+        counter.inc();
+        Some(reply)
+    }
+}
+
+/// A path as it can stand in a URL (RFC 3986 §3.3): one that begins with a slash, bytes that are no ASCII as `%` and two digits.
+fn path(path: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(path) {
+        Ok(text) if text.is_ascii() && text.starts_with('/') => Cow::Borrowed(text),
+        _ => {
+            let mut out = String::with_capacity(path.len() + 1);
+            if path.first() != Some(&b'/') {
+                out.push('/');
+            }
+            for byte in path {
+                if byte.is_ascii() {
+                    out.push(char::from(*byte));
+                } else {
+                    // Writing to a String does not fail.
+                    let _ = write!(out, "%{byte:02X}");
+                }
+            }
+            Cow::Owned(out)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_written_as_a_url_has_it() {
+        assert!(matches!(path(b"/a?b=%20"), Cow::Borrowed("/a?b=%20")));
+        assert_eq!(path(b""), "/");
+        assert_eq!(path(b"?a"), "/?a");
+        assert_eq!(path("/ä".as_bytes()), "/%C3%A4");
+        assert_eq!(path(b"/\xff"), "/%FF");
+    }
+}
