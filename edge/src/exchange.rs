@@ -85,6 +85,9 @@ pub(crate) enum Failure {
     /// The node closed before it had said a byte.
     #[error("the node closed the connection without an answer")]
     Closed,
+    /// No node has a place for it.
+    #[error("no node has a place for the request")]
+    Busy,
     /// The node did not answer in time.
     #[error("the node did not answer in time")]
     Timeout,

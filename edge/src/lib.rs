@@ -16,7 +16,9 @@ mod h1;
 mod h2;
 mod interned;
 mod metrics;
+mod node_check;
 mod node_keys;
+mod nodes;
 mod pages;
 
 mod pair;

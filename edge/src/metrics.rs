@@ -114,6 +114,12 @@ pub struct Metrics {
     pub log_lines_dropped: Counter,
     /// Nodes taken out of rotation for a while.
     pub ejections: Counter,
+    /// Nodes that do not answer the edge's own questions.
+    pub nodes_down: Gauge,
+    /// Requests that waited for a place at a node.
+    pub waited: Counter,
+    /// Requests that found none, or whose tenant had its share.
+    pub busy: Counter,
     /// Handshakes done.
     pub handshakes: Counter,
     /// Handshakes for a name that is in no route.
@@ -165,6 +171,9 @@ impl Metrics {
             proxy_headers_refused: Counter::default(),
             log_lines_dropped: Counter::default(),
             ejections: Counter::default(),
+            nodes_down: Gauge::default(),
+            waited: Counter::default(),
+            busy: Counter::default(),
             handshakes: handshake("done"),
             challenges: handshake("acme_challenge"),
             handshakes_unknown: handshake("unknown_name"),
@@ -217,6 +226,21 @@ impl Metrics {
                 "hosting_edge_upstream_ejections",
                 "Nodes taken out of rotation",
                 metrics.ejections.clone(),
+            );
+            registry.register(
+                "hosting_edge_nodes_down",
+                "Nodes in service that do not answer",
+                metrics.nodes_down.clone(),
+            );
+            registry.register(
+                "hosting_edge_requests_waited",
+                "Requests that waited for a place at a node",
+                metrics.waited.clone(),
+            );
+            registry.register(
+                "hosting_edge_requests_busy",
+                "Requests refused because nodes were full, or their tenant had its share",
+                metrics.busy.clone(),
             );
             registry.register("hosting_edge_handshakes", "TLS handshakes by outcome", handshakes);
             registry.register(

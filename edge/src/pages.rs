@@ -51,6 +51,8 @@ pub(crate) enum Page {
     TooMany(u32),
     /// The request's body is larger than its host takes.
     BodyTooLarge,
+    /// The nodes, or the tenant, have as many requests as they may.
+    Busy,
 }
 
 impl Page {
@@ -115,6 +117,11 @@ impl Page {
                 "too_many_requests",
                 "There were too many requests. Please try again a little later.",
             ),
+            Self::Busy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "This site has too much to do right now. Please try again soon.",
+            ),
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -128,6 +135,7 @@ impl Page {
         match self {
             Self::Suspended => Some(3_600),
             Self::NoNode => Some(10),
+            Self::Busy => Some(2),
             Self::Maintenance(seconds) | Self::TooMany(seconds) => Some(seconds),
             Self::BadHost
             | Self::BadRequest

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use hosting_edge_http1::{AnswerHead, Request, RequestHead, ResponseHead, push_upstream_head};
 use hosting_edge_map::{
-    Candidate, Candidates, Host, Leads, MAX_TRIES, Millis, Policies, Routing, Tenant, parse_host,
+    Candidate, Candidates, Host, Leads, MAX_TRIES, Policies, Routing, Tenant, parse_host,
 };
 use http::StatusCode;
 use jiff::Timestamp;
 use pingora_core::protocols::http::date::get_cached_date;
-use tokio::net::TcpStream;
 
 use crate::access_log::{AccessLog, Line, text};
 use crate::certs::CertStore;
@@ -22,11 +21,12 @@ use crate::challenges::Challenges;
 use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
+use crate::nodes::Nodes;
 use crate::pages::Page;
 use crate::policy::{PolicyContext, Reply};
 use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::{Settings, ms};
-use crate::upstream::{IdleConnections, Mark, Marks, Serves, connect, is_ours};
+use crate::upstream::{Mark, Marks, Serves};
 use crate::visitor::Visitor;
 
 /// Tells a node which host the client asked for, with the port if there was one. Nodes believe it from edges only.
@@ -48,10 +48,8 @@ const MAX_SENT: usize = 2;
 pub(crate) struct Edge {
     routing: Arc<Routing>,
     metrics: Metrics,
-    /// Where [`Millis`] count from.
-    start: Instant,
     limits: Limits,
-    idle: IdleConnections,
+    nodes: Nodes,
     marks: Marks,
     keys: Arc<NodeKeys>,
     checks: CheckSecret,
@@ -85,16 +83,16 @@ impl Course {
 
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    connect: Duration,
     times: Times,
     upgrade_idle: Duration,
-    eject: Millis,
 }
 
 /// A request that has a site.
 struct Serving {
     webroot: Arc<str>,
     candidates: Candidates,
+    /// The most requests of the tenant that may be under way.
+    tenant_requests: usize,
     /// The site may change the protocol of its connections.
     may_upgrade: bool,
     forwarded: Forwarded,
@@ -120,23 +118,20 @@ impl Edge {
         log: AccessLog,
     ) -> Self {
         let limits = Limits {
-            connect: ms(settings.connect_timeout_ms),
             times: Times {
                 body: ms(settings.body_timeout_ms),
                 node: ms(settings.upstream_timeout_ms),
                 client: ms(settings.write_timeout_ms),
             },
             upgrade_idle: ms(settings.upgrade_idle_timeout_ms),
-            eject: settings.eject_ms,
         };
-        let idle = IdleConnections::new(settings.upstream_pool, ms(settings.upstream_idle_timeout_ms));
+        let nodes = Nodes::new(settings, metrics.clone());
         let policy = PolicyContext::new(Arc::clone(&certs), settings, metrics.rulings.clone());
         Self {
             routing,
             metrics,
-            start: Instant::now(),
             limits,
-            idle,
+            nodes,
             marks: Marks::default(),
             keys,
             checks,
@@ -146,14 +141,9 @@ impl Edge {
         }
     }
 
-    /// Closes idle connections to nodes whose time is over.
-    pub(crate) fn sweep(&self) {
-        self.idle.sweep();
-    }
-
-    fn now(&self) -> Millis {
-        // Not 0, which is before everything.
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    /// The nodes, as requests see them.
+    pub(crate) const fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// Answers a request, whatever becomes of it.
@@ -248,6 +238,7 @@ impl Edge {
             Leads::Site(target) => Ok(Serving {
                 webroot: target.webroot,
                 candidates: target.candidates,
+                tenant_requests: target.tenant_requests,
                 may_upgrade: target.may_upgrade,
                 forwarded: Forwarded::new(visitor, &name, request.authority()),
             }),
@@ -393,6 +384,10 @@ impl Edge {
             Failure::Client(ClientError::Malformed) => Page::BadRequest,
             Failure::Client(ClientError::TooLarge) => Page::BodyTooLarge,
             Failure::Timeout => Page::GatewayTimeout,
+            Failure::Busy => {
+                self.metrics.busy.inc();
+                Page::Busy
+            }
             Failure::Closed | Failure::Answer(_) | Failure::Truncated => Page::BadGateway,
         };
         self.page(client, page, Some(request), course).await
@@ -414,22 +409,32 @@ impl Edge {
         // Only what can be repeated without harm takes a connection that the node may be closing just now, and goes out again.
         let repeatable = request.is_idempotent() && request.is_bodyless() && upgrade.is_none();
         let (mut stale, mut sent, mut again) = (0, 0, None);
+        let tenant = course.tenant.clone();
+        let _of_tenant = match &tenant {
+            Some(tenant) => Some(tenant.begin(serving.tenant_requests).ok_or(Failure::Busy)?),
+            None => None,
+        };
+        serving.candidates.pool().earn();
         loop {
-            let Some(candidate) = again.take().or_else(|| serving.candidates.next(self.now())) else {
+            let Some(candidate) = again.take().or_else(|| serving.candidates.next(self.nodes.now())) else {
                 return Err(Failure::Closed);
             };
+            let _at_node = self.nodes.place(&serving.candidates, candidate).await?;
             let asked = Instant::now();
             let idle = if repeatable && stale < MAX_STALE {
-                self.idle.take(&serving.webroot, candidate.address)
+                self.nodes.idle().take(&serving.webroot, candidate.address)
             } else {
                 None
             };
             let reused = idle.is_some();
             let (tcp, must_show) = match idle {
                 Some(idle) => idle,
-                None => match self.connect(serving, candidate).await {
+                None => match self.nodes.connect(&serving.candidates, candidate).await {
                     Ok(tcp) => (tcp, false),
-                    Err(_) if serving.candidates.tries() < MAX_TRIES => {
+                    Err(_)
+                        if serving.candidates.tries() < MAX_TRIES
+                            && serving.candidates.pool().may_retry() =>
+                    {
                         self.metrics.retries.inc();
                         continue;
                     }
@@ -459,45 +464,26 @@ impl Edge {
                     self.metrics.retries.inc();
                     continue;
                 }
-                // The node is not ejected by this: one request that makes an application fall over would take them all out.
-                Err(Failure::Closed)
-                    if repeatable && sent < MAX_SENT && serving.candidates.tries() < MAX_TRIES =>
-                {
-                    self.metrics.retries.inc();
-                    continue;
+                Err(failure @ (Failure::Closed | Failure::Timeout)) => {
+                    self.nodes.left_unanswered(&serving.candidates, candidate, tenant.as_ref());
+                    let is_closed = matches!(failure, Failure::Closed);
+                    let may_go_on = repeatable && sent < MAX_SENT && serving.candidates.tries() < MAX_TRIES;
+                    if is_closed && may_go_on && serving.candidates.pool().may_retry() {
+                        self.metrics.retries.inc();
+                        continue;
+                    }
+                    return Err(failure);
                 }
                 Err(failure) => return Err(failure),
             };
-            if let Some(node) = serving.candidates.node(candidate) {
-                node.answered();
-            }
             let took = asked.elapsed();
+            self.nodes.answered(&serving.candidates, candidate, asked + took);
             course.upstream = Some(took);
             self.metrics.upstream.observe(took);
             let hsts = course.policies.hsts().filter(|_| visitor.tls).map(str::as_bytes);
             let served = Served { candidate, is_marked, hsts };
             return self.answer(exchange, request, &response, upgrade, serving, served, begun).await;
         }
-    }
-
-    async fn connect(&self, serving: &Serving, candidate: Candidate) -> io::Result<TcpStream> {
-        let mut connected = connect(candidate.address, self.limits.connect).await;
-        if connected.as_ref().is_err_and(is_ours) && self.idle.give_up_one() {
-            connected = connect(candidate.address, self.limits.connect).await;
-        }
-        connected.inspect_err(|error| {
-            if is_ours(error) {
-                tracing::warn!(%error, "no connection to a node can be made; raise LimitNOFILE, or lower upstream_pool or max_connections");
-                return;
-            }
-            let Some(node) = serving.candidates.node(candidate) else { return };
-            let now = self.now();
-            if !node.is_ejected(now) {
-                tracing::warn!(node = %node.id, address = %candidate.address, %error, "node takes no connections; out of rotation for a while");
-                self.metrics.ejections.inc();
-            }
-            node.failed(now, self.limits.eject);
-        })
     }
 
     fn upstream_head(
@@ -558,7 +544,7 @@ impl Edge {
         } else if let Some(clean) = exchange.answer(answered.body, answered.keeps_connection).await? {
             let serves =
                 if served.is_marked { Serves::All } else { Serves::Webroot(Arc::clone(&serving.webroot)) };
-            self.idle.put(serves, served.candidate.address, clean);
+            self.nodes.idle().put(serves, served.candidate.address, clean);
         }
         Ok(code)
     }

@@ -60,6 +60,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
     let metrics = Metrics::new(&process.registry);
     let feed_metrics = process.registry.register(ClientMetrics::register);
     let (routing, writer) = Routing::new(settings.map_buckets);
+    let writer = writer.with_balance(settings.balance());
     let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key())?;
     let certs = CertStore::new(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone())?;
     let edge_key = EdgeKeyStore::load(&settings.shared.data_dir);

@@ -23,6 +23,7 @@ use crate::conn::Conn;
 use crate::h1::{self, H1Limits};
 use crate::h2::{self, H2Limits, Windows};
 use crate::metrics::Metrics;
+use crate::node_check::NodeChecks;
 use crate::node_keys::NodeKeys;
 use crate::proxy::Edge;
 use crate::proxy_header;
@@ -152,6 +153,7 @@ pub struct Server {
     networks: Arc<Networks>,
     per_network: usize,
     metrics: Metrics,
+    checks: Option<NodeChecks>,
     drain: Duration,
     addresses: Addresses,
     balancers: Vec<IpNet>,
@@ -212,6 +214,7 @@ impl Server {
             networks: Arc::default(),
             per_network: settings.per_network(),
             metrics,
+            checks: NodeChecks::of(settings),
             drain: settings.shared.drain(),
             addresses: settings.access_log_addresses,
             balancers: settings.proxy_protocol_from.clone(),
@@ -262,12 +265,22 @@ impl Server {
         let sweeping = async {
             loop {
                 tokio::time::sleep(SWEEP).await;
-                server.edge.sweep();
+                server.edge.nodes().idle().sweep();
+            }
+        };
+        let checking = async {
+            match server.checks {
+                Some(checks) => {
+                    let (routing, metrics) = (Arc::clone(&server.routing), server.metrics.clone());
+                    checks.run(routing, metrics, || server.edge.nodes().now()).await;
+                }
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = accepting.wait() => {}
             () = sweeping => {}
+            () = checking => {}
         }
 
         // A send fails only when no connection listens any more.

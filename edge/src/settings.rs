@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use hosting_edge_map::Balance;
 use hosting_intent::limits;
 use hosting_intent_sync::client::{identity_dir, ledger_file};
 pub use hosting_scaffold::config::SettingsError;
@@ -86,8 +87,24 @@ pub struct Settings {
     pub access_log_every: u32,
     /// Whether the access log has addresses of clients in `full`, or only their `network` (IPv4 /24, IPv6 /48).
     pub access_log_addresses: Addresses,
-    /// A node that refused a connection gets no requests for this long.
+    /// A node that refused a connection, or left requests of three tenants in a row unanswered, gets no requests for this long.
     pub eject_ms: u64,
+    /// Between two questions to a node whether it is there: three without an answer take it out of rotation, two answers bring it back. 0: nobody
+    /// is asked.
+    pub node_check_interval_ms: u64,
+    /// A node that does not answer such a question.
+    pub node_check_timeout_ms: u64,
+    /// Requests, and upgraded connections, under way at one node. A tenant may have half of what the nodes of its shard take.
+    pub node_max_requests: usize,
+    /// What a node may have of the average over its shard, in percent, before further requests for its hosts go to the next node.
+    /// It has 64 requests under way before anybody counts.
+    pub node_share_percent: usize,
+    /// A node that came back gets its hosts one after another over this time.
+    pub slow_start_ms: u64,
+    /// Requests of one shard that may wait for a place at a node when all are full; others get 503.
+    pub max_waiting: usize,
+    /// A request that waits for a place.
+    pub wait_timeout_ms: u64,
     /// Certificates kept in the form that handshakes use (about 5 KiB each): of those that tenants brought so many, and so many that
     /// the development authority signed. Others are opened, or signed, by the handshake that asks for them, which takes it 30
     /// to 50 µs more, with an RSA key 300.
@@ -96,6 +113,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let balance = Balance::default();
         Self {
             shared: RoleSettings::new("/var/lib/hosting/edge", 9101, 30_000, "info,pingora_core=error"),
             http_listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
@@ -127,6 +145,13 @@ impl Default for Settings {
             access_log_every: 1,
             access_log_addresses: Addresses::Full,
             eject_ms: 3_000,
+            node_check_interval_ms: 2_000,
+            node_check_timeout_ms: 1_000,
+            node_max_requests: balance.node_requests,
+            node_share_percent: balance.share_percent,
+            slow_start_ms: balance.slow_start,
+            max_waiting: 1_024,
+            wait_timeout_ms: 3_000,
             certificate_cache: 10_000,
         }
     }
@@ -162,6 +187,21 @@ impl Settings {
         if self.max_connections == 0 {
             return invalid("max_connections", "must be at least 1");
         }
+        if self.node_max_requests == 0 {
+            return invalid("node_max_requests", "must be at least 1");
+        }
+        if self.node_share_percent <= 100 {
+            return invalid(
+                "node_share_percent",
+                "must be above 100: with the average alone no host could stay where it is",
+            );
+        }
+        if self.node_check_interval_ms > 0 && self.node_check_timeout_ms == 0 {
+            return invalid(
+                "node_check_timeout_ms",
+                "must not be 0; a node_check_interval_ms of 0 asks nobody",
+            );
+        }
         if self.access_log_every == 0 {
             return invalid("access_log_every", "must be at least 1; an empty access_log writes none");
         }
@@ -175,6 +215,17 @@ impl Settings {
             );
         }
         Ok(())
+    }
+
+    /// How requests spread over nodes.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        Balance {
+            node_requests: self.node_max_requests,
+            share_percent: self.node_share_percent,
+            slow_start: self.slow_start_ms,
+            ..Balance::default()
+        }
     }
 
     /// How the access log is kept; `None`: not at all.

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::figures::print;
 use client::{Tally, Tls};
-use server::{Entry, OTHER_CORE, Program, Server, Workshop, fqdn};
+use server::{Entry, Names, OTHER_CORE, Program, Server, Workshop, fqdn};
 
 mod client;
 mod memory;
@@ -104,6 +104,9 @@ pub(crate) struct Args {
     /// A tenant's certificate for each name, where the development authority would sign otherwise; without HAProxy and nginx
     #[arg(long)]
     own_certificates: bool,
+    /// A policy for each name, with something of everything that lets a request pass; without HAProxy and nginx
+    #[arg(long)]
+    policies: bool,
     /// Connections of clients
     #[arg(long, default_value_t = 64)]
     connections: usize,
@@ -145,7 +148,7 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
         Entry::new("edge", Program::Edge(args.edge.clone()), 18_480),
         Entry::new("edge again", Program::Edge(args.edge.clone()), 18_490),
     ];
-    if !args.own_certificates {
+    if !args.own_certificates && !args.policies {
         entries.push(Entry::new("HAProxy", Program::Haproxy, 18_500));
         entries.push(Entry::new("nginx", Program::Nginx, 18_510));
     }
@@ -155,16 +158,18 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let rates: Vec<Cell> =
         cells.iter().copied().filter(|cell| !matches!(cell, Cell::Start | Cell::Idle)).collect();
+    let (own_certificates, policies) = (args.own_certificates, args.policies);
+    let names = Names { count: args.names, own_certificates, policies };
     if cells.contains(&Cell::Start) {
-        let workshop = Workshop::new(&folder.join("start"), args.names, args.own_certificates, 4_000)?;
+        let workshop = Workshop::new(&folder.join("start"), names, 4_000)?;
         rows.extend(memory::start(&workshop, &entries, args.rounds.min(3)).await?);
     }
     if cells.contains(&Cell::Idle) {
-        let workshop = Workshop::new(&folder.join("idle"), 1_000, false, args.idle + 1_000)?;
+        let workshop = Workshop::new(&folder.join("idle"), Names::plain(1_000), args.idle + 1_000)?;
         rows.extend(memory::idle(&workshop, &entries, args.idle).await?);
     }
     if !rates.is_empty() {
-        let workshop = Workshop::new(&folder.join("rates"), args.names, args.own_certificates, 1_000)?;
+        let workshop = Workshop::new(&folder.join("rates"), names, 1_000)?;
         let servers =
             entries.iter().map(|entry| workshop.start(entry)).collect::<anyhow::Result<Vec<_>>>()?;
         for server in &servers {

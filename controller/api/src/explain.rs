@@ -125,7 +125,7 @@ impl Api {
         }
         let Doc { spec, state, .. } = Doc::<Fqdn>::of(&fqdn).map_err(|error| ApiError::internal(&error))?;
         let webroot_id = spec.webroot_id.unwrap_or_default();
-        if webroot_id.is_empty() && spec.http.as_ref().is_some_and(HttpPolicy::leads_away) {
+        if webroot_id.is_empty() && spec.http.as_deref().is_some_and(HttpPolicy::leads_away) {
             links.push(link(
                 "site",
                 "ok",
@@ -150,7 +150,7 @@ impl Api {
         if !links.iter().any(|link| link.name == "dns") {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
         }
-        if let Some((is_open, said)) = HttpPolicy::summary(spec.http.as_ref(), tenants_http.as_ref()) {
+        if let Some((is_open, said)) = HttpPolicy::summary(spec.http.as_deref(), tenants_http.as_deref()) {
             links.push(link("policy", if is_open { "ok" } else { "warning" }, said));
         }
         if let Some(issuance) = state.issuance {

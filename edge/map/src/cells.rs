@@ -1,7 +1,7 @@
 //! What many routes share: tenants and shards, each in a cell that a change of it reaches all its routes by.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
@@ -22,6 +22,18 @@ pub struct Tenant {
     /// Whether there is a policy, so that nobody asks for one that is not there.
     has_policy: AtomicBool,
     policy: ArcSwapOption<Policy>,
+    /// Requests under way.
+    under_way: AtomicUsize,
+}
+
+/// A tenant's request under way.
+#[derive(Debug)]
+pub struct TenantUnderWay(Arc<Tenant>);
+
+impl Drop for TenantUnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Tenant {
@@ -34,6 +46,14 @@ impl Tenant {
     /// Whether none of its sites is served.
     pub(crate) fn is_suspended(&self) -> bool {
         self.state.load(Ordering::Relaxed) == SUSPENDED
+    }
+
+    /// A place among at most `most` requests under way.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, most: usize) -> Option<TenantUnderWay> {
+        let place = TenantUnderWay(Arc::clone(self));
+        // Given back when it is one too many.
+        (self.under_way.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
 
     /// What holds for its names.
@@ -73,6 +93,7 @@ impl Cell for Tenant {
             state: AtomicU8::new(ACTIVE),
             has_policy: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
+            under_way: AtomicUsize::new(0),
         }
     }
 
@@ -116,6 +137,11 @@ impl<T> Default for Cells<T> {
 impl<T: Cell> Cells<T> {
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// The cells that intents are about.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.table.iter().filter(|referred| referred.wanted).map(|referred| &referred.cell)
     }
 
     fn referred(&mut self, id: &str) -> &mut Referred<T> {

@@ -7,14 +7,16 @@
 
 mod cells;
 mod host;
+mod node;
 mod policy;
 mod pool;
 mod routes;
 mod routing;
 pub mod seen;
 
-pub use cells::Tenant;
+pub use cells::{Tenant, TenantUnderWay};
 pub use host::{Host, HostError, parse_host};
+pub use node::{Balance, Millis, Node, UnderWay};
 pub use policy::{Asked, Circumstances, Nanos, Policies, Rates, Ruling};
-pub use pool::{Candidate, Candidates, MAX_TRIES, Millis, Node, Pool};
+pub use pool::{Candidate, Candidates, MAX_TRIES, Pool, Waiting};
 pub use routing::{Found, Leads, Routing, Sizes, Target, Writer, check};

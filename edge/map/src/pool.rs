@@ -2,80 +2,32 @@
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use hosting_intent::message::ShardPool;
 use pingora_ketama::{Bucket, Continuum};
 
+use crate::node::{Balance, Millis, Node};
 use crate::seen;
-
-/// Milliseconds on a monotonic clock whose start is the caller's choice. 0 is before everything.
-pub type Millis = u64;
 
 /// Most endpoints that one request tries.
 pub const MAX_TRIES: usize = 4;
 
-/// How long the one request that probes an ejected node keeps the others away from it.
-const PROBE_MS: Millis = 2_000;
-
 /// Ring points looked at before a plain walk over the nodes takes over.
 const MAX_STEPS: usize = 4_096;
 
-/// A node of a pool.
+/// What the requests of one retry are worth: a fifth of all may be sent again.
+const RETRY_COST: u32 = 5;
+/// The most retries that may come at once.
+const RETRIES_AT_ONCE: u32 = 100;
+
+/// What all pools of one shard share, one after another.
 #[derive(Debug)]
-pub struct Node {
-    /// The node's id.
-    pub id: Arc<str>,
-    /// Where it takes requests, preferred first.
-    pub addresses: Box<[SocketAddr]>,
-    /// Whether the controller wants it to get requests.
-    pub in_service: bool,
-    /// Survives a change of the pool, so that a dead node is not found out again at each.
-    health: Arc<Health>,
-}
-
-impl Node {
-    /// A connection failed: no requests until `now + away`, but for one probe at a time after that.
-    pub fn failed(&self, now: Millis, away: Millis) {
-        self.health.ejected_until.store(now.saturating_add(away).max(1), Ordering::Relaxed);
-    }
-
-    /// The node answered.
-    pub fn answered(&self) {
-        // Read first: a store at each request would have all cores fight for the line.
-        if self.health.ejected_until.load(Ordering::Relaxed) != 0 {
-            self.health.ejected_until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the node is kept out of rotation at `now`.
-    #[must_use]
-    pub fn is_ejected(&self, now: Millis) -> bool {
-        self.health.ejected_until.load(Ordering::Relaxed) > now
-    }
-
-    /// Whether a request may go there: healthy, or its time is over and this request is the first to notice.
-    fn admit(&self, now: Millis) -> bool {
-        let until = self.health.ejected_until.load(Ordering::Relaxed);
-        until == 0
-            || (until <= now
-                && self
-                    .health
-                    .ejected_until
-                    .compare_exchange(
-                        until,
-                        now.saturating_add(PROBE_MS),
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok())
-    }
-}
-
-#[derive(Debug, Default)]
-struct Health {
-    /// 0: healthy.
-    ejected_until: AtomicU64,
+struct Shared {
+    /// Requests that were not yet spent on a retry.
+    credit: AtomicU32,
+    /// Requests that wait for a place.
+    waiting: AtomicUsize,
 }
 
 /// A shard's nodes. Immutable but for their health; a change makes a new one.
@@ -84,6 +36,18 @@ pub struct Pool {
     nodes: Box<[Node]>,
     ring: Continuum,
     in_service: usize,
+    balance: Balance,
+    shared: Arc<Shared>,
+}
+
+/// A request that waits for a place at a node.
+#[derive(Debug)]
+pub struct Waiting(Arc<Shared>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Pool {
@@ -95,7 +59,7 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// From an intent that passed [`crate::check`]; `before` is the pool that it replaces.
     #[must_use]
-    pub fn new(intent: &ShardPool, before: Option<&Self>) -> Self {
+    pub fn new(intent: &ShardPool, before: Option<&Self>, balance: Balance) -> Self {
         let nodes: Box<[Node]> = intent
             .nodes
             .iter()
@@ -105,12 +69,8 @@ impl Pool {
                 let known = before.and_then(|pool| {
                     pool.nodes.iter().find(|old| *old.id == *node.node_id && old.addresses == addresses)
                 });
-                Node {
-                    id: known.map_or_else(|| Arc::from(node.node_id.as_str()), |old| Arc::clone(&old.id)),
-                    in_service: node.in_service && !addresses.is_empty(),
-                    addresses,
-                    health: known.map(|old| Arc::clone(&old.health)).unwrap_or_default(),
-                }
+                let in_service = node.in_service && !addresses.is_empty();
+                Node::new(&node.node_id, addresses, in_service, known, before.is_some(), &balance)
             })
             .collect();
         // All nodes have their place, in service or not, so that a node that comes and goes moves its own hosts only.
@@ -121,6 +81,14 @@ impl Pool {
             in_service: nodes.iter().filter(|node| node.in_service).count(),
             ring: Continuum::new(&places),
             nodes,
+            balance,
+            shared: before.map_or_else(
+                || {
+                    let credit = AtomicU32::new(RETRIES_AT_ONCE * RETRY_COST);
+                    Arc::new(Shared { credit, waiting: AtomicUsize::new(0) })
+                },
+                |before| Arc::clone(&before.shared),
+            ),
         }
     }
 
@@ -140,6 +108,47 @@ impl Pool {
     #[must_use]
     pub fn in_service(&self) -> usize {
         self.in_service
+    }
+
+    /// The most requests of one tenant that may be under way: half of what the nodes in service take, so that one whose site hangs leaves
+    /// room for the others.
+    pub(crate) fn tenant_requests(&self) -> usize {
+        (self.balance.node_requests.saturating_mul(self.in_service) / 2).max(1)
+    }
+
+    /// Counts a request that may be sent again one day.
+    pub fn earn(&self) {
+        // Read first: it is full nearly always.
+        if self.shared.credit.load(Ordering::Relaxed) < RETRIES_AT_ONCE * RETRY_COST {
+            self.shared.credit.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request may be sent again: only so many are that a shard in trouble is not asked twice as often.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        let spend = |credit: u32| credit.checked_sub(RETRY_COST);
+        self.shared.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+    }
+
+    /// A place among at most `most` requests that wait for a node of the shard.
+    #[must_use]
+    pub fn queue(&self, most: usize) -> Option<Waiting> {
+        let waiting = Waiting(Arc::clone(&self.shared));
+        // Given back when it is one too many.
+        (self.shared.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(waiting)
+    }
+
+    /// Whether a node has more than its share of the requests under way (consistent hashing with bounded loads: Mirrokni, Thorup,
+    /// Zadimoghaddam 2016), or no place at all.
+    fn is_laden(&self, node: &Node) -> bool {
+        let under_way = node.under_way();
+        if under_way < self.balance.share_floor {
+            return node.is_full();
+        }
+        let all: usize = self.nodes.iter().filter(|node| node.in_service).map(Node::under_way).sum();
+        let share = ((all + 1) * self.balance.share_percent).div_ceil(100 * self.in_service.max(1));
+        node.is_full() || under_way >= share.max(self.balance.share_floor)
     }
 
     /// As [`crate::seen`] writes it.
@@ -220,7 +229,8 @@ impl Candidates {
         self.tried.iter().flatten().count()
     }
 
-    /// The next one: the nodes in ring order that are not ejected, then their further addresses, and as a last resort the
+    /// The next one: the nodes in ring order that are not ejected, first those that are not too new for the host nor too busy, then their
+    /// further addresses, and as a last resort the
     /// ejected ones, because an answer from a node wrongly taken for dead is better than none. `None` after [`MAX_TRIES`]
     /// or when all were tried.
     pub fn next(&mut self, now: Millis) -> Option<Candidate> {
@@ -233,17 +243,28 @@ impl Candidates {
     fn pick(&self, now: Millis) -> Option<Candidate> {
         let tried = |candidate: &Candidate| self.tried.iter().flatten().any(|old| old == candidate);
         let tried_node = |node: u16| self.tried.iter().flatten().any(|old| old.node == node);
-        let fresh = self.pool.walk(self.point).find_map(|(index, node)| {
-            let address = *node.addresses.first()?;
-            (!tried_node(index) && node.admit(now)).then_some(Candidate { node: index, address })
-        });
+        let pool = &*self.pool;
+        // Hosts that lie side by side on the ring come back at different times.
+        let place = (self.point as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        let fresh = |is_best: bool| {
+            pool.walk(self.point).find_map(|(index, node)| {
+                let address = *node.addresses.first()?;
+                let fits = !tried_node(index)
+                    && (!is_best
+                        || (node.has_warmed_up_for(place, now, pool.balance.slow_start)
+                            && !pool.is_laden(node)))
+                    && node.admit(now);
+                fits.then_some(Candidate { node: index, address })
+            })
+        };
         let untried = |(index, node): (u16, &Node)| {
             node.addresses
                 .iter()
                 .map(|address| Candidate { node: index, address: *address })
                 .find(|candidate| !tried(candidate))
         };
-        fresh
+        fresh(true)
+            .or_else(|| fresh(false))
             .or_else(|| {
                 self.pool.walk(self.point).filter(|(_, node)| !node.is_ejected(now)).find_map(untried)
             })
@@ -258,6 +279,11 @@ mod tests {
     use hosting_intent::message::PoolNode;
 
     use super::*;
+    use crate::node::UnderWay;
+
+    fn made(intent: &ShardPool, before: Option<&Pool>) -> Pool {
+        Pool::new(intent, before, Balance { slow_start: 0, ..Balance::default() })
+    }
 
     pub(crate) fn intent(nodes: &[(&str, bool)]) -> ShardPool {
         ShardPool {
@@ -285,11 +311,10 @@ mod tests {
 
     #[test]
     fn hosts_spread_evenly_and_the_same_on_every_edge() {
-        let pool =
-            Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true), ("n3", true), ("n4", true)]), None));
+        let pool = Arc::new(made(&intent(&[("n1", true), ("n2", true), ("n3", true), ("n4", true)]), None));
         let mut other = intent(&[("n1", true), ("n2", true), ("n3", true), ("n4", true)]);
         other.nodes.reverse();
-        let other = Arc::new(Pool::new(&other, None));
+        let other = Arc::new(made(&other, None));
         let mut share: BTreeMap<String, usize> = BTreeMap::new();
         for host in hosts() {
             let node = first(&pool, &host, 0).unwrap();
@@ -301,10 +326,9 @@ mod tests {
 
     #[test]
     fn a_node_out_of_service_moves_its_own_hosts_only_and_gets_them_back() {
-        let before = Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true), ("n3", true)]), None));
-        let during =
-            Arc::new(Pool::new(&intent(&[("n1", true), ("n2", false), ("n3", true)]), Some(&before)));
-        let after = Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true), ("n3", true)]), Some(&during)));
+        let before = Arc::new(made(&intent(&[("n1", true), ("n2", true), ("n3", true)]), None));
+        let during = Arc::new(made(&intent(&[("n1", true), ("n2", false), ("n3", true)]), Some(&before)));
+        let after = Arc::new(made(&intent(&[("n1", true), ("n2", true), ("n3", true)]), Some(&during)));
         let mut moved_to = BTreeSet::new();
         for host in hosts() {
             let home = first(&before, &host, 0).unwrap();
@@ -321,10 +345,10 @@ mod tests {
 
     #[test]
     fn a_new_address_moves_no_host() {
-        let before = Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true)]), None));
+        let before = Arc::new(made(&intent(&[("n1", true), ("n2", true)]), None));
         let mut renumbered = intent(&[("n1", true), ("n2", true)]);
         renumbered.nodes[0].addresses = vec!["[2001:db8::1]:8080".into()];
-        let after = Arc::new(Pool::new(&renumbered, Some(&before)));
+        let after = Arc::new(made(&renumbered, Some(&before)));
         for host in hosts() {
             assert_eq!(first(&before, &host, 0), first(&after, &host, 0), "{host}");
         }
@@ -334,7 +358,7 @@ mod tests {
     fn candidates_are_every_endpoint_once() {
         let mut wide = intent(&[("n1", true), ("n2", true), ("n3", false)]);
         wide.nodes[0].addresses.push("[2001:db8::1]:80".into());
-        let pool = Arc::new(Pool::new(&wide, None));
+        let pool = Arc::new(made(&wide, None));
         let mut candidates = Candidates::new(Arc::clone(&pool), pool.point("a.example"));
         let mut nodes = Vec::new();
         let mut addresses = BTreeSet::new();
@@ -350,32 +374,153 @@ mod tests {
 
     #[test]
     fn an_ejected_node_waits_is_probed_by_one_and_comes_back() {
-        let pool = Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true)]), None));
+        let pool = Arc::new(made(&intent(&[("n1", true), ("n2", true)]), None));
         let host = hosts().find(|host| first(&pool, host, 0).as_deref() == Some("n1")).unwrap();
         pool.nodes()[0].failed(100, 1_000);
         assert_eq!(first(&pool, &host, 500).as_deref(), Some("n2"));
         // Its health outlives a change of the pool.
-        let pool = Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true), ("n3", false)]), Some(&pool)));
+        let pool = Arc::new(made(&intent(&[("n1", true), ("n2", true), ("n3", false)]), Some(&pool)));
         assert_eq!(first(&pool, &host, 600).as_deref(), Some("n2"));
         assert_eq!(first(&pool, &host, 1_200).as_deref(), Some("n1"), "one probe");
         assert_eq!(first(&pool, &host, 1_200).as_deref(), Some("n2"), "only one");
-        pool.nodes()[0].answered();
+        pool.nodes()[0].answered(1_200);
         assert_eq!(first(&pool, &host, 1_201).as_deref(), Some("n1"));
     }
 
     #[test]
     fn when_all_are_ejected_they_are_tried_all_the_same() {
-        let pool = Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true)]), None));
+        let pool = Arc::new(made(&intent(&[("n1", true), ("n2", true)]), None));
         pool.nodes().iter().for_each(|node| node.failed(0, 10_000));
         let mut candidates = Candidates::new(Arc::clone(&pool), pool.point("a.example"));
         assert!(candidates.next(5).is_some() && candidates.next(5).is_some());
         assert!(candidates.next(5).is_none());
     }
 
+    /// A pool of three nodes that spreads as this says.
+    fn spreading(balance: Balance) -> Arc<Pool> {
+        Arc::new(Pool::new(&intent(&[("n1", true), ("n2", true), ("n3", true)]), None, balance))
+    }
+
+    /// Begins a request for a host; the node that it is at, and its place.
+    fn begin(pool: &Arc<Pool>, host: &str, now: Millis) -> (String, UnderWay) {
+        let mut candidates = Candidates::new(Arc::clone(pool), pool.point(host));
+        let node = candidates.next(now).and_then(|candidate| candidates.node(candidate)).unwrap();
+        (node.id.to_string(), node.begin().unwrap())
+    }
+
+    #[test]
+    fn a_host_that_all_want_goes_to_the_next_nodes_too_and_back() {
+        let pool = spreading(Balance { share_floor: 10, share_percent: 120, ..Balance::default() });
+        let home = first(&pool, "busy.example", 0).unwrap();
+        let mut under_way = Vec::new();
+        for n in 0..10 {
+            let (node, place) = begin(&pool, "busy.example", 0);
+            assert_eq!(node, home, "request {n} is few");
+            under_way.push(place);
+        }
+        for _ in 0..290 {
+            under_way.push(begin(&pool, "busy.example", 0).1);
+        }
+        let loads: Vec<usize> = pool.nodes().iter().map(Node::under_way).collect();
+        assert_eq!(loads.iter().sum::<usize>(), 300);
+        assert!(
+            loads.iter().all(|load| (1..=151).contains(load)),
+            "no more than half over the average: {loads:?}"
+        );
+        // Another host stays at home unless its home is the laden one.
+        drop(under_way);
+        assert_eq!(begin(&pool, "busy.example", 0).0, home);
+        assert!(pool.nodes().iter().all(|node| node.under_way() == 0));
+    }
+
+    #[test]
+    fn a_full_node_is_passed_over_and_full_ones_have_a_queue() {
+        let pool = spreading(Balance { node_requests: 2, ..Balance::default() });
+        let home = first(&pool, "a.example", 0).unwrap();
+        let all: Vec<_> = (0..6).map(|_| begin(&pool, "a.example", 0)).collect();
+        assert!(all[..2].iter().all(|(node, _)| *node == home));
+        assert_eq!(all.iter().map(|(node, _)| node).collect::<BTreeSet<_>>().len(), 3);
+        let mut candidates = Candidates::new(Arc::clone(&pool), pool.point("a.example"));
+        let candidate = candidates.next(0).unwrap();
+        assert_eq!(*candidates.node(candidate).unwrap().id, *home, "one to wait for");
+        assert!(candidates.node(candidate).unwrap().begin().is_none());
+        assert_eq!(pool.tenant_requests(), 3);
+        // The queue outlives a change of the pool.
+        let next = Arc::new(Pool::new(&intent(&[("n1", true)]), Some(&pool), Balance::default()));
+        let one = pool.queue(2).unwrap();
+        let two = next.queue(2).unwrap();
+        assert!(pool.queue(2).is_none());
+        drop(one);
+        assert!(pool.queue(2).is_some());
+        drop(two);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_gets_its_hosts_one_after_another() {
+        let balance = Balance { slow_start: 1_000, ..Balance::default() };
+        let of = |in_service, before: Option<&Arc<Pool>>| {
+            let intent = intent(&[("n1", true), ("n2", in_service), ("n3", true)]);
+            Arc::new(Pool::new(&intent, before.map(|pool| &**pool), balance))
+        };
+        let share = |pool: &Arc<Pool>, now| {
+            hosts().filter(|host| first(pool, host, now).as_deref() == Some("n2")).count()
+        };
+        let start = of(true, None);
+        let whole = share(&start, 5_000);
+        assert!(whole > 400, "at the start of the process there is nothing to come back: {whole}");
+        let out = of(false, Some(&start));
+        assert_eq!(share(&out, 6_000), 0);
+        let back = of(true, Some(&out));
+        let shares = [7_000, 7_250, 7_500, 7_750, 8_000].map(|now| share(&back, now));
+        assert_eq!((shares[0], shares[4]), (0, whole));
+        assert!(shares.is_sorted() && shares[2] > whole / 3 && shares[2] < whole * 2 / 3, "{shares:?}");
+        // So does one that was ejected, and one that did not answer the edge.
+        back.nodes()[1].failed(9_000, 100);
+        back.nodes()[1].answered(9_200);
+        assert!(share(&back, 9_400) < whole && share(&back, 10_200) == whole);
+        assert!(back.nodes()[1].checked(true, 11_000) && !back.nodes()[1].checked(true, 11_001));
+        assert_eq!(share(&back, 11_500), 0);
+        assert!(back.nodes()[1].checked(false, 12_000));
+        assert!(share(&back, 12_400) < whole && share(&back, 13_000) == whole);
+        // When no other is left, it takes all of them.
+        back.nodes()[1].failed(14_000, 100);
+        back.nodes()[1].answered(14_200);
+        for other in [0, 2] {
+            back.nodes()[other].checked(true, 14_200);
+        }
+        assert_eq!(share(&back, 14_201), 2_000);
+    }
+
+    #[test]
+    fn one_tenants_application_is_not_the_nodes_fault() {
+        let pool = spreading(Balance::default());
+        let node = &pool.nodes()[0];
+        for _ in 0..100 {
+            assert!(!node.left_unanswered(1, 10, 1_000));
+        }
+        assert!(!node.left_unanswered(2, 10, 1_000));
+        node.answered(11);
+        assert!(!node.left_unanswered(3, 12, 1_000), "an answer between them");
+        assert!(!node.left_unanswered(1, 13, 1_000));
+        assert!(node.left_unanswered(2, 14, 1_000), "three tenants in a row");
+        assert!(node.is_ejected(15) && !node.is_ejected(2_000));
+    }
+
+    #[test]
+    fn a_fifth_of_the_requests_may_be_sent_again() {
+        let pool = spreading(Balance::default());
+        let retries = |pool: &Pool| (0..1_000).filter(|_| pool.may_retry()).count();
+        assert_eq!(retries(&pool), 100, "what may come at once");
+        (0..50).for_each(|_| pool.earn());
+        assert_eq!(retries(&pool), 10);
+        (0..10_000).for_each(|_| pool.earn());
+        assert_eq!(retries(&pool), 100, "what is not used does not add up");
+    }
+
     #[test]
     fn an_empty_pool_and_one_out_of_service_have_no_candidate() {
         for intent in [intent(&[]), intent(&[("n1", false)])] {
-            let pool = Arc::new(Pool::new(&intent, None));
+            let pool = Arc::new(made(&intent, None));
             assert_eq!((pool.in_service(), first(&pool, "a.example", 0)), (0, None));
         }
     }

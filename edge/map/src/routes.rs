@@ -1,6 +1,7 @@
 //! The routes of all hosts in few bytes: buckets, each the text of its hosts and webroots in one piece beside what they refer to. A reader
 //! loads one pointer and looks into an immutable bucket; a writer builds the touched buckets anew and swaps them in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,18 +48,22 @@ pub(crate) struct Routes {
     len: AtomicUsize,
 }
 
+/// An entry's number in its bucket, and its policy.
+type Numbered = (u32, Arc<Policy>);
+
 #[derive(Debug, Default)]
 struct Bucket {
     entries: Box<[Entry]>,
     /// Host and webroot of each entry, in their order.
     text: Box<str>,
+    /// The policies of entries that have one, by their number, in their order: most have none.
+    policies: Option<Box<[Numbered]>>,
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
     tenant: Arc<Tenant>,
     shard: Option<Arc<Shard>>,
-    policy: Option<Arc<Policy>>,
     /// Of the host's hash: most hosts that are others differ in it.
     tag: u8,
     /// Bytes of the host in the text; no host has more than 253.
@@ -69,9 +74,9 @@ struct Entry {
 }
 
 impl Entry {
-    fn route<'a>(&'a self, name: &'a str, webroot: &'a str) -> Route<'a> {
+    fn route<'a>(&'a self, name: &'a str, webroot: &'a str, policy: Option<&'a Arc<Policy>>) -> Route<'a> {
         let site = self.shard.as_ref().map(|shard| Site { webroot, shard, may_upgrade: self.may_upgrade });
-        Route { name, tenant: &self.tenant, policy: self.policy.as_ref(), site }
+        Route { name, tenant: &self.tenant, policy, site }
     }
 }
 
@@ -81,6 +86,8 @@ struct Changes {
     rows: Vec<Row>,
     /// Host and webroot of each row.
     text: String,
+    /// The policies of rows that have one, by their number.
+    policies: HashMap<usize, Arc<Policy>, RandomState>,
 }
 
 #[derive(Debug)]
@@ -88,7 +95,6 @@ struct Row {
     /// `None`: the route is gone.
     tenant: Option<Arc<Tenant>>,
     shard: Option<Arc<Shard>>,
-    policy: Option<Arc<Policy>>,
     bucket: u32,
     tag: u8,
     host: u8,
@@ -104,21 +110,28 @@ pub(crate) struct Place {
 }
 
 impl Bucket {
-    fn iter(&self) -> impl Iterator<Item = (&str, &str, &Entry)> {
+    /// Number, host and webroot of each entry.
+    fn iter(&self) -> impl Iterator<Item = (u32, &str, &str, &Entry)> {
         let mut rest = &*self.text;
-        self.entries.iter().map_while(move |entry| {
+        (0..).zip(&self.entries).map_while(move |(number, entry)| {
             let (host, others) = rest.split_at_checked(entry.host.into())?;
             let (webroot, others) = others.split_at_checked(entry.webroot.into())?;
             rest = others;
-            Some((host, webroot, entry))
+            Some((number, host, webroot, entry))
         })
+    }
+
+    fn policy(&self, number: u32) -> Option<&Arc<Policy>> {
+        let policies = self.policies.as_deref()?;
+        let found = policies.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        policies.get(found).map(|(_, policy)| policy)
     }
 
     /// The route of the host, or wildcard, that `is_it`.
     fn get(&self, tag: u8, is_it: impl Fn(&str) -> bool) -> Option<Route<'_>> {
         self.iter()
-            .find(|(known, _, entry)| entry.tag == tag && is_it(known))
-            .map(|(known, webroot, entry)| entry.route(known, webroot))
+            .find(|(_, known, _, entry)| entry.tag == tag && is_it(known))
+            .map(|(number, known, webroot, entry)| entry.route(known, webroot, self.policy(number)))
     }
 }
 
@@ -166,13 +179,15 @@ impl Routes {
     /// A host in `bucket` whose route `is_wanted`.
     pub(crate) fn host_in(&self, bucket: u32, is_wanted: impl Fn(Route<'_>) -> bool) -> Option<Arc<str>> {
         let bucket = self.slot(bucket)?.load();
-        let mut hosts = bucket.iter().filter(|(host, webroot, entry)| is_wanted(entry.route(host, webroot)));
-        hosts.next().map(|(host, ..)| host.into())
+        let mut hosts = bucket.iter().filter(|(number, host, webroot, entry)| {
+            is_wanted(entry.route(host, webroot, bucket.policy(*number)))
+        });
+        hosts.next().map(|(_, host, ..)| host.into())
     }
 
     /// Makes changes. Rebuilds each touched bucket once; readers see every change when this returns.
     fn update(&self, changes: Changes) {
-        let Changes { mut rows, text } = changes;
+        let Changes { mut rows, text, policies: mut new_policies } = changes;
         // Bucket, number and text of each row. Of several changes of one host the last counts.
         let (mut order, mut at) = (Vec::with_capacity(rows.len()), 0);
         for (number, row) in rows.iter().enumerate() {
@@ -181,7 +196,7 @@ impl Routes {
         }
         order.sort_unstable();
         let host = |row: &Row, at: usize| text.get(at..at + usize::from(row.host)).unwrap_or_default();
-        let (mut entries, mut texts) = (Vec::new(), String::new());
+        let (mut entries, mut texts, mut policies) = (Vec::new(), String::new(), Vec::new());
         for group in order.chunk_by(|one, other| one.0 == other.0) {
             let Some(slot) = group.first().and_then(|(bucket, ..)| self.slot(*bucket)) else { return };
             let bucket = slot.load();
@@ -190,8 +205,9 @@ impl Routes {
                 let mut rows = changes.iter().filter_map(|(_, number, at)| Some((rows.get(*number)?, *at)));
                 rows.any(|(row, at)| row.tag == tag && host(row, at) == wanted)
             };
-            for (known, webroot, entry) in bucket.iter() {
+            for (number, known, webroot, entry) in bucket.iter() {
                 if !concern(&rows, group, entry.tag, known) {
+                    policies.extend(bucket.policy(number).map(|policy| (entries.len(), Arc::clone(policy))));
                     entries.push(entry.clone());
                     texts.push_str(known);
                     texts.push_str(webroot);
@@ -209,8 +225,8 @@ impl Routes {
                 if let Some(tenant) = row.tenant.take() {
                     texts.push_str(text.get(*at..end).unwrap_or_default());
                     let Row { tag, host, webroot, may_upgrade, .. } = *row;
-                    let (shard, policy) = (row.shard.take(), row.policy.take());
-                    entries.push(Entry { tenant, shard, policy, tag, host, webroot, may_upgrade });
+                    policies.extend(new_policies.remove(number).map(|policy| (entries.len(), policy)));
+                    entries.push(Entry { tenant, shard: row.shard.take(), tag, host, webroot, may_upgrade });
                 }
             }
             self.len.fetch_add(entries.len(), Ordering::Relaxed);
@@ -218,10 +234,16 @@ impl Routes {
             slot.store(Arc::new(Bucket {
                 entries: entries.drain(..).collect(),
                 text: texts.as_str().into(),
+                policies: (!policies.is_empty()).then(|| policies.drain(..).filter_map(numbered).collect()),
             }));
             texts.clear();
         }
     }
+}
+
+/// A bucket has far fewer entries than its numbers have room for.
+fn numbered((number, policy): (usize, Arc<Policy>)) -> Option<Numbered> {
+    Some((number.try_into().ok()?, policy))
 }
 
 /// Changes that are made together.
@@ -240,6 +262,7 @@ impl Staged {
             self.parts.resize_with(parts, || Changes {
                 rows: Vec::with_capacity(rows),
                 text: String::with_capacity(text),
+                policies: HashMap::default(),
             });
         }
     }
@@ -254,18 +277,12 @@ impl Staged {
         let lengths = (host.len().try_into(), webroot.len().try_into());
         let (Ok(host_length), Ok(webroot_length)) = lengths else { return };
         let Place { bucket, tag } = place;
-        let row = Row {
-            tenant,
-            shard,
-            policy,
-            bucket,
-            tag,
-            host: host_length,
-            webroot: webroot_length,
-            may_upgrade,
-        };
+        let row = Row { tenant, shard, bucket, tag, host: host_length, webroot: webroot_length, may_upgrade };
         let part = bucket as usize * self.parts.len() / routes.buckets.len();
         let Some(changes) = self.parts.get_mut(part) else { return };
+        if let Some(policy) = policy {
+            changes.policies.insert(changes.rows.len(), policy);
+        }
         changes.rows.push(row);
         changes.text.push_str(host);
         changes.text.push_str(webroot);
@@ -309,13 +326,14 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
 
+    use hosting_intent::message::HttpPolicy;
     use proptest::prelude::*;
 
     use super::*;
     use crate::cells::{Cell as _, Cells};
 
-    /// What a table shows of a host: the tenant, and webroot and shard of the site.
-    type Shown = (String, Option<(String, String, bool)>);
+    /// What a table shows of a host: the tenant, the policy, and webroot and shard of the site.
+    type Shown = (String, Option<String>, Option<(String, String, bool)>);
 
     /// A table and what it should show.
     struct Both {
@@ -350,12 +368,14 @@ mod tests {
                         shard: self.shards.name(&format!("s{number}"), place.bucket),
                         may_upgrade,
                     });
+                    let policy = (tenant % 2 == 1).then(|| policy(tenant));
                     let tenant = self.tenants.name(&format!("t_{tenant}"), place.bucket);
-                    NewRoute { tenant, policy: None, site }
+                    NewRoute { tenant, policy, site }
                 });
-                let shown = route
-                    .as_ref()
-                    .map(|NewRoute { tenant, site, .. }| (tenant.id().to_owned(), site.as_ref().map(owned)));
+                let shown = route.as_ref().map(|NewRoute { tenant, policy, site }| {
+                    let policy = policy.as_ref().map(|policy| policy.digest().to_owned());
+                    (tenant.id().to_owned(), policy, site.as_ref().map(owned))
+                });
                 match shown {
                     Some(shown) => drop(self.model.insert(host.clone(), shown)),
                     None => drop(self.model.remove(host)),
@@ -369,9 +389,14 @@ mod tests {
                 let site = route
                     .site
                     .map(|site| (site.webroot.to_owned(), site.shard.id().to_owned(), site.may_upgrade));
-                (route.tenant.id().to_owned(), site)
+                let policy = route.policy.map(|policy| policy.digest().to_owned());
+                (route.tenant.id().to_owned(), policy, site)
             })
         }
+    }
+
+    fn policy(number: u8) -> Arc<Policy> {
+        Arc::new(Policy::new(&HttpPolicy { max_body_bytes: Some(number.into()), ..HttpPolicy::default() }))
     }
 
     fn owned(site: &NewSite<'_>) -> (String, String, bool) {
@@ -412,7 +437,7 @@ mod tests {
             ("www.a.example".to_owned(), Some((1, None))),
         ]);
         both.staged.apply(&both.routes);
-        let tenant = |host: &str| both.shows(host).map(|(tenant, _)| tenant);
+        let tenant = |host: &str| both.shows(host).map(|(tenant, ..)| tenant);
         assert_eq!(tenant("shop.a.example").as_deref(), Some("t_0"));
         assert_eq!(tenant("*.a.example").as_deref(), Some("t_0"));
         assert_eq!(tenant("www.a.example").as_deref(), Some("t_1"), "its own route counts");

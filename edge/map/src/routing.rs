@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ahash::RandomState;
+use arc_swap::ArcSwap;
 use hosting_intent::{EdgeIntent, EdgeKind, Item, Key, Rejection, Removal, message};
 
 use crate::cells::{Cell as _, Cells, Shard, Tenant};
+use crate::node::Balance;
 use crate::policy::{Policies, Policy, digest};
 use crate::pool::{Candidates, Pool};
 use crate::routes::{NewRoute, NewSite, Routes, Staged};
@@ -51,6 +53,8 @@ pub struct Target {
     pub webroot: Arc<str>,
     /// The nodes to try.
     pub candidates: Candidates,
+    /// The most requests of the tenant that may be under way.
+    pub tenant_requests: usize,
     /// The site may change the protocol of a connection.
     pub may_upgrade: bool,
 }
@@ -70,6 +74,8 @@ pub struct Sizes {
 #[derive(Debug)]
 pub struct Routing {
     routes: Routes,
+    /// The shards that have a pool.
+    shards: ArcSwap<Vec<Arc<Shard>>>,
     /// Clients may speak no TLS before 1.3.
     tls13_only: AtomicBool,
 }
@@ -79,12 +85,18 @@ impl Routing {
     /// empty one takes 8 bytes.
     #[must_use]
     pub fn new(buckets: usize) -> (Arc<Self>, Writer) {
-        let routing = Arc::new(Self { routes: Routes::new(buckets), tls13_only: AtomicBool::new(false) });
+        let routing = Arc::new(Self {
+            routes: Routes::new(buckets),
+            shards: ArcSwap::default(),
+            tls13_only: AtomicBool::new(false),
+        });
         let writer = Writer {
             routing: Arc::clone(&routing),
             tenants: Cells::default(),
             shards: Cells::default(),
             policies: HashMap::default(),
+            balance: Balance::default(),
+            has_new_pools: false,
             staged: Staged::default(),
             dropped: 0,
         };
@@ -112,6 +124,7 @@ impl Routing {
                     let point = pool.point(host);
                     Leads::Site(Target {
                         webroot: site.webroot.into(),
+                        tenant_requests: pool.tenant_requests(),
                         candidates: Candidates::new(pool, point),
                         may_upgrade: site.may_upgrade,
                     })
@@ -157,6 +170,12 @@ impl Routing {
     #[must_use]
     pub fn is_of_tenant(&self, host: &str, tenant: &str) -> bool {
         self.routes.read(host, |route| route.tenant.id() == tenant).unwrap_or_default()
+    }
+
+    /// All pools.
+    #[must_use]
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.shards.load().iter().filter_map(|shard| shard.pool.load_full()).collect()
     }
 
     /// FQDNs in the table.
@@ -222,6 +241,9 @@ pub struct Writer {
     shards: Cells<Shard>,
     /// By digest.
     policies: HashMap<Box<str>, Arc<Policy>, RandomState>,
+    balance: Balance,
+    /// There are pools that no reader of all of them sees yet, or that are gone.
+    has_new_pools: bool,
     /// Routes that no reader sees yet.
     staged: Staged,
     /// References given up since the last sweep.
@@ -233,6 +255,12 @@ impl Writer {
     #[must_use]
     pub fn routing(&self) -> &Arc<Routing> {
         &self.routing
+    }
+
+    /// The same with requests spread like this, in pools that come from now on.
+    #[must_use]
+    pub fn with_balance(self, balance: Balance) -> Self {
+        Self { balance, ..self }
     }
 
     /// How much there is.
@@ -257,7 +285,8 @@ impl Writer {
                 EdgeIntent::ShardPool(pool) => {
                     let shard = self.shards.want(&item.key.name);
                     let before = shard.pool.load_full();
-                    shard.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref()))));
+                    shard.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref(), self.balance))));
+                    self.has_new_pools |= before.is_none();
                 }
                 EdgeIntent::EdgeSettings(settings) => {
                     let only = settings.tls_minimum_version() == message::TlsVersion::TlsVersion13;
@@ -316,6 +345,7 @@ impl Writer {
                     if let Some(shard) = self.shards.unwant(name) {
                         shard.pool.store(None);
                         self.dropped += 1;
+                        self.has_new_pools = true;
                     }
                 }
                 Some(EdgeKind::EdgeSettings) => self.routing.tls13_only.store(false, Ordering::Relaxed),
@@ -328,6 +358,9 @@ impl Writer {
                 )
                 | None => {}
             }
+        }
+        if std::mem::take(&mut self.has_new_pools) {
+            self.routing.shards.store(Arc::new(self.shards.wanted().cloned().collect()));
         }
         self.sweep();
     }
@@ -543,14 +576,13 @@ mod tests {
         message::HttpPolicy { max_body_bytes: Some(bytes), ..message::HttpPolicy::default() }
     }
 
-    fn with_policy((item, intent): (Item, EdgeIntent), bytes: u64) -> (Item, EdgeIntent) {
-        let intent = match intent {
-            EdgeIntent::Route(route) => EdgeIntent::Route(Route { http: Some(takes(bytes)), ..route }),
-            EdgeIntent::TenantState(state) => {
-                EdgeIntent::TenantState(TenantState { http: Some(takes(bytes)), ..state })
-            }
-            other => other,
-        };
+    fn with_policy((item, mut intent): (Item, EdgeIntent), bytes: u64) -> (Item, EdgeIntent) {
+        let policy = Some(takes(bytes));
+        if let EdgeIntent::Route(route) = &mut intent {
+            route.http = policy;
+        } else if let EdgeIntent::TenantState(state) = &mut intent {
+            state.http = policy;
+        }
         (item, intent)
     }
 

@@ -133,6 +133,8 @@ pub(crate) fn settings() -> Settings {
         http_listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         https_listen: vec!["127.0.0.1:0".parse().unwrap()],
         connect_timeout_ms: 300,
+        // Nodes count what they are asked.
+        node_check_interval_ms: 0,
         ..Settings::default()
     }
 }
@@ -157,6 +159,7 @@ impl Edge {
         let registry = admin::Metrics::new();
         let metrics = Metrics::new(&registry);
         let (routing, writer) = Routing::new(settings.map_buckets);
+        let writer = writer.with_balance(settings.balance());
         let ca = DevCa::load_or_make(&settings.dev_ca(), &settings.dev_ca_key()).unwrap();
         let certs =
             CertStore::new(ca, Arc::clone(&routing), settings.certificate_cache, metrics.clone()).unwrap();

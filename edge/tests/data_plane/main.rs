@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test may fail like the test")]
 
 mod access_log;
+mod balancing;
 mod challenges;
 mod client_address;
 mod feed;

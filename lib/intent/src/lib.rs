@@ -34,6 +34,9 @@ pub use role::{
 };
 pub use role_intent::{DnsIntent, DnsKind, EdgeIntent, EdgeKind, NodeIntent, NodeKind, RoleIntent};
 
+/// The path that every node answers, whatever the host, and keeps out of its logs: edges ask for it to see that the node is there.
+pub const ALIVE_PATH: &str = "/.well-known/hosting-alive";
+
 /// A kind's name as operators see it: `route`, `rr_set`; `kind 4711` for one that this build does not know.
 #[must_use]
 pub fn kind_name(kind: u32) -> String {

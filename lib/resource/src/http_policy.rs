@@ -128,7 +128,7 @@ const fn ten_minutes() -> u32 {
 
 impl HttpPolicy {
     /// A name's policy in its one form. `None`: it says nothing.
-    pub(crate) fn of_name(given: Option<Self>, name: &str) -> Result<Option<Self>, SpecError> {
+    pub(crate) fn of_name(given: Option<Self>, name: &str) -> Result<Option<Box<Self>>, SpecError> {
         let mut faults = Faults::default();
         let mut policy = given.unwrap_or_default();
         if let Some(host) = policy.canonical_host.take().filter(|host| !host.is_empty()) {
@@ -159,11 +159,11 @@ impl HttpPolicy {
             }
         }
         faults.note(policy.check_shared());
-        faults.end().map(|()| Some(policy).filter(|policy| *policy != Self::default()))
+        faults.end().map(|()| policy.unless_silent())
     }
 
     /// A tenant's policy in its one form: it leads no name anywhere.
-    pub(crate) fn of_tenant(given: Option<Self>) -> Result<Option<Self>, SpecError> {
+    pub(crate) fn of_tenant(given: Option<Self>) -> Result<Option<Box<Self>>, SpecError> {
         let mut policy = given.unwrap_or_default();
         let (host, redirects) = (policy.canonical_host.take(), &policy.redirects);
         let mut faults = Faults::default();
@@ -179,7 +179,12 @@ impl HttpPolicy {
             }
         }
         faults.note(policy.check_shared());
-        faults.end().map(|()| Some(policy).filter(|policy| *policy != Self::default()))
+        faults.end().map(|()| policy.unless_silent())
+    }
+
+    /// Itself if it says anything.
+    fn unless_silent(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
     }
 
     /// What holds for a name with these policies, in words, and whether its site is open to visitors. `None`: nothing.
@@ -304,16 +309,15 @@ mod tests {
     /// The fields that are refused, of a name's policy.
     fn refused(value: Value) -> Vec<String> {
         let error = HttpPolicy::of_name(policy(value), "example.com").unwrap_err();
-        let all = match error {
-            SpecError::Several(all) => all,
-            one => vec![one],
+        let SpecError::Several(all) = error else { panic!("{error}") };
+        let field = |error| match error {
+            SpecError::Invalid { field, .. } => field,
+            SpecError::Malformed { .. }
+            | SpecError::NotServed { .. }
+            | SpecError::Several(_)
+            | SpecError::Forbidden(_) => panic!("{error}"),
         };
-        all.into_iter()
-            .map(|error| match error {
-                SpecError::Invalid { field, .. } => field,
-                other => panic!("{other}"),
-            })
-            .collect()
+        all.into_iter().map(field).collect()
     }
 
     #[test]
@@ -395,6 +399,6 @@ mod tests {
         let leads = policy(json!({"canonical_host": "a.example", "redirects": [{"from": "/a", "to": "/b"}]}));
         assert!(matches!(HttpPolicy::of_tenant(leads), Err(SpecError::Several(all)) if all.len() == 2));
         let holds = policy(json!({"https_redirect": true, "hsts": {"max_age_seconds": 300}}));
-        assert_eq!(HttpPolicy::of_tenant(holds.clone()), Ok(holds));
+        assert_eq!(HttpPolicy::of_tenant(holds.clone()), Ok(holds.map(Box::new)));
     }
 }

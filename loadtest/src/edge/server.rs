@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use hosting_intent::message::{PoolNode, Route, ShardPool};
+use hosting_intent::message::{
+    Access, Hsts, HttpPolicy, Maintenance, PathRedirect, PoolNode, RateLimit, RatePer, Route, ShardPool,
+};
 use hosting_intent::{Audience, Cause, Digest, Key, Kind};
 use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta, Record, Stored};
 use prost::Message;
@@ -132,12 +134,27 @@ fn tenant(index: usize) -> String {
     format!("t_{}", index / 50)
 }
 
+/// The host names of a map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    pub(super) count: usize,
+    /// Each has a certificate of its own, at edges.
+    pub(super) own_certificates: bool,
+    /// Each has a policy, at edges.
+    pub(super) policies: bool,
+}
+
+impl Names {
+    /// Names without anything of their own.
+    pub(super) const fn plain(count: usize) -> Self {
+        Self { count, own_certificates: false, policies: false }
+    }
+}
+
 /// What servers are started with: a folder of files that are made once.
 pub(super) struct Workshop {
     folder: PathBuf,
-    names: usize,
-    /// Each name has a certificate of its own, at edges.
-    own_certificates: bool,
+    names: Names,
     connections: usize,
     /// HAProxy's log goes here, and is read so that it never waits.
     _log: tokio::task::JoinHandle<()>,
@@ -145,15 +162,12 @@ pub(super) struct Workshop {
 
 impl Workshop {
     /// `connections`: how many clients one server must be able to hold.
-    pub(super) fn new(
-        folder: &Path,
-        names: usize,
-        own_certificates: bool,
-        connections: usize,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(folder: &Path, names: Names, connections: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let lines = |separator: &str, end: &str| -> String {
-            (0..names).map(|index| format!("{}{separator}{}{end}\n", fqdn(index), webroot(index))).collect()
+            (0..names.count)
+                .map(|index| format!("{}{separator}{}{end}\n", fqdn(index), webroot(index)))
+                .collect()
         };
         fs::write(folder.join("haproxy.map"), lines(" ", ""))?;
         fs::write(folder.join("nginx.map"), lines(" ", ";"))?;
@@ -165,7 +179,7 @@ impl Workshop {
             let mut line = vec![0; 8_192];
             while log.recv(&mut line).await.is_ok() {}
         });
-        Ok(Self { folder: folder.to_owned(), names, own_certificates, connections, _log: reader })
+        Ok(Self { folder: folder.to_owned(), names, connections, _log: reader })
     }
 
     pub(super) fn start(&self, entry: &Entry) -> anyhow::Result<Server> {
@@ -201,7 +215,7 @@ impl Workshop {
 
     fn edge(&self, binary: &Path, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
         let data = self.folder.join(entry.name.replace(' ', "-"));
-        ledger(&data, self.names, self.own_certificates, node)?;
+        ledger(&data, self.names, node)?;
         Ok(vec![
             binary.display().to_string(),
             format!("--data-dir={}", data.display()),
@@ -366,27 +380,49 @@ fn start_node() -> anyhow::Result<(Process, SocketAddr)> {
     Ok((process, line.trim().parse().context("the node did not start")?))
 }
 
+/// A policy with something of everything that lets a request pass: twenty redirects, twenty networks, a limit that nobody reaches, sizes.
+fn policy() -> HttpPolicy {
+    let redirect =
+        |n: usize| PathRedirect { from: format!("/old-{n}/*"), to: "/new/*".to_owned(), code: 301 };
+    HttpPolicy {
+        https_redirect: Some(false),
+        hsts: Some(Hsts { max_age_seconds: 31_536_000, include_subdomains: true, preload: false }),
+        redirects: (0..20).map(redirect).collect(),
+        access: Some(Access {
+            allow: Vec::new(),
+            deny: (0..20).map(|n| format!("192.0.{n}.0/24")).collect(),
+        }),
+        rate_limits: vec![RateLimit { requests: 1_000_000, seconds: 1, per: RatePer::Address as i32 }],
+        max_body_bytes: Some(1_000_000),
+        max_header_bytes: Some(16_000),
+        maintenance: Some(Maintenance { enabled: false, retry_after_seconds: 600, allow: Vec::new() }),
+        ..HttpPolicy::default()
+    }
+}
+
 /// The last good state of an edge that has `names` host names, all at one node.
-fn ledger(data: &Path, names: usize, own_certificates: bool, node: SocketAddr) -> anyhow::Result<()> {
+fn ledger(data: &Path, names: Names, node: SocketAddr) -> anyhow::Result<()> {
+    let Names { count, own_certificates, policies } = names;
+    let http = policies.then(policy);
     fs::create_dir_all(data)?;
     let pool = ShardPool {
         name: "shard-1".into(),
         nodes: vec![PoolNode { node_id: "n1".into(), addresses: vec![node.to_string()], in_service: true }],
     };
     let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
-    records.extend((0..names).map(|index| {
+    records.extend((0..count).map(|index| {
         let route = Route {
             tenant_id: tenant(index),
             webroot_id: webroot(index),
             shard_id: "s1".into(),
             may_upgrade: false,
-            http: None,
+            http: http.clone(),
         };
         (Key::new(Kind::Route, fqdn(index)), route.encode_to_vec())
     }));
     let audience = Audience::edge("loadtest")?;
     if own_certificates {
-        let names = (0..names).map(|index| (fqdn(index), tenant(index)));
+        let names = (0..count).map(|index| (fqdn(index), tenant(index)));
         records.extend(own::certificates(data, &audience, names)?);
     }
     records.sort_by(|a, b| a.0.cmp(&b.0));

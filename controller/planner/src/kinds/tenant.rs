@@ -92,7 +92,7 @@ impl Planned for Tenant {
         let mut wanted = Vec::new();
         let id = tenant.id.as_str();
         if !tenant.spec.cluster_id.is_empty() {
-            let http = tenant.spec.http.as_ref().map(http_policy::message);
+            let http = tenant.spec.http.as_deref().map(http_policy::message);
             let message = m::TenantState { state: state as i32, reason: reason.to_owned(), http };
             let audience = Audience::edge(&tenant.spec.cluster_id)?;
             wanted.push(DesiredIntent::new(audience, IntentKind::TenantState, id, &message));

@@ -34,7 +34,7 @@ pub struct FqdnSpec {
     pub ssl_enabled: bool,
     /// What edges do with its requests before the site sees them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpPolicy>,
+    pub http: Option<Box<HttpPolicy>>,
 }
 
 impl FqdnSpec {

@@ -51,7 +51,7 @@ pub struct TenantSpec {
     pub limits: Limits,
     /// What edges do with the requests for its names before the sites see them, where a name says nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpPolicy>,
+    pub http: Option<Box<HttpPolicy>>,
 }
 
 /// Body of POST /tenants.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use hosting_agent_engine::{ConfigLayout, Place, Root, Secret};
+use hosting_intent::ALIVE_PATH;
 
 use super::{
     super::{BadValue, fingerprint, word},
@@ -145,6 +146,10 @@ http {{
       if ($hosting_probe = 0) {{ return 421 {NO_SUCH_SITE}; }}
       access_log off;
       return 200 {proof};
+    }}
+    location = {ALIVE_PATH} {{
+      access_log off;
+      return 204;
     }}
     location / {{ return 421 {NO_SUCH_SITE}; }}
   }}
