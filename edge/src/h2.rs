@@ -4,7 +4,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,42 +25,10 @@ use crate::exchange::{Client, ClientError, Timer};
 use crate::pages::Page;
 use crate::proxy::Edge;
 use crate::visitor::Visitor;
+use crate::windows::{LARGE, SMALL, Windows};
 
-/// What HTTP/2 lets a sender have under way when nothing else is agreed (RFC 9113 §6.9.2).
-const SMALL_WINDOW: u32 = 65_535;
-/// What a stream may have under way: 1 MiB every 100 ms is 80 Mbit/s.
-const LARGE_WINDOW: u32 = 1_024 * 1_024;
 /// What is given to a stream at once.
 const SEND: usize = 32 * 1_024;
-
-/// Memory that the windows of all connections may promise, in bytes.
-#[derive(Debug)]
-pub(crate) struct Windows(AtomicUsize);
-
-/// A connection's share of it.
-#[derive(Debug)]
-struct Share<'a>(&'a Windows);
-
-impl Windows {
-    pub(crate) fn new(budget: usize) -> Self {
-        Self(AtomicUsize::new(budget))
-    }
-
-    /// A large window for a connection, while there is room for another.
-    fn take(&self) -> Option<Share<'_>> {
-        let large = LARGE_WINDOW as usize;
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(large))
-            .ok()
-            .map(|_| Share(self))
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(LARGE_WINDOW as usize, Ordering::Relaxed);
-    }
-}
 
 /// Limits on a connection.
 #[derive(Debug, Clone, Copy)]
@@ -86,9 +53,9 @@ pub(crate) async fn serve(
     windows: &Windows,
     mut shutdown: ShutdownWatch,
 ) {
-    let share = windows.take();
+    let share = windows.take(LARGE);
     let mut failure = conn.follow(Front::new(limits.header_bytes));
-    let options = options(limits, if share.is_some() { LARGE_WINDOW } else { SMALL_WINDOW });
+    let options = options(limits, if share.is_some() { LARGE } else { SMALL });
     let Ok(mut connection) = server::handshake(Box::new(conn), Some(options)).await else { return };
     let (digest, visitor) = (Arc::new(Digest::default()), Arc::new(visitor));
     // Closed from the beginning, so that a wait ends whenever no stream is left.
@@ -255,18 +222,4 @@ impl Client for H2Client {
     }
 
     async fn tunnel(&mut self, _node: TcpStream, _first: BytesMut, _idle: Duration) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_windows_are_given_while_there_is_memory_for_them() {
-        let windows = Windows::new(2 * LARGE_WINDOW as usize + 1);
-        let (first, second) = (windows.take(), windows.take());
-        assert!(first.is_some() && second.is_some() && windows.take().is_none());
-        drop(first);
-        assert!(windows.take().is_some());
-    }
 }

@@ -14,17 +14,19 @@ mod conn;
 mod exchange;
 mod h1;
 mod h2;
+mod h3;
+mod h3_stream;
 mod interned;
 mod metrics;
 mod node_check;
 mod node_keys;
 mod nodes;
 mod pages;
-
 mod pair;
 mod policy;
 mod proxy;
 mod proxy_header;
+mod quic;
 mod ready;
 mod replica;
 mod run;
@@ -35,6 +37,7 @@ mod tenant_certs;
 mod tls;
 mod upstream;
 mod visitor;
+mod windows;
 
 pub use access_log::{AccessLog, Addresses, LogSettings, LogWriter};
 pub use certs::{CaError, CertStore, DevCa};

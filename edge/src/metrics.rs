@@ -134,6 +134,10 @@ pub struct Metrics {
     pub over_share: Counter,
     /// Connections now.
     pub connections: Gauge,
+    /// Those of HTTP/3 among them.
+    pub http3_connections: Gauge,
+    /// Clients of HTTP/3 that had to show that their address is theirs.
+    pub http3_retries: Counter,
     /// FQDNs.
     pub routes: Gauge,
     /// Tenants.
@@ -181,6 +185,8 @@ impl Metrics {
             accept_errors: Counter::default(),
             over_share: Counter::default(),
             connections: Gauge::default(),
+            http3_connections: Gauge::default(),
+            http3_retries: Counter::default(),
             routes: Gauge::default(),
             tenants: Gauge::default(),
             pools: Gauge::default(),
@@ -257,6 +263,16 @@ impl Metrics {
                 "hosting_edge_connections",
                 "Client connections now",
                 metrics.connections.clone(),
+            );
+            registry.register(
+                "hosting_edge_http3_connections",
+                "Connections of HTTP/3 among them",
+                metrics.http3_connections.clone(),
+            );
+            registry.register(
+                "hosting_edge_http3_retries",
+                "Clients of HTTP/3 that had to show that their address is theirs",
+                metrics.http3_retries.clone(),
             );
             registry.register("hosting_edge_routes", "FQDNs in the map", metrics.routes.clone());
             registry.register("hosting_edge_tenants", "Tenants in the map", metrics.tenants.clone());

@@ -58,7 +58,8 @@ impl Circumstances for PolicyContext {
 
 impl PolicyContext {
     pub(crate) fn new(certs: Arc<CertStore>, settings: &Settings, rulings: Rulings) -> Self {
-        let https_port = settings.https_port().map(|port| format!(":{port}").into()).unwrap_or_default();
+        let https_port =
+            settings.public_https_port().map(|port| format!(":{port}").into()).unwrap_or_default();
         Self { certs, https_port, rates: Rates::default(), start: Instant::now(), rulings }
     }
 

@@ -35,6 +35,8 @@ pub const ORIGINAL_HOST: &str = "x-hosting-host";
 pub(crate) const REQUEST: &str = "x-hosting-request";
 /// Tells the client which shard answered.
 pub const SHARD: &str = "x-shard";
+/// Tells the client where HTTP/3 is to be had (RFC 7838).
+const ALT_SVC: &str = "alt-svc";
 
 const STRICT_TRANSPORT_SECURITY: &[u8] = b"strict-transport-security";
 
@@ -96,6 +98,7 @@ struct Serving {
     /// The site may change the protocol of its connections.
     may_upgrade: bool,
     forwarded: Forwarded,
+    alt_svc: Option<Arc<str>>,
 }
 
 /// By whom a request was answered, and what the client is told besides.
@@ -241,6 +244,7 @@ impl Edge {
                 tenant_requests: target.tenant_requests,
                 may_upgrade: target.may_upgrade,
                 forwarded: Forwarded::new(visitor, &name, request.authority()),
+                alt_svc: visitor.alt_svc.clone(),
             }),
             Leads::Suspended => Err(Page::Suspended.into()),
             Leads::Unbound => Err(Page::Unbound.into()),
@@ -528,13 +532,17 @@ impl Edge {
             .answer(request.is_head(), upgrade)
             .map_err(|error| Failure::Answer(error.to_string()))?;
         let shard = serving.candidates.pool().name().as_bytes();
-        let ours = [SHARD, REQUEST].map(str::as_bytes);
+        // Where else the host is to be had is not the site's to say: it would send visitors past the edge.
+        let ours = [SHARD, REQUEST, ALT_SVC].map(str::as_bytes);
         answered.head.fields.retain(|(name, _)| !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)));
         answered.head.fields.push((SHARD.as_bytes(), shard));
         if let Some(hsts) = served.hsts {
             // Of two, browsers would go by the first (RFC 6797 §8.1).
             answered.head.fields.retain(|(name, _)| !name.eq_ignore_ascii_case(STRICT_TRANSPORT_SECURITY));
             answered.head.fields.push((STRICT_TRANSPORT_SECURITY, hsts));
+        }
+        if let Some(alt_svc) = &serving.alt_svc {
+            answered.head.fields.push((ALT_SVC.as_bytes(), alt_svc.as_bytes()));
         }
         let code = answered.head.status;
         exchange.client().start(&answered.head)?;

@@ -131,10 +131,10 @@ async fn serve(
         return Ok(());
     }
     readiness.ready(VIEW);
-    let (http, https) = (bound.http(), bound.https());
+    let (http, https, http3) = (bound.http(), bound.https(), bound.http3());
     let task = user.spawn(async move {
         let listeners = bound.open()?;
-        tracing::info!(?http, ?https, "serving");
+        tracing::info!(?http, ?https, ?http3, "serving");
         readiness.ready(LISTENERS);
         // Nobody listens when the process is about to end.
         let _ = opened.send(());

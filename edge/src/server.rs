@@ -1,17 +1,19 @@
 //! The listeners: accept, handshake, hand over to the version of HTTP that was negotiated, drain.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hosting_edge_http3::Code;
 use hosting_edge_map::Routing;
 use hosting_scaffold::client_address::is_trusted;
 use hosting_scaffold::networks::{NetworkPlace, Networks};
 use ipnet::IpNet;
 use pingora_core::server::ShutdownWatch;
 use prometheus_client::metrics::gauge::Gauge;
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn::{Endpoint, Incoming};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,17 +23,21 @@ use crate::access_log::{AccessLog, Addresses};
 use crate::certs::CertStore;
 use crate::conn::Conn;
 use crate::h1::{self, H1Limits};
-use crate::h2::{self, H2Limits, Windows};
+use crate::h2::{self, H2Limits};
+use crate::h3;
+use crate::h3_stream::H3Limits;
 use crate::metrics::Metrics;
 use crate::node_check::NodeChecks;
 use crate::node_keys::NodeKeys;
 use crate::proxy::Edge;
 use crate::proxy_header;
+use crate::quic::{HalfOpen, Quic, code};
 use crate::replica::EdgeReplica;
 use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
 use crate::visitor::Visitor;
+use crate::windows::Windows;
 
 /// An address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +51,7 @@ pub struct BindError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "; another process has it (`ss -ltnp` says which): stop that, or choose another port"
+            "; another process has it (`ss -ltnp` says which, of UDP `ss -lunp`): stop that, or choose another port"
         }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher one, or grant it"
@@ -62,6 +68,8 @@ fn hint(error: &io::Error) -> &'static str {
 pub struct Bound {
     http: Vec<Socket>,
     https: Vec<Socket>,
+    http3: Vec<Socket>,
+    http3_port: u16,
     backlog: i32,
 }
 
@@ -69,15 +77,19 @@ impl Bound {
     /// # Errors
     /// The first address that cannot be had.
     pub fn bind(settings: &Settings) -> Result<Self, BindError> {
-        let all = |flag, addresses: &[SocketAddr]| {
+        let all = |flag, addresses: &[SocketAddr], kind| {
             addresses
                 .iter()
-                .map(|address| bind(*address).map_err(|source| BindError { flag, address: *address, source }))
+                .map(|address| {
+                    bind(*address, kind).map_err(|source| BindError { flag, address: *address, source })
+                })
                 .collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
-            http: all("--http-listen", &settings.http_listen)?,
-            https: all("--https-listen", &settings.https_listen)?,
+            http: all("--http-listen", &settings.http_listen, Type::STREAM)?,
+            https: all("--https-listen", &settings.https_listen, Type::STREAM)?,
+            http3: all("--http3-listen (UDP)", settings.http3_addresses(), Type::DGRAM)?,
+            http3_port: settings.http3_port,
             backlog: settings.backlog.max(1),
         })
     }
@@ -94,12 +106,22 @@ impl Bound {
         addresses(&self.https)
     }
 
+    /// The UDP addresses for HTTP/3. What comes before they are opened waits, or is lost, and clients take HTTPS.
+    #[must_use]
+    pub fn http3(&self) -> Vec<SocketAddr> {
+        addresses(&self.http3)
+    }
+
     /// Takes connections from here on. Call it on the runtime that serves them, when there is a view to serve.
     ///
     /// # Errors
     /// What the system says; another process may have been quicker with the same port.
     pub fn open(self) -> io::Result<Listeners> {
         let backlog = self.backlog;
+        let port = self
+            .http3()
+            .first()
+            .map(|first| if self.http3_port == 0 { first.port() } else { self.http3_port });
         let open = |sockets: Vec<Socket>| {
             sockets
                 .into_iter()
@@ -109,7 +131,12 @@ impl Bound {
                 })
                 .collect::<io::Result<Vec<_>>>()
         };
-        Ok(Listeners { http: open(self.http)?, https: open(self.https)? })
+        Ok(Listeners {
+            http: open(self.http)?,
+            https: open(self.https)?,
+            http3: self.http3.into_iter().map(UdpSocket::from).collect(),
+            alt_svc: port.map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_SECONDS}").into()),
+        })
     }
 }
 
@@ -118,23 +145,38 @@ impl Bound {
 pub struct Listeners {
     http: Vec<TcpListener>,
     https: Vec<TcpListener>,
+    http3: Vec<UdpSocket>,
+    /// What clients of HTTPS are told of HTTP/3.
+    alt_svc: Option<Arc<str>>,
 }
 
 fn addresses(sockets: &[Socket]) -> Vec<SocketAddr> {
     sockets.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
 }
 
-fn bind(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         // So that [::] and 0.0.0.0 can stand side by side whatever the system's default.
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_address(true)?;
+    if kind == Type::DGRAM {
+        // One socket takes the packets of all clients. The kernel gives what it has.
+        socket.set_recv_buffer_size(UDP_BUFFER)?;
+    } else {
+        socket.set_reuse_address(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
+
+/// Bytes of packets that wait until the edge reads them.
+const UDP_BUFFER: usize = 4 * 1_024 * 1_024;
+/// How long clients keep in mind that there is HTTP/3.
+const ALT_SVC_SECONDS: u32 = 86_400;
+/// Saying why connections end may take this long.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How often idle connections to nodes are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -148,6 +190,8 @@ pub struct Server {
     certs: Arc<CertStore>,
     h1: H1Limits,
     h2: H2Limits,
+    h3: H3Limits,
+    quic: Quic,
     windows: Windows,
     permits: Arc<Semaphore>,
     networks: Arc<Networks>,
@@ -200,7 +244,14 @@ impl Server {
             header_bytes: settings.max_header_bytes,
             idle: ms(settings.idle_timeout_ms),
         };
+        let h3 = H3Limits {
+            header: h1.header,
+            header_bytes: settings.max_header_bytes,
+            idle: h1.idle,
+            client: ms(settings.write_timeout_ms),
+        };
         let front = Front::new(Arc::clone(&certs), Arc::clone(&routing), settings, metrics.clone())?;
+        let quic = Quic::new(front.http3(), Arc::clone(&routing), settings, metrics.clone())?;
         Ok(Self {
             edge: Arc::new(edge),
             front,
@@ -209,6 +260,8 @@ impl Server {
             certs,
             h1,
             h2,
+            h3,
+            quic,
             windows: Windows::new(settings.h2_window_memory),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             networks: Arc::default(),
@@ -258,9 +311,30 @@ impl Server {
                 shutdown: shutdown.clone(),
                 connections: connections.clone(),
                 stop: stop.clone(),
+                alt_svc: listeners.alt_svc.clone().filter(|_| tls),
             };
             accepting.spawn(accept.run(listener));
         }
+        let mut endpoints = Vec::new();
+        for socket in listeners.http3 {
+            let endpoint = match server.quic.open(socket) {
+                Ok(endpoint) => endpoint,
+                Err(error) => {
+                    tracing::error!(%error, "HTTP/3 cannot be served at one of its addresses");
+                    continue;
+                }
+            };
+            let accept = AcceptQuic {
+                server: Arc::clone(&server),
+                shutdown: shutdown.clone(),
+                connections: connections.clone(),
+                stop: stop.clone(),
+            };
+            tokio::spawn(accept.run(endpoint.clone()));
+            endpoints.push(endpoint);
+        }
+        let stopped = stop.clone();
+        accepting.spawn(async move { stopped.cancelled().await });
         accepting.close();
         let sweeping = async {
             loop {
@@ -289,6 +363,11 @@ impl Server {
         if tokio::time::timeout(server.drain, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), "drain deadline passed, cutting what is left");
         }
+        for endpoint in endpoints {
+            endpoint.close(code(Code::NoError), b"");
+            // Whoever is gone does not say so.
+            let _ = tokio::time::timeout(LAST_WORD, endpoint.wait_idle()).await;
+        }
     }
 }
 
@@ -307,6 +386,7 @@ struct Accept {
     shutdown: ShutdownWatch,
     connections: TaskTracker,
     stop: CancellationToken,
+    alt_svc: Option<Arc<str>>,
 }
 
 impl Accept {
@@ -325,18 +405,18 @@ impl Accept {
             };
             match accepted {
                 Ok((permit, tcp, peer)) => {
-                    // A balancer's connections are those of its clients; whose, its header says.
-                    let place = if is_trusted(&self.server.balancers, peer.ip()) {
-                        None
+                    // A balancer's connections are those of its clients; whose, its header says. It passes no UDP on.
+                    let (place, alt_svc) = if is_trusted(&self.server.balancers, peer.ip()) {
+                        (None, None)
                     } else {
                         let Some(place) = self.server.enter(peer.ip()) else { continue };
-                        Some(place)
+                        (Some(place), self.alt_svc.clone())
                     };
                     let serve = serve(
                         Arc::clone(&self.server),
                         self.tls,
-                        tcp,
-                        peer,
+                        (tcp, peer),
+                        alt_svc,
                         self.shutdown.clone(),
                         (permit, place),
                     );
@@ -358,12 +438,12 @@ impl Accept {
 async fn serve(
     server: Arc<Server>,
     tls: bool,
-    mut tcp: TcpStream,
-    peer: SocketAddr,
+    (mut tcp, peer): (TcpStream, SocketAddr),
+    alt_svc: Option<Arc<str>>,
     shutdown: ShutdownWatch,
     (_permit, place): (OwnedSemaphorePermit, Option<NetworkPlace>),
 ) {
-    let _counted = Counted::new(&server.metrics);
+    let _counted = Counted::new(&server.metrics.connections);
     // Fails only on a connection that is gone.
     let _ = tcp.set_nodelay(true);
     let (client, _place) = match place {
@@ -388,7 +468,7 @@ async fn serve(
     } else {
         (Conn::tcp(tcp, peer), None)
     };
-    let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name);
+    let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name).with_alt_svc(alt_svc);
     if conn.is_h2() {
         h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, shutdown).await;
     } else {
@@ -396,13 +476,68 @@ async fn serve(
     }
 }
 
+/// Takes connections of HTTP/3, and refuses them once the server drains.
+struct AcceptQuic {
+    server: Arc<Server>,
+    shutdown: ShutdownWatch,
+    connections: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl AcceptQuic {
+    async fn run(self, endpoint: Endpoint) {
+        while let Some(incoming) = endpoint.accept().await {
+            if self.stop.is_cancelled() {
+                incoming.refuse();
+                continue;
+            }
+            let Some((incoming, unproven)) = self.server.quic.look_at(incoming) else { continue };
+            // Nobody waits in a queue here: whoever is refused takes HTTPS.
+            let Ok(permit) = Arc::clone(&self.server.permits).try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let Some(place) = self.server.enter(incoming.remote_address().ip()) else {
+                incoming.refuse();
+                continue;
+            };
+            let server = Arc::clone(&self.server);
+            self.connections.spawn(serve_quic(
+                server,
+                incoming,
+                unproven,
+                self.shutdown.clone(),
+                (permit, place),
+            ));
+        }
+        if !self.stop.is_cancelled() {
+            tracing::error!("HTTP/3 is not served any more at one of its addresses; restart the edge");
+        }
+    }
+}
+
+async fn serve_quic(
+    server: Arc<Server>,
+    incoming: Incoming,
+    unproven: Option<HalfOpen>,
+    shutdown: ShutdownWatch,
+    _places: (OwnedSemaphorePermit, NetworkPlace),
+) {
+    let _counted = [&server.metrics.connections, &server.metrics.http3_connections].map(Counted::new);
+    let client = incoming.remote_address().ip();
+    let Some((conn, name)) = server.quic.handshake(incoming).await else { return };
+    drop(unproven);
+    let visitor = Visitor::new(client, &server.forwarders, server.addresses, true, name);
+    h3::serve(&server.edge, conn, visitor, server.h3, &server.windows, shutdown).await;
+}
+
 /// Counts a connection for as long as it lives, however it ends.
 struct Counted(Gauge);
 
 impl Counted {
-    fn new(metrics: &Metrics) -> Self {
-        metrics.connections.inc();
-        Self(metrics.connections.clone())
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 

@@ -30,7 +30,13 @@ pub struct Settings {
     /// Addresses for HTTPS.
     pub https_listen: Vec<SocketAddr>,
     /// The port at which clients reach HTTPS, for redirects; 0: that of the first address in `https_listen`.
-    pub https_public_port: u16,
+    pub https_port: u16,
+    /// Serve HTTP/3, and tell clients of HTTPS so.
+    pub http3: bool,
+    /// UDP addresses for HTTP/3. Empty: those of HTTPS.
+    pub http3_listen: Vec<SocketAddr>,
+    /// The UDP port that clients are told, where it is not the one that is listened on. 0: the first listener's.
+    pub http3_port: u16,
     /// Threads for user bytes; 0: one per core.
     pub threads: usize,
     /// Buckets of the FQDN map, rounded up to a power of two.
@@ -61,10 +67,10 @@ pub struct Settings {
     pub write_timeout_ms: u64,
     /// An upgraded connection (WebSocket) on which nothing moves.
     pub upgrade_idle_timeout_ms: u64,
-    /// HTTP/2 streams at once on a connection.
+    /// HTTP/2 streams at once on a connection, and HTTP/3's requests.
     pub h2_max_streams: u32,
-    /// Bytes that the large windows of all HTTP/2 connections may promise together; a connection that finds none left gets the
-    /// protocol's default of 64 KiB, with which uploads over long ways are slow.
+    /// Bytes that the large windows of all HTTP/2 and HTTP/3 connections may promise together; a connection that finds none left gets the
+    /// protocol's default of 64 KiB, with which uploads over long ways are slow. One of HTTP/3 has them both ways, and takes two.
     pub h2_window_memory: usize,
     /// Serve a certificate to clients that send no name, or one in no route, in the TLS handshake; their Host field decides then.
     /// Off: they get an alert.
@@ -118,7 +124,10 @@ impl Default for Settings {
             shared: RoleSettings::new("/var/lib/hosting/edge", 9101, 30_000, "info,pingora_core=error"),
             http_listen: vec![SocketAddr::from(([0, 0, 0, 0], 80)), SocketAddr::from(([0u16; 8], 80))],
             https_listen: vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0u16; 8], 443))],
-            https_public_port: 0,
+            https_port: 0,
+            http3: true,
+            http3_listen: Vec::new(),
+            http3_port: 0,
             threads: 0,
             map_buckets: 131_072,
             proxy_protocol_from: Vec::new(),
@@ -228,6 +237,16 @@ impl Settings {
         }
     }
 
+    /// The UDP addresses for HTTP/3.
+    #[must_use]
+    pub fn http3_addresses(&self) -> &[SocketAddr] {
+        match (self.http3, self.http3_listen.is_empty()) {
+            (false, _) => &[],
+            (true, true) => &self.https_listen,
+            (true, false) => &self.http3_listen,
+        }
+    }
+
     /// How the access log is kept; `None`: not at all.
     #[must_use]
     pub fn access_log(&self) -> Option<LogSettings> {
@@ -248,9 +267,9 @@ impl Settings {
     }
 
     /// The port at which clients reach HTTPS; `None`: 443, which nobody has to write.
-    pub(crate) fn https_port(&self) -> Option<u16> {
+    pub(crate) fn public_https_port(&self) -> Option<u16> {
         let listened = || self.https_listen.first().map(SocketAddr::port);
-        let port = if self.https_public_port == 0 { listened() } else { Some(self.https_public_port) };
+        let port = if self.https_port == 0 { listened() } else { Some(self.https_port) };
         port.filter(|port| !matches!(port, 0 | 443))
     }
 
@@ -330,6 +349,10 @@ pub struct Flags {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub https_listen: Vec<SocketAddr>,
+    /// UDP address for HTTP/3, in place of those of HTTPS; repeat it for several
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http3_listen: Vec<SocketAddr>,
     /// Threads for user bytes (0: one per core)
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -368,6 +391,22 @@ mod tests {
         assert!(dump.contains("dev-ca.pem"), "{dump}");
         std::fs::write(file, dump).unwrap();
         assert_eq!(load(&["--config", file]).unwrap(), settings);
+    }
+
+    #[test]
+    fn http3_is_served_where_https_is_unless_it_is_told_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("edge.toml");
+        let load = |text: &str, flags: &[&str]| {
+            std::fs::write(&file, format!("controller = [\"c:1\"]\nhttps_listen = [\"[::1]:443\"]\n{text}"))
+                .unwrap();
+            let settings = load(&[&["--config", file.to_str().unwrap()], flags].concat()).unwrap();
+            settings.http3_addresses().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(load("", &[]), ["[::1]:443"]);
+        assert_eq!(load("http3_listen = [\"127.0.0.1:4\"]", &[]), ["127.0.0.1:4"]);
+        assert_eq!(load("", &["--http3-listen", "127.0.0.1:5"]), ["127.0.0.1:5"]);
+        assert!(load("http3 = false\nhttp3_listen = [\"127.0.0.1:4\"]", &[]).is_empty());
     }
 
     #[test]

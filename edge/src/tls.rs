@@ -29,6 +29,8 @@ pub(crate) struct Front {
     config: Arc<ServerConfig>,
     /// The same without TLS 1.2.
     tls13: Arc<ServerConfig>,
+    /// The same for HTTP/3.
+    http3: Arc<ServerConfig>,
     /// For certificate authorities that look whether a name is ours.
     challenges: Arc<ServerConfig>,
     routing: Arc<Routing>,
@@ -67,6 +69,10 @@ impl Front {
         };
         let config = of(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let tls13 = of(&[&rustls::version::TLS13])?;
+        let mut http3 = ServerConfig::clone(&tls13);
+        http3.alpn_protocols = vec![b"h3".to_vec()];
+        // What is sent with the first flight can be sent again by anybody (RFC 8446 §8).
+        http3.max_early_data_size = 0;
         let answers: Arc<dyn ResolvesServerCert> = Arc::clone(certs.challenges()) as _;
         let mut challenges = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -78,6 +84,7 @@ impl Front {
         Ok(Self {
             config,
             tls13,
+            http3: Arc::new(http3),
             challenges: Arc::new(challenges),
             routing,
             limit: ms(settings.handshake_timeout_ms),
@@ -85,6 +92,11 @@ impl Front {
             default_certificate: settings.default_certificate,
             metrics,
         })
+    }
+
+    /// What QUIC's handshakes are made with.
+    pub(crate) fn http3(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.http3)
     }
 
     /// The whole handshake, within the limit. With the connection comes the name that it was made for, unless the default

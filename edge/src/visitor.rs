@@ -24,6 +24,8 @@ pub(crate) struct Visitor {
     pub(crate) tls: bool,
     /// The name that TLS was negotiated for; `None` also when the default certificate was served.
     pub(crate) name: Option<Arc<str>>,
+    /// Where the same is to be had over HTTP/3.
+    pub(crate) alt_svc: Option<Arc<str>>,
 }
 
 /// What it takes to read the word of a trusted proxy.
@@ -51,6 +53,11 @@ impl Visitor {
         Self { forwards, ..Self::at(address, written, tls, name) }
     }
 
+    /// The same, told where HTTP/3 is to be had; not one whose connection is another's.
+    pub(crate) fn with_alt_svc(self, alt_svc: Option<Arc<str>>) -> Self {
+        Self { alt_svc, ..self }
+    }
+
     pub(crate) fn at(address: IpAddr, written: Addresses, tls: bool, name: Option<Arc<str>>) -> Self {
         let text = |addresses: Addresses| addresses.of(address).to_string().into();
         Self {
@@ -60,6 +67,7 @@ impl Visitor {
             forwards: None,
             tls,
             name,
+            alt_svc: None,
         }
     }
 

@@ -27,6 +27,8 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("hosting-resource", "hosting-intent"),
     ("hosting-intent-sync", "hosting-ledger"),
     ("hosting-intent-sync", "hosting-scaffold"),
+    // Both are held to the same rules for fields, with the same Huffman code.
+    ("hosting-edge-http3", "hosting-edge-http2"),
     ("hosting-jobs", "hosting-store"),
     ("hosting-jobs", "hosting-acme"),
     ("hosting-api", "hosting-store"),

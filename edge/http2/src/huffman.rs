@@ -71,10 +71,13 @@ const fn code() -> Code {
 
 /// The string is not Huffman coded as RFC 7541 §5.2 has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotHuffman;
+pub struct NotHuffman;
 
 /// Appends what `coded` stands for. At most 8/5 of its length.
-pub(crate) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), NotHuffman> {
+///
+/// # Errors
+/// It is not coded like this.
+pub fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), NotHuffman> {
     out.reserve(coded.len() + coded.len() / 2);
     let mut coded = coded.iter();
     let (mut held, mut bits) = (0u64, 0u32);

@@ -18,7 +18,7 @@ const MALFORMED: &[u8] = b"\x00\x02te\x01x";
 
 /// What a list of fields turned out to be, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fault {
+pub enum Fault {
     /// Malformed (RFC 9113 §8.1.1): the stream is reset.
     Malformed,
     /// Larger than the limit; 431.
@@ -27,9 +27,9 @@ enum Fault {
     Bad,
 }
 
-/// Gathers the fields of one list.
+/// Gathers the fields of one list, and holds them to RFC 9113 §8, whose rules are those of RFC 9114 §4 too.
 #[derive(Debug)]
-pub(crate) struct Fields {
+pub struct Fields {
     /// Pseudo-header fields, one behind the other.
     pseudo: Vec<u8>,
     method: Option<Range<usize>>,
@@ -49,7 +49,8 @@ pub(crate) struct Fields {
 
 impl Fields {
     /// For lists of at most `limit` bytes, in the sizes of RFC 9113 §6.5.2.
-    pub(crate) fn new(limit: usize, trailers: bool) -> Self {
+    #[must_use]
+    pub fn new(limit: usize, trailers: bool) -> Self {
         Self {
             pseudo: Vec::new(),
             method: None,
@@ -82,7 +83,8 @@ impl Fields {
         self.head = Vec::new();
     }
 
-    pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) {
+    /// Takes the next field.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.size = self.size.saturating_add(name.len() + value.len() + FIELD);
         if self.size > self.limit {
             self.too_large();
@@ -205,20 +207,39 @@ impl Fields {
 
     /// The block that stands for the list. `ends`: nothing follows on the stream.
     pub(crate) fn block(mut self, ends: bool) -> Vec<u8> {
-        self.begin();
-        match self.fault {
-            Some(Fault::Malformed) => return MALFORMED.to_vec(),
+        match self.finish(ends) {
+            Err(Fault::Malformed) => MALFORMED.to_vec(),
             // Trailers are dropped, which RFC 9110 §6.5.1 allows.
-            _ if self.trailers => return Vec::new(),
-            Some(Fault::TooLarge) => return stand_in(None, REFUSED, b"431"),
-            Some(Fault::Bad) => return stand_in(None, REFUSED, b"400"),
-            None => {}
+            _ if self.trailers => Vec::new(),
+            Err(Fault::TooLarge) => stand_in(None, REFUSED, b"431"),
+            Err(Fault::Bad) => stand_in(None, REFUSED, b"400"),
+            Ok(length) => stand_in(length.as_deref(), HEAD, &self.head),
+        }
+    }
+
+    /// The head with its empty line; of trailers, which are dropped, an empty one. `ends`: nothing follows on the stream.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn into_head(mut self, ends: bool) -> Result<Vec<u8>, Fault> {
+        self.finish(ends)?;
+        Ok(head(&self.head))
+    }
+
+    /// Completes the head, and says the length of the body if the client did.
+    fn finish(&mut self, ends: bool) -> Result<Option<Vec<u8>>, Fault> {
+        self.begin();
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        if self.trailers {
+            return Ok(None);
         }
         let length = self.length.clone().and_then(|range| self.head.get(range)).map(<[u8]>::to_vec);
         if let Some(length) = &length {
             // What HTTP/2 does not read it does not hold the body to.
             if self.lengths > 1 || !is_number(length) {
-                return stand_in(None, REFUSED, b"400");
+                return Err(Fault::Bad);
             }
         } else {
             let method = self.said(&self.method).unwrap_or_default();
@@ -228,7 +249,7 @@ impl Fields {
                 self.line(&[b"content-length: 0"]);
             }
         }
-        stand_in(length.as_deref(), HEAD, &self.head)
+        Ok(length)
     }
 }
 

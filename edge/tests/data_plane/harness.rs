@@ -113,6 +113,8 @@ async fn answer(
 pub(crate) struct Edge {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
+    /// For HTTP/3, unless it is off.
+    pub(crate) http3: Option<SocketAddr>,
     pub(crate) http6: SocketAddr,
     pub(crate) ca: String,
     pub(crate) registry: admin::Metrics,
@@ -179,7 +181,7 @@ impl Edge {
         let bound = Bound::bind(&settings).unwrap();
         let check = Arc::new(server.self_check(&bound, &replica).unwrap());
         let replica = KeysWatch::new(replica, Some(keys), &audience());
-        let (http, https) = (bound.http(), bound.https());
+        let (http, https, http3) = (bound.http(), bound.https(), bound.http3());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let done = tokio::spawn(async move {
@@ -191,6 +193,7 @@ impl Edge {
             http: http[0],
             http6: http[1],
             https: https[0],
+            http3: http3.first().copied(),
             ca: std::fs::read_to_string(settings.dev_ca()).unwrap(),
             registry,
             stop,

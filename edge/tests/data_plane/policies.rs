@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Edge, Node, audience, pool, route, settings, tenant, with_policy};
+use crate::http3_client::Browser;
 use crate::tenant_certificates::{Authority, key, share};
 
 const HOST_NAME: &str = "www.example.com";
@@ -23,7 +24,7 @@ const HOST_NAME: &str = "www.example.com";
 /// An edge whose HTTPS clients reach at port 4433, with a site whose host has this policy.
 async fn edge(policy: HttpPolicy) -> (Edge, Node) {
     let node = Node::start("node-1").await;
-    let mut edge = Edge::with(Settings { https_public_port: 4_433, ..settings() }).await;
+    let mut edge = Edge::with(Settings { https_port: 4_433, ..settings() }).await;
     edge.publish(
         vec![
             tenant("t_a", State::Active),
@@ -280,4 +281,33 @@ async fn a_body_that_is_too_large_ends_where_it_becomes_so() {
     let mut answer = vec![0; 12];
     tokio::time::timeout(Duration::from_secs(2), tcp.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_holds_over_http3_too() {
+    let policy = HttpPolicy {
+        https_redirect: Some(true),
+        hsts: Some(Hsts { max_age_seconds: 600, ..Hsts::default() }),
+        redirects: vec![PathRedirect { from: "/old/*".into(), to: "/new/*".into(), code: 308 }],
+        max_body_bytes: Some(10),
+        rate_limits: vec![RateLimit { requests: 3, seconds: 3_600, per: RatePer::Address as i32 }],
+        ..HttpPolicy::default()
+    };
+    let (edge, node) = edge(policy).await;
+    let mut browser = Browser::connect(&edge, HOST_NAME).await;
+    let ask = |method: &str, path: &str, length: usize| {
+        let uri = format!("https://{HOST_NAME}{path}");
+        http::Request::builder().method(method).uri(uri).header("content-length", length).body(()).unwrap()
+    };
+    let mut seen = Vec::new();
+    for (method, path, body) in
+        [("GET", "/", ""), ("GET", "/old/a?b", ""), ("POST", "/", "eleven byte"), ("GET", "/", "")]
+    {
+        let answer = browser.ask(ask(method, path, body.len()), body.as_bytes()).await;
+        assert_eq!(answer.head.headers()[STRICT_TRANSPORT_SECURITY], "max-age=600");
+        seen.push((answer.head.status().as_u16(), answer.head.headers().get(LOCATION).cloned()));
+    }
+    let location = format!("https://{HOST_NAME}/new/a?b").parse().unwrap();
+    assert_eq!(seen, [(200, None), (308, Some(location)), (413, None), (429, None)]);
+    assert_eq!(node.requests(), 1);
 }

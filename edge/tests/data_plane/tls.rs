@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::harness::{Edge, Node, gone, one_site, pool, read_all, route, settings};
 
-fn config(edge: &Edge, alpn: &[&[u8]]) -> ClientConfig {
+pub(crate) fn config(edge: &Edge, alpn: &[&[u8]]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(edge.ca.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
