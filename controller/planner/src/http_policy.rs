@@ -4,12 +4,6 @@ use hosting_intent::message as m;
 use hosting_resource::http_policy::{
     Access, Hsts, HttpPolicy, Maintenance, PathRedirect, RateLimit, RatePer,
 };
-use hosting_resource::kinds::fqdn::Fqdn;
-use hosting_resource::{Doc, Kind};
-
-use crate::fields::is_deleting;
-use crate::overlay::Overlay;
-use crate::{PlanError, World};
 
 /// The policy as edges are told it.
 pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
@@ -65,24 +59,4 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
             }
         }),
     }
-}
-
-/// Refuses a canonical host that leads on to another name: a browser would go in circles, or from one to the next.
-pub(crate) async fn check_canonical(fqdn: &Doc<Fqdn>, draft: &mut Overlay<'_>) -> Result<(), PlanError> {
-    let Some(host) = leads_to(fqdn) else { return Ok(()) };
-    let holder = draft.holder(Kind::Fqdn, "", host).await?;
-    // Where somebody else's name leads is nobody's business.
-    let Some(target) = holder.filter(|target| target.tenant == fqdn.tenant) else { return Ok(()) };
-    let target = Doc::<Fqdn>::read(target)?;
-    match leads_to(&target).filter(|_| !is_deleting(&target)) {
-        None => Ok(()),
-        Some(on) => Err(PlanError::invalid(
-            "http.canonical_host",
-            format!("{host} itself leads to {on}: name that one, or have {host} lead nowhere first"),
-        )),
-    }
-}
-
-fn leads_to(fqdn: &Doc<Fqdn>) -> Option<&str> {
-    fqdn.spec.http.as_ref()?.canonical_host.as_deref()
 }

@@ -100,7 +100,7 @@ impl Planned for Fqdn {
             names::fqdn(draft, fqdn).await?;
         }
         if before.is_none_or(|before| before.spec.http != fqdn.spec.http) {
-            http_policy::check_canonical(fqdn, draft).await?;
+            check_canonical(fqdn, draft).await?;
         }
         Ok(())
     }
@@ -225,4 +225,24 @@ async fn route(
 /// The site behind a name.
 fn bound_to(fqdn: &Doc<Fqdn>) -> Option<&Id<webroot::Webroot>> {
     fqdn.spec.webroot_id.as_ref().filter(|id| !id.is_empty())
+}
+
+/// Refuses a canonical host that leads on to another name: a browser would go in circles, or from one to the next.
+async fn check_canonical(fqdn: &Doc<Fqdn>, draft: &mut Overlay<'_>) -> Result<(), PlanError> {
+    let Some(host) = leads_to(fqdn) else { return Ok(()) };
+    let holder = draft.holder(Kind::Fqdn, "", host).await?;
+    // Where somebody else's name leads is nobody's business.
+    let Some(target) = holder.filter(|target| target.tenant == fqdn.tenant) else { return Ok(()) };
+    let target = Doc::<Fqdn>::read(target)?;
+    match leads_to(&target).filter(|_| !is_deleting(&target)) {
+        None => Ok(()),
+        Some(on) => Err(PlanError::invalid(
+            "http.canonical_host",
+            format!("{host} itself leads to {on}: name that one, or have {host} lead nowhere first"),
+        )),
+    }
+}
+
+fn leads_to(fqdn: &Doc<Fqdn>) -> Option<&str> {
+    fqdn.spec.http.as_ref()?.canonical_host.as_deref()
 }
