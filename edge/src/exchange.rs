@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
+use crate::compress::Encoder;
+
 /// What is read from a node at once, to begin with.
 const FIRST_READ: usize = 4 * 1_024;
 /// What is read from a node at once when it has a lot to say.
@@ -177,6 +179,8 @@ pub(crate) struct Exchange<'a, C> {
     seen: usize,
     upload: Upload,
     uploaded: u64,
+    /// Compresses the answer's body.
+    encoder: Option<Encoder>,
     begun: Instant,
     /// The last time that anything moved.
     moved: Instant,
@@ -207,6 +211,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             seen: 0,
             upload,
             uploaded: 0,
+            encoder: None,
             begun: now,
             moved: now,
             times,
@@ -218,6 +223,11 @@ impl<'a, C: Client> Exchange<'a, C> {
         let end = poll_fn(|cx| self.poll_head(cx)).await?;
         ResponseHead::parse(self.input.split_to(end).freeze())
             .map_err(|error| Failure::Answer(error.to_string()))
+    }
+
+    /// The answer's body goes through this.
+    pub(crate) fn compress(&mut self, encoder: Encoder) {
+        self.encoder = Some(encoder);
     }
 
     /// Passes the body on. Returns the connection if it is proven clean.
@@ -287,11 +297,32 @@ impl<'a, C: Client> Exchange<'a, C> {
     fn poll_answer(&mut self, cx: &mut Context<'_>, decoder: &mut Decoder) -> Poll<Result<(), Failure>> {
         let mut waiting = self.poll_upload(cx)?;
         loop {
+            if self.poll_compressed(cx)?.is_pending() {
+                waiting = Some(Waiting::Client);
+                break;
+            }
             match decoder.decode(&self.input).map_err(|_| Failure::Truncated)? {
-                Decoded::End => return Poll::Ready(Ok(())),
+                Decoded::End => match self.encoder.take() {
+                    None => return Poll::Ready(Ok(())),
+                    Some(mut encoder) => {
+                        let is_whole = encoder.finish();
+                        let is_sent = encoder.ready().is_empty();
+                        self.encoder = (!is_sent).then_some(encoder);
+                        if !is_whole {
+                            return Poll::Ready(Err(Failure::Truncated));
+                        }
+                    }
+                },
                 Decoded::Framing(n) => self.input.advance(n),
                 Decoded::Data(n) => {
                     let data = self.input.get(..n).unwrap_or_default();
+                    if let Some(encoder) = &mut self.encoder {
+                        encoder.write(data);
+                        decoder.consumed(n);
+                        self.input.advance(n);
+                        self.moved = Instant::now();
+                        continue;
+                    }
                     match self.client.poll_send(cx, data)? {
                         Poll::Ready(taken) => {
                             decoder.consumed(taken);
@@ -313,6 +344,9 @@ impl<'a, C: Client> Exchange<'a, C> {
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Truncated)),
                         Poll::Pending => {
                             // What came so far goes out before the wait.
+                            if self.encoder.as_mut().is_some_and(Encoder::flush) {
+                                continue;
+                            }
                             if self.client.poll_flush(cx)?.is_pending() {
                                 waiting = Some(Waiting::Client);
                             }
@@ -326,6 +360,18 @@ impl<'a, C: Client> Exchange<'a, C> {
             return Poll::Ready(Err(Failure::Client(ClientError::Gone)));
         }
         self.poll_deadline(cx, waiting.unwrap_or(Waiting::Node))
+    }
+
+    /// Gives the client what is ready of what is compressed.
+    fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let Some(encoder) = &mut self.encoder else { return Poll::Ready(Ok(())) };
+        while !encoder.ready().is_empty() {
+            let taken = ready!(self.client.poll_send(cx, encoder.ready()))?;
+            encoder.took(taken);
+            self.passed.sent += taken as u64;
+            self.moved = Instant::now();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Room for a read that is as large as the last ones were.

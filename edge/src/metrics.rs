@@ -120,6 +120,10 @@ pub struct Metrics {
     pub waited: Counter,
     /// Requests that found none, or whose tenant had its share.
     pub busy: Counter,
+    /// Answers that were compressed.
+    pub compressed: Counter,
+    /// Answers that were not because as many were as may be at once.
+    pub not_compressed: Counter,
     /// Handshakes done.
     pub handshakes: Counter,
     /// Handshakes for a name that is in no route.
@@ -163,6 +167,8 @@ impl Metrics {
         let requests: Family<Code, Counter> = Family::default();
         let handshakes: Family<Outcome, Counter> = Family::default();
         let rulings: Family<Outcome, Counter> = Family::default();
+        let compressions: Family<Outcome, Counter> = Family::default();
+        let compression = |outcome| compressions.get_or_create(&Outcome { outcome }).clone();
         let code = |code| requests.get_or_create(&Code { code }).clone();
         let handshake = |outcome| handshakes.get_or_create(&Outcome { outcome }).clone();
         let metrics = Self {
@@ -177,6 +183,8 @@ impl Metrics {
             ejections: Counter::default(),
             nodes_down: Gauge::default(),
             waited: Counter::default(),
+            compressed: compression("done"),
+            not_compressed: compression("no_room"),
             busy: Counter::default(),
             handshakes: handshake("done"),
             challenges: handshake("acme_challenge"),
@@ -237,6 +245,11 @@ impl Metrics {
                 "hosting_edge_nodes_down",
                 "Nodes in service that do not answer",
                 metrics.nodes_down.clone(),
+            );
+            registry.register(
+                "hosting_edge_compressions",
+                "Answers to be compressed, by outcome",
+                compressions,
             );
             registry.register(
                 "hosting_edge_requests_waited",

@@ -11,13 +11,17 @@ use hosting_edge_http1::{AnswerHead, Request, RequestHead, ResponseHead, push_up
 use hosting_edge_map::{
     Candidate, Candidates, Host, Leads, MAX_TRIES, Policies, Routing, Tenant, parse_host,
 };
+use hosting_scaffold::client_address::is_trusted;
 use http::StatusCode;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use pingora_core::protocols::http::date::get_cached_date;
+use tokio::sync::Semaphore;
 
 use crate::access_log::{AccessLog, Line, text};
 use crate::certs::CertStore;
 use crate::challenges::Challenges;
+use crate::compress::{Coding, Encoder, Plan};
 use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
 use crate::metrics::Metrics;
 use crate::node_keys::{EDGE_KEY, NodeKeys};
@@ -38,6 +42,8 @@ pub const SHARD: &str = "x-shard";
 /// Tells the client where HTTP/3 is to be had (RFC 7838).
 const ALT_SVC: &str = "alt-svc";
 
+/// Tells a client that may know where its request went, and why, when it asks by the same field.
+const EDGE_MAP: &str = "x-edge-map";
 const STRICT_TRANSPORT_SECURITY: &[u8] = b"strict-transport-security";
 
 /// Idle connections to one node that a request may find closed, or with an answer that is not its own, before it makes one.
@@ -57,6 +63,10 @@ pub(crate) struct Edge {
     checks: CheckSecret,
     challenges: Arc<Challenges>,
     policy: PolicyContext,
+    /// Networks of clients that may know where their requests go.
+    shown_to: Vec<IpNet>,
+    /// Answers that may be compressed at once.
+    compressions: Arc<Semaphore>,
     log: AccessLog,
 }
 
@@ -68,6 +78,8 @@ struct Course {
     policies: Policies,
     /// Whether the client's connection is TLS.
     tls: bool,
+    /// Whether the client is told where its request went.
+    is_shown: bool,
     /// Why the edge answered by itself.
     reason: &'static str,
     serving: Option<Serving>,
@@ -80,6 +92,23 @@ impl Course {
     /// The value of `Strict-Transport-Security`, if the client is told.
     fn hsts(&self) -> Option<&[u8]> {
         self.policies.hsts().filter(|_| self.tls).map(str::as_bytes)
+    }
+
+    /// Where the request went, if the client is told. `serving`: the site whose node answered.
+    fn map(&self, serving: Option<&Serving>) -> Option<String> {
+        if !self.is_shown {
+            return None;
+        }
+        let node = serving.zip(self.candidate).and_then(|(serving, at)| serving.candidates.node(at));
+        let parts = [
+            ("tenant", self.tenant.as_ref().map(|tenant| tenant.id())),
+            ("webroot", serving.map(|serving| &*serving.webroot)),
+            ("shard", serving.map(|serving| serving.candidates.pool().name())),
+            ("node", node.map(|node| &*node.id)),
+            ("reason", Some(self.reason).filter(|reason| !reason.is_empty())),
+        ];
+        let parts = parts.iter().filter_map(|(name, value)| Some(format!("{name}={}", (*value)?)));
+        Some(parts.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -106,6 +135,10 @@ struct Served<'a> {
     candidate: Candidate,
     /// The value of `Strict-Transport-Security`.
     hsts: Option<&'a [u8]>,
+    /// Where the request went.
+    map: Option<&'a str>,
+    /// The answer may be compressed.
+    compresses: bool,
     /// The answer showed the request's mark.
     is_marked: bool,
 }
@@ -140,6 +173,8 @@ impl Edge {
             checks,
             challenges: Arc::clone(certs.challenges()),
             policy,
+            shown_to: settings.map_shown_to.clone(),
+            compressions: Arc::new(Semaphore::new(settings.max_compressions.min(Semaphore::MAX_PERMITS))),
             log,
         }
     }
@@ -156,7 +191,9 @@ impl Edge {
         }
         let begun = Instant::now();
         let visitor = &*visitor.of(request);
-        let mut course = Course { tls: visitor.tls, ..Course::default() };
+        let is_shown =
+            is_trusted(&self.shown_to, visitor.ip) && request.head().field(EDGE_MAP.as_bytes()).is_some();
+        let mut course = Course { tls: visitor.tls, is_shown, ..Course::default() };
         let challenge = Challenges::may_be_asked(request).then(|| self.challenge(request, visitor)).flatten();
         let code = match challenge {
             Some(text) => {
@@ -335,6 +372,8 @@ impl Edge {
         let answer = page.answer(accept);
         let mut head = answer.head(request.is_some_and(Request::is_head));
         head.fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let map = course.map(None);
+        head.fields.extend(map.as_deref().map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
         let mut passed = Moved::default();
         self.send(client, &head, answer.body.as_bytes(), &mut passed).await;
         course.passed.sent = passed.sent;
@@ -353,6 +392,8 @@ impl Edge {
         let date = get_cached_date();
         let mut fields = vec![(&b"date"[..], date.as_bytes()), (b"location", location.as_bytes())];
         fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let map = course.map(None);
+        fields.extend(map.as_deref().map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
         let status = StatusCode::from_u16(code).unwrap_or(StatusCode::FOUND);
         let head = AnswerHead {
             status: code,
@@ -450,6 +491,7 @@ impl Edge {
             let mark = self.marks.next();
             let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some(), mark);
             course.candidate = Some(candidate);
+            let map = course.map(Some(serving));
             let most = course.policies.max_body();
             let passed = &mut course.passed;
             let mut exchange = Exchange::new(client, request, passed, tcp, head, self.limits.times, most);
@@ -485,7 +527,13 @@ impl Edge {
             course.upstream = Some(took);
             self.metrics.upstream.observe(took);
             let hsts = course.policies.hsts().filter(|_| visitor.tls).map(str::as_bytes);
-            let served = Served { candidate, is_marked, hsts };
+            let served = Served {
+                candidate,
+                is_marked,
+                hsts,
+                map: map.as_deref(),
+                compresses: course.policies.compresses(),
+            };
             return self.answer(exchange, request, &response, upgrade, serving, served, begun).await;
         }
     }
@@ -517,6 +565,15 @@ impl Edge {
         head
     }
 
+    /// What compresses an answer, if there is room for one more.
+    fn encoder(&self, coding: Coding) -> Option<Encoder> {
+        let place = Arc::clone(&self.compressions).try_acquire_owned().ok();
+        let encoder = place.and_then(|place| Encoder::new(coding, place));
+        let counter = if encoder.is_some() { &self.metrics.compressed } else { &self.metrics.not_compressed };
+        counter.inc();
+        encoder
+    }
+
     #[allow(clippy::too_many_arguments, reason = "the state of one request, used once")]
     async fn answer<C: Client>(
         &self,
@@ -533,7 +590,7 @@ impl Edge {
             .map_err(|error| Failure::Answer(error.to_string()))?;
         let shard = serving.candidates.pool().name().as_bytes();
         // Where else the host is to be had is not the site's to say: it would send visitors past the edge.
-        let ours = [SHARD, REQUEST, ALT_SVC].map(str::as_bytes);
+        let ours = [SHARD, REQUEST, ALT_SVC, EDGE_MAP].map(str::as_bytes);
         answered.head.fields.retain(|(name, _)| !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)));
         answered.head.fields.push((SHARD.as_bytes(), shard));
         if let Some(hsts) = served.hsts {
@@ -544,6 +601,17 @@ impl Edge {
         if let Some(alt_svc) = &serving.alt_svc {
             answered.head.fields.push((ALT_SVC.as_bytes(), alt_svc.as_bytes()));
         }
+        let may_compress = served.compresses && !answered.upgraded;
+        let mut plan = if may_compress { Plan::of(&answered.head, request) } else { None };
+        if let Some(plan) = &mut plan {
+            let encoder = plan.coding.and_then(|coding| self.encoder(coding));
+            plan.coding = plan.coding.filter(|_| encoder.is_some());
+            encoder.into_iter().for_each(|encoder| exchange.compress(encoder));
+        }
+        if let Some(plan) = &plan {
+            plan.apply(&mut answered.head);
+        }
+        answered.head.fields.extend(served.map.map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
         let code = answered.head.status;
         exchange.client().start(&answered.head)?;
         *begun = Some(code);

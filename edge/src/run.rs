@@ -71,6 +71,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         .with_context(|| format!("access_log {}", settings.access_log.display()))?;
     let server =
         Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone(), log)?;
+    process.looks.add("hosts", server.look());
     let counted = metrics.clone();
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
     let check = Arc::new(server.self_check(&bound, &replica).context("TLS of the self-check")?);

@@ -26,6 +26,7 @@ use crate::h1::{self, H1Limits};
 use crate::h2::{self, H2Limits};
 use crate::h3;
 use crate::h3_stream::H3Limits;
+use crate::host_look;
 use crate::metrics::Metrics;
 use crate::node_check::NodeChecks;
 use crate::node_keys::NodeKeys;
@@ -293,6 +294,13 @@ impl Server {
         let (routing, certs) = (Arc::clone(&self.routing), Arc::clone(&self.certs));
         let (secret, balancers) = (self.secret.clone(), self.balancers.clone());
         EdgeSelfCheck::new(listeners, secret, replica.hosts(), routing, certs, balancers)
+    }
+
+    /// What [`crate::host_look`] finds of a host.
+    pub fn look(&self) -> impl Fn(&str) -> Option<serde_json::Value> + Send + Sync + 'static {
+        let (edge, routing, certs) =
+            (Arc::clone(&self.edge), Arc::clone(&self.routing), Arc::clone(&self.certs));
+        move |host| host_look::look(&routing, &certs, edge.nodes().now(), host)
     }
 
     /// Serves until `stop`, then drains: no new connections, requests under way are finished, idle connections closed, and

@@ -46,6 +46,8 @@ pub struct Settings {
     pub proxy_protocol_from: Vec<IpNet>,
     /// Networks of proxies in front whose `X-Forwarded-For`, `Forwarded` and `X-Forwarded-Proto` are believed.
     pub forwarded_from: Vec<IpNet>,
+    /// Networks of clients that learn where a request went, and why, when they send `X-Edge-Map` with it.
+    pub map_shown_to: Vec<IpNet>,
     /// Client connections at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// Of these for one network (an IPv4 address, an IPv6 /64; four times as many for the /24 or /48 around it): more are
@@ -107,6 +109,8 @@ pub struct Settings {
     pub node_share_percent: usize,
     /// A node that came back gets its hosts one after another over this time.
     pub slow_start_ms: u64,
+    /// Answers that may be compressed at once (about 1 MiB each); others are sent as they are.
+    pub max_compressions: usize,
     /// Requests of one shard that may wait for a place at a node when all are full; others get 503.
     pub max_waiting: usize,
     /// A request that waits for a place.
@@ -132,6 +136,7 @@ impl Default for Settings {
             map_buckets: 131_072,
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
+            map_shown_to: Vec::new(),
             max_connections: 50_000,
             max_connections_per_network: 0,
             backlog: 4_096,
@@ -159,6 +164,7 @@ impl Default for Settings {
             node_max_requests: balance.node_requests,
             node_share_percent: balance.share_percent,
             slow_start_ms: balance.slow_start,
+            max_compressions: 256,
             max_waiting: 1_024,
             wait_timeout_ms: 3_000,
             certificate_cache: 10_000,

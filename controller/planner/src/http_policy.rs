@@ -17,6 +17,7 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
         max_body_bytes,
         max_header_bytes,
         maintenance,
+        compression,
     } = policy;
     m::HttpPolicy {
         https_redirect: *https_redirect,
@@ -58,5 +59,6 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
                 allow: allow.clone(),
             }
         }),
+        compression: *compression,
     }
 }

@@ -32,6 +32,7 @@ pub(crate) struct Policy {
     max_body: Option<u64>,
     max_head: Option<usize>,
     maintenance: Option<Maintenance>,
+    compression: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -139,12 +140,31 @@ impl Policy {
                 retry_after: maintenance.retry_after_seconds,
                 served: Networks::new(&maintenance.allow, &[]),
             }),
+            compression: policy.compression,
         }
     }
 
     /// Its digest.
     pub(crate) fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// What it says, field by field.
+    fn said(&self) -> Vec<(&'static str, String)> {
+        let mut said = Vec::new();
+        let mut say = |field, value: Option<String>| said.extend(value.map(|value| (field, value)));
+        let count = |count: usize| (count > 0).then(|| count.to_string());
+        say("https_redirect", self.https_redirect.map(|is_on| is_on.to_string()));
+        say("canonical_host", self.canonical_host.as_deref().map(str::to_owned));
+        say("hsts", self.hsts.as_deref().map(str::to_owned));
+        say("redirects", count(self.redirects.len()));
+        say("access_networks", self.access.as_ref().map(|access| access.networks.len().to_string()));
+        say("rate_limits", count(self.limits.len()));
+        say("max_body_bytes", self.max_body.map(|most| most.to_string()));
+        say("max_header_bytes", self.max_head.map(|most| most.to_string()));
+        say("maintenance", self.maintenance.as_ref().map(|maintenance| maintenance.enabled.to_string()));
+        say("compression", self.compression.map(|is_on| is_on.to_string()));
+        said
     }
 }
 
@@ -178,10 +198,22 @@ impl Policies {
         field(&self.own).or_else(|| field(&self.tenant))
     }
 
+    /// What the name says itself, then what its tenant says: fields and values, of lists their length.
+    #[must_use]
+    pub fn said(&self) -> [Vec<(&'static str, String)>; 2] {
+        [&self.own, &self.tenant].map(|policy| policy.as_deref().map(Policy::said).unwrap_or_default())
+    }
+
     /// The value of `Strict-Transport-Security` for answers over TLS.
     #[must_use]
     pub fn hsts(&self) -> Option<&str> {
         self.pick(|policy| policy.hsts.as_deref())
+    }
+
+    /// Whether answers are compressed.
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        !self.is_empty() && self.pick(|policy| policy.compression).unwrap_or_default()
     }
 
     /// The most bytes that a body may have.

@@ -223,6 +223,18 @@ impl Candidates {
         self.pool.nodes.get(usize::from(candidate.node))
     }
 
+    /// The nodes in service in the order in which the host finds them, whatever they have to do.
+    #[must_use]
+    pub fn order(&self) -> Vec<&Node> {
+        let mut order: Vec<(u16, &Node)> = Vec::new();
+        for (index, node) in self.pool.walk(self.point) {
+            if !order.iter().any(|(known, _)| *known == index) {
+                order.push((index, node));
+            }
+        }
+        order.into_iter().map(|(_, node)| node).collect()
+    }
+
     /// How many were given out.
     #[must_use]
     pub fn tries(&self) -> usize {
@@ -370,6 +382,22 @@ mod tests {
         assert_ne!(nodes[0], nodes[1], "another node before another address");
         assert_eq!(addresses, ["192.0.2.1:80", "192.0.2.2:80", "[2001:db8::1]:80"].map(String::from).into());
         assert_eq!(candidates.tries(), 3);
+    }
+
+    #[test]
+    fn the_order_of_a_host_is_that_in_which_its_nodes_are_tried() {
+        let nodes = [("n1", true), ("n2", true), ("n3", false), ("n4", true)];
+        let pool = Arc::new(made(&intent(&nodes), None));
+        for host in hosts().take(50) {
+            let mut candidates = Candidates::new(Arc::clone(&pool), pool.point(&host));
+            let order: Vec<_> = candidates.order().iter().map(|node| Arc::clone(&node.id)).collect();
+            let tried = std::iter::from_fn(|| {
+                let candidate = candidates.next(0)?;
+                candidates.node(candidate).map(|node| Arc::clone(&node.id))
+            });
+            assert_eq!(order, tried.collect::<Vec<_>>(), "{host}");
+            assert_eq!(order.len(), 3);
+        }
     }
 
     #[test]

@@ -110,6 +110,9 @@ async fn answer(
     Ok(response.body(Full::new(Bytes::from(seen))).unwrap())
 }
 
+/// Tells of a host.
+pub(crate) type Look = Box<dyn Fn(&str) -> Option<serde_json::Value> + Send + Sync>;
+
 pub(crate) struct Edge {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
@@ -120,6 +123,8 @@ pub(crate) struct Edge {
     pub(crate) registry: admin::Metrics,
     pub(crate) stop: CancellationToken,
     pub(crate) done: JoinHandle<()>,
+    /// What it tells of a host.
+    pub(crate) look: Look,
     /// What asks its listeners for what its replica applied.
     pub(crate) check: Arc<EdgeSelfCheck>,
     replica: Option<KeysWatch<EdgeReplica>>,
@@ -179,6 +184,7 @@ impl Edge {
         let pair = SealingKey::load_or_create(&dir.path().join("sealing.key")).unwrap();
         let (replica, mut loaded) = EdgeReplica::new(writer, certs, keys.clone(), metrics);
         let bound = Bound::bind(&settings).unwrap();
+        let look = Box::new(server.look());
         let check = Arc::new(server.self_check(&bound, &replica).unwrap());
         let replica = KeysWatch::new(replica, Some(keys), &audience());
         let (http, https, http3) = (bound.http(), bound.https(), bound.http3());
@@ -198,6 +204,7 @@ impl Edge {
             registry,
             stop,
             done,
+            look,
             check,
             replica: Some(replica),
             pair,

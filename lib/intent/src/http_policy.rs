@@ -260,6 +260,7 @@ mod tests {
                 retry_after_seconds: 600,
                 allow: vec!["2001:db8::/48".into()],
             }),
+            compression: Some(true),
         };
         assert_eq!(check(&whole, false), Ok(()));
         assert!(check(&whole, true).is_err(), "a tenant leads no name anywhere");

@@ -40,6 +40,10 @@ pub struct HttpPolicy {
     /// Largest head of a request in bytes, from 1; a larger one gets 431. Edges have a limit of their own besides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_header_bytes: Option<u32>,
+    /// Answers that are text are compressed (zstd, brotli or gzip) for clients that take it. Leave it off where a page has secrets beside what
+    /// visitors write (BREACH).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<bool>,
     /// Requests get 503 and a page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
@@ -230,6 +234,9 @@ impl HttpPolicy {
         }
         if let Some(most) = both().find_map(|policy| policy.max_body_bytes) {
             parts.push(format!("bodies of at most {most} bytes"));
+        }
+        if both().find_map(|policy| policy.compression).unwrap_or_default() {
+            parts.push("texts are compressed".to_owned());
         }
         (!parts.is_empty()).then(|| (maintenance.is_none(), parts.join("; ")))
     }

@@ -1,4 +1,4 @@
-//! The admin port: `/metrics`, `/healthz`, `/readyz`. Plain HTTP; bind it to loopback or a management network.
+//! The admin port: `/metrics`, `/healthz`, `/readyz`, and what a role tells of its things by name ([`Looks`]). Plain HTTP; bind it to loopback or a management network.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::{
         HeaderMap, StatusCode,
         header::{ACCEPT, CONTENT_TYPE, VARY},
@@ -92,18 +92,47 @@ impl Readiness {
     }
 }
 
+/// What a role tells of one of its things by name, e.g. of a host; `None`: there is no such thing.
+type Look = Arc<dyn Fn(&str) -> Option<serde_json::Value> + Send + Sync>;
+
+/// What the admin port tells beside metrics and readiness: `GET /hosts/www.example.com`, say.
+#[derive(Clone, Default)]
+pub struct Looks(Arc<Mutex<BTreeMap<&'static str, Look>>>);
+
+impl std::fmt::Debug for Looks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Looks").finish()
+    }
+}
+
+impl Looks {
+    /// Tells from now on what `look` finds, below the path `things`.
+    pub fn add(
+        &self,
+        things: &'static str,
+        look: impl Fn(&str) -> Option<serde_json::Value> + Send + Sync + 'static,
+    ) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(things, Arc::new(look));
+    }
+
+    fn get(&self, things: &str) -> Option<Look> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(things).map(Arc::clone)
+    }
+}
+
 /// `/metrics` alone, for a process that has a router of its own.
 pub fn metrics_router(metrics: Metrics) -> Router {
     Router::new().route("/metrics", get(metrics_text)).with_state(metrics)
 }
 
-/// The three routes.
-fn router(metrics: Metrics, readiness: Readiness) -> Router {
+fn router(metrics: Metrics, readiness: Readiness, looks: Looks) -> Router {
+    let looks = Router::new().route("/{things}/{name}", get(look)).with_state(looks);
     Router::new()
         .route("/healthz", get(|| async { Json(serde_json::json!({"status": "ok"})) }))
         .route("/readyz", get(readyz))
         .with_state(readiness)
         .merge(metrics_router(metrics))
+        .merge(looks)
 }
 
 /// Binds the admin port, so that a port taken is an error at start and not later.
@@ -124,17 +153,26 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
     readiness: Readiness,
+    looks: Looks,
     stop: CancellationToken,
 ) -> Result<(), std::io::Error> {
     // A scraper, an operator and a load balancer's probe: few, on a network of one's own.
     let limits = HttpLimits { connections: 256, per_network: 192, ..HttpLimits::default() };
-    http::serve(listener, router(metrics, readiness), limits, None, stop).await
+    http::serve(listener, router(metrics, readiness, looks), limits, None, stop).await
 }
 
 async fn metrics_text(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (kind, text) = exposition::negotiate(accept, &metrics.encode());
     ([(CONTENT_TYPE, kind), (VARY, "accept")], text)
+}
+
+async fn look(
+    State(looks): State<Looks>,
+    Path((things, name)): Path<(String, String)>,
+) -> Result<Json<serde_json::Value>, StatusCode> {
+    let look = looks.get(&things).ok_or(StatusCode::NOT_FOUND)?;
+    look(&name).map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
@@ -174,7 +212,8 @@ mod tests {
         readiness.ready("listener");
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, metrics, readiness.clone(), stop.clone()));
+        let looks = Looks::default();
+        let server = tokio::spawn(serve(listener, metrics, readiness.clone(), looks.clone(), stop.clone()));
 
         let answer = get(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
@@ -183,6 +222,13 @@ mod tests {
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/metrics").await.contains("tests_total 1"));
         assert!(get(address, "/healthz").await.contains(r#"{"status":"ok"}"#));
+
+        assert!(get(address, "/hosts/a.example").await.starts_with("HTTP/1.1 404"));
+        looks.add("hosts", |name| (name == "a.example").then(|| serde_json::json!({"host": name})));
+        assert!(get(address, "/hosts/a.example").await.contains(r#"{"host":"a.example"}"#));
+        for path in ["/hosts/b.example", "/hosts", "/hosts/a.example/x", "/others/a.example"] {
+            assert!(get(address, path).await.starts_with("HTTP/1.1 404"), "{path}");
+        }
 
         stop.cancel();
         server.await.unwrap().unwrap();

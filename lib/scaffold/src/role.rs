@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::admin::{self, Metrics, Readiness};
+use crate::admin::{self, Looks, Metrics, Readiness};
 use crate::tasks::{OnEnd, TaskGroup};
 use crate::telemetry::{self, LogFormat, TelemetryGuard};
 
@@ -119,6 +119,8 @@ pub struct RoleProcess {
     pub registry: Metrics,
     /// Its readiness. [`VIEW`] and the role's own parts are not there yet.
     pub readiness: Readiness,
+    /// What its admin port tells by name.
+    pub looks: Looks,
     drain: Duration,
     _telemetry: TelemetryGuard,
 }
@@ -140,9 +142,17 @@ impl RoleProcess {
             readiness.not_ready(part, why);
         }
         let port = admin::bind(settings.admin_listen).await?;
-        let serve = admin::serve(port, registry.clone(), readiness.clone(), group.stop());
+        let looks = Looks::default();
+        let serve = admin::serve(port, registry.clone(), readiness.clone(), looks.clone(), group.stop());
         group.spawn("admin port", OnEnd::Fatal, serve);
-        Ok(Self { group, registry, readiness, drain: settings.drain() + END_MARGIN, _telemetry: telemetry })
+        Ok(Self {
+            group,
+            registry,
+            readiness,
+            looks,
+            drain: settings.drain() + END_MARGIN,
+            _telemetry: telemetry,
+        })
     }
 
     /// Runs until it is told to stop or a task fails, and then until all tasks have ended, for as long as the settings allow.

@@ -20,7 +20,8 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
     let body = json!({"http": {"https_redirect": true, "hsts": {"max_age_seconds": 300},
         "redirects": [{"from": "/a/*", "to": "/b/*", "code": 308}],
         "access": {"deny": ["192.0.2.1"]}, "rate_limits": [{"requests": 5, "seconds": 1, "per": "network"}],
-        "max_body_bytes": 7, "max_header_bytes": 8, "maintenance": {"enabled": false}}});
+        "max_body_bytes": 7, "max_header_bytes": 8, "maintenance": {"enabled": false},
+        "compression": true}});
     lab.put(&fqdn.id, body).await.unwrap();
     let http = lab.route("www.example.com").unwrap().http.unwrap();
     let wanted = m::HttpPolicy {
@@ -33,6 +34,7 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
         max_body_bytes: Some(7),
         max_header_bytes: Some(8),
         maintenance: Some(m::Maintenance { enabled: false, retry_after_seconds: 600, allow: vec![] }),
+        compression: Some(true),
     };
     assert_eq!(http, wanted);
     // Other changes leave it; null takes it away.

@@ -27,6 +27,10 @@ impl Networks {
         networks
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
     /// The word on an address; `None`: it lies in none. An IPv4 address that is written as one of IPv6 is the IPv4 address.
     pub(super) fn word_on(&self, address: IpAddr) -> Option<bool> {
         match address.to_canonical() {

@@ -40,6 +40,10 @@ impl Redirects {
         all
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.exact.len() + self.below.len()
+    }
+
     /// The redirect of a target and where it leads: the path itself, else the longest one that it begins with.
     pub(super) fn find(&self, target: &str) -> Option<(&Redirect, String)> {
         if self.exact.is_empty() && self.below.is_empty() {

@@ -169,7 +169,12 @@ fn requests_count_for_their_name_and_for_all_names_of_the_tenant() {
 #[test]
 fn a_name_has_its_own_word_and_its_tenants_for_the_rest() {
     let hsts = |max_age_seconds, preload| m::Hsts { max_age_seconds, include_subdomains: preload, preload };
-    let tenant = m::HttpPolicy { hsts: Some(hsts(300, false)), max_body_bytes: Some(10), ..to_https() };
+    let tenant = m::HttpPolicy {
+        hsts: Some(hsts(300, false)),
+        max_body_bytes: Some(10),
+        compression: Some(true),
+        ..to_https()
+    };
     let own = m::HttpPolicy {
         https_redirect: Some(false),
         hsts: Some(hsts(31_536_000, true)),
@@ -178,12 +183,28 @@ fn a_name_has_its_own_word_and_its_tenants_for_the_rest() {
     let both = policies(Some(own), Some(tenant.clone()));
     assert_eq!(both.hsts(), Some("max-age=31536000; includeSubDomains; preload"));
     assert_eq!(both.max_body(), Some(10));
+    assert!(both.compresses() && !policies(Some(to_https()), None).compresses());
     let plain = asked("tls.example", "/");
     assert_eq!(both.rule(&plain, "t_a", &Around::default()), None);
     let tenants = policies(None, Some(tenant));
     assert_eq!(tenants.hsts(), Some("max-age=300"));
     assert!(matches!(tenants.rule(&plain, "t_a", &Around::default()), Some(Ruling::Redirect { .. })));
     assert!(policies(None, None).is_empty());
+}
+
+#[test]
+fn what_is_said_can_be_shown() {
+    let own = m::HttpPolicy {
+        maintenance: Some(m::Maintenance { enabled: true, retry_after_seconds: 1, allow: Vec::new() }),
+        access: Some(m::Access { allow: vec!["10.0.0.0/8".into()], deny: vec!["::/0".into()] }),
+        ..to_https()
+    };
+    let [own, tenant] = policies(Some(own), Some(limited(1))).said();
+    let shown = |said: Vec<(&'static str, String)>| {
+        said.into_iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(shown(own), "https_redirect=true access_networks=2 maintenance=true");
+    assert_eq!(shown(tenant), "rate_limits=1");
 }
 
 #[test]
