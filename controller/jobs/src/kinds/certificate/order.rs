@@ -33,14 +33,34 @@ const RECORD_TIME: i64 = 3 * MINUTE;
 const SKEW: i64 = HOUR;
 /// Between two attempts at a name that failed; authorities allow few failures an hour.
 const FIRST_WAIT: i64 = 15 * MINUTE;
+/// The same after a first failure that may be gone a moment later: a packet that was lost on the way to the name.
+const SHORT_WAIT: i64 = MINUTE;
 /// The longest time between two attempts.
 pub(super) const LONGEST_WAIT: i64 = DAY;
 /// An authority that fails is asked for nothing for so long.
 const FIRST_PAUSE: i64 = MINUTE;
 
-/// How long a name waits after so many failures in a row.
-fn wait_after(failures: u32) -> i64 {
+/// How long a name waits after so many failures in a row, the last one of this code. Authorities ask over the network, and what we saw of the name
+/// before was well; five failures an hour are the least that any of them allows.
+fn wait_after(failures: u32, code: &str) -> i64 {
+    if failures <= 1 && matches!(code, "connection" | "dns") {
+        return SHORT_WAIT;
+    }
     doubled(FIRST_WAIT, failures, LONGEST_WAIT)
+}
+
+/// An authority failed: nobody asks it for `first` milliseconds, twice as long each time, or for as long as it says. Many orders are under way at
+/// once: what fails while it is left alone already was asked before that, and makes the pause no longer.
+fn leave_alone(state: &mut CertificateAuthorityState, now: i64, first: i64, said: Option<i64>) {
+    let is_left_alone = state.paused_until > now;
+    if !is_left_alone {
+        state.failures = state.failures.saturating_add(1);
+        state.paused_until = now.saturating_add(doubled(first, state.failures, HOUR));
+    }
+    if let Some(said) = said {
+        let until = now.saturating_add(said);
+        state.paused_until = if is_left_alone { state.paused_until.max(until) } else { until };
+    }
 }
 
 fn doubled(first: i64, times: u32, most: i64) -> i64 {
@@ -403,11 +423,9 @@ impl IssueCertificate {
             (error.to_string(), if let AcmeError::RateLimited { after, .. } = error { *after } else { None });
         let after = after.map(|after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX).clamp(1_000, DAY));
         let is_setup = matches!(error, AcmeError::Setup(_));
+        let first = if is_setup { HOUR } else { FIRST_PAUSE };
         let pausing = move |state: &mut CertificateAuthorityState, now: i64| {
-            state.failures = state.failures.saturating_add(1);
-            let first = if is_setup { HOUR } else { FIRST_PAUSE };
-            let pause = after.unwrap_or_else(|| doubled(first, state.failures, HOUR));
-            state.paused_until = now + pause;
+            leave_alone(state, now, first, after);
             state.problem = Some(problem);
         };
         self.change_authority(authority.typed_id(), pausing).await?;
@@ -478,7 +496,7 @@ pub(super) fn change(member: &Candidate, after: Issuance) -> IssuanceChange {
 
 pub(super) fn failed(member: &Candidate, problem: IssuanceProblem, now: i64) -> IssuanceChange {
     let failures = member.issuance.failures.saturating_add(1);
-    let not_before = now.saturating_add(wait_after(failures));
+    let not_before = now.saturating_add(wait_after(failures, &problem.code));
     change(member, Issuance { problem: Some(problem), failures, not_before, ..member.issuance.waiting() })
 }
 
@@ -487,11 +505,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_fails_at_once_is_one_failure_of_the_authority() {
+        let mut state = CertificateAuthorityState::default();
+        for n in 0..20 {
+            leave_alone(&mut state, 1_000 + n, MINUTE, None);
+        }
+        assert_eq!((state.failures, state.paused_until), (1, 1_000 + MINUTE));
+        // It says itself how long it is to be left alone.
+        leave_alone(&mut state, 1_100, MINUTE, Some(5 * MINUTE));
+        assert_eq!((state.failures, state.paused_until), (1, 1_100 + 5 * MINUTE));
+        leave_alone(&mut state, 1_100, MINUTE, Some(1_000));
+        assert_eq!(state.paused_until, 1_100 + 5 * MINUTE);
+        // Asked again, and failed again.
+        let later = 10 * MINUTE;
+        leave_alone(&mut state, later, MINUTE, None);
+        assert_eq!((state.failures, state.paused_until), (2, later + 2 * MINUTE));
+        leave_alone(&mut state, 20 * MINUTE, MINUTE, Some(7));
+        assert_eq!((state.failures, state.paused_until), (3, 20 * MINUTE + 7));
+    }
+
+    #[test]
     fn a_name_that_fails_waits_longer_each_time() {
         assert_eq!(
-            [1, 2, 3, 7, 8, 100].map(wait_after).map(|wait| wait / MINUTE),
+            [1, 2, 3, 7, 8, 100].map(|failures| wait_after(failures, "unauthorized") / MINUTE),
             [15, 30, 60, 960, 1_440, 1_440]
         );
-        assert!(wait_after(u32::MAX) <= LONGEST_WAIT);
+        assert!(wait_after(u32::MAX, "caa") <= LONGEST_WAIT);
+        // What may be gone a moment later is tried once more soon, and then like all others.
+        for code in ["connection", "dns"] {
+            assert_eq!([1, 2, 3].map(|failures| wait_after(failures, code) / MINUTE), [1, 30, 60]);
+        }
     }
 }
