@@ -454,8 +454,8 @@ impl Edge {
         // Only what can be repeated without harm takes a connection that the node may be closing just now, and goes out again.
         let repeatable = request.is_idempotent() && request.is_bodyless() && upgrade.is_none();
         let (mut stale, mut sent, mut again) = (0, 0, None);
-        let tenant = course.tenant.clone();
-        let _of_tenant = match &tenant {
+        let tenant = course.tenant.as_ref();
+        let _of_tenant = match tenant {
             Some(tenant) => Some(tenant.begin(serving.tenant_requests).ok_or(Failure::Busy)?),
             None => None,
         };
@@ -511,7 +511,7 @@ impl Edge {
                     continue;
                 }
                 Err(failure @ (Failure::Closed | Failure::Timeout)) => {
-                    self.nodes.left_unanswered(&serving.candidates, candidate, tenant.as_ref());
+                    self.nodes.left_unanswered(&serving.candidates, candidate, tenant);
                     let is_closed = matches!(failure, Failure::Closed);
                     let may_go_on = repeatable && sent < MAX_SENT && serving.candidates.tries() < MAX_TRIES;
                     if is_closed && may_go_on && serving.candidates.pool().may_retry() {

@@ -13,4 +13,4 @@ mod request;
 
 pub use front::{Failure, Front};
 pub use huffman::{NotHuffman, decode as decode_huffman};
-pub use request::{Fault, Fields, HEAD, REFUSED, head};
+pub use request::{Fault, Fields, HEAD, REFUSED, head, push_integer};

@@ -273,8 +273,8 @@ fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// RFC 7541 §5.1.
-pub(crate) fn push_integer(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
+/// Appends an integer behind the bits of `first`, as HPACK and QPACK have it (RFC 7541 §5.1).
+pub fn push_integer(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
     let mask = (1usize << prefix) - 1;
     if value < mask {
         out.push(first | value as u8);

@@ -49,24 +49,10 @@ pub(crate) fn take_prefixed(bytes: &mut &[u8], prefix: u8) -> Option<usize> {
     Some(value)
 }
 
-/// Appends QPACK's behind the bits of `first`.
-pub(crate) fn push_prefixed(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
-    let mask = (1usize << prefix) - 1;
-    if value < mask {
-        out.push(first | value as u8);
-        return;
-    }
-    out.push(first | mask as u8);
-    let mut rest = value - mask;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
 #[cfg(test)]
 mod tests {
+    use hosting_edge_http2::push_integer;
+
     use super::*;
 
     #[test]
@@ -93,7 +79,7 @@ mod tests {
             let mut rest = bytes;
             assert_eq!((take_prefixed(&mut rest, prefix), rest.len()), (Some(value), 0));
             let mut out = Vec::new();
-            push_prefixed(&mut out, prefix, 0, value);
+            push_integer(&mut out, prefix, 0, value);
             assert_eq!(out, bytes);
         }
         assert_eq!(take_prefixed(&mut &[0x1f, 0xff, 0xff, 0xff, 0xff, 0][..], 5), None, "too large");

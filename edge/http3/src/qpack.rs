@@ -2,7 +2,9 @@
 
 use hosting_edge_http2::decode_huffman;
 
-use crate::integer::{push_prefixed, take_prefixed};
+use hosting_edge_http2::push_integer;
+
+use crate::integer::take_prefixed;
 
 /// RFC 9204 Appendix A.
 #[rustfmt::skip]
@@ -123,11 +125,11 @@ pub(crate) fn push_status(list: &mut Vec<u8>, status: u16) {
         500 => 71,
         503 => 28,
         _ => {
-            push_prefixed(list, 4, 0b0101_0000, 24);
+            push_integer(list, 4, 0b0101_0000, 24);
             return push_string(list, 7, 0, status.to_string().as_bytes());
         }
     };
-    push_prefixed(list, 6, 0b1100_0000, index);
+    push_integer(list, 6, 0b1100_0000, index);
 }
 
 /// Appends a field. Its name is written in lower case (RFC 9114 §4.2).
@@ -161,12 +163,12 @@ pub(crate) fn push_field(list: &mut Vec<u8>, name: &[u8], value: &[u8]) {
             return push_string(list, 7, 0, value);
         }
     };
-    push_prefixed(list, 4, 0b0101_0000, index);
+    push_integer(list, 4, 0b0101_0000, index);
     push_string(list, 7, 0, value);
 }
 
 fn push_string(list: &mut Vec<u8>, prefix: u8, first: u8, text: &[u8]) {
-    push_prefixed(list, prefix, first, text.len());
+    push_integer(list, prefix, first, text.len());
     list.extend_from_slice(text);
 }
 

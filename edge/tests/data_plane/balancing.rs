@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Edge, Node, pool, route, settings, tenant};
+use crate::resilience::forgetful;
 
 /// A node that takes every connection and, while it hangs, answers nothing.
 struct Hanging {
@@ -179,21 +180,7 @@ async fn a_request_waits_for_a_place_and_not_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_in_trouble_is_not_asked_twice_as_often() {
-    // Takes requests and closes; nobody knows whether it did something.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let count = Arc::clone(&count);
-            tokio::spawn(async move {
-                let _ = stream.read(&mut [0; 4_096]).await;
-                count.fetch_add(1, Ordering::SeqCst);
-            });
-        }
-    });
+    let (address, asked) = forgetful(true).await;
     let mut edge = Edge::start().await;
     edge.publish(
         vec![

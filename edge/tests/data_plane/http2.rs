@@ -43,7 +43,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&head[..], &stream.to_be_bytes(), payload].concat()
 }
 
-fn integer(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
+pub(crate) fn integer(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
     let mask = (1usize << prefix) - 1;
     if value < mask {
         return out.push(first | u8::try_from(value).unwrap());

@@ -14,6 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use crate::harness::Edge;
+use crate::http2;
 
 pub(crate) type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
 
@@ -154,27 +155,13 @@ pub(crate) fn frame(kind: usize, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn prefixed(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
-    let mask = (1usize << prefix) - 1;
-    if value < mask {
-        return out.push(first | u8::try_from(value).unwrap());
-    }
-    out.push(first | u8::try_from(mask).unwrap());
-    let mut rest = value - mask;
-    while rest >= 128 {
-        out.push(u8::try_from(rest % 128).unwrap() | 128);
-        rest /= 128;
-    }
-    out.push(u8::try_from(rest).unwrap());
-}
-
 /// A frame of fields, as literals.
 pub(crate) fn fields(fields: Fields<'_>) -> Vec<u8> {
     let mut list = vec![0, 0];
     for (name, value) in fields {
-        prefixed(&mut list, 3, 0b0010_0000, name.len());
+        http2::integer(&mut list, 3, 0b0010_0000, name.len());
         list.extend_from_slice(name);
-        prefixed(&mut list, 7, 0, value.len());
+        http2::integer(&mut list, 7, 0, value.len());
         list.extend_from_slice(value);
     }
     frame(1, &list)

@@ -80,7 +80,7 @@ async fn when_every_node_is_dead_the_page_says_so_quickly() {
 }
 
 /// Answers one request per connection and closes without saying so, like a node whose keep-alive time ran out.
-async fn forgetful(drop_requests: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn forgetful(drop_requests: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, served) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&served);

@@ -59,8 +59,13 @@ pub fn check_to(from: &str, to: &str) -> Result<(), String> {
     if is_open && to.contains('?') {
         return Err(format!("{to:?} cannot have a query and end with /*"));
     }
-    if from == to {
-        return Err(format!("{to:?} leads to itself"));
+    let path = to.split('?').next().unwrap_or_default();
+    let leads_back = match from.strip_suffix('*').filter(|_| from.ends_with(REST)) {
+        Some(below) => path.starts_with(below),
+        None => path == from,
+    };
+    if leads_back {
+        return Err(format!("{to:?} begins like {from:?}: browsers would go in circles"));
     }
     if to.starts_with('/') {
         return if to.starts_with("//") {
@@ -217,6 +222,9 @@ mod tests {
         let bad = [
             ("/old", ""),
             ("/old", "/old"),
+            ("/old", "/old?again"),
+            ("/old/*", "/old/new/*"),
+            ("/*", "/in/*"),
             ("/old", "new"),
             ("/old", "//evil.example/"),
             ("/old", "/new/*"),
