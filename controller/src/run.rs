@@ -1,9 +1,9 @@
 //! The wiring: store → authorities → fleet → feed, gatekeeper, API.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use hosting_api::{Api, ApiConfig, ConfirmRules};
 use hosting_feed::fleet::{Fleet, LEASE};
 use hosting_feed::metrics::FeedMetrics;
@@ -15,6 +15,7 @@ use hosting_jobs::webhooks::{Deliverer, WebhookConfig, WebhookMetrics};
 use hosting_jobs::{Bell, JobMetrics, Runner, RunnerConfig};
 use hosting_scaffold::admin::{self, Metrics};
 use hosting_scaffold::http::{self, HttpLimits};
+use hosting_scaffold::role::runtime;
 use hosting_scaffold::server_tls::ServerTls;
 use hosting_scaffold::tasks::{OnEnd, TaskGroup};
 use hosting_scaffold::telemetry;
@@ -41,8 +42,8 @@ const SHARED_FLUSH: Duration = Duration::from_millis(40);
 /// # Errors
 /// What stands in the way, with the remedy.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let threads = std::thread::available_parallelism().map_or(2, NonZero::get);
+    let runtime = runtime("controller", threads)?;
     let outcome = runtime.block_on(wire(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome

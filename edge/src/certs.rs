@@ -25,6 +25,7 @@ use crate::client_hello::with_name;
 use crate::metrics::{Metrics, gauge};
 use crate::ready::Ready;
 use crate::tenant_certs::TenantCerts;
+use crate::tickets::Tickets;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The limit that some systems set to certificates of an authority that a user added.
@@ -169,6 +170,7 @@ pub struct CertStore {
     signed: Ready<Arc<str>>,
     tenants: TenantCerts,
     challenges: Arc<Challenges>,
+    tickets: Arc<Tickets>,
     ca: DevCa,
     default_certificate: Arc<CertifiedKey>,
     routing: Arc<Routing>,
@@ -192,6 +194,7 @@ impl CertStore {
             signed: Ready::new(ready),
             tenants: TenantCerts::new(Arc::clone(&routing), ready, opened).map_err(crypto)?,
             challenges: Arc::default(),
+            tickets: Arc::new(Tickets::new().map_err(crypto)?),
             default_certificate: Arc::new(ca.sign(DEFAULT_NAME)?),
             ca,
             routing,
@@ -234,6 +237,11 @@ impl CertStore {
     /// The certificates that tenants brought.
     pub(crate) const fn tenants(&self) -> &TenantCerts {
         &self.tenants
+    }
+
+    /// What sessions go on with.
+    pub(crate) const fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
     }
 
     /// What certificate authorities find.

@@ -36,6 +36,7 @@ mod self_check;
 mod server;
 mod settings;
 mod tenant_certs;
+mod tickets;
 mod tls;
 mod upstream;
 mod visitor;

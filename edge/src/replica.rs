@@ -14,6 +14,7 @@ use crate::certs::CertStore;
 use crate::metrics::{Metrics, gauge};
 use crate::self_check::{HOSTS, HostsOf};
 use crate::tenant_certs;
+use crate::tickets;
 
 /// Puts batches into effect. The only writer of the table.
 #[derive(Debug)]
@@ -53,8 +54,16 @@ impl Replica for EdgeReplica {
     const PIECES: Option<usize> = Some(256);
 
     fn check(&self, key: &Key, intent: &EdgeIntent) -> Result<(), Rejection> {
-        if let EdgeIntent::Certificate(certificate) = intent {
-            tenant_certs::check(&self.keys, key, certificate)?;
+        match intent {
+            EdgeIntent::Certificate(certificate) => tenant_certs::check(&self.keys, key, certificate)?,
+            EdgeIntent::TicketKeys(shared) => tickets::check(&self.keys, key, shared)?,
+            EdgeIntent::TrustRoots(_)
+            | EdgeIntent::TenantState(_)
+            | EdgeIntent::Route(_)
+            | EdgeIntent::ShardPool(_)
+            | EdgeIntent::AudienceKey(_)
+            | EdgeIntent::EdgeSettings(_)
+            | EdgeIntent::AcmeChallenge(_) => {}
         }
         check(intent)
     }
@@ -97,6 +106,11 @@ impl Replica for EdgeReplica {
             if let EdgeIntent::AcmeChallenge(challenge) = intent {
                 self.certs.challenges().put(&item.key.name, challenge);
             }
+            if let EdgeIntent::TicketKeys(shared) = intent
+                && let Err(error) = self.certs.tickets().put(&self.keys, &item.key, shared)
+            {
+                tracing::error!(%error, "session tickets stay as they were");
+            }
             let EdgeIntent::Certificate(certificate) = intent else { continue };
             let shown = tenant_certs::private_key(&self.keys, &item.key, certificate)
                 .and_then(|key| self.certs.tenants().put(&item.key.name, certificate, key));
@@ -109,6 +123,7 @@ impl Replica for EdgeReplica {
             match EdgeKind::of(&removal.key) {
                 Some(EdgeKind::ShardPool) => self.hosts.note_pool(&removal.key.name, None),
                 Some(EdgeKind::AcmeChallenge) => self.certs.challenges().remove(&removal.key.name),
+                Some(EdgeKind::TicketKeys) => self.certs.tickets().clear(),
                 Some(EdgeKind::Certificate) => self.certs.tenants().remove(&removal.key.name),
                 Some(EdgeKind::Route) => self.certs.forget(&removal.key.name),
                 Some(

@@ -350,12 +350,24 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 ),
             )
             | (
-                Some(EdgeIntent::TrustRoots(_) | EdgeIntent::AudienceKey(_) | EdgeIntent::EdgeSettings(_)),
+                Some(
+                    EdgeIntent::TrustRoots(_)
+                    | EdgeIntent::AudienceKey(_)
+                    | EdgeIntent::TicketKeys(_)
+                    | EdgeIntent::EdgeSettings(_),
+                ),
                 _,
             )
-            | (None, Some(EdgeKind::TrustRoots | EdgeKind::AudienceKey | EdgeKind::EdgeSettings) | None) => {
-                Ok(())
-            }
+            | (
+                None,
+                Some(
+                    EdgeKind::TrustRoots
+                    | EdgeKind::AudienceKey
+                    | EdgeKind::TicketKeys
+                    | EdgeKind::EdgeSettings,
+                )
+                | None,
+            ) => Ok(()),
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct Front {
 
 impl Front {
     /// # Errors
-    /// No random numbers to be had for the ticket keys.
+    /// The cryptographic library has not what is asked of it.
     pub(crate) fn new(
         certs: Arc<CertStore>,
         routing: Arc<Routing>,
@@ -50,8 +50,6 @@ impl Front {
         metrics: Metrics,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        // Resumption without state: one rotating key for all connections, where the default cache holds 256 sessions.
-        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         let of = |versions: &[&'static rustls::SupportedProtocolVersion]| {
             let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions)?
@@ -61,7 +59,8 @@ impl Front {
                     default_certificate: settings.default_certificate,
                 }));
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            config.ticketer = Arc::clone(&ticketer);
+            // Resumption without state, where the default cache holds 256 sessions of this process.
+            config.ticketer = Arc::clone(certs.tickets()) as _;
             config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
             // One for each connection, as a client that goes on uses it once (RFC 8446 §C.4); each costs a seal.
             config.send_tls13_tickets = 1;

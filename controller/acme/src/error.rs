@@ -33,6 +33,10 @@ pub enum AcmeError {
     /// It cannot be asked: it is not reached, fails, or is not understood. Another one may be asked meanwhile.
     #[error("the authority cannot be asked: {0}")]
     Unavailable(String),
+    /// It refused the nonces of several requests in a row (RFC 8555 §6.5), which is luck more often than a fault: those of an answer may be good for
+    /// another of its machines alone.
+    #[error("the authority takes no nonce: {0}")]
+    Nonce(String),
     /// It refuses.
     #[error("the authority refuses: {}", spelt(.0))]
     Refused(Vec<NameProblem>),
@@ -110,7 +114,8 @@ impl AcmeError {
         let message = short(&problem.to_string());
         match code(problem.r#type.as_deref()).as_str() {
             "rateLimited" => Self::RateLimited { message, after },
-            "serverInternal" | "badNonce" => Self::Unavailable(message),
+            "serverInternal" => Self::Unavailable(message),
+            "badNonce" => Self::Nonce(message),
             "accountDoesNotExist"
             | "externalAccountRequired"
             | "userActionRequired"
@@ -142,7 +147,7 @@ mod tests {
             of(error("rateLimited", 429)),
             AcmeError::RateLimited { after: Some(after), .. } if after == Duration::from_secs(60)
         ));
-        assert!(matches!(of(error("badNonce", 400)), AcmeError::Unavailable(_)));
+        assert!(matches!(of(error("badNonce", 400)), AcmeError::Nonce(_)));
         assert!(matches!(of(error("serverInternal", 500)), AcmeError::Unavailable(_)));
         assert!(matches!(of(json!({"detail": "overloaded", "status": 503})), AcmeError::Unavailable(_)));
         assert!(matches!(of(error("externalAccountRequired", 403)), AcmeError::Setup(_)));

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Bytes, Key};
-use hosting_resource::{Kind, PlainSecrets, Resource, SecretPlace, ShapeError};
+use hosting_resource::{Kind, PlainSecrets, PlainText, Resource, SealedText, SecretPlace, ShapeError};
 
 use crate::layer::{Layer, List};
 use crate::{
@@ -111,6 +111,15 @@ impl<'d> Overlay<'d> {
     }
 
     /// Seals the new secrets of a resource, which is about to be put, for where they stand in it.
+    /// Seals a text for a place that is none of a spec's.
+    pub(crate) async fn seal_text(
+        &mut self,
+        place: &SecretPlace,
+        text: &PlainText,
+    ) -> Result<SealedText, PlanError> {
+        Ok(self.base.seal(place, text).await?)
+    }
+
     pub(crate) async fn seal(
         &mut self,
         resource: &mut Resource,

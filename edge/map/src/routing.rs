@@ -206,6 +206,7 @@ pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
         | EdgeIntent::Certificate(_)
         | EdgeIntent::EdgeSettings(_)
         | EdgeIntent::AcmeChallenge(_)
+        | EdgeIntent::TicketKeys(_)
         | EdgeIntent::TenantState(_)
         | EdgeIntent::Route(_) => Ok(()),
         EdgeIntent::ShardPool(pool) => check_pool(pool),
@@ -307,7 +308,8 @@ impl Writer {
                 EdgeIntent::TrustRoots(_)
                 | EdgeIntent::AudienceKey(_)
                 | EdgeIntent::Certificate(_)
-                | EdgeIntent::AcmeChallenge(_) => {}
+                | EdgeIntent::AcmeChallenge(_)
+                | EdgeIntent::TicketKeys(_) => {}
             }
         }
     }
@@ -354,7 +356,8 @@ impl Writer {
                     | EdgeKind::TrustRoots
                     | EdgeKind::AudienceKey
                     | EdgeKind::Certificate
-                    | EdgeKind::AcmeChallenge,
+                    | EdgeKind::AcmeChallenge
+                    | EdgeKind::TicketKeys,
                 )
                 | None => {}
             }
@@ -383,6 +386,7 @@ impl Writer {
             | EdgeKind::AudienceKey
             | EdgeKind::Certificate
             | EdgeKind::AcmeChallenge
+            | EdgeKind::TicketKeys
             | EdgeKind::EdgeSettings => None,
         }
     }

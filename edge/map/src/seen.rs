@@ -84,6 +84,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
         | EdgeIntent::AcmeChallenge(_)
+        | EdgeIntent::TicketKeys(_)
         | EdgeIntent::EdgeSettings(_) => Vec::new(),
     }
 }

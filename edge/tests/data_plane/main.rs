@@ -20,5 +20,6 @@ mod rules;
 mod self_check;
 mod soak;
 mod tenant_certificates;
+mod tickets;
 mod tls;
 mod why;

@@ -97,6 +97,8 @@ kinds! {
     EdgeSettings: [Lb], parse::edge_settings, |_| false;
     /// What an edge answers a certificate authority about a host.
     AcmeChallenge: [Lb], parse::acme_challenge, |_| false;
+    /// What session tickets are sealed with.
+    TicketKeys: [Lb], parse::ticket_keys, |_| false, sealed;
     /// A zone's apex.
     Zone: [Dns], parse::zone, |_| false;
     /// One RRset.

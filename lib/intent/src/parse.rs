@@ -1,5 +1,6 @@
 //! From stored bytes to a checked message: what the table of kinds names.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -236,6 +237,31 @@ pub(crate) fn edge_settings(key: &str, value: &[u8]) -> Result<m::EdgeSettings, 
     Ok(settings)
 }
 
+/// Most keys of [`m::TicketKeys`], and the bytes of a key's name.
+const MAX_TICKET_KEYS: usize = 8;
+const TICKET_KEY_NAME: usize = 16;
+
+pub(crate) fn ticket_keys(key: &str, value: &[u8]) -> Result<m::TicketKeys, Rejection> {
+    exact_key(key, "tickets")?;
+    let tickets: m::TicketKeys = decode(value)?;
+    if !(1..=MAX_TICKET_KEYS).contains(&tickets.keys.len()) {
+        return Err(invalid("keys", format!("must be 1 to {MAX_TICKET_KEYS}")));
+    }
+    let mut names = BTreeSet::new();
+    for one in &tickets.keys {
+        if one.name.len() != TICKET_KEY_NAME || !names.insert(&one.name) {
+            return Err(invalid("keys.name", format!("must be {TICKET_KEY_NAME} bytes, and no other key's")));
+        }
+        if one.key.as_ref().is_none_or(|key| key.version == 0 || key.sealed.is_empty()) {
+            return Err(invalid("keys.key", "missing"));
+        }
+    }
+    if !tickets.keys.is_sorted_by_key(|one| one.begins) {
+        return Err(invalid("keys.begins", "must not be before that of the key before"));
+    }
+    Ok(tickets)
+}
+
 pub(crate) fn tenant(key: &str, value: &[u8]) -> Result<m::Tenant, Rejection> {
     let tenant: m::Tenant = decode(value)?;
     id_key(key)?;
@@ -338,6 +364,28 @@ mod tests {
 
     fn problem(key: &Key, message: &impl Message) -> String {
         Intent::parse(key, &message.encode_to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn ticket_keys_are_told_apart_by_name_and_stand_by_time() {
+        let key = Key::new(Kind::TicketKeys, "tickets");
+        let one = |name: u8, begins: i64| m::TicketKey {
+            name: vec![name; 16].into(),
+            begins,
+            key: Some(m::Sealed { version: 1, sealed: vec![1].into() }),
+        };
+        let of = |keys: Vec<m::TicketKey>| m::TicketKeys { keys };
+        assert!(Intent::parse(&key, &of(vec![one(1, 5), one(2, 5), one(3, 6)]).encode_to_vec()).is_ok());
+        assert!(problem(&Key::new(Kind::TicketKeys, "others"), &of(vec![one(1, 5)])).starts_with("key: "));
+        assert!(problem(&key, &of(Vec::new())).starts_with("keys: "));
+        assert!(problem(&key, &of((0..9).map(|n| one(n, 0)).collect())).starts_with("keys: "));
+        assert!(problem(&key, &of(vec![one(1, 5), one(1, 6)])).starts_with("keys.name: "));
+        assert!(
+            problem(&key, &of(vec![m::TicketKey { name: vec![1; 15].into(), ..one(1, 5) }]))
+                .starts_with("keys.name: ")
+        );
+        assert!(problem(&key, &of(vec![m::TicketKey { key: None, ..one(1, 5) }])).starts_with("keys.key: "));
+        assert!(problem(&key, &of(vec![one(1, 6), one(2, 5)])).starts_with("keys.begins: "));
     }
 
     #[test]

@@ -95,6 +95,10 @@ pub const fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
 }
 
+/// Threads of a runtime that wait for files and databases. One is begun for each call that finds none idle, and a thread that was told of a call is not idle
+/// before it ran: on a machine that has too much to do there would soon be the 512 that are usual, each with memory of its own.
+const BLOCKING_THREADS: usize = 32;
+
 /// A runtime of its own, with named threads.
 ///
 /// # Errors
@@ -102,6 +106,7 @@ pub const fn ms(value: u64) -> Duration {
 pub fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(threads)
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_name(name)
         // What a thread freed goes back to the system when the thread ends, and what a start frees is much.
         .thread_keep_alive(Duration::from_secs(2))

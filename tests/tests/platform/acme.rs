@@ -353,7 +353,6 @@ async fn an_authority_that_answers_wrongly_is_asked_again_and_never_believed() {
     let shown = platform.get(&format!("/certificate-authorities/{between_id}")).await;
     assert!(shown.get("problem").is_none() && shown.get("paused_until").is_none(), "{shown}");
 
-    // A certificate with another key is none.
     let again = async || {
         let (code, answer) =
             platform.call("PUT", &format!("/fqdns/{fqdn}"), Some(json!({"ssl_enabled": false}))).await;
@@ -364,6 +363,18 @@ async fn an_authority_that_answers_wrongly_is_asked_again_and_never_believed() {
         }
         want(&platform, &fqdn).await;
     };
+    // It refuses the nonces of one request, as often as the request is made: that is no reason to ask another one.
+    let spare = Between::before(&pebble).await;
+    let body = authority("spare", spare.port, &spare.root, json!({"priority": 1_000}));
+    let spare_id = platform.post("/certificate-authorities", body).await["id"].as_str().unwrap().to_owned();
+    faults(&[Fault::Nonce; 3]);
+    again().await;
+    until(&platform, &fqdn, "issued").await;
+    assert_eq!(issued(&platform, &fqdn).await[0]["authority_id"], between_id);
+    assert_eq!(between.seen.lock().unwrap().faults, []);
+    platform.call("DELETE", &format!("/certificate-authorities/{spare_id}"), None).await;
+
+    // A certificate with another key is none.
     faults(&[Fault::Stranger]);
     again().await;
     let failed = until(&platform, &fqdn, "failed").await;
@@ -410,8 +421,9 @@ async fn many_certificates_are_replaced_when_their_authority_has_to_go() {
     want(&platform, &bakery).await;
     until(&platform, &bakery, "issued").await;
     let spec = json!({"priority": 1, "per_domain": many, "orders": many});
-    let first = platform.post("/certificate-authorities", pebble.body("first", spec)).await;
-    let first = first["id"].as_str().unwrap().to_owned();
+    let in_turn = Between::before(&pebble).await;
+    let first = authority("first", in_turn.port, &in_turn.root, spec);
+    let first = platform.post("/certificate-authorities", first).await["id"].as_str().unwrap().to_owned();
 
     let began = Instant::now();
     let (tenant, webroot) = platform.site("acme-1001").await;

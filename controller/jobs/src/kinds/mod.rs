@@ -17,6 +17,7 @@ pub mod kept_deletions;
 pub mod ownership;
 pub mod reissue;
 pub mod reply_retention;
+pub mod ticket_keys;
 pub mod undo;
 
 /// What kinds need of the running controller.
@@ -59,6 +60,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<history_retention::HistoryRetention>(history_retention::make),
     entry::<kept_deletions::KeptDeletions>(kept_deletions::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
+    entry::<ticket_keys::RotateTicketKeys>(ticket_keys::make),
     entry::<undo::Undo>(undo::make),
     entry::<ownership::CheckOwnership>(ownership::make),
     entry::<certificate::IssueCertificate>(certificate::make),

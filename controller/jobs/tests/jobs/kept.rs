@@ -11,7 +11,7 @@ use crate::harness::{Bench, config, deps, pass, run, write};
 
 const DAY: i64 = 24 * 3_600_000;
 
-async fn post(bench: &Bench, kind: Kind, parent: Option<&str>, body: Value) -> String {
+pub(crate) async fn post(bench: &Bench, kind: Kind, parent: Option<&str>, body: Value) -> String {
     let mut tx = bench.store.read().await.unwrap();
     let parent = match parent {
         Some(parent) => hosting_planner::World::resource(&mut tx, parent).await.unwrap(),

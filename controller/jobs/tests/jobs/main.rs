@@ -14,6 +14,7 @@ mod loopback_dns;
 mod notices;
 mod retention;
 mod running;
+mod ticket_keys;
 mod timers;
 mod webhooks;
 

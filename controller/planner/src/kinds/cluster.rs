@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hosting_intent::{Audience, Kind as IntentKind, message as m};
+use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::cluster::Cluster;
-use hosting_resource::kinds::cluster::TlsMinimum;
+use hosting_resource::kinds::cluster::{ClusterTicketKey, TlsMinimum};
 use hosting_resource::{Doc, Document, Kind};
 
 use super::{Changed, Facts, Planned};
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, Unit, World, read};
+use crate::{DesiredIntent, PlanError, Unit, World, read, readers};
 
 /// All clusters' address sets.
 pub(crate) const CLUSTERS: Pages =
@@ -41,12 +41,35 @@ impl Planned for Cluster {
                 TlsMinimum::Tls13 => m::TlsVersion::TlsVersion13 as i32,
             },
         };
-        let settings =
-            DesiredIntent::new(Audience::edge(&cluster.id)?, IntentKind::EdgeSettings, "settings", &edges);
+        let audience = Audience::edge(&cluster.id)?;
+        let tickets = ticket_keys(cluster, &audience, world).await?;
+        let settings = DesiredIntent::new(audience, IntentKind::EdgeSettings, "settings", &edges);
         Ok(audiences
             .into_iter()
             .map(|audience| DesiredIntent::new(audience, IntentKind::AddressSet, &*cluster.id, &message))
             .chain([settings])
+            .chain(tickets)
             .collect())
     }
+}
+
+/// What the edges seal session tickets with, sealed for them.
+async fn ticket_keys(
+    cluster: &Doc<Cluster>,
+    audience: &Audience,
+    world: &mut dyn World,
+) -> Result<Option<DesiredIntent>, PlanError> {
+    let at = Key::new(IntentKind::TicketKeys, "tickets");
+    let mut keys = Vec::with_capacity(cluster.state.ticket_keys.len());
+    for one in &cluster.state.ticket_keys {
+        let (place, field) = (ClusterTicketKey::place(cluster, &one.name), format!("key/{}", one.name));
+        let sealed =
+            readers::sealed_from(world, (audience, &at, &field), &cluster.id, &place, &one.key).await?;
+        let name = hex::decode(&one.name).unwrap_or_default();
+        keys.push(m::TicketKey { name: name.into(), begins: one.begins, key: Some(sealed) });
+    }
+    let is_any = !keys.is_empty();
+    Ok(is_any.then(|| {
+        DesiredIntent::new(audience.clone(), IntentKind::TicketKeys, at.name, &m::TicketKeys { keys })
+    }))
 }

@@ -1,11 +1,14 @@
 //! Shards and nodes that work together.
 
+mod ticket_keys;
+
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use self::ticket_keys::{ClusterTicketKey, TICKET_KEY_SEALS, TicketRotation, rotation};
 use crate::definition::{Build, Definition, Nothing};
 use crate::{Codes, Doc, Document, Filter, IdPolicy, Index, Kind, KindInfo, Owns, Parent, Resource, SpecError, Status, Tier, Unique, check, filter};
 
@@ -90,6 +93,9 @@ pub struct ClusterState {
     /// What it can run. For information: sites are not checked against it.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub runtimes: BTreeSet<Runtime>,
+    /// What its edges seal session tickets with, by `begins`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ticket_keys: Vec<ClusterTicketKey>,
 }
 
 /// The kind.

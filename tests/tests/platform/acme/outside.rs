@@ -141,6 +141,9 @@ pub(super) struct Pebble {
     child: Child,
     pub(super) port: u16,
     management: u16,
+    /// Held by whoever makes an order: Pebble 2.4 stands still for good when it looks for an authorization to use again (`FindValidAuthorization`, which
+    /// locks its store and then an order) while it makes an order (which locks that and then the store).
+    ordering: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Drop for Pebble {
@@ -191,7 +194,7 @@ impl Pebble {
             .stderr(log)
             .spawn()
             .unwrap();
-        let pebble = Self { folder, child, port: own_port, management };
+        let pebble = Self { folder, child, port: own_port, management, ordering: Arc::default() };
         eventually("the authority answers", Duration::from_secs(10), async || pebble.fetch("roots/0").await)
             .await;
         pebble
@@ -263,6 +266,8 @@ pub(super) struct Seen {
 pub(super) enum Fault {
     /// No order: too many were asked for.
     RateLimited,
+    /// No order: the nonce is refused.
+    Nonce,
     /// No JSON in the place of an order.
     Garbage,
     /// A certificate with another key.
@@ -315,15 +320,22 @@ impl Between {
         let client =
             reqwest::Client::builder().no_proxy().http1_only().tls_certs_only([behind]).build().unwrap();
         let seen: Arc<Mutex<Seen>> = Arc::default();
-        let (shared, to) = (Arc::clone(&seen), pebble.port);
+        let (shared, to, ordering) = (Arc::clone(&seen), pebble.port, Arc::clone(&pebble.ordering));
         let task = tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (acceptor, client, seen) = (acceptor.clone(), client.clone(), Arc::clone(&shared));
+                let (acceptor, client) = (acceptor.clone(), client.clone());
+                let (seen, ordering) = (Arc::clone(&shared), Arc::clone(&ordering));
                 tokio::spawn(async move {
                     let Ok(tls) = acceptor.accept(tcp).await else { return };
                     let service = hyper::service::service_fn(|request| {
-                        pass_on(request, client.clone(), Arc::clone(&seen), (port, to))
+                        let (client, seen, ordering) =
+                            (client.clone(), Arc::clone(&seen), Arc::clone(&ordering));
+                        async move {
+                            let is_order = request.uri().path() == "/order-plz";
+                            let _one = if is_order { Some(ordering.lock().await) } else { None };
+                            pass_on(request, client, seen, (port, to)).await
+                        }
                     });
                     let server =
                         hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
@@ -365,7 +377,7 @@ async fn pass_on(
         match path.as_str() {
             "/order-plz" => {
                 seen.orders += 1;
-                seen.takes(|fault| fault == Fault::RateLimited)
+                seen.takes(|fault| matches!(fault, Fault::RateLimited | Fault::Nonce))
             }
             path if path.starts_with("/my-order/") => seen.takes(|fault| fault == Fault::Garbage),
             path if path.starts_with("/certZ/") => {
@@ -399,6 +411,10 @@ async fn pass_on(
             let problem = json!({"type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many orders", "status": 429});
             let limited = passed.status(429).header("retry-after", "2");
             return Ok(limited.body(problem.to_string().into()).unwrap());
+        }
+        Some(Fault::Nonce) => {
+            let problem = json!({"type": "urn:ietf:params:acme:error:badNonce", "detail": "another machine's", "status": 400});
+            return Ok(passed.status(400).body(problem.to_string().into()).unwrap());
         }
         Some(Fault::Garbage) => return Ok(passed.body("<html>".into()).unwrap()),
         Some(fault) => return Ok(passed.body(other_certificate(fault, &csr).into()).unwrap()),

@@ -20,6 +20,8 @@ use super::{IssueCertificate, MINUTE, NoTurn, Taken, Turn, patience, wait};
 use crate::clock::DAY;
 use crate::kinds::ownership::Answer;
 
+/// An authority that is left alone for no longer than this, in milliseconds, is waited for: another one is for when this one fails.
+const SHORT_PAUSE: i64 = 10_000;
 /// Certificates of a domain that are counted.
 const COUNTED: u32 = 1_000;
 
@@ -49,12 +51,15 @@ impl IssueCertificate {
             let left = authority.state.paused_until.saturating_sub(now);
             if left <= DAY { left.max(0) } else { 0 }
         };
-        let Some(authority) = open.iter().find(|authority| paused(authority) == 0).cloned() else {
+        let Some(authority) = open.iter().find(|authority| paused(authority) <= SHORT_PAUSE).cloned() else {
             let left = open.iter().map(paused).min().unwrap_or(MINUTE);
             let problem = open.first().and_then(|first| first.state.problem.clone()).unwrap_or_default();
             self.stands_in_the_way(&candidate, simple("authority_paused", problem)).await?;
             return Ok(wait(left.max(1_000)));
         };
+        if paused(&authority) > 0 {
+            return Ok(wait(paused(&authority)));
+        }
         let account_name = authority.spec.account_of(brand.as_deref());
         let means = Means { authority, account_name };
         let ways = match self.ways(&candidate, &means).await? {

@@ -39,6 +39,8 @@ const SHORT_WAIT: i64 = MINUTE;
 pub(super) const LONGEST_WAIT: i64 = DAY;
 /// An authority that fails is asked for nothing for so long.
 const FIRST_PAUSE: i64 = MINUTE;
+/// And when it refused nonces.
+const NONCE_PAUSE: i64 = 2_000;
 
 /// How long a name waits after so many failures in a row, the last one of this code. Authorities ask over the network, and what we saw of the name
 /// before was well; five failures an hour are the least that any of them allows.
@@ -109,7 +111,9 @@ impl IssueCertificate {
             Err(Stopped::Authority(AcmeError::RateLimited { after, .. })) => {
                 Ok(Turn::Wait(after.unwrap_or(Duration::from_secs(30)).min(Duration::from_secs(600))))
             }
-            Err(Stopped::Authority(error @ (AcmeError::Unavailable(_) | AcmeError::Setup(_)))) => {
+            Err(Stopped::Authority(
+                error @ (AcmeError::Unavailable(_) | AcmeError::Nonce(_) | AcmeError::Setup(_)),
+            )) => {
                 tracing::debug!(%error, authority = authority.spec.name, "an order waits");
                 Ok(wait(if age < MINUTE { 2_000 } else { 15_000 }))
             }
@@ -422,8 +426,11 @@ impl IssueCertificate {
         let (problem, after) =
             (error.to_string(), if let AcmeError::RateLimited { after, .. } = error { *after } else { None });
         let after = after.map(|after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX).clamp(1_000, DAY));
-        let is_setup = matches!(error, AcmeError::Setup(_));
-        let first = if is_setup { HOUR } else { FIRST_PAUSE };
+        let first = match error {
+            AcmeError::Setup(_) => HOUR,
+            AcmeError::Nonce(_) => NONCE_PAUSE,
+            AcmeError::RateLimited { .. } | AcmeError::Unavailable(_) | AcmeError::Refused(_) => FIRST_PAUSE,
+        };
         let pausing = move |state: &mut CertificateAuthorityState, now: i64| {
             leave_alone(state, now, first, after);
             state.problem = Some(problem);
