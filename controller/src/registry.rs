@@ -12,8 +12,8 @@ use hosting_intent::Audience;
 use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent_sync::tls;
 use hosting_planner::{Admitted, World};
-use hosting_proto::feed::ReportRequest;
-use hosting_store::{Commit, Enrolled, FleetOrder, Origin, ReportChange, Store};
+use hosting_proto::feed::{self, ReportRequest};
+use hosting_store::{Commit, Enrolled, FleetOrder, Origin, ReportChange, Store, Traffic, TrafficReport};
 use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use zeroize::Zeroizing;
@@ -235,6 +235,39 @@ impl StatusSink for Registry {
             }
         }
         Ok(if is_news { Reported::WantAll } else { Reported::Taken })
+    }
+
+    async fn traffic(&self, cluster_id: &str, report: &feed::TrafficReport) -> Result<(), RegistryError> {
+        let of = |one: &feed::TenantTraffic| {
+            let mut classes = [0; 5];
+            for (class, said) in classes.iter_mut().zip(&one.classes) {
+                *class = *said;
+            }
+            let traffic = Traffic {
+                requests: one.requests,
+                classes,
+                received: one.received,
+                sent: one.sent,
+                cached: one.cached,
+                node_us: one.node_us,
+            };
+            (one.tenant_id.clone(), traffic)
+        };
+        let report = TrafficReport {
+            source: hex::encode(&report.source),
+            number: report.number,
+            hour: report.hour.saturating_mul(1_000),
+            tenants: report.tenants.iter().map(of).collect(),
+        };
+        let strangers = self.store.add_traffic(cluster_id, report).await.map_err(failed)?;
+        if strangers > 0 {
+            tracing::warn!(
+                cluster = cluster_id,
+                strangers,
+                "an edge reports traffic of tenants that are not its cluster's"
+            );
+        }
+        Ok(())
     }
 }
 

@@ -112,6 +112,8 @@ pub struct Metrics {
     pub proxy_headers_refused: Counter,
     /// Lines of the access log that were not written.
     pub log_lines_dropped: Counter,
+    /// Requests that are in no report of traffic.
+    pub traffic_lost: Counter,
     /// Nodes taken out of rotation for a while.
     pub ejections: Counter,
     /// Nodes that do not answer the edge's own questions.
@@ -180,6 +182,7 @@ impl Metrics {
             foreign_answers: Counter::default(),
             proxy_headers_refused: Counter::default(),
             log_lines_dropped: Counter::default(),
+            traffic_lost: Counter::default(),
             ejections: Counter::default(),
             nodes_down: Gauge::default(),
             waited: Counter::default(),
@@ -235,6 +238,11 @@ impl Metrics {
                 "hosting_edge_access_log_lines_dropped",
                 "Lines of the access log that were not written: the disk is full or slow",
                 metrics.log_lines_dropped.clone(),
+            );
+            registry.register(
+                "hosting_edge_traffic_lost",
+                "Requests that are in no report of their tenant's traffic: the disk is full, or the controller took none for weeks",
+                metrics.traffic_lost.clone(),
             );
             registry.register(
                 "hosting_edge_upstream_ejections",

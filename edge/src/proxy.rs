@@ -30,6 +30,7 @@ use crate::pages::Page;
 use crate::policy::{PolicyContext, Reply};
 use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::{Settings, ms};
+use crate::traffic::{self, TrafficBook};
 use crate::upstream::{Mark, Marks, Serves};
 use crate::visitor::Visitor;
 
@@ -68,6 +69,7 @@ pub(crate) struct Edge {
     /// Answers that may be compressed at once.
     compressions: Arc<Semaphore>,
     log: AccessLog,
+    traffic: Arc<TrafficBook>,
 }
 
 /// What becomes of a request.
@@ -176,7 +178,12 @@ impl Edge {
             shown_to: settings.map_shown_to.clone(),
             compressions: Arc::new(Semaphore::new(settings.max_compressions.min(Semaphore::MAX_PERMITS))),
             log,
+            traffic: Arc::default(),
         }
+    }
+
+    pub(crate) fn traffic(&self) -> Arc<TrafficBook> {
+        Arc::clone(&self.traffic)
     }
 
     /// The nodes, as requests see them.
@@ -233,6 +240,12 @@ impl Edge {
         begun: Instant,
         code: u16,
     ) {
+        if let Some(tenant) = &course.tenant {
+            let Moved { received, sent, .. } = course.passed;
+            let passed =
+                traffic::Passed { status: code, received, sent, is_cached: false, node: course.upstream };
+            self.traffic.count(tenant, passed);
+        }
         if !self.log.is_on() {
             return;
         }

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::future::Either;
 use hosting_edge_map::Routing;
 use hosting_intent::Role;
-use hosting_intent_sync::client::{AudienceKeys, ClientMetrics, EdgeKeyStore, Subscription};
+use hosting_intent_sync::Replica;
+use hosting_intent_sync::client::{
+    AudienceKeys, ClientMetrics, EdgeKeyStore, Subscription, SubscriptionError,
+};
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::BUILD;
 use hosting_scaffold::admin::Readiness;
@@ -26,6 +30,7 @@ use crate::node_keys::NodeKeys;
 use crate::replica::EdgeReplica;
 use crate::server::{Bound, Server, threads};
 use crate::settings::Settings;
+use crate::traffic::{TrafficReports, TrafficSender};
 
 const LISTENERS: &str = "listeners";
 
@@ -71,6 +76,9 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         .with_context(|| format!("access_log {}", settings.access_log.display()))?;
     let server =
         Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone(), log)?;
+    let folder = settings.shared.data_dir.join("traffic");
+    let reports = TrafficReports::new(server.traffic(), folder.clone(), metrics.traffic_lost.clone())
+        .with_context(|| format!("{}", folder.display()))?;
     process.looks.add("hosts", server.look());
     let counted = metrics.clone();
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
@@ -108,8 +116,30 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         audience_keys: Some(audience_keys),
         served: Some(served),
     };
-    group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
+    let sender = reports.sender();
+    let stop = group.stop();
+    group.spawn("traffic", OnEnd::Fatal, async move {
+        reports.run(stop).await;
+        Ok::<(), std::io::Error>(())
+    });
+    group.spawn("feed", OnEnd::Fatal, feed(subscription, replica, sender, group.stop()));
     process.run().await
+}
+
+/// Applies what the controller says, and tells it what was passed on.
+async fn feed<R: Replica>(
+    subscription: Subscription,
+    replica: R,
+    sender: TrafficSender,
+    stop: CancellationToken,
+) -> Result<(), SubscriptionError> {
+    let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
+    let sending = sender.run(subscription.traffic(), stop.clone());
+    let applying = Box::pin(subscription.run(replica, stop));
+    match futures::future::select(applying, Box::pin(sending)).await {
+        Either::Left((ended, _)) => ended,
+        Either::Right(((), applying)) => applying.await,
+    }
 }
 
 /// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.

@@ -37,6 +37,7 @@ use crate::replica::EdgeReplica;
 use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
+use crate::traffic::TrafficBook;
 use crate::visitor::Visitor;
 use crate::windows::Windows;
 
@@ -274,6 +275,12 @@ impl Server {
             balancers: settings.proxy_protocol_from.clone(),
             forwarders: settings.forwarded_from.clone().into(),
         })
+    }
+
+    /// What it passed on for each tenant.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<TrafficBook> {
+        self.edge.traffic()
     }
 
     /// A place among the connections of the client's network.

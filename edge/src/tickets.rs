@@ -46,14 +46,14 @@ impl TicketKey {
     fn seal(&self, session: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce)?;
-        let mut ticket = Vec::with_capacity(NAME_LEN + NONCE_LEN + session.len() + AES_256_GCM_SIV.tag_len());
-        ticket.extend_from_slice(&self.name);
-        ticket.extend_from_slice(&nonce);
-        ticket.extend_from_slice(session);
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let body = &mut ticket[NAME_LEN + NONCE_LEN..];
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(self.name), body)?;
-        ticket.extend_from_slice(tag.as_ref());
+        let mut body = session.to_vec();
+        let tag = self.key.seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(self.name),
+            &mut body,
+        )?;
+        let parts: [&[u8]; 4] = [&self.name, &nonce, &body, tag.as_ref()];
+        let ticket = parts.concat();
         Ok(ticket)
     }
 

@@ -49,7 +49,9 @@ pub(crate) use self::resources::{
     UpdateArgs,
 };
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
-pub(crate) use self::waits::{ReceiptArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs};
+pub(crate) use self::waits::{
+    ReceiptArgs, TrafficArgs, Until, UsageArgs, VerifyNameArgs, WaitArgs, WaitForArgs,
+};
 pub(crate) use self::watch::WatchArgs;
 pub(crate) use self::webhooks::{WebhookArgs, WebhooksCommand};
 use crate::format::Output;
@@ -244,6 +246,8 @@ pub(crate) enum Command {
     Verify(VerifyNameArgs),
     /// What a tenant, brand or subscription has, beside what it may have
     Usage(UsageArgs),
+    /// What a tenant's sites were asked for: requests, statuses, bytes, by hour or by day
+    Traffic(TrafficArgs),
     /// Follow a host name: API, intent, edge, DNS, node, site; names the broken link
     Explain(ExplainArgs),
     /// What was changed, by whom and when: of a host name, or of a resource, also once it is deleted

@@ -30,6 +30,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Retry(one) => return resources::retry(&api()?, &one, format).await,
         Command::Wait(one) => return resources::wait(&api()?, &one, format).await,
         Command::Verify(one) => resources::verify(&api()?, &one, format).await?,
+        Command::Traffic(args) => resources::traffic(&api()?, &args, format).await?,
         Command::Usage(one) => resources::usage_of(&api()?, &one, format).await?,
         Command::Receipt(one) => return resources::receipt(&api()?, &one, format).await,
         Command::Explain(explain) => return explain::run(&explain, connection, format).await,

@@ -637,6 +637,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("NewGap", |g| incidents::NewGap::json_schema(g)),
     ("GapPatch", |g| incidents::GapPatch::json_schema(g)),
     ("Usage", |g| records::Usage::json_schema(g)),
+    ("Traffic", |g| records::TrafficView::json_schema(g)),
     ("Bulk", |g| bulk::BulkBody::json_schema(g)),
     ("BulkDone", |g| bulk::BulkDone::json_schema(g)),
     ("DesiredState", |g| desired_state::DesiredState::json_schema(g)),

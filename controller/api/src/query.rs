@@ -167,6 +167,15 @@ pub(crate) fn of_jobs() -> Vec<Param> {
     ]
 }
 
+/// Those of a tenant's traffic.
+pub(crate) fn of_traffic() -> Vec<Param> {
+    vec![
+        param("from", Takes::Time, "From the hour or day of this time on; a day before `until` when absent."),
+        param("until", Takes::Time, "What begins before this time; now when absent."),
+        param("by", Takes::Word(vec!["hour", "day"]), "hour when absent. Days are those of UTC."),
+    ]
+}
+
 /// What the list of rollouts takes.
 pub(crate) fn of_rollouts() -> Vec<Param> {
     vec![limit(), cursor()]

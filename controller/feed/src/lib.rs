@@ -17,6 +17,7 @@ mod seats;
 mod server;
 mod service;
 mod session;
+mod traffic;
 mod trust;
 mod witness;
 mod words;

@@ -7,7 +7,7 @@ use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent::{Audience, NodeFacts, Role};
 use hosting_intent_sync::identity::utc;
 use hosting_intent_sync::tls::Enrolled;
-use hosting_proto::feed::{Exception, ReportRequest, Served};
+use hosting_proto::feed::{Exception, ReportRequest, Served, TrafficReport};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -171,6 +171,9 @@ pub trait StatusSink: Send + Sync {
     /// Writes a node's report: what it is all of ([`ReportRequest::full`], [`ReportRequest::all_of`]) it replaces, else it
     /// merges.
     async fn report(&self, node_id: &str, report: &ReportRequest) -> Result<Reported, RegistryError>;
+
+    /// Adds what an edge of a cluster passed on, once, however often it comes. It was checked by itself, not against the cluster's tenants.
+    async fn traffic(&self, cluster_id: &str, report: &TrafficReport) -> Result<(), RegistryError>;
 }
 
 /// What became of a report.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, Bytes};
-use hosting_proto::feed::{ReportRequest, ReportResponse, Up};
+use hosting_proto::feed::{ReportRequest, ReportResponse, TrafficAdded, TrafficReport, Up};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -17,11 +17,15 @@ use tonic_prost::ProstCodec;
 
 use crate::server::Shared;
 use crate::session;
+use crate::traffic;
 
 /// An Ack lists at most about a thousand exceptions.
 const MAX_UP_BYTES: usize = 2 << 20;
 /// A full report of every key of a node.
 const MAX_REPORT_BYTES: usize = 16 << 20;
+
+/// A thousand tenants take about 100 KiB.
+const MAX_TRAFFIC_BYTES: usize = 512 << 10;
 
 /// Frames down as bytes that were encoded before, messages up as usual.
 #[derive(Debug, Clone, Copy, Default)]
@@ -97,7 +101,19 @@ impl UnaryService<ReportRequest> for Report {
     }
 }
 
-/// Routes the two methods.
+struct AddTraffic(Arc<Shared>);
+
+impl UnaryService<TrafficReport> for AddTraffic {
+    type Response = TrafficAdded;
+    type Future = Answer<Response<TrafficAdded>>;
+
+    fn call(&mut self, request: Request<TrafficReport>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { traffic::add_traffic(&shared, request).await })
+    }
+}
+
+/// Routes the methods.
 #[derive(Clone)]
 pub(crate) struct IntentFeedService {
     pub(crate) shared: Arc<Shared>,
@@ -128,6 +144,11 @@ impl tower::Service<http::Request<Body>> for IntentFeedService {
                     let codec = ProstCodec::<ReportResponse, ReportRequest>::default();
                     let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REPORT_BYTES);
                     grpc.unary(Report(shared), request).await
+                }
+                "/hosting.feed.v1.IntentFeed/AddTraffic" => {
+                    let codec = ProstCodec::<TrafficAdded, TrafficReport>::default();
+                    let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_TRAFFIC_BYTES);
+                    grpc.unary(AddTraffic(shared), request).await
                 }
                 path => Status::unimplemented(format!("there is no {path}")).into_http(),
             })

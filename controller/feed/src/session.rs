@@ -517,7 +517,7 @@ pub(crate) async fn report(
     let node_id = &certificate.name.node_id;
     let audience = Audience::node(node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
     shared.admit(&certificate, &audience).await?;
-    let Some(_turn) = Turn::take(shared, node_id) else {
+    let Some(_turn) = Turn::take(shared, node_id.clone()) else {
         shared.metrics.refuse(Refusal::Busy);
         return Err(Status::resource_exhausted("another report of this node is being taken in; try again"));
     };
@@ -529,22 +529,21 @@ pub(crate) async fn report(
 }
 
 /// A node's turn to report: one call at a time, so that a node that never stops reporting does not fill the writer's queue.
-struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     shared: &'a Shared,
-    node_id: &'a str,
+    whose: String,
 }
 
 impl<'a> Turn<'a> {
-    fn take(shared: &'a Shared, node_id: &'a str) -> Option<Self> {
-        let is_free =
-            shared.reporting.lock().unwrap_or_else(PoisonError::into_inner).insert(node_id.to_owned());
+    pub(crate) fn take(shared: &'a Shared, whose: String) -> Option<Self> {
+        let is_free = shared.reporting.lock().unwrap_or_else(PoisonError::into_inner).insert(whose.clone());
         // Lazily: a turn that is dropped gives the place back.
-        is_free.then(|| Self { shared, node_id })
+        is_free.then(|| Self { shared, whose })
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.shared.reporting.lock().unwrap_or_else(PoisonError::into_inner).remove(self.node_id);
+        self.shared.reporting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.whose);
     }
 }

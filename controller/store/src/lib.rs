@@ -71,6 +71,7 @@ mod sql;
 mod status;
 mod tables;
 mod total;
+mod traffic;
 mod undo;
 mod webhooks;
 mod write_tx;
@@ -110,6 +111,7 @@ pub use rollouts::{
 };
 pub use status::{ExceptionRow, Forgotten, KeyRange, NodePass, NodeReport, ReportRow, Watermark};
 pub use total::Total;
+pub use traffic::{TRAFFIC_HOUR, Traffic, TrafficReport};
 pub use undo::{ToUndo, UndoOf, trace_id};
 pub use webhooks::{DELIVERY_STATUSES, WebhookDelivery, WebhookPosition};
 pub use write_tx::{Effects, IndexFn, IntentEffect, ResourceEffect, WriteTx};

@@ -117,6 +117,10 @@ const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0022_places.sql"),
         include_str!("../migrations/postgres/0022_places.sql"),
     ),
+    Migration::of(
+        include_str!("../migrations/0023_traffic.sql"),
+        include_str!("../migrations/postgres/0023_traffic.sql"),
+    ),
 ];
 
 /// `PRAGMA application_id` of our files: "hstr".

@@ -211,6 +211,12 @@ pub(crate) const TABLES: &[Table] = &[
         &["number"],
         &["at", "revision", "row_id", "link", "previous", "key", "successor", "signature"],
     ),
+    table(
+        "tenant_traffic",
+        &["tenant", "hour"],
+        &["requests", "c1", "c2", "c3", "c4", "c5", "received", "sent", "cached", "node_us"],
+    ),
+    table("traffic_sources", &["source"], &["number", "at"]),
     table("event_log", &["revision", "place"], &["at", "event"]),
     table("event_log_floor", &["id"], &["revision"]),
     table(

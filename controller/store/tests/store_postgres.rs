@@ -28,6 +28,8 @@ mod resources;
 mod rollouts;
 #[path = "store/status.rs"]
 mod status;
+#[path = "store/traffic.rs"]
+mod traffic;
 #[path = "store/trust.rs"]
 mod trust;
 

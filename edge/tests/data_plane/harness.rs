@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hosting_edge::{
     AccessLog, Bound, CertStore, DevCa, EdgeReplica, EdgeSelfCheck, LogWriter, Metrics, NodeKeys, Server,
-    Settings,
+    Settings, TrafficBook,
 };
 use hosting_edge_map::Routing;
 use hosting_intent::message::{HttpPolicy, PoolNode, Route, ShardPool, State, TenantState};
@@ -125,6 +125,8 @@ pub(crate) struct Edge {
     pub(crate) done: JoinHandle<()>,
     /// What it tells of a host.
     pub(crate) look: Look,
+    /// What was passed on for each tenant.
+    pub(crate) traffic: Arc<TrafficBook>,
     /// What asks its listeners for what its replica applied.
     pub(crate) check: Arc<EdgeSelfCheck>,
     replica: Option<KeysWatch<EdgeReplica>>,
@@ -185,6 +187,7 @@ impl Edge {
         let (replica, mut loaded) = EdgeReplica::new(writer, certs, keys.clone(), metrics);
         let bound = Bound::bind(&settings).unwrap();
         let look = Box::new(server.look());
+        let traffic = server.traffic();
         let check = Arc::new(server.self_check(&bound, &replica).unwrap());
         let replica = KeysWatch::new(replica, Some(keys), &audience());
         let (http, https, http3) = (bound.http(), bound.https(), bound.http3());
@@ -205,6 +208,7 @@ impl Edge {
             stop,
             done,
             look,
+            traffic,
             check,
             replica: Some(replica),
             pair,

@@ -22,4 +22,5 @@ mod soak;
 mod tenant_certificates;
 mod tickets;
 mod tls;
+mod traffic;
 mod why;

@@ -36,6 +36,7 @@ mod edge_key;
 mod metrics;
 mod report;
 mod subscription;
+mod traffic;
 mod witness;
 
 pub use crate::dial::DialError;
@@ -44,6 +45,7 @@ pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
 pub use subscription::{Identified, Subscription, SubscriptionError, identity_dir, ledger_file};
+pub use traffic::{TrafficError, TrafficLink};
 
 /// Frames between the stream and the core's thread.
 const FRAMES_AHEAD: usize = 16;

@@ -172,8 +172,17 @@ impl Platform {
 
     /// `kill -9`; waits until it is gone. Needs `--no-restart`.
     pub(crate) async fn kill(&mut self, role: &str) {
+        self.end_by(role, Signal::SIGKILL).await;
+    }
+
+    /// Tells it to end; waits until it is gone. Needs `--no-restart`.
+    pub(crate) async fn end(&mut self, role: &str) {
+        self.end_by(role, Signal::SIGTERM).await;
+    }
+
+    async fn end_by(&mut self, role: &str, signal: Signal) {
         let pid = self.pid(role);
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
         if let Some(mut child) = self.own.remove(role) {
             child.wait().unwrap();
         }

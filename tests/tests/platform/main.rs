@@ -22,3 +22,4 @@ mod policies;
 mod rollouts;
 mod tls;
 mod traces;
+mod traffic;

@@ -74,6 +74,26 @@ pub(crate) struct VerifyNameArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  hostctl traffic acme-1001
+  hostctl traffic acme-1001 --by day --from 2026-11-01
+  hostctl traffic acme-1001 --json")]
+pub(crate) struct TrafficArgs {
+    /// Customer id, or the tenant's id
+    #[arg(value_name = "TENANT")]
+    pub tenant: String,
+    /// Hours (a month at most), or days of UTC (400 at most)
+    #[arg(long, value_name = "STEP", value_parser = ["hour", "day"], default_value = "hour")]
+    pub by: String,
+    /// From the hour or day of this time on, or of a date (UTC); a day before --until when absent
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// What begins before this time; now when absent
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
   hostctl usage tenant acme-1001
   hostctl usage brand acme --json")]
 pub(crate) struct UsageArgs {

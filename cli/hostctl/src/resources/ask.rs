@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use hosting_resource::Kind;
 use serde_json::{Value, json};
 
-use crate::api::Api;
-use crate::args::{ReceiptArgs, UsageArgs, VerifyNameArgs};
+use crate::api::{Api, encode};
+use crate::args::{ReceiptArgs, TrafficArgs, UsageArgs, VerifyNameArgs};
 use crate::format::Format;
 use crate::kinds::item;
 use crate::output;
@@ -100,5 +100,51 @@ pub(crate) async fn usage_of(api: &Api, args: &UsageArgs, format: Format) -> any
         vec![output::cell(&row["kind"]), output::cell(&row["used"]), limit, output::cell(&row["from"])]
     });
     output::table(&["kind", "used", "limit", "from"], rows);
+    Ok(())
+}
+
+/// As they stand beside the time.
+const TRAFFIC_COLUMNS: [&str; 9] = [
+    "requests",
+    "successful",
+    "redirected",
+    "client_errors",
+    "server_errors",
+    "received_bytes",
+    "sent_bytes",
+    "cached",
+    "site_ms",
+];
+
+/// What its sites were asked for.
+pub(crate) async fn traffic(api: &Api, args: &TrafficArgs, format: Format) -> anyhow::Result<()> {
+    let id = super::tenant_id(api, &args.tenant).await?;
+    let mut path = format!("/tenants/{}/traffic?by={}", encode(&id), args.by);
+    for (name, time) in [("from", &args.from), ("until", &args.until)] {
+        if let Some(time) = time {
+            path.push_str(&format!("&{name}={}", encode(time)));
+        }
+    }
+    let answer = api.get(&path).await?;
+    if format.is_for_programs() {
+        output::data(format, &answer);
+        return Ok(());
+    }
+    let items = list(&answer["items"]);
+    if items.is_empty() {
+        output::note(
+            "nobody asked its sites for anything in this time, as far as their edges have told: they do each minute",
+        );
+        return Ok(());
+    }
+    let rows = items.into_iter().chain([answer["total"].clone()]).map(|row| {
+        let begins = row["begins"].as_str().unwrap_or("total").to_owned();
+        std::iter::once(begins)
+            .chain(TRAFFIC_COLUMNS.iter().map(|column| output::cell(&row[*column])))
+            .collect()
+    });
+    let titles =
+        ["begins", "requests", "2xx", "3xx", "4xx", "5xx", "bytes in", "bytes out", "cached", "site ms"];
+    output::table(&titles, rows);
     Ok(())
 }

@@ -13,7 +13,7 @@ use hosting_resource::{Kind, KindInfo};
 use serde_json::{Value, json};
 
 pub(crate) use self::{
-    ask::{receipt, usage_of, verify},
+    ask::{receipt, traffic, usage_of, verify},
     body::{create_schema, update_schema},
     change::{create, delete, outcome, retry, suspend, unsuspend, update, wait},
     show::{describe, get},

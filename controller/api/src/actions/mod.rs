@@ -22,6 +22,7 @@ mod rollouts;
 mod sessions;
 mod shard;
 mod tenant;
+mod traffic;
 pub(crate) mod undo;
 mod usage;
 mod webhook;
@@ -139,6 +140,7 @@ pub(crate) fn routes() -> Vec<Route> {
         rollouts::routes(),
         issuance::routes(),
         ownership::routes(),
+        traffic::routes(),
         usage::routes(),
         incidents::routes(),
         config::routes(),

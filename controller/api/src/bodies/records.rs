@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hosting_resource::audit_head::AuditHead;
+use hosting_store::Traffic;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -146,6 +147,57 @@ pub(crate) struct UsageRow {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Usage {
     pub(crate) items: Vec<UsageRow>,
+    pub(crate) has_more: bool,
+}
+
+/// What sites were asked for.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TrafficRow {
+    /// When the hour or the day begins: RFC 3339, UTC. Absent in the total.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    begins: Option<String>,
+    /// Requests that ended in it, those that the platform answered in the sites' place too.
+    requests: u64,
+    /// Of these, by the answer's status; what is missing from `requests` ended without an answer.
+    informational: u64,
+    successful: u64,
+    redirected: u64,
+    client_errors: u64,
+    server_errors: u64,
+    /// Bytes of bodies from and to clients.
+    received_bytes: u64,
+    sent_bytes: u64,
+    /// Requests that were answered from a cache.
+    cached: u64,
+    /// How long the sites took to begin their answers, all together, in milliseconds.
+    site_ms: u64,
+}
+
+impl TrafficRow {
+    pub(crate) fn of(begins: Option<String>, traffic: Traffic) -> Self {
+        let [informational, successful, redirected, client_errors, server_errors] = traffic.classes;
+        Self {
+            begins,
+            requests: traffic.requests,
+            informational,
+            successful,
+            redirected,
+            client_errors,
+            server_errors,
+            received_bytes: traffic.received,
+            sent_bytes: traffic.sent,
+            cached: traffic.cached,
+            site_ms: traffic.node_us / 1_000,
+        }
+    }
+}
+
+/// What a tenant's sites were asked for. Hours and days without a request are left out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TrafficView {
+    pub(crate) items: Vec<TrafficRow>,
+    /// Of all items.
+    pub(crate) total: TrafficRow,
     pub(crate) has_more: bool,
 }
 

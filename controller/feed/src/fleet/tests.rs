@@ -214,6 +214,10 @@ impl StatusSink for Sink {
     ) -> Result<crate::registry::Reported, crate::registry::RegistryError> {
         Ok(crate::registry::Reported::Taken)
     }
+
+    async fn traffic(&self, _: &str, _: &feed::TrafficReport) -> Result<(), crate::registry::RegistryError> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

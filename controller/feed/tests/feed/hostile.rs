@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use crate::raw::{Raw, channel, channel_of, csr};
 use crate::support::{EDGE, Feed, Node, Store, audience_of, config, route};
 
-async fn as_node(feed: &Feed, node: &str) -> Channel {
+pub(crate) async fn as_node(feed: &Feed, node: &str) -> Channel {
     let now = unix_now();
     channel(feed.address, &feed.handle.authorities(), Some((node, now - 60, now + 600))).await.unwrap()
 }

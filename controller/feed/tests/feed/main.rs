@@ -9,3 +9,4 @@ mod raw;
 mod scale;
 mod sessions;
 mod support;
+mod traffic;

@@ -25,7 +25,7 @@ use hosting_intent_sync::subscriber::{Brake, Config, Status, Strict, Subscriber}
 use hosting_intent_sync::tls::Enrolled;
 use hosting_intent_sync::{AudienceHead, Batch, FeedSource, LogEntry, Replica, SourceError, Window};
 use hosting_ledger::Ledger;
-use hosting_proto::feed::ReportRequest;
+use hosting_proto::feed::{ReportRequest, TrafficReport};
 use prometheus_client::registry::Registry;
 use prost::Message as _;
 use tokio::sync::watch;
@@ -263,6 +263,8 @@ pub struct Registered {
     pub marks: Mutex<Vec<Watermark>>,
     pub grants: Mutex<BTreeMap<[[u8; 32]; 2], Enrolled>>,
     pub reports: Mutex<Vec<(String, ReportRequest)>>,
+    /// By cluster.
+    pub traffic: Mutex<Vec<(String, TrafficReport)>>,
     /// Reports are not taken in while it is held.
     pub hold_reports: tokio::sync::Mutex<()>,
 }
@@ -387,6 +389,11 @@ impl StatusSink for Registered {
         let knows = report.full || report.all_of.is_some() || reports.iter().any(|(node, _)| node == node_id);
         reports.push((node_id.to_owned(), report.clone()));
         Ok(if knows { Reported::Taken } else { Reported::WantAll })
+    }
+
+    async fn traffic(&self, cluster_id: &str, report: &TrafficReport) -> Result<(), RegistryError> {
+        self.traffic.lock().unwrap().push((cluster_id.to_owned(), report.clone()));
+        Ok(())
     }
 }
 

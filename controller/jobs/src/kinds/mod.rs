@@ -18,6 +18,7 @@ pub mod ownership;
 pub mod reissue;
 pub mod reply_retention;
 pub mod ticket_keys;
+pub mod traffic_retention;
 pub mod undo;
 
 /// What kinds need of the running controller.
@@ -61,6 +62,7 @@ pub const TABLE: &[KindEntry] = &[
     entry::<kept_deletions::KeptDeletions>(kept_deletions::make),
     entry::<reply_retention::ReplyRetention>(reply_retention::make),
     entry::<ticket_keys::RotateTicketKeys>(ticket_keys::make),
+    entry::<traffic_retention::TrafficRetention>(traffic_retention::make),
     entry::<undo::Undo>(undo::make),
     entry::<ownership::CheckOwnership>(ownership::make),
     entry::<certificate::IssueCertificate>(certificate::make),

@@ -17,6 +17,7 @@ mod paging;
 mod resources;
 mod rollouts;
 mod status;
+mod traffic;
 mod trust;
 
 const BACKEND: databases::Backend = databases::Backend::Sqlite;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AudienceKeys, Client, ClientError, ClientMetrics, EdgeKeyStore, KeysWatch, Link, Options, Reporter,
-    ReporterTask, report,
+    ReporterTask, TrafficLink, report,
 };
 use crate::Replica;
 use crate::identity::{Enrolment, Identity, IdentityError, RootsWatch, TokenSource};
@@ -221,6 +221,12 @@ impl Identified {
     #[must_use]
     pub fn reporter(&self) -> (Reporter, ReporterTask) {
         report::new(self.link.subscribe(), self.options.backoff)
+    }
+
+    /// A way to the controller for reports of traffic.
+    #[must_use]
+    pub fn traffic(&self) -> TrafficLink {
+        TrafficLink::new(self.link.subscribe(), self.audience.to_string())
     }
 
     /// Publishes the ledger, enrols if that is still to be done, and stays subscribed until `stop`.
