@@ -139,7 +139,7 @@ fn is_text(content_type: &[u8]) -> bool {
 }
 
 /// The best coding that a client takes (RFC 9110 §12.5.3): of those with the highest weight the first of ours.
-fn choose<'a>(accepted: impl Iterator<Item = &'a [u8]>) -> Option<Coding> {
+pub(crate) fn choose<'a>(accepted: impl Iterator<Item = &'a [u8]>) -> Option<Coding> {
     // In thousandths; `None`: not named.
     let (mut weights, mut others) = ([None; Coding::BEST_FIRST.len()], None);
     for item in accepted.flat_map(|value| value.split(|byte| *byte == b',')) {

@@ -13,6 +13,8 @@ mod client_hello;
 mod compress;
 mod conn;
 mod exchange;
+#[cfg(test)]
+mod fuzz;
 mod h1;
 mod h2;
 mod h3;

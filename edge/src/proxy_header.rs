@@ -10,13 +10,16 @@ use tokio::net::TcpStream;
 /// Largest header: that of version 2 with its addresses and some kilobytes of extensions, which are not looked at.
 const MAX: usize = 4_096;
 
+/// How version 1 begins, and its largest header with the line end.
+const VERSION_1: &[u8] = b"PROXY ";
+const MAX_1: usize = 107;
+
 /// What a process of this machine sends when it speaks for itself: version 2, `LOCAL`, nothing else.
 pub(crate) const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// Reads the header, and nothing behind it. The address is the peer's where the header names none: health checks of a balancer, and
 /// protocols that it does not know.
 pub(crate) async fn read(tcp: &mut TcpStream, peer: SocketAddr) -> io::Result<IpAddr> {
-    let bad = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
     let mut header = Vec::new();
     loop {
         // Bytes are taken out of the socket only when they are known to be the header's.
@@ -27,26 +30,45 @@ pub(crate) async fn read(tcp: &mut TcpStream, peer: SocketAddr) -> io::Result<Ip
         }
         let taken = header.len();
         header.extend_from_slice(ahead.get(..count).unwrap_or_default());
-        let parsed = HeaderResult::parse(&header);
-        let (length, client) = if parsed.is_incomplete() {
-            (header.len(), None)
-        } else {
-            match parsed {
-                HeaderResult::V1(Ok(found)) => (found.header.len(), Some(version1(&found.addresses, peer))),
-                HeaderResult::V2(Ok(found)) => (found.len(), Some(version2(&found, peer))),
-                HeaderResult::V1(Err(error)) => return Err(bad(error.to_string())),
-                HeaderResult::V2(Err(error)) => return Err(bad(error.to_string())),
-            }
-        };
+        let found = look(&header, peer)?;
+        let length = found.map_or(header.len(), |(length, _)| length);
         header.truncate(length);
         if length > MAX {
             return Err(bad("the header is too large".to_owned()));
         }
         tcp.read_exact(header.get_mut(taken..).unwrap_or_default()).await?;
-        if let Some(client) = client {
-            return Ok(client.to_canonical());
+        if let Some((_, client)) = found {
+            return Ok(client);
         }
     }
+}
+
+/// How many bytes the header at the beginning has, and whose connection it is; `None`: its end is not there.
+pub(crate) fn look(bytes: &[u8], peer: SocketAddr) -> io::Result<Option<(usize, IpAddr)>> {
+    let begin = bytes.get(..VERSION_1.len()).unwrap_or(bytes);
+    if VERSION_1.starts_with(begin) && bytes.len() < MAX_1 && !bytes.windows(2).any(|two| two == b"\r\n") {
+        // A part of a line may look like a line that is none.
+        return Ok(None);
+    }
+    let parsed = HeaderResult::parse(bytes);
+    if parsed.is_incomplete() {
+        return if begin == VERSION_1 {
+            Err(bad("the header breaks off in its line".to_owned()))
+        } else {
+            Ok(None)
+        };
+    }
+    let (length, client) = match parsed {
+        HeaderResult::V1(Ok(found)) => (found.header.len(), version1(&found.addresses, peer)),
+        HeaderResult::V2(Ok(found)) => (found.len(), version2(&found, peer)),
+        HeaderResult::V1(Err(error)) => return Err(bad(error.to_string())),
+        HeaderResult::V2(Err(error)) => return Err(bad(error.to_string())),
+    };
+    Ok(Some((length, client.to_canonical())))
+}
+
+fn bad(problem: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
 fn version1(addresses: &v1::Addresses, peer: SocketAddr) -> IpAddr {
@@ -101,6 +123,30 @@ mod tests {
         header.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
         header.extend(body);
         header
+    }
+
+    #[test]
+    fn a_header_that_is_not_all_there_is_waited_for() {
+        let peer = "127.0.0.1:1".parse().unwrap();
+        for header in [
+            &b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n"[..],
+            b"PROXY TCP6 2001:db8::5 ::1 4711 80\r\n",
+            &LOCAL,
+        ] {
+            for end in 0..header.len() {
+                assert!(matches!(look(&header[..end], peer), Ok(None)), "{}", header[..end].escape_ascii());
+            }
+            assert!(matches!(look(header, peer), Ok(Some((length, _))) if length == header.len()));
+        }
+        // What cannot become one is not waited for.
+        for none in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"PROXY\r\n",
+            b"PROXY TCP4 x\r\n",
+            &[&b"PROXY "[..], &[b'x'; 101]].concat(),
+        ] {
+            assert!(look(none, peer).is_err(), "{}", none.escape_ascii());
+        }
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use client::{Tally, Tls};
 use server::{Entry, Names, OTHER_CORE, Program, Server, Workshop, fqdn};
 
 mod client;
+mod conformance;
 mod memory;
 mod own;
 mod server;
@@ -54,6 +55,8 @@ enum Cell {
     Start,
     /// Memory of a connection on which nothing happens.
     Idle,
+    /// What the edge, HAProxy and nginx make of each row of the table of conformance; only when it is asked for.
+    Conformance,
 }
 
 impl Cell {
@@ -76,7 +79,12 @@ impl Cell {
             Self::Http2 | Self::Http2Single => Some(Tls { http2: true, ..tls }),
             Self::FullHybrid => Some(Tls { hybrid: true, ..tls }),
             Self::Resumed => Some(Tls { resumes: true, ..tls }),
-            Self::Http1 | Self::Http1Few | Self::Http1Large | Self::Start | Self::Idle => None,
+            Self::Http1
+            | Self::Http1Few
+            | Self::Http1Large
+            | Self::Start
+            | Self::Idle
+            | Self::Conformance => None,
         }
     }
 }
@@ -113,6 +121,9 @@ pub(crate) struct Args {
     /// Connections on which nothing happens, for `idle`
     #[arg(long, default_value_t = 8_000)]
     idle: usize,
+    /// The page whose table `conformance` writes, behind its last heading
+    #[arg(long, default_value = "docs/conformance.md")]
+    page: PathBuf,
 }
 
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
@@ -143,6 +154,10 @@ struct Row {
 }
 
 async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
+    if args.cells.contains(&Cell::Conformance) {
+        ensure!(args.cells.len() == 1, "conformance measures nothing: ask for it alone");
+        return conformance::compare(&args.edge, &args.page, folder).await;
+    }
     let cells = if args.cells.is_empty() { clap::ValueEnum::value_variants() } else { &args.cells[..] };
     let mut entries = vec![
         Entry::new("edge", Program::Edge(args.edge.clone()), 18_480),
@@ -156,10 +171,13 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
         entries.push(Entry::new("edge before", Program::Edge(before.clone()), 18_520));
     }
     let mut rows = Vec::new();
-    let rates: Vec<Cell> =
-        cells.iter().copied().filter(|cell| !matches!(cell, Cell::Start | Cell::Idle)).collect();
+    let rates: Vec<Cell> = cells
+        .iter()
+        .copied()
+        .filter(|cell| !matches!(cell, Cell::Start | Cell::Idle | Cell::Conformance))
+        .collect();
     let (own_certificates, policies) = (args.own_certificates, args.policies);
-    let names = Names { count: args.names, own_certificates, policies };
+    let names = Names { count: args.names, own_certificates, policies, others: &[] };
     if cells.contains(&Cell::Start) {
         let workshop = Workshop::new(&folder.join("start"), names, 4_000)?;
         rows.extend(memory::start(&workshop, &entries, args.rounds.min(3)).await?);

@@ -27,7 +27,8 @@ use clap::{Parser, Subcommand};
   loadtest change --count 1000 --data /var/tmp/platform
   cargo build --profile dist -p hosting-edge && loadtest edge
   loadtest edge --before ../older/target/dist/hosting-edge --cells http1,http2
-  loadtest edge --cells start,idle")]
+  loadtest edge --cells start,idle
+  loadtest edge --cells conformance  what HAProxy and nginx do otherwise than the edge; writes docs/conformance.md")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -34,6 +34,8 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("hosting-api", "hosting-store"),
     ("hosting-api", "hosting-jobs"),
     ("hosting-api", "hosting-feed"),
+    // The peers of the edge are asked what the edge is.
+    ("loadtest", "hosting-edge-conformance"),
 ];
 
 /// Roles, by top-level folder. A role never depends on another.

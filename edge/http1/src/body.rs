@@ -2,6 +2,8 @@
 
 use memchr::memchr;
 
+use crate::head::field;
+
 /// The end of a chunked body without trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -129,7 +131,7 @@ impl Decoder {
                 let content = line.strip_suffix(b"\r\n").ok_or(BodyError::Trailers)?;
                 if content.is_empty() {
                     self.0 = State::End;
-                } else if memchr(b':', content).is_some_and(|colon| colon > 0) {
+                } else if field(content, 0..content.len()).is_ok() {
                     // Trailers are dropped, which RFC 9110 §6.5.1 allows.
                     self.0 = State::Trailers(seen + line.len());
                 } else {
@@ -282,6 +284,9 @@ mod tests {
             ("3\r\nabc\r\n\r\n", BodyError::Size),
             ("0\r\nnot a field\r\n\r\n", BodyError::Trailers),
             ("0\r\na: b\n\r\n", BodyError::Trailers),
+            ("0\r\na b: c\r\n\r\n", BodyError::Trailers),
+            ("0\r\na: b\r\n c: d\r\n\r\n", BodyError::Trailers),
+            ("0\r\na: b\rc\r\n\r\n", BodyError::Trailers),
             ("0\r\n\n", BodyError::Trailers),
             ("0\r\n", BodyError::Truncated),
             ("5\r\nabc", BodyError::Truncated),

@@ -109,7 +109,8 @@ fn line(head: &[u8], at: usize) -> Option<Line> {
     Some(Line { content: at..at + length, next: at + end + 1 })
 }
 
-fn field(head: &[u8], range: Range<usize>) -> Result<Field, HeadError> {
+/// Reads a line of fields, or of trailers, without its line end.
+pub(crate) fn field(head: &[u8], range: Range<usize>) -> Result<Field, HeadError> {
     let text = head.get(range.clone()).unwrap_or_default();
     if matches!(text.first(), Some(b' ' | b'\t')) {
         return Err(HeadError::Folded);

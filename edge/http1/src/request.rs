@@ -384,6 +384,10 @@ pub fn push_upstream_head(
         out.extend_from_slice(b"cookie: ");
         let mut first = true;
         for (_, value) in head.fields().filter(|(name, _)| FieldKind::of(name) == FieldKind::Cookie) {
+            // An empty one would leave a separator behind with nothing to separate.
+            if value.is_empty() {
+                continue;
+            }
             if !std::mem::replace(&mut first, false) {
                 out.extend_from_slice(b"; ");
             }

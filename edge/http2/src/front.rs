@@ -13,10 +13,17 @@ const MAX_CONTINUATIONS: usize = 1_024;
 const MAX_BLOCK_FACTOR: usize = 16;
 
 const HEADERS: u8 = 1;
+const PRIORITY_FRAME: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -85,6 +92,8 @@ pub struct Front {
     frame: Vec<u8>,
     block: Option<Box<Block>>,
     last_stream: u32,
+    /// The client's settings came.
+    begun: bool,
     failure: Option<Failure>,
 }
 
@@ -99,6 +108,7 @@ impl Front {
             frame: Vec::new(),
             block: None,
             last_stream: 0,
+            begun: false,
             failure: None,
         }
     }
@@ -123,6 +133,11 @@ impl Front {
             if self.block.is_some() || matches!(head.kind, HEADERS | CONTINUATION | PUSH_PROMISE) {
                 break;
             }
+            if let Err(failure) = self.check(head) {
+                self.failure = Some(failure);
+                break;
+            }
+            self.begun = true;
             self.passing = FRAME_HEAD + head.length;
         }
         at
@@ -153,12 +168,13 @@ impl Front {
         self.frame.extend_from_slice(begin);
         *bytes = rest;
         let Some(head) = FrameHead::read(&self.frame) else { return Ok(()) };
-        if !matches!(head.kind, HEADERS | CONTINUATION | PUSH_PROMISE) && self.block.is_none() {
+        self.check(head)?;
+        if !matches!(head.kind, HEADERS | CONTINUATION) {
+            self.begun = true;
             out.append(&mut self.frame);
             self.passing = head.length;
             return Ok(());
         }
-        self.check(head)?;
         let missing = FRAME_HEAD + head.length - self.frame.len();
         if self.frame.len() == FRAME_HEAD && bytes.len() >= missing {
             let (payload, rest) = bytes.split_at_checked(missing).unwrap_or_default();
@@ -176,19 +192,30 @@ impl Front {
         self.fragment(head, frame.get(FRAME_HEAD..).unwrap_or_default(), out)
     }
 
-    /// Whether a frame may come now (RFC 9113 §6.2, §6.6, §6.10).
+    /// Whether a frame may come now, and be of its size (RFC 9113 §3.4, §4.2, §6).
     fn check(&self, head: FrameHead) -> Result<(), Failure> {
         let expected = match &self.block {
             Some(block) => head.kind == CONTINUATION && head.stream == block.stream,
-            None => head.kind == HEADERS && head.stream != 0,
+            None if !self.begun => head.kind == SETTINGS && head.flags & ACK == 0,
+            None => match head.kind {
+                HEADERS => head.stream != 0,
+                CONTINUATION | PUSH_PROMISE => false,
+                _ => true,
+            },
         };
         if !expected {
             return Err(Failure::Protocol);
         }
-        if head.length > MAX_FRAME {
-            return Err(Failure::FrameSize);
-        }
-        Ok(())
+        let fits = match head.kind {
+            PRIORITY_FRAME => head.length == 5,
+            RST_STREAM | WINDOW_UPDATE => head.length == 4,
+            SETTINGS if head.flags & ACK != 0 => head.length == 0,
+            SETTINGS => head.length.is_multiple_of(6),
+            PING => head.length == 8,
+            GOAWAY => head.length >= 8,
+            _ => true,
+        };
+        if fits && head.length <= MAX_FRAME { Ok(()) } else { Err(Failure::FrameSize) }
     }
 
     /// Takes a piece of a block.

@@ -5,7 +5,8 @@
 use hosting_edge_http2::{Failure, Front, HEAD, REFUSED, head};
 use proptest::prelude::*;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// With the settings that come first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const LIMIT: usize = 65_536;
 
 const END_STREAM: u8 = 0x1;
@@ -340,6 +341,18 @@ fn a_list_that_is_too_large_is_refused_and_ends_nothing() {
 }
 
 #[test]
+fn settings_come_first() {
+    let preface = PREFACE.strip_suffix(&frame(4, 0, 0, &[])[..]).unwrap();
+    let get = frame(1, END_HEADERS | END_STREAM, 1, &block(GET));
+    for first in [get, frame(6, 0, 0, &[0; 8]), frame(4, 1, 0, &[]), frame(77, 0, 0, &[])] {
+        for piece in [1, 24, 1_000] {
+            let input = [preface, &first, &frame(4, 0, 0, &[])].concat();
+            assert_eq!(run(&input, piece), (preface.to_vec(), Some(Failure::Protocol)), "{first:?}");
+        }
+    }
+}
+
+#[test]
 fn what_breaks_the_connection_is_said_and_nothing_follows() {
     let get = block(GET);
     let open = frame(1, 0, 1, &get);
@@ -353,6 +366,14 @@ fn what_breaks_the_connection_is_said_and_nothing_follows() {
         ("more padding than frame", frame(1, END_HEADERS | PADDED, 1, &[9, 0x82]), Failure::Protocol),
         ("no room for the priority", frame(1, END_HEADERS | PRIORITY, 1, &[0; 4]), Failure::FrameSize),
         ("too large a frame", frame(1, END_HEADERS, 1, &[0; 16_385]), Failure::FrameSize),
+        ("too large a frame that nobody knows", frame(77, 0, 1, &[0; 16_385]), Failure::FrameSize),
+        ("a priority of another size", frame(2, 0, 1, &[0; 6]), Failure::FrameSize),
+        ("a reset of another size", frame(3, 0, 1, &[0; 3]), Failure::FrameSize),
+        ("settings of another size", frame(4, 0, 0, &[0; 7]), Failure::FrameSize),
+        ("an acknowledgement with something", frame(4, 1, 0, &[0; 6]), Failure::FrameSize),
+        ("a ping of another size", frame(6, 0, 0, &[0; 7]), Failure::FrameSize),
+        ("a goaway of another size", frame(7, 0, 0, &[0; 7]), Failure::FrameSize),
+        ("a window of another size", frame(8, 0, 0, &[0; 5]), Failure::FrameSize),
         ("no such index", frame(1, END_HEADERS, 1, &[0xff, 0x7f]), Failure::Compression),
         ("a block that breaks off", frame(1, END_HEADERS, 1, &[0, 5]), Failure::Compression),
         ("too large a table", frame(1, END_HEADERS, 1, &[0x3f, 0xe2, 0x1f]), Failure::Compression),
@@ -409,7 +430,17 @@ fn sent() -> impl Strategy<Value = Sent> {
             0u32..9,
             proptest::collection::vec(any::<u8>(), 0..60)
         )
-            .prop_map(|(kind, stream, payload)| Sent::Other { kind, stream, payload }),
+            .prop_map(|(kind, stream, mut payload)| {
+                let size = match kind {
+                    2 => 5,
+                    3 | 8 => 4,
+                    4 => payload.len() / 6 * 6,
+                    6 => 8,
+                    _ => payload.len(),
+                };
+                payload.resize(size, 0);
+                Sent::Other { kind, stream, payload }
+            }),
         (
             proptest::collection::vec((name.prop_map(str::to_owned), value), 0..6),
             proptest::collection::vec(0usize..200, 0..4),

@@ -8,12 +8,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::Edge;
-use crate::rules::{Script, site};
+use crate::rules::site;
 
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
 
 type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
 
@@ -72,11 +70,6 @@ fn block(fields: Fields<'_>, indexed: bool) -> Vec<u8> {
 
 fn get(stream: u32, fields: Fields<'_>) -> Vec<u8> {
     frame(1, END_HEADERS | END_STREAM, stream, &block(&[GET, fields].concat(), false))
-}
-
-fn path(stream: u32, path: &[u8]) -> Vec<u8> {
-    let fields = [&GET[..3], &[(&b":path"[..], path)]].concat();
-    frame(1, END_HEADERS | END_STREAM, stream, &block(&fields, false))
 }
 
 impl Raw {
@@ -144,55 +137,6 @@ impl Raw {
             Some(Answer::Reset(_)) => 0,
             None => panic!("no answer on {stream}; goaway {:?}", self.goaway),
         }
-    }
-
-    async fn last_word(&mut self) -> Option<u32> {
-        self.read(|client| client.goaway.is_some()).await;
-        self.goaway
-    }
-}
-
-fn first_line(node: &Script) -> Vec<u8> {
-    let sent = node.take_bytes();
-    sent.split(|byte| *byte == b'\r').next().unwrap_or_default().to_vec()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn targets_and_fields_keep_their_bytes_as_over_http1() {
-    let (edge, node) = site().await;
-    let mut client = Raw::connect(&edge).await;
-    let mut stream = 1;
-    for target in [
-        &b"/r?j={\"a\":1}&x=<y>"[..],
-        b"/r/<x>\"",
-        b"/r/latin\xe9?q=\xe9\xff",
-        b"/r/caf\xc3\xa9",
-        b"/r/\\x?\\y",
-        b"/r//a|b/A%2FB/%zz/;v=1,2/~u?q={x}&l[]=1+^`??",
-    ] {
-        client.send(&path(stream, target)).await;
-        assert_eq!(client.status(stream).await, 200, "{target:?}");
-        assert_eq!(first_line(&node), [b"GET ", target, b" HTTP/1.1"].concat());
-        stream += 2;
-        // Over HTTP/1.1 the same.
-        let request =
-            [b"GET ", target, b" HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"].concat();
-        let mut http1 = TcpStream::connect(edge.http).await.unwrap();
-        http1.write_all(&request).await.unwrap();
-        assert!(crate::harness::read_all(&mut http1).await.starts_with("HTTP/1.1 200 "));
-        assert_eq!(first_line(&node), [b"GET ", target, b" HTTP/1.1"].concat());
-    }
-    for target in [&b"/r#frag"[..], b"/a b", b"/a\tb", b"r", b"http://a.example/", b"/\x01"] {
-        client.send(&path(stream, target)).await;
-        assert_eq!(client.status(stream).await, 400, "{target:?}");
-        stream += 2;
-    }
-    assert!(node.take_bytes().is_empty());
-    client.send(&get(stream, &[(b"x", b"caf\xe9\t\xff\""), (b"head", b"GET /"), (b"refused", b"431")])).await;
-    assert_eq!(client.status(stream).await, 200);
-    let sent = node.take_bytes();
-    for line in [&b"\r\nx: caf\xe9\t\xff\"\r\n"[..], b"\r\nhead: GET /\r\n", b"\r\nrefused: 431\r\n"] {
-        assert!(sent.windows(line.len()).any(|window| window == line), "{}", sent.escape_ascii());
     }
 }
 
@@ -263,73 +207,4 @@ async fn a_bad_stream_leaves_its_neighbours_alone() {
     stream += 2;
     client.send(&get(stream, &[])).await;
     assert_eq!((client.status(stream).await, client.goaway), (200, None));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn blocks_come_in_pieces_with_padding_and_from_the_table() {
-    let (edge, node) = site().await;
-    let mut client = Raw::connect(&edge).await;
-    // Byte by byte; what is not a table's field yet is one afterwards.
-    let first = block(&[GET, &[(b"x", b"one")]].concat(), true);
-    let mut bytes = frame(1, END_STREAM, 1, &[]);
-    first.iter().for_each(|byte| bytes.extend(frame(9, 0, 1, &[*byte])));
-    bytes.extend(frame(9, END_HEADERS, 1, &[]));
-    client.send(&bytes).await;
-    assert_eq!(client.status(1).await, 200);
-    // All of it from the table, padded and with a priority.
-    let payload = [&[7, 0, 0, 0, 0, 16, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe][..], &[0; 7]].concat();
-    client.send(&frame(1, END_HEADERS | END_STREAM | PADDED | PRIORITY, 3, &payload)).await;
-    assert_eq!(client.status(3).await, 200);
-    let sent = String::from_utf8(node.take_bytes()).unwrap();
-    assert_eq!(sent.matches("GET / HTTP/1.1\r\n").count(), 2, "{sent}");
-    assert_eq!(sent.matches("\r\nx: one\r\n").count(), 2, "{sent}");
-    // The table is emptied and filled again: the newest entry is the new one.
-    let mut third = vec![0x20, 0x3f, 0xe1, 0x1f];
-    third.extend(block(GET, false));
-    third.extend(block(&[(b"x", b"two")], true));
-    third.push(0xbe);
-    client.send(&frame(1, END_HEADERS | END_STREAM, 5, &third)).await;
-    assert_eq!(client.status(5).await, 200);
-    assert_eq!(String::from_utf8(node.take_bytes()).unwrap().matches("x: two\r\n").count(), 2);
-    // Trailers end the body and do not pass.
-    let post = block(&[&[(&b":method"[..], &b"POST"[..])], &GET[1..]].concat(), false);
-    let all = [
-        frame(1, END_HEADERS, 7, &post),
-        frame(0, 0, 7, b"hello"),
-        frame(1, END_HEADERS | END_STREAM, 7, &block(&[(b"x-trailer", b"1")], false)),
-    ];
-    client.send(&all.concat()).await;
-    assert_eq!(client.status(7).await, 200);
-    let sent = String::from_utf8(node.take_bytes()).unwrap();
-    assert!(sent.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n") && !sent.contains("x-trailer"), "{sent}");
-    // A body that is longer than it was said to be.
-    let fields =
-        [&[(&b":method"[..], &b"POST"[..])], &GET[1..], &[(&b"content-length"[..], &b"3"[..])]].concat();
-    let post = block(&fields, false);
-    client.send(&[frame(1, END_HEADERS, 9, &post), frame(0, END_STREAM, 9, b"hello")].concat()).await;
-    assert_eq!(client.answer(9).await, Some(Answer::Reset(1)));
-    assert_eq!(client.goaway, None);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_a_connection_is_said_with_its_code() {
-    let (edge, _node) = site().await;
-    let open = frame(1, END_STREAM, 3, &block(GET, false));
-    for (what, bytes, code) in [
-        ("no such index", frame(1, END_HEADERS | END_STREAM, 3, &[0xff, 0x7f]), 9),
-        ("a block that breaks off", frame(1, END_HEADERS | END_STREAM, 3, &[0, 5, b'x']), 9),
-        ("a table that was not announced", frame(1, END_HEADERS | END_STREAM, 3, &[0x3f, 0xe2, 0x1f]), 9),
-        ("a frame within a block", [&open[..], &frame(6, 0, 0, &[0; 8])].concat(), 1),
-        ("a continuation of nothing", frame(9, END_HEADERS, 3, &[]), 1),
-        ("too large a frame", frame(1, END_HEADERS, 3, &[0; 16_385]), 6),
-        ("a flood", [open.clone(), frame(9, 0, 3, &[]).repeat(2_000)].concat(), 11),
-    ] {
-        let mut client = Raw::connect(&edge).await;
-        client.send(&get(1, &[])).await;
-        assert_eq!(client.status(1).await, 200);
-        client.send(&bytes).await;
-        assert_eq!(client.last_word().await, Some(code), "{what}");
-        client.read(|_| false).await;
-        assert!(client.closed, "{what}");
-    }
 }

@@ -6,6 +6,7 @@ mod balancing;
 mod challenges;
 mod client_address;
 mod compression;
+mod conformance;
 mod feed;
 mod harness;
 mod http2;

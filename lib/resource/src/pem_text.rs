@@ -34,3 +34,30 @@ pub(crate) fn parse<'c>(field: &str, der: &'c CertificateDer<'_>) -> Result<X509
         Ok(_) | Err(_) => Err(SpecError::invalid(field, "is no X.509 certificate")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+
+    hosting_fuzz::fuzz!(
+        texts_hold_certificates_or_are_refused,
+        &[CERTIFICATE, b"text\n-----BEGIN CERTIFICATE-----\r\nMAA=\r\n-----END CERTIFICATE-----", b"  \n"],
+        &[CERTIFICATE, b"-----", b"\n", b"=", b"PRIVATE KEY", b"BEGIN ", b"END ", b"\xff"],
+        |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(read) = certificates("chain", &text) else {
+                // What is refused says nothing of what is in there.
+                let said = certificates("chain", &text).unwrap_err().to_string();
+                assert!(!said.contains("BEGIN") && !said.contains("MAA"), "{said}");
+                return;
+            };
+            assert!(read.is_empty() || text.contains("BEGIN CERTIFICATE"), "{text:?}");
+            // The text twice is each of them twice.
+            let twice = certificates("chain", &format!("{text}\n{text}")).unwrap();
+            assert_eq!(twice, [&read[..], &read].concat());
+            let _ = check_certificates("chain", &text);
+        }
+    );
+}

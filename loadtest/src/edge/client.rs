@@ -78,6 +78,10 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn connector(self) -> anyhow::Result<TlsConnector> {
+        Ok(TlsConnector::from(Arc::new(self.config()?)))
+    }
+
+    pub(super) fn config(self) -> anyhow::Result<ClientConfig> {
         let mut provider = aws_lc_rs::default_provider();
         let group =
             if self.hybrid { aws_lc_rs::kx_group::X25519MLKEM768 } else { aws_lc_rs::kx_group::X25519 };
@@ -91,7 +95,7 @@ impl Tls {
         if !self.resumes {
             config.resumption = Resumption::disabled();
         }
-        Ok(TlsConnector::from(Arc::new(config)))
+        Ok(config)
     }
 }
 

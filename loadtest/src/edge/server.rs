@@ -70,11 +70,11 @@ impl Entry {
     }
 }
 
-/// A process that is measured, with the node behind it.
+/// A process that is measured, with the node behind it if that is a process too.
 pub(super) struct Server {
     pub(super) entry: Entry,
     process: Process,
-    _node: Process,
+    _node: Option<Process>,
     /// From the start of the process until it answered for a host name.
     pub(super) ready: Duration,
 }
@@ -142,12 +142,14 @@ pub(super) struct Names {
     pub(super) own_certificates: bool,
     /// Each has a policy, at edges.
     pub(super) policies: bool,
+    /// Names beside these, each with its tenant and its webroot.
+    pub(super) others: &'static [[&'static str; 3]],
 }
 
 impl Names {
     /// Names without anything of their own.
     pub(super) const fn plain(count: usize) -> Self {
-        Self { count, own_certificates: false, policies: false }
+        Self { count, own_certificates: false, policies: false, others: &[] }
     }
 }
 
@@ -165,8 +167,12 @@ impl Workshop {
     pub(super) fn new(folder: &Path, names: Names, connections: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let lines = |separator: &str, end: &str| -> String {
-            (0..names.count)
-                .map(|index| format!("{}{separator}{}{end}\n", fqdn(index), webroot(index)))
+            let counted = (0..names.count).map(|index| (fqdn(index), webroot(index)));
+            let others =
+                names.others.iter().map(|[name, _, webroot]| ((*name).to_owned(), (*webroot).to_owned()));
+            counted
+                .chain(others)
+                .map(|(name, webroot)| format!("{name}{separator}{webroot}{end}\n"))
                 .collect()
         };
         fs::write(folder.join("haproxy.map"), lines(" ", ""))?;
@@ -184,6 +190,11 @@ impl Workshop {
 
     pub(super) fn start(&self, entry: &Entry) -> anyhow::Result<Server> {
         let (node, address) = start_node()?;
+        Ok(Server { _node: Some(node), ..self.start_before(entry, address)? })
+    }
+
+    /// Starts a server before a node that is there already.
+    pub(super) fn start_before(&self, entry: &Entry, address: SocketAddr) -> anyhow::Result<Server> {
         let mut command = ["taskset", "-c", SERVER_CORE].map(str::to_owned).to_vec();
         command.extend(match &entry.program {
             Program::Edge(binary) => self.edge(binary, entry, address)?,
@@ -210,7 +221,7 @@ impl Workshop {
             std::thread::sleep(Duration::from_millis(2));
         }
         let ready = begun.elapsed();
-        Ok(Server { entry: entry.clone(), process: Process(child), _node: node, ready })
+        Ok(Server { entry: entry.clone(), process: Process(child), _node: None, ready })
     }
 
     fn edge(&self, binary: &Path, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
@@ -402,7 +413,7 @@ fn policy() -> HttpPolicy {
 
 /// The last good state of an edge that has `names` host names, all at one node.
 fn ledger(data: &Path, names: Names, node: SocketAddr) -> anyhow::Result<()> {
-    let Names { count, own_certificates, policies } = names;
+    let Names { count, own_certificates, policies, others } = names;
     let http = policies.then(policy);
     fs::create_dir_all(data)?;
     let pool = ShardPool {
@@ -410,15 +421,12 @@ fn ledger(data: &Path, names: Names, node: SocketAddr) -> anyhow::Result<()> {
         nodes: vec![PoolNode { node_id: "n1".into(), addresses: vec![node.to_string()], in_service: true }],
     };
     let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
-    records.extend((0..count).map(|index| {
-        let route = Route {
-            tenant_id: tenant(index),
-            webroot_id: webroot(index),
-            shard_id: "s1".into(),
-            may_upgrade: false,
-            http: http.clone(),
-        };
-        (Key::new(Kind::Route, fqdn(index)), route.encode_to_vec())
+    let counted = (0..count).map(|index| (fqdn(index), tenant(index), webroot(index)));
+    let others = others.iter().map(|words| words.map(str::to_owned).into());
+    records.extend(counted.chain(others).map(|(fqdn, tenant_id, webroot_id): (String, String, String)| {
+        let route =
+            Route { tenant_id, webroot_id, shard_id: "s1".into(), may_upgrade: true, http: http.clone() };
+        (Key::new(Kind::Route, fqdn), route.encode_to_vec())
     }));
     let audience = Audience::edge("loadtest")?;
     if own_certificates {
