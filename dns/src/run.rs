@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hosting_dns_zone::{Writer, Zones};
 use hosting_intent::Role;
-use hosting_intent_sync::client::{ClientMetrics, Subscription};
+use hosting_intent_sync::client::{ClientMetrics, Lending, Subscription};
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::BUILD;
 use hosting_scaffold::admin::Readiness;
@@ -83,6 +83,7 @@ async fn wire(settings: Settings, streams: Handle) -> anyhow::Result<()> {
         edge_key: None,
         audience_keys: None,
         served: Some(served),
+        lending: Lending::default(),
     };
     group.spawn("feed", OnEnd::Fatal, subscription.run(replica, group.stop()));
     process.run().await

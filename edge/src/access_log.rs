@@ -261,7 +261,6 @@ struct Output {
     path: PathBuf,
     limit: u64,
     file: File,
-    size: u64,
     looked: Instant,
     warned: Option<Instant>,
 }
@@ -273,18 +272,14 @@ fn open(path: &Path) -> io::Result<File> {
 impl Output {
     fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = open(&path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { path, limit, file, size, looked: Instant::now(), warned: None })
+        Ok(Self { path, limit, file, looked: Instant::now(), warned: None })
     }
 
     fn write(&mut self, lines: &[u8], dropped: &Counter) {
-        let outcome = self.turn().and_then(|()| {
+        let outcome = self.turn().and_then(|size| {
             // Half of it would make the next line unreadable.
-            self.file.write_all(lines).inspect_err(|_| drop(self.file.set_len(self.size)))
+            self.file.write_all(lines).inspect_err(|_| drop(self.file.set_len(size)))
         });
-        if outcome.is_ok() {
-            self.size += lines.len() as u64;
-        }
         if let Err(error) = outcome {
             dropped.inc_by(memchr::memchr_iter(b'\n', lines).count() as u64);
             if self.warned.is_none_or(|warned| warned.elapsed() >= LOOK) {
@@ -294,24 +289,27 @@ impl Output {
         }
     }
 
-    /// Takes another file when this one is full, or was moved away by somebody else.
-    fn turn(&mut self) -> io::Result<()> {
-        if self.size >= self.limit {
+    /// Takes another file when this one is full, or was moved away by somebody else; how many bytes the file has. While a process is
+    /// replaced (ADR 41) two write to it, so each looks at the file and not at what it wrote itself.
+    fn turn(&mut self) -> io::Result<u64> {
+        let ours = self.file.metadata()?;
+        let is_full = ours.len() >= self.limit;
+        if !is_full && self.looked.elapsed() < LOOK {
+            return Ok(ours.len());
+        }
+        self.looked = Instant::now();
+        let there = fs::metadata(&self.path);
+        let is_there = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+        if is_there && !is_full {
+            return Ok(ours.len());
+        }
+        if is_there {
             let mut before = self.path.clone().into_os_string();
             before.push(".1");
             fs::rename(&self.path, before)?;
-        } else if self.looked.elapsed() < LOOK {
-            return Ok(());
-        } else {
-            self.looked = Instant::now();
-            let (ours, there) = (self.file.metadata()?, fs::metadata(&self.path));
-            if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-                return Ok(());
-            }
         }
         self.file = open(&self.path)?;
-        self.size = self.file.metadata()?.len();
-        Ok(())
+        Ok(self.file.metadata()?.len())
     }
 }
 
@@ -378,11 +376,27 @@ mod tests {
     }
 
     #[test]
+    fn two_processes_write_to_one_file_and_one_of_them_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let [mut old, mut new] = [0, 1].map(|_| Output::open(path.clone(), 10).unwrap());
+        let dropped = Counter::default();
+        old.write(b"first 4567\n", &dropped);
+        new.write(b"second 567\n", &dropped);
+        old.write(b"third\n", &dropped);
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(
+            (read("access.log.1"), read("access.log")),
+            ("first 4567\n".into(), "second 567\nthird\n".into())
+        );
+    }
+
+    #[test]
     fn what_the_disk_does_not_take_is_counted_and_memory_is_bounded() {
         let mut output = Output::open(PathBuf::from("/dev/full"), u64::MAX).unwrap();
         let dropped = Counter::default();
         output.write(b"a\nb\n", &dropped);
-        assert_eq!((dropped.get(), output.size), (2, 0), "what is not there does not make a file full");
+        assert_eq!(dropped.get(), 2);
 
         let shared = Arc::new(Shared {
             slots: Default::default(),

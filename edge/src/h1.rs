@@ -12,7 +12,6 @@ use hosting_edge_http1::{
     push_chunk,
 };
 use pingora_core::protocols::Shutdown;
-use pingora_core::server::ShutdownWatch;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
@@ -20,6 +19,7 @@ use tokio_util::io::poll_read_buf;
 use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer, copy_both};
 use crate::pages::Page;
+use crate::phase::{Phase, PhaseWatch};
 use crate::proxy::Edge;
 use crate::visitor::Visitor;
 
@@ -55,19 +55,19 @@ pub(crate) async fn serve(
     conn: Conn,
     visitor: &Visitor,
     limits: H1Limits,
-    mut shutdown: ShutdownWatch,
+    mut phase: PhaseWatch,
 ) {
     let mut client = H1Client::new(conn);
     let mut first_wait = limits.header;
     loop {
-        let request = match client.read_head(first_wait, &limits, &mut shutdown).await {
+        let request = match client.read_head(first_wait, &limits, &mut phase).await {
             Read::Head(bytes) => RequestHead::parse(bytes).and_then(Request::new).map_err(Page::from),
             Read::Refused(page) => Err(page),
             Read::Gone => return,
         };
         match request {
             Ok(request) => {
-                client.begin(&request, *shutdown.borrow());
+                client.begin(&request, phase.now() != Phase::Serving);
                 edge.serve(&mut client, &request, visitor).await;
             }
             Err(page) => {
@@ -129,7 +129,7 @@ impl H1Client {
 
     /// Reads up to the end of a request's head. `wait` is the time for its first byte, `limits.header` that from there on: a
     /// client that sends a byte a minute does not hold its connection for ever, whatever the byte is.
-    async fn read_head(&mut self, wait: Duration, limits: &H1Limits, shutdown: &mut ShutdownWatch) -> Read {
+    async fn read_head(&mut self, wait: Duration, limits: &H1Limits, phase: &mut PhaseWatch) -> Read {
         let mut deadline = Instant::now() + wait;
         let (mut seen, mut begun) = (0, false);
         loop {
@@ -157,12 +157,13 @@ impl H1Client {
             let mut read = self.read_once(deadline, READ);
             let came = match futures::poll!(&mut read) {
                 Poll::Ready(came) => came,
-                // Only an idle connection looks at the end of the process: a request that began is served.
+                // Only an idle connection looks at the end of the process: a request that began is served. One that outlives
+                // the sockets may still bring a request, whose answer says that it is the last.
                 Poll::Pending if !begun => {
                     tokio::select! {
                         biased;
                         came = read => came,
-                        _ = shutdown.wait_for(|draining| *draining) => return Read::Gone,
+                        () = phase.stops() => return Read::Gone,
                     }
                 }
                 Poll::Pending => read.await,

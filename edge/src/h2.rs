@@ -14,7 +14,6 @@ use hosting_edge_http2::{Front, HEAD, REFUSED, head};
 use http::header::{self, HeaderName, HeaderValue};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession, default_h2_options};
-use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer};
 use crate::pages::Page;
+use crate::phase::PhaseWatch;
 use crate::proxy::Edge;
 use crate::visitor::Visitor;
 use crate::windows::{LARGE, SMALL, Windows};
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
     visitor: Visitor,
     limits: H2Limits,
     windows: &Windows,
-    mut shutdown: ShutdownWatch,
+    mut phase: PhaseWatch,
 ) {
     let share = windows.take(LARGE);
     let mut failure = conn.follow(Front::new(limits.header_bytes));
@@ -64,10 +64,6 @@ pub(crate) async fn serve(
     let mut timer = Timer::new();
     let mut draining = false;
     let failure = loop {
-        let drain = async {
-            // Fails only when the server is gone.
-            let _ = shutdown.wait_for(|draining| *draining).await;
-        };
         let idle = async {
             streams.wait().await;
             let deadline = Instant::now() + limits.idle;
@@ -76,7 +72,7 @@ pub(crate) async fn serve(
         let accepted = tokio::select! {
             biased;
             Ok(failure) = &mut failure => break failure,
-            () = drain, if !draining => {
+            () = phase.ends(), if !draining => {
                 connection.graceful_shutdown();
                 draining = true;
                 continue;

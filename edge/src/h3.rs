@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use hosting_edge_http3::{Code, Failure, Kind, SingleStream, goaway, settings};
-use pingora_core::server::ShutdownWatch;
 use quinn::{Connection, ReadError, RecvStream, SendStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::exchange::Timer;
 use crate::h3_stream::{self, H3Limits};
+use crate::phase::{Phase, PhaseWatch};
 use crate::proxy::Edge;
 use crate::quic::{SHARE, code, enlarge};
 use crate::visitor::Visitor;
@@ -27,6 +27,10 @@ const MOST_WASTED: u32 = 1_024;
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// From then on it stays for requests that are on their way, so that their clients learn that nobody looked at them.
 const PARTING: Duration = Duration::from_millis(250);
+/// Requests that a client sent before it heard that the connection ends arrive within this time, or three round trips.
+const IN_FLIGHT: Duration = Duration::from_secs(1);
+/// The last stream that a client could open: that the connection ends, but not yet at which request.
+const NO_LIMIT: u64 = (1 << 62) - 4;
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
@@ -35,7 +39,7 @@ pub(crate) async fn serve(
     visitor: Visitor,
     limits: H3Limits,
     windows: &Windows,
-    mut shutdown: ShutdownWatch,
+    mut phase: PhaseWatch,
 ) {
     let _share = windows.take(SHARE).inspect(|_| enlarge(&conn));
     let visitor = Arc::new(visitor);
@@ -50,10 +54,17 @@ pub(crate) async fn serve(
     let mut timer = Timer::new();
     // The first stream that was not accepted; from there on none is, once the client was told so.
     let (mut next, mut leaving) = (0, false);
+    // From then on none is, where the client was told that this is near.
+    let mut warned: Option<Instant> = None;
     loop {
         let drain = async {
-            // Fails only when the server is gone.
-            let _ = shutdown.wait_for(|draining| *draining).await;
+            match warned {
+                None => phase.ends().await,
+                Some(until) => tokio::select! {
+                    () = tokio::time::sleep_until(until) => {}
+                    () = phase.stops() => {}
+                },
+            }
         };
         let idle = async {
             streams.wait().await;
@@ -63,8 +74,14 @@ pub(crate) async fn serve(
         let (send, recv) = tokio::select! {
             biased;
             () = drain, if !leaving => {
-                leaving = true;
-                say_goaway(&mut control, next).await;
+                if warned.is_none() && phase.now() == Phase::HandedOver {
+                    // Requests that are on their way are served, so that no client has to ask again (RFC 9114 §5.2).
+                    warned = Some(Instant::now() + IN_FLIGHT.max(3 * conn.rtt()));
+                    say_goaway(&mut control, NO_LIMIT).await;
+                } else {
+                    leaving = true;
+                    say_goaway(&mut control, next).await;
+                }
                 continue;
             }
             stream = conn.accept_bi() => match stream {

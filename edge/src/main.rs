@@ -17,8 +17,11 @@ fn main() -> ExitCode {
 
 fn start(args: &Args) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
-    if args.config.answer(|| settings.dump(), || Ok(()))? {
+    if args.config.answer(|| settings.dump(), || hosting_edge::check(&settings))? {
         return Ok(());
     }
-    hosting_edge::run(settings)
+    if args.start.detach {
+        return hosting_edge::launch();
+    }
+    hosting_edge::run(settings, args.start)
 }

@@ -96,6 +96,22 @@ impl Rulings {
     }
 }
 
+/// Counts something for as long as it lives, however it ends.
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Every counter; a clone counts into the same.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -142,6 +158,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Those of HTTP/3 among them.
     pub http3_connections: Gauge,
+    /// Upgraded connections (WebSockets) now.
+    pub upgraded: Gauge,
+    /// Packets of HTTP/3 for connections of the process before that it had no room for.
+    pub take_over_packets_lost: Counter,
     /// Clients of HTTP/3 that had to show that their address is theirs.
     pub http3_retries: Counter,
     /// FQDNs.
@@ -197,6 +217,8 @@ impl Metrics {
             over_share: Counter::default(),
             connections: Gauge::default(),
             http3_connections: Gauge::default(),
+            upgraded: Gauge::default(),
+            take_over_packets_lost: Counter::default(),
             http3_retries: Counter::default(),
             routes: Gauge::default(),
             tenants: Gauge::default(),
@@ -289,6 +311,16 @@ impl Metrics {
                 "hosting_edge_http3_connections",
                 "Connections of HTTP/3 among them",
                 metrics.http3_connections.clone(),
+            );
+            registry.register(
+                "hosting_edge_upgraded_connections",
+                "Upgraded connections (WebSockets) now",
+                metrics.upgraded.clone(),
+            );
+            registry.register(
+                "hosting_edge_take_over_packets_lost",
+                "Packets of HTTP/3 that the process before had no room for after its sockets were taken over",
+                metrics.take_over_packets_lost.clone(),
             );
             registry.register(
                 "hosting_edge_http3_retries",

@@ -23,7 +23,7 @@ use crate::certs::CertStore;
 use crate::challenges::Challenges;
 use crate::compress::{Coding, Encoder, Plan};
 use crate::exchange::{Client, ClientError, Exchange, Failure, Moved, Times, finish, send_all};
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::nodes::Nodes;
 use crate::pages::Page;
@@ -629,6 +629,7 @@ impl Edge {
         exchange.client().start(&answered.head)?;
         *begun = Some(code);
         if answered.upgraded {
+            let _counted = Counted::new(&self.metrics.upgraded);
             exchange.tunnel(self.limits.upgrade_idle).await?;
         } else if let Some(clean) = exchange.answer(answered.body, answered.keeps_connection).await? {
             let serves =

@@ -1,7 +1,6 @@
 //! QUIC beneath HTTP/3: which attempts at a connection are looked at, the handshake, and the limits on what a client sends.
 
 use std::io;
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use quinn::{
 };
 
 use crate::metrics::Metrics;
+use crate::quic_socket::QuicSocket;
 use crate::settings::{Settings, ms};
 use crate::windows::{LARGE, SMALL};
 
@@ -82,8 +82,16 @@ impl Quic {
     }
 
     /// Takes packets from here on.
-    pub(crate) fn open(&self, socket: UdpSocket) -> io::Result<Endpoint> {
-        Endpoint::new(EndpointConfig::default(), Some(self.config.clone()), socket, Arc::new(TokioRuntime))
+    pub(crate) fn open(&self, socket: Arc<QuicSocket>) -> io::Result<Endpoint> {
+        let mut config = EndpointConfig::default();
+        let ids = socket.ids();
+        config.cid_generator(move || Box::new(ids));
+        Endpoint::new_with_abstract_socket(config, Some(self.config.clone()), socket, Arc::new(TokioRuntime))
+    }
+
+    /// How long a handshake may take.
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Whether an attempt is looked at now: with a place if its address may be somebody else's. `None`: it was told to come back

@@ -1,7 +1,9 @@
 //! The wiring: ledger → publish → serve → connect.
 
 use std::fs::DirBuilder;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,25 +13,30 @@ use hosting_edge_map::Routing;
 use hosting_intent::Role;
 use hosting_intent_sync::Replica;
 use hosting_intent_sync::client::{
-    AudienceKeys, ClientMetrics, EdgeKeyStore, Subscription, SubscriptionError,
+    AudienceKeys, ClientMetrics, EdgeKeyStore, Lending, Subscription, SubscriptionError,
 };
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
-use hosting_scaffold::BUILD;
-use hosting_scaffold::admin::Readiness;
-use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
-use hosting_scaffold::tasks::OnEnd;
+use hosting_scaffold::admin::{self, Readiness};
+use hosting_scaffold::role::{Admin, AdminPort, RoleProcess, VIEW, ms, runtime};
+use hosting_scaffold::tasks::{Ending, OnEnd, Spawner};
+use hosting_scaffold::{BUILD, notify};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prometheus_client::metrics::counter::Counter;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::certs::{CertStore, DevCa};
+use crate::launch;
+use crate::listeners::{Bound, Place, Purpose, places};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
 use crate::replica::EdgeReplica;
-use crate::server::{Bound, Server, threads};
-use crate::settings::Settings;
+use crate::server::{Server, threads};
+use crate::settings::{Settings, StartArgs};
+use crate::take_over::{self, Giver, Taken, Taker};
 use crate::traffic::{TrafficReports, TrafficSender};
 
 const LISTENERS: &str = "listeners";
@@ -38,20 +45,30 @@ const LISTENERS: &str = "listeners";
 ///
 /// # Errors
 /// What stands in the way, with the remedy.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
+pub fn run(settings: Settings, start: StartArgs) -> anyhow::Result<()> {
     // User bytes and control traffic do not share threads: neither a flood of requests nor a large snapshot delays the other.
     let user = runtime("edge-io", threads(&settings))?;
     let control = runtime("edge-control", 2)?;
-    let outcome = control.block_on(wire(settings, user.handle().clone()));
+    let outcome = control.block_on(wire(settings, start, user.handle().clone()));
     user.shutdown_timeout(Duration::from_secs(1));
     control.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
-    let process =
-        RoleProcess::start("hosting-edge", &settings.shared, [(LISTENERS, "closed until there is a view")])
-            .await?;
+async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow::Result<()> {
+    let mut taker = taker(&settings, start).await?;
+    let taken = taker.as_ref().map(|taker| taker.places.clone()).unwrap_or_default();
+    let process = RoleProcess::without_admin_port(
+        "hosting-edge",
+        &settings.shared,
+        [(LISTENERS, "closed until there is a view")],
+    )?;
+    let admin_place = Place { purpose: Purpose::Admin, address: settings.shared.admin_listen };
+    let admin = if taken.contains(&admin_place) {
+        None
+    } else {
+        Some(process.admin().serve(admin::bind(settings.shared.admin_listen).await?)?)
+    };
     let (group, readiness) = (&process.group, process.readiness.clone());
     raise_file_limit(&mut settings);
     DirBuilder::new()
@@ -60,7 +77,11 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         .create(&settings.shared.data_dir)
         .with_context(|| format!("data_dir {}", settings.shared.data_dir.display()))?;
 
-    let bound = Bound::bind(&settings)?;
+    let bound = Bound::bind_beside(&settings, &taken)?;
+    if let Some(taker) = &mut taker {
+        // The last thing before what reads the ledger: whatever is wrong with the settings costs the edge that runs nothing.
+        taker.take_feed().await?;
+    }
 
     let metrics = Metrics::new(&process.registry);
     let feed_metrics = process.registry.register(ClientMetrics::register);
@@ -81,8 +102,15 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         .with_context(|| format!("{}", folder.display()))?;
     process.looks.add("hosts", server.look());
     let counted = metrics.clone();
-    let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics);
-    let check = Arc::new(server.self_check(&bound, &replica).context("TLS of the self-check")?);
+    let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics.clone());
+    let wanted: Vec<Place> =
+        places(&settings).into_iter().chain([admin_place]).filter(|place| taken.contains(place)).collect();
+    let at = |purpose, bound: Vec<SocketAddr>| {
+        let taken = wanted.iter().filter(|place| place.purpose == purpose).map(|place| place.address);
+        taken.chain(bound).collect()
+    };
+    let listeners = (at(Purpose::Http, bound.http()), at(Purpose::Https, bound.https()));
+    let check = Arc::new(server.self_check(listeners, &replica).context("TLS of the self-check")?);
     let (replica, checks) = SelfChecks::of(replica, process.registry.register(CheckMetrics::register));
     let served = checks.served().with_health(Arc::new(move || counted.health()));
     let (opened, is_open) = oneshot::channel();
@@ -96,8 +124,26 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         Ok::<(), std::io::Error>(())
     });
 
-    let serve = serve(server, bound, loaded, opened, readiness, user, group.stop());
-    group.spawn("listeners", OnEnd::Fatal, serve);
+    let lending = Lending::default();
+    let opening = Opening {
+        server,
+        bound,
+        loaded,
+        opened,
+        readiness,
+        admin_port: admin.map(|port| (admin_place, port)),
+        admin: process.admin(),
+        spawner: group.spawner(),
+        ending: group.ending(),
+        lending: lending.clone(),
+        lost: metrics.take_over_packets_lost,
+        data_dir: settings.shared.data_dir.clone(),
+        wait: ms(settings.take_over_wait_ms),
+        longest_drain: ms(settings.take_over_drain_ms),
+        takes_over: false,
+        user,
+    };
+    group.spawn("listeners", OnEnd::Fatal, opening.serve(taker, wanted));
     let told = edge_key.subscribe();
     let stop = group.stop();
     group.spawn("edge key", OnEnd::Fatal, async move {
@@ -115,6 +161,7 @@ async fn wire(mut settings: Settings, user: Handle) -> anyhow::Result<()> {
         edge_key: Some(edge_key),
         audience_keys: Some(audience_keys),
         served: Some(served),
+        lending,
     };
     let sender = reports.sender();
     let stop = group.stop();
@@ -142,37 +189,151 @@ async fn feed<R: Replica>(
     }
 }
 
-/// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.
-async fn serve(
+/// The edge to take over from, if there is one and that is wanted.
+async fn taker(settings: &Settings, start: StartArgs) -> anyhow::Result<Option<Taker>> {
+    let folder = settings.shared.data_dir.display();
+    match (Taker::find(&settings.shared.data_dir).await?, start.take_over) {
+        (Some(running), false) => anyhow::bail!(
+            "data_dir {folder}: an edge runs with it already (process {}, build {}); stop that one first, replace it with --take-over, or give this one a folder of its own",
+            running.pid,
+            running.build
+        ),
+        (None, true) => anyhow::bail!(
+            "--take-over: no edge that serves runs with data_dir {folder}; start this one without the flag"
+        ),
+        (found, _) => Ok(found),
+    }
+}
+
+/// What it takes to open the listeners.
+struct Opening {
     server: Server,
     bound: Bound,
-    mut loaded: watch::Receiver<bool>,
+    loaded: watch::Receiver<bool>,
     opened: oneshot::Sender<()>,
     readiness: Readiness,
+    /// Unless the process before has it.
+    admin_port: Option<(Place, AdminPort)>,
+    admin: Admin,
+    spawner: Spawner,
+    ending: Ending,
+    lending: Lending,
+    lost: Counter,
+    data_dir: PathBuf,
+    /// For the controller's word, before sockets are taken over.
+    wait: Duration,
+    longest_drain: Duration,
+    /// From another process.
+    takes_over: bool,
     user: Handle,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let has_view = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        has_view = async { loaded.wait_for(|loaded| *loaded).await.is_ok() } => has_view,
-    };
-    if !has_view {
-        // The replica is gone with the feed's task, and that one says why.
-        stop.cancelled().await;
-        return Ok(());
-    }
-    readiness.ready(VIEW);
-    let (http, https, http3) = (bound.http(), bound.https(), bound.http3());
-    let task = user.spawn(async move {
-        let listeners = bound.open()?;
+}
+
+impl Opening {
+    /// Opens the listeners when a view is loaded, not before: what is not known yet must not look empty.
+    async fn serve(mut self, mut taker: Option<Taker>, wanted: Vec<Place>) -> anyhow::Result<()> {
+        let stop = self.spawner.stop();
+        let has_view = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            has_view = async { self.loaded.wait_for(|loaded| *loaded).await.is_ok() } => has_view,
+        };
+        if !has_view {
+            // The replica is gone with the feed's task, and that one says why.
+            stop.cancelled().await;
+            return Ok(());
+        }
+        self.readiness.ready(VIEW);
+        let mut admin_socket = None;
+        if let Some(taker) = &mut taker {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.catch_up() => {}
+            }
+            for Taken { place, socket, before } in taker.take_sockets(wanted).await? {
+                if place.purpose == Purpose::Admin {
+                    admin_socket = Some((place, socket));
+                } else {
+                    self.bound.take(place.purpose, socket, before);
+                }
+            }
+        }
+        let (http, https, http3) = (self.bound.http(), self.bound.https(), self.bound.http3());
+        let listeners = {
+            let _on_it = self.user.enter();
+            self.bound.open_counting(self.lost).context("cannot listen")?
+        };
+        let handles = listeners.handles().context("cannot listen")?;
+        self.takes_over = taker.is_some();
+        let before = match taker {
+            Some(mut taker) => {
+                let connections = taker.serve().await?;
+                tracing::info!(process = taker.pid, build = taker.build, connections, "taken over");
+                Some(follow_before(taker, &self.spawner))
+            }
+            None => None,
+        };
+        if let Some((place, socket)) = admin_socket {
+            let listener = TcpListener::from_std(socket.into()).context("admin port")?;
+            self.admin_port = Some((place, self.admin.serve(listener).context("admin port")?));
+        }
+        let giver = Giver {
+            lending: self.lending,
+            handles,
+            admin: self.admin_port,
+            letting_go: self.server.letting_go(),
+            ending: self.ending,
+            longest_drain: self.longest_drain,
+            before,
+        };
+        let (server, stopped) = (self.user.spawn(self.server.run(listeners, stop.clone())), stop.clone());
+        // Before anybody hears that this process serves, so that whoever heard it can take over.
+        match take_over::listen(&self.data_dir) {
+            Ok(listener) => self.spawner.spawn("take-over", OnEnd::Log, async move {
+                giver.run(listener, stop).await;
+                Ok::<(), std::io::Error>(())
+            }),
+            Err(error) => {
+                tracing::warn!(%error, data_dir = %self.data_dir.display(), "no other process will be able to take over from this one; a new one needs a stop of this one first");
+            }
+        }
         tracing::info!(?http, ?https, ?http3, "serving");
-        readiness.ready(LISTENERS);
+        self.readiness.ready(LISTENERS);
         // Nobody listens when the process is about to end.
-        let _ = opened.send(());
-        server.run(listeners, stop).await;
+        let _ = self.opened.send(());
+        if self.takes_over {
+            launch::tell_serving();
+        }
+        notify::tell(&format!("READY=1\nMAINPID={}", std::process::id()));
+        server.await.context("serving")?;
+        // Without connections it may have drained before the process that took over had its answer.
+        stopped.cancelled().await;
+        Ok(())
+    }
+
+    /// Waits until the controller says that the view is its newest, for some time.
+    async fn catch_up(&self) {
+        let mut status = self.lending.status();
+        let newest = status.wait_for(|status| status.as_ref().is_some_and(|status| status.caught_up));
+        if tokio::time::timeout(self.wait, newest).await.is_err() {
+            tracing::warn!(waited = ?self.wait, "the controller does not say that the view is its newest; taking over with what the ledger says");
+        }
+    }
+}
+
+/// Says when the process that was taken over from has ended.
+fn follow_before(taker: Taker, spawner: &Spawner) -> (u32, CancellationToken) {
+    let (pid, ended, stop) = (taker.pid, CancellationToken::new(), spawner.stop());
+    let told = ended.clone();
+    spawner.spawn("process before", OnEnd::Log, async move {
+        stop.run_until_cancelled(taker.ended()).await;
+        if !stop.is_cancelled() {
+            tracing::info!(process = pid, "the process before has no connections any more");
+        }
+        told.cancel();
+        // Its end is the end of this task, which is nothing that anybody has to look at.
+        stop.cancelled().await;
         Ok::<(), std::io::Error>(())
     });
-    task.await?.context("cannot listen")
+    (pid, ended)
 }
 
 /// Every connection takes a file handle here and one towards a node, and idle ones to nodes have theirs. Takes no more than there

@@ -1,7 +1,7 @@
 //! The listeners: accept, handshake, hand over to the version of HTTP that was negotiated, drain.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,9 @@ use hosting_edge_map::Routing;
 use hosting_scaffold::client_address::is_trusted;
 use hosting_scaffold::networks::{NetworkPlace, Networks};
 use ipnet::IpNet;
-use pingora_core::server::ShutdownWatch;
-use prometheus_client::metrics::gauge::Gauge;
 use quinn::{Endpoint, Incoming};
-use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,12 +24,15 @@ use crate::h2::{self, H2Limits};
 use crate::h3;
 use crate::h3_stream::H3Limits;
 use crate::host_look;
-use crate::metrics::Metrics;
+use crate::listeners::Listeners;
+use crate::metrics::{Counted, Metrics};
 use crate::node_check::NodeChecks;
 use crate::node_keys::NodeKeys;
+use crate::phase::{Phase, PhaseWatch};
 use crate::proxy::Edge;
 use crate::proxy_header;
 use crate::quic::{HalfOpen, Quic, code};
+use crate::quic_socket::QuicSocket;
 use crate::replica::EdgeReplica;
 use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
@@ -41,142 +41,6 @@ use crate::traffic::TrafficBook;
 use crate::visitor::Visitor;
 use crate::windows::Windows;
 
-/// An address cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[error("{flag} {address}: {source}{}", hint(source))]
-pub struct BindError {
-    flag: &'static str,
-    address: SocketAddr,
-    source: io::Error,
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another process has it (`ss -ltnp` says which, of UDP `ss -lunp`): stop that, or choose another port"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE: choose a higher one, or grant it"
-        }
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        // Only to help: every other kind speaks for itself.
-        _ => "",
-    }
-}
-
-/// Sockets that have their address but take no connections yet: a port that is taken is found out at start, and a client is
-/// refused until there is a view to serve.
-#[derive(Debug)]
-pub struct Bound {
-    http: Vec<Socket>,
-    https: Vec<Socket>,
-    http3: Vec<Socket>,
-    http3_port: u16,
-    backlog: i32,
-}
-
-impl Bound {
-    /// # Errors
-    /// The first address that cannot be had.
-    pub fn bind(settings: &Settings) -> Result<Self, BindError> {
-        let all = |flag, addresses: &[SocketAddr], kind| {
-            addresses
-                .iter()
-                .map(|address| {
-                    bind(*address, kind).map_err(|source| BindError { flag, address: *address, source })
-                })
-                .collect::<Result<Vec<_>, _>>()
-        };
-        Ok(Self {
-            http: all("--http-listen", &settings.http_listen, Type::STREAM)?,
-            https: all("--https-listen", &settings.https_listen, Type::STREAM)?,
-            http3: all("--http3-listen (UDP)", settings.http3_addresses(), Type::DGRAM)?,
-            http3_port: settings.http3_port,
-            backlog: settings.backlog.max(1),
-        })
-    }
-
-    /// The addresses for HTTP, with the ports that the kernel chose for 0.
-    #[must_use]
-    pub fn http(&self) -> Vec<SocketAddr> {
-        addresses(&self.http)
-    }
-
-    /// The addresses for HTTPS.
-    #[must_use]
-    pub fn https(&self) -> Vec<SocketAddr> {
-        addresses(&self.https)
-    }
-
-    /// The UDP addresses for HTTP/3. What comes before they are opened waits, or is lost, and clients take HTTPS.
-    #[must_use]
-    pub fn http3(&self) -> Vec<SocketAddr> {
-        addresses(&self.http3)
-    }
-
-    /// Takes connections from here on. Call it on the runtime that serves them, when there is a view to serve.
-    ///
-    /// # Errors
-    /// What the system says; another process may have been quicker with the same port.
-    pub fn open(self) -> io::Result<Listeners> {
-        let backlog = self.backlog;
-        let port = self
-            .http3()
-            .first()
-            .map(|first| if self.http3_port == 0 { first.port() } else { self.http3_port });
-        let open = |sockets: Vec<Socket>| {
-            sockets
-                .into_iter()
-                .map(|socket| {
-                    socket.listen(backlog)?;
-                    TcpListener::from_std(socket.into())
-                })
-                .collect::<io::Result<Vec<_>>>()
-        };
-        Ok(Listeners {
-            http: open(self.http)?,
-            https: open(self.https)?,
-            http3: self.http3.into_iter().map(UdpSocket::from).collect(),
-            alt_svc: port.map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_SECONDS}").into()),
-        })
-    }
-}
-
-/// Sockets that take connections.
-#[derive(Debug)]
-pub struct Listeners {
-    http: Vec<TcpListener>,
-    https: Vec<TcpListener>,
-    http3: Vec<UdpSocket>,
-    /// What clients of HTTPS are told of HTTP/3.
-    alt_svc: Option<Arc<str>>,
-}
-
-fn addresses(sockets: &[Socket]) -> Vec<SocketAddr> {
-    sockets.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
-}
-
-fn bind(address: SocketAddr, kind: Type) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, None)?;
-    if address.is_ipv6() {
-        // So that [::] and 0.0.0.0 can stand side by side whatever the system's default.
-        socket.set_only_v6(true)?;
-    }
-    if kind == Type::DGRAM {
-        // One socket takes the packets of all clients. The kernel gives what it has.
-        socket.set_recv_buffer_size(UDP_BUFFER)?;
-    } else {
-        socket.set_reuse_address(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// Bytes of packets that wait until the edge reads them.
-const UDP_BUFFER: usize = 4 * 1_024 * 1_024;
-/// How long clients keep in mind that there is HTTP/3.
-const ALT_SVC_SECONDS: u32 = 86_400;
 /// Saying why connections end may take this long.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -201,6 +65,8 @@ pub struct Server {
     metrics: Metrics,
     checks: Option<NodeChecks>,
     drain: Duration,
+    longest_drain: Duration,
+    letting_go: LettingGo,
     addresses: Addresses,
     balancers: Vec<IpNet>,
     forwarders: Arc<[IpNet]>,
@@ -271,6 +137,8 @@ impl Server {
             metrics,
             checks: NodeChecks::of(settings),
             drain: settings.shared.drain(),
+            longest_drain: ms(settings.take_over_drain_ms),
+            letting_go: LettingGo::default(),
             addresses: settings.access_log_addresses,
             balancers: settings.proxy_protocol_from.clone(),
             forwarders: settings.forwarded_from.clone().into(),
@@ -292,12 +160,15 @@ impl Server {
         place
     }
 
-    /// What asks this server, at the addresses of `bound`, for what `replica` applied.
+    /// What asks this server, at its addresses for HTTP and HTTPS, for what `replica` applied.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn self_check(&self, bound: &Bound, replica: &EdgeReplica) -> Result<EdgeSelfCheck, rustls::Error> {
-        let listeners = (bound.http(), bound.https());
+    pub fn self_check(
+        &self,
+        listeners: (Vec<SocketAddr>, Vec<SocketAddr>),
+        replica: &EdgeReplica,
+    ) -> Result<EdgeSelfCheck, rustls::Error> {
         let (routing, certs) = (Arc::clone(&self.routing), Arc::clone(&self.certs));
         let (secret, balancers) = (self.secret.clone(), self.balancers.clone());
         EdgeSelfCheck::new(listeners, secret, replica.hosts(), routing, certs, balancers)
@@ -310,29 +181,38 @@ impl Server {
         move |host| host_look::look(&routing, &certs, edge.nodes().now(), host)
     }
 
+    /// Has the server let go of its sockets, for the process that takes them over.
+    pub(crate) fn letting_go(&self) -> LettingGo {
+        self.letting_go.clone()
+    }
+
     /// Serves until `stop`, then drains: no new connections, requests under way are finished, idle connections closed, and
     /// what is left at the deadline is cut. Runs its connections on the current runtime.
+    ///
+    /// When another process took the sockets over instead, connections have longer: idle ones of HTTP/1.1 may bring a last request,
+    /// those of HTTP/2 and HTTP/3 are told to go elsewhere, and upgraded ones go on to the deadline.
     pub async fn run(self, listeners: Listeners, stop: CancellationToken) {
         let server = Arc::new(self);
-        let (draining, shutdown) = watch::channel(false);
-        let accepting = TaskTracker::new();
-        let connections = TaskTracker::new();
+        let letting_go = server.letting_go.clone();
+        let (reached, phase) = PhaseWatch::new();
+        let (accepting, quic) = (TaskTracker::new(), TaskTracker::new());
+        let connections = letting_go.connections.clone();
+        let (closed, cut) = (CancellationToken::new(), CancellationToken::new());
         let http = listeners.http.into_iter().map(|listener| (listener, false));
         let https = listeners.https.into_iter().map(|listener| (listener, true));
         for (listener, tls) in http.chain(https) {
             let accept = Accept {
                 server: Arc::clone(&server),
                 tls,
-                shutdown: shutdown.clone(),
+                phase: phase.clone(),
                 connections: connections.clone(),
-                stop: stop.clone(),
+                closed: closed.clone(),
                 alt_svc: listeners.alt_svc.clone().filter(|_| tls),
             };
             accepting.spawn(accept.run(listener));
         }
-        let mut endpoints = Vec::new();
         for socket in listeners.http3 {
-            let endpoint = match server.quic.open(socket) {
+            let endpoint = match server.quic.open(Arc::clone(&socket)) {
                 Ok(endpoint) => endpoint,
                 Err(error) => {
                     tracing::error!(%error, "HTTP/3 cannot be served at one of its addresses");
@@ -341,16 +221,35 @@ impl Server {
             };
             let accept = AcceptQuic {
                 server: Arc::clone(&server),
-                shutdown: shutdown.clone(),
+                phase: phase.clone(),
                 connections: connections.clone(),
-                stop: stop.clone(),
+                socket,
+                cut: cut.clone(),
             };
-            tokio::spawn(accept.run(endpoint.clone()));
-            endpoints.push(endpoint);
+            quic.spawn(accept.run(endpoint));
         }
-        let stopped = stop.clone();
-        accepting.spawn(async move { stopped.cancelled().await });
         accepting.close();
+        quic.close();
+        let serving = async {
+            let end = tokio::select! {
+                biased;
+                () = letting_go.wanted.cancelled() => Phase::HandedOver,
+                () = stop.cancelled() => Phase::Stopping,
+            };
+            closed.cancel();
+            accepting.wait().await;
+            // Fails only when no connection listens any more.
+            let _ = reached.send(end);
+            letting_go.accepting_ended.cancel();
+            connections.close();
+            let drain = if end == Phase::HandedOver { server.longest_drain } else { server.drain };
+            if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+                let (connections, upgraded) = (connections.len(), server.metrics.upgraded.get());
+                tracing::warn!(connections, upgraded, "drain deadline passed, cutting what is left");
+            }
+            cut.cancel();
+            quic.wait().await;
+        };
         let sweeping = async {
             loop {
                 tokio::time::sleep(SWEEP).await;
@@ -367,22 +266,38 @@ impl Server {
             }
         };
         tokio::select! {
-            () = accepting.wait() => {}
+            () = serving => {}
             () = sweeping => {}
             () = checking => {}
         }
+        letting_go.drained.cancel();
+    }
+}
 
-        // A send fails only when no connection listens any more.
-        let _ = draining.send(true);
-        connections.close();
-        if tokio::time::timeout(server.drain, connections.wait()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "drain deadline passed, cutting what is left");
-        }
-        for endpoint in endpoints {
-            endpoint.close(code(Code::NoError), b"");
-            // Whoever is gone does not say so.
-            let _ = tokio::time::timeout(LAST_WORD, endpoint.wait_idle()).await;
-        }
+/// By which a server's sockets go to another process. A clone speaks of the same server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LettingGo {
+    wanted: CancellationToken,
+    accepting_ended: CancellationToken,
+    drained: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl LettingGo {
+    /// The server takes no more connections when this returns, and drains.
+    pub(crate) async fn begin(&self) {
+        self.wanted.cancel();
+        self.accepting_ended.cancelled().await;
+    }
+
+    /// Connections that the server has now.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Ends when the server's last connection has.
+    pub(crate) async fn drained(&self) {
+        self.drained.cancelled().await;
     }
 }
 
@@ -398,9 +313,9 @@ pub fn threads(settings: &Settings) -> usize {
 struct Accept {
     server: Arc<Server>,
     tls: bool,
-    shutdown: ShutdownWatch,
+    phase: PhaseWatch,
     connections: TaskTracker,
-    stop: CancellationToken,
+    closed: CancellationToken,
     alt_svc: Option<Arc<str>>,
 }
 
@@ -415,7 +330,7 @@ impl Accept {
                 Ok::<_, io::Error>((permit, tcp, peer))
             };
             let accepted = tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = self.closed.cancelled() => return,
                 accepted = next => accepted,
             };
             match accepted {
@@ -432,7 +347,7 @@ impl Accept {
                         self.tls,
                         (tcp, peer),
                         alt_svc,
-                        self.shutdown.clone(),
+                        self.phase.clone(),
                         (permit, place),
                     );
                     self.connections.spawn(serve);
@@ -455,7 +370,7 @@ async fn serve(
     tls: bool,
     (mut tcp, peer): (TcpStream, SocketAddr),
     alt_svc: Option<Arc<str>>,
-    shutdown: ShutdownWatch,
+    phase: PhaseWatch,
     (_permit, place): (OwnedSemaphorePermit, Option<NetworkPlace>),
 ) {
     let _counted = Counted::new(&server.metrics.connections);
@@ -485,49 +400,88 @@ async fn serve(
     };
     let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name).with_alt_svc(alt_svc);
     if conn.is_h2() {
-        h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, shutdown).await;
+        h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase).await;
     } else {
-        h1::serve(&server.edge, conn, &visitor, server.h1, shutdown).await;
+        h1::serve(&server.edge, conn, &visitor, server.h1, phase).await;
     }
 }
 
-/// Takes connections of HTTP/3, and refuses them once the server drains.
+/// Takes connections of HTTP/3, and refuses them once the server is to end.
 struct AcceptQuic {
     server: Arc<Server>,
-    shutdown: ShutdownWatch,
+    phase: PhaseWatch,
     connections: TaskTracker,
-    stop: CancellationToken,
+    socket: Arc<QuicSocket>,
+    /// What is left is cut.
+    cut: CancellationToken,
 }
 
 impl AcceptQuic {
     async fn run(self, endpoint: Endpoint) {
-        while let Some(incoming) = endpoint.accept().await {
-            if self.stop.is_cancelled() {
-                incoming.refuse();
-                continue;
+        let ends = self.ends(&endpoint);
+        tokio::pin!(ends);
+        loop {
+            let incoming = tokio::select! {
+                incoming = endpoint.accept() => incoming,
+                () = &mut ends => break,
+            };
+            match incoming {
+                Some(incoming) => self.take(incoming),
+                None => {
+                    tracing::error!(
+                        "HTTP/3 is not served any more at one of its addresses; restart the edge"
+                    );
+                    break;
+                }
             }
-            let Some((incoming, unproven)) = self.server.quic.look_at(incoming) else { continue };
-            // Nobody waits in a queue here: whoever is refused takes HTTPS.
-            let Ok(permit) = Arc::clone(&self.server.permits).try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
-            let Some(place) = self.server.enter(incoming.remote_address().ip()) else {
-                incoming.refuse();
-                continue;
-            };
-            let server = Arc::clone(&self.server);
-            self.connections.spawn(serve_quic(
-                server,
-                incoming,
-                unproven,
-                self.shutdown.clone(),
-                (permit, place),
-            ));
         }
-        if !self.stop.is_cancelled() {
-            tracing::error!("HTTP/3 is not served any more at one of its addresses; restart the edge");
+        endpoint.close(code(Code::NoError), b"");
+        // Whoever is gone does not say so.
+        let _ = tokio::time::timeout(LAST_WORD, endpoint.wait_idle()).await;
+    }
+
+    /// Ends when there is nothing to do here any more.
+    async fn ends(&self, endpoint: &Endpoint) {
+        let mut phase = self.phase.clone();
+        let handed_over = async {
+            phase.ends().await;
+            if phase.now() != Phase::HandedOver {
+                return std::future::pending().await;
+            }
+            // Who was on his way to a connection when the socket went to another process has arrived by then.
+            tokio::time::sleep(self.server.quic.limit()).await;
+            endpoint.wait_idle().await;
+        };
+        tokio::select! {
+            () = self.cut.cancelled() => {}
+            () = handed_over => {}
+            () = self.socket.unread() => {
+                tracing::warn!("nobody reads the UDP socket that was taken over: HTTP/3 ends here");
+            }
         }
+    }
+
+    fn take(&self, incoming: Incoming) {
+        // What still comes to a socket that went to another process was on its way here before.
+        let takes = match self.phase.now() {
+            Phase::Serving => true,
+            Phase::HandedOver => self.socket.is_handed_over(),
+            Phase::Stopping => false,
+        };
+        if !takes {
+            return incoming.refuse();
+        }
+        let Some((incoming, unproven)) = self.server.quic.look_at(incoming) else { return };
+        // Nobody waits in a queue here: whoever is refused takes HTTPS.
+        let Ok(permit) = Arc::clone(&self.server.permits).try_acquire_owned() else {
+            return incoming.refuse();
+        };
+        let Some(place) = self.server.enter(incoming.remote_address().ip()) else {
+            return incoming.refuse();
+        };
+        let server = Arc::clone(&self.server);
+        let serve = serve_quic(server, incoming, unproven, self.phase.clone(), (permit, place));
+        self.connections.spawn(serve);
     }
 }
 
@@ -535,7 +489,7 @@ async fn serve_quic(
     server: Arc<Server>,
     incoming: Incoming,
     unproven: Option<HalfOpen>,
-    shutdown: ShutdownWatch,
+    phase: PhaseWatch,
     _places: (OwnedSemaphorePermit, NetworkPlace),
 ) {
     let _counted = [&server.metrics.connections, &server.metrics.http3_connections].map(Counted::new);
@@ -543,56 +497,5 @@ async fn serve_quic(
     let Some((conn, name)) = server.quic.handshake(incoming).await else { return };
     drop(unproven);
     let visitor = Visitor::new(client, &server.forwarders, server.addresses, true, name);
-    h3::serve(&server.edge, conn, visitor, server.h3, &server.windows, shutdown).await;
-}
-
-/// Counts a connection for as long as it lives, however it ends.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_that_is_taken_says_so() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let settings = Settings {
-            http_listen: vec![taken.local_addr().unwrap()],
-            https_listen: Vec::new(),
-            ..Settings::default()
-        };
-        let text = Bound::bind(&settings).unwrap_err().to_string();
-        assert!(text.contains("--http-listen") && text.contains("another process"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_bound_address_refuses_until_it_is_opened() {
-        let settings = Settings {
-            http_listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
-            https_listen: Vec::new(),
-            ..Settings::default()
-        };
-        let bound = Bound::bind(&settings).unwrap();
-        let addresses = bound.http();
-        for address in &addresses {
-            assert!(TcpStream::connect(address).await.is_err());
-        }
-        let _open = bound.open().unwrap();
-        for address in &addresses {
-            TcpStream::connect(address).await.unwrap();
-        }
-    }
+    h3::serve(&server.edge, conn, visitor, server.h3, &server.windows, phase).await;
 }

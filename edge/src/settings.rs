@@ -115,6 +115,12 @@ pub struct Settings {
     pub max_waiting: usize,
     /// A request that waits for a place.
     pub wait_timeout_ms: u64,
+    /// After another process took the sockets over: how long connections that are still here may go on, WebSockets above all. `SIGTERM`
+    /// ends them sooner.
+    pub take_over_drain_ms: u64,
+    /// Before this process takes sockets over: how long it waits for the controller to say that its view is the newest. Then it goes
+    /// on with what the ledger says, as any start without a controller does.
+    pub take_over_wait_ms: u64,
     /// Certificates kept in the form that handshakes use (about 5 KiB each): of those that tenants brought so many, and so many that
     /// the development authority signed. Others are opened, or signed, by the handshake that asks for them, which takes it 30
     /// to 50 µs more, with an RSA key 300.
@@ -167,6 +173,8 @@ impl Default for Settings {
             max_compressions: 256,
             max_waiting: 1_024,
             wait_timeout_ms: 3_000,
+            take_over_drain_ms: 600_000,
+            take_over_wait_ms: 10_000,
             certificate_cache: 10_000,
         }
     }
@@ -323,9 +331,23 @@ pub struct Args {
     /// Layers below the flags.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// How to start.
+    #[command(flatten)]
+    pub start: StartArgs,
     /// Flags.
     #[command(flatten)]
     pub flags: Flags,
+}
+
+/// How a process starts. No settings: they are said once, not kept.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct StartArgs {
+    /// Replace the edge that runs with this data folder: take its sockets over when ready, so that no request fails
+    #[arg(long)]
+    pub take_over: bool,
+    /// With --take-over: exit when the new process serves, and leave it running; fail if it does not come to that
+    #[arg(long, requires = "take_over")]
+    pub detach: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -334,6 +356,8 @@ const EXAMPLES: &str = "Examples:
   On loopback, for trying it out:
     hosting-edge --data-dir var/edge --controller 127.0.0.1:7443 --http-listen 127.0.0.1:8080 --http-listen '[::1]:8080' \\
       --https-listen 127.0.0.1:8443 --admin-listen 127.0.0.1:9101
+  Replace a running edge by this program, without losing a request:
+    hosting-edge --config /etc/hosting/edge.toml --take-over --detach
   What is in force, and is it sound:
     hosting-edge --config /etc/hosting/edge.toml --dump-config
     hosting-edge --config /etc/hosting/edge.toml --check-config

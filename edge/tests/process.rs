@@ -26,9 +26,27 @@ fn the_configuration_can_be_seen_and_checked() {
     let (ok, text) = output(&["--dump-config", "--data-dir", "/tmp/nowhere", "--http-listen", "[::1]:8080"]);
     assert!(ok && text.contains("http_listen = [\"[::1]:8080\"]"), "{text}");
     assert!(text.contains("/tmp/nowhere/dev-ca.pem"), "{text}");
-    let (ok, text) = output(&["--check-config"]);
-    assert!(ok && text.contains("sound"), "{text}");
     let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("edge");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = ["--admin-listen", "127.0.0.1:0"];
+    let check = |http: &str, more: &[&str]| {
+        let base = ["--check-config", "--data-dir", data.to_str().unwrap(), "--http-listen", http];
+        let rest = ["--https-listen", "127.0.0.1:0"];
+        output(&[&base[..], &rest, more].concat())
+    };
+    let (ok, text) = check("127.0.0.1:0", &free);
+    assert!(ok && text.contains("sound") && !data.exists(), "{text}");
+    let (ok, text) = check(&taken.local_addr().unwrap().to_string(), &free);
+    assert!(!ok && text.contains("--http-listen") && text.contains("another process"), "{text}");
+    let (ok, text) = check("127.0.0.1:0", &["--admin-listen", &taken.local_addr().unwrap().to_string()]);
+    assert!(!ok && text.contains("--admin-listen"), "{text}");
+    std::fs::create_dir(&data).unwrap();
+    for file in ["dev-ca.pem", "dev-ca.key"] {
+        std::fs::write(data.join(file), "rubbish").unwrap();
+    }
+    let (ok, text) = check("127.0.0.1:0", &free);
+    assert!(!ok && text.contains("dev-ca.key"), "{text}");
     let file = dir.path().join("edge.toml");
     std::fs::write(&file, "max_conections = 5\n").unwrap();
     let (ok, text) = output(&["--check-config", "--config", file.to_str().unwrap()]);

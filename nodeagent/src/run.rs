@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use hosting_agent_engine::{Phase, Report, Secret};
 use hosting_intent::{Audience, Key, edge_key::NodeEdgeKey};
 use hosting_intent_sync::client::{
-    AudienceKeys, ClientMetrics, EdgeKey, EdgeKeyStore, Reporter, Subscription,
+    AudienceKeys, ClientMetrics, EdgeKey, EdgeKeyStore, Lending, Reporter, Subscription,
 };
 use hosting_proto::feed::KeyReport;
 use hosting_scaffold::{
@@ -97,6 +97,7 @@ async fn serve(
         edge_key: Some(edge_key),
         audience_keys: Some(audience_keys.clone()),
         served: None,
+        lending: Lending::default(),
     };
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
     let Audience::Node(node) = subscription.audience() else {

@@ -188,7 +188,7 @@ impl Edge {
         let bound = Bound::bind(&settings).unwrap();
         let look = Box::new(server.look());
         let traffic = server.traffic();
-        let check = Arc::new(server.self_check(&bound, &replica).unwrap());
+        let check = Arc::new(server.self_check((bound.http(), bound.https()), &replica).unwrap());
         let replica = KeysWatch::new(replica, Some(keys), &audience());
         let (http, https, http3) = (bound.http(), bound.https(), bound.http3());
         let stop = CancellationToken::new();

@@ -33,6 +33,7 @@ use witness::Witness;
 
 mod audience_keys;
 mod edge_key;
+mod lending;
 mod metrics;
 mod report;
 mod subscription;
@@ -42,6 +43,7 @@ mod witness;
 pub use crate::dial::DialError;
 pub use audience_keys::{AudienceKeys, KeysWatch};
 pub use edge_key::{EdgeKey, EdgeKeyStore};
+pub use lending::Lending;
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
 pub use subscription::{Identified, Subscription, SubscriptionError, identity_dir, ledger_file};
@@ -112,7 +114,7 @@ pub struct Client {
     options: Options,
     metrics: ClientMetrics,
     link: watch::Sender<Option<Link>>,
-    status: watch::Sender<Option<Status>>,
+    lending: Lending,
     edge_key: Option<EdgeKeyStore>,
     audience_keys: Option<AudienceKeys>,
     served: Option<ServedWatch>,
@@ -131,6 +133,9 @@ enum Input {
     Heartbeat,
     /// The session is over.
     End,
+    /// Write what is not on disk, and leave the ledger to another process; answer whether that is done.
+    Lend(oneshot::Sender<Result<(), String>>),
+    TakenBack,
 }
 
 /// From the core's thread.
@@ -144,6 +149,8 @@ enum Word {
 enum Ended {
     /// The process stops.
     Stopped,
+    /// Another process is to have the subscription.
+    Lent,
     /// Wait as told, then come back.
     GoAway { reason: String, retry_after: Duration },
     /// Something is wrong; come back with backoff.
@@ -163,7 +170,7 @@ impl Client {
             options,
             metrics,
             link: watch::Sender::new(None),
-            status: watch::Sender::new(None),
+            lending: Lending::default(),
             edge_key: None,
             audience_keys: None,
             served: None,
@@ -186,7 +193,13 @@ impl Client {
     /// The core's state, several times a second. A position means that a view is loaded: the role is ready.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Option<Status>> {
-        self.status.subscribe()
+        self.lending.status()
+    }
+
+    /// By which the subscription is lent.
+    #[must_use]
+    pub fn lending(&self) -> Lending {
+        self.lending.clone()
     }
 
     /// A reporter over this client's connections, and the task that a node agent must run beside it.
@@ -222,6 +235,7 @@ impl Client {
             let session = self.session(&address, number, &inputs, &stop);
             let ended = tokio::select! {
                 ended = session => ended,
+                () = self.lending.wanted() => Ended::Lent,
                 panicked = &mut core => return finish(panicked),
             };
             self.link.send_replace(None);
@@ -235,6 +249,10 @@ impl Client {
             let (base, cap) = self.options.backoff;
             let wait = match ended {
                 Ended::Stopped => break,
+                Ended::Lent => {
+                    self.lend(&inputs, &stop).await;
+                    Duration::ZERO
+                }
                 Ended::GoAway { reason, retry_after } => {
                     elsewhere = true;
                     let spread = full_jitter(1, (retry_after / 2).max(base), cap);
@@ -273,6 +291,7 @@ impl Client {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.lending.wanted() => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -486,7 +505,7 @@ impl Client {
             .map_err(ClientError::Thread)?;
         let mut core = Core {
             subscriber,
-            status: self.status.clone(),
+            status: self.lending.shows(),
             metrics: self.metrics.clone(),
             edge_key: self.edge_key.clone(),
             identity: self.identity.clone(),
@@ -588,6 +607,12 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
                 self.words = None;
                 self.subscriber.disconnected();
             }
+            Input::Lend(told) => {
+                self.words = None;
+                self.witness.save(Instant::now(), true);
+                let _ = told.send(self.subscriber.lend(Instant::now()));
+            }
+            Input::TakenBack => self.subscriber.taken_back(),
             Input::Heartbeat => {
                 if self.words.is_some() {
                     let ack = self.subscriber.ack();

@@ -15,7 +15,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -222,8 +222,8 @@ struct Inner {
     state: RwLock<State>,
     /// The chain (leaf first) of the controller seen last: roots that do not cover it would cut us off.
     controller_chain: RwLock<Vec<CertificateDer<'static>>>,
-    /// Held open for its lock.
-    _lock: File,
+    /// Held open for its lock; `None` while another process has the folder.
+    lock: Mutex<Option<File>>,
 }
 
 /// A node's credential: shared by the feed's client, the reporter and the renewal.
@@ -294,9 +294,27 @@ impl Identity {
                 configured,
                 state: RwLock::new(state),
                 controller_chain: RwLock::new(Vec::new()),
-                _lock: lock,
+                lock: Mutex::new(Some(lock)),
             }),
         }
+    }
+
+    /// Leaves the folder to another process. Nothing may be renewed or learned until [`Identity::take_back`].
+    pub(crate) fn release(&self) {
+        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Takes the folder again, with the credential as the other process left it.
+    ///
+    /// # Errors
+    /// [`IdentityError::InUse`] for as long as the other process has it, or what is wrong with the files.
+    pub(crate) fn take_back(&self) -> Result<(), IdentityError> {
+        let lock = prepare_dir(&self.inner.dir)?;
+        if let Some(state) = load(&self.inner.dir)? {
+            *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        }
+        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        Ok(())
     }
 
     /// The node's id in the registry.

@@ -497,6 +497,33 @@ impl<J: Journal, R: Replica, P: Policy> Subscriber<J, R, P> {
         }
     }
 
+    /// Ends the session, writes what is not on disk yet, and leaves the ledger to another process until [`Subscriber::taken_back`].
+    ///
+    /// # Errors
+    /// Why the ledger cannot be written; it is kept then.
+    pub fn lend(&mut self, now: Instant) -> Result<(), String> {
+        self.disconnected();
+        if let Some(alarm) = &mut self.alarm {
+            alarm.retry_at = now;
+        }
+        self.flush(now);
+        match &self.alarm {
+            Some(alarm) => Err(alarm.problem.clone()),
+            None => {
+                self.journal.release();
+                Ok(())
+            }
+        }
+    }
+
+    /// The ledger is this subscriber's again. The view is as it was, and what the other process wrote is written over.
+    pub fn taken_back(&mut self) {
+        self.dirty.clear();
+        self.rewrite = true;
+        self.unwritten = self.position.is_some();
+        self.durable = None;
+    }
+
     fn on_ledger_failure(&mut self, error: &LedgerError, now: Instant) {
         self.counters.ledger_failures += 1;
         // On a full disk the old file is sound, and the few changed keys need the least room. After anything else nothing

@@ -128,4 +128,8 @@ pub trait Journal: Send + 'static {
     /// # Errors
     /// When it cannot be promised to be on disk. It may be there nevertheless; writing the same again is harmless.
     fn write(&mut self, batch: LedgerBatch<'_>) -> Result<(), LedgerError>;
+
+    /// Leaves the state to another process. The next use takes it back, and fails for as long as the other one has it; what
+    /// is there then may be what the other one wrote.
+    fn release(&mut self) {}
 }

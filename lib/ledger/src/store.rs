@@ -30,8 +30,8 @@ pub struct Ledger {
     audience: String,
     /// `None` after a failure: the engine refuses everything after one, so the next use opens it again.
     database: Option<Database>,
-    /// Held for as long as this lives, also while `database` is closed.
-    _lock: File,
+    /// Held for as long as this lives, also while `database` is closed; `None` once it was released, until the next use.
+    lock: Option<File>,
     #[cfg(test)]
     quota: tests::Quota,
 }
@@ -89,12 +89,12 @@ impl Ledger {
             .mode(0o700)
             .create(folder)
             .map_err(io_error("create folder", folder))?;
-        let lock = lock(&path)?;
+        let lock = Some(lock(&path)?);
         let mut ledger = Self {
             path,
             audience: audience.to_owned(),
             database: None,
-            _lock: lock,
+            lock,
             #[cfg(test)]
             quota: tests::Quota::default(),
         };
@@ -110,6 +110,9 @@ impl Ledger {
 
     /// Runs `work` on the open database; after a failure the database is closed, after damage the file is set aside.
     fn guarded<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, LedgerError> {
+        if self.lock.is_none() {
+            self.lock = Some(lock(&self.path)?);
+        }
         let kept = match self.database.take() {
             Some(database) => Ok(database),
             None => self.connect(),
@@ -131,6 +134,14 @@ impl Ledger {
                 Ok(value)
             }
             Err(fault) => Err(self.explain(fault)),
+        }
+    }
+
+    /// Closing writes the engine's own pages, and may find the damage that nothing else touched.
+    fn close(&mut self) {
+        let database = self.database.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!(path = %self.path.display(), "the ledger is damaged; the next start checks it");
         }
     }
 
@@ -270,15 +281,16 @@ impl Journal for Ledger {
             Ok(())
         })
     }
+
+    fn release(&mut self) {
+        self.close();
+        self.lock = None;
+    }
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        // Closing writes the engine's own pages, and may find the damage that nothing else touched.
-        let database = self.database.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
-            tracing::error!(path = %self.path.display(), "the ledger is damaged; the next start checks it");
-        }
+        self.close();
     }
 }
 

@@ -171,6 +171,24 @@ fn only_one_opener_and_only_its_audience() {
 }
 
 #[test]
+fn a_released_ledger_is_another_ones_until_that_one_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("feed.ledger");
+    let view = every_sort();
+    let mut ours = Ledger::open(&path, "edge/a").unwrap();
+    write_all(&mut ours, 7, &view).unwrap();
+    ours.release();
+    let mut theirs = Ledger::open(&path, "edge/a").unwrap();
+    assert_eq!(read_all(&mut theirs).unwrap(), (Some(meta(7, &view)), view.clone()));
+    assert!(matches!(write_all(&mut ours, 8, &view), Err(LedgerError::Locked { .. })));
+    write_all(&mut theirs, 9, &View::new()).unwrap();
+    drop(theirs);
+    assert_eq!(read_all(&mut ours).unwrap(), (Some(meta(9, &View::new())), View::new()));
+    write_all(&mut ours, 8, &view).unwrap();
+    assert!(matches!(Ledger::open(&path, "edge/a"), Err(LedgerError::Locked { .. })));
+}
+
+#[test]
 fn another_format_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("feed.ledger");

@@ -11,6 +11,7 @@ mod exposition;
 pub mod file;
 pub mod http;
 pub mod networks;
+pub mod notify;
 pub mod role;
 pub mod server_tls;
 pub mod tasks;

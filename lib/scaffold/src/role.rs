@@ -1,15 +1,19 @@
 //! What every role that follows the feed has in common: its settings and flags, and how its process starts.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Looks, Metrics, Readiness};
-use crate::tasks::{OnEnd, TaskGroup};
+use crate::tasks::{OnEnd, Spawner, TaskGroup};
 use crate::telemetry::{self, LogFormat, TelemetryGuard};
 
 /// The part of readiness that is there when a view of the feed is.
@@ -130,6 +134,50 @@ pub struct RoleProcess {
     _telemetry: TelemetryGuard,
 }
 
+/// What the admin port tells, for who serves it at a time of his own. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    spawner: Spawner,
+    registry: Metrics,
+    readiness: Readiness,
+    looks: Looks,
+}
+
+impl Admin {
+    /// Serves the admin port until the process stops or lets go of it.
+    ///
+    /// # Errors
+    /// No file handle to be had.
+    pub fn serve(&self, port: TcpListener) -> io::Result<AdminPort> {
+        let socket = port.as_fd().try_clone_to_owned()?;
+        let (stop, let_go) = (self.spawner.stop(), self.spawner.stop().child_token());
+        let (metrics, readiness, looks) = (self.registry.clone(), self.readiness.clone(), self.looks.clone());
+        let serve = admin::serve(port, metrics, readiness, looks, let_go.clone());
+        self.spawner.spawn("admin port", OnEnd::Fatal, async move {
+            serve.await?;
+            // One that was let go of is no reason to end.
+            stop.cancelled().await;
+            Ok::<(), io::Error>(())
+        });
+        Ok(AdminPort { socket, let_go })
+    }
+}
+
+/// The admin port, for who hands it over. Dropped, it is served as before.
+#[derive(Debug)]
+pub struct AdminPort {
+    /// Its socket, which listens for as long as this lives.
+    pub socket: OwnedFd,
+    let_go: CancellationToken,
+}
+
+impl AdminPort {
+    /// The process takes no more connections here.
+    pub fn let_go(self) {
+        self.let_go.cancel();
+    }
+}
+
 impl RoleProcess {
     /// Starts it. `not_ready` are the role's own parts of readiness, each with why it is not there.
     ///
@@ -140,24 +188,45 @@ impl RoleProcess {
         settings: &RoleSettings,
         not_ready: impl IntoIterator<Item = (&'static str, &'static str)>,
     ) -> anyhow::Result<Self> {
+        let process = Self::without_admin_port(service, settings, not_ready)?;
+        process.admin().serve(admin::bind(settings.admin_listen).await?)?;
+        Ok(process)
+    }
+
+    /// Starts it with the admin port left to [`RoleProcess::admin`].
+    ///
+    /// # Errors
+    /// The log filter cannot be used.
+    pub fn without_admin_port(
+        service: &'static str,
+        settings: &RoleSettings,
+        not_ready: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> anyhow::Result<Self> {
         let telemetry = telemetry::init(service, &settings.log, settings.log_format)?;
         let (group, registry, readiness) = (TaskGroup::new(), Metrics::new(), Readiness::new());
         readiness.not_ready(VIEW, "nothing is known yet: no ledger, and no snapshot from the controller");
         for (part, why) in not_ready {
             readiness.not_ready(part, why);
         }
-        let port = admin::bind(settings.admin_listen).await?;
-        let looks = Looks::default();
-        let serve = admin::serve(port, registry.clone(), readiness.clone(), looks.clone(), group.stop());
-        group.spawn("admin port", OnEnd::Fatal, serve);
         Ok(Self {
             group,
             registry,
             readiness,
-            looks,
+            looks: Looks::default(),
             drain: settings.drain() + END_MARGIN,
             _telemetry: telemetry,
         })
+    }
+
+    /// What serves the admin port.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin {
+            spawner: self.group.spawner(),
+            registry: self.registry.clone(),
+            readiness: self.readiness.clone(),
+            looks: self.looks.clone(),
+        }
     }
 
     /// Runs until it is told to stop or a task fails, and then until all tasks have ended, for as long as the settings allow.

@@ -10,6 +10,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::notify;
+
 /// What it means when a task ends before it was asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnEnd {
@@ -40,6 +42,7 @@ pub struct TaskGroup {
     tracker: TaskTracker,
     failed: mpsc::Sender<FatalEnd>,
     failures: mpsc::Receiver<FatalEnd>,
+    endings: (mpsc::Sender<Duration>, mpsc::Receiver<Duration>),
     /// Caught from the start: without a handler SIGTERM would end the process at once. Errors wait for [`TaskGroup::run`].
     signals: std::io::Result<(Signal, Signal)>,
 }
@@ -50,6 +53,18 @@ pub struct Spawner {
     stop: CancellationToken,
     tracker: TaskTracker,
     failed: mpsc::Sender<FatalEnd>,
+}
+
+/// Begins the drain of a process from within.
+#[derive(Debug, Clone)]
+pub struct Ending(mpsc::Sender<Duration>);
+
+impl Ending {
+    /// The process drains, for `longest` at most; a signal then ends it at once. Nothing if it drains already.
+    pub fn begin(&self, longest: Duration) {
+        // Full or closed: the process ends already.
+        let _ = self.0.try_send(longest);
+    }
 }
 
 impl Default for TaskGroup {
@@ -65,7 +80,15 @@ impl TaskGroup {
         let (failed, failures) = mpsc::channel(ENDS);
         let signals =
             signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-        Self { stop: CancellationToken::new(), tracker: TaskTracker::new(), failed, failures, signals }
+        let endings = mpsc::channel(1);
+        Self {
+            stop: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            failed,
+            failures,
+            endings,
+            signals,
+        }
     }
 
     /// Cancelled when the process drains.
@@ -89,21 +112,41 @@ impl TaskGroup {
         self.spawner().spawn(name, on_end, task);
     }
 
-    /// Runs until SIGTERM, SIGINT or a fatal end, then drains: cancels [`TaskGroup::stop`] and waits at most `deadline`.
+    /// For a process whose work another one took over.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Ending(self.endings.0.clone())
+    }
+
+    /// Runs until SIGTERM, SIGINT, [`Ending::begin`] or a fatal end, then drains: cancels [`TaskGroup::stop`] and waits at most
+    /// `deadline`, or as long as [`Ending::begin`] says, unless a signal comes meanwhile.
     ///
     /// # Errors
     /// The fatal end's message. A deadline that passes is logged, not an error.
-    pub async fn run(mut self, deadline: Duration) -> Result<(), anyhow::Error> {
+    pub async fn run(mut self, mut deadline: Duration) -> Result<(), anyhow::Error> {
         let (mut term, mut int) = self.signals?;
+        let mut replaced = false;
         let outcome = tokio::select! {
             _ = term.recv() => { tracing::info!("SIGTERM: draining"); Ok(()) }
             _ = int.recv() => { tracing::info!("SIGINT: draining"); Ok(()) }
+            Some(longest) = self.endings.1.recv() => {
+                (deadline, replaced) = (longest, true);
+                Ok(())
+            }
             Some(end) = self.failures.recv() => Err(anyhow::anyhow!(cause(end, &mut self.failures).await.message)),
         };
+        if !replaced {
+            // What a manager hears of a process that was replaced would be taken for the word of the one that replaced it.
+            notify::tell("STOPPING=1");
+        }
         self.stop.cancel();
         self.tracker.close();
-        if tokio::time::timeout(deadline, self.tracker.wait()).await.is_err() {
-            tracing::warn!(tasks = self.tracker.len(), ?deadline, "drain deadline passed, ending anyway");
+        tokio::select! {
+            ended = tokio::time::timeout(deadline, self.tracker.wait()) => if ended.is_err() {
+                tracing::warn!(tasks = self.tracker.len(), ?deadline, "drain deadline passed, ending anyway");
+            },
+            _ = term.recv(), if replaced => tracing::warn!(tasks = self.tracker.len(), "SIGTERM: the drain is cut short"),
+            _ = int.recv(), if replaced => tracing::warn!(tasks = self.tracker.len(), "SIGINT: the drain is cut short"),
         }
         outcome
     }
@@ -201,6 +244,25 @@ mod tests {
         });
         let error = group.run(Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(error.to_string(), "breaks: disk on fire");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_replaced_drains_for_as_long_as_it_is_told() {
+        let group = TaskGroup::new();
+        let stop = group.stop();
+        let (ending, drained) =
+            (group.ending(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+        let done = std::sync::Arc::clone(&drained);
+        group.spawn("connections", OnEnd::Log, async move {
+            stop.cancelled().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            Ok::<(), String>(())
+        });
+        ending.begin(Duration::from_secs(20));
+        ending.begin(Duration::ZERO);
+        group.run(Duration::ZERO).await.unwrap();
+        assert!(drained.load(std::sync::atomic::Ordering::SeqCst), "the longer deadline holds");
     }
 
     #[tokio::test]

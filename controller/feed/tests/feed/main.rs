@@ -4,6 +4,7 @@
 mod edge_keys;
 mod enrolment;
 mod hostile;
+mod lending;
 mod lifecycle;
 mod raw;
 mod scale;

@@ -19,7 +19,9 @@ use hosting_intent::edge_key::ClusterEdgeKey;
 use hosting_intent::{
     Audience, Bytes, Cause, Digest, Intent, Item, Key, Kind, Rejection, Removal, Role, message,
 };
-use hosting_intent_sync::client::{Client, ClientMetrics, EdgeKeyStore, Options, Reporter, ReporterTask};
+use hosting_intent_sync::client::{
+    Client, ClientMetrics, EdgeKeyStore, Lending, Options, Reporter, ReporterTask,
+};
 use hosting_intent_sync::identity::{Enrolment, Identity, IdentityError, TokenSource, unix_now};
 use hosting_intent_sync::subscriber::{Brake, Config, Status, Strict, Subscriber};
 use hosting_intent_sync::tls::Enrolled;
@@ -555,6 +557,7 @@ pub struct Node {
     pub status: watch::Receiver<Option<Status>>,
     pub metrics: Registry,
     pub reporter: Reporter,
+    pub lending: Lending,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -580,7 +583,7 @@ impl Node {
         let mut metrics = Registry::default();
         let client = Client::new(identity.clone(), options(), ClientMetrics::register(&mut metrics))
             .with_edge_key(EdgeKeyStore::load(dir));
-        let status = client.status();
+        let (status, lending) = (client.status(), client.lending());
         let (reporter, reports): (Reporter, ReporterTask) = client.reporter();
         let stop = CancellationToken::new();
         let (run, report) = (stop.clone(), stop.clone());
@@ -588,7 +591,7 @@ impl Node {
             let (client, ()) = tokio::join!(client.run(subscriber, run), reports.run(report));
             client.unwrap();
         });
-        Self { memory, status, metrics, reporter, stop, task }
+        Self { memory, status, metrics, reporter, lending, stop, task }
     }
 
     pub async fn stop(self) {

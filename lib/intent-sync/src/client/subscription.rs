@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use hosting_intent::{Audience, Role, RoleIntent as _};
@@ -15,9 +15,10 @@ use hosting_ledger::{Ledger, LedgerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::lending::State;
 use super::{
-    AudienceKeys, Client, ClientError, ClientMetrics, EdgeKeyStore, KeysWatch, Link, Options, Reporter,
-    ReporterTask, TrafficLink, report,
+    AudienceKeys, Client, ClientError, ClientMetrics, EdgeKeyStore, KeysWatch, Lending, Link, Options,
+    Reporter, ReporterTask, TrafficLink, report,
 };
 use crate::Replica;
 use crate::identity::{Enrolment, Identity, IdentityError, RootsWatch, TokenSource};
@@ -62,6 +63,8 @@ pub struct Subscription {
     pub audience_keys: Option<AudienceKeys>,
     /// What the role finds when it asks its own listeners; `None`: it does not.
     pub served: Option<ServedWatch>,
+    /// By which the process lends the subscription, and sees how it stands.
+    pub lending: Lending,
 }
 
 /// Why a role cannot subscribe.
@@ -250,16 +253,12 @@ impl Identified {
             let ledger = open_ledger(&file, &config.audience)?;
             Subscriber::<_, _, Strict>::open(config, ledger, replica)
         });
-        let subscriber = opened.await??;
+        let mut subscriber = opened.await??;
         let identity = match identity {
             Some(identity) => identity,
             None => {
-                let status = subscriber.status();
-                subscription.metrics.show(&status);
-                let enrolled = subscription.enrol(status.position.is_some());
-                let identity = tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    identity = enrolled => identity?,
+                let Some(identity) = subscription.enrol_or_lend(&mut subscriber, &stop).await? else {
+                    return Ok(());
                 };
                 let found = subscription.audience(&identity)?;
                 if found != audience {
@@ -270,13 +269,14 @@ impl Identified {
                 late.get_or_init(|| identity).clone()
             }
         };
-        let Subscription { edge_key, audience_keys, served, metrics, data_dir, .. } = subscription;
+        let Subscription { edge_key, audience_keys, served, metrics, data_dir, lending, .. } = subscription;
         let data_dir = Some(data_dir);
         let client = Client {
             link,
             edge_key,
             audience_keys,
             served,
+            lending,
             data_dir,
             ..Client::new(identity, options, metrics)
         };
@@ -285,6 +285,37 @@ impl Identified {
 }
 
 impl Subscription {
+    /// Enrols; lends the ledger meanwhile to whoever wants it. `None`: `stop` came before.
+    async fn enrol_or_lend<R: Replica>(
+        &self,
+        subscriber: &mut Subscriber<Ledger, R, Strict>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Identity>, IdentityError> {
+        let status = subscriber.status();
+        self.metrics.show(&status);
+        self.lending.shows().send_replace(Some(status.clone()));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                identity = self.enrol(status.position.is_some()) => return identity.map(Some),
+                () = self.lending.wanted() => {}
+            }
+            match subscriber.lend(Instant::now()) {
+                Ok(()) => {
+                    self.lending.stand(State::Lent, stop).await;
+                    if stop.is_cancelled() {
+                        // What the other process wrote stays.
+                        return Ok(None);
+                    }
+                    subscriber.taken_back();
+                    subscriber.flush(Instant::now());
+                }
+                Err(why) => self.lending.stand(State::Refused(why), stop).await,
+            }
+            self.lending.kept();
+        }
+    }
+
     /// Enrols; does not give up while there is something to serve, because the remedy may be put in place meanwhile.
     fn enrol(&self, has_view: bool) -> BoxFuture<'_, Result<Identity, IdentityError>> {
         Box::pin(self.enrol_with_patience(has_view))
@@ -378,6 +409,7 @@ mod tests {
             edge_key: None,
             audience_keys: None,
             served: None,
+            lending: Lending::default(),
         }
     }
 
@@ -417,6 +449,38 @@ mod tests {
             stop.cancel();
             tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_subscription_is_lent_and_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        ledger_at(dir.path(), "edge/c1", Some(7));
+        let (told, hears) = mpsc::sync_channel(8);
+        let (lending, stop) = (Lending::default(), CancellationToken::new());
+        let ours = Subscription { lending: lending.clone(), ..subscription(dir.path()) };
+        let running = tokio::spawn(ours.run(Told(told), stop.clone()));
+        let heard = tokio::task::spawn_blocking(move || hears.recv_timeout(Duration::from_secs(20)));
+        assert_eq!(heard.await.unwrap(), Ok(7));
+        let file = ledger_file(dir.path());
+        let is_held = || matches!(Ledger::open(&file, "edge/c1"), Err(LedgerError::Locked { .. }));
+        for _ in 0..2 {
+            let until = Instant::now() + Duration::from_secs(20);
+            while !is_held() {
+                assert!(Instant::now() < until, "it is taken back");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            lending.lend().await.unwrap();
+            // As another process would.
+            ledger_at(dir.path(), "edge/c1", Some(9));
+            lending.take_back();
+        }
+        lending.lend().await.unwrap();
+        ledger_at(dir.path(), "edge/c1", Some(9));
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
+        let mut ledger = Ledger::open(&file, "edge/c1").unwrap();
+        let left = ledger.load(&mut |_, _| {}).unwrap().map(|meta| meta.revision);
+        assert_eq!(left, Some(9), "who ends while it is lent leaves what the other process wrote");
     }
 
     #[tokio::test]

@@ -404,6 +404,26 @@ fn a_full_disk_holds_durable_back_and_is_written_later() {
 }
 
 #[test]
+fn a_view_that_is_lent_is_on_disk_and_one_that_is_taken_back_is_written_anew() {
+    let (journal, now) = (TestJournal::default(), Instant::now());
+    let mut subscriber = started(&journal, &[route(1, "a", 1)], now);
+    journal.0.lock().unwrap().full = true;
+    send(&mut subscriber, [delta(10, 11, &[route(2, "b", 11)], &[])], now);
+    assert!(subscriber.lend(now).unwrap_err().contains("no space"));
+    journal.0.lock().unwrap().full = false;
+    // At once, whenever the next try was due.
+    assert_eq!(subscriber.lend(now), Ok(()));
+    assert_eq!(opened(&journal).replica().view.len(), 2);
+    journal.0.lock().unwrap().stored = None;
+    subscriber.taken_back();
+    let ack = acked(subscriber.take_ack().unwrap());
+    assert_eq!((ack.applied, ack.durable), (11, 0));
+    subscriber.flush(now);
+    assert_eq!(acked(subscriber.take_ack().unwrap()).durable, 11);
+    assert_eq!(opened(&journal).replica().view.len(), 2);
+}
+
+#[test]
 fn the_brake_holds_a_mass_removal_that_nobody_asked_for() {
     let (journal, now) = (TestJournal::default(), Instant::now());
     let items: Vec<Item> = (0..200).map(|n| route(n, "a", 1)).collect();
