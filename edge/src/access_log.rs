@@ -88,6 +88,9 @@ pub(crate) struct Line<'a> {
     /// Why the edge answered by itself.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) reason: &'a str,
+    /// What the cache did.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) cache: &'a str,
     /// Bytes of the request's body that were passed on, and of the answer's that were taken by the client's connection.
     pub(crate) received: u64,
     pub(crate) sent: u64,

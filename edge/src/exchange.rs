@@ -19,11 +19,14 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use crate::compress::Encoder;
+use crate::filling::Filling;
 
 /// What is read from a node at once, to begin with.
 const FIRST_READ: usize = 4 * 1_024;
 /// What is read from a node at once when it has a lot to say.
 const READ: usize = 32 * 1_024;
+/// What is compressed at once of what is stored.
+const PIECE: usize = 32 * 1_024;
 /// Largest head of a node's response in bytes.
 const MAX_ANSWER_HEAD: usize = 128 * 1_024;
 /// Slowest upload in bytes a second, averaged over all of it but for the first `body` timeout.
@@ -38,6 +41,11 @@ pub(crate) trait Client: Send {
         out: &mut BytesMut,
         chunked: bool,
     ) -> Poll<Result<Option<usize>, ClientError>>;
+
+    /// Whether a request whose body's length is not known has none, once that is known. Nothing of a body is taken.
+    fn poll_bodyless(&mut self, _cx: &mut Context<'_>) -> Poll<bool> {
+        Poll::Ready(false)
+    }
 
     /// Begins the answer.
     fn start(&mut self, head: &AnswerHead<'_>) -> Result<(), ClientError>;
@@ -181,6 +189,8 @@ pub(crate) struct Exchange<'a, C> {
     uploaded: u64,
     /// Compresses the answer's body.
     encoder: Option<Encoder>,
+    /// Stores the answer's body.
+    filling: Option<Filling>,
     begun: Instant,
     /// The last time that anything moved.
     moved: Instant,
@@ -212,6 +222,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             upload,
             uploaded: 0,
             encoder: None,
+            filling: None,
             begun: now,
             moved: now,
             times,
@@ -228,6 +239,21 @@ impl<'a, C: Client> Exchange<'a, C> {
     /// The answer's body goes through this.
     pub(crate) fn compress(&mut self, encoder: Encoder) {
         self.encoder = Some(encoder);
+    }
+
+    /// The answer's body is stored on its way.
+    pub(crate) fn keep(&mut self, filling: Filling) {
+        self.filling = Some(filling);
+    }
+
+    /// Ends it without an answer to the client. Returns the connection if it is proven clean, which only one without a body is.
+    pub(crate) fn clean(self, body: Framing, keeps_connection: bool) -> Option<TcpStream> {
+        let is_clean = keeps_connection
+            && body == Framing::None
+            && self.upload == Upload::Done
+            && self.out.is_empty()
+            && self.input.is_empty();
+        is_clean.then_some(self.tcp)
     }
 
     /// Passes the body on. Returns the connection if it is proven clean.
@@ -297,11 +323,15 @@ impl<'a, C: Client> Exchange<'a, C> {
     fn poll_answer(&mut self, cx: &mut Context<'_>, decoder: &mut Decoder) -> Poll<Result<(), Failure>> {
         let mut waiting = self.poll_upload(cx)?;
         loop {
-            if self.poll_compressed(cx)?.is_pending() {
+            let is_taken = self.poll_given(cx)?.is_ready();
+            if !is_taken && !self.is_filling() {
                 waiting = Some(Waiting::Client);
                 break;
             }
             match decoder.decode(&self.input).map_err(|_| Failure::Truncated)? {
+                Decoded::End if self.is_filling() => {
+                    self.filling.iter_mut().for_each(Filling::finish);
+                }
                 Decoded::End => match self.encoder.take() {
                     None => return Poll::Ready(Ok(())),
                     Some(mut encoder) => {
@@ -316,6 +346,14 @@ impl<'a, C: Client> Exchange<'a, C> {
                 Decoded::Framing(n) => self.input.advance(n),
                 Decoded::Data(n) => {
                     let data = self.input.get(..n).unwrap_or_default();
+                    if let Some(filling) = self.filling.as_mut().filter(|filling| filling.is_open()) {
+                        if filling.push(data) {
+                            decoder.consumed(n);
+                            self.input.advance(n);
+                            self.moved = Instant::now();
+                        }
+                        continue;
+                    }
                     if let Some(encoder) = &mut self.encoder {
                         encoder.write(data);
                         decoder.consumed(n);
@@ -344,7 +382,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Truncated)),
                         Poll::Pending => {
                             // What came so far goes out before the wait.
-                            if self.encoder.as_mut().is_some_and(Encoder::flush) {
+                            if is_taken && self.encoder.as_mut().is_some_and(Encoder::flush) {
                                 continue;
                             }
                             if self.client.poll_flush(cx)?.is_pending() {
@@ -362,16 +400,42 @@ impl<'a, C: Client> Exchange<'a, C> {
         self.poll_deadline(cx, waiting.unwrap_or(Waiting::Node))
     }
 
-    /// Gives the client what is ready of what is compressed.
-    fn poll_compressed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let Some(encoder) = &mut self.encoder else { return Poll::Ready(Ok(())) };
-        while !encoder.ready().is_empty() {
-            let taken = ready!(self.client.poll_send(cx, encoder.ready()))?;
-            encoder.took(taken);
-            self.passed.sent += taken as u64;
-            self.moved = Instant::now();
+    /// Whether the answer is read as fast as it comes.
+    fn is_filling(&self) -> bool {
+        self.filling.as_ref().is_some_and(Filling::is_open)
+    }
+
+    /// Gives the client what is ready for it, of what is compressed and of what is stored.
+    fn poll_given(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        loop {
+            if let Some(encoder) = &mut self.encoder {
+                while !encoder.ready().is_empty() {
+                    let taken = ready!(self.client.poll_send(cx, encoder.ready()))?;
+                    encoder.took(taken);
+                    self.passed.sent += taken as u64;
+                    self.moved = Instant::now();
+                }
+            }
+            let Some(filling) = &mut self.filling else { return Poll::Ready(Ok(())) };
+            let unsent = filling.unsent();
+            let piece = unsent.get(..PIECE).unwrap_or(unsent);
+            if piece.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let taken = match &mut self.encoder {
+                Some(encoder) => {
+                    encoder.write(piece);
+                    piece.len()
+                }
+                None => {
+                    let taken = ready!(self.client.poll_send(cx, piece))?;
+                    self.passed.sent += taken as u64;
+                    self.moved = Instant::now();
+                    taken
+                }
+            };
+            filling.took(taken);
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Room for a read that is as large as the last ones were.

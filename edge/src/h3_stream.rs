@@ -300,6 +300,22 @@ impl Client for H3Client {
         }
     }
 
+    /// The end of a stream often comes in a packet of its own, behind frames that mean nothing.
+    fn poll_bodyless(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match self.reader.next(&self.input) {
+                Ok(Next::Skip(count)) => self.input.advance(count),
+                Ok(Next::More) if self.ended => return Poll::Ready(self.input.is_empty()),
+                Ok(Next::More) => {
+                    if ready!(self.poll_input(cx, READ)).is_err() {
+                        return Poll::Ready(false);
+                    }
+                }
+                Ok(Next::Data(_) | Next::Fields(_) | Next::TooLarge) | Err(_) => return Poll::Ready(false),
+            }
+        }
+    }
+
     fn start(&mut self, head: &AnswerHead<'_>) -> Result<(), ClientError> {
         self.begun = true;
         push_answer(&mut self.out, head.status, head.fields.iter().copied(), head.length);

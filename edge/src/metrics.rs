@@ -1,10 +1,11 @@
 //! What the edge counts. Nothing here takes a lock on a request's way.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hosting_edge_cache::Sizes;
 use hosting_intent_sync::self_check::Health;
 use hosting_scaffold::admin::Metrics as Registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -112,6 +113,74 @@ impl Drop for Counted {
     }
 }
 
+/// What the cache did with requests, and how much there is.
+#[derive(Debug, Clone)]
+pub(crate) struct CacheMetrics {
+    outcomes: [(&'static str, Counter); 5],
+    pub(crate) sizes: CacheSizes,
+}
+
+impl CacheMetrics {
+    fn new(family: &Family<Outcome, Counter>) -> Self {
+        let outcomes = ["hit", "miss", "stale", "revalidated", "bypass"];
+        let of = |outcome| (outcome, family.get_or_create(&Outcome { outcome }).clone());
+        Self { outcomes: outcomes.map(of), sizes: CacheSizes::default() }
+    }
+
+    /// Counts a request by what the access log says of it.
+    pub(crate) fn count(&self, outcome: &str) {
+        if let Some((_, counter)) = self.outcomes.iter().find(|(known, _)| *known == outcome) {
+            counter.inc();
+        }
+    }
+}
+
+type Look = Box<dyn Fn() -> Sizes + Send + Sync>;
+
+/// Asks the cache how much there is when somebody looks.
+#[derive(Clone, Default)]
+pub(crate) struct CacheSizes(Arc<OnceLock<Look>>);
+
+impl CacheSizes {
+    /// From here on this is asked.
+    pub(crate) fn show(&self, look: impl Fn() -> Sizes + Send + Sync + 'static) {
+        // The first one counts: there is one cache.
+        let _ = self.0.set(Box::new(look));
+    }
+
+    fn of(&self, field: fn(Sizes) -> u64) -> CacheSize {
+        CacheSize { sizes: self.clone(), field, is_counter: false }
+    }
+}
+
+impl fmt::Debug for CacheSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CacheSizes")
+    }
+}
+
+/// One number of it.
+#[derive(Debug)]
+struct CacheSize {
+    sizes: CacheSizes,
+    field: fn(Sizes) -> u64,
+    is_counter: bool,
+}
+
+impl EncodeMetric for CacheSize {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let value = (self.field)(self.sizes.0.get().map(|look| look()).unwrap_or_default());
+        if self.is_counter {
+            return encoder.encode_counter::<NoLabelSet, _, u64>(&value, None);
+        }
+        encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        if self.is_counter { MetricType::Counter } else { MetricType::Gauge }
+    }
+}
+
 /// Every counter; a clone counts into the same.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -142,6 +211,8 @@ pub struct Metrics {
     pub compressed: Counter,
     /// Answers that were not because as many were as may be at once.
     pub not_compressed: Counter,
+    /// What the cache did.
+    pub(crate) cache: CacheMetrics,
     /// Handshakes done.
     pub handshakes: Counter,
     /// Handshakes for a name that is in no route.
@@ -190,6 +261,7 @@ impl Metrics {
         let handshakes: Family<Outcome, Counter> = Family::default();
         let rulings: Family<Outcome, Counter> = Family::default();
         let compressions: Family<Outcome, Counter> = Family::default();
+        let cached: Family<Outcome, Counter> = Family::default();
         let compression = |outcome| compressions.get_or_create(&Outcome { outcome }).clone();
         let code = |code| requests.get_or_create(&Code { code }).clone();
         let handshake = |outcome| handshakes.get_or_create(&Outcome { outcome }).clone();
@@ -209,6 +281,7 @@ impl Metrics {
             compressed: compression("done"),
             not_compressed: compression("no_room"),
             busy: Counter::default(),
+            cache: CacheMetrics::new(&cached),
             handshakes: handshake("done"),
             challenges: handshake("acme_challenge"),
             handshakes_unknown: handshake("unknown_name"),
@@ -290,6 +363,27 @@ impl Metrics {
                 "hosting_edge_requests_busy",
                 "Requests refused because nodes were full, or their tenant had its share",
                 metrics.busy.clone(),
+            );
+            registry.register(
+                "hosting_edge_cache_requests",
+                "Requests of names with a cache, by what it did",
+                cached,
+            );
+            let sizes = &metrics.cache.sizes;
+            registry.register(
+                "hosting_edge_cache_bytes",
+                "Bytes that the cache holds",
+                sizes.of(|sizes| sizes.bytes as u64),
+            );
+            registry.register(
+                "hosting_edge_cache_pages",
+                "Pages in the cache",
+                sizes.of(|sizes| sizes.pages as u64),
+            );
+            registry.register(
+                "hosting_edge_cache_evictions",
+                "Pages that made room for others",
+                CacheSize { is_counter: true, ..sizes.of(|sizes| sizes.evictions) },
             );
             registry.register("hosting_edge_handshakes", "TLS handshakes by outcome", handshakes);
             registry.register(

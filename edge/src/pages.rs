@@ -53,6 +53,8 @@ pub(crate) enum Page {
     BodyTooLarge,
     /// The nodes, or the tenant, have as many requests as they may.
     Busy,
+    /// The client wants a stored answer, and there is none (RFC 9111 §5.2.1.7).
+    NotStored,
 }
 
 impl Page {
@@ -122,6 +124,9 @@ impl Page {
                 "busy",
                 "This site has too much to do right now. Please try again soon.",
             ),
+            Self::NotStored => {
+                (StatusCode::GATEWAY_TIMEOUT, "not_stored", "There is no stored answer to this request.")
+            }
             Self::BodyTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -152,7 +157,8 @@ impl Page {
             | Self::GatewayTimeout
             | Self::RequestTimeout
             | Self::Forbidden
-            | Self::BodyTooLarge => None,
+            | Self::BodyTooLarge
+            | Self::NotStored => None,
         }
     }
 

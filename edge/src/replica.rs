@@ -192,7 +192,7 @@ mod tests {
         let keys = AudienceKeys::load(dir.path()).unwrap();
         let (mut replica, loaded) = EdgeReplica::new(writer, Arc::clone(&certs), keys, metrics);
         let tenant = Key::new(Kind::TenantState, "t_a");
-        let state = TenantState { state: State::Suspended as i32, reason: String::new(), http: None };
+        let state = TenantState { state: State::Suspended as i32, ..TenantState::default() };
         let state = (tenant.clone(), EdgeIntent::TenantState(state));
         for piece in [vec![state], vec![route("a.example"), route("b.example")]] {
             replica.publish(batch(true, piece));

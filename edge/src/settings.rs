@@ -111,6 +111,10 @@ pub struct Settings {
     pub slow_start_ms: u64,
     /// Answers that may be compressed at once (about 1 MiB each); others are sent as they are.
     pub max_compressions: usize,
+    /// Bytes that the cache holds, for names whose policy has one. 0: there is no cache.
+    pub cache_bytes: usize,
+    /// The most of these that one tenant has, in percent.
+    pub cache_tenant_percent: usize,
     /// Requests of one shard that may wait for a place at a node when all are full; others get 503.
     pub max_waiting: usize,
     /// A request that waits for a place.
@@ -171,6 +175,8 @@ impl Default for Settings {
             node_share_percent: balance.share_percent,
             slow_start_ms: balance.slow_start,
             max_compressions: 256,
+            cache_bytes: 64 * 1024 * 1024,
+            cache_tenant_percent: 25,
             max_waiting: 1_024,
             wait_timeout_ms: 3_000,
             take_over_drain_ms: 600_000,
@@ -224,6 +230,12 @@ impl Settings {
                 "node_check_timeout_ms",
                 "must not be 0; a node_check_interval_ms of 0 asks nobody",
             );
+        }
+        if self.cache_bytes > 0 && self.cache_bytes < 1024 * 1024 {
+            return invalid("cache_bytes", "must be at least 1048576, or 0 for no cache");
+        }
+        if !(1..=100).contains(&self.cache_tenant_percent) {
+            return invalid("cache_tenant_percent", "must be from 1 to 100; a cache_bytes of 0 is no cache");
         }
         if self.access_log_every == 0 {
             return invalid("access_log_every", "must be at least 1; an empty access_log writes none");

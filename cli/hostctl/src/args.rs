@@ -45,8 +45,8 @@ pub(crate) use self::one::OneArgs;
 pub(crate) use self::past::{HistoryArgs, UndeleteArgs, UndoArgs};
 pub(crate) use self::place::{DrainArgs, PlaceCommand, PlanArgs, UndrainArgs};
 pub(crate) use self::resources::{
-    CreateArgs, DeleteArgs, DescribeArgs, GetArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs,
-    UpdateArgs,
+    CreateArgs, DeleteArgs, DescribeArgs, GetArgs, PurgeCacheArgs, RetryArgs, SuspendArgs, TenantArgs,
+    UnsuspendArgs, UpdateArgs,
 };
 pub(crate) use self::rollouts::{RolloutArgs, RolloutsCommand};
 pub(crate) use self::waits::{
@@ -234,6 +234,8 @@ pub(crate) enum Command {
     Suspend(SuspendArgs),
     /// Switch a suspended tenant on again
     Unsuspend(UnsuspendArgs),
+    /// Purge what edges cached of a tenant's sites: everything, hosts, pages or tags
+    PurgeCache(PurgeCacheArgs),
     /// Try again what failed
     Retry(RetryArgs),
     /// Wait until a resource is in effect, or gone

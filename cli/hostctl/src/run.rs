@@ -27,6 +27,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Delete(one) => return resources::delete(&api()?, &one, format).await,
         Command::Suspend(one) => return resources::suspend(&api()?, &one, format).await,
         Command::Unsuspend(one) => return resources::unsuspend(&api()?, &one, format).await,
+        Command::PurgeCache(one) => return resources::purge_cache(&api()?, &one, format).await,
         Command::Retry(one) => return resources::retry(&api()?, &one, format).await,
         Command::Wait(one) => return resources::wait(&api()?, &one, format).await,
         Command::Verify(one) => resources::verify(&api()?, &one, format).await?,

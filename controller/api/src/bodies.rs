@@ -573,6 +573,7 @@ type Make = fn(&mut SchemaGenerator) -> Schema;
 /// Every named body.
 pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Suspend", |g| Suspend::json_schema(g)),
+    ("PurgeCache", |g| hosting_resource::purge::PurgeCache::json_schema(g)),
     ("ResourceEvent", |g| hosting_resource::EventView::json_schema(g)),
     ("RetryFailed", |g| RetryFailed::json_schema(g)),
     ("Converging", |g| Converging::json_schema(g)),

@@ -2,8 +2,9 @@
 
 use hosting_intent::message as m;
 use hosting_resource::http_policy::{
-    Access, Hsts, HttpPolicy, Maintenance, PathRedirect, RateLimit, RatePer,
+    Access, Cache, Hsts, HttpPolicy, Maintenance, PathRedirect, RateLimit, RatePer,
 };
+use hosting_resource::purge::{CachePurge, CachePurges, Purged};
 
 /// The policy as edges are told it.
 pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
@@ -18,6 +19,7 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
         max_header_bytes,
         maintenance,
         compression,
+        cache,
     } = policy;
     m::HttpPolicy {
         https_redirect: *https_redirect,
@@ -60,5 +62,43 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
             }
         }),
         compression: *compression,
+        cache: cache.as_ref().map(cache_message),
     }
+}
+
+fn cache_message(cache: &Cache) -> m::CachePolicy {
+    let Cache {
+        enabled,
+        default_ttl_seconds,
+        max_ttl_seconds,
+        stale_while_revalidate_seconds,
+        stale_if_error_seconds,
+        bypass_cookies,
+        ignored_query,
+        max_object_bytes,
+    } = cache;
+    m::CachePolicy {
+        enabled: *enabled,
+        default_ttl_seconds: *default_ttl_seconds,
+        max_ttl_seconds: *max_ttl_seconds,
+        stale_while_revalidate_seconds: *stale_while_revalidate_seconds,
+        stale_if_error_seconds: *stale_if_error_seconds,
+        bypass_cookies: bypass_cookies.clone(),
+        ignored_query: ignored_query.clone(),
+        max_object_bytes: *max_object_bytes,
+    }
+}
+
+/// A tenant's purges as edges are told them.
+pub(crate) fn purges(purges: &CachePurges) -> m::CachePurges {
+    let CachePurges { generation, all, recent } = purges;
+    let recent = recent.iter().map(|CachePurge { generation, what }| m::CachePurge {
+        generation: *generation,
+        what: Some(match what {
+            Purged::Host(host) => m::cache_purge::What::Host(host.clone()),
+            Purged::Url(url) => m::cache_purge::What::Url(url.clone()),
+            Purged::Tag(tag) => m::cache_purge::What::Tag(tag.clone()),
+        }),
+    });
+    m::CachePurges { generation: *generation, all: *all, recent: recent.collect() }
 }

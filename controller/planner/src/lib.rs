@@ -78,8 +78,9 @@ pub use mutate::{
     Deleted, Drained, Forgotten, FreshTicketKey, How, LeftAlone, TakenBack, Undone, admit_reader,
     continue_delete, converge_shard, create, delete, delete_for_good, drain, drain_node, drain_shard,
     end_keeping, expel_reader, finish_delete, forget_node, has_children, is_restorable, open_gates,
-    record_status, replan, retired, retry, retry_failed, revert, rotate_ticket_keys, set_in_service, suspend,
-    undelete, undo, undrain_node, undrain_shard, unsuspend, update, wants_continuing,
+    purge_cache, record_status, replan, retired, retry, retry_failed, revert, rotate_ticket_keys,
+    set_in_service, suspend, undelete, undo, undrain_node, undrain_shard, unsuspend, update,
+    wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use ownership::{CHECK_OWNERSHIP, Claim, Look as OwnershipLook, claim, note_look};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use ahash::RandomState;
 use arc_swap::ArcSwapOption;
 use hashbrown::HashTable;
+use hosting_intent::message::CachePurges;
 
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -22,8 +23,16 @@ pub struct Tenant {
     /// Whether there is a policy, so that nobody asks for one that is not there.
     has_policy: AtomicBool,
     policy: ArcSwapOption<Policy>,
+    purges: ArcSwapOption<Purged>,
     /// Requests under way.
     under_way: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Purged {
+    /// Grows when generations go back.
+    life: u64,
+    last: Arc<CachePurges>,
 }
 
 /// A tenant's request under way.
@@ -67,6 +76,27 @@ impl Tenant {
         self.has_policy.store(has_policy, Ordering::Relaxed);
     }
 
+    /// What it purged, and how often its purges went back.
+    #[must_use]
+    pub fn purges(&self) -> (u64, Option<Arc<CachePurges>>) {
+        self.purges
+            .load()
+            .as_deref()
+            .map_or((0, None), |purged| (purged.life, Some(Arc::clone(&purged.last))))
+    }
+
+    /// Purges count from here on. Those that go back void all that was stored by the ones before.
+    pub(crate) fn purge(&self, last: Option<&CachePurges>) {
+        let before = self.purges.load_full();
+        let (life, known) = before.as_deref().map_or((0, 0), |purged| (purged.life, purged.last.generation));
+        if before.is_none() && last.is_none() {
+            return;
+        }
+        let last = last.cloned().unwrap_or_default();
+        let life = life + u64::from(last.generation < known);
+        self.purges.store(Some(Arc::new(Purged { life, last: Arc::new(last) })));
+    }
+
     pub(crate) fn suspend(&self, suspended: bool) {
         self.state.store(if suspended { SUSPENDED } else { ACTIVE }, Ordering::Relaxed);
     }
@@ -93,6 +123,7 @@ impl Cell for Tenant {
             state: AtomicU8::new(ACTIVE),
             has_policy: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
+            purges: ArcSwapOption::empty(),
             under_way: AtomicUsize::new(0),
         }
     }
@@ -186,5 +217,28 @@ impl<T: Cell> Cells<T> {
     /// Forgets what nothing refers to any more.
     pub(crate) fn sweep(&mut self) {
         self.table.retain(|referred| referred.wanted || Arc::strong_count(&referred.cell) > 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purges_that_go_back_begin_another_life() {
+        let tenant = <Tenant as Cell>::new("t");
+        let seen = || {
+            let (life, last) = tenant.purges();
+            (life, last.map(|last| last.generation))
+        };
+        tenant.purge(None);
+        assert_eq!(seen(), (0, None));
+        for (generation, wanted) in
+            [(Some(3), (0, Some(3))), (Some(5), (0, Some(5))), (Some(4), (1, Some(4))), (None, (2, Some(0)))]
+        {
+            let purges = generation.map(|generation| CachePurges { generation, ..CachePurges::default() });
+            tenant.purge(purges.as_ref());
+            assert_eq!(seen(), wanted);
+        }
     }
 }

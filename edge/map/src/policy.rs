@@ -33,6 +33,7 @@ pub(crate) struct Policy {
     max_head: Option<usize>,
     maintenance: Option<Maintenance>,
     compression: Option<bool>,
+    cache: Option<m::CachePolicy>,
 }
 
 #[derive(Debug)]
@@ -141,6 +142,7 @@ impl Policy {
                 served: Networks::new(&maintenance.allow, &[]),
             }),
             compression: policy.compression,
+            cache: policy.cache.clone(),
         }
     }
 
@@ -164,6 +166,7 @@ impl Policy {
         say("max_header_bytes", self.max_head.map(|most| most.to_string()));
         say("maintenance", self.maintenance.as_ref().map(|maintenance| maintenance.enabled.to_string()));
         say("compression", self.compression.map(|is_on| is_on.to_string()));
+        say("cache", self.cache.as_ref().map(|cache| cache.enabled.to_string()));
         said
     }
 }
@@ -214,6 +217,12 @@ impl Policies {
     #[must_use]
     pub fn compresses(&self) -> bool {
         !self.is_empty() && self.pick(|policy| policy.compression).unwrap_or_default()
+    }
+
+    /// What is stored of the site's responses; `None`: nothing is.
+    #[must_use]
+    pub fn cache(&self) -> Option<&m::CachePolicy> {
+        self.pick(|policy| policy.cache.as_ref()).filter(|cache| cache.enabled)
     }
 
     /// The most bytes that a body may have.

@@ -146,6 +146,7 @@ impl Routing {
                     seen::suspended(route.tenant.is_suspended()),
                     seen::policy(route.policy.map(|policy| policy.digest())),
                     seen::tenant_policy(route.tenant.policy().as_deref().map(Policy::digest)),
+                    seen::purged(route.tenant.purges().1.as_deref()),
                 ];
                 match route.site {
                     None => lines.push(seen::site(None)),
@@ -281,6 +282,7 @@ impl Writer {
                     let policy = self.policy(state.http.as_ref());
                     let tenant = self.tenants.want(&item.key.name);
                     tenant.set_policy(policy);
+                    tenant.purge(state.purges.as_ref());
                     tenant.suspend(suspended);
                 }
                 EdgeIntent::ShardPool(pool) => {
@@ -436,7 +438,7 @@ mod tests {
         upsert(
             Kind::TenantState,
             id,
-            EdgeIntent::TenantState(TenantState { state: state as i32, reason: String::new(), http: None }),
+            EdgeIntent::TenantState(TenantState { state: state as i32, ..TenantState::default() }),
         )
     }
 

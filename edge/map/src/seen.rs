@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use hosting_intent::EdgeIntent;
-use hosting_intent::message::{HttpPolicy, PoolNode, State};
+use hosting_intent::message::{CachePurges, HttpPolicy, PoolNode, State};
 
 use crate::policy::digest;
 
@@ -31,6 +31,11 @@ pub(crate) fn policy(digest: Option<&str>) -> String {
 /// The digest of the tenant's policy.
 pub(crate) fn tenant_policy(digest: Option<&str>) -> String {
     format!("tenant policy {}", digest.unwrap_or("none"))
+}
+
+/// The generation of the tenant's last purge.
+pub(crate) fn purged(purges: Option<&CachePurges>) -> String {
+    format!("purged {}", purges.map_or(0, |purges| purges.generation))
 }
 
 /// Webroot, shard, and whether the site may change the protocol of a connection.
@@ -68,7 +73,11 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
         }
         EdgeIntent::TenantState(state) => {
             let digest = of(state.http.as_ref());
-            vec![suspended(state.state() == State::Suspended), tenant_policy(digest.as_deref())]
+            vec![
+                suspended(state.state() == State::Suspended),
+                tenant_policy(digest.as_deref()),
+                purged(state.purges.as_ref()),
+            ]
         }
         EdgeIntent::ShardPool(shard) => {
             let line = |one: &PoolNode| {

@@ -344,7 +344,11 @@ pub(crate) fn tenant(id: &str, state: State) -> (Item, EdgeIntent) {
     upsert(
         Kind::TenantState,
         id,
-        EdgeIntent::TenantState(TenantState { state: state as i32, reason: "unpaid".into(), http: None }),
+        EdgeIntent::TenantState(TenantState {
+            state: state as i32,
+            reason: "unpaid".into(),
+            ..TenantState::default()
+        }),
     )
 }
 

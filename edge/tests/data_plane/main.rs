@@ -3,6 +3,9 @@
 
 mod access_log;
 mod balancing;
+mod cache;
+mod cache_purge;
+mod cache_site;
 mod challenges;
 mod client_address;
 mod compression;

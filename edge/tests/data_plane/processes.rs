@@ -55,7 +55,7 @@ impl Site {
             addresses: vec![node.address.to_string()],
             in_service: true,
         }];
-        let tenant = TenantState { state: State::Active as i32, reason: String::new(), http: None };
+        let tenant = TenantState { state: State::Active as i32, ..TenantState::default() };
         let items = [
             (Key::new(Kind::Route, HOST), route.encode_to_vec()),
             (Key::new(Kind::ShardPool, "s1"), ShardPool { name: "shard-1".into(), nodes }.encode_to_vec()),

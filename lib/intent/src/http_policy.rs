@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 
 use crate::message as m;
-use crate::name;
+use crate::{cache, name};
 
 /// Redirects of one host name.
 pub const MAX_REDIRECTS: usize = 200;
@@ -183,7 +183,7 @@ pub(crate) fn check(policy: &m::HttpPolicy, of_tenant: bool) -> Result<(), (&'st
         between("http.maintenance.retry_after_seconds", maintenance.retry_after_seconds, 1, MAX_RETRY_AFTER)?;
         networks("http.maintenance.allow", &maintenance.allow, &mut HashSet::new())?;
     }
-    Ok(())
+    policy.cache.as_ref().map_or(Ok(()), cache::check_policy)
 }
 
 #[cfg(test)]
@@ -269,13 +269,18 @@ mod tests {
                 allow: vec!["2001:db8::/48".into()],
             }),
             compression: Some(true),
+            cache: Some(m::CachePolicy {
+                max_ttl_seconds: 1,
+                max_object_bytes: 1,
+                ..m::CachePolicy::default()
+            }),
         };
         assert_eq!(check(&whole, false), Ok(()));
         assert!(check(&whole, true).is_err(), "a tenant leads no name anywhere");
         let of_tenant =
             m::HttpPolicy { canonical_host: String::new(), redirects: Vec::new(), ..whole.clone() };
         assert_eq!(check(&of_tenant, true), Ok(()));
-        let changes: [fn(&mut m::HttpPolicy); 17] = [
+        let changes: [fn(&mut m::HttpPolicy); 18] = [
             |policy| policy.canonical_host = "WWW.example.com".into(),
             |policy| policy.hsts = Some(m::Hsts { max_age_seconds: u32::MAX, ..m::Hsts::default() }),
             |policy| policy.redirects.push(redirect("/old", "/other", 301)),
@@ -295,6 +300,7 @@ mod tests {
             |policy| policy.max_body_bytes = Some(0),
             |policy| policy.max_header_bytes = Some(0),
             |policy| policy.maintenance = Some(m::Maintenance::default()),
+            |policy| policy.cache = Some(m::CachePolicy::default()),
         ];
         for (n, change) in changes.iter().enumerate() {
             let mut policy = whole.clone();

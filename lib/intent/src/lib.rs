@@ -6,6 +6,7 @@
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 mod audience;
+pub mod cache;
 mod digest;
 pub mod edge_key;
 pub mod env;

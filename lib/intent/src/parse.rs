@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
 
-use crate::{Key, Retired, env, folder, http_policy, kind_name, message as m, name, php};
+use crate::{Key, Retired, cache, env, folder, http_policy, kind_name, message as m, name, php};
 
 /// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
@@ -123,6 +123,9 @@ pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Re
     id_key(key)?;
     stated(state.state)?;
     http(state.http.as_ref(), true)?;
+    if let Some(purges) = &state.purges {
+        cache::check_purges(purges).map_err(|(field, problem)| invalid(field, problem))?;
+    }
     Ok(state)
 }
 
@@ -508,7 +511,7 @@ mod tests {
     #[test]
     fn what_stops_serving_takes_away() {
         let state = |state: m::State| {
-            Intent::TenantState(m::TenantState { state: state as i32, reason: String::new(), http: None })
+            Intent::TenantState(m::TenantState { state: state as i32, ..m::TenantState::default() })
         };
         assert!(state(m::State::Suspended).takes_away());
         assert!(!state(m::State::Active).takes_away());

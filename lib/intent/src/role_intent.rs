@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_role_does_not_know_the_kinds_of_others() {
         let key = Key::new(Kind::TenantState, "t_a");
-        let state = m::TenantState { state: m::State::Suspended as i32, reason: String::new(), http: None };
+        let state = m::TenantState { state: m::State::Suspended as i32, ..m::TenantState::default() };
         let value = state.encode_to_vec();
         assert_eq!(EdgeIntent::parse(&key, &value), Ok(EdgeIntent::TenantState(state.clone())));
         assert!(EdgeIntent::TenantState(state.clone()).takes_away());

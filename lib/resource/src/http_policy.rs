@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use hosting_intent::http_policy as rules;
+use hosting_intent::{cache as cache_rules, http_policy as rules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,9 @@ pub struct HttpPolicy {
     /// visitors write (BREACH).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<bool>,
+    /// What edges store of the site's responses, and answer with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
     /// Requests get 503 and a page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
@@ -128,6 +131,69 @@ pub struct Maintenance {
 
 const fn ten_minutes() -> u32 {
     600
+}
+
+/// What edges store of a site's responses, and answer with (RFC 9111): what the site marks with `Cache-Control` or `CDN-Cache-Control`, never
+/// what sets a cookie or is `private`. A purge of a tenant's cache names hosts, URLs, or tags, which responses have in `Cache-Tag` or `Surrogate-Key`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cache {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// How long a response is used that says nothing of it, in seconds, at most a year: only for requests without cookies but those of analytics. 0: it is not stored.
+    #[serde(default)]
+    pub default_ttl_seconds: u32,
+    /// The most that any response is used, in seconds, from 1 to a year.
+    #[serde(default = "a_day")]
+    pub max_ttl_seconds: u32,
+    /// How long after that a response is used while a new one is fetched, in seconds, at most a year, where it does not say so itself.
+    #[serde(default = "a_minute")]
+    pub stale_while_revalidate_seconds: u32,
+    /// How long after that a response is used while the site fails, in seconds, at most a year, where it does not say so itself.
+    #[serde(default = "a_day")]
+    pub stale_if_error_seconds: u32,
+    /// Requests with a cookie of one of these names always go to the site; `*` at the end for all that begin like it. At most 50.
+    #[serde(default = "cookies_of_members")]
+    pub bypass_cookies: Vec<String>,
+    /// Query parameters that make no other page; the site is not told them. `*` at the end as above. At most 50.
+    #[serde(default = "parameters_of_campaigns")]
+    pub ignored_query: Vec<String>,
+    /// Larger responses are not stored, in bytes, from 1 to 64 MiB. Edges have a limit of their own besides.
+    #[serde(default = "a_mebibyte")]
+    pub max_object_bytes: u64,
+}
+
+const fn a_minute() -> u32 {
+    60
+}
+
+const fn a_day() -> u32 {
+    86_400
+}
+
+const fn a_mebibyte() -> u64 {
+    1_024 * 1_024
+}
+
+/// Those of people whom applications know: WordPress, WooCommerce, and what PHP, Laravel and Django call their sessions.
+fn cookies_of_members() -> Vec<String> {
+    let names = [
+        "wordpress_logged_in_*",
+        "wordpress_sec_*",
+        "wp-postpass_*",
+        "comment_author_*",
+        "woocommerce_items_in_cart",
+        "woocommerce_cart_hash",
+        "wp_woocommerce_session_*",
+        "PHPSESSID",
+        "laravel_session",
+        "sessionid",
+    ];
+    names.map(str::to_owned).into()
+}
+
+/// Those that say from where a visitor came.
+fn parameters_of_campaigns() -> Vec<String> {
+    ["utm_*", "fbclid", "gclid", "dclid", "msclkid", "mc_cid", "mc_eid", "_ga"].map(str::to_owned).into()
 }
 
 impl HttpPolicy {
@@ -238,6 +304,9 @@ impl HttpPolicy {
         if both().find_map(|policy| policy.compression).unwrap_or_default() {
             parts.push("texts are compressed".to_owned());
         }
+        if both().find_map(|policy| policy.cache.as_ref()).is_some_and(|cache| cache.enabled) {
+            parts.push("edges cache what may be cached".to_owned());
+        }
         (!parts.is_empty()).then(|| (maintenance.is_none(), parts.join("; ")))
     }
 
@@ -291,6 +360,45 @@ impl HttpPolicy {
             let normal = check::networks("http.maintenance.allow", &maintenance.allow, rules::MAX_NETWORKS);
             faults.put(&mut maintenance.allow, normal);
         }
+        if let Some(cache) = &mut self.cache {
+            faults.note(cache.check());
+        }
+        faults.end()
+    }
+}
+
+impl Cache {
+    fn check(&mut self) -> Result<(), SpecError> {
+        let mut faults = Faults::default();
+        for (field, seconds, least) in [
+            ("http.cache.default_ttl_seconds", self.default_ttl_seconds, 0),
+            ("http.cache.max_ttl_seconds", self.max_ttl_seconds, 1),
+            ("http.cache.stale_while_revalidate_seconds", self.stale_while_revalidate_seconds, 0),
+            ("http.cache.stale_if_error_seconds", self.stale_if_error_seconds, 0),
+        ] {
+            faults.note(check::between(field, seconds, least, cache_rules::MAX_TTL));
+        }
+        if self.enabled && self.default_ttl_seconds > self.max_ttl_seconds {
+            let problem = "is more than max_ttl_seconds; lower it, or raise that";
+            faults.fault(SpecError::invalid("http.cache.default_ttl_seconds", problem));
+        }
+        for (field, list) in [
+            ("http.cache.bypass_cookies", &mut self.bypass_cookies),
+            ("http.cache.ignored_query", &mut self.ignored_query),
+        ] {
+            check::distinct(list);
+            if list.len() > cache_rules::MAX_NAMES {
+                let problem =
+                    format!("at most {} can be given; one with * stands for many", cache_rules::MAX_NAMES);
+                faults.fault(SpecError::invalid(field, problem));
+            }
+            for (n, name) in list.iter().enumerate().take(cache_rules::MAX_NAMES) {
+                let named = cache_rules::check_name(name);
+                faults.note(named.map_err(|problem| SpecError::invalid(format!("{field}[{n}]"), problem)));
+            }
+        }
+        let most = cache_rules::MAX_OBJECT_BYTES;
+        faults.note(check::between("http.cache.max_object_bytes", self.max_object_bytes, 1, most));
         faults.end()
     }
 }
@@ -366,6 +474,14 @@ mod tests {
             "max_body_bytes": 0,
             "max_header_bytes": 0,
             "maintenance": {"enabled": true, "retry_after_seconds": 0, "allow": ["::1/200"]},
+            "cache": {
+                "enabled": true,
+                "default_ttl_seconds": 90_000_000,
+                "max_ttl_seconds": 0,
+                "bypass_cookies": ["a", "b=c"],
+                "ignored_query": ["*x"],
+                "max_object_bytes": 0,
+            },
         }));
         let wanted = [
             "http.canonical_host",
@@ -381,8 +497,40 @@ mod tests {
             "http.max_header_bytes",
             "http.maintenance.retry_after_seconds",
             "http.maintenance.allow[0]",
+            "http.cache.default_ttl_seconds",
+            "http.cache.max_ttl_seconds",
+            "http.cache.default_ttl_seconds",
+            "http.cache.bypass_cookies[1]",
+            "http.cache.ignored_query[0]",
+            "http.cache.max_object_bytes",
         ];
         assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn a_cache_that_is_on_is_one_that_suits_most_sites() {
+        let cache =
+            normal(json!({"cache": {"enabled": true, "ignored_query": ["a", "b", "a"]}}))["cache"].take();
+        for (field, wanted) in [
+            ("default_ttl_seconds", json!(0)),
+            ("max_ttl_seconds", json!(86_400)),
+            ("stale_while_revalidate_seconds", json!(60)),
+            ("stale_if_error_seconds", json!(86_400)),
+            ("ignored_query", json!(["a", "b"])),
+            ("max_object_bytes", json!(1_048_576)),
+        ] {
+            assert_eq!(cache[field], wanted, "{field}");
+        }
+        let cookies = cache["bypass_cookies"].as_array().unwrap();
+        assert!(cookies.contains(&json!("wordpress_logged_in_*")));
+        let said = HttpPolicy::summary(policy(json!({"cache": {"enabled": true}})).as_ref(), None).unwrap();
+        assert_eq!(said, (true, "edges cache what may be cached".to_owned()));
+        let more = json!({"cache": {"enabled": true, "default_ttl_seconds": 100_000}});
+        let refused = HttpPolicy::of_name(policy(more), "example.com").unwrap_err().to_string();
+        assert!(
+            refused.starts_with("validation error: http.cache.default_ttl_seconds: is more than"),
+            "{refused}"
+        );
     }
 
     #[test]

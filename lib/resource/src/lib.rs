@@ -29,6 +29,7 @@ pub mod limits;
 pub mod ownership;
 mod pem_text;
 mod placement;
+pub mod purge;
 mod record_data;
 pub mod roles;
 mod rotation;

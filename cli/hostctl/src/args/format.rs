@@ -56,6 +56,7 @@ fn has_names(command: &Command) -> bool {
         | Command::Undelete(_)
         | Command::Suspend(_)
         | Command::Unsuspend(_)
+        | Command::PurgeCache(_)
         | Command::Retry(_)
         | Command::Wait(_)
         | Command::Watch(_)
@@ -75,6 +76,7 @@ fn is_dry_run(command: &Command) -> bool {
         Command::Delete(args) => &args.wait,
         Command::Suspend(args) => &args.wait,
         Command::Unsuspend(args) => &args.wait,
+        Command::PurgeCache(args) => &args.wait,
         Command::Retry(args) => &args.wait,
         Command::Undelete(args) => &args.wait,
         Command::Undo(args) => &args.wait,

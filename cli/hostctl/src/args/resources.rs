@@ -146,6 +146,30 @@ pub(crate) struct UnsuspendArgs {
     pub wait: WaitArgs,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hostctl purge-cache acme-1001 --tag post-17 --tag front-page --wait=served
+  hostctl purge-cache acme-1001 --url 'https://www.example.com/blog/*'
+  hostctl purge-cache acme-1001 --everything")]
+pub(crate) struct PurgeCacheArgs {
+    #[command(flatten)]
+    pub tenant: TenantArgs,
+    /// All that is stored of the tenant's sites
+    #[arg(long, required_unless_present_any = ["host", "url", "tag"], conflicts_with_all = ["host", "url", "tag"])]
+    pub everything: bool,
+    /// All pages of a host name; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// A page with its query; with `*` at the end all that begin like it; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub url: Vec<String>,
+    /// All pages that the site gave this tag, in Cache-Tag or Surrogate-Key; may be given several times
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
 /// A tenant, with its kind before it or not.
 #[derive(Debug, Args)]
 pub(crate) struct TenantArgs {

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     api::{Api, ApiError},
     args::{
-        CreateArgs, DeleteArgs, OneArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs, Until,
-        UpdateArgs, WaitArgs, WaitForArgs,
+        CreateArgs, DeleteArgs, OneArgs, PurgeCacheArgs, RetryArgs, SuspendArgs, TenantArgs, UnsuspendArgs,
+        Until, UpdateArgs, WaitArgs, WaitForArgs,
     },
     format::Format,
     kinds::{self, collection, item, label_of, plurals},
@@ -60,7 +60,7 @@ impl TenantArgs {
         match self.words.as_slice() {
             [name] => Ok(kinds::id_in("tenant", name)),
             [kind, name] if kinds::kind(kind).is_ok_and(|info| info.kind == Kind::Tenant) => Ok(name),
-            _ => Err(usage("only a tenant can be suspended: write TENANT, or tenant TENANT")),
+            _ => Err(usage("this is for tenants alone: write TENANT, or tenant TENANT")),
         }
     }
 }
@@ -163,6 +163,16 @@ pub(crate) async fn suspend(api: &Api, args: &SuspendArgs, format: Format) -> an
 
 pub(crate) async fn unsuspend(api: &Api, args: &UnsuspendArgs, format: Format) -> anyhow::Result<ExitCode> {
     act(api, Kind::Tenant.info(), args.tenant.name()?, "unsuspend", json!({}), &args.wait, format).await
+}
+
+pub(crate) async fn purge_cache(
+    api: &Api,
+    args: &PurgeCacheArgs,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let PurgeCacheArgs { tenant, everything, host, url, tag, wait } = args;
+    let body = json!({"everything": everything, "hosts": host, "urls": url, "tags": tag});
+    act(api, Kind::Tenant.info(), tenant.name()?, "purge-cache", body, wait, format).await
 }
 
 pub(crate) async fn retry(api: &Api, args: &RetryArgs, format: Format) -> anyhow::Result<ExitCode> {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub(crate) use self::{
     ask::{receipt, traffic, usage_of, verify},
     body::{create_schema, update_schema},
-    change::{create, delete, outcome, retry, suspend, unsuspend, update, wait},
+    change::{create, delete, outcome, purge_cache, retry, suspend, unsuspend, update, wait},
     show::{describe, get},
 };
 use crate::{

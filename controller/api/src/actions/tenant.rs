@@ -8,6 +8,8 @@ use hosting_resource::{Kind, Status, Tier};
 use hosting_store::{ListQuery, WriteTx};
 
 use super::{Act, Ask, PLAIN};
+use hosting_resource::purge::PurgeCache;
+
 use crate::bodies::{RetryFailed, Summary, Suspend};
 use crate::route::{Op, Route, Shape};
 use crate::service::{Call, Reply, to_json};
@@ -68,6 +70,18 @@ static RETRY_FAILED: Act = Act {
     carry_out: |call, tx| Box::pin(retry_failed(call, tx)),
 };
 
+static PURGE_CACHE: Act = Act {
+    name: "purge-cache",
+    repeats: None,
+    carry_out: |call, tx| {
+        Box::pin(async move {
+            let purged = call.typed::<PurgeCache>()?.check()?;
+            let tenant = call.current(tx, Kind::Tenant).await?;
+            Ok(Done::without_body(&hosting_planner::purge_cache(tx, &tenant.id, purged).await?))
+        })
+    },
+};
+
 static SUMMARY: Ask =
     Ask { name: "resource-summary", answer: |api, call| Box::pin(summary(api, call)), ..PLAIN };
 
@@ -82,6 +96,10 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::POST, "/tenants/{id}/unsuspend", Op::Act(&UNSUSPEND))
             .gives(202, Shape::Empty)
             .says("Switch a tenant on again"),
+        route(Method::POST, "/tenants/{id}/purge-cache", Op::Act(&PURGE_CACHE))
+            .takes(Shape::Named("PurgeCache"))
+            .gives(202, Shape::Empty)
+            .says("Purge what edges cached of a tenant's sites"),
         route(Method::POST, "/tenants/{id}/retry-failed", Op::Act(&RETRY_FAILED))
             .gives(202, Shape::Named("RetryFailed"))
             .says("Try again everything of a tenant that failed"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 pub(crate) fn example(name: &str) -> Option<Value> {
     let example = match name {
         "Suspend" => json!({"reason": "unpaid"}),
+        "PurgeCache" => json!({"urls": ["https://www.customer-1.example/blog/*"], "tags": ["post-1"]}),
         "Rotate" => json!({"overlap_seconds": 3600}),
         "BrandClusters" => json!({"cluster_ids": ["1c1f2b57-2a4e-4f0c-8f7a-0d7d2f1f3c12"]}),
         "Runtime" => json!({"runtime": "php", "version": "8.2"}),

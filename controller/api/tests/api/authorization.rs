@@ -76,6 +76,7 @@ pub(crate) fn body_of(test: &TestApi, ids: &Ids, route: &Route) -> Option<Value>
         Shape::Named("GapPatch") => Some(json!({"status": "open"})),
         Shape::Named("Drain") => Some(json!({"force": true})),
         Shape::Named("Suspend") => Some(json!({"reason": "unpaid"})),
+        Shape::Named("PurgeCache") => Some(json!({"everything": true})),
         Shape::Named("BrandClusters") => Some(json!({"cluster_ids": []})),
         Shape::Named("Runtime") => Some(json!({"runtime": "php", "version": "8.2"})),
         Shape::View(_) | Shape::Page(_) | Shape::Named(_) => panic!("{} {}", route.method, route.path),

@@ -99,6 +99,30 @@ async fn a_rejection_is_a_conflict_with_its_reason() {
     assert_eq!(test.get(&path).await.body["status"], "active");
 }
 
+#[tokio::test]
+async fn a_purge_is_checked_and_waited_for() {
+    let test = TestApi::with_fleet().await;
+    let ids = test.brand("first").await;
+    let purge = format!("/tenants/{}/purge-cache", ids.tenant);
+    for (wrong, field) in [
+        (json!({}), "everything"),
+        (json!({"everything": true, "tags": ["a"]}), "everything"),
+        (json!({"hosts": ["-"]}), "hosts[0]"),
+        (json!({"urls": ["/a"]}), "urls[0]"),
+        (json!({"tags": ["a", "b,c"]}), "tags[1]"),
+        (json!({"tags": vec!["a"; 31]}), "tags"),
+    ] {
+        let refused = test.post(&purge, wrong.clone()).await;
+        assert!(refused.status == 400 && refused.body.to_string().contains(field), "{wrong}: {refused:?}");
+    }
+    let before = test.get(&format!("/tenants/{}", ids.tenant)).await.body["generation"].as_u64().unwrap();
+    let done = test.post(&format!("{purge}?wait=ready"), json!({"tags": ["post-1"]})).await.ok(200);
+    assert_eq!((&done["status"], done["generation"].as_u64()), (&json!("active"), Some(before + 1)));
+    test.post(&purge, json!({"everything": true})).await.ok(202);
+    let nobodys = test.post("/tenants/t_nobodys000/purge-cache", json!({"everything": true})).await;
+    assert_eq!(nobodys.status, 404, "{nobodys:?}");
+}
+
 /// Defect 42 of the reference: nobody saw that a tenant was suspended. What its machines do then is tested with the roles.
 #[tokio::test]
 async fn suspension_and_back() {

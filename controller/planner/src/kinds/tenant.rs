@@ -93,7 +93,8 @@ impl Planned for Tenant {
         let id = tenant.id.as_str();
         if !tenant.spec.cluster_id.is_empty() {
             let http = tenant.spec.http.as_deref().map(http_policy::message);
-            let message = m::TenantState { state: state as i32, reason: reason.to_owned(), http };
+            let purges = tenant.state.purges.as_ref().map(http_policy::purges);
+            let message = m::TenantState { state: state as i32, reason: reason.to_owned(), http, purges };
             let audience = Audience::edge(&tenant.spec.cluster_id)?;
             wanted.push(DesiredIntent::new(audience, IntentKind::TenantState, id, &message));
         }

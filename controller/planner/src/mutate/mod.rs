@@ -29,7 +29,7 @@ pub use ticket_keys::{FreshTicketKey, rotate_ticket_keys};
 pub(crate) use undelete::go_on_restoring;
 pub use undelete::{end_keeping, undelete};
 pub use undo::{revert, undo};
-pub use update::{converge_shard, retry, retry_failed, suspend, unsuspend, update};
+pub use update::{converge_shard, purge_cache, retry, retry_failed, suspend, unsuspend, update};
 
 use crate::fields::{is_deleting, why_gone};
 use crate::overlay::Overlay;

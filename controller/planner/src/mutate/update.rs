@@ -3,6 +3,7 @@
 use hosting_intent::Cause;
 use hosting_resource::kinds::shard::Shard;
 use hosting_resource::kinds::tenant::Tenant;
+use hosting_resource::purge::Purged;
 use hosting_resource::{Doc, Document, Id, Kind, Progress, Resource, Status, Update};
 
 use crate::fields::{is_deleting, why_gone};
@@ -74,15 +75,7 @@ pub(super) async fn amend(
     let reaches_machines = !plan.take_changed().is_empty();
     plan.restore_changed(outer);
     if reaches_machines && kind.facts().gated {
-        after.status = match after.status {
-            Status::Active | Status::Converging | Status::Degraded => Status::Converging,
-            Status::Failed | Status::Provisioning => Status::Provisioning,
-            other @ (Status::Pending
-            | Status::Suspended
-            | Status::Deleted
-            | Status::Deleting
-            | Status::AutoDisabled) => other,
-        };
+        after.status = on_its_way(after.status);
         if after.status != Status::Failed {
             after.status_message = None;
         }
@@ -131,6 +124,36 @@ pub async fn unsuspend(draft: &mut dyn Draft, tenant: &str) -> Result<Resource, 
     tenant.generation += 1;
     tenant.state.suspend_reason = None;
     put_and_plan(plan, tenant.into_resource()).await
+}
+
+/// Purges what edges cached of a tenant's sites; nothing named: everything. The tenant is in effect again when its edges have it.
+///
+/// # Errors
+/// [`PlanError::NotFound`]; [`PlanError::Conflict`] when it is being deleted.
+pub async fn purge_cache(
+    draft: &mut dyn Draft,
+    tenant: &str,
+    purged: Vec<Purged>,
+) -> Result<Resource, PlanError> {
+    let mut plan = Plan::new(draft, Cause::Person);
+    let mut tenant = staying(&mut plan, tenant).await?;
+    tenant.state.purges.get_or_insert_default().add(purged);
+    tenant.status = on_its_way(tenant.status);
+    tenant.generation += 1;
+    put_and_plan(plan, tenant.into_resource()).await
+}
+
+/// The status of what was told to machines anew.
+const fn on_its_way(status: Status) -> Status {
+    match status {
+        Status::Active | Status::Converging | Status::Degraded => Status::Converging,
+        Status::Failed | Status::Provisioning => Status::Provisioning,
+        other @ (Status::Pending
+        | Status::Suspended
+        | Status::Deleted
+        | Status::Deleting
+        | Status::AutoDisabled) => other,
+    }
 }
 
 async fn staying(plan: &mut Plan<'_>, tenant: &str) -> Result<Doc<Tenant>, PlanError> {

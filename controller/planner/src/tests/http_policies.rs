@@ -1,12 +1,53 @@
-//! What edges are told to do with requests before a site sees them.
+//! What edges are told to do with requests before a site sees them, and what they are to forget.
+
+use hosting_resource::purge::Purged;
 
 use super::*;
+use crate::{purge_cache, suspend};
 
-fn policy(lab: &Lab, tenant: &Resource) -> Option<m::HttpPolicy> {
+fn state(lab: &Lab, tenant: &Resource) -> m::TenantState {
     match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::TenantState, &tenant.id) {
-        Some(Intent::TenantState(state)) => state.http,
+        Some(Intent::TenantState(state)) => state,
         other => panic!("{other:?}"),
     }
+}
+
+fn policy(lab: &Lab, tenant: &Resource) -> Option<m::HttpPolicy> {
+    state(lab, tenant).http
+}
+
+#[tokio::test]
+async fn a_purge_goes_to_the_edges_and_the_tenant_is_active_when_they_have_it() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    lab.settle().await;
+    assert_eq!(state(&lab, &tenant).purges, None);
+    let before = lab.get(&tenant.id).unwrap().generation;
+    let tag = |tag: &str| Purged::Tag(tag.to_owned());
+    let purged = purge_cache(&mut lab.store, &tenant.id, vec![tag("a"), tag("b")]).await.unwrap();
+    assert_eq!((purged.status, purged.generation), (Status::Converging, before + 1));
+    let told = |generation, tag: &str| m::CachePurge {
+        generation,
+        what: Some(m::cache_purge::What::Tag(tag.to_owned())),
+    };
+    let wanted = m::CachePurges { generation: 1, all: 0, recent: vec![told(1, "a"), told(1, "b")] };
+    assert_eq!(state(&lab, &tenant).purges, Some(wanted));
+    lab.settle().await;
+    assert_eq!(lab.status(&tenant.id), Some(Status::Active));
+    // The same again is another purge: what was stored since goes too.
+    purge_cache(&mut lab.store, &tenant.id, vec![tag("a")]).await.unwrap();
+    let wanted = m::CachePurges { generation: 2, all: 0, recent: vec![told(1, "b"), told(2, "a")] };
+    assert_eq!(state(&lab, &tenant).purges, Some(wanted));
+    // Other changes leave it; a suspended tenant stays suspended.
+    lab.put(&tenant.id, json!({"http": {"max_body_bytes": 9}})).await.unwrap();
+    assert_eq!(state(&lab, &tenant).purges.unwrap().generation, 2);
+    suspend(&mut lab.store, &tenant.id, "unpaid").await.unwrap();
+    let purged = purge_cache(&mut lab.store, &tenant.id, Vec::new()).await.unwrap();
+    assert_eq!(purged.status, Status::Suspended);
+    let wanted = m::CachePurges { generation: 3, all: 3, recent: Vec::new() };
+    assert_eq!(state(&lab, &tenant).purges, Some(wanted));
+    lab.settle().await;
+    lab.assert_planned().await;
 }
 
 #[tokio::test]
@@ -21,7 +62,10 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
         "redirects": [{"from": "/a/*", "to": "/b/*", "code": 308}],
         "access": {"deny": ["192.0.2.1"]}, "rate_limits": [{"requests": 5, "seconds": 1, "per": "network"}],
         "max_body_bytes": 7, "max_header_bytes": 8, "maintenance": {"enabled": false},
-        "compression": true}});
+        "compression": true,
+        "cache": {"enabled": true, "default_ttl_seconds": 1, "max_ttl_seconds": 2,
+            "stale_while_revalidate_seconds": 3, "stale_if_error_seconds": 4,
+            "bypass_cookies": ["a"], "ignored_query": ["b"], "max_object_bytes": 5}}});
     lab.put(&fqdn.id, body).await.unwrap();
     let http = lab.route("www.example.com").unwrap().http.unwrap();
     let wanted = m::HttpPolicy {
@@ -35,6 +79,16 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
         max_header_bytes: Some(8),
         maintenance: Some(m::Maintenance { enabled: false, retry_after_seconds: 600, allow: vec![] }),
         compression: Some(true),
+        cache: Some(m::CachePolicy {
+            enabled: true,
+            default_ttl_seconds: 1,
+            max_ttl_seconds: 2,
+            stale_while_revalidate_seconds: 3,
+            stale_if_error_seconds: 4,
+            bypass_cookies: vec!["a".into()],
+            ignored_query: vec!["b".into()],
+            max_object_bytes: 5,
+        }),
     };
     assert_eq!(http, wanted);
     // Other changes leave it; null takes it away.

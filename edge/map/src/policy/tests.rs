@@ -173,6 +173,7 @@ fn a_name_has_its_own_word_and_its_tenants_for_the_rest() {
         hsts: Some(hsts(300, false)),
         max_body_bytes: Some(10),
         compression: Some(true),
+        cache: Some(m::CachePolicy { enabled: true, ..m::CachePolicy::default() }),
         ..to_https()
     };
     let own = m::HttpPolicy {

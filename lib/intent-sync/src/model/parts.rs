@@ -110,7 +110,7 @@ pub(super) fn value(key: &Key, class: Class, mark: u64) -> Bytes {
             Class::Stopping => m::State::Suspended,
             Class::Poisoned | Class::Unknown => m::State::Unspecified,
         };
-        return m::TenantState { state: state as i32, reason: mark.to_string(), http: None }
+        return m::TenantState { state: state as i32, reason: mark.to_string(), ..m::TenantState::default() }
             .encode_to_vec()
             .into();
     }

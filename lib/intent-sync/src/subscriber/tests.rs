@@ -133,7 +133,7 @@ fn route(n: usize, tenant: &str, revision: u64) -> Item {
 }
 
 fn state(n: usize, state: m::State, cause: Cause, revision: u64) -> Item {
-    let value = m::TenantState { state: state as i32, reason: String::new(), http: None }.encode_to_vec();
+    let value = m::TenantState { state: state as i32, ..m::TenantState::default() }.encode_to_vec();
     item(Key::new(Kind::TenantState, format!("t_{n}")), value, revision, cause)
 }
 

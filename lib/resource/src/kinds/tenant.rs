@@ -18,6 +18,7 @@ use crate::input::Unserved;
 use crate::limits::{HeldLimits, Limits};
 use crate::faults::Faults;
 use crate::http_policy::HttpPolicy;
+use crate::purge::CachePurges;
 use crate::{Codes, Column, Doc, Document, Facet, Filter, Id, IdPolicy, Index, Kind, KindInfo, OwnerRef, Owns, Placement, Ref, Resource, SpecError, Status, Tier, check, filter};
 
 /// What is stored of a tenant.
@@ -149,6 +150,9 @@ pub struct TenantState {
     /// How its shard was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
+    /// What it purged from the caches of edges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purges: Option<CachePurges>,
 }
 
 /// The kind.

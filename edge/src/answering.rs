@@ -1,0 +1,98 @@
+//! Answers of the edge's own.
+
+use std::time::Duration;
+
+use hosting_edge_http1::{AnswerHead, Request};
+use http::StatusCode;
+use pingora_core::protocols::http::date::get_cached_date;
+
+use crate::course::{Course, EDGE_MAP, STRICT_TRANSPORT_SECURITY};
+use crate::exchange::{Client, Moved, finish, send_all};
+use crate::pages::Page;
+
+/// Sends answers to clients that take them within this time, from one piece to the next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answering {
+    pub(crate) limit: Duration,
+}
+
+impl Answering {
+    /// Sends a text, not to be kept, and returns its code.
+    pub(crate) async fn text<C: Client>(
+        self,
+        client: &mut C,
+        request: &Request,
+        kind: &'static [u8],
+        body: &str,
+        passed: &mut Moved,
+    ) -> u16 {
+        let status = StatusCode::OK;
+        let head = AnswerHead {
+            status: status.as_u16(),
+            reason: b"OK",
+            fields: vec![(b"content-type", kind), (b"cache-control", b"no-store")],
+            length: Some(body.len() as u64),
+            has_body: !body.is_empty() && !request.is_head(),
+        };
+        self.send(client, &head, body.as_bytes(), passed).await;
+        status.as_u16()
+    }
+
+    async fn send<C: Client>(self, client: &mut C, head: &AnswerHead<'_>, body: &[u8], passed: &mut Moved) {
+        let body = if head.has_body { body } else { &[] };
+        if client.start(head).is_ok()
+            && send_all(client, body, self.limit).await.is_ok()
+            && client.end(true).is_ok()
+        {
+            finish(client, self.limit).await;
+            passed.sent = body.len() as u64;
+        }
+    }
+
+    /// Sends a page and returns its code.
+    pub(crate) async fn page<C: Client>(
+        self,
+        client: &mut C,
+        page: Page,
+        request: Option<&Request>,
+        course: &mut Course,
+    ) -> u16 {
+        course.reason = page.word();
+        let accept = request.and_then(|request| request.head().field(b"accept"));
+        let answer = page.answer(accept);
+        let mut head = answer.head(request.is_some_and(Request::is_head));
+        head.fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let map = course.map(None);
+        head.fields.extend(map.as_deref().map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
+        let mut passed = Moved::default();
+        self.send(client, &head, answer.body.as_bytes(), &mut passed).await;
+        course.passed.sent = passed.sent;
+        page.code()
+    }
+
+    /// Leads a client elsewhere and returns the code.
+    pub(crate) async fn redirect<C: Client>(
+        self,
+        client: &mut C,
+        code: u16,
+        location: &str,
+        course: &mut Course,
+    ) -> u16 {
+        course.reason = "redirect";
+        let date = get_cached_date();
+        let mut fields = vec![(&b"date"[..], date.as_bytes()), (b"location", location.as_bytes())];
+        fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let map = course.map(None);
+        fields.extend(map.as_deref().map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::FOUND);
+        let head = AnswerHead {
+            status: code,
+            reason: status.canonical_reason().unwrap_or_default().as_bytes(),
+            fields,
+            length: Some(0),
+            has_body: false,
+        };
+        self.send(client, &head, &[], &mut Moved::default()).await;
+        code
+    }
+}
