@@ -5,6 +5,7 @@
 mod acme;
 mod alone;
 mod api_tools;
+mod cache;
 mod callbacks;
 mod certificates;
 mod changes;
