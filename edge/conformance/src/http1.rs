@@ -10,9 +10,9 @@ use tokio::time::timeout;
 
 use crate::message::{Message, Of};
 use crate::node::OTHERS;
-use crate::outcome::{Answer, End};
-use crate::row::Row;
-use crate::run::Patience;
+use crate::outcome::Answer;
+use crate::patience::Patience;
+use crate::row::{End, Row};
 use crate::text::escape;
 
 /// What a client has of its answers.

@@ -22,9 +22,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::node::OTHERS;
-use crate::outcome::{Answer, End};
-use crate::row::Row;
-use crate::run::Patience;
+use crate::outcome::Answer;
+use crate::patience::Patience;
+use crate::row::{End, Row};
 use crate::text::{escape, unescape};
 
 const TYPES: &[&str] = &[

@@ -18,9 +18,9 @@ use tokio::time::timeout;
 
 use crate::http2::{fields, integer, request};
 use crate::node::OTHERS;
-use crate::outcome::{Answer, End};
-use crate::row::Row;
-use crate::run::Patience;
+use crate::outcome::Answer;
+use crate::patience::Patience;
+use crate::row::{End, Row};
 use crate::text::{escape, unescape};
 
 const CODES: &[(u64, &str)] = &[

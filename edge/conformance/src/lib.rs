@@ -10,11 +10,12 @@ mod http3;
 mod message;
 mod node;
 mod outcome;
+mod patience;
 mod row;
 mod run;
 mod text;
 
 pub use node::Node;
-pub use outcome::{End, Outcome};
-pub use row::{Protocol, Row, rows};
+pub use outcome::Outcome;
+pub use row::{End, Protocol, Row, rows};
 pub use run::{Target, hold, observe};

@@ -1,24 +1,6 @@
 //! What came of a row.
 
-use serde::Deserialize;
-
-use crate::row::{Protocol, Row};
-
-/// How a client's connection stands after its last answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum End {
-    /// Another request is answered on it.
-    Open,
-    /// It is closed.
-    Closed,
-    /// It is closed so that the client sees that its answer is not whole.
-    Cut,
-    /// It is open, and nothing is answered on it any more.
-    Silent,
-    /// It carries another protocol.
-    Tunnel,
-}
+use crate::row::{End, Protocol, Row};
 
 /// What a client got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-use crate::outcome::End;
 use crate::text::unescape;
 
 /// By which version of HTTP a row's client speaks.
@@ -16,6 +15,22 @@ pub enum Protocol {
     Http2,
     /// HTTP/3.
     Http3,
+}
+
+/// How a client's connection stands after its last answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// Another request is answered on it.
+    Open,
+    /// It is closed.
+    Closed,
+    /// It is closed so that the client sees that its answer is not whole.
+    Cut,
+    /// It is open, and nothing is answered on it any more.
+    Silent,
+    /// It carries another protocol.
+    Tunnel,
 }
 
 /// One row of the table.

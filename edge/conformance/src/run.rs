@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustls::ClientConfig;
 
 use crate::node::Node;
 use crate::outcome::Outcome;
+use crate::patience::{CURIOUS, Patience, SURE};
 use crate::row::{Protocol, Row};
 use crate::{http1, http2, http3};
 
@@ -25,30 +25,6 @@ pub struct Target {
     /// Whether it is an edge, which says certain things of a request to its node.
     pub is_edge: bool,
 }
-
-/// How long is waited for what may not come.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// For the next answer.
-    pub(crate) answer: Duration,
-    /// For the end of the connection.
-    pub(crate) end: Duration,
-    /// Nobody knows what will come: whatever does is taken.
-    pub(crate) looks: bool,
-}
-
-impl Patience {
-    /// How many answers are waited for where `expected` are.
-    pub(crate) fn count(self, expected: usize) -> usize {
-        if self.looks { usize::MAX } else { expected }
-    }
-}
-
-/// For a server that does as the row says: only its faults are waited for.
-const SURE: Patience = Patience { answer: Duration::from_secs(3), end: Duration::from_secs(3), looks: false };
-/// For any other.
-const CURIOUS: Patience =
-    Patience { answer: Duration::from_millis(150), end: Duration::from_millis(150), looks: true };
 
 /// Runs a row with a server that is expected to do as it says.
 ///
