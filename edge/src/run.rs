@@ -25,7 +25,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access_log::AccessLog;
 use crate::certs::{CertStore, DevCa};
@@ -125,6 +125,7 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
     });
 
     let lending = Lending::default();
+    let passed_on = CancellationToken::new();
     let opening = Opening {
         server,
         bound,
@@ -141,6 +142,7 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
         wait: ms(settings.take_over_wait_ms),
         longest_drain: ms(settings.take_over_drain_ms),
         takes_over: false,
+        _passed_on: passed_on.clone().drop_guard(),
         user,
     };
     group.spawn("listeners", OnEnd::Fatal, opening.serve(taker, wanted));
@@ -166,7 +168,9 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
     let sender = reports.sender();
     let stop = group.stop();
     group.spawn("traffic", OnEnd::Fatal, async move {
-        reports.run(stop).await;
+        reports.run(passed_on).await;
+        // The listeners' task says why it ended.
+        stop.cancelled().await;
         Ok::<(), std::io::Error>(())
     });
     group.spawn("feed", OnEnd::Fatal, feed(subscription, replica, sender, group.stop()));
@@ -225,6 +229,8 @@ struct Opening {
     longest_drain: Duration,
     /// From another process.
     takes_over: bool,
+    /// Says, when it is dropped, that nothing is passed on any more.
+    _passed_on: DropGuard,
     user: Handle,
 }
 

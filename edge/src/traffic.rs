@@ -34,8 +34,6 @@ const TENANTS: usize = 1_000;
 const WAITING: usize = 20_000;
 /// Between two attempts while the controller takes none.
 const AGAIN: Duration = Duration::from_secs(15);
-/// Between two looks whether somebody still counts, when the process is about to end.
-const LAST: Duration = Duration::from_millis(50);
 /// Largest file that is a report.
 const FILE_BYTES: u64 = 1 << 20;
 
@@ -182,18 +180,17 @@ impl TrafficReports {
         Ok(Self { book, folder, source, number: 0, lost, kept: Arc::default() })
     }
 
-    /// Makes reports each minute and at the end of each hour. After it was told to stop it ends with the last one who counts.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
-        while !(stop.is_cancelled() && Arc::strong_count(&self.book) == 1) {
+    /// Makes reports each minute and at the end of each hour, the last ones when nobody counts any more.
+    pub(crate) async fn run(mut self, ended: CancellationToken) {
+        loop {
             let now = since_epoch();
             let hour = now.as_secs() / HOUR;
             let left = Duration::from_secs((hour + 1) * HOUR).saturating_sub(now);
-            let wait = if stop.is_cancelled() { LAST } else { EACH.min(left) };
-            let _ = stop.run_until_cancelled(tokio::time::sleep(wait)).await;
-            if stop.is_cancelled() {
-                tokio::time::sleep(LAST).await;
-            }
+            let has_ended = ended.run_until_cancelled(tokio::time::sleep(EACH.min(left))).await.is_none();
             self.keep(hour * HOUR);
+            if has_ended {
+                return;
+            }
         }
     }
 

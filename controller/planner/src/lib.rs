@@ -70,17 +70,18 @@ pub use issuance::{
     delegation_wanted, edge_addresses, exchange_issuances, issued_for_domain,
 };
 pub use kinds::api_key::{KeyHolder, admit_key, key_holder};
+pub use kinds::cluster::{FreshTicketKey, rotate_ticket_keys};
 pub use kinds::holds_data;
 pub use kinds::role::with_roles;
 pub use kinds::subscription::{bill_owner, bill_to_defaults};
+pub use kinds::tenant::of_cluster;
 pub use layer::{Layer, List};
 pub use mutate::{
-    Deleted, Drained, Forgotten, FreshTicketKey, How, LeftAlone, TakenBack, Undone, admit_reader,
-    continue_delete, converge_shard, create, delete, delete_for_good, drain, drain_node, drain_shard,
-    end_keeping, expel_reader, finish_delete, forget_node, has_children, is_restorable, open_gates,
-    purge_cache, record_status, replan, retired, retry, retry_failed, revert, rotate_ticket_keys,
-    set_in_service, suspend, undelete, undo, undrain_node, undrain_shard, unsuspend, update,
-    wants_continuing,
+    Deleted, Drained, Forgotten, How, LeftAlone, TakenBack, Undone, admit_reader, continue_delete,
+    converge_shard, create, delete, delete_for_good, drain, drain_node, drain_shard, end_keeping,
+    expel_reader, finish_delete, forget_node, has_children, is_restorable, open_gates, purge_cache,
+    record_status, replan, retired, retry, retry_failed, revert, set_in_service, suspend, undelete, undo,
+    undrain_node, undrain_shard, unsuspend, update, wants_continuing,
 };
 pub use node::{node_audiences, node_facts, node_service_audience, roles};
 pub use ownership::{CHECK_OWNERSHIP, Claim, Look as OwnershipLook, claim, note_look};

@@ -1,10 +1,6 @@
 //! What the edges passed on for each tenant, hour by hour (ADR 43). A report adds to its hour, and is known again by the number that its source gave it.
 
-use std::collections::HashSet;
-
-use hosting_planner::{Draft as _, World as _};
-use hosting_resource::Doc;
-use hosting_resource::kinds::tenant::Tenant;
+use hosting_planner::Draft as _;
 
 use crate::error::{from_sql, to_sql};
 use crate::sql::{self, Row};
@@ -124,13 +120,9 @@ impl WriteTx {
             source.bind(report.source.clone()).bind(to_sql("number", report.number)?).bind(self.now());
         self.execute(source).await?;
         let ids: Vec<String> = report.tenants.iter().map(|(tenant, _)| tenant.clone()).collect();
-        let mut own = HashSet::new();
-        for tenant in self.resources(&ids).await.map_err(|error| StoreError::row(error.to_string()))? {
-            let Ok(tenant) = Doc::<Tenant>::read(tenant) else { continue };
-            if tenant.spec.cluster_id == *cluster {
-                own.insert(tenant.id.clone());
-            }
-        }
+        let own = hosting_planner::of_cluster(self, cluster, &ids)
+            .await
+            .map_err(|error| StoreError::row(error.to_string()))?;
         let mut rows = Vec::with_capacity(own.len());
         for (tenant, traffic) in report.tenants.iter().filter(|(tenant, _)| own.contains(tenant)) {
             let mut columns = Vec::with_capacity(10);

@@ -36,7 +36,7 @@ const LEFT: &[(&str, &[&str])] = &[
         ],
     ),
     // To be opened: what all parts of the server share, what opens a store and what writes to it, stand in one of their files.
-    ("hosting-feed", &["enrol", "server", "service", "session"]),
+    ("hosting-feed", &["enrol", "server", "service", "session", "traffic"]),
     ("hosting-store", &["feed_source", "read_tx"]),
 ];
 

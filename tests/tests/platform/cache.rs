@@ -32,7 +32,8 @@ async fn a_page_is_kept_until_its_tag_is_purged_at_every_edge() {
     };
     assert_ne!(number().await, number().await, "without the policy nothing is kept");
     let path = format!("/fqdns/{id}?wait=served");
-    let (code, answer) = platform.call("PUT", &path, Some(json!({"http": {"cache": {"enabled": true}}}))).await;
+    let (code, answer) =
+        platform.call("PUT", &path, Some(json!({"http": {"cache": {"enabled": true}}}))).await;
     assert_eq!(code, 200, "{answer}");
     let kept = number().await;
     assert_eq!(number().await, kept);

@@ -1,5 +1,7 @@
 //! A cluster: its load-balancer addresses, for every name server, and what all of its edges do alike.
 
+mod ticket_keys;
+
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
@@ -8,6 +10,7 @@ pub(crate) use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::cluster::{ClusterTicketKey, TlsMinimum};
 use hosting_resource::{Doc, Document, Kind};
 
+pub use self::ticket_keys::{FreshTicketKey, rotate_ticket_keys};
 use super::{Changed, Facts, Planned};
 use crate::unit::{Aspect, By, Pages};
 use crate::{DesiredIntent, PlanError, Unit, World, read, readers};

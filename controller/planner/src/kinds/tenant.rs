@@ -1,6 +1,6 @@
 //! A customer's account: whether it is served, and its directories on the nodes of its shard.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use async_trait::async_trait;
 use hosting_intent::{Audience, Kind as IntentKind, Role, message as m};
@@ -232,4 +232,24 @@ async fn lying_in(tenant: &str, pages: Pages, plan: &mut Plan<'_>) -> Result<(),
         super::of(pages.over).revisit(resource, pages.aspect, tenant, plan).await?;
     }
     Ok(())
+}
+
+/// Those of some tenants, by id, that lie in a cluster.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn of_cluster(
+    world: &mut dyn World,
+    cluster: &str,
+    ids: &[String],
+) -> Result<HashSet<String>, PlanError> {
+    let mut own = HashSet::new();
+    for tenant in world.resources(ids).await?.into_iter().filter(|found| found.kind == Tenant::KIND) {
+        // One that this build cannot read holds up nobody else.
+        let Ok(tenant) = Doc::<Tenant>::read(tenant) else { continue };
+        if tenant.spec.cluster_id == *cluster {
+            own.insert(tenant.id.clone());
+        }
+    }
+    Ok(own)
 }

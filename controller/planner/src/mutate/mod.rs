@@ -7,7 +7,6 @@ mod fleet;
 mod readers;
 mod restore;
 mod room;
-mod ticket_keys;
 mod undelete;
 mod undo;
 mod update;
@@ -25,7 +24,6 @@ pub use fleet::{
 use hosting_resource::{OwnerRef, Resource};
 pub use readers::{admit_reader, expel_reader};
 pub use restore::{How, LeftAlone, TakenBack, Undone};
-pub use ticket_keys::{FreshTicketKey, rotate_ticket_keys};
 pub(crate) use undelete::go_on_restoring;
 pub use undelete::{end_keeping, undelete};
 pub use undo::{revert, undo};
