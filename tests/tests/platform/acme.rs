@@ -467,13 +467,14 @@ async fn many_certificates_are_replaced_when_their_authority_has_to_go() {
         }
     };
     let forecast = drill("--dry-run").await["forecast"].clone();
-    // The site has other names than ours.
-    let all = forecast["names"].as_u64().unwrap();
-    assert!((names as u64..names as u64 + 3).contains(&all), "{forecast}");
+    // The site has other names than ours, and one whose certificate was just replaced counts for as long as the former one is there.
+    let is_all = |counted: u64| (names as u64..names as u64 + 3).contains(&counted);
+    assert!(is_all(forecast["names"].as_u64().unwrap()), "{forecast}");
     let before = platform.get(&format!("/fqdns/{}", made[0])).await;
     assert!(before["issuance"].get("replaces_authority_id").is_none(), "a dry run does nothing: {before}");
     let done = drill("--yes").await["reissue"].clone();
-    assert_eq!((&done["names"], &done["done"]), (&json!(all), &json!(all)), "{done}");
+    let all = done["names"].as_u64().unwrap();
+    assert!(is_all(all) && done["done"] == all, "{done}");
     let at = |field: &str| done[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let (thought, took) =
         (at("forecast_done_at").duration_since(at("since")), at("done_at").duration_since(at("since")));
