@@ -105,11 +105,16 @@ async fn a_job_costs_the_same_however_many_wait() {
             async move { bench.enqueue_at(&label, &label, later).await }
         }))
         .await;
-        let before = bench.store.stats().statements;
-        let id = bench.enqueue("a", "a").await;
         let runner = bench.runner(TestKind::new(&outside));
-        bench.until(&id, &[JobState::Done]).await;
-        costs.push(bench.store.stats().statements - before);
+        // The least of several: a runner looks around once a second besides.
+        let mut least = u64::MAX;
+        for label in ["a", "b", "c", "d", "e"] {
+            let before = bench.store.stats().statements;
+            let id = bench.enqueue(label, label).await;
+            bench.until(&id, &[JobState::Done]).await;
+            least = least.min(bench.store.stats().statements - before);
+        }
+        costs.push(least);
         runner.end().await;
     }
     assert_eq!(costs[0], costs[1]);
