@@ -239,13 +239,15 @@ impl StatusSink for Registry {
 
     async fn traffic(&self, cluster_id: &str, report: &feed::TrafficReport) -> Result<(), RegistryError> {
         let of = |one: &feed::TenantTraffic| {
-            let mut classes = [0; 5];
-            for (class, said) in classes.iter_mut().zip(&one.classes) {
-                *class = *said;
-            }
             let traffic = Traffic {
                 requests: one.requests,
-                classes,
+                classes: [
+                    one.informational,
+                    one.successful,
+                    one.redirected,
+                    one.client_errors,
+                    one.server_errors,
+                ],
                 received: one.received,
                 sent: one.sent,
                 cached: one.cached,

@@ -71,4 +71,4 @@ pub use run::run;
 pub use self_check::EdgeSelfCheck;
 pub use server::{Server, threads};
 pub use settings::{Args, Flags, RoleFlags, RoleSettings, Settings, SettingsError, StartArgs};
-pub use traffic::{TenantCounts, TrafficBook};
+pub use traffic::TrafficBook;

@@ -50,51 +50,39 @@ pub(crate) struct Passed {
     pub(crate) node: Option<Duration>,
 }
 
-/// What was passed on for a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TenantCounts {
-    /// Requests that ended.
-    pub requests: u64,
-    /// Of these, by the first digit of the answer's status (1 to 5). The others ended without an answer.
-    pub classes: [u64; 5],
-    /// Bytes of bodies from clients.
-    pub received: u64,
-    /// Bytes of bodies to clients.
-    pub sent: u64,
-    /// Requests that no node was asked for, because the answer was at hand.
-    pub cached: u64,
-    /// What nodes took to begin their answers, in microseconds.
-    pub node_us: u64,
+/// Adds a request to what was passed on for its tenant.
+fn add(sum: &mut TenantTraffic, passed: Passed) {
+    sum.requests += 1;
+    match passed.status / 100 {
+        1 => sum.informational += 1,
+        2 => sum.successful += 1,
+        3 => sum.redirected += 1,
+        4 => sum.client_errors += 1,
+        5 => sum.server_errors += 1,
+        _ => {}
+    }
+    sum.received = sum.received.saturating_add(passed.received);
+    sum.sent = sum.sent.saturating_add(passed.sent);
+    sum.cached += u64::from(passed.is_cached);
+    let micros = passed.node.map_or(0, |node| u64::try_from(node.as_micros()).unwrap_or(u64::MAX));
+    sum.node_us = sum.node_us.saturating_add(micros);
 }
 
-impl TenantCounts {
-    fn add(&mut self, passed: Passed) {
-        self.requests += 1;
-        let class = usize::from(passed.status / 100).checked_sub(1);
-        if let Some(class) = class.and_then(|class| self.classes.get_mut(class)) {
-            *class += 1;
-        }
-        self.received = self.received.saturating_add(passed.received);
-        self.sent = self.sent.saturating_add(passed.sent);
-        self.cached += u64::from(passed.is_cached);
-        let micros = passed.node.map_or(0, |node| u64::try_from(node.as_micros()).unwrap_or(u64::MAX));
-        self.node_us = self.node_us.saturating_add(micros);
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.requests += other.requests;
-        for (class, more) in self.classes.iter_mut().zip(other.classes) {
-            *class += more;
-        }
-        self.received = self.received.saturating_add(other.received);
-        self.sent = self.sent.saturating_add(other.sent);
-        self.cached += other.cached;
-        self.node_us = self.node_us.saturating_add(other.node_us);
-    }
+fn merge(sum: &mut TenantTraffic, more: &TenantTraffic) {
+    sum.requests += more.requests;
+    sum.informational += more.informational;
+    sum.successful += more.successful;
+    sum.redirected += more.redirected;
+    sum.client_errors += more.client_errors;
+    sum.server_errors += more.server_errors;
+    sum.received = sum.received.saturating_add(more.received);
+    sum.sent = sum.sent.saturating_add(more.sent);
+    sum.cached += more.cached;
+    sum.node_us = sum.node_us.saturating_add(more.node_us);
 }
 
-/// By the tenant's place in memory, which its table holds as long as this does.
-type Slot = HashMap<usize, (Arc<Tenant>, TenantCounts), RandomState>;
+/// By the tenant's place in memory, which this holds. Whose it is is written down when it is taken.
+type Slot = HashMap<usize, (Arc<Tenant>, TenantTraffic), RandomState>;
 
 /// What was counted and is in no report yet.
 #[derive(Debug, Default)]
@@ -119,22 +107,23 @@ impl TrafficBook {
         let Some(slot) = self.slots.get(SLOT.get() % SLOTS) else { return };
         let place = Arc::as_ptr(tenant).addr();
         let mut slot = lock(slot);
-        slot.entry(place).or_insert_with(|| (Arc::clone(tenant), TenantCounts::default())).1.add(passed);
+        add(
+            &mut slot.entry(place).or_insert_with(|| (Arc::clone(tenant), TenantTraffic::default())).1,
+            passed,
+        );
     }
 
-    /// Takes what was counted, by tenant.
+    /// Takes what was counted, of each tenant once.
     #[must_use]
-    pub fn take(&self) -> HashMap<String, TenantCounts> {
-        let mut all: HashMap<String, TenantCounts> = HashMap::new();
+    pub fn take(&self) -> Vec<TenantTraffic> {
+        let mut all: HashMap<String, TenantTraffic> = HashMap::new();
         for slot in &self.slots {
-            for (tenant, counts) in std::mem::take(&mut *lock(slot)).into_values() {
-                match all.get_mut(tenant.id()) {
-                    Some(sum) => sum.merge(&counts),
-                    None => drop(all.insert(tenant.id().to_owned(), counts)),
-                }
+            let taken = std::mem::take(&mut *lock(slot));
+            for (tenant, counted) in taken.into_values() {
+                merge(all.entry(tenant.id().to_owned()).or_default(), &counted);
             }
         }
-        all
+        all.into_iter().map(|(tenant_id, sum)| TenantTraffic { tenant_id, ..sum }).collect()
     }
 }
 
@@ -187,7 +176,8 @@ impl TrafficReports {
             let hour = now.as_secs() / HOUR;
             let left = Duration::from_secs((hour + 1) * HOUR).saturating_sub(now);
             let has_ended = ended.run_until_cancelled(tokio::time::sleep(EACH.min(left))).await.is_none();
-            self.keep(hour * HOUR);
+            // Each report is on disk before the next one is written.
+            tokio::task::block_in_place(|| self.keep(hour * HOUR));
             if has_ended {
                 return;
             }
@@ -196,39 +186,35 @@ impl TrafficReports {
 
     /// Puts what was counted into files.
     fn keep(&mut self, hour: u64) {
-        let counted: Vec<(String, TenantCounts)> = self.book.take().into_iter().collect();
+        let counted = self.book.take();
+        if counted.is_empty() {
+            return;
+        }
+        let mut room = waiting(&self.folder).map(|files| WAITING.saturating_sub(files.len()));
         for part in counted.chunks(TENANTS) {
-            let of = |(tenant, counts): &(String, TenantCounts)| TenantTraffic {
-                tenant_id: tenant.clone(),
-                requests: counts.requests,
-                classes: counts.classes.to_vec(),
-                received: counts.received,
-                sent: counts.sent,
-                cached: counts.cached,
-                node_us: counts.node_us,
-            };
             self.number += 1;
             let report = TrafficReport {
                 audience: String::new(),
                 source: self.source.to_vec().into(),
                 number: self.number,
                 hour: i64::try_from(hour).unwrap_or_default(),
-                tenants: part.iter().map(of).collect(),
+                tenants: part.to_vec(),
             };
-            if let Err(error) = self.write(&report) {
-                self.lost.inc_by(part.iter().map(|(_, counts)| counts.requests).sum());
+            let written = match &mut room {
+                Ok(0) => Err(io::Error::other(format!("{WAITING} reports wait for the controller already"))),
+                Ok(room) => {
+                    *room -= 1;
+                    let path = self.folder.join(name_of(&report.source, report.number));
+                    write_whole(&path, &report.encode_to_vec(), 0o600)
+                }
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            if let Err(error) = written {
+                self.lost.inc_by(part.iter().map(|counted| counted.requests).sum());
                 tracing::error!(%error, folder = %self.folder.display(), "what was passed on for tenants is not counted");
             }
         }
         self.kept.notify_one();
-    }
-
-    fn write(&self, report: &TrafficReport) -> io::Result<()> {
-        if waiting(&self.folder)?.len() >= WAITING {
-            return Err(io::Error::other(format!("{WAITING} reports wait for the controller already")));
-        }
-        let path = self.folder.join(name_of(&report.source, report.number));
-        write_whole(&path, &report.encode_to_vec(), 0o600)
     }
 
     /// What sends the reports that are kept.
@@ -368,10 +354,7 @@ mod tests {
         let later = (2..12).map(|number| (number, 10_800, 1));
         assert_eq!(numbers, [(1, 7_200, 8_001)].into_iter().chain(later).collect::<Vec<_>>());
         let first = &all[0].tenants[0];
-        assert_eq!(
-            (first.tenant_id.as_str(), &first.classes[..], first.sent),
-            ("t_a", &[0, 8_000, 0, 0, 0][..], 56_000)
-        );
+        assert_eq!((first.tenant_id.as_str(), first.successful, first.sent), ("t_a", 8_000, 56_000));
         assert_eq!((first.cached, all[0].tenants.len()), (1, 1));
         assert!(all.iter().all(|one| one.source == all[0].source && one.source.len() == 16));
     }

@@ -1,5 +1,7 @@
 //! What the edges passed on for each tenant, hour by hour (ADR 43). A report adds to its hour, and is known again by the number that its source gave it.
 
+use std::collections::HashSet;
+
 use hosting_planner::Draft as _;
 
 use crate::error::{from_sql, to_sql};
@@ -69,8 +71,21 @@ impl Store {
     /// # Errors
     /// When the store fails: nothing of it is in then.
     pub async fn add_traffic(&self, cluster: &str, report: TrafficReport) -> Result<usize, StoreError> {
-        let cluster = cluster.to_owned();
-        self.status_write(move |tx| Box::pin(async move { tx.add_traffic(&cluster, &report).await })).await
+        let ids: Vec<String> = report.tenants.iter().map(|(tenant, _)| tenant.clone()).collect();
+        // Not by the writer: a tenant seldom comes or goes, and what it said a moment ago is as good.
+        let mut tx = self.read().await?;
+        let own = hosting_planner::of_cluster(&mut tx, cluster, &ids)
+            .await
+            .map_err(|error| StoreError::row(error.to_string()))?;
+        drop(tx);
+        let strangers = ids.len() - own.len();
+        self.status_write(move |tx| {
+            Box::pin(async move {
+                let is_new = tx.add_traffic(&report, &own).await?;
+                Ok(if is_new { strangers } else { 0 })
+            })
+        })
+        .await
     }
 
     /// Deletes what is from before a time (milliseconds since the Unix epoch), some rows at once; answers how many.
@@ -104,13 +119,18 @@ impl Store {
 }
 
 impl WriteTx {
-    async fn add_traffic(&mut self, cluster: &str, report: &TrafficReport) -> Result<usize, StoreError> {
+    /// Adds what a report says of the cluster's own tenants. False: it is in already.
+    async fn add_traffic(
+        &mut self,
+        report: &TrafficReport,
+        own: &HashSet<String>,
+    ) -> Result<bool, StoreError> {
         let known =
             sql::query("SELECT number FROM traffic_sources WHERE source = ?").bind(report.source.clone());
         if let Some(row) = self.optional(known).await?
             && from_sql("number", row.try_get(0)?)? >= report.number
         {
-            return Ok(0);
+            return Ok(false);
         }
         let source = sql::query(
             "INSERT INTO traffic_sources (source, number, at) VALUES (?, ?, ?) \
@@ -119,10 +139,6 @@ impl WriteTx {
         let source =
             source.bind(report.source.clone()).bind(to_sql("number", report.number)?).bind(self.now());
         self.execute(source).await?;
-        let ids: Vec<String> = report.tenants.iter().map(|(tenant, _)| tenant.clone()).collect();
-        let own = hosting_planner::of_cluster(self, cluster, &ids)
-            .await
-            .map_err(|error| StoreError::row(error.to_string()))?;
         let mut rows = Vec::with_capacity(own.len());
         for (tenant, traffic) in report.tenants.iter().filter(|(tenant, _)| own.contains(tenant)) {
             let mut columns = Vec::with_capacity(10);
@@ -149,7 +165,7 @@ impl WriteTx {
             },
         )
         .await?;
-        Ok(report.tenants.len() - rows.len())
+        Ok(true)
     }
 }
 

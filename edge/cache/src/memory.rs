@@ -1,8 +1,10 @@
 //! Bytes: what the cache holds in all, and of each tenant.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ahash::RandomState;
 
 /// Bytes with a limit.
 #[derive(Debug)]
@@ -40,16 +42,62 @@ pub(crate) struct Account {
     all: Budget,
     /// What is being stored now.
     filling: Budget,
-    /// Keys of its entries, the oldest first, with some that are gone.
-    order: Mutex<VecDeque<Arc<[u8]>>>,
+    /// Keys of its entries.
+    order: Mutex<Order>,
+}
+
+/// Keys of a tenant's entries, the oldest first, with some that are gone or stand twice.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) keys: VecDeque<Arc<[u8]>>,
+    sweep: Sweep,
+}
+
+impl Order {
+    /// Adds the newest; keys that do not live any more go once they may be as many as the others.
+    pub(crate) fn push(&mut self, key: Arc<[u8]>, lives: impl Fn(&[u8]) -> bool) {
+        self.keys.push_back(key);
+        if self.sweep.is_due(self.keys.len()) {
+            let mut seen = HashSet::with_hasher(RandomState::new());
+            self.keys.retain(|key| lives(key) && seen.insert(Arc::clone(key)));
+            self.sweep.done(self.keys.len());
+        }
+    }
+}
+
+/// When a list is looked through for what can go: each time it is twice as long as the last look left it, so that a look costs no more than what
+/// came since.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    at: usize,
+    least: usize,
+}
+
+impl Sweep {
+    /// Not before there are so many.
+    pub(crate) const fn from(least: usize) -> Self {
+        Self { at: least, least }
+    }
+
+    pub(crate) const fn is_due(&self, length: usize) -> bool {
+        length >= self.at
+    }
+
+    pub(crate) fn done(&mut self, left: usize) {
+        self.at = left.saturating_mul(2).max(self.least);
+    }
 }
 
 impl Account {
     pub(crate) fn new(most: usize, filling: usize) -> Self {
-        Self { all: Budget::new(most), filling: Budget::new(filling), order: Mutex::default() }
+        Self {
+            all: Budget::new(most),
+            filling: Budget::new(filling),
+            order: Mutex::new(Order { keys: VecDeque::new(), sweep: Sweep::from(1_024) }),
+        }
     }
 
-    pub(crate) fn order(&self) -> MutexGuard<'_, VecDeque<Arc<[u8]>>> {
+    pub(crate) fn order(&self) -> MutexGuard<'_, Order> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,5 +208,26 @@ mod tests {
         assert!(four.grow(45));
         drop((one, two, three, four));
         assert_eq!((used(), other.all.used()), ((0, 0, 0), 0));
+    }
+
+    #[test]
+    fn a_list_is_looked_through_for_as_much_as_came_and_not_for_what_stays() {
+        let mut order = Order { keys: VecDeque::new(), sweep: Sweep::from(16) };
+        let key = |number: u32| -> Arc<[u8]> { number.to_be_bytes().into() };
+        let looked = std::cell::Cell::new(0);
+        // A thousand pages stay, and ten times as many come and go.
+        let stays = |key: &[u8]| {
+            looked.set(looked.get() + 1);
+            key[0] == 0
+        };
+        (0..1_000).for_each(|number| order.push(key(number), stays));
+        (0..10_000).for_each(|number| order.push(key(number | 1 << 24), stays));
+        assert!((1_000..=2_100).contains(&order.keys.len()), "{}", order.keys.len());
+        assert!(looked.get() < 4 * 11_000, "{} looks at 11 000 keys", looked.get());
+        (0..1_000)
+            .for_each(|number| assert_eq!(order.keys[number as usize], key(number), "the oldest first"));
+        // The same key again and again is there once in the end.
+        (0..5_000).for_each(|_| order.push(key(7), stays));
+        assert!(order.keys.len() <= 2_100, "{}", order.keys.len());
     }
 }

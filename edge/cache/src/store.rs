@@ -10,7 +10,7 @@ use hosting_intent::message::CachePolicy;
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
-use crate::memory::{Account, Budget};
+use crate::memory::{Account, Budget, Sweep};
 use crate::response::check;
 use crate::stored::{Body, Head};
 use crate::{Asked, Came, Charge, Flights, Key, Millis, Purges, Stamp, Stored, Terms, Verdict};
@@ -100,13 +100,20 @@ pub struct Sizes {
     pub evictions: u64,
 }
 
+/// Of each tenant that has entries, and of some that had, what it has.
+#[derive(Debug)]
+struct Accounts {
+    of: HashMap<Box<str>, Arc<Account>, RandomState>,
+    sweep: Sweep,
+}
+
 /// Responses, by page.
 #[derive(Debug)]
 pub struct Store {
     slots: Cache<Arc<[u8]>, Arc<Slot>, Weigh, RandomState, Evictions>,
     evictions: Evictions,
     budget: Arc<Budget>,
-    accounts: Mutex<HashMap<Box<str>, Arc<Account>, RandomState>>,
+    accounts: Mutex<Accounts>,
     /// A page is read, changed and put back under this.
     writing: Mutex<()>,
     flights: Arc<Flights>,
@@ -130,7 +137,7 @@ impl Store {
             slots,
             evictions,
             budget: Arc::new(Budget::new(bytes)),
-            accounts: Mutex::default(),
+            accounts: Mutex::new(Accounts { of: HashMap::default(), sweep: Sweep::from(64) }),
             writing: Mutex::default(),
             flights: Arc::default(),
             bytes,
@@ -179,15 +186,17 @@ impl Store {
 
     fn account(&self, tenant: &str) -> Arc<Account> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get(tenant) {
+        if let Some(account) = accounts.of.get(tenant) {
             return Arc::clone(account);
         }
-        // A tenant without an entry is nobody; looked at where tenants come, so the list stays as long as that of those who have some.
-        if accounts.len() >= 64 && accounts.len().is_power_of_two() {
-            accounts.retain(|_, account| Arc::strong_count(account) > 1);
+        if accounts.sweep.is_due(accounts.of.len()) {
+            // A tenant without an entry is nobody.
+            accounts.of.retain(|_, account| Arc::strong_count(account) > 1);
+            let left = accounts.of.len();
+            accounts.sweep.done(left);
         }
         let account = Arc::new(Account::new(self.tenant_bytes, self.bytes / PARTS / 2));
-        accounts.insert(tenant.into(), Arc::clone(&account));
+        accounts.of.insert(tenant.into(), Arc::clone(&account));
         account
     }
 
@@ -198,13 +207,13 @@ impl Store {
         if !account.could_have(more) {
             return false;
         }
-        let mut tries = 2 * account.order().len();
+        let mut tries = 2 * account.order().keys.len();
         while !account.has_room(more) && tries > 0 {
             tries -= 1;
-            let Some(oldest) = account.order().pop_front() else { break };
+            let Some(oldest) = account.order().keys.pop_front() else { break };
             let Some(slot) = self.slots.peek(&*oldest) else { continue };
             if slot.is_used.swap(false, Ordering::Relaxed) {
-                account.order().push_back(oldest);
+                account.order().keys.push_back(oldest);
             } else if self.slots.remove_if(&*oldest, |there| Arc::ptr_eq(there, &slot)).is_some() {
                 self.evictions.0.fetch_add(1, Ordering::Relaxed);
             }
@@ -264,13 +273,7 @@ impl Store {
 
     /// Notes that a tenant has a page more.
     fn note(&self, account: &Account, key: &Key) {
-        let mut order = account.order();
-        order.push_back(Arc::clone(key.bytes()));
-        // Pages that went on other ways left their keys here.
-        if order.len() > 1_024 && order.len().is_power_of_two() {
-            let mut seen = std::collections::HashSet::with_hasher(RandomState::new());
-            order.retain(|key| self.slots.contains_key(&**key) && seen.insert(Arc::clone(key)));
-        }
+        account.order().push(Arc::clone(key.bytes()), |key| self.slots.contains_key(key));
     }
 
     /// Remembers that a page was for nobody else, so that nobody waits for it, unless there is a variant of it.

@@ -1,7 +1,10 @@
 //! What is counted of tenants' requests.
 
-use hosting_edge::TenantCounts;
+use std::collections::HashMap;
+use std::time::Duration;
+
 use hosting_intent::message::State;
+use hosting_proto::feed::TenantTraffic;
 
 use crate::harness::{Edge, Node, pool, route, tenant};
 
@@ -32,30 +35,30 @@ async fn each_request_counts_for_its_tenant_over_every_protocol() {
         client.get(edge.url(host, "/")).send().await.unwrap().bytes().await.unwrap();
     }
     drop(client);
-    let mut counted = std::collections::HashMap::new();
     // A request is counted when it ends, which the client may have seen before.
+    let mut counted: HashMap<String, TenantTraffic> = HashMap::new();
     for _ in 0..200 {
-        for (tenant, counts) in edge.traffic.take() {
-            let sum: &mut TenantCounts = counted.entry(tenant).or_default();
-            sum.requests += counts.requests;
-            sum.received += counts.received;
-            sum.sent += counts.sent;
-            sum.node_us += counts.node_us;
-            for (class, more) in sum.classes.iter_mut().zip(counts.classes) {
-                *class += more;
-            }
+        for more in edge.traffic.take() {
+            let sum = counted.entry(more.tenant_id).or_default();
+            sum.requests += more.requests;
+            sum.successful += more.successful;
+            sum.server_errors += more.server_errors;
+            sum.received += more.received;
+            sum.sent += more.sent;
+            sum.cached += more.cached;
+            sum.node_us += more.node_us;
         }
-        if counted.values().map(|counts: &TenantCounts| counts.requests).sum::<u64>() == 4 {
+        if counted.values().map(|counted| counted.requests).sum::<u64>() == 4 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let own = counted["t_a"];
-    assert_eq!((own.requests, own.classes), (3, [0, 3, 0, 0, 0]));
+    let own = &counted["t_a"];
+    assert_eq!((own.requests, own.successful), (3, 3));
     assert_eq!((own.received, own.sent, own.cached), (10, 10 + length, 0));
     assert!(own.node_us > 0, "the node took some time");
-    let suspended = counted["t_b"];
-    assert_eq!((suspended.requests, suspended.classes, suspended.node_us), (1, [0, 0, 0, 0, 1], 0));
+    let suspended = &counted["t_b"];
+    assert_eq!((suspended.requests, suspended.server_errors, suspended.node_us), (1, 1, 0));
     assert_eq!(counted.len(), 2, "what is nobody's counts for nobody");
     assert!(edge.traffic.take().is_empty(), "what was taken is not counted again");
 }

@@ -16,7 +16,7 @@ async fn traffic_is_taken_from_edges_of_the_cluster() {
     let one = |id: &str| TenantTraffic {
         tenant_id: id.into(),
         requests: 3,
-        classes: vec![0, 3, 0, 0, 0],
+        successful: 3,
         ..TenantTraffic::default()
     };
     let good = TrafficReport {
@@ -41,7 +41,7 @@ async fn traffic_is_taken_from_edges_of_the_cluster() {
     let own = TrafficReport { audience: "node/web-1".into(), ..good.clone() };
     assert_eq!(send("web-1", &own).await, Err(Code::InvalidArgument), "it is no edge");
     let large = TenantTraffic { sent: (1 << 42) + 1, ..one("t_a") };
-    let classes = TenantTraffic { classes: vec![3], ..one("t_a") };
+    let class = TenantTraffic { server_errors: u64::MAX, ..one("t_a") };
     for (what, wrong) in [
         ("source", TrafficReport { source: vec![1; 15].into(), ..good.clone() }),
         ("number", TrafficReport { number: 0, ..good.clone() }),
@@ -50,7 +50,7 @@ async fn traffic_is_taken_from_edges_of_the_cluster() {
         ("the end of time", TrafficReport { hour: i64::MIN / 3_600 * 3_600, ..good.clone() }),
         ("twice", TrafficReport { tenants: vec![one("t_a"), one("t_a")], ..good.clone() }),
         ("too large", TrafficReport { tenants: vec![large], ..good.clone() }),
-        ("classes", TrafficReport { tenants: vec![classes], ..good.clone() }),
+        ("a class", TrafficReport { tenants: vec![class], ..good.clone() }),
         (
             "many",
             TrafficReport { tenants: (0..1_001).map(|n| one(&n.to_string())).collect(), ..good.clone() },
