@@ -9,15 +9,14 @@ use std::time::Duration;
 use bytes::Buf;
 use http::Request;
 use quinn::Endpoint;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::http3_client;
 use crate::processes::{HOST, Site};
+use crate::tls::trusting;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -68,14 +67,7 @@ impl Asker {
 }
 
 pub(crate) fn tls(site: &Site, alpn: &[&[u8]]) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(site.ca().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    config
+    trusting(&site.ca(), alpn)
 }
 
 impl Load {

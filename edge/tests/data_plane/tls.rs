@@ -15,8 +15,13 @@ use tokio_rustls::client::TlsStream;
 use crate::harness::{Edge, Node, gone, one_site, pool, read_all, route, settings};
 
 pub(crate) fn config(edge: &Edge, alpn: &[&[u8]]) -> ClientConfig {
+    trusting(&edge.ca, alpn)
+}
+
+/// A client that trusts one authority (PEM).
+pub(crate) fn trusting(ca: &str, alpn: &[&[u8]]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(edge.ca.as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
