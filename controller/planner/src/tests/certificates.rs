@@ -188,3 +188,31 @@ async fn a_secret_that_does_not_open_leaves_what_is_there() {
     let error = site.lab.end(refused).unwrap_err().to_string();
     assert!(error.contains("is not sealed"), "{error}");
 }
+
+#[tokio::test]
+async fn a_ticket_key_that_does_not_open_costs_the_cluster_nothing_else() {
+    let mut lab = Lab::new().await;
+    lab.settle().await;
+    let (cluster, edge) = (lab.cluster.clone(), format!("edge/{}", lab.cluster));
+    let fresh = |n: u8| crate::FreshTicketKey {
+        name: format!("{n:032x}"),
+        key: hosting_resource::PlainText::new(format!("{n:064x}")),
+    };
+    let made =
+        crate::rotate_ticket_keys(&mut lab.store, &cluster.as_str().into(), [fresh(1), fresh(2)]).await;
+    assert_eq!(lab.end(made).unwrap(), 2);
+    let told = |lab: &Lab| match lab.intent(&edge, IntentKind::TicketKeys, "tickets") {
+        Some(Intent::TicketKeys(keys)) => keys.keys.iter().map(|key| key.name[15]).collect(),
+        _ => Vec::new(),
+    };
+    assert_eq!(told(&lab), [1, 2]);
+    // The first is of a data key that this store has not.
+    let mut broken = lab.store.resources[&cluster].clone();
+    broken.state["ticket_keys"][0]["key"]["sealed"] = json!("elsewhere");
+    lab.store.resources.insert(cluster.clone(), broken);
+    let unit = Unit::Of(Kind::Cluster, cluster.clone());
+    let again = replan([unit], &mut lab.store, hosting_intent::Cause::Planner).await;
+    lab.end(again).unwrap();
+    assert_eq!(told(&lab), [2]);
+    assert!(lab.intent(&edge, IntentKind::EdgeSettings, "settings").is_some());
+}
