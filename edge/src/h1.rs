@@ -235,17 +235,9 @@ impl H1Client {
         false
     }
 
-    /// Reads the rest of a body that nobody took, if it is short. Whether its end was reached.
+    /// Reads the rest of a body that nobody took, which the start of the answer found to be short. Whether its end was reached.
     async fn drain(&mut self, limits: &H1Limits) -> bool {
-        if self.decoder.is_done() {
-            return true;
-        }
-        // A client that waits for `100 Continue` may or may not send its body now.
-        if self.continue_due || self.decoder.known_rest() > DRAIN {
-            return false;
-        }
         let deadline = Instant::now() + limits.body.min(Duration::from_secs(5));
-        let mut drained = 0;
         loop {
             match self.decoder.decode(&self.input) {
                 Ok(Decoded::End) => return true,
@@ -253,10 +245,6 @@ impl H1Client {
                 Ok(Decoded::Data(n)) => {
                     self.decoder.consumed(n);
                     self.input.advance(n);
-                    drained += u64::try_from(n).unwrap_or(u64::MAX);
-                    if drained > DRAIN {
-                        return false;
-                    }
                 }
                 Ok(Decoded::More) => {
                     if !matches!(self.read_once(deadline, READ_BODY).await, Came::Bytes) {
@@ -312,12 +300,13 @@ impl Client for H1Client {
     }
 
     fn start(&mut self, head: &AnswerHead<'_>) -> Result<(), ClientError> {
-        // An answer that comes before the whole request was read may end the connection; the client should know.
         self.answer = head.framing(self.version);
         self.keep &= self.answer != Framing::UntilClose && head.status != 101;
-        if !self.decoder.is_done() && (self.continue_due || self.decoder.known_rest() > DRAIN) {
-            self.keep = false;
-        }
+        // An answer that comes before the whole request was read says that the connection ends with it, unless what is missing is
+        // known to be short: a client that was not told sends its next request into a connection that closes. One that waits for
+        // `100 Continue` may or may not send its body now.
+        self.keep &=
+            self.decoder.is_done() || !self.continue_due && self.decoder.ends_within(DRAIN, &self.input);
         self.missing = if let Framing::Length(length) = self.answer { length } else { 0 };
         head.push(&mut self.out, self.version, self.keep);
         Ok(())

@@ -88,12 +88,24 @@ impl Decoder {
         self.0 == State::End
     }
 
-    /// Bytes that are certainly left: 0 when that is not known.
+    /// Whether the body certainly ends within `limit` more bytes. Of a body in chunks only those in `input`, which came and were
+    /// not taken yet, can tell.
     #[must_use]
-    pub fn known_rest(&self) -> u64 {
-        match self.0 {
-            State::Length(left) | State::Chunk(left) => left,
-            State::Size | State::ChunkEnd | State::Trailers(_) | State::UntilClose | State::End => 0,
+    pub fn ends_within(&self, limit: u64, mut input: &[u8]) -> bool {
+        if let State::Length(left) = self.0 {
+            return left <= limit;
+        }
+        let mut ahead = self.clone();
+        loop {
+            match ahead.decode(input) {
+                Ok(Decoded::End) => return true,
+                Ok(Decoded::More) | Err(_) => return false,
+                Ok(Decoded::Framing(n)) => input = input.get(n..).unwrap_or_default(),
+                Ok(Decoded::Data(n)) => {
+                    ahead.consumed(n);
+                    input = input.get(n..).unwrap_or_default();
+                }
+            }
         }
     }
 
@@ -243,6 +255,20 @@ mod tests {
                     return Ok((body, buffer));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_body_in_chunks_is_known_once_it_came() {
+        let ends = |framing, input: &[u8]| Decoder::new(framing).ends_within(10, input);
+        assert!(
+            ends(Framing::None, b"")
+                && ends(Framing::Length(10), b"")
+                && !ends(Framing::Length(11), b"12345678901")
+        );
+        assert!(ends(Framing::Chunked, b"3\r\nabc\r\n0\r\nA: b\r\n\r\nGET"));
+        for input in ["", "3\r\nab", "3\r\nabc\r\n", "3\r\nabc\r\n0\r\n", "3\r\nabcd\r\n0\r\n\r\n"] {
+            assert!(!ends(Framing::Chunked, input.as_bytes()), "{input:?}");
         }
     }
 
