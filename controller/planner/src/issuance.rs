@@ -32,6 +32,7 @@ const AUTHORITIES: u32 = 100;
 /// Notes whether a certificate is wanted for a name, puts it and has a job see to it. True when that changed.
 pub(crate) async fn sync(fqdn: &mut Doc<Fqdn>, plan: &mut Plan<'_>) -> Result<bool, PlanError> {
     if is_deleting(fqdn) {
+        wake_those_who_joined(fqdn, None, plan);
         return Ok(false);
     }
     let is_wanted = fqdn.spec.ssl_enabled && fqdn.tenant.is_some();
@@ -81,12 +82,24 @@ pub(crate) async fn put(
     after: Option<Issuance>,
     plan: &mut Plan<'_>,
 ) -> Result<(), PlanError> {
+    wake_those_who_joined(fqdn, after.as_ref(), plan);
     let was = fqdn.to_resource();
     fqdn.state.issuance = after;
     let is = fqdn.to_resource();
     plan.put(is.clone()).await?;
     let units = kinds::of(Kind::Fqdn).touched(Some(&was), Some(&is), plan.cause)?;
     plan.replan(units).await
+}
+
+/// Has the jobs look of the names whose order this name led, and does not lead any more: they rest for long meanwhile. All are of one site, and so of
+/// one brand.
+fn wake_those_who_joined(leader: &Doc<Fqdn>, after: Option<&Issuance>, plan: &mut Plan<'_>) {
+    let led = leader.state.issuance.as_ref().map_or(&[][..], Issuance::leads);
+    let leads = after.map_or(&[][..], Issuance::leads);
+    let mine = errand(leader);
+    for name in led.iter().filter(|name| **name != leader.id && !leads.contains(name)) {
+        plan.draft.ask(Errand { subject: name.clone(), ..mine.clone() });
+    }
 }
 
 /// What edges are told of the challenge that is open for a name.
@@ -404,17 +417,12 @@ pub async fn exchange_issuances(
         }
     }
     for change in changes {
-        let is_issued = change.issued.is_some();
         if let Some(creation) = change.issued {
             mutate::create(draft, creation).await?;
         }
         // A person wants the certificate, so that the brake holds none of it back.
         let mut plan = Plan::later(draft, Cause::Person);
         if let Some(mut fqdn) = read::get(&mut plan.draft, &change.id).await? {
-            if is_issued {
-                // The name's own job sees to what it replaces, whoever led the order.
-                plan.draft.ask(errand(&fqdn));
-            }
             put(&mut fqdn, Some(change.after), &mut plan).await?;
         }
         plan.finish().await?;

@@ -226,16 +226,25 @@ impl Issuance {
         is_wanted && self.booking.is_none() && self.failures == 0
     }
 
+    /// The names of the order that it leads, made or booked, by their ids.
+    #[must_use]
+    pub fn leads(&self) -> &[String] {
+        match (&self.phase, &self.booking) {
+            (Phase::Ordered(order), _) => &order.names,
+            (_, Some(booking)) => &booking.with,
+            (_, None) => &[],
+        }
+    }
+
     /// Whether it leads an order that another name is part of, by its id: one that is made, or whose time was less than `patience` ago. One
     /// that has not ordered by then has something in its way, and is not waited for. Times are in milliseconds.
     #[must_use]
     pub fn takes_along(&self, name: &str, now: i64, patience: i64) -> bool {
-        let is_part = |names: &[String]| names.iter().any(|one| one == name);
-        match (&self.phase, &self.booking) {
-            (Phase::Ordered(order), _) => is_part(&order.names),
-            (_, Some(booking)) => is_part(&booking.with) && now.saturating_sub(booking.at) < patience,
-            (_, None) => false,
-        }
+        let is_late = match (&self.phase, &self.booking) {
+            (Phase::Ordered(_), _) | (_, None) => false,
+            (_, Some(booking)) => now.saturating_sub(booking.at) >= patience,
+        };
+        !is_late && self.leads().iter().any(|one| one == name)
     }
 
     /// Where it stands, for people; whether that is as it should be first.

@@ -1,7 +1,7 @@
 //! What is answered to certificate authorities about names.
 
 use hosting_resource::Id;
-use hosting_resource::issuance::{ChallengeMethod, Issuance, OpenChallenge, Phase};
+use hosting_resource::issuance::{ChallengeMethod, Issuance, OpenChallenge, Order, Phase, Stage};
 use hosting_resource::kinds::fqdn::Fqdn;
 
 use super::*;
@@ -126,4 +126,37 @@ async fn who_books_an_order_takes_others_along_and_nobody_books_twice() {
     let third = claim(&lab, &[2]);
     let third = claim_order(&mut lab.store, third).await;
     assert_eq!(lab.end(third).unwrap().unwrap() - at, 100_000);
+    // Who joined rests until the order is over, however it ends.
+    let woken = |lab: &mut Lab| -> Vec<String> {
+        let errands = std::mem::take(&mut lab.store.errands);
+        errands.into_iter().filter(|errand| errand.wakes).map(|errand| errand.subject).collect()
+    };
+    woken(&mut lab);
+    let stands = |lab: &Lab, id: &Id<Fqdn>, after: Issuance| IssuanceChange {
+        id: id.clone(),
+        before: issuance(lab, id),
+        after,
+        issued: None,
+    };
+    let order = Order {
+        authority: ca.id.as_str().into(),
+        account: "platform".into(),
+        url: "https://ca.example/order/1".into(),
+        since: 1,
+        stage: Stage::Issuing,
+        names: names[..2].iter().map(ToString::to_string).collect(),
+    };
+    let before = issuance(&lab, &names[0]);
+    let ordered = Issuance { phase: Phase::Ordered(order), booking: None, ..before.clone() };
+    let change = stands(&lab, &names[0], ordered);
+    assert!(exchange_issuances(&mut lab.store, vec![change]).await.unwrap());
+    assert_eq!(woken(&mut lab), Vec::<String>::new(), "the order that was booked is made");
+    let change = stands(&lab, &names[0], before.waiting());
+    assert!(exchange_issuances(&mut lab.store, vec![change]).await.unwrap());
+    assert_eq!(woken(&mut lab), [names[1].to_string()]);
+    let again = stands(&lab, &names[0], before);
+    assert!(exchange_issuances(&mut lab.store, vec![again]).await.unwrap());
+    assert_eq!(woken(&mut lab), Vec::<String>::new());
+    lab.delete(&names[0]).await.unwrap();
+    assert_eq!(woken(&mut lab), [names[1].to_string()], "whoever leads is on its way out");
 }

@@ -217,7 +217,8 @@ impl IssueCertificate {
         let leader = self.candidate(&Id::from(leader.as_str())).await?;
         let leads = leader.is_some_and(|leader| leader.issuance.takes_along(&candidate.fqdn.id, now, HOUR));
         if leads {
-            return Ok(wait((at - now).clamp(2_000, 10 * MINUTE)));
+            // Whoever leads wakes it when the order ends.
+            return Ok(wait((at - now).clamp(MINUTE, 10 * MINUTE)));
         }
         self.becomes(&candidate, candidate.issuance.waiting()).await?;
         Ok(Turn::Next("the order that it was part of is gone".into()))
@@ -338,7 +339,7 @@ impl JobKind for IssueCertificate {
         Limits {
             attempts: 1_000_000,
             backoff: Backoff { first: 5_000, most: 3_600_000 },
-            rate: Rate { each: Duration::from_millis(5), burst: 200 },
+            rate: Rate { each: Duration::from_millis(2), burst: 200 },
             at_once: 32,
             step_time: Duration::from_secs(300),
         }
