@@ -75,7 +75,12 @@ pub(crate) struct Line<'a> {
     /// When the answer ended.
     #[serde(serialize_with = "milliseconds")]
     pub(crate) time: Timestamp,
+    /// Empty where the brand wants no addresses written.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) client: &'a str,
+    /// By which node and client know the request, where they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<&'a str>,
     pub(crate) tls: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) host: &'a str,

@@ -6,17 +6,20 @@ use hosting_edge_http1::{AnswerHead, Request};
 use http::StatusCode;
 use pingora_core::protocols::http::date::get_cached_date;
 
+use crate::access_log::text;
 use crate::course::{Course, EDGE_MAP, STRICT_TRANSPORT_SECURITY};
 use crate::exchange::{Client, Moved, finish, send_all};
-use crate::pages::Page;
+use crate::pages::{About, Page};
+use crate::upstream::Marks;
 
 /// Sends answers to clients that take them within this time, from one piece to the next.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Answering {
+pub(crate) struct Answering<'a> {
     pub(crate) limit: Duration,
+    pub(crate) marks: &'a Marks,
 }
 
-impl Answering {
+impl Answering<'_> {
     /// Sends a text, not to be kept, and returns its code.
     pub(crate) async fn text<C: Client>(
         self,
@@ -59,7 +62,10 @@ impl Answering {
     ) -> u16 {
         course.reason = page.word();
         let accept = request.and_then(|request| request.head().field(b"accept"));
-        let answer = page.answer(accept);
+        let host = text(request.map(Request::authority).unwrap_or_default());
+        let mark = *course.mark.get_or_insert_with(|| self.marks.next());
+        let brand = course.brand.clone();
+        let answer = page.answer(accept, About { brand: brand.as_deref(), host: &host, mark: &mark });
         let mut head = answer.head(request.is_some_and(Request::is_head));
         head.fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
         let map = course.map(None);

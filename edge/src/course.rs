@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_edge_map::{Candidate, Candidates, Policies, Target, Tenant};
+use hosting_edge_map::{BrandWord, Candidate, Candidates, Policies, Target, Tenant};
 
 use crate::exchange::Moved;
+use crate::upstream::Mark;
 use crate::visitor::Visitor;
 
 /// Tells a node which host the client asked for, with the port if there was one. Nodes believe it from edges only.
@@ -26,6 +27,8 @@ pub(crate) const STRICT_TRANSPORT_SECURITY: &[u8] = b"strict-transport-security"
 #[derive(Default)]
 pub(crate) struct Course {
     pub(crate) tenant: Option<Arc<Tenant>>,
+    /// What the tenant's brand says.
+    pub(crate) brand: Option<Arc<BrandWord>>,
     /// Of its host.
     pub(crate) policies: Policies,
     /// Whether the client's connection is TLS.
@@ -34,6 +37,8 @@ pub(crate) struct Course {
     pub(crate) is_shown: bool,
     /// Why the edge answered by itself.
     pub(crate) reason: &'static str,
+    /// By which the request is known: to the client that gets a page, and to the node that was asked last.
+    pub(crate) mark: Option<Mark>,
     pub(crate) serving: Option<Serving>,
     pub(crate) candidate: Option<Candidate>,
     pub(crate) upstream: Option<Duration>,

@@ -12,7 +12,7 @@ pub(crate) fn look(routing: &Routing, certs: &CertStore, now: Millis, host: &str
     let fields = |said: Vec<(&'static str, String)>| -> Map<String, Value> {
         said.into_iter().map(|(field, value)| (field.to_owned(), value.into())).collect()
     };
-    let [own, of_tenant] = found.policies.said().map(fields);
+    let [own, of_tenant, of_brand] = found.policies.said().map(fields);
     let route = match name.split_once('.') {
         Some((_, above)) if found.is_below => format!("*.{above}"),
         _ => name.clone().into_owned(),
@@ -23,6 +23,8 @@ pub(crate) fn look(routing: &Routing, certs: &CertStore, now: Millis, host: &str
         "tenant": found.tenant.id(),
         "policy": own,
         "tenant_policy": of_tenant,
+        "brand_policy": of_brand,
+        "brand_pages": found.brand.iter().flat_map(|brand| brand.words()).collect::<Vec<_>>(),
         "has_certificate": certs.tenants().serves(&name),
     });
     let leads = match &found.leads {

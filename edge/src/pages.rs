@@ -1,12 +1,19 @@
-//! The pages that the edge answers with itself. Small, the same for every host, and without a word of what is behind it.
+//! The pages that the edge answers with itself: those of the host's brand, or small ones that are the same for every host. Without a word of
+//! what is behind it, but with the number by which the access log knows the request.
 
 use hosting_edge_http1::{AnswerHead, HeadError, RequestError};
+use hosting_edge_map::BrandWord;
 use http::StatusCode;
 use http::header::HeaderValue;
 use pingora_core::protocols::http::date::get_cached_date;
 
+use crate::upstream::Mark;
+
 /// Methods that reach a site, for `Allow`.
 const METHODS: &[u8] = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// Tells the client by which number the access log knows its request.
+const REQUEST_ID: &[u8] = b"x-request-id";
 
 /// What there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,40 +178,71 @@ impl Page {
         self.parts().0.as_u16()
     }
 
-    fn html(self) -> String {
+    /// What stands in a place of a brand's page ([`hosting_intent::pages::PLACES`]).
+    fn place<'v>(self, place: &str, code: &'v str, about: About<'v>) -> &'v str {
         let (status, _, text) = self.parts();
+        match place {
+            "status" => code,
+            "title" => status.canonical_reason().unwrap_or_default(),
+            "message" => text,
+            "host" => about.host,
+            "request_id" => about.mark.as_str(),
+            _ => "",
+        }
+    }
+
+    fn html(self, about: About<'_>) -> String {
+        let (status, word, text) = self.parts();
+        if let Some(template) = about.brand.and_then(|brand| brand.page(word)) {
+            let code = status.as_str().to_owned();
+            return template.fill(|place| self.place(place, &code, about));
+        }
         let title = status.canonical_reason().unwrap_or_default();
+        let id = about.mark.as_str();
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
              <title>{title}</title><style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:32em;padding:0 1em;\
-             color:#333;background:#fff}}@media(prefers-color-scheme:dark){{body{{color:#ddd;background:#111}}}}</style></head>\
-             <body><h1>{title}</h1><p>{text}</p></body></html>\n"
+             color:#333;background:#fff}}small{{color:#777}}@media(prefers-color-scheme:dark){{body{{color:#ddd;background:#111}}}}</style></head>\
+             <body><h1>{title}</h1><p>{text}</p><small>Request {id}</small></body></html>\n"
         )
     }
 
-    fn json(self) -> String {
+    fn json(self, about: About<'_>) -> String {
         let (status, code, text) = self.parts();
-        // Every part is a constant without a character that JSON would have to escape.
-        format!("{{\"error\":\"{code}\",\"status\":{},\"message\":\"{text}\"}}\n", status.as_u16())
+        let (status, id) = (status.as_u16(), about.mark.as_str());
+        // No part has a character that JSON would have to escape.
+        format!(
+            "{{\"error\":\"{code}\",\"status\":{status},\"message\":\"{text}\",\"request_id\":\"{id}\"}}\n"
+        )
     }
 
     /// The page for a client that accepts `accept`.
-    pub(crate) fn answer(self, accept: Option<&[u8]>) -> Answer {
+    pub(crate) fn answer<'m>(self, accept: Option<&[u8]>, about: About<'m>) -> Answer<'m> {
         let (kind, body): (&[u8], _) = if self == Self::Options {
             (b"", String::new())
         } else if wants_json(accept) {
-            (b"application/json", self.json())
+            (b"application/json", self.json(about))
         } else {
-            (b"text/html; charset=utf-8", self.html())
+            (b"text/html; charset=utf-8", self.html(about))
         };
         let retry_after = self.retry_after().map(|seconds| seconds.to_string());
-        Answer { page: self, kind, body, retry_after, date: get_cached_date() }
+        Answer { page: self, kind, body, retry_after, date: get_cached_date(), mark: about.mark }
     }
 }
 
+/// Whose page it is, and for which request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct About<'a> {
+    pub(crate) brand: Option<&'a BrandWord>,
+    /// As the client wrote it.
+    pub(crate) host: &'a str,
+    pub(crate) mark: &'a Mark,
+}
+
 /// A page in the form that the client gets.
-pub(crate) struct Answer {
+pub(crate) struct Answer<'m> {
     page: Page,
+    mark: &'m Mark,
     kind: &'static [u8],
     retry_after: Option<String>,
     date: HeaderValue,
@@ -212,7 +250,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-impl Answer {
+impl Answer<'_> {
     pub(crate) fn head(&self, is_head: bool) -> AnswerHead<'_> {
         let (status, _, _) = self.page.parts();
         let mut fields: Vec<(&[u8], &[u8])> = vec![(b"date", self.date.as_bytes())];
@@ -220,6 +258,7 @@ impl Answer {
             fields.push((b"content-type", self.kind));
             fields.push((b"cache-control", b"no-store"));
             fields.push((b"x-content-type-options", b"nosniff"));
+            fields.push((REQUEST_ID, self.mark.as_bytes()));
         }
         if let Some(after) = &self.retry_after {
             fields.push((b"retry-after", after.as_bytes()));
@@ -266,7 +305,11 @@ fn wants_json(accept: Option<&[u8]>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hosting_intent::message::{Brand, BrandPage};
+    use hosting_intent::pages::PAGES;
+
     use super::*;
+    use crate::upstream::Marks;
 
     #[test]
     fn json_for_those_who_ask() {
@@ -275,9 +318,57 @@ mod tests {
         assert!(!wants_json(Some(b"text/html,application/xhtml+xml,application/json;q=0.9,*/*;q=0.8")));
         assert!(!wants_json(Some(b"*/*")));
         assert!(!wants_json(None));
+    }
+
+    #[test]
+    fn a_brands_page_stands_in_the_place_of_ours() {
+        let page = |word: &str, html: &str| BrandPage { word: word.into(), html: html.into() };
+        let pages = vec![
+            page("busy", "busy"),
+            page("default", "{{status}} {{title}}: {{message}} {{host}} {{request_id}}"),
+        ];
+        let brand = BrandWord::new(&Brand { pages, ..Brand::default() });
+        let mark = Marks::default().next();
+        let about = |brand| About { brand, host: "<a>", mark: &mark };
+        let body = |page: Page, accept: &[u8], brand| page.answer(Some(accept), about(brand)).body;
+        let id = mark.as_str();
         assert_eq!(
-            Page::Unknown.json(),
-            "{\"error\":\"unknown_host\",\"status\":404,\"message\":\"There is no site at this address.\"}\n"
+            body(Page::Suspended, b"text/html", Some(&brand)),
+            format!("503 Service Unavailable: This site is not available at the moment. &lt;a&gt; {id}")
         );
+        assert_eq!(body(Page::Busy, b"text/html", Some(&brand)), "busy");
+        assert!(body(Page::Busy, b"text/html", None).contains(&format!("Request {id}<")));
+        for brand in [None, Some(&brand)] {
+            assert_eq!(
+                body(Page::Unknown, b"application/json", brand),
+                format!(
+                    "{{\"error\":\"unknown_host\",\"status\":404,\"message\":\"There is no site at this address.\",\"request_id\":\"{id}\"}}\n"
+                )
+            );
+            assert_eq!(body(Page::Options, b"text/html", brand), "");
+        }
+    }
+
+    /// Those that can be answered for a name that is known, so that it has a brand.
+    #[test]
+    fn a_brand_can_have_a_page_for_each_that_its_visitors_see() {
+        for page in [
+            Page::BadRequest,
+            Page::HeaderTooLarge,
+            Page::Unbound,
+            Page::Suspended,
+            Page::NoNode,
+            Page::BadGateway,
+            Page::GatewayTimeout,
+            Page::RequestTimeout,
+            Page::Forbidden,
+            Page::Maintenance(1),
+            Page::TooMany(1),
+            Page::BodyTooLarge,
+            Page::Busy,
+            Page::NotStored,
+        ] {
+            assert!(PAGES.contains(&page.word()), "{page:?}");
+        }
     }
 }

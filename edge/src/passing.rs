@@ -90,8 +90,8 @@ impl Passing {
     }
 
     /// Answers of the edge's own.
-    pub(crate) const fn answering(&self) -> Answering {
-        Answering { limit: self.times.client }
+    pub(crate) const fn answering(&self) -> Answering<'_> {
+        Answering { limit: self.times.client, marks: &self.marks }
     }
 
     pub(crate) const fn metrics(&self) -> &Metrics {
@@ -198,6 +198,7 @@ impl Passing {
             };
             sent += usize::from(!reused);
             let mark = self.marks.next();
+            course.mark = Some(mark);
             let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some(), mark);
             course.candidate = Some(candidate);
             let map = course.map(Some(serving));

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use hosting_edge_http1::{Request, RequestHead};
 use hosting_edge_map::{Host, Leads, Routing, parse_host};
+use hosting_intent::message::LogAddresses;
 use hosting_scaffold::client_address::is_trusted;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::access_log::{AccessLog, Line, text};
+use crate::access_log::{AccessLog, Addresses, Line, text};
 use crate::caching::Caching;
 use crate::certs::CertStore;
 use crate::challenges::Challenges;
@@ -25,6 +26,7 @@ use crate::policy::{PolicyContext, Reply};
 use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::Settings;
 use crate::traffic::{self, TrafficBook};
+use crate::upstream::Mark;
 use crate::visitor::Visitor;
 
 /// The policy and what it needs.
@@ -165,7 +167,8 @@ impl Edge {
         let node = serving.zip(course.candidate).and_then(|(serving, at)| serving.candidates.node(at));
         self.log.write(&Line {
             time: Timestamp::now(),
-            client: &visitor.written,
+            client: &written(visitor, course),
+            request: course.mark.as_ref().map(Mark::as_str),
             tls: visitor.tls,
             host: &text(request.map(Request::authority).unwrap_or_default()),
             method: &text(head.map(RequestHead::method).unwrap_or_default()),
@@ -194,6 +197,7 @@ impl Edge {
         let found = self.routing.resolve(&name).ok_or(Page::Unknown)?;
         let ruled = self.policy.rule(&found, request, visitor, &name);
         course.tenant = Some(found.tenant);
+        course.brand = found.brand;
         course.policies = found.policies;
         if let Some(reply) = ruled {
             return Err(reply);
@@ -240,6 +244,15 @@ impl Edge {
         }
         let body: String = lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
         self.passing.answering().text(client, request, b"text/plain", &body, &mut Moved::default()).await;
+    }
+}
+
+/// The client's address, as the log has it.
+fn written<'v>(visitor: &'v Visitor, course: &Course) -> Cow<'v, str> {
+    match course.brand.as_ref().map(|brand| brand.log_addresses) {
+        None | Some(LogAddresses::Unspecified) => Cow::Borrowed(&visitor.written),
+        Some(LogAddresses::Network) => Cow::Owned(Addresses::Network.of(visitor.ip).to_string()),
+        Some(LogAddresses::None) => Cow::Borrowed(""),
     }
 }
 

@@ -58,6 +58,7 @@ impl Replica for EdgeReplica {
             EdgeIntent::Certificate(certificate) => tenant_certs::check(&self.keys, key, certificate)?,
             EdgeIntent::TicketKeys(shared) => tickets::check(&self.keys, key, shared)?,
             EdgeIntent::TrustRoots(_)
+            | EdgeIntent::Brand(_)
             | EdgeIntent::TenantState(_)
             | EdgeIntent::Route(_)
             | EdgeIntent::ShardPool(_)
@@ -128,6 +129,7 @@ impl Replica for EdgeReplica {
                 Some(EdgeKind::Route) => self.certs.forget(&removal.key.name),
                 Some(
                     EdgeKind::TrustRoots
+                    | EdgeKind::Brand
                     | EdgeKind::TenantState
                     | EdgeKind::AudienceKey
                     | EdgeKind::EdgeSettings,

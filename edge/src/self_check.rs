@@ -352,6 +352,7 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
             | (
                 Some(
                     EdgeIntent::TrustRoots(_)
+                    | EdgeIntent::Brand(_)
                     | EdgeIntent::AudienceKey(_)
                     | EdgeIntent::TicketKeys(_)
                     | EdgeIntent::EdgeSettings(_),
@@ -362,6 +363,7 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 None,
                 Some(
                     EdgeKind::TrustRoots
+                    | EdgeKind::Brand
                     | EdgeKind::AudienceKey
                     | EdgeKind::TicketKeys
                     | EdgeKind::EdgeSettings,

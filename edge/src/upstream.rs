@@ -25,6 +25,10 @@ const SHARDS: usize = 64;
 pub(crate) struct Mark([u8; 16]);
 
 impl Mark {
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -5,6 +5,7 @@ use hosting_intent::Role;
 use hosting_planner::gates::{ExceptionKind, Phase, Truth};
 use hosting_planner::{World, lint};
 use hosting_resource::http_policy::HttpPolicy;
+use hosting_resource::kinds::brand::Brand;
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::kinds::tenant::Tenant;
 use hosting_resource::{Doc, Kind, Resource, Status};
@@ -113,10 +114,14 @@ impl Api {
             ),
         ));
 
-        let mut tenants_http = None;
+        let (mut tenants_http, mut brands_http) = (None, None);
         if let Some(tenant) = tx.resource(fqdn.tenant.as_deref().unwrap_or_default()).await? {
             let mut tenant = Doc::<Tenant>::read(tenant).map_err(|error| ApiError::internal(&error))?;
             tenants_http = tenant.spec.http.take();
+            if let Some(brand) = tx.resource(&tenant.spec.brand_id).await? {
+                brands_http =
+                    Doc::<Brand>::read(brand).map_err(|error| ApiError::internal(&error))?.spec.http;
+            }
             let reason = tenant.state.suspend_reason.as_deref().unwrap_or_default();
             let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             let state =
@@ -150,7 +155,8 @@ impl Api {
         if !links.iter().any(|link| link.name == "dns") {
             links.push(self.unmanaged_dns(&mut tx, &name).await?);
         }
-        if let Some((is_open, said)) = HttpPolicy::summary(spec.http.as_deref(), tenants_http.as_deref()) {
+        let shared = [tenants_http.as_deref(), brands_http.as_deref()];
+        if let Some((is_open, said)) = HttpPolicy::summary(spec.http.as_deref(), shared) {
             links.push(link("policy", if is_open { "ok" } else { "warning" }, said));
         }
         if let Some(issuance) = state.issuance {

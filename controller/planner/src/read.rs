@@ -162,6 +162,11 @@ pub(crate) async fn brands(world: &mut dyn World) -> Result<Vec<Doc<Brand>>, Pla
     living(all_pages!(after => world.list(Kind::Brand, after, PAGE)))
 }
 
+/// All clusters but those on their way out.
+pub(crate) async fn clusters(world: &mut dyn World) -> Result<Vec<Doc<Cluster>>, PlanError> {
+    living(all_pages!(after => world.list(Kind::Cluster, after, PAGE)))
+}
+
 /// The audiences of the groups that brands name, which hear of every cluster's addresses.
 pub(crate) async fn dns_audiences(world: &mut dyn World) -> Result<BTreeSet<Audience>, PlanError> {
     let brands = brands(world).await?;

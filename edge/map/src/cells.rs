@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use hashbrown::HashTable;
 use hosting_intent::message::CachePurges;
 
+use crate::brand::BrandWord;
 use crate::policy::Policy;
 use crate::pool::Pool;
 
@@ -24,6 +25,7 @@ pub struct Tenant {
     has_policy: AtomicBool,
     policy: ArcSwapOption<Policy>,
     purges: ArcSwapOption<Purged>,
+    brand: ArcSwapOption<Brand>,
     /// Requests under way.
     under_way: AtomicUsize,
 }
@@ -76,6 +78,20 @@ impl Tenant {
         self.has_policy.store(has_policy, Ordering::Relaxed);
     }
 
+    /// What its brand says; `None`: nothing, or nobody knows yet.
+    pub(crate) fn brand_word(&self) -> Option<Arc<BrandWord>> {
+        self.brand.load().as_deref().and_then(Brand::word)
+    }
+
+    /// Its brand, which is known by its id at least.
+    pub(crate) fn brand(&self) -> Option<Arc<Brand>> {
+        self.brand.load_full()
+    }
+
+    pub(crate) fn set_brand(&self, brand: Option<Arc<Brand>>) {
+        self.brand.store(brand);
+    }
+
     /// What it purged, and how often its purges went back.
     #[must_use]
     pub fn purges(&self) -> (u64, Option<Arc<CachePurges>>) {
@@ -102,6 +118,27 @@ impl Tenant {
     }
 }
 
+/// What the table has of a brand.
+#[derive(Debug)]
+pub(crate) struct Brand {
+    id: Box<str>,
+    /// Whether it says anything, so that nobody asks for what is not there.
+    has_word: AtomicBool,
+    word: ArcSwapOption<BrandWord>,
+}
+
+impl Brand {
+    fn word(&self) -> Option<Arc<BrandWord>> {
+        if self.has_word.load(Ordering::Relaxed) { self.word.load_full() } else { None }
+    }
+
+    pub(crate) fn say(&self, word: Option<Arc<BrandWord>>) {
+        let has_word = word.is_some();
+        self.word.store(word);
+        self.has_word.store(has_word, Ordering::Relaxed);
+    }
+}
+
 /// What the table has of a shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -110,7 +147,7 @@ pub(crate) struct Shard {
     pub(crate) pool: ArcSwapOption<Pool>,
 }
 
-/// Something with an id that routes refer to.
+/// Something with an id that routes, or tenants, refer to.
 pub(crate) trait Cell {
     fn new(id: &str) -> Self;
     fn id(&self) -> &str;
@@ -124,8 +161,19 @@ impl Cell for Tenant {
             has_policy: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
             purges: ArcSwapOption::empty(),
+            brand: ArcSwapOption::empty(),
             under_way: AtomicUsize::new(0),
         }
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Cell for Brand {
+    fn new(id: &str) -> Self {
+        Self { id: id.into(), has_word: AtomicBool::new(false), word: ArcSwapOption::empty() }
     }
 
     fn id(&self) -> &str {
@@ -206,6 +254,11 @@ impl<T: Cell> Cells<T> {
         let referred = self.referred(id);
         referred.bucket = Some(bucket);
         Arc::clone(&referred.cell)
+    }
+
+    /// The cell that something other than a route names.
+    pub(crate) fn refer(&mut self, id: &str) -> Arc<T> {
+        Arc::clone(&self.referred(id).cell)
     }
 
     /// The cell, and the bucket of the last route that came to name it.

@@ -5,6 +5,7 @@
 //! number of request threads call [`Routing::resolve`], which takes no lock.
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+mod brand;
 mod cells;
 mod host;
 mod node;
@@ -14,6 +15,7 @@ mod routes;
 mod routing;
 pub mod seen;
 
+pub use brand::{BrandWord, Template};
 pub use cells::{Tenant, TenantUnderWay};
 pub use host::{Host, HostError, parse_host};
 pub use node::{Balance, Millis, Node, UnderWay};

@@ -181,30 +181,32 @@ pub(crate) fn digest(policy: &m::HttpPolicy) -> String {
     text
 }
 
-/// The policies that hold for a host: its route's, then its tenant's.
+/// The policies that hold for a host: its route's, then its tenant's, then its brand's.
 #[derive(Debug, Clone, Default)]
 pub struct Policies {
     pub(crate) own: Option<Arc<Policy>>,
     pub(crate) tenant: Option<Arc<Policy>>,
+    pub(crate) brand: Option<Arc<Policy>>,
 }
 
 impl Policies {
     /// Whether there is nothing to ask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.own.is_none() && self.tenant.is_none()
+        self.own.is_none() && self.tenant.is_none() && self.brand.is_none()
     }
 
-    /// The name's word, else its tenant's.
+    /// The name's word, else its tenant's, else its brand's.
     fn pick<'a, T>(&'a self, field: impl Fn(&'a Policy) -> Option<T>) -> Option<T> {
         let field = |policy: &'a Option<Arc<Policy>>| policy.as_deref().and_then(&field);
-        field(&self.own).or_else(|| field(&self.tenant))
+        field(&self.own).or_else(|| field(&self.tenant)).or_else(|| field(&self.brand))
     }
 
-    /// What the name says itself, then what its tenant says: fields and values, of lists their length.
+    /// What the name says itself, then what its tenant says, then its brand: fields and values, of lists their length.
     #[must_use]
-    pub fn said(&self) -> [Vec<(&'static str, String)>; 2] {
-        [&self.own, &self.tenant].map(|policy| policy.as_deref().map(Policy::said).unwrap_or_default())
+    pub fn said(&self) -> [Vec<(&'static str, String)>; 3] {
+        [&self.own, &self.tenant, &self.brand]
+            .map(|policy| policy.as_deref().map(Policy::said).unwrap_or_default())
     }
 
     /// The value of `Strict-Transport-Security` for answers over TLS.
@@ -262,15 +264,18 @@ impl Policies {
             None => Scope::Name(asked.host),
         };
         let own = self.own.iter().map(|policy| (policy, name));
+        let brand = self.brand.iter().map(|policy| (policy, Scope::OfBrand(tenant)));
         let tenant = self.tenant.iter().map(|policy| (policy, Scope::Tenant(tenant)));
-        own.chain(tenant).filter(|(policy, _)| !policy.limits.is_empty()).find_map(|(policy, scope)| {
-            let (now, rates) = (around.now(), around.rates());
-            policy
-                .limits
-                .iter()
-                .find_map(|limit| rates.take(scope, limit, asked.address, now))
-                .map(Ruling::TooMany)
-        })
+        own.chain(tenant).chain(brand).filter(|(policy, _)| !policy.limits.is_empty()).find_map(
+            |(policy, scope)| {
+                let (now, rates) = (around.now(), around.rates());
+                policy
+                    .limits
+                    .iter()
+                    .find_map(|limit| rates.take(scope, limit, asked.address, now))
+                    .map(Ruling::TooMany)
+            },
+        )
     }
 
     fn measure(&self, asked: &Asked<'_>) -> Option<Ruling> {

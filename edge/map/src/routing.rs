@@ -10,7 +10,8 @@ use ahash::RandomState;
 use arc_swap::ArcSwap;
 use hosting_intent::{EdgeIntent, EdgeKind, Item, Key, Rejection, Removal, message};
 
-use crate::cells::{Cell as _, Cells, Shard, Tenant};
+use crate::brand::BrandWord;
+use crate::cells::{Brand, Cell as _, Cells, Shard, Tenant};
 use crate::node::Balance;
 use crate::policy::{Policies, Policy, digest};
 use crate::pool::{Candidates, Pool};
@@ -27,6 +28,8 @@ pub struct Found {
     pub is_below: bool,
     /// Whose it is.
     pub tenant: Arc<Tenant>,
+    /// What the tenant's brand says.
+    pub brand: Option<Arc<BrandWord>>,
     /// What is done with a request first. Nothing for a suspended tenant.
     pub policies: Policies,
     /// What to do with a request that passes.
@@ -93,6 +96,7 @@ impl Routing {
         let writer = Writer {
             routing: Arc::clone(&routing),
             tenants: Cells::default(),
+            brands: Cells::default(),
             shards: Cells::default(),
             policies: HashMap::default(),
             balance: Balance::default(),
@@ -114,10 +118,13 @@ impl Routing {
     pub fn resolve(&self, host: &str) -> Option<Found> {
         self.routes.read(host, |route| {
             let (tenant, is_below) = (Arc::clone(route.tenant), route.name != host);
+            let brand = tenant.brand_word();
             if tenant.is_suspended() {
-                return Found { is_below, tenant, policies: Policies::default(), leads: Leads::Suspended };
+                let policies = Policies::default();
+                return Found { is_below, tenant, brand, policies, leads: Leads::Suspended };
             }
-            let policies = Policies { own: route.policy.cloned(), tenant: tenant.policy() };
+            let brands = brand.as_ref().and_then(|word| word.policy.clone());
+            let policies = Policies { own: route.policy.cloned(), tenant: tenant.policy(), brand: brands };
             let leads = match route.site.map(|site| (site, site.shard.pool.load_full())) {
                 None => Leads::Unbound,
                 Some((site, Some(pool))) if pool.in_service() > 0 => {
@@ -131,7 +138,7 @@ impl Routing {
                 }
                 Some(_) => Leads::NoNode,
             };
-            Found { is_below, tenant, policies, leads }
+            Found { is_below, tenant, brand, policies, leads }
         })
     }
 
@@ -147,6 +154,7 @@ impl Routing {
                     seen::policy(route.policy.map(|policy| policy.digest())),
                     seen::tenant_policy(route.tenant.policy().as_deref().map(Policy::digest)),
                     seen::purged(route.tenant.purges().1.as_deref()),
+                    seen::brand(route.tenant.brand().as_deref().map(Brand::id)),
                 ];
                 match route.site {
                     None => lines.push(seen::site(None)),
@@ -203,6 +211,7 @@ fn invalid(field: &'static str, problem: impl Display) -> Rejection {
 pub fn check(intent: &EdgeIntent) -> Result<(), Rejection> {
     match intent {
         EdgeIntent::TrustRoots(_)
+        | EdgeIntent::Brand(_)
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
         | EdgeIntent::EdgeSettings(_)
@@ -240,6 +249,7 @@ fn check_pool(pool: &message::ShardPool) -> Result<(), Rejection> {
 pub struct Writer {
     routing: Arc<Routing>,
     tenants: Cells<Tenant>,
+    brands: Cells<Brand>,
     shards: Cells<Shard>,
     /// By digest.
     policies: HashMap<Box<str>, Arc<Policy>, RandomState>,
@@ -280,7 +290,9 @@ impl Writer {
                 EdgeIntent::TenantState(state) => {
                     let suspended = state.state() == message::State::Suspended;
                     let policy = self.policy(state.http.as_ref());
+                    let brand = (!state.brand_id.is_empty()).then(|| self.brands.refer(&state.brand_id));
                     let tenant = self.tenants.want(&item.key.name);
+                    tenant.set_brand(brand);
                     tenant.set_policy(policy);
                     tenant.purge(state.purges.as_ref());
                     tenant.suspend(suspended);
@@ -290,6 +302,9 @@ impl Writer {
                     let before = shard.pool.load_full();
                     shard.pool.store(Some(Arc::new(Pool::new(pool, before.as_deref(), self.balance))));
                     self.has_new_pools |= before.is_none();
+                }
+                EdgeIntent::Brand(brand) => {
+                    self.brands.want(&item.key.name).say(Some(Arc::new(BrandWord::new(brand))));
                 }
                 EdgeIntent::EdgeSettings(settings) => {
                     let only = settings.tls_minimum_version() == message::TlsVersion::TlsVersion13;
@@ -345,6 +360,12 @@ impl Writer {
                         self.dropped += 1;
                     }
                 }
+                Some(EdgeKind::Brand) => {
+                    if let Some(brand) = self.brands.unwant(name) {
+                        brand.say(None);
+                        self.dropped += 1;
+                    }
+                }
                 Some(EdgeKind::ShardPool) => {
                     if let Some(shard) = self.shards.unwant(name) {
                         shard.pool.store(None);
@@ -384,6 +405,7 @@ impl Writer {
                 routes.host_in(bucket, |route| route.site.is_some_and(|site| Arc::ptr_eq(site.shard, shard)))
             }
             EdgeKind::Route
+            | EdgeKind::Brand
             | EdgeKind::TrustRoots
             | EdgeKind::AudienceKey
             | EdgeKind::Certificate
@@ -395,11 +417,14 @@ impl Writer {
 
     /// Forgets what nothing refers to any more. Runs after as many changes as a quarter of the entries, so a change costs O(1).
     fn sweep(&mut self) {
-        if self.dropped <= 1_024 + (self.tenants.len() + self.shards.len() + self.policies.len()) / 4 {
+        if self.dropped
+            <= 1_024 + (self.tenants.len() + self.brands.len() + self.shards.len() + self.policies.len()) / 4
+        {
             return;
         }
         self.dropped = 0;
         self.tenants.sweep();
+        self.brands.sweep();
         self.shards.sweep();
         self.policies.retain(|_, policy| Arc::strong_count(policy) > 1);
     }
@@ -625,6 +650,59 @@ mod tests {
         // Of a suspended tenant nothing is said but that.
         writer.apply(&[with_policy(tenant("t_b", State::Suspended), 6)], &[]);
         assert!(routing.resolve("x.below.example").unwrap().policies.is_empty());
+    }
+
+    fn of_brand((item, mut intent): (Item, EdgeIntent), brand: &str) -> (Item, EdgeIntent) {
+        if let EdgeIntent::TenantState(state) = &mut intent {
+            state.brand_id = brand.into();
+        }
+        (item, intent)
+    }
+
+    fn brand(id: &str, page: &str, bytes: Option<u64>) -> (Item, EdgeIntent) {
+        let pages = vec![message::BrandPage { word: "default".into(), html: page.into() }];
+        let brand = message::Brand { pages, http: bytes.map(takes), ..message::Brand::default() };
+        upsert(Kind::Brand, id, EdgeIntent::Brand(brand))
+    }
+
+    #[test]
+    fn a_brands_word_holds_for_its_tenants_where_they_say_nothing() {
+        let (routing, mut writer) = Routing::new(16);
+        writer.apply(
+            &[
+                route("a.example", "t_a", "", ""),
+                with_policy(route("own.example", "t_a", "", ""), 1),
+                route("b.example", "t_b", "", ""),
+                // The brand comes behind those that name it.
+                of_brand(tenant("t_a", State::Active), "acme"),
+                of_brand(with_policy(tenant("t_b", State::Active), 2), "acme"),
+                brand("acme", "one", Some(3)),
+            ],
+            &[],
+        );
+        let look = |host: &str| {
+            let found = routing.resolve(host).unwrap();
+            let page = found.brand.as_ref().and_then(|word| word.page("busy")).map(|page| page.fill(|_| ""));
+            (found.policies.max_body(), page)
+        };
+        let page = |page: &str| Some(page.to_owned());
+        assert_eq!(look("a.example"), (Some(3), page("one")));
+        assert_eq!(look("own.example"), (Some(1), page("one")));
+        assert_eq!(look("b.example"), (Some(2), page("one")));
+        // A change of the brand is one item, and a suspended tenant's page is the brand's too.
+        writer.apply(&[brand("acme", "two", None), of_brand(tenant("t_b", State::Suspended), "acme")], &[]);
+        assert_eq!((look("a.example"), look("b.example")), ((None, page("two")), (None, page("two"))));
+        // It shows to which brand a tenant belongs.
+        let moved = of_brand(tenant("t_a", State::Active), "other");
+        assert!(!seen::wanted(&moved.1).iter().all(|line| routing.seen("a.example").contains(line)));
+        writer.apply(std::slice::from_ref(&moved), &[]);
+        assert!(seen::wanted(&moved.1).iter().all(|line| routing.seen("a.example").contains(line)));
+        assert_eq!(look("a.example"), (None, None));
+        writer.apply(&[of_brand(tenant("t_a", State::Active), "acme")], &[gone(Kind::Brand, "acme")]);
+        assert_eq!(look("a.example"), (None, None));
+        // Of a tenant that belongs to nobody nothing of a brand is left.
+        writer.apply(&[brand("acme", "three", Some(4)), tenant("t_a", State::Active)], &[]);
+        assert_eq!(look("a.example"), (None, None));
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub(crate) fn tenant_policy(digest: Option<&str>) -> String {
     format!("tenant policy {}", digest.unwrap_or("none"))
 }
 
+/// The tenant's brand; nothing for a tenant of none.
+pub(crate) fn brand(id: Option<&str>) -> String {
+    format!("brand {}", id.filter(|id| !id.is_empty()).unwrap_or("none"))
+}
+
 /// The generation of the tenant's last purge.
 pub(crate) fn purged(purges: Option<&CachePurges>) -> String {
     format!("purged {}", purges.map_or(0, |purges| purges.generation))
@@ -77,6 +82,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
                 suspended(state.state() == State::Suspended),
                 tenant_policy(digest.as_deref()),
                 purged(state.purges.as_ref()),
+                brand(Some(&state.brand_id)),
             ]
         }
         EdgeIntent::ShardPool(shard) => {
@@ -90,6 +96,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
                 .collect()
         }
         EdgeIntent::TrustRoots(_)
+        | EdgeIntent::Brand(_)
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
         | EdgeIntent::AcmeChallenge(_)

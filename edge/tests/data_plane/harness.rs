@@ -12,7 +12,7 @@ use hosting_edge::{
     Settings, TrafficBook,
 };
 use hosting_edge_map::Routing;
-use hosting_intent::message::{HttpPolicy, PoolNode, Route, ShardPool, State, TenantState};
+use hosting_intent::message::{Brand, BrandPage, HttpPolicy, PoolNode, Route, ShardPool, State, TenantState};
 use hosting_intent::{Audience, Cause, EdgeIntent, Item, Key, Kind, Removal};
 use hosting_intent_sync::client::{AudienceKeys, KeysWatch};
 use hosting_intent_sync::sealing::SealingKey;
@@ -361,6 +361,23 @@ pub(crate) fn with_policy((item, intent): (Item, EdgeIntent), policy: HttpPolicy
         other => panic!("{other:?} has no policy"),
     };
     (item, intent)
+}
+
+/// The same tenant, of the brand `acme`.
+pub(crate) fn of_acme((item, intent): (Item, EdgeIntent)) -> (Item, EdgeIntent) {
+    match intent {
+        EdgeIntent::TenantState(state) => {
+            (item, EdgeIntent::TenantState(TenantState { brand_id: "acme".into(), ..state }))
+        }
+        other => panic!("{other:?} has no brand"),
+    }
+}
+
+/// The brand, with these pages.
+pub(crate) fn acme(pages: &[(&str, &str)], brand: Brand) -> (Item, EdgeIntent) {
+    let page = |(word, html): &(&str, &str)| BrandPage { word: (*word).into(), html: (*html).into() };
+    let pages = pages.iter().map(page).collect();
+    upsert(Kind::Brand, "acme", EdgeIntent::Brand(Brand { pages, ..brand }))
 }
 
 pub(crate) fn pool(id: &str, nodes: &[(&str, SocketAddr, bool)]) -> (Item, EdgeIntent) {

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod balancing;
+mod brand;
 mod cache;
 mod cache_purge;
 mod cache_site;

@@ -1,10 +1,10 @@
 //! Why a host goes where it goes, for those who may know.
 
 use hosting_edge::Settings;
-use hosting_intent::message::{Access, HttpPolicy, State};
+use hosting_intent::message::{Access, Brand, HttpPolicy, State};
 use serde_json::json;
 
-use crate::harness::{Edge, Node, pool, route, settings, tenant, with_policy};
+use crate::harness::{Edge, Node, acme, of_acme, pool, route, settings, tenant, with_policy};
 
 async fn edge(settings: Settings) -> (Edge, Node) {
     let node = Node::start("node-1").await;
@@ -13,12 +13,15 @@ async fn edge(settings: Settings) -> (Edge, Node) {
         access: Some(Access { allow: Vec::new(), deny: vec!["127.0.0.0/8".into()] }),
         ..HttpPolicy::default()
     };
+    let http = HttpPolicy { https_redirect: Some(false), ..HttpPolicy::default() };
+    let brand = Brand { http: Some(http), ..Brand::default() };
     edge.publish(
         vec![
-            with_policy(
+            of_acme(with_policy(
                 tenant("t_a", State::Active),
                 HttpPolicy { max_body_bytes: Some(7), ..HttpPolicy::default() },
-            ),
+            )),
+            acme(&[("default", "<p>")], brand),
             tenant("t_b", State::Suspended),
             pool("s1", &[("n1", node.address, true), ("n2", node.address, false)]),
             pool("s2", &[("n1", node.address, false)]),
@@ -41,6 +44,7 @@ async fn the_admin_port_tells_of_a_host() {
         json!({
             "host": "www.example.com", "route": "*.example.com", "tenant": "t_a",
             "policy": {}, "tenant_policy": {"max_body_bytes": "7"}, "has_certificate": false,
+            "brand_policy": {"https_redirect": "false"}, "brand_pages": ["default"],
             "to": "site", "webroot": "web_a", "shard": "s1-name",
             "nodes": [{"id": "n1", "addresses": [node], "answers": true, "in_rotation": true, "requests": 0}],
         })

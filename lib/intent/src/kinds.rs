@@ -107,6 +107,8 @@ kinds! {
     AddressSet: [Dns], parse::address_set, |set| set.ipv4.is_empty() && set.ipv6.is_empty();
     /// Added to every zone's serial.
     SerialOffset: [Dns], parse::serial_offset, |_| false;
+    /// What holds for all tenants of a brand.
+    Brand: [Lb], parse::brand, |_| false;
     /// A tenant on a node.
     Tenant: [Web], parse::tenant, |tenant| tenant.state() == State::Suspended;
     /// A site on a node.
@@ -130,7 +132,7 @@ pub const SEEN_KINDS: &[Kind] = &[
 
 /// The kinds that many sites share: a change of one of their items reaches all of them, and goes out in steps.
 pub const SHARED_KINDS: &[Kind] =
-    &[Kind::ShardPool, Kind::EdgeSettings, Kind::AddressSet, Kind::SerialOffset];
+    &[Kind::ShardPool, Kind::EdgeSettings, Kind::AddressSet, Kind::SerialOffset, Kind::Brand];
 
 /// What a [`Intent::Retire`] destroys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ pub mod http_policy;
 mod kinds;
 pub mod limits;
 pub mod name;
+pub mod pages;
 mod parse;
 pub mod php;
 mod role;

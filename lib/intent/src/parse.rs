@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message;
 
-use crate::{Key, Retired, cache, env, folder, http_policy, kind_name, message as m, name, php};
+use crate::{Key, Retired, cache, env, folder, http_policy, kind_name, message as m, name, pages, php};
 
 /// Largest encoded value in bytes; a frame (1 MiB) must hold at least a few.
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
@@ -123,10 +123,30 @@ pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Re
     id_key(key)?;
     stated(state.state)?;
     http(state.http.as_ref(), true)?;
+    if !state.brand_id.is_empty() {
+        check_id("brand_id", &state.brand_id)?;
+    }
     if let Some(purges) = &state.purges {
         cache::check_purges(purges).map_err(|(field, problem)| invalid(field, problem))?;
     }
     Ok(state)
+}
+
+pub(crate) fn brand(key: &str, value: &[u8]) -> Result<m::Brand, Rejection> {
+    let brand: m::Brand = decode(value)?;
+    id_key(key)?;
+    for page in &brand.pages {
+        pages::check_word(&page.word).map_err(|problem| invalid("pages.word", problem))?;
+        pages::check_html(&page.html).map_err(|problem| invalid("pages.html", problem))?;
+    }
+    if !brand.pages.is_sorted_by(|one, next| one.word < next.word) {
+        return Err(invalid("pages.word", "must stand in ascending order, none twice"));
+    }
+    http(brand.http.as_ref(), true)?;
+    m::LogAddresses::try_from(brand.log_addresses).map_err(|_| {
+        invalid("log_addresses", format!("{} is none that this build knows", brand.log_addresses))
+    })?;
+    Ok(brand)
 }
 
 fn http(policy: Option<&m::HttpPolicy>, of_tenant: bool) -> Result<(), Rejection> {
@@ -484,6 +504,25 @@ mod tests {
         assert!(problem(&key, &m::Certificate { key: None, ..good.clone() }).starts_with("key: "));
         let unsealed = m::Certificate { key: Some(m::Sealed::default()), ..good };
         assert!(problem(&key, &unsealed).starts_with("key: "));
+    }
+
+    #[test]
+    fn a_brand_has_pages_in_order() {
+        let key = Key::new(Kind::Brand, "acme");
+        let page = |word: &str, html: &str| m::BrandPage { word: word.into(), html: html.into() };
+        let of = |pages: Vec<m::BrandPage>| m::Brand { pages, ..m::Brand::default() };
+        let good = of(vec![page("default", "<p>{{message}}</p>"), page("of_a_newer_build", "b")]);
+        assert!(Intent::parse(&key, &good.encode_to_vec()).is_ok());
+        assert!(problem(&key, &of(vec![page("b", "x"), page("a", "x")])).starts_with("pages.word: "));
+        assert!(problem(&key, &of(vec![page("a", "x"), page("a", "y")])).starts_with("pages.word: "));
+        assert!(problem(&key, &of(vec![page("A", "x")])).starts_with("pages.word: "));
+        assert!(problem(&key, &of(vec![page("a", "{{x}}")])).starts_with("pages.html: "));
+        let leads = m::HttpPolicy { canonical_host: "a.example".into(), ..m::HttpPolicy::default() };
+        assert!(problem(&key, &m::Brand { http: Some(leads), ..m::Brand::default() }).starts_with("http"));
+        let log = m::Brand { log_addresses: 9, ..m::Brand::default() };
+        assert!(problem(&key, &log).starts_with("log_addresses: "));
+        let tenant = m::TenantState { state: 1, brand_id: "../x".into(), ..m::TenantState::default() };
+        assert!(problem(&Key::new(Kind::TenantState, "t"), &tenant).starts_with("brand_id: "));
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl HttpPolicy {
         faults.end().map(|()| policy.unless_silent())
     }
 
-    /// A tenant's policy in its one form: it leads no name anywhere.
+    /// A tenant's or a brand's policy in its one form: it leads no name anywhere.
     pub(crate) fn of_tenant(given: Option<Self>) -> Result<Option<Box<Self>>, SpecError> {
         let mut policy = given.unwrap_or_default();
         let (host, redirects) = (policy.canonical_host.take(), &policy.redirects);
@@ -244,7 +244,7 @@ impl HttpPolicy {
             if is_given {
                 faults.fault(SpecError::invalid(
                     field,
-                    "cannot hold for all names of a tenant; give it to an FQDN",
+                    "cannot hold for all names of a tenant or a brand; give it to an FQDN",
                 ));
             }
         }
@@ -257,10 +257,11 @@ impl HttpPolicy {
         (self != Self::default()).then(|| Box::new(self))
     }
 
-    /// What holds for a name with these policies, in words, and whether its site is open to visitors. `None`: nothing.
+    /// What holds for a name with these policies, in words, and whether its site is open to visitors. `None`: nothing. `shared`: its tenant's and
+    /// its brand's.
     #[must_use]
-    pub fn summary(own: Option<&Self>, tenant: Option<&Self>) -> Option<(bool, String)> {
-        let both = || [own, tenant].into_iter().flatten();
+    pub fn summary(own: Option<&Self>, shared: [Option<&Self>; 2]) -> Option<(bool, String)> {
+        let both = || std::iter::once(own).chain(shared).flatten();
         let mut parts = Vec::new();
         let maintenance = both().find_map(|policy| policy.maintenance.as_ref()).filter(|one| one.enabled);
         if let Some(Maintenance { allow, .. }) = maintenance {
@@ -523,7 +524,8 @@ mod tests {
         }
         let cookies = cache["bypass_cookies"].as_array().unwrap();
         assert!(cookies.contains(&json!("wordpress_logged_in_*")));
-        let said = HttpPolicy::summary(policy(json!({"cache": {"enabled": true}})).as_ref(), None).unwrap();
+        let said =
+            HttpPolicy::summary(policy(json!({"cache": {"enabled": true}})).as_ref(), [None; 2]).unwrap();
         assert_eq!(said, (true, "edges cache what may be cached".to_owned()));
         let more = json!({"cache": {"enabled": true, "default_ttl_seconds": 100_000}});
         let refused = HttpPolicy::of_name(policy(more), "example.com").unwrap_err().to_string();
@@ -541,11 +543,11 @@ mod tests {
             "maintenance": {"enabled": true, "allow": ["192.0.2.1"]},
             "rate_limits": [{"requests": 5, "seconds": 1}],
         }));
-        let said = HttpPolicy::summary(Some(&own), tenant.as_ref()).unwrap();
+        let said = HttpPolicy::summary(Some(&own), [tenant.as_ref(), None]).unwrap();
         let wanted = "at rest: all requests but those from one network get 503 (maintenance); \
                       at most 5 requests in 1 s for each address, on each edge; all requests are led to www.example.com";
         assert_eq!(said, (false, wanted.to_owned()));
-        assert_eq!(HttpPolicy::summary(None, None), None);
+        assert_eq!(HttpPolicy::summary(None, [None; 2]), None);
         assert!(own.leads_away() && !tenant.unwrap().leads_away());
     }
 

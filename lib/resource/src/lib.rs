@@ -9,6 +9,7 @@
 
 pub mod audit_chain;
 pub mod audit_head;
+pub mod brand_pages;
 mod check;
 mod definition;
 pub mod difference;

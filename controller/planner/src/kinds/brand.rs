@@ -1,10 +1,11 @@
-//! A hosting company's brand: name servers, base host name.
+//! A hosting company's brand: name servers, base host name, and what holds for all its tenants at the edges.
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use hosting_intent::group_or_default;
 use hosting_intent::name::is_in_zone;
+use hosting_intent::{Audience, Kind as IntentKind, group_or_default, message as m};
+use hosting_resource::brand_pages::LogAddresses;
 pub(crate) use hosting_resource::kinds::brand::Brand;
 use hosting_resource::{Doc, Id, Kind};
 
@@ -14,9 +15,9 @@ use crate::fields::{dns_audience, is_deleting};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
-use crate::{PlanError, Unit, World, names, read};
+use crate::{DesiredIntent, PlanError, Unit, World, http_policy, names, read};
 
-/// The groups of name servers that brands name, for what all of them have.
+/// All brands: what machines get of each, and of the name servers that it names.
 pub(crate) const DNS_GROUPS: Pages =
     Pages { name: "dns_groups", over: Kind::Brand, by: By::All, aspect: Aspect::Machines, is_wide: true };
 
@@ -33,16 +34,19 @@ pub(crate) const SERVICES_NEAR: Pages = Pages {
 impl Planned for Brand {
     const FACTS: Facts = Facts { walks: &[DNS_GROUPS, SERVICES_NEAR], ..Facts::PLAIN };
 
-    fn units(_: &Doc<Self>) -> Vec<Unit> {
-        Vec::new()
-    }
-
     fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
         let Some(brand) = change.both().next() else { return };
         if change.differs(|brand| brand.spec.dns_group.clone()) {
             let audiences = change.both().filter_map(|brand| dns_audience(&brand.spec).ok());
             units.extend(audiences.map(Unit::Audience));
             units.insert(cluster::CLUSTERS.of("", change.cause));
+        }
+        let said = |brand: &Doc<Self>| {
+            let spec = &brand.spec;
+            (spec.http.clone(), spec.pages.clone(), spec.log_addresses)
+        };
+        if change.born_or_gone() || change.differs(said) {
+            units.extend(Self::units(brand));
         }
         if change.born_or_gone() {
             return;
@@ -66,6 +70,32 @@ impl Planned for Brand {
         if change.differs(|brand| brand.spec.base_hostname.clone()) {
             units.insert(tenant::BRAND_TENANTS.of(&brand.id, change.cause));
         }
+    }
+
+    /// Its word goes to the edges of every cluster: a tenant may lie in one that the brand no longer creates any in.
+    async fn derive(brand: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
+        let spec = &brand.spec;
+        let pages = spec.pages.0.iter();
+        let message = m::Brand {
+            pages: pages
+                .map(|(word, html)| m::BrandPage { word: word.clone(), html: html.clone() })
+                .collect(),
+            http: spec.http.as_deref().map(http_policy::message),
+            log_addresses: match spec.log_addresses {
+                LogAddresses::Edge => m::LogAddresses::Unspecified,
+                LogAddresses::Network => m::LogAddresses::Network,
+                LogAddresses::None => m::LogAddresses::None,
+            } as i32,
+        };
+        if message == m::Brand::default() {
+            return Ok(Vec::new());
+        }
+        let mut wanted = Vec::new();
+        for cluster in read::clusters(world).await? {
+            let audience = Audience::edge(&cluster.id)?;
+            wanted.push(DesiredIntent::new(audience, IntentKind::Brand, &*brand.id, &message));
+        }
+        Ok(wanted)
     }
 
     async fn check(
@@ -109,7 +139,9 @@ impl Planned for Brand {
     ) -> Result<(), PlanError> {
         match aspect {
             Aspect::Machines if !is_deleting(&brand) => {
-                plan.replan([Unit::Audience(dns_audience(&brand.spec)?)]).await
+                let units =
+                    Self::units(&brand).into_iter().chain([Unit::Audience(dns_audience(&brand.spec)?)]);
+                plan.replan(units).await
             }
             Aspect::ServiceNames => services_near(&brand, of, plan).await,
             Aspect::Machines | Aspect::Names => Ok(()),

@@ -11,7 +11,7 @@ use hosting_resource::kinds::cluster::{ClusterTicketKey, TlsMinimum};
 use hosting_resource::{Doc, Document, Kind};
 
 pub use self::ticket_keys::{FreshTicketKey, rotate_ticket_keys};
-use super::{Changed, Facts, Planned};
+use super::{Changed, Facts, Planned, brand};
 use crate::unit::{Aspect, By, Pages};
 use crate::{DesiredIntent, PlanError, SealFor, Unit, World, read};
 
@@ -31,6 +31,7 @@ impl Planned for Cluster {
         if change.born_or_gone() {
             units.insert(Unit::Of(Self::KIND, cluster.id.clone()));
             units.extend(Audience::edge(&cluster.id).ok().map(Unit::Audience));
+            units.insert(brand::DNS_GROUPS.of("", change.cause));
         }
     }
 

@@ -94,7 +94,8 @@ impl Planned for Tenant {
         if !tenant.spec.cluster_id.is_empty() {
             let http = tenant.spec.http.as_deref().map(http_policy::message);
             let purges = tenant.state.purges.as_ref().map(http_policy::purges);
-            let message = m::TenantState { state: state as i32, reason: reason.to_owned(), http, purges };
+            let (reason, brand_id) = (reason.to_owned(), tenant.spec.brand_id.to_string());
+            let message = m::TenantState { state: state as i32, reason, http, purges, brand_id };
             let audience = Audience::edge(&tenant.spec.cluster_id)?;
             wanted.push(DesiredIntent::new(audience, IntentKind::TenantState, id, &message));
         }

@@ -108,6 +108,43 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
 }
 
 #[tokio::test]
+async fn a_brands_word_is_one_item_for_the_edges_of_each_cluster() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    lab.settle().await;
+    let word =
+        |lab: &Lab, cluster: &str| match lab.intent(&format!("edge/{cluster}"), IntentKind::Brand, "acme") {
+            Some(Intent::Brand(brand)) => Some(brand),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(state(&lab, &tenant).brand_id, "acme");
+    let (cluster, before) = (lab.cluster.clone(), state(&lab, &tenant));
+    assert_eq!(word(&lab, &cluster), None, "a brand that says nothing costs nothing");
+    let page = |word: &str, html: &str| m::BrandPage { word: word.into(), html: html.into() };
+    let body = json!({"pages": {"suspended": "<p>{{message}}</p>", "default": "d"},
+        "http": {"max_body_bytes": 9}, "log_addresses": "network"});
+    lab.put("acme", body).await.unwrap();
+    lab.settle().await;
+    let wanted = m::Brand {
+        pages: vec![page("default", "d"), page("suspended", "<p>{{message}}</p>")],
+        http: Some(m::HttpPolicy { max_body_bytes: Some(9), ..m::HttpPolicy::default() }),
+        log_addresses: m::LogAddresses::Network as i32,
+    };
+    assert_eq!(word(&lab, &cluster).as_ref(), Some(&wanted));
+    assert_eq!(state(&lab, &tenant), before, "its tenants are not told anew");
+    // A cluster that comes later hears of it.
+    let region = lab.region.clone();
+    let other = lab.post(Kind::Cluster, Some(&region), json!({"name": "c2"})).await.unwrap().id;
+    lab.settle().await;
+    assert_eq!(word(&lab, &other).as_ref(), Some(&wanted));
+    lab.put("acme", json!({"pages": {}, "http": null, "log_addresses": "edge"})).await.unwrap();
+    lab.settle().await;
+    assert_eq!((word(&lab, &cluster), word(&lab, &other)), (None, None));
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
 async fn a_name_on_its_way_to_another_site_has_its_new_policy_at_once() {
     let mut lab = Lab::new().await;
     let tenant = lab.tenant("acme", "c1").await;

@@ -48,6 +48,8 @@ pub(super) enum Scope<'a> {
     Below(&'a str),
     /// Those for all names of a tenant.
     Tenant(&'a str),
+    /// The same, as the tenant's brand counts them.
+    OfBrand(&'a str),
 }
 
 #[derive(Debug, Clone, Copy, Default)]

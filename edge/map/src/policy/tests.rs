@@ -41,7 +41,7 @@ fn asked<'a>(host: &'a str, path: &'a str) -> Asked<'a> {
 
 fn policies(own: Option<m::HttpPolicy>, tenant: Option<m::HttpPolicy>) -> Policies {
     let read = |policy: Option<m::HttpPolicy>| policy.map(|policy| Arc::new(Policy::new(&policy)));
-    Policies { own: read(own), tenant: read(tenant) }
+    Policies { own: read(own), tenant: read(tenant), brand: None }
 }
 
 fn rule(own: m::HttpPolicy, asked: &Asked<'_>) -> Option<Ruling> {
@@ -200,7 +200,8 @@ fn what_is_said_can_be_shown() {
         access: Some(m::Access { allow: vec!["10.0.0.0/8".into()], deny: vec!["::/0".into()] }),
         ..to_https()
     };
-    let [own, tenant] = policies(Some(own), Some(limited(1))).said();
+    let [own, tenant, brand] = policies(Some(own), Some(limited(1))).said();
+    assert!(brand.is_empty());
     let shown = |said: Vec<(&'static str, String)>| {
         said.into_iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>().join(" ")
     };

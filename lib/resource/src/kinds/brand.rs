@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 use super::cluster::Cluster;
 use crate::document::is_zero;
 use crate::definition::{Build, Definition, Nothing, written_over};
+use crate::brand_pages::{BrandPages, LogAddresses};
+use crate::http_policy::HttpPolicy;
 use crate::limits::{HeldLimits, Limits};
 use crate::ownership::NameVerification;
 use crate::faults::Faults;
@@ -56,6 +58,16 @@ pub struct BrandSpec {
     /// default) to 365.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub undelete_days: u64,
+    /// What edges do with requests for the names of its tenants, where neither the name nor the tenant says anything. Rate limits count each
+    /// tenant by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Box<HttpPolicy>>,
+    /// What visitors see where a site itself cannot answer.
+    #[serde(default, skip_serializing_if = "BrandPages::is_empty")]
+    pub pages: BrandPages,
+    /// What edges write of visitors' addresses into their access logs.
+    #[serde(default, skip_serializing_if = "LogAddresses::is_default")]
+    pub log_addresses: LogAddresses,
 }
 
 /// The longest time that deleted things are kept.
@@ -90,6 +102,13 @@ pub(crate) struct BrandCreate {
     limits: Limits,
     #[serde(default)]
     undelete_days: u64,
+    /// What edges do with requests for the names of its tenants, where neither the name nor the tenant says anything.
+    #[serde(default)]
+    http: Option<HttpPolicy>,
+    #[serde(default)]
+    pages: BrandPages,
+    #[serde(default)]
+    log_addresses: LogAddresses,
 }
 
 /// Body of PUT /brands/{id}.
@@ -124,6 +143,15 @@ pub(crate) struct BrandUpdate {
     limits: Option<Limits>,
     #[serde(default)]
     undelete_days: Option<u64>,
+    /// All of it. Null: none.
+    #[serde(default, deserialize_with = "crate::input::patch")]
+    #[schemars(with = "Option<HttpPolicy>")]
+    http: Option<Option<HttpPolicy>>,
+    /// All of them.
+    #[serde(default)]
+    pages: Option<BrandPages>,
+    #[serde(default)]
+    log_addresses: Option<LogAddresses>,
 }
 
 /// Body and answer of /brands/{id}/clusters.
@@ -182,6 +210,7 @@ fn normalise(spec: &mut BrandSpec) -> Result<(), SpecError> {
     faults.note(check::optional_text("dkim_public_key", &spec.dkim_public_key, 4096));
     faults.note(check::optional_text("dmarc_policy", &spec.dmarc_policy, 1024));
     faults.note(spec.limits.check("limits"));
+    faults.note(spec.pages.check("pages"));
     if spec.undelete_days > MAX_UNDELETE_DAYS {
         let problem = format!("must be 0 to {MAX_UNDELETE_DAYS} days");
         faults.note::<()>(Err(SpecError::invalid("undelete_days", problem)));
@@ -251,6 +280,9 @@ impl Definition for Brand {
             name_verification: input.name_verification,
             limits: input.limits,
             undelete_days: input.undelete_days,
+            http: HttpPolicy::of_tenant(input.http)?,
+            pages: input.pages,
+            log_addresses: input.log_addresses,
         };
         normalise(&mut spec)?;
         let id = build.id(Self::INFO.id, input.id.as_deref())?;
@@ -278,6 +310,11 @@ impl Definition for Brand {
         if let Some(limits) = input.limits {
             spec.limits = limits;
         }
+        if let Some(http) = input.http {
+            spec.http = HttpPolicy::of_tenant(http)?;
+        }
+        spec.pages = input.pages.unwrap_or_else(|| std::mem::take(&mut spec.pages));
+        spec.log_addresses = input.log_addresses.unwrap_or(spec.log_addresses);
         if let Some(days) = input.undelete_days {
             spec.undelete_days = days;
         }
