@@ -47,6 +47,8 @@ struct Expected {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Which row is played.
+    turn: u64,
     script: Script,
     /// The rows' messages that were whole.
     rows: Vec<String>,
@@ -94,7 +96,8 @@ impl Node {
             closes: row.closes,
             expected: strict.then_some(Expected { authority, scheme }),
         };
-        *lock(&self.state) = State { script, ..State::default() };
+        let mut state = lock(&self.state);
+        *state = State { script, turn: state.turn + 1, ..State::default() };
         Ok(())
     }
 
@@ -168,8 +171,14 @@ async fn serve(mut stream: TcpStream, connection: usize, state: Arc<Mutex<State>
     // As much as a head has, so that most are there at once.
     let mut pending = Vec::with_capacity(16_384);
     let mut answered_early = false;
+    // The row in whose time the message that is under way began: what is left of it afterwards is no other row's.
+    let mut turn = 0;
     loop {
+        let is_new = pending.is_empty();
         let read = stream.read_buf(&mut pending).await;
+        if is_new {
+            turn = lock(&state).turn;
+        }
         let has_ended = !matches!(read, Ok(1..));
         loop {
             let message = Message::read(&pending, Of::Client);
@@ -185,10 +194,14 @@ async fn serve(mut stream: TcpStream, connection: usize, state: Arc<Mutex<State>
                 break;
             }
             pending.drain(..message.length);
-            lock(&state).begun.remove(&connection);
             let text = render(&message, script.expected.as_ref().filter(|_| !is_other));
-            if !is_other {
-                lock(&state).rows.push(text);
+            {
+                let mut state = lock(&state);
+                state.begun.remove(&connection);
+                if !is_other && state.turn == turn {
+                    state.rows.push(text);
+                }
+                turn = state.turn;
             }
             let early = std::mem::take(&mut answered_early);
             let own = Script::default();
@@ -208,10 +221,13 @@ async fn serve(mut stream: TcpStream, connection: usize, state: Arc<Mutex<State>
             }
         }
         // What a connection holds of a message that is not whole.
-        if pending.is_empty() {
-            lock(&state).begun.remove(&connection);
-        } else {
-            lock(&state).begun.insert(connection, pending.clone());
+        {
+            let mut state = lock(&state);
+            if pending.is_empty() {
+                state.begun.remove(&connection);
+            } else if state.turn == turn {
+                state.begun.insert(connection, pending.clone());
+            }
         }
         if has_ended {
             return;
