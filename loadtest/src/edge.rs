@@ -26,6 +26,8 @@ use server::{Entry, Names, OTHER_CORE, Program, Server, Workshop, fqdn};
 
 mod client;
 mod conformance;
+mod feed;
+mod latency;
 mod memory;
 mod own;
 mod server;
@@ -45,6 +47,12 @@ enum Cell {
     Http2,
     /// HTTP/2 over TLS 1.3, 1 KiB, a host and one stream at once on each of 64 connections.
     Http2Single,
+    /// HTTP/3, 1 KiB, a host and 32 streams on each of 16 connections.
+    Http3,
+    /// HTTP/3, 1 KiB, a host and one stream at once on each of 64 connections.
+    Http3Single,
+    /// HTTP/1.1, 1 KiB out of the cache, 100 hosts.
+    Cached,
     /// Connection, full handshake with X25519, one request of 1 KiB, end.
     Full,
     /// The same with X25519MLKEM768.
@@ -55,6 +63,10 @@ enum Cell {
     Start,
     /// Memory of a connection on which nothing happens.
     Idle,
+    /// Answers' times at 70 % of the load, while the map stands still and while a thousand of its names change in a second.
+    Latency,
+    /// CPU for a change of the map, and the memory that `--changes` of them leave behind; takes minutes, and is only measured when it is asked for.
+    Changes,
     /// What the edge, HAProxy and nginx make of each row of the table of conformance; only when it is asked for.
     Conformance,
 }
@@ -62,6 +74,11 @@ enum Cell {
 impl Cell {
     fn name(self) -> String {
         clap::ValueEnum::to_possible_value(&self).map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// It is no measurement of CPU for each request.
+    fn is_apart(self) -> bool {
+        matches!(self, Self::Start | Self::Idle | Self::Latency | Self::Changes | Self::Conformance)
     }
 
     fn size(self) -> usize {
@@ -72,17 +89,27 @@ impl Cell {
         if self == Self::Http1 { 20_000 } else { 100 }
     }
 
+    /// The host that is asked for.
+    fn host(self, index: usize, names: usize) -> String {
+        let index = index % self.hosts();
+        if self == Self::Cached { server::cached(index % CACHED) } else { fqdn(index * 4 % names) }
+    }
+
     fn tls(self) -> Option<Tls> {
-        let tls = Tls { http2: false, resumes: false, hybrid: false };
+        let tls = Tls::default();
         match self {
             Self::Https1 | Self::Full => Some(tls),
             Self::Http2 | Self::Http2Single => Some(Tls { http2: true, ..tls }),
+            Self::Http3 | Self::Http3Single => Some(Tls { http3: true, ..tls }),
             Self::FullHybrid => Some(Tls { hybrid: true, ..tls }),
             Self::Resumed => Some(Tls { resumes: true, ..tls }),
             Self::Http1
             | Self::Http1Few
             | Self::Http1Large
+            | Self::Cached
             | Self::Start
+            | Self::Latency
+            | Self::Changes
             | Self::Idle
             | Self::Conformance => None,
         }
@@ -121,6 +148,9 @@ pub(crate) struct Args {
     /// Connections on which nothing happens, for `idle`
     #[arg(long, default_value_t = 8_000)]
     idle: usize,
+    /// Changes of the map, for `changes`
+    #[arg(long, default_value_t = 1_000_000)]
+    changes: u64,
     /// The page whose table `conformance` writes, behind its last heading
     #[arg(long, default_value = "docs/conformance.md")]
     page: PathBuf,
@@ -158,7 +188,12 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
         ensure!(args.cells.len() == 1, "conformance measures nothing: ask for it alone");
         return conformance::compare(&args.edge, &args.page, folder).await;
     }
-    let cells = if args.cells.is_empty() { clap::ValueEnum::value_variants() } else { &args.cells[..] };
+    let all: Vec<Cell> = <Cell as clap::ValueEnum>::value_variants()
+        .iter()
+        .copied()
+        .filter(|cell| !matches!(cell, Cell::Changes | Cell::Conformance))
+        .collect();
+    let cells = if args.cells.is_empty() { &all[..] } else { &args.cells[..] };
     let mut entries = vec![
         Entry::new("edge", Program::Edge(args.edge.clone()), 18_480),
         Entry::new("edge again", Program::Edge(args.edge.clone()), 18_490),
@@ -171,13 +206,9 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
         entries.push(Entry::new("edge before", Program::Edge(before.clone()), 18_520));
     }
     let mut rows = Vec::new();
-    let rates: Vec<Cell> = cells
-        .iter()
-        .copied()
-        .filter(|cell| !matches!(cell, Cell::Start | Cell::Idle | Cell::Conformance))
-        .collect();
+    let rates: Vec<Cell> = cells.iter().copied().filter(|cell| !cell.is_apart()).collect();
     let (own_certificates, policies) = (args.own_certificates, args.policies);
-    let names = Names { count: args.names, own_certificates, policies, others: &[] };
+    let names = Names { count: args.names, cached: CACHED, own_certificates, policies, others: &[] };
     if cells.contains(&Cell::Start) {
         let workshop = Workshop::new(&folder.join("start"), names, 4_000)?;
         rows.extend(memory::start(&workshop, &entries, args.rounds.min(3)).await?);
@@ -185,6 +216,13 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
     if cells.contains(&Cell::Idle) {
         let workshop = Workshop::new(&folder.join("idle"), Names::plain(1_000), args.idle + 1_000)?;
         rows.extend(memory::idle(&workshop, &entries, args.idle).await?);
+    }
+    if cells.contains(&Cell::Latency) {
+        let folder = folder.join("latency");
+        rows.extend(latency::latency(&folder, &entries, args.rounds, args.seconds).await?);
+    }
+    if cells.contains(&Cell::Changes) {
+        rows.extend(latency::changes(&folder.join("changes"), &entries, args.changes).await?);
     }
     if !rates.is_empty() {
         let workshop = Workshop::new(&folder.join("rates"), names, 1_000)?;
@@ -205,7 +243,7 @@ async fn measure(args: &Args, folder: &std::path::Path) -> anyhow::Result<()> {
 async fn rate(args: &Args, cell: Cell, servers: &[Server]) -> anyhow::Result<Row> {
     let requests: Arc<Vec<Vec<u8>>> = Arc::new(
         (0..cell.hosts().min(args.names))
-            .map(|index| client::http1_request(&fqdn(index * 4 % args.names), cell.size()))
+            .map(|index| client::http1_request(&cell.host(index, args.names), cell.size()))
             .collect(),
     );
     let mut figures = vec![Vec::new(); servers.len()];
@@ -241,16 +279,18 @@ async fn load(
     let (http, https, size) = (server.entry.http(), server.entry.https(), cell.size());
     let connector: Option<TlsConnector> = cell.tls().map(Tls::connector).transpose()?;
     let connections = match cell {
-        Cell::Http2 | Cell::Full | Cell::FullHybrid | Cell::Resumed => args.connections / 4,
+        Cell::Http2 | Cell::Http3 | Cell::Full | Cell::FullHybrid | Cell::Resumed => args.connections / 4,
         _ => args.connections,
     };
     let mut clients = tokio::task::JoinSet::new();
+    let quic = cell.tls().filter(|tls| tls.http3).map(client::quic).transpose()?;
     for index in 0..connections.max(1) {
         let (tally, requests, connector) = (Arc::clone(&tally), Arc::clone(requests), connector.clone());
         // Each connection of TLS has a host of its own.
-        let host = fqdn(index % cell.hosts() * 4 % args.names);
+        let host = cell.host(index, args.names);
         // No two connections ask for the same hosts in the same order.
         let seed = seed + index as u64 + 1;
+        let quic = quic.clone();
         clients.spawn(async move {
             let over_tls = async |connector: Option<TlsConnector>| {
                 let name = rustls::pki_types::ServerName::try_from(host.clone())?;
@@ -264,6 +304,11 @@ async fn load(
                 }
                 Cell::Http2 => client::http2(over_tls(connector).await?, host, size, 32, tally).await,
                 Cell::Http2Single => client::http2(over_tls(connector).await?, host, size, 1, tally).await,
+                Cell::Http3 | Cell::Http3Single => {
+                    let streams = if cell == Cell::Http3 { 32 } else { 1 };
+                    let quic = quic.context("not over QUIC")?;
+                    client::http3(quic, https, host, size, streams, tally).await
+                }
                 Cell::Full | Cell::FullHybrid | Cell::Resumed => {
                     let tls = cell.tls().context("not over TLS")?;
                     client::handshakes(https, tls, host, size, tally).await
@@ -331,6 +376,9 @@ fn report(args: &Args, entries: &[Entry], rows: &[Row]) {
     });
     print(&object.to_string());
 }
+
+/// Names whose pages are stored.
+const CACHED: usize = 100;
 
 /// The field by which an edge sees that an answer is that of its request.
 const ECHO: &[u8] = b"\r\nx-hosting-request: ";

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, ensure};
+use bytes::Buf as _;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -68,9 +69,10 @@ impl ServerCertVerifier for Anybody {
 }
 
 /// How handshakes are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tls {
     pub(super) http2: bool,
+    pub(super) http3: bool,
     pub(super) resumes: bool,
     /// X25519MLKEM768; otherwise X25519.
     pub(super) hybrid: bool,
@@ -91,7 +93,14 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody))
             .with_no_client_auth();
-        config.alpn_protocols = vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let protocol = if self.http3 {
+            "h3"
+        } else if self.http2 {
+            "h2"
+        } else {
+            "http/1.1"
+        };
+        config.alpn_protocols = vec![protocol.into()];
         if !self.resumes {
             config.resumption = Resumption::disabled();
         }
@@ -230,6 +239,57 @@ pub(super) async fn http2_once(
         body.flow_control().release_capacity(data.len())?;
     }
     ensure!(length == size, "{length} bytes instead of {size}");
+    Ok(())
+}
+
+/// A socket for connections over QUIC.
+pub(super) fn quic(tls: Tls) -> anyhow::Result<quinn::Endpoint> {
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls.config()?)?;
+    let mut endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    Ok(endpoint)
+}
+
+/// Asks over one connection of HTTP/3, `streams` at once.
+pub(super) async fn http3(
+    endpoint: quinn::Endpoint,
+    address: SocketAddr,
+    host: String,
+    size: usize,
+    streams: usize,
+    tally: Arc<Tally>,
+) -> anyhow::Result<()> {
+    let connection = endpoint.connect(address, &host)?.await?;
+    let (mut driver, client) = h3::client::new(h3_quinn::Connection::new(connection)).await?;
+    let driving = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+    let asking = (0..streams).map(|_| http3_stream(client.clone(), &host, size, &tally));
+    let outcome = futures::future::try_join_all(asking).await;
+    driving.abort();
+    outcome.map(drop)
+}
+
+async fn http3_stream(
+    mut client: h3::client::SendRequest<h3_quinn::OpenStreams, bytes::Bytes>,
+    host: &str,
+    size: usize,
+    tally: &Tally,
+) -> anyhow::Result<()> {
+    while tally.goes_on() {
+        let mut request = http::Request::get(format!("https://{host}/{size}"));
+        for (field, value) in FIELDS {
+            request = request.header(*field, *value);
+        }
+        let mut stream = client.send_request(request.body(())?).await?;
+        stream.finish().await?;
+        let response = stream.recv_response().await?;
+        ensure!(response.status() == 200, "the answer is {}", response.status());
+        let mut length = 0;
+        while let Some(data) = stream.recv_data().await? {
+            length += data.remaining();
+        }
+        ensure!(length == size, "{length} bytes instead of {size}");
+        tally.count();
+    }
     Ok(())
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn compare(edge: &Path, page: &Path, folder: &Path) -> anyhow::
             http: server.entry.http(),
             https: server.entry.https(),
             http3: is_edge.then(|| server.entry.https()),
-            tls: Tls { http2: true, resumes: false, hybrid: false }.config()?,
+            tls: Tls { http2: true, ..Tls::default() }.config()?,
             is_edge,
         };
         let mut column = Vec::new();

@@ -38,7 +38,7 @@ fn mib(kib: u64) -> f64 {
 /// memory that its start left free, is used up by the first half.
 pub(super) async fn idle(workshop: &Workshop, entries: &[Entry], count: usize) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let http1 = Tls { http2: false, resumes: false, hybrid: false };
+    let http1 = Tls::default();
     let kinds = [
         ("idle-http1", None),
         ("idle-https1", Some(http1)),

@@ -3,31 +3,37 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use hosting_intent::message::{
-    Access, Hsts, HttpPolicy, Maintenance, PathRedirect, PoolNode, RateLimit, RatePer, Route, ShardPool,
+    Access, CachePolicy, Hsts, HttpPolicy, Maintenance, PathRedirect, PoolNode, RateLimit, RatePer, Route,
+    ShardPool,
 };
-use hosting_intent::{Audience, Cause, Digest, Key, Kind};
+use hosting_intent::{Audience, Bytes, Cause, Digest, Key, Kind};
 use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta, Record, Stored};
+use hosting_scaffold::file::write_private;
 use prost::Message;
 
 use super::client::certificate;
+use super::feed::Feed;
 use super::own;
 
 /// The core of the server that is measured; everything else runs on the other one.
 const SERVER_CORE: &str = "0";
 pub(super) const OTHER_CORE: &str = "1";
 
+/// Of the edges that are measured.
+pub(super) const CLUSTER: &str = "loadtest";
+
 /// How long a server may take until it serves a million names, each with a certificate of its own.
 const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// A process that ends with what it is part of.
-struct Process(Child);
+pub(super) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -125,6 +131,11 @@ pub(super) fn fqdn(index: usize) -> String {
     format!("www.site-{index}.example.net")
 }
 
+/// A name whose pages are stored.
+pub(super) fn cached(index: usize) -> String {
+    format!("www.stored-{index}.example.net")
+}
+
 fn webroot(index: usize) -> String {
     format!("web_{index:010}")
 }
@@ -138,6 +149,8 @@ fn tenant(index: usize) -> String {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names {
     pub(super) count: usize,
+    /// Names beside these whose pages are stored: by the name's policy, and in peers by its form.
+    pub(super) cached: usize,
     /// Each has a certificate of its own, at edges.
     pub(super) own_certificates: bool,
     /// Each has a policy, at edges.
@@ -149,7 +162,7 @@ pub(super) struct Names {
 impl Names {
     /// Names without anything of their own.
     pub(super) const fn plain(count: usize) -> Self {
-        Self { count, own_certificates: false, policies: false, others: &[] }
+        Self { count, cached: 0, own_certificates: false, policies: false, others: &[] }
     }
 }
 
@@ -158,6 +171,8 @@ pub(super) struct Workshop {
     folder: PathBuf,
     names: Names,
     connections: usize,
+    /// Edges join and follow a feed, and HAProxy's map can be changed.
+    changes: bool,
     /// HAProxy's log goes here, and is read so that it never waits.
     _log: tokio::task::JoinHandle<()>,
 }
@@ -170,7 +185,9 @@ impl Workshop {
             let counted = (0..names.count).map(|index| (fqdn(index), webroot(index)));
             let others =
                 names.others.iter().map(|[name, _, webroot]| ((*name).to_owned(), (*webroot).to_owned()));
+            let cached = (0..names.cached).map(|index| (cached(index), webroot(index)));
             counted
+                .chain(cached)
                 .chain(others)
                 .map(|(name, webroot)| format!("{name}{separator}{webroot}{end}\n"))
                 .collect()
@@ -185,7 +202,40 @@ impl Workshop {
             let mut line = vec![0; 8_192];
             while log.recv(&mut line).await.is_ok() {}
         });
-        Ok(Self { folder: folder.to_owned(), names, connections, _log: reader })
+        Ok(Self { folder: folder.to_owned(), names, connections, changes: false, _log: reader })
+    }
+
+    /// For servers whose map changes while they are measured.
+    pub(super) fn changing(folder: &Path, names: usize) -> anyhow::Result<Self> {
+        Ok(Self { changes: true, ..Self::new(folder, Names::plain(names), 1_000)? })
+    }
+
+    /// Where HAProxy takes commands.
+    pub(super) fn haproxy_socket(&self) -> PathBuf {
+        self.folder.join("haproxy.sock")
+    }
+
+    /// Starts a server whose map can change: an edge joins the feed.
+    pub(super) async fn start_joined(
+        &self,
+        entry: &Entry,
+        node: SocketAddr,
+        feed: &Feed,
+    ) -> anyhow::Result<Server> {
+        let data = self.data(entry);
+        if data.exists() {
+            fs::remove_dir_all(&data)?;
+        }
+        fs::create_dir_all(&data)?;
+        let name = entry.name.to_lowercase().replace(' ', "-");
+        write_private(&data.join("token"), feed.token(&name).await?.as_bytes())?;
+        write_private(&data.join("feed"), feed.address.to_string().as_bytes())?;
+        // The feed answers from this process while the edge starts.
+        tokio::task::block_in_place(|| self.start_before(entry, node))
+    }
+
+    fn data(&self, entry: &Entry) -> PathBuf {
+        self.folder.join(entry.name.replace(' ', "-"))
     }
 
     pub(super) fn start(&self, entry: &Entry) -> anyhow::Result<Server> {
@@ -225,28 +275,46 @@ impl Workshop {
     }
 
     fn edge(&self, binary: &Path, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
-        let data = self.folder.join(entry.name.replace(' ', "-"));
-        ledger(&data, self.names, node)?;
-        Ok(vec![
+        let data = self.data(entry);
+        let controller = if self.changes {
+            let token = data.join("token");
+            let feed = fs::read_to_string(data.join("feed"))?;
+            vec![format!("--controller={feed}"), format!("--join-token-file={}", token.display())]
+        } else {
+            ledger(&data, self.names, node)?;
+            vec!["--controller=127.0.0.1:1".to_owned()]
+        };
+        let mut command = vec![
             binary.display().to_string(),
             format!("--data-dir={}", data.display()),
             format!("--http-listen={}", entry.http()),
             format!("--https-listen={}", entry.https()),
             format!("--admin-listen=127.0.0.1:{}", entry.port + 2),
-            "--controller=127.0.0.1:1".to_owned(),
             "--threads=1".to_owned(),
-        ])
+        ];
+        command.extend(controller);
+        Ok(command)
     }
 
     fn haproxy(&self, entry: &Entry, node: SocketAddr) -> anyhow::Result<Vec<String>> {
         let (folder, connections) = (self.folder.display(), self.connections);
         let (http, https) = (entry.http(), entry.https());
+        let socket = if self.changes {
+            format!("stats socket {} mode 600 level admin", self.haproxy_socket().display())
+        } else {
+            String::new()
+        };
         let text = format!(
             "global
+  {socket}
   nbthread 1
   maxconn {connections}
   log {folder}/log local0
   ssl-default-bind-options ssl-min-ver TLSv1.2
+cache stored
+  total-max-size 64
+  max-object-size 1048576
+  max-age 86400
 defaults
   mode http
   log global
@@ -260,6 +328,7 @@ defaults
 frontend fe
   bind {http}
   bind {https} ssl crt {folder}/peer.pem alpn h2,http/1.1
+  bind quic4@{https} ssl crt {folder}/peer.pem alpn h3
   http-request set-var(txn.h) req.hdr(host),host_only,lower
   http-request set-var(txn.w) var(txn.h),map_str({folder}/haproxy.map)
   http-request deny deny_status 404 unless {{ var(txn.w) -m found }}
@@ -276,7 +345,14 @@ frontend fe
   http-request set-header X-Real-IP %[src]
   http-request set-header Host %[var(txn.w)]
   http-response set-header X-Shard shard-1
+  use_backend stored if {{ var(txn.h) -m beg www.stored- }}
   default_backend be
+backend stored
+  http-request cache-use stored
+  http-response set-header Cache-Control max-age=86400
+  http-response cache-store stored
+  http-response set-header X-Shard shard-1
+  server n1 {node}
 backend be
   balance hash var(txn.h)
   hash-type consistent
@@ -303,6 +379,8 @@ pid {folder}/nginx.pid;
 events {{ worker_connections {connections}; }}
 http {{
 {temporary}  access_log {folder}/nginx-access.log combined;
+  proxy_cache_path {folder}/nginx-cache keys_zone=stored:10m max_size=64m;
+  map $host $unstored {{ default 1; ~^www\\.stored- 0; }}
   map_hash_max_size 4194304;
   map_hash_bucket_size 128;
   map $host $site {{
@@ -319,6 +397,7 @@ http {{
   server {{
     listen {http};
     listen {https} ssl;
+    listen {https} quic;
     http2 on;
     ssl_certificate {folder}/peer.pem;
     ssl_certificate_key {folder}/peer.pem;
@@ -335,6 +414,11 @@ http {{
       proxy_set_header X-Forwarded-For $remote_addr;
       proxy_set_header X-Real-IP $remote_addr;
       add_header X-Shard shard-1;
+      proxy_cache stored;
+      proxy_cache_key $host$request_uri;
+      proxy_cache_valid 200 1d;
+      proxy_no_cache $unstored;
+      proxy_cache_bypass $unstored;
       proxy_pass http://be;
     }}
   }}
@@ -378,7 +462,7 @@ fn peer(program: &str) -> anyhow::Result<Vec<String>> {
 
 /// A node in a process of its own for each server: from one address there are 28 000 connections to a port, and handles are
 /// counted for each process.
-fn start_node() -> anyhow::Result<(Process, SocketAddr)> {
+pub(super) fn start_node() -> anyhow::Result<(Process, SocketAddr)> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("node")
         .stdin(Stdio::null())
@@ -389,6 +473,48 @@ fn start_node() -> anyhow::Result<(Process, SocketAddr)> {
     let mut line = String::new();
     BufReader::new(said).read_line(&mut line)?;
     Ok((process, line.trim().parse().context("the node did not start")?))
+}
+
+/// Leads names to webroots by commands that HAProxy takes while it runs.
+pub(super) fn haproxy_commands(
+    socket: &Path,
+    changes: impl Iterator<Item = (String, String)>,
+) -> anyhow::Result<()> {
+    let map = socket.with_file_name("haproxy.map");
+    let lines: Vec<String> =
+        changes.map(|(name, webroot)| format!("set map {} {name} {webroot}", map.display())).collect();
+    // A command line has room for 16 KiB.
+    for lines in lines.chunks(50) {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(format!("{}\n", lines.join(";")).as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.trim().is_empty(), "HAProxy says {answer}");
+    }
+    Ok(())
+}
+
+/// The intent of a name's route.
+pub(super) fn route(name: String, webroot_id: String, index: usize) -> (Key, Bytes) {
+    let route =
+        Route { tenant_id: tenant(index), webroot_id, shard_id: "s1".into(), may_upgrade: true, http: None };
+    (Key::new(Kind::Route, name), route.encode_to_vec().into())
+}
+
+fn shard_pool(node: SocketAddr) -> (Key, Vec<u8>) {
+    let pool = ShardPool {
+        name: "shard-1".into(),
+        nodes: vec![PoolNode { node_id: "n1".into(), addresses: vec![node.to_string()], in_service: true }],
+    };
+    (Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())
+}
+
+/// The intents of a map of names without anything of their own, all at one node.
+pub(super) fn records(names: usize, node: SocketAddr) -> Vec<(Key, Bytes)> {
+    let (key, pool) = shard_pool(node);
+    std::iter::once((key, pool.into()))
+        .chain((0..names).map(|index| route(fqdn(index), webroot(index), index)))
+        .collect()
 }
 
 /// A policy with something of everything that lets a request pass: twenty redirects, twenty networks, a limit that nobody reaches, sizes.
@@ -413,14 +539,20 @@ fn policy() -> HttpPolicy {
 
 /// The last good state of an edge that has `names` host names, all at one node.
 fn ledger(data: &Path, names: Names, node: SocketAddr) -> anyhow::Result<()> {
-    let Names { count, own_certificates, policies, others } = names;
+    let Names { count, cached: stored, own_certificates, policies, others } = names;
     let http = policies.then(policy);
-    fs::create_dir_all(data)?;
-    let pool = ShardPool {
-        name: "shard-1".into(),
-        nodes: vec![PoolNode { node_id: "n1".into(), addresses: vec![node.to_string()], in_service: true }],
+    let cache = HttpPolicy {
+        cache: Some(CachePolicy {
+            enabled: true,
+            default_ttl_seconds: 86_400,
+            max_ttl_seconds: 86_400,
+            max_object_bytes: 1_048_576,
+            ..CachePolicy::default()
+        }),
+        ..HttpPolicy::default()
     };
-    let mut records = vec![(Key::new(Kind::ShardPool, "s1"), pool.encode_to_vec())];
+    fs::create_dir_all(data)?;
+    let mut records = vec![shard_pool(node)];
     let counted = (0..count).map(|index| (fqdn(index), tenant(index), webroot(index)));
     let others = others.iter().map(|words| words.map(str::to_owned).into());
     records.extend(counted.chain(others).map(|(fqdn, tenant_id, webroot_id): (String, String, String)| {
@@ -428,7 +560,13 @@ fn ledger(data: &Path, names: Names, node: SocketAddr) -> anyhow::Result<()> {
             Route { tenant_id, webroot_id, shard_id: "s1".into(), may_upgrade: true, http: http.clone() };
         (Key::new(Kind::Route, fqdn), route.encode_to_vec())
     }));
-    let audience = Audience::edge("loadtest")?;
+    records.extend((0..stored).map(|index| {
+        let (tenant_id, webroot_id) = (tenant(index), webroot(index));
+        let http = Some(cache.clone());
+        let route = Route { tenant_id, webroot_id, shard_id: "s1".into(), may_upgrade: false, http };
+        (Key::new(Kind::Route, cached(index)), route.encode_to_vec())
+    }));
+    let audience = Audience::edge(CLUSTER)?;
     if own_certificates {
         let names = (0..count).map(|index| (fqdn(index), tenant(index)));
         records.extend(own::certificates(data, &audience, names)?);
