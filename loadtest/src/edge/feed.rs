@@ -22,6 +22,7 @@ use hosting_intent_sync::tls::Enrolled;
 use hosting_intent_sync::{AudienceHead, FeedSource, LogEntry, SourceError, Window};
 use hosting_proto::feed::{ReportRequest, TrafficReport};
 use prometheus_client::registry::Registry;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -197,12 +198,15 @@ pub(super) struct Feed {
     fleet: Fleet,
     handle: FeedHandle,
     pub(super) address: SocketAddr,
-    stop: CancellationToken,
+    /// Of its own, so that it answers while this thread waits for an edge to start.
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.stop.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -227,10 +231,12 @@ impl Feed {
         };
         let counters = FeedMetrics::register(&mut Registry::default());
         let authorities = Authorities::create("loadtest", unix_now())?;
-        let server = FeedServer::bind(config, deps, authorities, fleet.clone(), counters, Vec::new()).await?;
-        let (handle, address, stop) = (server.handle(), server.local_addr(), CancellationToken::new());
-        tokio::spawn(server.run(stop.clone()));
-        let feed = Self { store, fleet, handle, address, stop };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let server = FeedServer::bind(config, deps, authorities, fleet.clone(), counters, Vec::new());
+        let server = runtime.spawn(server).await??;
+        let (handle, address) = (server.handle(), server.local_addr());
+        runtime.spawn(server.run(CancellationToken::new()));
+        let feed = Self { store, fleet, handle, address, runtime: Some(runtime) };
         feed.change(intents);
         Ok(feed)
     }

@@ -230,8 +230,7 @@ impl Workshop {
         let name = entry.name.to_lowercase().replace(' ', "-");
         write_private(&data.join("token"), feed.token(&name).await?.as_bytes())?;
         write_private(&data.join("feed"), feed.address.to_string().as_bytes())?;
-        // The feed answers from this process while the edge starts.
-        tokio::task::block_in_place(|| self.start_before(entry, node))
+        self.start_before(entry, node)
     }
 
     fn data(&self, entry: &Entry) -> PathBuf {
@@ -380,9 +379,9 @@ events {{ worker_connections {connections}; }}
 http {{
 {temporary}  access_log {folder}/nginx-access.log combined;
   proxy_cache_path {folder}/nginx-cache keys_zone=stored:10m max_size=64m;
-  map $host $unstored {{ default 1; ~^www\\.stored- 0; }}
   map_hash_max_size 4194304;
   map_hash_bucket_size 128;
+  map $host $unstored {{ default 1; ~^www\\.stored- 0; }}
   map $host $site {{
     default \"\";
     include {folder}/nginx.map;
