@@ -96,6 +96,11 @@ pub(crate) struct Line<'a> {
     /// What the cache did.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) cache: &'a str,
+    /// The crawler that it is of, and whether it is; where the policy asks for crawlers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) crawler: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) crawler_is: &'static str,
     /// Bytes of the request's body that were passed on, and of the answer's that were taken by the client's connection.
     pub(crate) received: u64,
     pub(crate) sent: u64,

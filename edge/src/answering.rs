@@ -7,6 +7,7 @@ use http::StatusCode;
 use pingora_core::protocols::http::date::get_cached_date;
 
 use crate::access_log::text;
+use crate::browser_check::CheckAnswer;
 use crate::course::{Course, EDGE_MAP, STRICT_TRANSPORT_SECURITY};
 use crate::exchange::{Client, Moved, finish, send_all};
 use crate::pages::{About, Page};
@@ -74,6 +75,24 @@ impl Answering<'_> {
         self.send(client, &head, answer.body.as_bytes(), &mut passed).await;
         course.passed.sent = passed.sent;
         page.code()
+    }
+
+    /// Sends an answer of the check for browsers and returns its code.
+    pub(crate) async fn browser_check<C: Client>(
+        self,
+        client: &mut C,
+        answer: &CheckAnswer,
+        course: &mut Course,
+    ) -> u16 {
+        course.reason = answer.reason();
+        let mut head = answer.head();
+        head.fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let map = course.map(None);
+        head.fields.extend(map.as_deref().map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
+        let mut passed = Moved::default();
+        self.send(client, &head, answer.html.as_bytes(), &mut passed).await;
+        course.passed.sent = passed.sent;
+        answer.code()
     }
 
     /// Leads a client elsewhere and returns the code.

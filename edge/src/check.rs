@@ -9,6 +9,7 @@ use anyhow::Context;
 use hosting_scaffold::role::runtime;
 
 use crate::certs::DevCa;
+use crate::crawlers;
 use crate::listeners::{Bound, Place, Purpose};
 use crate::settings::Settings;
 use crate::take_over::Taker;
@@ -35,6 +36,9 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
     // Whether there is a join token is not looked at: it may be written just before the start.
     for file in [settings.identity().join("credential.pem"), settings.ledger()] {
         readable(&file)?;
+    }
+    if let Some(file) = settings.crawlers_file() {
+        crawlers::read(&file).context("crawlers_file")?;
     }
     if let Some(log) = settings.access_log().filter(|log| log.file.exists()) {
         let file = log.file;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hosting_edge_map::{BrandWord, Candidate, Candidates, Policies, Target, Tenant};
+use hosting_edge_map::{BrandWord, Candidate, Candidates, Crawler, Policies, Target, Tenant};
 
 use crate::exchange::Moved;
 use crate::upstream::Mark;
@@ -31,6 +31,8 @@ pub(crate) struct Course {
     pub(crate) brand: Option<Arc<BrandWord>>,
     /// Of its host.
     pub(crate) policies: Policies,
+    /// Of which crawler it is, where that matters.
+    pub(crate) crawler: Option<Crawler>,
     /// Whether the client's connection is TLS.
     pub(crate) tls: bool,
     /// Whether the client is told where its request went.

@@ -8,6 +8,7 @@
 
 mod access_log;
 mod answering;
+mod browser_check;
 mod caching;
 mod certs;
 mod challenges;
@@ -16,6 +17,7 @@ mod client_hello;
 mod compress;
 mod conn;
 mod course;
+mod crawlers;
 mod exchange;
 mod filling;
 #[cfg(test)]

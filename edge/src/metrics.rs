@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hosting_edge_cache::Sizes;
+use hosting_intent::message::CrawlerClass;
 use hosting_intent_sync::self_check::Health;
 use hosting_scaffold::admin::Metrics as Registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -69,6 +70,63 @@ struct Outcome {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassOutcome {
+    class: &'static str,
+    outcome: &'static str,
+}
+
+/// What was done with a crawler's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrawlerOutcome {
+    /// It went on.
+    Passed,
+    /// It was not let in.
+    Denied,
+    /// It was one too many.
+    Limited,
+    /// It was asked to show that it is a browser.
+    Challenged,
+}
+
+/// Crawlers, where policies ask for them.
+#[derive(Debug, Clone)]
+pub struct CrawlerMetrics {
+    /// By class and outcome.
+    requests: [[Counter; 4]; 5],
+    /// How many crawlers are known.
+    pub known: Gauge,
+    /// 1: the file of crawlers cannot be used, and those before it are known.
+    pub file_refused: Gauge,
+}
+
+impl CrawlerMetrics {
+    fn new(family: &Family<ClassOutcome, Counter>) -> Self {
+        let of = |class, outcome| family.get_or_create(&ClassOutcome { class, outcome }).clone();
+        let outcomes =
+            |class| ["passed", "denied", "limited", "challenged"].map(|outcome| of(class, outcome));
+        Self {
+            requests: ["search", "ai", "seo", "monitor", "other"].map(outcomes),
+            known: Gauge::default(),
+            file_refused: Gauge::default(),
+        }
+    }
+
+    /// Counts a request.
+    pub fn count(&self, class: CrawlerClass, outcome: CrawlerOutcome) {
+        let class = match class {
+            CrawlerClass::Search => 0,
+            CrawlerClass::Ai => 1,
+            CrawlerClass::Seo => 2,
+            CrawlerClass::Monitor => 3,
+            CrawlerClass::Other | CrawlerClass::Unspecified => 4,
+        };
+        if let Some(counter) = self.requests.get(class).and_then(|all| all.get(outcome as usize)) {
+            counter.inc();
+        }
+    }
+}
+
 /// Requests that policies kept from their sites, by what was said to them.
 #[derive(Debug, Clone)]
 pub struct Rulings {
@@ -82,6 +140,18 @@ pub struct Rulings {
     pub too_large: Counter,
     /// Led elsewhere.
     pub redirected: Counter,
+    /// A crawler that is not let in.
+    pub crawler: Counter,
+    /// A crawler beyond its budget.
+    pub crawler_budget: Counter,
+    /// Asked to show that it is a browser.
+    pub browser_check: Counter,
+    /// The same of what is no visit of a page, and cannot.
+    pub browsers_only: Counter,
+    /// Showed that it is one.
+    pub browser_shown: Counter,
+    /// Did not, though it tried.
+    pub browser_not_shown: Counter,
 }
 
 impl Rulings {
@@ -93,6 +163,12 @@ impl Rulings {
             too_many: of("too_many"),
             too_large: of("too_large"),
             redirected: of("redirected"),
+            crawler: of("crawler"),
+            crawler_budget: of("crawler_budget"),
+            browser_check: of("browser_check"),
+            browsers_only: of("browsers_only"),
+            browser_shown: of("browser_shown"),
+            browser_not_shown: of("browser_not_shown"),
         }
     }
 }
@@ -189,6 +265,8 @@ pub struct Metrics {
     pub upstream: Latency,
     /// Requests that the policy of their host kept from its site.
     pub rulings: Rulings,
+    /// Crawlers.
+    pub crawlers: CrawlerMetrics,
     /// Requests sent again, to another node or over another connection.
     pub retries: Counter,
     /// Answers over a shared connection that were not those of the request.
@@ -260,6 +338,7 @@ impl Metrics {
         let requests: Family<Code, Counter> = Family::default();
         let handshakes: Family<Outcome, Counter> = Family::default();
         let rulings: Family<Outcome, Counter> = Family::default();
+        let crawlers: Family<ClassOutcome, Counter> = Family::default();
         let compressions: Family<Outcome, Counter> = Family::default();
         let cached: Family<Outcome, Counter> = Family::default();
         let compression = |outcome| compressions.get_or_create(&Outcome { outcome }).clone();
@@ -270,6 +349,7 @@ impl Metrics {
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(code),
             upstream: Latency::default(),
             rulings: Rulings::new(&rulings),
+            crawlers: CrawlerMetrics::new(&crawlers),
             retries: Counter::default(),
             foreign_answers: Counter::default(),
             proxy_headers_refused: Counter::default(),
@@ -308,6 +388,21 @@ impl Metrics {
                 "hosting_edge_policy_rulings",
                 "Requests that the policy of their host kept from its site",
                 rulings,
+            );
+            registry.register(
+                "hosting_edge_crawler_requests",
+                "Requests of known crawlers, for names whose policy asks for them",
+                crawlers,
+            );
+            registry.register(
+                "hosting_edge_crawlers_known",
+                "Crawlers that are known by their User-Agent",
+                metrics.crawlers.known.clone(),
+            );
+            registry.register(
+                "hosting_edge_crawlers_file_refused",
+                "1: crawlers_file cannot be used; what was known before it stays",
+                metrics.crawlers.file_refused.clone(),
             );
             registry.register(
                 "hosting_edge_upstream_seconds",

@@ -52,6 +52,10 @@ pub(crate) enum Page {
     RequestTimeout,
     /// A client that its host does not let in.
     Forbidden,
+    /// A crawler that its host does not let in.
+    Crawler,
+    /// No browser, or none that could show it by this request.
+    BrowsersOnly,
     /// A host at rest, with the seconds after which to come back.
     Maintenance(u32),
     /// A client, or a host, with too many requests, and the seconds after which there is room for another.
@@ -116,6 +120,12 @@ impl Page {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request did not arrive in time.")
             }
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "This site is not open to you."),
+            Self::Crawler => (StatusCode::FORBIDDEN, "crawler", "This site is not open to this crawler."),
+            Self::BrowsersOnly => (
+                StatusCode::FORBIDDEN,
+                "browsers_only",
+                "This site answers browsers only right now. Please open its pages in one.",
+            ),
             Self::Maintenance(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "maintenance",
@@ -164,6 +174,8 @@ impl Page {
             | Self::GatewayTimeout
             | Self::RequestTimeout
             | Self::Forbidden
+            | Self::Crawler
+            | Self::BrowsersOnly
             | Self::BodyTooLarge
             | Self::NotStored => None,
         }
@@ -362,6 +374,8 @@ mod tests {
             Page::GatewayTimeout,
             Page::RequestTimeout,
             Page::Forbidden,
+            Page::Crawler,
+            Page::BrowsersOnly,
             Page::Maintenance(1),
             Page::TooMany(1),
             Page::BodyTooLarge,

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hosting_edge_http1::{Framing, Request};
-use hosting_edge_map::{Asked, Circumstances, Found, Nanos, Rates, Ruling};
+use hosting_edge_map::{Asked, Circumstances, Crawler, Found, Nanos, Policies, Rates, Routing, Ruling};
 
+use crate::browser_check::{BrowserCheck, CheckAnswer, is_navigation};
 use crate::certs::CertStore;
-use crate::metrics::Rulings;
+use crate::crawlers::CrawlerList;
+use crate::metrics::{CrawlerOutcome, Rulings};
 use crate::pages::Page;
 use crate::settings::Settings;
 use crate::visitor::Visitor;
@@ -19,6 +21,7 @@ use crate::visitor::Visitor;
 pub(crate) enum Reply {
     Page(Page),
     Redirect { code: u16, location: String },
+    BrowserCheck(Box<CheckAnswer>),
 }
 
 impl From<Page> for Reply {
@@ -36,6 +39,9 @@ pub(crate) struct PolicyContext {
     rates: Rates,
     start: Instant,
     rulings: Rulings,
+    routing: Arc<Routing>,
+    crawlers: Arc<CrawlerList>,
+    check: BrowserCheck,
 }
 
 impl Circumstances for PolicyContext {
@@ -54,13 +60,38 @@ impl Circumstances for PolicyContext {
     fn now(&self) -> Nanos {
         Nanos::try_from(self.start.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
     }
+
+    fn edges(&self) -> u32 {
+        self.routing.edges()
+    }
 }
 
 impl PolicyContext {
-    pub(crate) fn new(certs: Arc<CertStore>, settings: &Settings, rulings: Rulings) -> Self {
+    pub(crate) fn new(
+        certs: Arc<CertStore>,
+        routing: Arc<Routing>,
+        settings: &Settings,
+        rulings: Rulings,
+        crawlers: Arc<CrawlerList>,
+    ) -> Self {
         let https_port =
             settings.public_https_port().map(|port| format!(":{port}").into()).unwrap_or_default();
-        Self { certs, https_port, rates: Rates::default(), start: Instant::now(), rulings }
+        let check = BrowserCheck::new(Arc::clone(&certs));
+        let (rates, start) = (Rates::default(), Instant::now());
+        Self { certs, https_port, rates, start, rulings, routing, crawlers, check }
+    }
+
+    /// The crawler that a request is of, where its host's policies ask for that.
+    pub(crate) fn crawler(
+        &self,
+        policies: &Policies,
+        request: &Request,
+        visitor: &Visitor,
+    ) -> Option<Crawler> {
+        if !policies.asks_for_crawlers() {
+            return None;
+        }
+        self.crawlers.of(request.head().field(b"user-agent")?, visitor.ip)
     }
 
     /// What the client is told instead of being passed on to the site. `host`: the request's, as [`hosting_edge_map::parse_host`] spells it.
@@ -70,10 +101,12 @@ impl PolicyContext {
         request: &Request,
         visitor: &Visitor,
         host: &str,
+        crawler: Option<&Crawler>,
     ) -> Option<Reply> {
         if found.policies.is_empty() {
             return None;
         }
+        let work = found.policies.challenge();
         let authority = std::str::from_utf8(request.authority()).unwrap_or_default();
         let port = authority.find(':').and_then(|colon| authority.get(colon..)).filter(|port| port.len() > 1);
         let asked = Asked {
@@ -82,12 +115,25 @@ impl PolicyContext {
             port: port.unwrap_or_default(),
             path: &path(request.path()),
             is_read: matches!(request.head().method(), b"GET" | b"HEAD"),
+            is_post: request.head().method() == b"POST",
             tls: visitor.tls,
             address: visitor.ip,
             head: request.head().size(),
             body: if let Framing::Length(length) = request.body() { Some(length) } else { None },
+            crawler,
+            is_shown: work.is_some() && self.check.is_shown_by(request, visitor, host),
         };
-        let (counter, reply) = match found.policies.rule(&asked, found.tenant.id(), self)? {
+        let ruling = found.policies.rule(&asked, found.tenant.id(), self);
+        if let Some(crawler) = crawler {
+            let outcome = match &ruling {
+                Some(Ruling::Crawler) => CrawlerOutcome::Denied,
+                Some(Ruling::CrawlerBudget(_)) => CrawlerOutcome::Limited,
+                Some(Ruling::Challenge(_)) => CrawlerOutcome::Challenged,
+                Some(_) | None => CrawlerOutcome::Passed,
+            };
+            self.crawlers.metrics().count(crawler.class, outcome);
+        }
+        let (counter, reply) = match ruling? {
             Ruling::Forbidden => (&self.rulings.forbidden, Page::Forbidden.into()),
             Ruling::Maintenance(seconds) => (&self.rulings.maintenance, Page::Maintenance(seconds).into()),
             Ruling::TooMany(seconds) => (&self.rulings.too_many, Page::TooMany(seconds).into()),
@@ -95,6 +141,23 @@ impl PolicyContext {
             Ruling::BodyTooLarge => (&self.rulings.too_large, Page::BodyTooLarge.into()),
             Ruling::Redirect { code, location } => {
                 (&self.rulings.redirected, Reply::Redirect { code, location })
+            }
+            Ruling::Crawler => (&self.rulings.crawler, Page::Crawler.into()),
+            Ruling::CrawlerBudget(seconds) => (&self.rulings.crawler_budget, Page::TooMany(seconds).into()),
+            Ruling::Challenge(after) => match (work.filter(|_| is_navigation(request)), after) {
+                (Some(work), after) => {
+                    let page = self.check.ask(work, after, visitor, host);
+                    (&self.rulings.browser_check, Reply::BrowserCheck(Box::new(page)))
+                }
+                (None, Some(seconds)) => (&self.rulings.too_many, Page::TooMany(seconds).into()),
+                (None, None) => (&self.rulings.browsers_only, Page::BrowsersOnly.into()),
+            },
+            Ruling::Proof => {
+                let query = request.path().split(|byte| *byte == b'?').nth(1).unwrap_or_default();
+                match work.and_then(|work| self.check.take(work, query, visitor, host)) {
+                    Some(pass) => (&self.rulings.browser_shown, Reply::BrowserCheck(Box::new(pass))),
+                    None => (&self.rulings.browser_not_shown, Page::BrowsersOnly.into()),
+                }
             }
         };
         counter.inc();

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hosting_edge_http1::{Request, RequestHead};
-use hosting_edge_map::{Host, Leads, Routing, parse_host};
+use hosting_edge_map::{Host, Leads, Proof, Routing, parse_host};
 use hosting_intent::message::LogAddresses;
 use hosting_scaffold::client_address::is_trusted;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::access_log::{AccessLog, Addresses, Line, text};
+use crate::browser_check::COOKIES;
 use crate::caching::Caching;
 use crate::certs::CertStore;
 use crate::challenges::Challenges;
 use crate::course::{Course, EDGE_MAP, Serving};
+use crate::crawlers::CrawlerList;
 use crate::exchange::{Client, Moved};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
@@ -47,6 +49,7 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
+    #[allow(clippy::too_many_arguments, reason = "the parts of the server")]
     pub(crate) fn new(
         routing: Arc<Routing>,
         keys: Arc<NodeKeys>,
@@ -55,10 +58,17 @@ impl Edge {
         checks: CheckSecret,
         certs: Arc<CertStore>,
         log: AccessLog,
+        crawlers: Arc<CrawlerList>,
     ) -> Self {
         let passing = Arc::new(Passing::new(keys, metrics.clone(), settings));
         let caching = Caching::new(settings, &routing, &passing);
-        let policy = PolicyContext::new(Arc::clone(&certs), settings, metrics.rulings.clone());
+        let policy = PolicyContext::new(
+            Arc::clone(&certs),
+            Arc::clone(&routing),
+            settings,
+            metrics.rulings.clone(),
+            crawlers,
+        );
         Self {
             routing,
             metrics,
@@ -103,6 +113,10 @@ impl Edge {
             }
             None => match self.route(request, visitor, &mut course) {
                 Ok(mut serving) => {
+                    // What shows the edge that a client is a browser is nobody else's business, and makes no other page.
+                    let bare = course.policies.knows_passes().then(|| request.without_cookies(&COOKIES));
+                    let bare = bare.flatten();
+                    let request = bare.as_ref().unwrap_or(request);
                     let cached = self.caching.as_ref().filter(|_| course.policies.cache().is_some());
                     let (serving_now, course_now) = (&mut serving, &mut course);
                     let code = match cached {
@@ -123,6 +137,9 @@ impl Edge {
                 }
                 Err(Reply::Redirect { code, location }) => {
                     self.passing.answering().redirect(client, code, &location, &mut course).await
+                }
+                Err(Reply::BrowserCheck(answer)) => {
+                    self.passing.answering().browser_check(client, &answer, &mut course).await
                 }
             },
         };
@@ -176,6 +193,13 @@ impl Edge {
             status: code,
             reason: course.reason,
             cache: course.cache,
+            crawler: course.crawler.as_ref().map(|crawler| &*crawler.agent),
+            crawler_is: match course.crawler.as_ref().map(|crawler| crawler.proof) {
+                Some(Proof::Verified) => "verified",
+                Some(Proof::Impostor) => "impostor",
+                Some(Proof::Unknown) => "unknown",
+                None => "",
+            },
             received: course.passed.received,
             sent: course.passed.sent,
             seconds: seconds(begun.elapsed()),
@@ -195,7 +219,8 @@ impl Edge {
         }
         let name = self.host(request, visitor)?;
         let found = self.routing.resolve(&name).ok_or(Page::Unknown)?;
-        let ruled = self.policy.rule(&found, request, visitor, &name);
+        course.crawler = self.policy.crawler(&found.policies, request, visitor);
+        let ruled = self.policy.rule(&found, request, visitor, &name, course.crawler.as_ref());
         course.tenant = Some(found.tenant);
         course.brand = found.brand;
         course.policies = found.policies;

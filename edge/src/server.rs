@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::access_log::{AccessLog, Addresses};
 use crate::certs::CertStore;
 use crate::conn::Conn;
+use crate::crawlers::CrawlerList;
 use crate::h1::{self, H1Limits};
 use crate::h2::{self, H2Limits};
 use crate::h3;
@@ -69,6 +70,7 @@ pub struct Server {
     letting_go: LettingGo,
     addresses: Addresses,
     balancers: Vec<IpNet>,
+    crawlers: Arc<CrawlerList>,
     forwarders: Arc<[IpNet]>,
 }
 
@@ -92,6 +94,7 @@ impl Server {
         // Pingora takes ring unless a provider is there; a second install only says that the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let secret = CheckSecret::new(&rustls::crypto::aws_lc_rs::default_provider())?;
+        let crawlers = Arc::new(CrawlerList::new(settings.crawlers_file(), metrics.crawlers.clone()));
         let edge = Edge::new(
             Arc::clone(&routing),
             keys,
@@ -100,6 +103,7 @@ impl Server {
             secret.clone(),
             Arc::clone(&certs),
             log,
+            Arc::clone(&crawlers),
         );
         let h1 = H1Limits {
             header: ms(settings.header_timeout_ms),
@@ -141,6 +145,7 @@ impl Server {
             letting_go: LettingGo::default(),
             addresses: settings.access_log_addresses,
             balancers: settings.proxy_protocol_from.clone(),
+            crawlers,
             forwarders: settings.forwarded_from.clone().into(),
         })
     }
@@ -269,6 +274,7 @@ impl Server {
             () = serving => {}
             () = sweeping => {}
             () = checking => {}
+            () = server.crawlers.follow() => {}
         }
         letting_go.drained.cancel();
     }

@@ -115,6 +115,9 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// The most of these that one tenant has, in percent.
     pub cache_tenant_percent: usize,
+    /// The crawlers that policies speak of: a file of JSON, read again when it changes; relative: below the data folder. Empty: those that the build
+    /// knows by name.
+    pub crawlers_file: PathBuf,
     /// Requests of one shard that may wait for a place at a node when all are full; others get 503.
     pub max_waiting: usize,
     /// A request that waits for a place.
@@ -177,6 +180,7 @@ impl Default for Settings {
             max_compressions: 256,
             cache_bytes: 64 * 1024 * 1024,
             cache_tenant_percent: 25,
+            crawlers_file: PathBuf::new(),
             max_waiting: 1_024,
             wait_timeout_ms: 3_000,
             take_over_drain_ms: 600_000,
@@ -281,6 +285,12 @@ impl Settings {
             bytes: self.access_log_bytes,
             every: self.access_log_every,
         })
+    }
+
+    /// Where crawlers are listed; `None`: those of the build are known.
+    #[must_use]
+    pub fn crawlers_file(&self) -> Option<PathBuf> {
+        (!self.crawlers_file.as_os_str().is_empty()).then(|| self.shared.data_dir.join(&self.crawlers_file))
     }
 
     /// Connections that one network may have.

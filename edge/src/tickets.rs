@@ -1,6 +1,8 @@
 //! Session tickets (RFC 8446 §4.6.1, RFC 5077): sealed with keys that all edges of the cluster have, so that a session that began at one goes on at any
 //! other. Until an edge has been told such keys it seals with one of its own, which opens nowhere else and ends with the process.
 //!
+//! Clients of HTTP bring things back too, to any edge (`browser_check`): these are signed with keys that follow from the same ones.
+//!
 //! A ticket is the key's name (16 bytes), a nonce (12) and what AES-256-GCM-SIV made of the session, bound to the name. Nonces are by chance and of many
 //! edges: should two be alike, this cipher shows no more than that two sessions are (RFC 8452).
 
@@ -11,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
-use aws_lc_rs::rand;
+use aws_lc_rs::{hkdf, hmac, rand};
 use hosting_intent::{Key, Rejection, message as m};
 use hosting_intent_sync::client::AudienceKeys;
 use rustls::server::ProducesTickets;
@@ -21,6 +23,8 @@ const NAME_LEN: usize = 16;
 const KEY_LEN: usize = 32;
 /// How long a client may keep a ticket, in seconds: as long as a key that was replaced still opens.
 const LIFETIME: u32 = 12 * 3_600;
+/// Bytes of a signature: the key's name and the tag.
+pub(crate) const SIGNATURE_LEN: usize = NAME_LEN + 32;
 
 /// A key that seals tickets.
 struct TicketKey {
@@ -28,11 +32,15 @@ struct TicketKey {
     /// From when on it seals, in milliseconds since the Unix epoch.
     begins: i64,
     key: LessSafeKey,
+    /// For signatures: follows from the same secret (RFC 5869), and neither says anything of the other.
+    signs: hmac::Key,
 }
 
 impl TicketKey {
     fn new(name: [u8; NAME_LEN], begins: i64, key: &[u8]) -> Result<Self, Unspecified> {
-        Ok(Self { name, begins, key: LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, key)?) })
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"hosting-edge").extract(key);
+        let signs = root.expand(&[b"signatures for clients, 1"], hmac::HMAC_SHA256)?.into();
+        Ok(Self { name, begins, key: LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, key)?), signs })
     }
 
     fn by_chance() -> Result<Self, Unspecified> {
@@ -128,12 +136,38 @@ impl Tickets {
         self.shared.store(Arc::default());
     }
 
-    fn seal_at(&self, now: i64, session: &[u8]) -> Option<Vec<u8>> {
-        let shared = self.shared.load();
-        let key =
-            shared.iter().rfind(|key| key.begins <= now).or_else(|| shared.first()).unwrap_or(&self.own);
-        key.seal(session).ok()
+    /// Signs what a client brings back, to whichever edge of the cluster: with the key that seals, for as long as keys open.
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.sealing(now(), |key| [&key.name[..], hmac::sign(&key.signs, message).as_ref()].concat())
     }
+
+    /// Whether an edge of the cluster signed a message. Takes as long whatever is wrong with the tag.
+    pub(crate) fn is_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.named(signature, |key, tag| hmac::verify(&key.signs, message, tag).ok()).is_some()
+    }
+
+    /// Does something with the key that seals.
+    fn sealing<T>(&self, now: i64, with: impl FnOnce(&TicketKey) -> T) -> T {
+        let shared = self.shared.load();
+        with(shared.iter().rfind(|key| key.begins <= now).or_else(|| shared.first()).unwrap_or(&self.own))
+    }
+
+    /// Does something with the key that a text begins with the name of, and the rest of that.
+    fn named<T>(&self, text: &[u8], with: impl FnOnce(&TicketKey, &[u8]) -> Option<T>) -> Option<T> {
+        let (name, rest) = text.split_first_chunk::<NAME_LEN>()?;
+        let shared = self.shared.load();
+        with(shared.iter().chain([&self.own]).find(|key| key.name == *name)?, rest)
+    }
+
+    fn seal_at(&self, now: i64, session: &[u8]) -> Option<Vec<u8>> {
+        self.sealing(now, |key| key.seal(session).ok())
+    }
+}
+
+/// By this machine's clock, in milliseconds since the Unix epoch.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 impl ProducesTickets for Tickets {
@@ -146,14 +180,11 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        self.seal_at(i64::try_from(now).unwrap_or(i64::MAX), session)
+        self.seal_at(now(), session)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (name, sealed) = ticket.split_first_chunk::<NAME_LEN>()?;
-        let shared = self.shared.load();
-        shared.iter().chain([&self.own]).find(|key| key.name == *name)?.open(sealed)
+        self.named(ticket, TicketKey::open)
     }
 }
 
@@ -203,5 +234,26 @@ mod tests {
         );
         assert_eq!(tickets.encrypt(b"session").unwrap()[..NAME_LEN], [1; NAME_LEN]);
         assert_eq!(Tickets::new().unwrap().decrypt(&ticket), None);
+    }
+
+    #[test]
+    fn what_one_edge_signs_all_know_for_as_long_as_the_key_opens() {
+        let (one, other) = (told(&[(1, 0), (2, i64::MAX)]), told(&[(1, 0), (2, 0)]));
+        let mut signature = one.sign(b"message");
+        assert_eq!((signature.len(), &signature[..NAME_LEN]), (SIGNATURE_LEN, &[1; NAME_LEN][..]));
+        assert!(one.is_signed(b"message", &signature) && other.is_signed(b"message", &signature));
+        assert!(
+            !other.is_signed(b"massage", &signature) && !other.is_signed(b"message", &other.sign(b"other"))
+        );
+        assert!(!told(&[(2, 0)]).is_signed(b"message", &signature), "the key has ended");
+        assert!(!other.is_signed(b"message", &signature[..NAME_LEN]) && !other.is_signed(b"message", b""));
+        for at in 0..SIGNATURE_LEN {
+            signature[at] ^= 1;
+            assert!(!other.is_signed(b"message", &signature), "byte {at}");
+            signature[at] ^= 1;
+        }
+        // Not with the secret itself, which seals.
+        let bare = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[1; KEY_LEN]), b"message");
+        assert_ne!(bare.as_ref(), &signature[NAME_LEN..]);
     }
 }

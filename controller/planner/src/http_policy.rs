@@ -1,6 +1,8 @@
 //! What edges are told of the requests for a host name.
 
 use hosting_intent::message as m;
+use hosting_resource::challenge::{Challenge, ChallengeMode};
+use hosting_resource::crawlers::{CrawlerAction, CrawlerClass, CrawlerRule, Crawlers};
 use hosting_resource::http_policy::{
     Access, Cache, Hsts, HttpPolicy, Maintenance, PathRedirect, RateLimit, RatePer,
 };
@@ -20,6 +22,8 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
         maintenance,
         compression,
         cache,
+        crawlers,
+        challenge,
     } = policy;
     m::HttpPolicy {
         https_redirect: *https_redirect,
@@ -63,6 +67,50 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
         }),
         compression: *compression,
         cache: cache.as_ref().map(cache_message),
+        crawlers: crawlers.as_ref().map(crawlers_message),
+        challenge: challenge.as_ref().map(challenge_message),
+    }
+}
+
+fn crawlers_message(Crawlers { rules }: &Crawlers) -> m::CrawlerPolicy {
+    let class = |class| match class {
+        CrawlerClass::Search => m::CrawlerClass::Search,
+        CrawlerClass::Ai => m::CrawlerClass::Ai,
+        CrawlerClass::Seo => m::CrawlerClass::Seo,
+        CrawlerClass::Monitor => m::CrawlerClass::Monitor,
+        CrawlerClass::Other => m::CrawlerClass::Other,
+    };
+    let action = |action| {
+        let (verdict, per_minute) = match action {
+            CrawlerAction::Allow => (m::CrawlerVerdict::Allow, 0),
+            CrawlerAction::Deny => (m::CrawlerVerdict::Deny, 0),
+            CrawlerAction::PerMinute(most) => (m::CrawlerVerdict::Limit, most),
+        };
+        Some(m::CrawlerAction { verdict: verdict as i32, per_minute })
+    };
+    let rule = |CrawlerRule { agent, class: of, action: word, impostors }: &CrawlerRule| m::CrawlerRule {
+        of: match (agent, of) {
+            (Some(agent), _) => Some(m::crawler_rule::Of::Agent(agent.clone())),
+            (None, of) => of.map(|of| m::crawler_rule::Of::Class(class(of) as i32)),
+        },
+        action: action(*word),
+        impostors: action(*impostors),
+    };
+    m::CrawlerPolicy { rules: rules.iter().map(rule).collect() }
+}
+
+fn challenge_message(challenge: &Challenge) -> m::ChallengePolicy {
+    let Challenge { mode, exempt_paths, exempt_networks, difficulty, pass_seconds } = challenge;
+    m::ChallengePolicy {
+        mode: match mode {
+            ChallengeMode::Off => m::ChallengeMode::Unspecified,
+            ChallengeMode::Suspicious => m::ChallengeMode::Suspicious,
+            ChallengeMode::All => m::ChallengeMode::All,
+        } as i32,
+        exempt_paths: exempt_paths.clone(),
+        exempt_networks: exempt_networks.clone(),
+        difficulty: *difficulty,
+        pass_seconds: *pass_seconds,
     }
 }
 

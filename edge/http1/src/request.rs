@@ -231,6 +231,43 @@ impl Request {
         })
     }
 
+    /// The same request without the cookies of these names; `None`: it has none of them.
+    #[must_use]
+    pub fn without_cookies(&self, names: &[&[u8]]) -> Option<Self> {
+        let is_named = |cookie: &&[u8]| {
+            let name = cookie.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+            names.contains(&name)
+        };
+        let is_cookie = |name: &[u8]| FieldKind::of(name) == FieldKind::Cookie;
+        let mut fields = self.head.fields();
+        if !fields.any(|(name, value)| {
+            is_cookie(name) && value.split(|byte| *byte == b';').any(|cookie| is_named(&cookie))
+        }) {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(self.head.size());
+        let version: &[u8] =
+            if self.head.version == Version::Http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" };
+        for part in [self.head.method(), b" ", self.head.target(), version] {
+            out.extend_from_slice(part);
+        }
+        for (name, value) in self.head.fields() {
+            if !is_cookie(name) {
+                push_field(&mut out, name, value);
+                continue;
+            }
+            let rest: Vec<&[u8]> =
+                value.split(|byte| *byte == b';').filter(|cookie| !is_named(cookie)).collect();
+            let rest = rest.join(&b';');
+            if !rest.trim_ascii().is_empty() {
+                push_field(&mut out, name, rest.trim_ascii());
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        // What was read is read again; it cannot be refused now.
+        Self::new(RequestHead::parse(out.freeze()).ok()?).ok()
+    }
+
     /// The head as it came.
     #[must_use]
     pub fn head(&self) -> &RequestHead {

@@ -132,6 +132,31 @@ fuzz!(requests_have_one_reading, REQUESTS, WORDS, |bytes| {
         // Written again, it says the same.
         assert_eq!(upstream(&again, upgrade), out);
     }
+    // Without a cookie all else stays.
+    let has = |request: &Request| {
+        let fields = request.head().fields().filter(|(name, _)| FieldKind::of(name) == FieldKind::Cookie);
+        let mut cookies = fields.flat_map(|(_, value)| value.split(|byte| *byte == b';'));
+        cookies.any(|cookie| {
+            cookie.trim_ascii().split(|byte| *byte == b'=').next().unwrap().trim_ascii() == b"a"
+        })
+    };
+    let without = request.without_cookies(&[b"a"]);
+    assert_eq!(without.is_some(), has(&request));
+    if let Some(without) = without {
+        assert!(!has(&without));
+        let said = |request: &Request| {
+            (
+                request.path().to_vec(),
+                request.authority().to_vec(),
+                request.body(),
+                request.upgrade().map(<[u8]>::to_vec),
+            )
+        };
+        assert_eq!(said(&without), said(&request));
+        let others = |request: &Request| count(request.head(), FieldKind::Other);
+        assert_eq!(others(&without), others(&request));
+        assert_eq!(without.keeps_connection(), request.keeps_connection());
+    }
 });
 
 fuzz!(responses_have_one_reading, RESPONSES, WORDS, |bytes| {

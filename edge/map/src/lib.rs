@@ -19,6 +19,8 @@ pub use brand::{BrandWord, Template};
 pub use cells::{Tenant, TenantUnderWay};
 pub use host::{Host, HostError, parse_host};
 pub use node::{Balance, Millis, Node, UnderWay};
-pub use policy::{Asked, Circumstances, Nanos, Policies, Rates, Ruling};
+pub use policy::{
+    Agent, Agents, Asked, Circumstances, Crawler, Nanos, PROOF_PATH, Policies, Proof, Rates, Ruling, Work,
+};
 pub use pool::{Candidate, Candidates, MAX_TRIES, Pool, Waiting};
 pub use routing::{Found, Leads, Routing, Sizes, Target, Writer, check};

@@ -2,6 +2,9 @@
 //! of HTTP it came by.
 
 mod access;
+mod agents;
+mod challenge;
+mod crawlers;
 mod rate;
 mod redirects;
 
@@ -13,7 +16,11 @@ use hosting_intent::message as m;
 use prost::Message;
 
 use access::Networks;
-use rate::{Limit, Scope};
+pub use agents::{Agent, Agents, Crawler, Proof};
+use challenge::Challenge;
+pub use challenge::Work;
+use crawlers::{Action, Crawlers};
+use rate::{Budget, Limit, Scope};
 pub use rate::{Nanos, Rates};
 use redirects::Redirects;
 
@@ -34,7 +41,12 @@ pub(crate) struct Policy {
     maintenance: Option<Maintenance>,
     compression: Option<bool>,
     cache: Option<m::CachePolicy>,
+    crawlers: Option<Crawlers>,
+    challenge: Option<Challenge>,
 }
+
+/// Where browsers show that they are: a POST to this path, with the proof as its query, of a name that asks for it.
+pub const PROOF_PATH: &str = "/.well-known/hosting-browser";
 
 #[derive(Debug)]
 struct Access {
@@ -63,6 +75,8 @@ pub struct Asked<'a> {
     pub path: &'a str,
     /// The method is GET or HEAD, with which a client may go elsewhere without a thought.
     pub is_read: bool,
+    /// The method is POST.
+    pub is_post: bool,
     /// The connection to the client is TLS.
     pub tls: bool,
     /// The client.
@@ -71,6 +85,10 @@ pub struct Asked<'a> {
     pub head: usize,
     /// Bytes of the body, if the client said.
     pub body: Option<u64>,
+    /// The crawler that it is of. Need not be known where no policy [`asks`](Policies::asks_for_crawlers).
+    pub crawler: Option<&'a Crawler>,
+    /// The client showed that it is a browser. Need not be known where there is no [`challenge`](Policies::challenge).
+    pub is_shown: bool,
 }
 
 /// What a policy asks of the edge.
@@ -86,6 +104,9 @@ pub trait Circumstances {
 
     /// The time.
     fn now(&self) -> Nanos;
+
+    /// How many edges of the cluster are in service.
+    fn edges(&self) -> u32;
 }
 
 /// Why a request goes no further.
@@ -108,6 +129,14 @@ pub enum Ruling {
         /// An absolute URL.
         location: String,
     },
+    /// The crawler is not let in.
+    Crawler,
+    /// The crawler has spent its budget; there is room for another request after so many seconds.
+    CrawlerBudget(u32),
+    /// The client has to show first that it is a browser. With the seconds after which it need not, if there are such.
+    Challenge(Option<u32>),
+    /// The client shows that it is a browser.
+    Proof,
 }
 
 impl Policy {
@@ -143,6 +172,8 @@ impl Policy {
             }),
             compression: policy.compression,
             cache: policy.cache.clone(),
+            crawlers: policy.crawlers.as_ref().map(Crawlers::new),
+            challenge: policy.challenge.as_ref().map(Challenge::new),
         }
     }
 
@@ -167,6 +198,8 @@ impl Policy {
         say("maintenance", self.maintenance.as_ref().map(|maintenance| maintenance.enabled.to_string()));
         say("compression", self.compression.map(|is_on| is_on.to_string()));
         say("cache", self.cache.as_ref().map(|cache| cache.enabled.to_string()));
+        say("crawlers", self.crawlers.as_ref().map(|crawlers| crawlers.len().to_string()));
+        say("challenge", self.challenge.as_ref().map(|challenge| challenge.said().to_owned()));
         said
     }
 }
@@ -227,6 +260,30 @@ impl Policies {
         self.pick(|policy| policy.cache.as_ref()).filter(|cache| cache.enabled)
     }
 
+    /// Whether it matters which crawler a request is of.
+    #[must_use]
+    pub fn asks_for_crawlers(&self) -> bool {
+        !self.is_empty()
+            && (self.pick(|policy| policy.crawlers.as_ref()).is_some() || self.asking().is_some())
+    }
+
+    /// What clients may have to do before the site sees them; `None`: nothing.
+    #[must_use]
+    pub fn challenge(&self) -> Option<Work> {
+        self.asking().map(|challenge| challenge.work)
+    }
+
+    /// Whether passes of browsers may come with requests, which are the business of nobody behind the edge. They do for a while after a challenge was
+    /// switched off.
+    #[must_use]
+    pub fn knows_passes(&self) -> bool {
+        !self.is_empty() && self.pick(|policy| policy.challenge.as_ref()).is_some()
+    }
+
+    fn asking(&self) -> Option<&Challenge> {
+        self.pick(|policy| policy.challenge.as_ref()).filter(|challenge| !challenge.is_off)
+    }
+
     /// The most bytes that a body may have.
     #[must_use]
     pub fn max_body(&self) -> Option<u64> {
@@ -240,9 +297,53 @@ impl Policies {
             return None;
         }
         self.refuse(asked)
+            .or_else(|| self.prove(asked))
+            .or_else(|| self.judge_crawler(asked, around))
             .or_else(|| self.count(asked, tenant, around))
             .or_else(|| self.lead_elsewhere(asked, around))
+            .or_else(|| self.challenge_all(asked))
             .or_else(|| self.measure(asked))
+    }
+
+    /// The challenge that a request would have to pass; `None`: there is none, or it passed it, or it need not.
+    fn unpassed(&self, asked: &Asked<'_>) -> Option<&Challenge> {
+        let challenge = self.asking().filter(|_| !asked.is_shown)?;
+        let is_verified = asked.crawler.is_some_and(|crawler| crawler.proof == Proof::Verified);
+        (!is_verified && !challenge.exempts(asked.path, asked.address)).then_some(challenge)
+    }
+
+    fn prove(&self, asked: &Asked<'_>) -> Option<Ruling> {
+        let is_there = asked.path.split('?').next() == Some(PROOF_PATH);
+        (is_there && asked.is_post && self.asking().is_some()).then_some(Ruling::Proof)
+    }
+
+    fn judge_crawler(&self, asked: &Asked<'_>, around: &impl Circumstances) -> Option<Ruling> {
+        let crawler = asked.crawler?;
+        let is_impostor = crawler.proof == Proof::Impostor;
+        let word = self.pick(|policy| policy.crawlers.as_ref()).and_then(|rules| rules.word_on(crawler));
+        let Some((action, whose)) = word else {
+            return self.unpassed(asked).filter(|_| is_impostor).map(|_| Ruling::Challenge(None));
+        };
+        let refused = match action {
+            Action::Allow => None,
+            Action::Deny => Some(Ruling::Crawler),
+            Action::PerMinute(per_minute) => {
+                let budget = Budget { per_minute, edges: around.edges() };
+                let who = (whose, is_impostor);
+                let after = around.rates().spend(name_of(asked), who, budget, around.now());
+                after.map(Ruling::CrawlerBudget)
+            }
+        }?;
+        // A person whose browser has such a name can show that it is one.
+        if is_impostor && self.asking().is_some() && asked.is_shown {
+            return None;
+        }
+        let may_show = is_impostor && self.unpassed(asked).is_some();
+        Some(if may_show { Ruling::Challenge(None) } else { refused })
+    }
+
+    fn challenge_all(&self, asked: &Asked<'_>) -> Option<Ruling> {
+        self.unpassed(asked).filter(|challenge| challenge.asks_all).map(|_| Ruling::Challenge(None))
     }
 
     fn refuse(&self, asked: &Asked<'_>) -> Option<Ruling> {
@@ -258,24 +359,24 @@ impl Policies {
         (!is_served).then_some(Ruling::Maintenance(maintenance.retry_after))
     }
 
+    /// Browsers that showed that they are some have each limit once more, for themselves: they are not held up by those that did not.
     fn count(&self, asked: &Asked<'_>, tenant: &str, around: &impl Circumstances) -> Option<Ruling> {
-        let name = match asked.host.split_once('.').filter(|_| asked.is_below) {
-            Some((_, above)) => Scope::Below(above),
-            None => Scope::Name(asked.host),
-        };
-        let own = self.own.iter().map(|policy| (policy, name));
+        let own = self.own.iter().map(|policy| (policy, name_of(asked)));
         let brand = self.brand.iter().map(|policy| (policy, Scope::OfBrand(tenant)));
         let tenant = self.tenant.iter().map(|policy| (policy, Scope::Tenant(tenant)));
-        own.chain(tenant).chain(brand).filter(|(policy, _)| !policy.limits.is_empty()).find_map(
-            |(policy, scope)| {
-                let (now, rates) = (around.now(), around.rates());
-                policy
-                    .limits
-                    .iter()
-                    .find_map(|limit| rates.take(scope, limit, asked.address, now))
-                    .map(Ruling::TooMany)
-            },
-        )
+        let mut limited =
+            own.chain(tenant).chain(brand).filter(|(policy, _)| !policy.limits.is_empty()).peekable();
+        limited.peek()?;
+        let is_shown = asked.is_shown && self.asking().is_some();
+        let after = limited.find_map(|(policy, scope)| {
+            let (now, rates) = (around.now(), around.rates());
+            let scope = if is_shown { Scope::Shown(&scope) } else { scope };
+            policy.limits.iter().find_map(|limit| rates.take(scope, limit, asked.address, now))
+        })?;
+        Some(match self.unpassed(asked) {
+            Some(_) => Ruling::Challenge(Some(after)),
+            None => Ruling::TooMany(after),
+        })
     }
 
     fn measure(&self, asked: &Asked<'_>) -> Option<Ruling> {
@@ -312,5 +413,15 @@ impl Policies {
     }
 }
 
+/// Whose requests those for this host are counted with: all names that a wildcard stands for are one.
+fn name_of<'a>(asked: &Asked<'a>) -> Scope<'a> {
+    match asked.host.split_once('.').filter(|_| asked.is_below) {
+        Some((_, above)) => Scope::Below(above),
+        None => Scope::Name(asked.host),
+    }
+}
+
+#[cfg(test)]
+mod crawler_tests;
 #[cfg(test)]
 mod tests;

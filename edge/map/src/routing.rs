@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ahash::RandomState;
 use arc_swap::ArcSwap;
@@ -81,6 +81,8 @@ pub struct Routing {
     shards: ArcSwap<Vec<Arc<Shard>>>,
     /// Clients may speak no TLS before 1.3.
     tls13_only: AtomicBool,
+    /// Edges of the cluster that are in service.
+    edges: AtomicU32,
 }
 
 impl Routing {
@@ -92,6 +94,7 @@ impl Routing {
             routes: Routes::new(buckets),
             shards: ArcSwap::default(),
             tls13_only: AtomicBool::new(false),
+            edges: AtomicU32::new(1),
         });
         let writer = Writer {
             routing: Arc::clone(&routing),
@@ -111,6 +114,12 @@ impl Routing {
     #[must_use]
     pub fn tls13_only(&self) -> bool {
         self.tls13_only.load(Ordering::Relaxed)
+    }
+
+    /// How many edges of the cluster are in service, this one among them; at least 1.
+    #[must_use]
+    pub fn edges(&self) -> u32 {
+        self.edges.load(Ordering::Relaxed)
     }
 
     /// What there is of a host as [`crate::parse_host`] spells it.
@@ -309,6 +318,7 @@ impl Writer {
                 EdgeIntent::EdgeSettings(settings) => {
                     let only = settings.tls_minimum_version() == message::TlsVersion::TlsVersion13;
                     self.routing.tls13_only.store(only, Ordering::Relaxed);
+                    self.routing.edges.store(settings.edges_in_service.max(1), Ordering::Relaxed);
                 }
                 EdgeIntent::Route(route) => {
                     let place = self.routing.routes.place(&item.key.name);
@@ -373,7 +383,10 @@ impl Writer {
                         self.has_new_pools = true;
                     }
                 }
-                Some(EdgeKind::EdgeSettings) => self.routing.tls13_only.store(false, Ordering::Relaxed),
+                Some(EdgeKind::EdgeSettings) => {
+                    self.routing.tls13_only.store(false, Ordering::Relaxed);
+                    self.routing.edges.store(1, Ordering::Relaxed);
+                }
                 Some(
                     EdgeKind::Route
                     | EdgeKind::TrustRoots

@@ -4,6 +4,7 @@
 mod access_log;
 mod balancing;
 mod brand;
+mod browser_check;
 mod cache;
 mod cache_purge;
 mod cache_site;
@@ -11,6 +12,7 @@ mod challenges;
 mod client_address;
 mod compression;
 mod conformance;
+mod crawlers;
 mod feed;
 mod harness;
 mod http2;

@@ -19,7 +19,7 @@ use crate::harness::{Edge, audience, one_site, pool, route, tenant, upsert};
 use crate::tenant_certificates::{key, share};
 
 /// The keys of a cluster's tickets, each with when it begins.
-fn ticket_keys(keys: &[(u8, i64)]) -> (Item, EdgeIntent) {
+pub(crate) fn ticket_keys(keys: &[(u8, i64)]) -> (Item, EdgeIntent) {
     let at = Key::new(Kind::TicketKeys, "tickets");
     let one = |(number, begins): &(u8, i64)| {
         let name = [*number; 16];

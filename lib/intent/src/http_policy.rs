@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 
 use crate::message as m;
-use crate::{cache, name};
+use crate::{cache, challenge, crawlers, name};
 
 /// Redirects of one host name.
 pub const MAX_REDIRECTS: usize = 200;
@@ -183,7 +183,13 @@ pub(crate) fn check(policy: &m::HttpPolicy, of_tenant: bool) -> Result<(), (&'st
         between("http.maintenance.retry_after_seconds", maintenance.retry_after_seconds, 1, MAX_RETRY_AFTER)?;
         networks("http.maintenance.allow", &maintenance.allow, &mut HashSet::new())?;
     }
-    policy.cache.as_ref().map_or(Ok(()), cache::check_policy)
+    policy.cache.as_ref().map_or(Ok(()), cache::check_policy)?;
+    policy.crawlers.as_ref().map_or(Ok(()), crawlers::check_policy)?;
+    if let Some(policy) = &policy.challenge {
+        challenge::check_policy(policy)?;
+        networks("http.challenge.exempt_networks", &policy.exempt_networks, &mut HashSet::new())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -274,13 +280,20 @@ mod tests {
                 max_object_bytes: 1,
                 ..m::CachePolicy::default()
             }),
+            crawlers: Some(m::CrawlerPolicy::default()),
+            challenge: Some(m::ChallengePolicy {
+                difficulty: 8,
+                pass_seconds: 60,
+                exempt_networks: vec!["192.0.2.0/24".into()],
+                ..m::ChallengePolicy::default()
+            }),
         };
         assert_eq!(check(&whole, false), Ok(()));
         assert!(check(&whole, true).is_err(), "a tenant leads no name anywhere");
         let of_tenant =
             m::HttpPolicy { canonical_host: String::new(), redirects: Vec::new(), ..whole.clone() };
         assert_eq!(check(&of_tenant, true), Ok(()));
-        let changes: [fn(&mut m::HttpPolicy); 18] = [
+        let changes: [fn(&mut m::HttpPolicy); 21] = [
             |policy| policy.canonical_host = "WWW.example.com".into(),
             |policy| policy.hsts = Some(m::Hsts { max_age_seconds: u32::MAX, ..m::Hsts::default() }),
             |policy| policy.redirects.push(redirect("/old", "/other", 301)),
@@ -301,6 +314,11 @@ mod tests {
             |policy| policy.max_header_bytes = Some(0),
             |policy| policy.maintenance = Some(m::Maintenance::default()),
             |policy| policy.cache = Some(m::CachePolicy::default()),
+            |policy| policy.crawlers = Some(m::CrawlerPolicy { rules: vec![m::CrawlerRule::default()] }),
+            |policy| policy.challenge = Some(m::ChallengePolicy::default()),
+            |policy| {
+                policy.challenge.iter_mut().for_each(|one| one.exempt_networks = vec!["192.0.2.1".into()]);
+            },
         ];
         for (n, change) in changes.iter().enumerate() {
             let mut policy = whole.clone();

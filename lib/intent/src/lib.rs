@@ -7,6 +7,8 @@
 
 mod audience;
 pub mod cache;
+pub mod challenge;
+pub mod crawlers;
 mod digest;
 pub mod edge_key;
 pub mod env;

@@ -7,6 +7,8 @@ use hosting_intent::{cache as cache_rules, http_policy as rules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::challenge::Challenge;
+use crate::crawlers::Crawlers;
 use crate::faults::Faults;
 use crate::{SpecError, check};
 
@@ -50,6 +52,12 @@ pub struct HttpPolicy {
     /// Requests get 503 and a page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
+    /// What is done with the requests of search engines, AI crawlers and the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crawlers: Option<Crawlers>,
+    /// Who has to show that it is a browser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<Challenge>,
 }
 
 /// What browsers are told of HTTPS.
@@ -288,6 +296,9 @@ impl HttpPolicy {
             };
             parts.push(format!("at most {requests} requests in {seconds} s for {whose}, on each edge"));
         }
+        parts.extend(both().find_map(|policy| policy.crawlers.as_ref()).and_then(Crawlers::summary));
+        let challenge = both().find_map(|policy| policy.challenge.as_ref()).and_then(Challenge::summary);
+        parts.extend(challenge.map(str::to_owned));
         if let Some(host) = own.and_then(|policy| policy.canonical_host.as_deref()) {
             parts.push(format!("all requests are led to {host}"));
         }
@@ -363,6 +374,12 @@ impl HttpPolicy {
         }
         if let Some(cache) = &mut self.cache {
             faults.note(cache.check());
+        }
+        if let Some(crawlers) = &self.crawlers {
+            faults.note(crawlers.check());
+        }
+        if let Some(challenge) = &mut self.challenge {
+            faults.note(challenge.check());
         }
         faults.end()
     }
@@ -483,6 +500,8 @@ mod tests {
                 "ignored_query": ["*x"],
                 "max_object_bytes": 0,
             },
+            "crawlers": {"rules": [{"action": "deny"}]},
+            "challenge": {"mode": "all", "difficulty": 30},
         }));
         let wanted = [
             "http.canonical_host",
@@ -504,6 +523,8 @@ mod tests {
             "http.cache.bypass_cookies[1]",
             "http.cache.ignored_query[0]",
             "http.cache.max_object_bytes",
+            "http.crawlers.rules[0]",
+            "http.challenge.difficulty",
         ];
         assert_eq!(found, wanted);
     }
@@ -542,10 +563,13 @@ mod tests {
             "https_redirect": true,
             "maintenance": {"enabled": true, "allow": ["192.0.2.1"]},
             "rate_limits": [{"requests": 5, "seconds": 1}],
+            "crawlers": {"rules": [{"class": "seo", "action": "deny"}]},
+            "challenge": {"mode": "suspicious"},
         }));
         let said = HttpPolicy::summary(Some(&own), [tenant.as_ref(), None]).unwrap();
         let wanted = "at rest: all requests but those from one network get 503 (maintenance); \
-                      at most 5 requests in 1 s for each address, on each edge; all requests are led to www.example.com";
+                      at most 5 requests in 1 s for each address, on each edge; one rule for crawlers; \
+                      who is suspicious has to show that it is a browser; all requests are led to www.example.com";
         assert_eq!(said, (false, wanted.to_owned()));
         assert_eq!(HttpPolicy::summary(None, [None; 2]), None);
         assert!(own.leads_away() && !tenant.unwrap().leads_away());

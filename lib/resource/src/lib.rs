@@ -10,7 +10,9 @@
 pub mod audit_chain;
 pub mod audit_head;
 pub mod brand_pages;
+pub mod challenge;
 mod check;
+pub mod crawlers;
 mod definition;
 pub mod difference;
 pub mod document;

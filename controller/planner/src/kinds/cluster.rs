@@ -9,11 +9,12 @@ use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::cluster::{ClusterTicketKey, TlsMinimum};
 use hosting_resource::{Doc, Document, Kind};
+use prost::Message;
 
 pub use self::ticket_keys::{FreshTicketKey, rotate_ticket_keys};
 use super::{Changed, Facts, Planned, brand};
 use crate::unit::{Aspect, By, Pages};
-use crate::{DesiredIntent, PlanError, SealFor, Unit, World, read};
+use crate::{DesiredIntent, PlanError, SealFor, Unit, World, placement, read};
 
 /// All clusters' address sets.
 pub(crate) const CLUSTERS: Pages =
@@ -44,6 +45,7 @@ impl Planned for Cluster {
                 TlsMinimum::Tls12 => m::TlsVersion::TlsVersion12 as i32,
                 TlsMinimum::Tls13 => m::TlsVersion::TlsVersion13 as i32,
             },
+            edges_in_service: edges_in_service(cluster, world).await?,
         };
         let audience = Audience::edge(&cluster.id)?;
         let tickets = ticket_keys(cluster, &audience, world).await?;
@@ -55,6 +57,20 @@ impl Planned for Cluster {
             .chain(tickets)
             .collect())
     }
+}
+
+/// Over how many edges a budget of the cluster is shared out. When the last one goes silent the controller may be the one that is cut off: the
+/// number stays what it was.
+async fn edges_in_service(cluster: &Doc<Cluster>, world: &mut dyn World) -> Result<u32, PlanError> {
+    let edges = read::edges_of(world, &cluster.id).await?;
+    let count = edges.iter().filter(|edge| placement::serves(edge)).count();
+    if count > 0 {
+        return Ok(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+    let rows = world.owned(&Unit::Of(Cluster::KIND, cluster.id.clone()).owner()).await?;
+    let settings = rows.iter().find(|row| row.key.known_kind() == Some(IntentKind::EdgeSettings));
+    let before = settings.and_then(|row| m::EdgeSettings::decode(row.value.clone()).ok());
+    Ok(before.map_or(0, |settings| settings.edges_in_service))
 }
 
 /// What the edges seal session tickets with, sealed for them.

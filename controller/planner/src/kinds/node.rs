@@ -1,15 +1,16 @@
-//! A machine: its places in shards.
+//! A machine: its places in shards, and whether it is among the edges in service.
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use hosting_intent::Role;
 pub(crate) use hosting_resource::kinds::node::Node;
 use hosting_resource::kinds::node::NodeShard;
 use hosting_resource::{Doc, Kind};
 
 use super::{Changed, Facts, Planned, Undo, tenant};
 use crate::plan::Plan;
-use crate::{PlanError, Unit, Walk, node_audiences, read, readers};
+use crate::{PlanError, Unit, Walk, node_audiences, placement, read, readers, roles};
 
 #[async_trait]
 impl Planned for Node {
@@ -30,6 +31,15 @@ impl Planned for Node {
         let audiences = |node: Option<&Doc<Self>>| node.map(node_audiences).unwrap_or_default();
         let (before, after) = (audiences(change.before), audiences(change.after));
         units.extend(before.symmetric_difference(&after).cloned().map(Unit::Audience));
+        // The cluster whose edges in service it is among.
+        let edge_of = |node: Option<&Doc<Self>>| -> Option<String> {
+            let node = node.filter(|node| placement::serves(node))?;
+            node.parent.clone().filter(|_| roles(node).any(|role| role == Role::Lb))
+        };
+        let (before, after) = (edge_of(change.before), edge_of(change.after));
+        if before != after {
+            units.extend([before, after].into_iter().flatten().map(|id| Unit::Of(Kind::Cluster, id)));
+        }
         if change.after.is_none() {
             // Everything that this node was told, whichever shard it came from.
             let (of, after, cause) = (node.id.clone(), String::new(), change.cause);

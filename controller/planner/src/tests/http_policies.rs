@@ -3,13 +3,17 @@
 use hosting_resource::purge::Purged;
 
 use super::*;
-use crate::{purge_cache, suspend};
+use crate::{purge_cache, set_in_service, suspend};
 
 fn state(lab: &Lab, tenant: &Resource) -> m::TenantState {
     match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::TenantState, &tenant.id) {
         Some(Intent::TenantState(state)) => state,
         other => panic!("{other:?}"),
     }
+}
+
+fn action(verdict: m::CrawlerVerdict, per_minute: u32) -> Option<m::CrawlerAction> {
+    Some(m::CrawlerAction { verdict: verdict as i32, per_minute })
 }
 
 fn policy(lab: &Lab, tenant: &Resource) -> Option<m::HttpPolicy> {
@@ -65,7 +69,12 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
         "compression": true,
         "cache": {"enabled": true, "default_ttl_seconds": 1, "max_ttl_seconds": 2,
             "stale_while_revalidate_seconds": 3, "stale_if_error_seconds": 4,
-            "bypass_cookies": ["a"], "ignored_query": ["b"], "max_object_bytes": 5}}});
+            "bypass_cookies": ["a"], "ignored_query": ["b"], "max_object_bytes": 5},
+        "crawlers": {"rules": [
+            {"agent": "a", "action": "allow", "impostors": {"per_minute": 3}},
+            {"class": "seo", "action": {"per_minute": 4}}]},
+        "challenge": {"mode": "suspicious", "exempt_paths": ["/api/"], "exempt_networks": ["192.0.2.3"],
+            "difficulty": 9, "pass_seconds": 61}}});
     lab.put(&fqdn.id, body).await.unwrap();
     let http = lab.route("www.example.com").unwrap().http.unwrap();
     let wanted = m::HttpPolicy {
@@ -88,6 +97,27 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
             bypass_cookies: vec!["a".into()],
             ignored_query: vec!["b".into()],
             max_object_bytes: 5,
+        }),
+        crawlers: Some(m::CrawlerPolicy {
+            rules: vec![
+                m::CrawlerRule {
+                    of: Some(m::crawler_rule::Of::Agent("a".into())),
+                    action: action(m::CrawlerVerdict::Allow, 0),
+                    impostors: action(m::CrawlerVerdict::Limit, 3),
+                },
+                m::CrawlerRule {
+                    of: Some(m::crawler_rule::Of::Class(m::CrawlerClass::Seo as i32)),
+                    action: action(m::CrawlerVerdict::Limit, 4),
+                    impostors: action(m::CrawlerVerdict::Deny, 0),
+                },
+            ],
+        }),
+        challenge: Some(m::ChallengePolicy {
+            mode: m::ChallengeMode::Suspicious as i32,
+            exempt_paths: vec!["/api/".into()],
+            exempt_networks: vec!["192.0.2.3/32".into()],
+            difficulty: 9,
+            pass_seconds: 61,
         }),
     };
     assert_eq!(http, wanted);
@@ -184,5 +214,53 @@ async fn canonical_hosts_do_not_lead_on() {
     lab.put(&theirs.id, leads("secret.test")).await.unwrap();
     lab.put(&shop.id, leads("www.stranger.test")).await.unwrap();
     lab.settle().await;
+    lab.assert_planned().await;
+}
+
+/// How many edges the cluster's are told that there are in service.
+fn edges_told(lab: &Lab) -> u32 {
+    match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::EdgeSettings, "settings") {
+        Some(Intent::EdgeSettings(settings)) => settings.edges_in_service,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn edges_are_told_how_many_of_them_are_in_service() {
+    let mut lab = Lab::new().await;
+    lab.drain().await;
+    let before = edges_told(&lab);
+    assert_eq!(before, 1);
+    lab.node("edge-x", &["lb"], false, "192.0.2.81").await;
+    lab.node("edge-y", &["lb", "web"], true, "192.0.2.82").await;
+    assert_eq!(edges_told(&lab), before + 2);
+    lab.assert_planned().await;
+    // Its share goes to the others while it is silent, and comes back with it.
+    for (in_service, then) in [(false, before + 1), (true, before + 2)] {
+        let turned = set_in_service(&mut lab.store, "edge-x", in_service).await;
+        assert!(lab.end(turned).unwrap());
+        assert_eq!(edges_told(&lab), then);
+        lab.assert_planned().await;
+    }
+    // One that is no edge any more, and one that is gone.
+    lab.put("edge-y", json!({"roles": ["web"]})).await.unwrap();
+    assert_eq!(edges_told(&lab), before + 1);
+    lab.delete("edge-x").await.unwrap();
+    assert_eq!(edges_told(&lab), before);
+    lab.drain().await;
+    lab.assert_planned().await;
+}
+
+#[tokio::test]
+async fn when_all_edges_are_silent_each_keeps_its_share() {
+    let mut lab = Lab::new().await;
+    lab.node("edge-x", &["lb"], false, "192.0.2.81").await;
+    lab.drain().await;
+    assert_eq!(edges_told(&lab), 2);
+    for edge in ["edge1", "edge-x"] {
+        let turned = set_in_service(&mut lab.store, edge, false).await;
+        assert!(lab.end(turned).unwrap());
+    }
+    assert_eq!(edges_told(&lab), 1, "the last word: the one that fell silent last");
     lab.assert_planned().await;
 }

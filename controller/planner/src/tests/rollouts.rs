@@ -84,6 +84,18 @@ async fn that_a_node_goes_silent_is_for_all_at_once() {
 }
 
 #[tokio::test]
+async fn that_an_edge_comes_or_goes_is_for_all_at_once() {
+    let mut lab = lab().await;
+    lab.node("edge2", &["lb"], false, "192.0.2.2").await;
+    for (node, in_service) in [("edge2", false), ("edge2", true)] {
+        let done = set_in_service(&mut lab.store, node, in_service).await;
+        assert!(lab.end(done).unwrap());
+    }
+    lab.delete("edge2").await.unwrap();
+    assert_eq!(lab.rollouts(), NONE, "budgets are shared out by it");
+}
+
+#[tokio::test]
 async fn a_walk_over_tenants_is_of_the_rollout_that_it_was_begun_with() {
     let mut lab = lab().await;
     lab.sites(12).await;

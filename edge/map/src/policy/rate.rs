@@ -50,6 +50,25 @@ pub(super) enum Scope<'a> {
     Tenant(&'a str),
     /// The same, as the tenant's brand counts them.
     OfBrand(&'a str),
+    /// Of another scope, those of clients that showed that they are browsers.
+    Shown(&'a Scope<'a>),
+}
+
+/// A budget of a minute that all edges of a cluster have together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    pub(super) per_minute: u32,
+    /// The edges that share it.
+    pub(super) edges: u32,
+}
+
+impl Budget {
+    /// What this edge has of it. A share of less than one request a minute is one in so many minutes.
+    fn share(self) -> Limit {
+        let minute = 60 * SECOND;
+        let interval = (minute * Nanos::from(self.edges.max(1)) / Nanos::from(self.per_minute.max(1))).max(1);
+        Limit { interval, room: interval.max(minute), per: m::RatePer::Unspecified }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,7 +90,17 @@ pub struct Rates {
 impl Rates {
     /// Counts a request; if it is one too many, the seconds after which there is room for one.
     pub(super) fn take(&self, scope: Scope<'_>, limit: &Limit, address: IpAddr, now: Nanos) -> Option<u32> {
-        let key = self.key(scope, limit, address);
+        self.take_at(self.key(scope, limit, address), limit, now)
+    }
+
+    /// Counts a request of whoever has this budget for the names of `scope`; if it is one too many, the seconds after which there is room for
+    /// one. What was counted stays when the number of edges changes.
+    pub(super) fn spend(&self, scope: Scope<'_>, who: impl Hash, budget: Budget, now: Nanos) -> Option<u32> {
+        let key = self.hasher.hash_one((scope, who)).max(1);
+        self.take_at(key, &budget.share(), now)
+    }
+
+    fn take_at(&self, key: u64, limit: &Limit, now: Nanos) -> Option<u32> {
         let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
         let set = sets.get(usize::try_from(key % SETS as u64).unwrap_or_default())?;
         let mut places = set.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,6 +216,38 @@ mod tests {
             assert_eq!(take(from, SECOND), None);
         }
         assert!(take(greedy, SECOND).is_some());
+    }
+
+    #[test]
+    fn edges_that_share_a_budget_have_no_more_than_it_together() {
+        // Requests that pass in ten minutes at so many edges, each of which is asked four times a second.
+        let passed = |per_minute, edges| {
+            let each: Vec<Rates> = (0..edges).map(|_| Rates::default()).collect();
+            let asked = (0..2_400).flat_map(|quarter| each.iter().map(move |rates| (quarter, rates)));
+            let budget = Budget { per_minute, edges };
+            let spends = |(quarter, rates): (u64, &Rates)| {
+                rates.spend(Scope::Name("a"), "bot", budget, (4_000 + quarter) * SECOND / 4)
+            };
+            asked.filter(|asked| spends(*asked).is_none()).count()
+        };
+        // A minute's worth at once, and ten minutes' after that; of a share below one a minute, one each at once.
+        assert_eq!((passed(60, 1), passed(60, 3)), (659, 657));
+        assert_eq!((passed(1, 1), passed(1, 5)), (10, 10));
+        assert_eq!(passed(1, 20), 20);
+    }
+
+    #[test]
+    fn what_was_spent_stays_spent_when_edges_come_and_go() {
+        let rates = Rates::default();
+        let spend = |edges, second| {
+            rates.spend(Scope::Name("a"), 1, Budget { per_minute: 2, edges }, second * SECOND)
+        };
+        assert_eq!((spend(1, 100), spend(1, 100)), (None, None));
+        assert_eq!(spend(2, 100), Some(60), "another edge came");
+        assert_eq!(spend(1, 100), Some(30), "and went");
+        assert_eq!(spend(1, 130), None);
+        assert_eq!(rates.spend(Scope::Name("a"), 2, Budget { per_minute: 2, edges: 1 }, 130 * SECOND), None);
+        assert_eq!(rates.spend(Scope::Name("b"), 1, Budget { per_minute: 2, edges: 1 }, 130 * SECOND), None);
     }
 
     #[test]

@@ -1,10 +1,16 @@
 use super::*;
 
 /// Certificates for `tls.example` and `www.tls.example` alone, HTTPS at port 8443.
-#[derive(Default)]
-struct Around {
-    rates: Rates,
-    now: Nanos,
+pub(super) struct Around {
+    pub(super) rates: Rates,
+    pub(super) now: Nanos,
+    pub(super) edges: u32,
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self { rates: Rates::default(), now: 0, edges: 1 }
+    }
 }
 
 impl Circumstances for Around {
@@ -23,23 +29,30 @@ impl Circumstances for Around {
     fn now(&self) -> Nanos {
         self.now
     }
+
+    fn edges(&self) -> u32 {
+        self.edges
+    }
 }
 
-fn asked<'a>(host: &'a str, path: &'a str) -> Asked<'a> {
+pub(super) fn asked<'a>(host: &'a str, path: &'a str) -> Asked<'a> {
     Asked {
         host,
         is_below: false,
         port: "",
         path,
         is_read: true,
+        is_post: false,
         tls: false,
         address: [192, 0, 2, 1].into(),
         head: 100,
         body: None,
+        crawler: None,
+        is_shown: false,
     }
 }
 
-fn policies(own: Option<m::HttpPolicy>, tenant: Option<m::HttpPolicy>) -> Policies {
+pub(super) fn policies(own: Option<m::HttpPolicy>, tenant: Option<m::HttpPolicy>) -> Policies {
     let read = |policy: Option<m::HttpPolicy>| policy.map(|policy| Arc::new(Policy::new(&policy)));
     Policies { own: read(own), tenant: read(tenant), brand: None }
 }
@@ -142,7 +155,7 @@ fn what_is_too_large_is_refused() {
     assert_eq!(rule(policy(), &Asked { head: 101, ..plain }), Some(Ruling::HeadTooLarge));
 }
 
-fn limited(requests: u32) -> m::HttpPolicy {
+pub(super) fn limited(requests: u32) -> m::HttpPolicy {
     let limit = m::RateLimit { requests, seconds: 60, per: m::RatePer::Address as i32 };
     m::HttpPolicy { rate_limits: vec![limit], ..m::HttpPolicy::default() }
 }
@@ -198,6 +211,11 @@ fn what_is_said_can_be_shown() {
     let own = m::HttpPolicy {
         maintenance: Some(m::Maintenance { enabled: true, retry_after_seconds: 1, allow: Vec::new() }),
         access: Some(m::Access { allow: vec!["10.0.0.0/8".into()], deny: vec!["::/0".into()] }),
+        crawlers: Some(m::CrawlerPolicy::default()),
+        challenge: Some(m::ChallengePolicy {
+            mode: m::ChallengeMode::All as i32,
+            ..m::ChallengePolicy::default()
+        }),
         ..to_https()
     };
     let [own, tenant, brand] = policies(Some(own), Some(limited(1))).said();
@@ -205,7 +223,7 @@ fn what_is_said_can_be_shown() {
     let shown = |said: Vec<(&'static str, String)>| {
         said.into_iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(shown(own), "https_redirect=true access_networks=2 maintenance=true");
+    assert_eq!(shown(own), "https_redirect=true access_networks=2 maintenance=true crawlers=0 challenge=all");
     assert_eq!(shown(tenant), "rate_limits=1");
 }
 
