@@ -69,6 +69,8 @@ impl Answering<'_> {
         let answer = page.answer(accept, About { brand: brand.as_deref(), host: &host, mark: &mark });
         let mut head = answer.head(request.is_some_and(Request::is_head));
         head.fields.extend(course.hsts().map(|hsts| (STRICT_TRANSPORT_SECURITY, hsts)));
+        let challenge = course.challenge.as_deref().filter(|_| page == Page::Unauthorized);
+        head.fields.extend(challenge.map(|challenge| (&b"www-authenticate"[..], challenge.as_bytes())));
         let map = course.map(None);
         head.fields.extend(map.as_deref().map(|map| (EDGE_MAP.as_bytes(), map.as_bytes())));
         let mut passed = Moved::default();

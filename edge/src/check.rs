@@ -9,6 +9,7 @@ use anyhow::Context;
 use hosting_scaffold::role::runtime;
 
 use crate::certs::DevCa;
+use crate::countries;
 use crate::crawlers;
 use crate::listeners::{Bound, Place, Purpose};
 use crate::settings::Settings;
@@ -46,6 +47,9 @@ pub fn check(settings: &Settings) -> anyhow::Result<()> {
             .append(true)
             .open(&file)
             .with_context(|| format!("access_log {}", file.display()))?;
+    }
+    if let Some(file) = settings.countries_file() {
+        countries::read(&file).with_context(|| format!("countries_file {}", file.display()))?;
     }
     Ok(())
 }

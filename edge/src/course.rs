@@ -45,6 +45,10 @@ pub(crate) struct Course {
     pub(crate) candidate: Option<Candidate>,
     pub(crate) upstream: Option<Duration>,
     pub(crate) passed: Moved,
+    /// The value of `WWW-Authenticate`, where the client is asked who it is.
+    pub(crate) challenge: Option<String>,
+    /// The site is not told what the client showed the edge.
+    pub(crate) hides_authorization: bool,
     /// What the cache did; empty: it was not asked.
     pub(crate) cache: &'static str,
 }

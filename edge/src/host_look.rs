@@ -4,9 +4,16 @@ use hosting_edge_map::{Host, Leads, Millis, Node, Routing, parse_host};
 use serde_json::{Map, Value, json};
 
 use crate::certs::CertStore;
+use crate::countries::Countries;
 
 /// What the table has of a host, and what would become of a request for it now. `None`: there is no route, or this is no host.
-pub(crate) fn look(routing: &Routing, certs: &CertStore, now: Millis, host: &str) -> Option<Value> {
+pub(crate) fn look(
+    routing: &Routing,
+    certs: &CertStore,
+    countries: &Countries,
+    now: Millis,
+    host: &str,
+) -> Option<Value> {
     let Ok(Host::Name(name)) = parse_host(host.as_bytes()) else { return None };
     let found = routing.resolve(&name)?;
     let fields = |said: Vec<(&'static str, String)>| -> Map<String, Value> {
@@ -40,6 +47,9 @@ pub(crate) fn look(routing: &Routing, certs: &CertStore, now: Millis, host: &str
     };
     if let (Value::Object(shown), Value::Object(leads)) = (&mut shown, leads) {
         shown.extend(leads);
+        if found.policies.asks_for_countries() {
+            shown.insert("countries".to_owned(), countries.said().into());
+        }
     }
     Some(shown)
 }

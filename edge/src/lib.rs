@@ -8,6 +8,7 @@
 
 mod access_log;
 mod answering;
+mod basic_auth;
 mod browser_check;
 mod caching;
 mod certs;
@@ -16,6 +17,7 @@ mod check;
 mod client_hello;
 mod compress;
 mod conn;
+mod countries;
 mod course;
 mod crawlers;
 mod exchange;

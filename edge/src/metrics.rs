@@ -152,6 +152,15 @@ pub struct Rulings {
     pub browser_shown: Counter,
     /// Did not, though it tried.
     pub browser_not_shown: Counter,
+    /// Without a name and a password, or with wrong ones.
+    pub unauthorized: Counter,
+}
+
+/// Passwords that were checked: those that were remembered are not among them.
+#[derive(Debug, Clone)]
+pub(crate) struct PasswordMetrics {
+    pub(crate) right: Counter,
+    pub(crate) wrong: Counter,
 }
 
 impl Rulings {
@@ -169,6 +178,7 @@ impl Rulings {
             browsers_only: of("browsers_only"),
             browser_shown: of("browser_shown"),
             browser_not_shown: of("browser_not_shown"),
+            unauthorized: of("unauthorized"),
         }
     }
 }
@@ -267,6 +277,11 @@ pub struct Metrics {
     pub rulings: Rulings,
     /// Crawlers.
     pub crawlers: CrawlerMetrics,
+    pub(crate) passwords: PasswordMetrics,
+    /// When the file of countries was made that is in use, in seconds since the Unix epoch; 0: there is none.
+    pub countries_built: Gauge,
+    /// Files of countries that could not be used.
+    pub countries_refused: Counter,
     /// Requests sent again, to another node or over another connection.
     pub retries: Counter,
     /// Answers over a shared connection that were not those of the request.
@@ -341,6 +356,8 @@ impl Metrics {
         let crawlers: Family<ClassOutcome, Counter> = Family::default();
         let compressions: Family<Outcome, Counter> = Family::default();
         let cached: Family<Outcome, Counter> = Family::default();
+        let passwords: Family<Outcome, Counter> = Family::default();
+        let password = |outcome| passwords.get_or_create(&Outcome { outcome }).clone();
         let compression = |outcome| compressions.get_or_create(&Outcome { outcome }).clone();
         let code = |code| requests.get_or_create(&Code { code }).clone();
         let handshake = |outcome| handshakes.get_or_create(&Outcome { outcome }).clone();
@@ -350,6 +367,9 @@ impl Metrics {
             upstream: Latency::default(),
             rulings: Rulings::new(&rulings),
             crawlers: CrawlerMetrics::new(&crawlers),
+            passwords: PasswordMetrics { right: password("right"), wrong: password("wrong") },
+            countries_built: Gauge::default(),
+            countries_refused: Counter::default(),
             retries: Counter::default(),
             foreign_answers: Counter::default(),
             proxy_headers_refused: Counter::default(),
@@ -403,6 +423,21 @@ impl Metrics {
                 "hosting_edge_crawlers_file_refused",
                 "1: crawlers_file cannot be used; what was known before it stays",
                 metrics.crawlers.file_refused.clone(),
+            );
+            registry.register(
+                "hosting_edge_password_checks",
+                "Passwords of basic authentication that were checked, by outcome; those remembered are not counted",
+                passwords,
+            );
+            registry.register(
+                "hosting_edge_countries_file_built_timestamp_seconds",
+                "When the countries_file in use was made; 0: none is in use, and no address has a known country",
+                metrics.countries_built.clone(),
+            );
+            registry.register(
+                "hosting_edge_countries_files_refused",
+                "Files put in the place of countries_file that could not be used",
+                metrics.countries_refused.clone(),
             );
             registry.register(
                 "hosting_edge_upstream_seconds",

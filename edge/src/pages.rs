@@ -56,6 +56,8 @@ pub(crate) enum Page {
     Crawler,
     /// No browser, or none that could show it by this request.
     BrowsersOnly,
+    /// A client that shows no name and password that its host lets in.
+    Unauthorized,
     /// A host at rest, with the seconds after which to come back.
     Maintenance(u32),
     /// A client, or a host, with too many requests, and the seconds after which there is room for another.
@@ -126,6 +128,9 @@ impl Page {
                 "browsers_only",
                 "This site answers browsers only right now. Please open its pages in one.",
             ),
+            Self::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "This site asks for a name and a password.")
+            }
             Self::Maintenance(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "maintenance",
@@ -176,6 +181,7 @@ impl Page {
             | Self::Forbidden
             | Self::Crawler
             | Self::BrowsersOnly
+            | Self::Unauthorized
             | Self::BodyTooLarge
             | Self::NotStored => None,
         }
@@ -376,6 +382,7 @@ mod tests {
             Page::Forbidden,
             Page::Crawler,
             Page::BrowsersOnly,
+            Page::Unauthorized,
             Page::Maintenance(1),
             Page::TooMany(1),
             Page::BodyTooLarge,

@@ -2,19 +2,29 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hosting_edge_http1::{Framing, Request};
-use hosting_edge_map::{Asked, Circumstances, Crawler, Found, Nanos, Policies, Rates, Routing, Ruling};
+use hosting_edge_map::{
+    Asked, Circumstances, Country, Crawler, Credentials, Found, Nanos, Policies, Rates, Routing, Ruling,
+};
 
+use crate::basic_auth::{PasswordChecks, Verdict};
 use crate::browser_check::{BrowserCheck, CheckAnswer, is_navigation};
 use crate::certs::CertStore;
+use crate::countries::Countries;
+use crate::course::Course;
 use crate::crawlers::CrawlerList;
-use crate::metrics::{CrawlerOutcome, Rulings};
+use crate::metrics::{CrawlerOutcome, Metrics, Rulings};
 use crate::pages::Page;
+use crate::server::threads;
 use crate::settings::Settings;
 use crate::visitor::Visitor;
+
+/// Shows who asks.
+pub(crate) const AUTHORIZATION: &[u8] = b"authorization";
 
 /// What the edge answers without a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +52,8 @@ pub(crate) struct PolicyContext {
     routing: Arc<Routing>,
     crawlers: Arc<CrawlerList>,
     check: BrowserCheck,
+    countries: Arc<Countries>,
+    passwords: PasswordChecks,
 }
 
 impl Circumstances for PolicyContext {
@@ -51,6 +63,10 @@ impl Circumstances for PolicyContext {
 
     fn https_port(&self) -> &str {
         &self.https_port
+    }
+
+    fn country(&self, address: IpAddr) -> Country {
+        self.countries.of(address)
     }
 
     fn rates(&self) -> &Rates {
@@ -71,14 +87,23 @@ impl PolicyContext {
         certs: Arc<CertStore>,
         routing: Arc<Routing>,
         settings: &Settings,
-        rulings: Rulings,
+        metrics: &Metrics,
         crawlers: Arc<CrawlerList>,
     ) -> Self {
         let https_port =
             settings.public_https_port().map(|port| format!(":{port}").into()).unwrap_or_default();
-        let check = BrowserCheck::new(Arc::clone(&certs));
-        let (rates, start) = (Rates::default(), Instant::now());
-        Self { certs, https_port, rates, start, rulings, routing, crawlers, check }
+        Self {
+            check: BrowserCheck::new(Arc::clone(&certs)),
+            certs,
+            https_port,
+            rates: Rates::default(),
+            start: Instant::now(),
+            rulings: metrics.rulings.clone(),
+            routing,
+            crawlers,
+            countries: Countries::load(settings.countries_file(), metrics.clone()),
+            passwords: PasswordChecks::new(threads(settings), metrics.passwords.clone()),
+        }
     }
 
     /// The crawler that a request is of, where its host's policies ask for that.
@@ -92,6 +117,55 @@ impl PolicyContext {
             return None;
         }
         self.crawlers.of(request.head().field(b"user-agent")?, visitor.ip)
+    }
+
+    pub(crate) const fn countries(&self) -> &Arc<Countries> {
+        &self.countries
+    }
+
+    /// What the client is told that must show who it is, and did not. Notes in the course whether the site sees what was shown.
+    pub(crate) async fn authenticate(
+        &self,
+        request: &Request,
+        visitor: &Visitor,
+        host: &str,
+        course: &mut Course,
+    ) -> Result<(), Page> {
+        let policies = course.policies.clone();
+        let Some(auth) = policies.basic_auth() else { return Ok(()) };
+        let mut fields = request.head().fields().filter(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION));
+        let shown = match (fields.next(), fields.next()) {
+            (Some((_, value)), None) => Credentials::read(value),
+            (None, _) | (Some(_), Some(_)) => None,
+        };
+        if !auth.asks(request.path()) {
+            // Browsers show on open paths too what they were asked for on others.
+            let is_ours = shown.is_some_and(|shown| auth.hash_of(shown.name()).is_some());
+            course.hides_authorization = is_ours && !auth.passes_on();
+            return Ok(());
+        }
+        let verdict = match &shown {
+            Some(shown) => {
+                let tenant = course.tenant.as_ref().map(|tenant| tenant.id()).unwrap_or_default();
+                let now = || self.now();
+                self.passwords.check(auth, shown, tenant, visitor.ip, &self.rates, now).await
+            }
+            None => Verdict::Wrong,
+        };
+        let (counter, page) = match verdict {
+            Verdict::Right => {
+                course.hides_authorization = !auth.passes_on();
+                return Ok(());
+            }
+            Verdict::Wrong => {
+                course.challenge = Some(auth.challenge(host));
+                (&self.rulings.unauthorized, Page::Unauthorized)
+            }
+            Verdict::TooMany(seconds) => (&self.rulings.too_many, Page::TooMany(seconds)),
+            Verdict::Busy => (&self.rulings.too_many, Page::Busy),
+        };
+        counter.inc();
+        Err(page)
     }
 
     /// What the client is told instead of being passed on to the site. `host`: the request's, as [`hosting_edge_map::parse_host`] spells it.

@@ -16,6 +16,7 @@ use crate::browser_check::COOKIES;
 use crate::caching::Caching;
 use crate::certs::CertStore;
 use crate::challenges::Challenges;
+use crate::countries::Countries;
 use crate::course::{Course, EDGE_MAP, Serving};
 use crate::crawlers::CrawlerList;
 use crate::exchange::{Client, Moved};
@@ -24,7 +25,7 @@ use crate::node_keys::NodeKeys;
 use crate::nodes::Nodes;
 use crate::pages::Page;
 use crate::passing::Passing;
-use crate::policy::{PolicyContext, Reply};
+use crate::policy::{AUTHORIZATION, PolicyContext, Reply};
 use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::Settings;
 use crate::traffic::{self, TrafficBook};
@@ -62,13 +63,8 @@ impl Edge {
     ) -> Self {
         let passing = Arc::new(Passing::new(keys, metrics.clone(), settings));
         let caching = Caching::new(settings, &routing, &passing);
-        let policy = PolicyContext::new(
-            Arc::clone(&certs),
-            Arc::clone(&routing),
-            settings,
-            metrics.rulings.clone(),
-            crawlers,
-        );
+        let policy =
+            PolicyContext::new(Arc::clone(&certs), Arc::clone(&routing), settings, &metrics, crawlers);
         Self {
             routing,
             metrics,
@@ -85,6 +81,11 @@ impl Edge {
 
     pub(crate) fn traffic(&self) -> Arc<TrafficBook> {
         Arc::clone(&self.traffic)
+    }
+
+    /// Where addresses are.
+    pub(crate) const fn countries(&self) -> &Arc<Countries> {
+        self.policy.countries()
     }
 
     /// The nodes, as requests see them.
@@ -111,12 +112,15 @@ impl Edge {
                     .text(client, request, b"application/octet-stream", &text, &mut course.passed)
                     .await
             }
-            None => match self.route(request, visitor, &mut course) {
+            None => match self.route(request, visitor, &mut course).await {
                 Ok(mut serving) => {
                     // What shows the edge that a client is a browser is nobody else's business, and makes no other page.
                     let bare = course.policies.knows_passes().then(|| request.without_cookies(&COOKIES));
                     let bare = bare.flatten();
                     let request = bare.as_ref().unwrap_or(request);
+                    // The cache, too, sees what the site sees: what was shown to the edge makes no answer another one.
+                    let hidden = course.hides_authorization.then(|| request.without(AUTHORIZATION));
+                    let request = hidden.as_ref().unwrap_or(request);
                     let cached = self.caching.as_ref().filter(|_| course.policies.cache().is_some());
                     let (serving_now, course_now) = (&mut serving, &mut course);
                     let code = match cached {
@@ -213,7 +217,12 @@ impl Edge {
         });
     }
 
-    fn route(&self, request: &Request, visitor: &Visitor, course: &mut Course) -> Result<Serving, Reply> {
+    async fn route(
+        &self,
+        request: &Request,
+        visitor: &Visitor,
+        course: &mut Course,
+    ) -> Result<Serving, Reply> {
         if request.is_asterisk() {
             return Err(Page::Options.into());
         }
@@ -226,6 +235,10 @@ impl Edge {
         course.policies = found.policies;
         if let Some(reply) = ruled {
             return Err(reply);
+        }
+        if course.policies.basic_auth().is_some() {
+            // On the heap, so that requests of other names carry nothing of it.
+            Box::pin(self.policy.authenticate(request, visitor, &name, course)).await?;
         }
         match found.leads {
             Leads::Site(target) => Ok(Serving::new(target, visitor, &name, request.authority())),

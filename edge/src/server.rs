@@ -183,7 +183,7 @@ impl Server {
     pub fn look(&self) -> impl Fn(&str) -> Option<serde_json::Value> + Send + Sync + 'static {
         let (edge, routing, certs) =
             (Arc::clone(&self.edge), Arc::clone(&self.routing), Arc::clone(&self.certs));
-        move |host| host_look::look(&routing, &certs, edge.nodes().now(), host)
+        move |host| host_look::look(&routing, &certs, edge.countries(), edge.nodes().now(), host)
     }
 
     /// Has the server let go of its sockets, for the process that takes them over.
@@ -273,6 +273,7 @@ impl Server {
         tokio::select! {
             () = serving => {}
             () = sweeping => {}
+            () = Arc::clone(server.edge.countries()).follow() => {}
             () = checking => {}
             () = server.crawlers.follow() => {}
         }

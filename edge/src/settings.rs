@@ -118,6 +118,9 @@ pub struct Settings {
     /// The crawlers that policies speak of: a file of JSON, read again when it changes; relative: below the data folder. Empty: those that the build
     /// knows by name.
     pub crawlers_file: PathBuf,
+    /// In which country addresses are, for policies that ask: a file in MaxMind's format (.mmdb) with countries or cities; relative: below the
+    /// data folder. It is read anew when it is replaced. Empty: none.
+    pub countries_file: PathBuf,
     /// Requests of one shard that may wait for a place at a node when all are full; others get 503.
     pub max_waiting: usize,
     /// A request that waits for a place.
@@ -181,6 +184,7 @@ impl Default for Settings {
             cache_bytes: 64 * 1024 * 1024,
             cache_tenant_percent: 25,
             crawlers_file: PathBuf::new(),
+            countries_file: PathBuf::new(),
             max_waiting: 1_024,
             wait_timeout_ms: 3_000,
             take_over_drain_ms: 600_000,
@@ -291,6 +295,13 @@ impl Settings {
     #[must_use]
     pub fn crawlers_file(&self) -> Option<PathBuf> {
         (!self.crawlers_file.as_os_str().is_empty()).then(|| self.shared.data_dir.join(&self.crawlers_file))
+    }
+
+    /// Where countries of addresses are read; `None`: nowhere.
+    #[must_use]
+    pub fn countries_file(&self) -> Option<PathBuf> {
+        let is_given = !self.countries_file.as_os_str().is_empty();
+        is_given.then(|| self.shared.data_dir.join(&self.countries_file))
     }
 
     /// Connections that one network may have.

@@ -49,6 +49,7 @@ mod key_uses;
 mod merge_patch;
 mod metrics;
 mod openapi;
+mod passwords;
 mod paths;
 mod plan;
 mod platform;

@@ -58,6 +58,7 @@ impl Call {
     pub(crate) async fn prepare(&self, store: &Store) -> Result<Prepared, ApiError> {
         match self.route.op {
             Op::Create(kind) | Op::CreateBy(kind, _) => {
+                self.hash_passwords(None).await?;
                 let parent = self.parent(&mut store.read().await?, kind).await?;
                 let creation = self.creation(kind, parent.as_ref())?;
                 if let Some(main) = creation.resources.first() {
@@ -75,6 +76,7 @@ impl Call {
             }
             Op::Update(kind) => {
                 let current = self.current(&mut store.read().await?, kind).await?;
+                self.hash_passwords(Some(&current)).await?;
                 let update = self.checked_update(kind, &current)?;
                 self.may_grant(&mut store.read().await?, kind, &update.spec).await?;
                 self.may_give_to(&mut store.read().await?, update.owner.as_ref()).await?;
@@ -113,7 +115,10 @@ impl Call {
     pub(crate) fn creation(&self, kind: Kind, parent: Option<&Resource>) -> Result<Creation, ApiError> {
         let referring =
             if let Op::CreateBy(_, by) = self.route.op { Some(self.referring(by)?) } else { None };
-        let body = referring.as_ref().unwrap_or(&self.body);
+        let body = match &referring {
+            Some(body) => body,
+            None => self.written()?,
+        };
         let creation = kind.def().create(parent, body, &mut entropy)?;
         if let Some(main) = creation.resources.first().filter(|_| !self.principal.is_admin()) {
             may_choose(kind, &main.spec)?;
@@ -123,7 +128,7 @@ impl Call {
 
     /// The body, with the reference that the path is.
     fn referring(&self, by: ListBy) -> Result<Map<String, Value>, ApiError> {
-        let mut body = self.body.clone();
+        let mut body = self.written()?.clone();
         match body.insert(by.relation.to_owned(), self.id.clone().into()) {
             None | Some(Value::Null) => Ok(body),
             Some(given) if given == "" || given == self.id.as_str() => Ok(body),
@@ -134,9 +139,9 @@ impl Call {
     /// What the body changes.
     pub(crate) fn checked_update(&self, kind: Kind, current: &Resource) -> Result<Update, ApiError> {
         let update = if self.route.method == Method::PATCH {
-            merge_patch::update(kind.def(), current, &self.body)?
+            merge_patch::update(kind.def(), current, self.written()?)?
         } else {
-            kind.def().update(current, &self.body)?
+            kind.def().update(current, self.written()?)?
         };
         self.may_set(current, &update.spec)?;
         Ok(update)

@@ -1,7 +1,7 @@
 //! From an HTTP request to a checked call, and from its outcome to an answer.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -105,6 +105,8 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// Empty when the route takes none.
     pub(crate) body: Map<String, Value>,
+    /// The body with hashes in the place of passwords, once it was looked at; `None`: it has none.
+    pub(crate) hashed: OnceLock<Option<Map<String, Value>>>,
     /// The body of a bulk as it came; empty for all others.
     pub(crate) raw: Bytes,
     pub(crate) conditions: Preconditions,
@@ -325,6 +327,7 @@ impl Api {
                     part: param(params.as_ref(), 1),
                     query: sound.query,
                     body: sound.body,
+                    hashed: OnceLock::new(),
                     raw: sound.raw,
                     conditions: sound.conditions,
                     wait: sound.wait,

@@ -1,6 +1,7 @@
 //! What edges are told of the requests for a host name.
 
 use hosting_intent::message as m;
+use hosting_resource::basic_auth::{BasicAuth, BasicAuthUser, PasswordHash};
 use hosting_resource::challenge::{Challenge, ChallengeMode};
 use hosting_resource::crawlers::{CrawlerAction, CrawlerClass, CrawlerRule, Crawlers};
 use hosting_resource::http_policy::{
@@ -24,6 +25,7 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
         cache,
         crawlers,
         challenge,
+        basic_auth,
     } = policy;
     m::HttpPolicy {
         https_redirect: *https_redirect,
@@ -41,9 +43,12 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
                 code: u32::from(*code),
             })
             .collect(),
-        access: access
-            .as_ref()
-            .map(|Access { allow, deny }| m::Access { allow: allow.clone(), deny: deny.clone() }),
+        access: access.as_ref().map(|Access { allow, deny, allow_countries, deny_countries }| m::Access {
+            allow: allow.clone(),
+            deny: deny.clone(),
+            allow_countries: allow_countries.clone(),
+            deny_countries: deny_countries.clone(),
+        }),
         rate_limits: rate_limits
             .iter()
             .map(|RateLimit { requests, seconds, per }| m::RateLimit {
@@ -69,6 +74,7 @@ pub(crate) fn message(policy: &HttpPolicy) -> m::HttpPolicy {
         cache: cache.as_ref().map(cache_message),
         crawlers: crawlers.as_ref().map(crawlers_message),
         challenge: challenge.as_ref().map(challenge_message),
+        basic_auth: basic_auth.as_ref().map(|auth| Box::new(auth_message(auth))),
     }
 }
 
@@ -111,6 +117,23 @@ fn challenge_message(challenge: &Challenge) -> m::ChallengePolicy {
         exempt_networks: exempt_networks.clone(),
         difficulty: *difficulty,
         pass_seconds: *pass_seconds,
+    }
+}
+
+fn auth_message(auth: &BasicAuth) -> m::BasicAuth {
+    let BasicAuth { enabled, realm, users, paths, exempt, pass_authorization } = auth;
+    // The password of a request is made into its hash before anything is planned.
+    let user = |BasicAuthUser { name, password: _, password_hash }: &BasicAuthUser| m::BasicAuthUser {
+        name: name.clone(),
+        password_hash: password_hash.as_ref().map(PasswordHash::expose).unwrap_or_default().to_owned(),
+    };
+    m::BasicAuth {
+        enabled: *enabled,
+        realm: realm.clone().unwrap_or_default(),
+        users: users.iter().map(user).collect(),
+        paths: paths.clone(),
+        exempt: exempt.clone(),
+        pass_authorization: *pass_authorization,
     }
 }
 

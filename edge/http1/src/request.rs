@@ -286,6 +286,15 @@ impl Request {
         self.head.bytes.get(self.path.clone()).unwrap_or_default()
     }
 
+    /// The request without the fields of this name, which must not be one that says where it goes, or how it is framed.
+    #[must_use]
+    pub fn without(&self, name: &[u8]) -> Self {
+        let mut request = self.clone();
+        let RequestHead { bytes, fields, .. } = &mut request.head;
+        fields.retain(|field| !field.name(bytes).eq_ignore_ascii_case(name));
+        request
+    }
+
     /// How the body is framed.
     #[must_use]
     pub fn body(&self) -> Framing {

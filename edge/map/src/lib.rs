@@ -20,7 +20,8 @@ pub use cells::{Tenant, TenantUnderWay};
 pub use host::{Host, HostError, parse_host};
 pub use node::{Balance, Millis, Node, UnderWay};
 pub use policy::{
-    Agent, Agents, Asked, Circumstances, Crawler, Nanos, PROOF_PATH, Policies, Proof, Rates, Ruling, Work,
+    Agent, Agents, Asked, BasicAuth, Circumstances, Country, Crawler, Credentials, Nanos, PROOF_PATH,
+    Policies, Proof, Rates, Ruling, UNKNOWN_COUNTRY, Work,
 };
 pub use pool::{Candidate, Candidates, MAX_TRIES, Pool, Waiting};
 pub use routing::{Found, Leads, Routing, Sizes, Target, Writer, check};

@@ -3,6 +3,7 @@
 
 mod access;
 mod agents;
+mod basic_auth;
 mod challenge;
 mod crawlers;
 mod rate;
@@ -15,8 +16,10 @@ use std::sync::Arc;
 use hosting_intent::message as m;
 use prost::Message;
 
-use access::Networks;
+use access::{Countries, Networks};
+pub use access::{Country, UNKNOWN_COUNTRY};
 pub use agents::{Agent, Agents, Crawler, Proof};
+pub use basic_auth::{BasicAuth, Credentials};
 use challenge::Challenge;
 pub use challenge::Work;
 use crawlers::{Action, Crawlers};
@@ -43,6 +46,7 @@ pub(crate) struct Policy {
     cache: Option<m::CachePolicy>,
     crawlers: Option<Crawlers>,
     challenge: Option<Challenge>,
+    basic_auth: Option<BasicAuth>,
 }
 
 /// Where browsers show that they are: a POST to this path, with the proof as its query, of a name that asks for it.
@@ -51,8 +55,17 @@ pub const PROOF_PATH: &str = "/.well-known/hosting-browser";
 #[derive(Debug)]
 struct Access {
     networks: Networks,
-    /// Whether who lies in none of them is let in.
+    /// Asked about who lies in none of them.
+    countries: Option<Countries>,
+    /// Whether those are let in of whom nothing is said.
     others: bool,
+}
+
+impl Access {
+    fn lets_in(&self, address: IpAddr, around: &impl Circumstances) -> bool {
+        let of_country = || self.countries.as_ref()?.word_on(around.country(address));
+        self.networks.word_on(address).or_else(of_country).unwrap_or(self.others)
+    }
 }
 
 #[derive(Debug)]
@@ -98,6 +111,9 @@ pub trait Circumstances {
 
     /// What HTTPS is written with behind the host: a colon and a port, or nothing for 443.
     fn https_port(&self) -> &str;
+
+    /// The country that an address is in.
+    fn country(&self, address: IpAddr) -> Country;
 
     /// The requests so far.
     fn rates(&self) -> &Rates;
@@ -160,6 +176,7 @@ impl Policy {
             redirects: Redirects::new(&policy.redirects),
             access: policy.access.as_ref().map(|access| Access {
                 networks: Networks::new(&access.allow, &access.deny),
+                countries: Countries::new(&access.allow_countries, &access.deny_countries),
                 others: access.allow.is_empty(),
             }),
             limits: policy.rate_limits.iter().map(Limit::new).collect(),
@@ -174,6 +191,7 @@ impl Policy {
             cache: policy.cache.clone(),
             crawlers: policy.crawlers.as_ref().map(Crawlers::new),
             challenge: policy.challenge.as_ref().map(Challenge::new),
+            basic_auth: policy.basic_auth.as_deref().map(BasicAuth::new),
         }
     }
 
@@ -192,6 +210,8 @@ impl Policy {
         say("hsts", self.hsts.as_deref().map(str::to_owned));
         say("redirects", count(self.redirects.len()));
         say("access_networks", self.access.as_ref().map(|access| access.networks.len().to_string()));
+        let countries = self.access.as_ref().and_then(|access| access.countries.as_ref());
+        say("access_countries", countries.map(|countries| countries.len().to_string()));
         say("rate_limits", count(self.limits.len()));
         say("max_body_bytes", self.max_body.map(|most| most.to_string()));
         say("max_header_bytes", self.max_head.map(|most| most.to_string()));
@@ -200,6 +220,7 @@ impl Policy {
         say("cache", self.cache.as_ref().map(|cache| cache.enabled.to_string()));
         say("crawlers", self.crawlers.as_ref().map(|crawlers| crawlers.len().to_string()));
         say("challenge", self.challenge.as_ref().map(|challenge| challenge.said().to_owned()));
+        say("basic_auth", self.basic_auth.as_ref().map(BasicAuth::said));
         said
     }
 }
@@ -284,6 +305,18 @@ impl Policies {
         self.pick(|policy| policy.challenge.as_ref()).filter(|challenge| !challenge.is_off)
     }
 
+    /// What requests must show, on some paths at least; `None`: nothing.
+    #[must_use]
+    pub fn basic_auth(&self) -> Option<&BasicAuth> {
+        self.pick(|policy| policy.basic_auth.as_ref()).filter(|auth| auth.enabled)
+    }
+
+    /// Whether it matters in which country a client is.
+    #[must_use]
+    pub fn asks_for_countries(&self) -> bool {
+        self.pick(|policy| policy.access.as_ref()).is_some_and(|access| access.countries.is_some())
+    }
+
     /// The most bytes that a body may have.
     #[must_use]
     pub fn max_body(&self) -> Option<u64> {
@@ -296,7 +329,7 @@ impl Policies {
         if self.is_empty() {
             return None;
         }
-        self.refuse(asked)
+        self.refuse(asked, around)
             .or_else(|| self.prove(asked))
             .or_else(|| self.judge_crawler(asked, around))
             .or_else(|| self.count(asked, tenant, around))
@@ -346,12 +379,10 @@ impl Policies {
         self.unpassed(asked).filter(|challenge| challenge.asks_all).map(|_| Ruling::Challenge(None))
     }
 
-    fn refuse(&self, asked: &Asked<'_>) -> Option<Ruling> {
-        if let Some(access) = self.pick(|policy| policy.access.as_ref()) {
-            let is_let_in = access.networks.word_on(asked.address).unwrap_or(access.others);
-            if !is_let_in {
-                return Some(Ruling::Forbidden);
-            }
+    fn refuse(&self, asked: &Asked<'_>, around: &impl Circumstances) -> Option<Ruling> {
+        let access = self.pick(|policy| policy.access.as_ref());
+        if access.is_some_and(|access| !access.lets_in(asked.address, around)) {
+            return Some(Ruling::Forbidden);
         }
         let maintenance =
             self.pick(|policy| policy.maintenance.as_ref()).filter(|maintenance| maintenance.enabled)?;

@@ -98,7 +98,7 @@ async fn what_is_stored_is_behind_everything_that_keeps_requests_from_a_site() {
     edge.publish(vec![tenant("t_a", State::Suspended)], Vec::new());
     assert_eq!(get(&edge, "/").await.status, 503);
     edge.publish(vec![tenant("t_a", State::Active)], Vec::new());
-    let closed = Access { allow: vec!["192.0.2.0/24".into()], deny: Vec::new() };
+    let closed = Access { allow: vec!["192.0.2.0/24".into()], ..Access::default() };
     edge.publish(vec![with(HttpPolicy { access: Some(closed), ..HttpPolicy::default() })], Vec::new());
     assert_eq!(get(&edge, "/").await.status, 403);
     let limit = RateLimit { requests: 2, seconds: 1_000, per: RatePer::Unspecified as i32 };

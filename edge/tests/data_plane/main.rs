@@ -3,6 +3,7 @@
 
 mod access_log;
 mod balancing;
+mod basic_auth;
 mod brand;
 mod browser_check;
 mod cache;
@@ -12,6 +13,7 @@ mod challenges;
 mod client_address;
 mod compression;
 mod conformance;
+mod countries;
 mod crawlers;
 mod feed;
 mod harness;
@@ -20,6 +22,7 @@ mod http3;
 mod http3_client;
 mod http3_limits;
 mod load;
+mod mmdb;
 mod pages;
 mod policies;
 mod processes;

@@ -151,7 +151,7 @@ async fn what_a_client_writes_does_not_break_out_of_a_redirect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_let_in_reaches_nothing() {
-    let access = Access { allow: Vec::new(), deny: vec!["127.0.0.0/8".into()] };
+    let access = Access { deny: vec!["127.0.0.0/8".into()], ..Access::default() };
     let (mut edge, node) = edge(HttpPolicy { access: Some(access), ..HttpPolicy::default() }).await;
     let answer = client(&edge).get(edge.url(HOST_NAME, "/")).send().await.unwrap();
     assert_eq!(answer.status(), 403);
@@ -175,7 +175,7 @@ async fn a_proxys_clients_are_told_apart() {
     let node = Node::start("node-1").await;
     let forwarded_from = vec!["127.0.0.0/8".parse().unwrap()];
     let mut edge = Edge::with(Settings { forwarded_from, ..settings() }).await;
-    let access = Access { allow: vec!["192.0.2.0/24".into()], deny: Vec::new() };
+    let access = Access { allow: vec!["192.0.2.0/24".into()], ..Access::default() };
     let policy = HttpPolicy { access: Some(access), ..HttpPolicy::default() };
     edge.publish(
         vec![

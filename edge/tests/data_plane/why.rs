@@ -10,7 +10,7 @@ async fn edge(settings: Settings) -> (Edge, Node) {
     let node = Node::start("node-1").await;
     let mut edge = Edge::with(settings).await;
     let policy = HttpPolicy {
-        access: Some(Access { allow: Vec::new(), deny: vec!["127.0.0.0/8".into()] }),
+        access: Some(Access { deny: vec!["127.0.0.0/8".into()], ..Access::default() }),
         ..HttpPolicy::default()
     };
     let http = HttpPolicy { https_redirect: Some(false), ..HttpPolicy::default() };

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 
 use crate::message as m;
-use crate::{cache, challenge, crawlers, name};
+use crate::{basic_auth, cache, challenge, countries, crawlers, name};
 
 /// Redirects of one host name.
 pub const MAX_REDIRECTS: usize = 200;
@@ -163,6 +163,12 @@ pub(crate) fn check(policy: &m::HttpPolicy, of_tenant: bool) -> Result<(), (&'st
         let mut seen = HashSet::new();
         networks("http.access.allow", &access.allow, &mut seen)?;
         networks("http.access.deny", &access.deny, &mut seen)?;
+        let mut seen = HashSet::new();
+        countries::check("http.access.allow_countries", &access.allow_countries, &mut seen)?;
+        countries::check("http.access.deny_countries", &access.deny_countries, &mut seen)?;
+    }
+    if let Some(auth) = &policy.basic_auth {
+        basic_auth::check(auth)?;
     }
     if policy.rate_limits.len() > MAX_RATE_LIMITS {
         return Err((
@@ -265,7 +271,12 @@ mod tests {
             canonical_host: "www.example.com".into(),
             hsts: Some(m::Hsts { max_age_seconds: 31_536_000, include_subdomains: true, preload: true }),
             redirects: vec![redirect("/old", "/new", 301), redirect("/old/*", "/new/*", 308)],
-            access: Some(m::Access { allow: vec!["192.0.2.0/24".into()], deny: vec!["::/0".into()] }),
+            access: Some(m::Access {
+                allow: vec!["192.0.2.0/24".into()],
+                deny: vec!["::/0".into()],
+                allow_countries: vec!["DE".into(), "XX".into()],
+                deny_countries: vec!["FR".into()],
+            }),
             rate_limits: vec![limit(10, 1, 1), limit(1_000, 60, 0)],
             max_body_bytes: Some(1),
             max_header_bytes: Some(1),
@@ -287,13 +298,14 @@ mod tests {
                 exempt_networks: vec!["192.0.2.0/24".into()],
                 ..m::ChallengePolicy::default()
             }),
+            basic_auth: Some(Box::default()),
         };
         assert_eq!(check(&whole, false), Ok(()));
         assert!(check(&whole, true).is_err(), "a tenant leads no name anywhere");
         let of_tenant =
             m::HttpPolicy { canonical_host: String::new(), redirects: Vec::new(), ..whole.clone() };
         assert_eq!(check(&of_tenant, true), Ok(()));
-        let changes: [fn(&mut m::HttpPolicy); 21] = [
+        let changes: [fn(&mut m::HttpPolicy); 25] = [
             |policy| policy.canonical_host = "WWW.example.com".into(),
             |policy| policy.hsts = Some(m::Hsts { max_age_seconds: u32::MAX, ..m::Hsts::default() }),
             |policy| policy.redirects.push(redirect("/old", "/other", 301)),
@@ -301,11 +313,13 @@ mod tests {
             |policy| policy.redirects.push(redirect("x", "/other", 301)),
             |policy| policy.redirects.push(redirect("/x", "//other", 301)),
             |policy| policy.redirects = (0..201).map(|n| redirect(&format!("/{n}"), "/", 301)).collect(),
-            |policy| policy.access = Some(m::Access { allow: vec!["192.0.2.1/24".into()], deny: vec![] }),
-            |policy| {
-                policy.access = Some(m::Access { allow: vec!["::/0".into()], deny: vec!["::/0".into()] })
-            },
-            |policy| policy.access = Some(m::Access { allow: vec!["192.0.2.1".into()], deny: vec![] }),
+            |policy| policy.access.as_mut().unwrap().allow.push("192.0.2.1/24".into()),
+            |policy| policy.access.as_mut().unwrap().allow.push("::/0".into()),
+            |policy| policy.access.as_mut().unwrap().allow.push("192.0.2.1".into()),
+            |policy| policy.access.as_mut().unwrap().allow_countries.push("de".into()),
+            |policy| policy.access.as_mut().unwrap().allow_countries.push("GER".into()),
+            |policy| policy.access.as_mut().unwrap().deny_countries.push("DE".into()),
+            |policy| policy.basic_auth.as_mut().unwrap().enabled = true,
             |policy| policy.rate_limits = vec![limit(1, 1, 0); 5],
             |policy| policy.rate_limits = vec![limit(0, 1, 0)],
             |policy| policy.rate_limits = vec![limit(1, 0, 0)],

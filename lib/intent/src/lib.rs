@@ -6,8 +6,10 @@
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 mod audience;
+pub mod basic_auth;
 pub mod cache;
 pub mod challenge;
+pub mod countries;
 pub mod crawlers;
 mod digest;
 pub mod edge_key;

@@ -17,6 +17,7 @@ pub const PAGES: &[&str] = &[
     "request_timeout",
     "suspended",
     "too_many_requests",
+    "unauthorized",
     "unavailable",
 ];
 /// The word for all pages that are not named.

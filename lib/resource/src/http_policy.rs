@@ -7,6 +7,7 @@ use hosting_intent::{cache as cache_rules, http_policy as rules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::basic_auth::BasicAuth;
 use crate::challenge::Challenge;
 use crate::crawlers::Crawlers;
 use crate::faults::Faults;
@@ -58,6 +59,9 @@ pub struct HttpPolicy {
     /// Who has to show that it is a browser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub challenge: Option<Challenge>,
+    /// Requests must show a name and a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basic_auth: Option<BasicAuth>,
 }
 
 /// What browsers are told of HTTPS.
@@ -89,7 +93,8 @@ const fn moved() -> u16 {
     301
 }
 
-/// Who is let in: of the networks that an address lies in the narrowest decides. Who lies in none is let in, unless `allow` has some.
+/// Who is let in: of the networks that an address lies in the narrowest decides. Where it lies in none its country decides; where that is in no
+/// list either, it is let in unless one of the lists of who is let in has something.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Access {
@@ -97,6 +102,12 @@ pub struct Access {
     pub allow: Vec<String>,
     /// Networks whose requests get 403. At most 500.
     pub deny: Vec<String>,
+    /// Countries (ISO 3166-1) such as `DE`; `XX`: those of whom it is not known, which are all where the edges' operator has no file of countries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_countries: Vec<String>,
+    /// Countries whose requests get 403.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny_countries: Vec<String>,
 }
 
 /// At most so many requests in so many seconds: as a rate, with room for as many at once.
@@ -206,7 +217,12 @@ fn parameters_of_campaigns() -> Vec<String> {
 
 impl HttpPolicy {
     /// A name's policy in its one form. `None`: it says nothing.
-    pub(crate) fn of_name(given: Option<Self>, name: &str) -> Result<Option<Box<Self>>, SpecError> {
+    /// `before`: the one that it had, whose users keep their passwords.
+    pub(crate) fn of_name(
+        given: Option<Self>,
+        name: &str,
+        before: Option<&Self>,
+    ) -> Result<Option<Box<Self>>, SpecError> {
         let mut faults = Faults::default();
         let mut policy = given.unwrap_or_default();
         if let Some(host) = policy.canonical_host.take().filter(|host| !host.is_empty()) {
@@ -236,12 +252,15 @@ impl HttpPolicy {
                 faults.fault(SpecError::invalid(at("from"), problem));
             }
         }
-        faults.note(policy.check_shared());
+        faults.note(policy.check_shared(before));
         faults.end().map(|()| policy.unless_silent())
     }
 
-    /// A tenant's or a brand's policy in its one form: it leads no name anywhere.
-    pub(crate) fn of_tenant(given: Option<Self>) -> Result<Option<Box<Self>>, SpecError> {
+    /// A tenant's or a brand's policy in its one form: it leads no name anywhere. `before`: the one that it had.
+    pub(crate) fn of_tenant(
+        given: Option<Self>,
+        before: Option<&Self>,
+    ) -> Result<Option<Box<Self>>, SpecError> {
         let mut policy = given.unwrap_or_default();
         let (host, redirects) = (policy.canonical_host.take(), &policy.redirects);
         let mut faults = Faults::default();
@@ -256,7 +275,7 @@ impl HttpPolicy {
                 ));
             }
         }
-        faults.note(policy.check_shared());
+        faults.note(policy.check_shared(before));
         faults.end().map(|()| policy.unless_silent())
     }
 
@@ -280,14 +299,10 @@ impl HttpPolicy {
                 }
             });
         }
-        if let Some(Access { allow, deny }) = both().find_map(|policy| policy.access.as_ref()) {
-            if !allow.is_empty() {
-                parts.push(format!("open to {} only", networks(allow.len())));
-            }
-            if !deny.is_empty() {
-                parts.push(format!("closed to {}", networks(deny.len())));
-            }
-        }
+        let access = both().find_map(|policy| policy.access.as_ref());
+        parts.extend(access.into_iter().flat_map(Access::summary));
+        let auth = both().find_map(|policy| policy.basic_auth.as_ref());
+        parts.extend(auth.and_then(BasicAuth::summary));
         for RateLimit { requests, seconds, per } in both().flat_map(|policy| &policy.rate_limits) {
             let whose = match per {
                 RatePer::All => "all clients together",
@@ -328,7 +343,7 @@ impl HttpPolicy {
         self.canonical_host.is_some() || self.redirects.iter().any(|redirect| redirect.from == rules::REST)
     }
 
-    fn check_shared(&mut self) -> Result<(), SpecError> {
+    fn check_shared(&mut self, before: Option<&Self>) -> Result<(), SpecError> {
         let mut faults = Faults::default();
         if let Some(Hsts { max_age_seconds, include_subdomains, preload }) = &self.hsts {
             let field = "http.hsts.max_age_seconds";
@@ -349,6 +364,10 @@ impl HttpPolicy {
                 let problem = format!("{both} is among http.access.allow too; it can be in one of them");
                 faults.fault(SpecError::invalid("http.access.deny", problem));
             }
+            faults.note(access.settle_countries());
+        }
+        if let Some(auth) = &mut self.basic_auth {
+            faults.note(auth.settle(before.and_then(|before| before.basic_auth.as_ref())));
         }
         if self.rate_limits.len() > rules::MAX_RATE_LIMITS {
             let problem = format!("at most {} can be given", rules::MAX_RATE_LIMITS);
@@ -421,7 +440,7 @@ impl Cache {
     }
 }
 
-fn networks(count: usize) -> String {
+pub(crate) fn networks(count: usize) -> String {
     if count == 1 { "one network".to_owned() } else { format!("{count} networks") }
 }
 
@@ -436,12 +455,12 @@ mod tests {
     }
 
     fn normal(value: Value) -> Value {
-        serde_json::to_value(HttpPolicy::of_name(policy(value), "example.com").unwrap()).unwrap()
+        serde_json::to_value(HttpPolicy::of_name(policy(value), "example.com", None).unwrap()).unwrap()
     }
 
     /// The fields that are refused, of a name's policy.
     fn refused(value: Value) -> Vec<String> {
-        let error = HttpPolicy::of_name(policy(value), "example.com").unwrap_err();
+        let error = HttpPolicy::of_name(policy(value), "example.com", None).unwrap_err();
         let SpecError::Several(all) = error else { panic!("{error}") };
         let field = |error| match error {
             SpecError::Invalid { field, .. } => field,
@@ -549,7 +568,7 @@ mod tests {
             HttpPolicy::summary(policy(json!({"cache": {"enabled": true}})).as_ref(), [None; 2]).unwrap();
         assert_eq!(said, (true, "edges cache what may be cached".to_owned()));
         let more = json!({"cache": {"enabled": true, "default_ttl_seconds": 100_000}});
-        let refused = HttpPolicy::of_name(policy(more), "example.com").unwrap_err().to_string();
+        let refused = HttpPolicy::of_name(policy(more), "example.com", None).unwrap_err().to_string();
         assert!(
             refused.starts_with("validation error: http.cache.default_ttl_seconds: is more than"),
             "{refused}"
@@ -578,8 +597,8 @@ mod tests {
     #[test]
     fn a_tenant_leads_no_name_anywhere() {
         let leads = policy(json!({"canonical_host": "a.example", "redirects": [{"from": "/a", "to": "/b"}]}));
-        assert!(matches!(HttpPolicy::of_tenant(leads), Err(SpecError::Several(all)) if all.len() == 2));
+        assert!(matches!(HttpPolicy::of_tenant(leads, None), Err(SpecError::Several(all)) if all.len() == 2));
         let holds = policy(json!({"https_redirect": true, "hsts": {"max_age_seconds": 300}}));
-        assert_eq!(HttpPolicy::of_tenant(holds.clone()), Ok(holds.map(Box::new)));
+        assert_eq!(HttpPolicy::of_tenant(holds.clone(), None), Ok(holds.map(Box::new)));
     }
 }

@@ -15,7 +15,7 @@ pub(crate) struct Parsed<T> {
 }
 
 /// Fields whose objects are the user's own: nothing inside them is ours to drop.
-const FREE_FORM: &[&str] = &["config", "spec", "runtime_config"];
+pub(crate) const FREE_FORM: &[&str] = &["config", "spec", "runtime_config"];
 
 /// Most unknown fields that are listed; a body full of them must not become an answer full of them.
 const MAX_UNKNOWN: usize = 50;

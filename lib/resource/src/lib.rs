@@ -9,9 +9,11 @@
 
 pub mod audit_chain;
 pub mod audit_head;
+pub mod basic_auth;
 pub mod brand_pages;
 pub mod challenge;
 mod check;
+mod countries;
 pub mod crawlers;
 mod definition;
 pub mod difference;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use crate::basic_auth::is_hash;
 use crate::{Resource, timestamp};
 
 /// The one field of a secret's JSON form, by which views know secrets even in a document that is unreadable.
@@ -281,7 +282,7 @@ impl Resource {
         }
     }
 
-    /// Whether a secret of the spec is new and not sealed. Nothing like that may be stored.
+    /// Whether a secret of the spec is new and not sealed, or a password not made into a hash. Nothing like that may be stored.
     #[must_use]
     pub fn has_unsealed_secret(&self) -> bool {
         self.spec.values().any(is_pending)
@@ -311,9 +312,10 @@ fn any_inside(value: &Value, fits: fn(&Value) -> bool) -> bool {
 }
 
 fn is_pending(value: &Value) -> bool {
-    match tagged(value) {
-        Some(secret) => secret.is_empty(),
-        None => any_inside(value, is_pending),
+    match (tagged(value), is_hash(value)) {
+        (Some(secret), _) => secret.is_empty(),
+        (None, Some(is_made)) => !is_made,
+        (None, None) => any_inside(value, is_pending),
     }
 }
 
@@ -321,7 +323,7 @@ fn holds_secret(value: &Value) -> bool {
     is_secret(value) || any_inside(value, holds_secret)
 }
 
-/// A field of a stored spec as anybody may see it: of secrets, when they were set.
+/// A field of a stored spec as anybody may see it: of secrets, when they were set; without hashes of passwords.
 pub(crate) fn shown(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(shown).collect()),
@@ -330,7 +332,10 @@ pub(crate) fn shown(value: Value) -> Value {
                 let set_at = secret.get("set_at").and_then(Value::as_i64);
                 set_at.map_or_else(|| json!({}), |set_at| json!({"set_at": timestamp(set_at)}))
             }
-            None => Value::Object(fields.into_iter().map(|(name, value)| (name, shown(value))).collect()),
+            None => {
+                let seen = fields.into_iter().filter(|(_, value)| is_hash(value).is_none());
+                Value::Object(seen.map(|(name, value)| (name, shown(value))).collect())
+            }
         },
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
     }

@@ -525,8 +525,8 @@ fn policy() -> HttpPolicy {
         hsts: Some(Hsts { max_age_seconds: 31_536_000, include_subdomains: true, preload: false }),
         redirects: (0..20).map(redirect).collect(),
         access: Some(Access {
-            allow: Vec::new(),
             deny: (0..20).map(|n| format!("192.0.{n}.0/24")).collect(),
+            ..Access::default()
         }),
         rate_limits: vec![RateLimit { requests: 1_000_000, seconds: 1, per: RatePer::Address as i32 }],
         max_body_bytes: Some(1_000_000),

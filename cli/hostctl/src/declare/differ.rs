@@ -1,6 +1,7 @@
 //! In what a resource differs from what its item says.
 
 use hosting_resource::KindInfo;
+use hosting_resource::basic_auth::without_passwords;
 use serde_json::{Map, Value};
 
 use super::{
@@ -62,10 +63,20 @@ pub(super) fn compare(
             None if is_read => (shown(), wanted.spec.get(field).cloned().unwrap_or_default()),
             Some(_) | None => (shown(), given.clone()),
         };
+        // Passwords inside are sent with what else differs, and neither compared nor repeated.
+        let (before, after, sent) = match without_passwords(given) {
+            Some(told) => {
+                compared.unread.push(field.clone());
+                let read = wanted.spec.get(field).filter(|_| is_read);
+                let told = read.map_or(told, |read| without_passwords(read).unwrap_or_else(|| read.clone()));
+                (shown(), told, given.clone())
+            }
+            None => (before, after.clone(), after),
+        };
         if before == after || (is_nothing(&before) && is_nothing(&after)) {
             continue;
         }
-        let patch = match (&before, &after) {
+        let patch = match (&before, &sent) {
             (Value::Object(before), Value::Object(after)) => Value::Object(merge_patch(before, after)),
             (_, after) if given.is_null() || given.is_object() => after.clone(),
             _ => given.clone(),
@@ -156,6 +167,24 @@ mod tests {
         let body = json!({"runtime": "static", "env_vars": [{"name": "KEY", "value": "x", "secret": true}]});
         let found = compared("webroot", Some(("tenant", json!({"id": "t"}))), body, view);
         assert_eq!((found.count(), found.unread), (0, vec!["env_vars".to_owned()]));
+    }
+
+    #[test]
+    fn passwords_inside_a_policy_are_neither_compared_nor_repeated() {
+        let view = json!({"id": "f", "tenant_id": "t", "fqdn": "a.test", "generation": 1, "http": {
+            "basic_auth": {"enabled": true, "users": [{"name": "anna"}], "paths": ["/a"], "pass_authorization": false}}});
+        let body = |paths: &str, user: Value| json!({"fqdn": "a.test", "http": {"basic_auth": {"enabled": true, "users": [user], "paths": [paths]}}});
+        let tenant = || Some(("tenant", json!({"id": "t"})));
+        let anna = json!({"name": "anna", "password": "hunter2hunter2"});
+        let same = compared("fqdn", tenant(), body("/a/", anna.clone()), view.clone());
+        assert_eq!((same.count(), same.unread), (0, vec!["http".to_owned()]));
+        let found = compared("fqdn", tenant(), body("/b", anna.clone()), view.clone());
+        let change = &found.changes[0];
+        assert!(!format!("{} {}", change.before, change.after).contains("hunter2"), "{change:?}");
+        assert_eq!(change.patch["basic_auth"]["users"], json!([anna]));
+        // What was exported is the same.
+        let exported = json!({"fqdn": "a.test", "http": view["http"]});
+        assert_eq!(compared("fqdn", tenant(), exported, view).count(), 0);
     }
 
     #[test]

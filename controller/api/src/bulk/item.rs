@@ -1,7 +1,7 @@
 //! One item of a bulk: from its text to the call that it would have been alone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hosting_resource::Kind;
@@ -233,6 +233,7 @@ impl Bulk {
             part: String::new(),
             query: Query::default(),
             body,
+            hashed: OnceLock::new(),
             raw: axum::body::Bytes::new(),
             conditions,
             wait: None,

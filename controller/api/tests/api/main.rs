@@ -30,6 +30,7 @@ mod loopback_dns;
 mod names;
 mod operators;
 mod ownership;
+mod passwords;
 mod patch;
 mod placement;
 mod plans;

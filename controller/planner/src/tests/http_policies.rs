@@ -5,6 +5,8 @@ use hosting_resource::purge::Purged;
 use super::*;
 use crate::{purge_cache, set_in_service, suspend};
 
+const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+
 fn state(lab: &Lab, tenant: &Resource) -> m::TenantState {
     match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::TenantState, &tenant.id) {
         Some(Intent::TenantState(state)) => state,
@@ -64,7 +66,7 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
     assert_eq!(lab.route("www.example.com").unwrap().http, None);
     let body = json!({"http": {"https_redirect": true, "hsts": {"max_age_seconds": 300},
         "redirects": [{"from": "/a/*", "to": "/b/*", "code": 308}],
-        "access": {"deny": ["192.0.2.1"]}, "rate_limits": [{"requests": 5, "seconds": 1, "per": "network"}],
+        "access": {"deny": ["192.0.2.1"], "allow_countries": ["de"], "deny_countries": ["XX"]}, "rate_limits": [{"requests": 5, "seconds": 1, "per": "network"}],
         "max_body_bytes": 7, "max_header_bytes": 8, "maintenance": {"enabled": false},
         "compression": true,
         "cache": {"enabled": true, "default_ttl_seconds": 1, "max_ttl_seconds": 2,
@@ -74,15 +76,22 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
             {"agent": "a", "action": "allow", "impostors": {"per_minute": 3}},
             {"class": "seo", "action": {"per_minute": 4}}]},
         "challenge": {"mode": "suspicious", "exempt_paths": ["/api/"], "exempt_networks": ["192.0.2.3"],
-            "difficulty": 9, "pass_seconds": 61}}});
-    lab.put(&fqdn.id, body).await.unwrap();
+            "difficulty": 9, "pass_seconds": 61},
+        "basic_auth": {"enabled": true, "realm": "r", "users": [{"name": "anna", "password_hash": HASH}],
+            "paths": ["/a/"], "exempt": ["/a/b"], "pass_authorization": true}}});
+    lab.put(&fqdn.id, body.clone()).await.unwrap();
     let http = lab.route("www.example.com").unwrap().http.unwrap();
     let wanted = m::HttpPolicy {
         https_redirect: Some(true),
         canonical_host: String::new(),
         hsts: Some(m::Hsts { max_age_seconds: 300, include_subdomains: false, preload: false }),
         redirects: vec![m::PathRedirect { from: "/a/*".into(), to: "/b/*".into(), code: 308 }],
-        access: Some(m::Access { allow: vec![], deny: vec!["192.0.2.1/32".into()] }),
+        access: Some(m::Access {
+            allow: vec![],
+            deny: vec!["192.0.2.1/32".into()],
+            allow_countries: vec!["DE".into()],
+            deny_countries: vec!["XX".into()],
+        }),
         rate_limits: vec![m::RateLimit { requests: 5, seconds: 1, per: m::RatePer::Network as i32 }],
         max_body_bytes: Some(7),
         max_header_bytes: Some(8),
@@ -119,8 +128,23 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
             difficulty: 9,
             pass_seconds: 61,
         }),
+        basic_auth: Some(Box::new(m::BasicAuth {
+            enabled: true,
+            realm: "r".into(),
+            users: vec![m::BasicAuthUser { name: "anna".into(), password_hash: HASH.into() }],
+            paths: vec!["/a".into()],
+            exempt: vec!["/a/b".into()],
+            pass_authorization: true,
+        })),
     };
     assert_eq!(http, wanted);
+    // A user without a password keeps his hash, and an unchanged policy is no change.
+    let generation = lab.get(&fqdn.id).unwrap().generation;
+    let mut same = body.clone();
+    same["http"]["basic_auth"]["users"] = json!([{"name": "anna"}]);
+    lab.put(&fqdn.id, same).await.unwrap();
+    let now = (lab.get(&fqdn.id).unwrap().generation, lab.route("www.example.com").unwrap().http);
+    assert_eq!(now, (generation, Some(wanted)));
     // Other changes leave it; null takes it away.
     let before = lab.store.head;
     lab.put(&fqdn.id, json!({"ssl_enabled": false})).await.unwrap();

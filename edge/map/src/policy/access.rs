@@ -44,6 +44,41 @@ impl Networks {
     }
 }
 
+/// A country: two upper case letters.
+pub type Country = [u8; 2];
+
+/// An address whose country is not known.
+pub const UNKNOWN_COUNTRY: Country = *b"XX";
+
+/// Countries, each with a word.
+#[derive(Debug)]
+pub(super) struct Countries {
+    allow: Box<[Country]>,
+    deny: Box<[Country]>,
+}
+
+impl Countries {
+    /// `None`: there are none, and nobody has to know where an address is.
+    pub(super) fn new(allow: &[String], deny: &[String]) -> Option<Self> {
+        let list = |list: &[String]| -> Box<[Country]> {
+            list.iter().filter_map(|country| country.as_bytes().try_into().ok()).collect()
+        };
+        (!allow.is_empty() || !deny.is_empty()).then(|| Self { allow: list(allow), deny: list(deny) })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.allow.len() + self.deny.len()
+    }
+
+    /// The word on a country; `None`: it is in no list, and there is none of those that are let in.
+    pub(super) fn word_on(&self, country: Country) -> Option<bool> {
+        if self.deny.contains(&country) {
+            return Some(false);
+        }
+        (!self.allow.is_empty()).then(|| self.allow.contains(&country))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,6 +52,8 @@ pub(super) enum Scope<'a> {
     OfBrand(&'a str),
     /// Of another scope, those of clients that showed that they are browsers.
     Shown(&'a Scope<'a>),
+    /// Those that cost the check of a password.
+    Guesses,
 }
 
 /// A budget of a minute that all edges of a cluster have together.
@@ -70,6 +72,13 @@ impl Budget {
         Limit { interval, room: interval.max(minute), per: m::RatePer::Unspecified }
     }
 }
+
+/// How many passwords are checked for an address, and for a network: twenty and a hundred at once, and in each minute after that. One that
+/// was found right is not checked again, so this is what guesses cost at most.
+const GUESSES: [m::RateLimit; 2] = [
+    m::RateLimit { requests: 20, seconds: 60, per: m::RatePer::Address as i32 },
+    m::RateLimit { requests: 100, seconds: 60, per: m::RatePer::Network as i32 },
+];
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
@@ -119,6 +128,12 @@ impl Rates {
         }
         let wait = arrival - now - limit.room;
         Some(u32::try_from(wait.div_ceil(SECOND)).unwrap_or(u32::MAX))
+    }
+
+    /// Counts the check of a password; if it is one too many, the seconds after which there is room for one.
+    #[must_use]
+    pub fn take_guess(&self, address: IpAddr, now: Nanos) -> Option<u32> {
+        GUESSES.iter().find_map(|limit| self.take(Scope::Guesses, &Limit::new(limit), address, now))
     }
 
     fn key(&self, scope: Scope<'_>, limit: &Limit, address: IpAddr) -> u64 {
@@ -248,6 +263,19 @@ mod tests {
         assert_eq!(spend(1, 130), None);
         assert_eq!(rates.spend(Scope::Name("a"), 2, Budget { per_minute: 2, edges: 1 }, 130 * SECOND), None);
         assert_eq!(rates.spend(Scope::Name("b"), 1, Budget { per_minute: 2, edges: 1 }, 130 * SECOND), None);
+    }
+
+    #[test]
+    fn guesses_are_few_for_an_address_and_for_a_network() {
+        let rates = Rates::default();
+        let guess = |from: &str| rates.take_guess(address(from), SECOND);
+        assert!((0..20).all(|_| guess("192.0.2.1").is_none()));
+        assert_eq!(guess("192.0.2.1"), Some(3));
+        assert_eq!(guess("198.51.100.1"), None, "another network");
+        for n in 2..6 {
+            assert!((0..20).all(|_| guess(&format!("192.0.2.{n}")).is_none()), "{n}");
+        }
+        assert!(guess("192.0.2.7").is_some(), "the network's hundred and first");
     }
 
     #[test]

@@ -22,6 +22,11 @@ impl Circumstances for Around {
         ":8443"
     }
 
+    /// 203.0.113.0/24 is in Germany, 192.0.2.0/24 nowhere that is known.
+    fn country(&self, address: IpAddr) -> Country {
+        if address.to_string().starts_with("203.0.113.") { *b"DE" } else { UNKNOWN_COUNTRY }
+    }
+
     fn rates(&self) -> &Rates {
         &self.rates
     }
@@ -116,6 +121,7 @@ fn who_is_not_let_in_learns_nothing_else() {
         access: Some(m::Access {
             allow: allow.iter().map(ToString::to_string).collect(),
             deny: deny.iter().map(ToString::to_string).collect(),
+            ..m::Access::default()
         }),
         ..to_https()
     };
@@ -124,6 +130,50 @@ fn who_is_not_let_in_learns_nothing_else() {
     assert_eq!(rule(access(&["198.51.100.0/24"], &[]), &plain), Some(Ruling::Forbidden));
     assert!(matches!(rule(access(&["192.0.2.1/32"], &["0.0.0.0/0"]), &plain), Some(Ruling::Redirect { .. })));
     assert!(matches!(rule(access(&[], &["198.51.100.0/24"]), &plain), Some(Ruling::Redirect { .. })));
+}
+
+#[test]
+fn networks_go_before_countries() {
+    let access = |allow: &[&str], deny: &[&str], allow_countries: &[&str], deny_countries: &[&str]| {
+        let list = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let access = m::Access {
+            allow: list(allow),
+            deny: list(deny),
+            allow_countries: list(allow_countries),
+            deny_countries: list(deny_countries),
+        };
+        let policy = m::HttpPolicy { access: Some(access), ..m::HttpPolicy::default() };
+        assert!(policies(Some(policy.clone()), None).asks_for_countries());
+        move |address: [u8; 4]| {
+            rule(policy.clone(), &Asked { address: address.into(), ..asked("a.example", "/") }).is_none()
+        }
+    };
+    let (german, unknown, elsewhere) = ([203, 0, 113, 1], [192, 0, 2, 1], [10, 0, 0, 1]);
+    let only = access(&[], &[], &["DE"], &[]);
+    assert!(only(german) && !only(unknown), "what is not known is not let in");
+    let all_but = access(&[], &[], &[], &["DE"]);
+    assert!(!all_but(german) && all_but(unknown), "what is not known is let in");
+    let known = access(&[], &[], &[], &["XX"]);
+    assert!(known(german) && !known(unknown));
+    let wide = access(&[], &[], &["DE", "XX"], &[]);
+    assert!(wide(german) && wide(unknown));
+    let office = access(&["10.0.0.0/8"], &["203.0.113.1/32"], &["DE"], &[]);
+    assert!(office(elsewhere) && !office(german) && office([203, 0, 113, 2]) && !office(unknown));
+    let both = access(&["10.0.0.0/8"], &[], &[], &["DE"]);
+    assert!(both(elsewhere) && !both(german) && !both(unknown), "a list of who is let in stands");
+    assert!(!policies(Some(to_https()), None).asks_for_countries());
+}
+
+#[test]
+fn a_name_may_be_open_where_its_tenant_asks_for_passwords() {
+    let policy = |enabled| m::HttpPolicy {
+        basic_auth: Some(Box::new(m::BasicAuth { enabled, ..m::BasicAuth::default() })),
+        ..m::HttpPolicy::default()
+    };
+    assert!(policies(None, Some(policy(true))).basic_auth().is_some());
+    assert!(policies(Some(to_https()), Some(policy(true))).basic_auth().is_some());
+    assert!(policies(Some(policy(false)), Some(policy(true))).basic_auth().is_none());
+    assert!(policies(Some(to_https()), None).basic_auth().is_none());
 }
 
 #[test]
@@ -210,7 +260,13 @@ fn a_name_has_its_own_word_and_its_tenants_for_the_rest() {
 fn what_is_said_can_be_shown() {
     let own = m::HttpPolicy {
         maintenance: Some(m::Maintenance { enabled: true, retry_after_seconds: 1, allow: Vec::new() }),
-        access: Some(m::Access { allow: vec!["10.0.0.0/8".into()], deny: vec!["::/0".into()] }),
+        access: Some(m::Access {
+            allow: vec!["10.0.0.0/8".into()],
+            deny: vec!["::/0".into()],
+            deny_countries: vec!["DE".into()],
+            ..m::Access::default()
+        }),
+        basic_auth: Some(Box::default()),
         crawlers: Some(m::CrawlerPolicy::default()),
         challenge: Some(m::ChallengePolicy {
             mode: m::ChallengeMode::All as i32,
@@ -223,7 +279,10 @@ fn what_is_said_can_be_shown() {
     let shown = |said: Vec<(&'static str, String)>| {
         said.into_iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(shown(own), "https_redirect=true access_networks=2 maintenance=true crawlers=0 challenge=all");
+    assert_eq!(
+        shown(own),
+        "https_redirect=true access_networks=2 access_countries=1 maintenance=true crawlers=0 challenge=all basic_auth=off"
+    );
     assert_eq!(shown(tenant), "rate_limits=1");
 }
 

@@ -280,7 +280,7 @@ impl Definition for Brand {
             name_verification: input.name_verification,
             limits: input.limits,
             undelete_days: input.undelete_days,
-            http: HttpPolicy::of_tenant(input.http)?,
+            http: HttpPolicy::of_tenant(input.http, None)?,
             pages: input.pages,
             log_addresses: input.log_addresses,
         };
@@ -311,7 +311,7 @@ impl Definition for Brand {
             spec.limits = limits;
         }
         if let Some(http) = input.http {
-            spec.http = HttpPolicy::of_tenant(http)?;
+            spec.http = HttpPolicy::of_tenant(http, spec.http.as_deref())?;
         }
         spec.pages = input.pages.unwrap_or_else(|| std::mem::take(&mut spec.pages));
         spec.log_addresses = input.log_addresses.unwrap_or(spec.log_addresses);

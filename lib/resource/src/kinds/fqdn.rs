@@ -140,7 +140,7 @@ impl Fqdn {
         }
         let name = check::fqdn_or_wildcard("fqdn", &input.fqdn)?;
         let spec = FqdnSpec {
-            http: HttpPolicy::of_name(input.http, &name)?,
+            http: HttpPolicy::of_name(input.http, &name, None)?,
             fqdn: name,
             webroot_id: webroot.map(str::to_owned).or(given).map(Id::from),
             ssl_enabled: input.ssl_enabled,
@@ -203,7 +203,7 @@ impl Definition for Fqdn {
             spec.ssl_enabled = ssl;
         }
         if let Some(http) = input.http {
-            spec.http = HttpPolicy::of_name(http, &spec.fqdn)?;
+            spec.http = HttpPolicy::of_name(http, &spec.fqdn, spec.http.as_deref())?;
         }
         Ok(None)
     }

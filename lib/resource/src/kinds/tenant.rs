@@ -239,7 +239,7 @@ impl Definition for Tenant {
             disk_quota_bytes: 0,
             package_id: faults.note(named(input.package_id)).flatten(),
             limits: input.limits,
-            http: faults.note(HttpPolicy::of_tenant(input.http)).flatten(),
+            http: faults.note(HttpPolicy::of_tenant(input.http, None)).flatten(),
         };
         build.push::<Self>(id.clone(), None, &spec)?;
         for (n, subscription) in input.subscriptions.into_iter().enumerate() {
@@ -277,7 +277,7 @@ impl Definition for Tenant {
             spec.limits = limits;
         }
         if let Some(http) = input.http {
-            spec.http = HttpPolicy::of_tenant(http)?;
+            spec.http = HttpPolicy::of_tenant(http, spec.http.as_deref())?;
         }
         Ok(None)
     }

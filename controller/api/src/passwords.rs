@@ -1,0 +1,107 @@
+//! Passwords of basic authentication in bodies: made into hashes beside the store's one writer, before anything is worked out of a body.
+//!
+//! A password that is the one which its user has already gets the hash that is there, so that the same request again changes nothing.
+
+use hosting_passwords::SALT_BYTES;
+use hosting_resource::basic_auth::{check_password, each_with_password, hash_of_user};
+use hosting_resource::{Kind, PlainText, Resource};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use crate::ApiError;
+use crate::route::Op;
+use crate::service::Call;
+
+/// Passwords of one body.
+const MOST: usize = 100;
+/// Bodies whose passwords are made into hashes at once.
+static PLACES: Semaphore = Semaphore::const_new(2);
+
+struct Work {
+    password: PlainText,
+    /// That of the user's present password.
+    before: Option<String>,
+}
+
+impl Call {
+    /// Makes hashes of the passwords in the body. `current`: what the body changes.
+    pub(crate) async fn hash_passwords(&self, current: Option<&Resource>) -> Result<(), ApiError> {
+        if self.hashed.get().is_some() {
+            return Ok(());
+        }
+        let mut body = self.body.clone();
+        let work = if self.may_have_passwords() { work_of(&mut body, current) } else { Vec::new() };
+        if work.len() > MOST {
+            let problem = format!(
+                "at most {MOST} can be given in one request; send it in parts, or give password_hash"
+            );
+            return Err(ApiError::invalid("password", problem));
+        }
+        if work.is_empty() {
+            let _ = self.hashed.set(None);
+            return Ok(());
+        }
+        let _place = PLACES.acquire().await.map_err(|error| ApiError::internal(&error))?;
+        let made =
+            tokio::task::spawn_blocking(move || work.into_iter().map(hash).collect::<Option<Vec<_>>>());
+        let made = made.await.map_err(|error| ApiError::internal(&error))?;
+        let mut made = made.ok_or_else(|| ApiError::internal(&"no memory for a hash"))?.into_iter();
+        each_with_password(&mut body, &mut |user| {
+            if password_of(user).is_some()
+                && let Some(hash) = made.next()
+            {
+                user.remove("password");
+                user.insert("password_hash".to_owned(), hash.into());
+            }
+        });
+        // Whoever was first made hashes that are as good.
+        let _ = self.hashed.set(Some(body));
+        Ok(())
+    }
+
+    /// The body to work with.
+    pub(crate) fn written(&self) -> Result<&Map<String, Value>, ApiError> {
+        match self.hashed.get() {
+            Some(hashed) => Ok(hashed.as_ref().unwrap_or(&self.body)),
+            None if self.may_have_passwords() && !work_of(&mut self.body.clone(), None).is_empty() => {
+                let problem = "cannot be given in an item that rests on items before it; give password_hash, or send the item by itself";
+                Err(ApiError::invalid("password", problem))
+            }
+            None => Ok(&self.body),
+        }
+    }
+
+    fn may_have_passwords(&self) -> bool {
+        let (Op::Create(kind) | Op::CreateBy(kind, _) | Op::Update(kind)) = self.route.op else {
+            return false;
+        };
+        matches!(kind, Kind::Brand | Kind::Fqdn | Kind::Tenant | Kind::Webroot)
+    }
+}
+
+/// A password that a hash can be made of. What is wrong with others, whoever reads the body says.
+fn password_of(user: &Map<String, Value>) -> Option<&str> {
+    let password = user.get("password").and_then(Value::as_str);
+    password.filter(|password| !user.contains_key("password_hash") && check_password(password).is_ok())
+}
+
+fn work_of(body: &mut Map<String, Value>, current: Option<&Resource>) -> Vec<Work> {
+    let mut work = Vec::new();
+    each_with_password(body, &mut |user| {
+        if let Some(password) = password_of(user) {
+            let name = user.get("name").and_then(Value::as_str).unwrap_or_default();
+            let before = current.and_then(|current| hash_of_user(&current.spec, name)).map(str::to_owned);
+            work.push(Work { password: PlainText::new(password.to_owned()), before });
+        }
+    });
+    work
+}
+
+fn hash(Work { password, before }: Work) -> Option<String> {
+    let password = password.expose().as_bytes();
+    if let Some(before) = before.filter(|before| hosting_passwords::verify(password, before)) {
+        return Some(before);
+    }
+    let salt: [u8; SALT_BYTES] = rand::random();
+    hosting_passwords::hash(password, &salt).ok()
+}
