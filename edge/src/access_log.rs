@@ -117,6 +117,9 @@ pub(crate) struct Line<'a> {
     pub(crate) shard: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node: Option<&'a str>,
+    /// Of the trace that it is recorded in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) referer: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]

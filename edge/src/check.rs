@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 use hosting_scaffold::role::runtime;
 
+use crate::budget;
 use crate::certs::DevCa;
 use crate::countries;
 use crate::crawlers;
@@ -15,12 +16,13 @@ use crate::listeners::{Bound, Place, Purpose};
 use crate::settings::Settings;
 use crate::take_over::Taker;
 
-/// Looks whether the addresses can be had (those of the edge that runs with the same data folder can: they are taken over), and whether
+/// Looks whether the memory is enough for what the settings allow, the addresses can be had (those of the edge that runs with the same data folder can: they are taken over), and whether
 /// the files that are there can be read. Leaves nothing behind.
 ///
 /// # Errors
 /// What stands in the way, with the remedy.
 pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    budget::check(settings)?;
     let shared = &settings.shared;
     let running = runtime("edge-check", 1)?.block_on(Taker::find(&shared.data_dir))?;
     let taken = running.map(|running| running.places).unwrap_or_default();

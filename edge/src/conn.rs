@@ -28,6 +28,9 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
+use crate::live::{Held, Watch};
+use crate::memory::{FREE, UNREAD};
+
 /// What is gathered before it is written. A TLS record holds 16 KiB.
 const WRITE_BUFFER: usize = 16 * 1024;
 
@@ -53,6 +56,10 @@ pub(crate) struct Conn {
     h2: bool,
     opening: Option<Opening>,
     front: Option<Box<Followed>>,
+    /// The memory of what waits in it, of both ways.
+    held: Held,
+    /// The client does not read, so that TLS holds what it was sent.
+    is_unread: bool,
 }
 
 /// What an HTTP/2 client sends is followed, and its requests are written anew.
@@ -113,6 +120,8 @@ impl Conn {
             h2: false,
             opening: None,
             front: None,
+            held: Held::default(),
+            is_unread: false,
         }
     }
 
@@ -136,7 +145,41 @@ impl Conn {
             h2,
             opening,
             front: None,
+            held: Held::default(),
+            is_unread: false,
         }
+    }
+
+    /// From here on what it holds is counted for that connection.
+    pub(crate) fn watch(&mut self, watch: &Watch) {
+        self.held = watch.nothing();
+    }
+
+    /// The minor version of its TLS 1; 0: it has none.
+    pub(crate) fn tls_minor(&self) -> u8 {
+        let Io::Tls(tls) = &self.io else { return 0 };
+        match tls.get_ref().1.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_2) => 2,
+            _ => 3,
+        }
+    }
+
+    /// Counts what is held. An error: there is no memory for it.
+    fn hold(&mut self) -> io::Result<()> {
+        let of_front = self.front.as_ref().map_or(0, |front| front.front.held() + front.ready.capacity());
+        let unread = if self.is_unread { UNREAD } else { 0 };
+        let bytes = of_front.saturating_sub(FREE) + unread;
+        if self.held.set(bytes) { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+    }
+
+    /// Whether the client takes what is written, as the last attempt has shown.
+    fn reads<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let is_unread = written.is_pending();
+        if self.is_unread != is_unread && matches!(self.io, Io::Tls(_)) {
+            self.is_unread = is_unread;
+            self.hold()?;
+        }
+        written
     }
 
     /// From here on requests are written anew. The receiver learns why the connection has to end; nothing is read after that.
@@ -160,15 +203,19 @@ impl Conn {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.io.write(cx, data)
+        match self.io.write(cx, data) {
+            Poll::Pending => self.reads(Poll::Pending),
+            written => written,
+        }
     }
 
     /// Writes out what a TLS session holds.
     pub(crate) fn poll_flush_through(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        let flushed = match &mut self.io {
             Io::Tcp(_) => Poll::Ready(Ok(())),
             Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
+        };
+        self.reads(flushed)
     }
 
     /// Has the connection end in a reset, so that the client cannot take what it has for the whole.
@@ -201,6 +248,34 @@ impl Conn {
             }
         }
         outcome
+    }
+
+    /// Gathers small pieces, and writes when they are no longer small.
+    fn poll_gather(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if self.pending.len() + data.len() <= WRITE_BUFFER {
+                self.pending.extend_from_slice(data);
+                return Poll::Ready(Ok(data.len()));
+            }
+            if self.pending.is_empty() {
+                return self.io.write(cx, data);
+            }
+            // What waits and what comes, in one call.
+            let written =
+                ready!(self.io.write_vectored(cx, &[IoSlice::new(&self.pending), IoSlice::new(data)]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            match written.checked_sub(self.pending.len()) {
+                Some(of_data) => {
+                    self.pending = Vec::new();
+                    if of_data > 0 {
+                        return Poll::Ready(Ok(of_data));
+                    }
+                }
+                None => drop(self.pending.drain(..written)),
+            }
+        }
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -269,6 +344,7 @@ impl AsyncRead for Conn {
         let conn = &mut *self;
         loop {
             if let Some(ready) = conn.front.as_mut().and_then(|front| front.poll_ready(buf)) {
+                conn.hold()?;
                 return ready.map(Ok);
             }
             let before = buf.filled().len();
@@ -279,6 +355,7 @@ impl AsyncRead for Conn {
             };
             let passed = front.follow(came);
             buf.set_filled(before + passed);
+            conn.hold()?;
             if passed > 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -288,30 +365,9 @@ impl AsyncRead for Conn {
 
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let conn = &mut *self;
-        loop {
-            if conn.pending.len() + data.len() <= WRITE_BUFFER {
-                conn.pending.extend_from_slice(data);
-                return Poll::Ready(Ok(data.len()));
-            }
-            if conn.pending.is_empty() {
-                return conn.io.write(cx, data);
-            }
-            // What waits and what comes, in one call.
-            let written =
-                ready!(conn.io.write_vectored(cx, &[IoSlice::new(&conn.pending), IoSlice::new(data)]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            match written.checked_sub(conn.pending.len()) {
-                Some(of_data) => {
-                    conn.pending = Vec::new();
-                    if of_data > 0 {
-                        return Poll::Ready(Ok(of_data));
-                    }
-                }
-                None => drop(conn.pending.drain(..written)),
-            }
+        match self.poll_gather(cx, data) {
+            Poll::Pending => self.reads(Poll::Pending),
+            written => written,
         }
     }
 
@@ -339,11 +395,12 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        match &mut self.io {
-            Io::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
+        let flushed = match (self.poll_drain(cx), &mut self.io) {
+            (Poll::Ready(Ok(())), Io::Tcp(tcp)) => Pin::new(tcp).poll_flush(cx),
+            (Poll::Ready(Ok(())), Io::Tls(tls)) => Pin::new(tls).poll_flush(cx),
+            (drained, _) => drained,
+        };
+        self.reads(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hosting_edge_map::{BrandWord, Candidate, Candidates, Crawler, Policies, Target, Tenant};
 
 use crate::exchange::Moved;
+use crate::trace::Trace;
 use crate::upstream::Mark;
 use crate::visitor::Visitor;
 
@@ -51,6 +52,8 @@ pub(crate) struct Course {
     pub(crate) hides_authorization: bool,
     /// What the cache did; empty: it was not asked.
     pub(crate) cache: &'static str,
+    /// Its part in a trace, where there is tracing.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Course {

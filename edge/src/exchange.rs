@@ -20,6 +20,8 @@ use tokio_util::io::poll_read_buf;
 
 use crate::compress::Encoder;
 use crate::filling::Filling;
+use crate::live::{Held, Present};
+use crate::memory::{EXCHANGE, TUNNEL};
 
 /// What is read from a node at once, to begin with.
 const FIRST_READ: usize = 4 * 1_024;
@@ -166,10 +168,20 @@ enum Upload {
 }
 
 /// Bytes of bodies that were passed on.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Moved {
     pub(crate) received: u64,
     pub(crate) sent: u64,
+    /// The request, as the list of connections shows it.
+    pub(crate) present: Present,
+}
+
+impl Moved {
+    /// So many more bytes of the answer are the client's.
+    pub(crate) fn sends(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+        self.present.sent(self.sent);
+    }
 }
 
 /// A request under way to one node.
@@ -195,6 +207,8 @@ pub(crate) struct Exchange<'a, C> {
     /// The last time that anything moved.
     moved: Instant,
     times: Times,
+    /// The memory of its buffers.
+    held: Held,
 }
 
 impl<'a, C: Client> Exchange<'a, C> {
@@ -209,6 +223,7 @@ impl<'a, C: Client> Exchange<'a, C> {
         most: Option<u64>,
     ) -> Self {
         let now = Instant::now();
+        let held = passed.present.nothing();
         let upload = if request.is_bodyless() { Upload::Done } else { Upload::Sending };
         Self {
             client,
@@ -226,11 +241,19 @@ impl<'a, C: Client> Exchange<'a, C> {
             begun: now,
             moved: now,
             times,
+            held,
         }
+    }
+
+    /// Counts its buffers as they are now.
+    fn hold(&mut self) -> Result<(), Failure> {
+        let bytes = EXCHANGE + self.out.capacity() + self.input.capacity();
+        if self.held.set(bytes) { Ok(()) } else { Err(Failure::Busy) }
     }
 
     /// Sends the request and waits for the head of the response, which is taken out of the input.
     pub(crate) async fn ask(&mut self) -> Result<ResponseHead, Failure> {
+        self.hold()?;
         let end = poll_fn(|cx| self.poll_head(cx)).await?;
         ResponseHead::parse(self.input.split_to(end).freeze())
             .map_err(|error| Failure::Answer(error.to_string()))
@@ -279,7 +302,11 @@ impl<'a, C: Client> Exchange<'a, C> {
 
     /// The connection becomes a tunnel.
     pub(crate) async fn tunnel(mut self, idle: Duration) -> Result<(), Failure> {
+        if !self.held.set(TUNNEL + self.input.capacity()) {
+            return Err(Failure::Busy);
+        }
         self.flush().await?;
+        self.passed.present.upgraded();
         self.client.tunnel(self.tcp, self.input, idle).await;
         Ok(())
     }
@@ -302,7 +329,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             if self.input.len() > MAX_ANSWER_HEAD {
                 return Poll::Ready(Err(Failure::Answer("the response's head is too large".into())));
             }
-            self.make_room();
+            self.make_room()?;
             match poll_read_buf(Pin::new(&mut self.tcp), cx, &mut self.input) {
                 Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
                 Poll::Ready(Ok(0) | Err(_)) if self.input.is_empty() => {
@@ -365,7 +392,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                         Poll::Ready(taken) => {
                             decoder.consumed(taken);
                             self.input.advance(taken);
-                            self.passed.sent += taken as u64;
+                            self.passed.sends(taken);
                             self.moved = Instant::now();
                         }
                         Poll::Pending => {
@@ -375,7 +402,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                     }
                 }
                 Decoded::More => {
-                    self.make_room();
+                    self.make_room()?;
                     match poll_read_buf(Pin::new(&mut self.tcp), cx, &mut self.input) {
                         Poll::Ready(Ok(1..)) => self.moved = Instant::now(),
                         Poll::Ready(Ok(0)) => decoder.closed().map_err(|_| Failure::Truncated)?,
@@ -412,7 +439,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                 while !encoder.ready().is_empty() {
                     let taken = ready!(self.client.poll_send(cx, encoder.ready()))?;
                     encoder.took(taken);
-                    self.passed.sent += taken as u64;
+                    self.passed.sends(taken);
                     self.moved = Instant::now();
                 }
             }
@@ -429,7 +456,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                 }
                 None => {
                     let taken = ready!(self.client.poll_send(cx, piece))?;
-                    self.passed.sent += taken as u64;
+                    self.passed.sends(taken);
                     self.moved = Instant::now();
                     taken
                 }
@@ -439,10 +466,12 @@ impl<'a, C: Client> Exchange<'a, C> {
     }
 
     /// Room for a read that is as large as the last ones were.
-    fn make_room(&mut self) {
+    fn make_room(&mut self) -> Result<(), Failure> {
         if self.input.capacity() - self.input.len() < FIRST_READ / 4 {
             self.input.reserve(READ);
+            self.hold()?;
         }
+        Ok(())
     }
 
     /// Sends what there is to send. Returns what the upload waits for.
@@ -466,6 +495,8 @@ impl<'a, C: Client> Exchange<'a, C> {
                 Poll::Ready(Some(more)) => {
                     self.uploaded = self.uploaded.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
                     self.passed.received = self.uploaded;
+                    self.passed.present.received(self.uploaded);
+                    self.hold()?;
                     if self.uploaded > self.most {
                         return Err(Failure::Client(ClientError::TooLarge));
                     }

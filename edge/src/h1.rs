@@ -18,6 +18,8 @@ use tokio_util::io::poll_read_buf;
 
 use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer, copy_both};
+use crate::live::{Held, Watch};
+use crate::memory::FREE;
 use crate::pages::Page;
 use crate::phase::{Phase, PhaseWatch};
 use crate::proxy::Edge;
@@ -57,7 +59,7 @@ pub(crate) async fn serve(
     limits: H1Limits,
     mut phase: PhaseWatch,
 ) {
-    let mut client = H1Client::new(conn);
+    let mut client = H1Client::new(conn, visitor.watch.clone());
     let mut first_wait = limits.header;
     loop {
         let request = match client.read_head(first_wait, &limits, &mut phase).await {
@@ -108,11 +110,16 @@ struct H1Client {
     keep: bool,
     /// The answer broke off.
     broken: bool,
+    watch: Watch,
+    /// The memory of its buffers.
+    held: Held,
 }
 
 impl H1Client {
-    fn new(conn: Conn) -> Self {
+    fn new(conn: Conn, watch: Watch) -> Self {
         Self {
+            held: watch.nothing(),
+            watch,
             conn,
             input: BytesMut::new(),
             out: BytesMut::new(),
@@ -131,6 +138,7 @@ impl H1Client {
     /// client that sends a byte a minute does not hold its connection for ever, whatever the byte is.
     async fn read_head(&mut self, wait: Duration, limits: &H1Limits, phase: &mut PhaseWatch) -> Read {
         let mut deadline = Instant::now() + wait;
+        let watch = self.watch.clone();
         let (mut seen, mut begun) = (0, false);
         loop {
             // Empty lines before a request are allowed (RFC 9112 §2.2); they do not begin one.
@@ -164,6 +172,7 @@ impl H1Client {
                         biased;
                         came = read => came,
                         () = phase.stops() => return Read::Gone,
+                        () = watch.leaves() => return Read::Gone,
                     }
                 }
                 Poll::Pending => read.await,
@@ -189,11 +198,18 @@ impl H1Client {
     fn poll_input(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<std::io::Result<usize>> {
         ready!(self.conn.poll_readable(cx))?;
         self.input.reserve(size);
+        self.hold().map_err(|_| std::io::ErrorKind::OutOfMemory)?;
         let read = poll_read_buf(Pin::new(&mut self.conn), cx, &mut self.input);
         if read.is_pending() && self.input.is_empty() {
             self.input = BytesMut::new();
         }
         read
+    }
+
+    /// Counts the buffers as they are now.
+    fn hold(&mut self) -> Result<(), ClientError> {
+        let bytes = self.input.capacity() + self.out.capacity();
+        if self.held.set(bytes.saturating_sub(FREE)) { Ok(()) } else { Err(ClientError::Gone) }
     }
 
     fn begin(&mut self, request: &Request, draining: bool) {
@@ -216,6 +232,8 @@ impl H1Client {
                 self.input = BytesMut::new();
             }
             self.out = BytesMut::new();
+            // What is less is always counted.
+            let _ = self.hold();
             return true;
         }
         if self.broken {
@@ -261,6 +279,15 @@ enum Came {
     Bytes,
     Nothing,
     Late,
+}
+
+impl Drop for H1Client {
+    fn drop(&mut self) {
+        // Cut amid an answer: its client must not take what it has for the whole.
+        if self.answer != Framing::None {
+            self.conn.reset_on_close();
+        }
+    }
 }
 
 impl Client for H1Client {
@@ -316,6 +343,7 @@ impl Client for H1Client {
         if self.out.len() >= WRITE {
             ready!(self.poll_flush(cx))?;
         }
+        self.hold()?;
         let room = (WRITE - self.out.len()).clamp(1, data.len().max(1));
         let data = data.get(..room).unwrap_or(data);
         match self.answer {

@@ -21,6 +21,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::conn::Conn;
 use crate::exchange::{Client, ClientError, Timer};
+use crate::live::Held;
+use crate::memory::{HTTP2_WINDOW, STREAM, STREAM_PLACE};
 use crate::pages::Page;
 use crate::phase::PhaseWatch;
 use crate::proxy::Edge;
@@ -58,6 +60,10 @@ pub(crate) async fn serve(
     let options = options(limits, if share.is_some() { LARGE } else { SMALL });
     let Ok(mut connection) = server::handshake(Box::new(conn), Some(options)).await else { return };
     let (digest, visitor) = (Arc::new(Digest::default()), Arc::new(visitor));
+    let watch = visitor.watch.clone();
+    // What is received and not passed on, which only streams can hold.
+    let mut window: Option<Held> = None;
+    let (mut places, mut most) = (watch.nothing(), 0);
     // Closed from the beginning, so that a wait ends whenever no stream is left.
     let streams = TaskTracker::new();
     streams.close();
@@ -77,11 +83,30 @@ pub(crate) async fn serve(
                 draining = true;
                 continue;
             }
+            () = watch.leaves(), if !draining => {
+                connection.graceful_shutdown();
+                draining = true;
+                continue;
+            }
+            () = streams.wait(), if window.is_some() => {
+                window = None;
+                continue;
+            }
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
             () = idle, if !draining => return,
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
+                if window.is_none() {
+                    let Some(held) = watch.hold(HTTP2_WINDOW) else { return };
+                    window = Some(held);
+                }
+                if streams.len() >= most {
+                    most = streams.len() + 1;
+                    if !places.set(most * STREAM_PLACE) {
+                        return;
+                    }
+                }
                 drop(streams.spawn(answer(Arc::clone(edge), Arc::clone(&visitor), session)));
             }
             Ok(Some(H2Accept::Rejected)) => {}
@@ -106,7 +131,12 @@ fn options(limits: H2Limits, window: u32) -> H2Options {
 
 async fn answer(edge: Arc<Edge>, visitor: Arc<Visitor>, session: HttpSession) {
     let request = request(&session);
-    let mut client = H2Client { session, writer: None, ended: false, timer: Timer::new() };
+    // The fields are there in the library's form, as a head, and once more on their way to the node.
+    let base = STREAM + request.as_ref().map_or(0, |request| 3 * request.head().size());
+    // A page would wait for the client as its answer does, so there is none: the stream is reset when the session is dropped.
+    let Some(held) = visitor.watch.hold(base) else { return };
+    let sent = 0;
+    let mut client = H2Client { session, writer: None, ended: false, timer: Timer::new(), held, base, sent };
     match request {
         Ok(request) => edge.serve(&mut client, &request, &visitor).await,
         Err(page) => edge.refuse(&mut client, page, &visitor).await,
@@ -131,6 +161,11 @@ struct H2Client {
     writer: Option<SendStream<Bytes>>,
     ended: bool,
     timer: Timer,
+    /// The memory of its request, and of what the library holds for the client.
+    held: Held,
+    base: usize,
+    /// Bytes of the body, up to what the library holds at most.
+    sent: usize,
 }
 
 impl Client for H2Client {
@@ -183,6 +218,12 @@ impl Client for H2Client {
             }
         }
         let data = data.get(..wanted.min(writer.capacity())).unwrap_or_default();
+        if self.sent < 2 * SEND {
+            self.sent = (self.sent + data.len()).min(2 * SEND);
+            if !self.held.set(self.base + self.sent) {
+                return Poll::Ready(Err(ClientError::Gone));
+            }
+        }
         let sent = writer.send_data(Bytes::copy_from_slice(data), false);
         Poll::Ready(sent.map(|()| data.len()).map_err(|_| ClientError::Gone))
     }

@@ -12,6 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::exchange::Timer;
 use crate::h3_stream::{self, H3Limits};
+use crate::live::Held;
+use crate::memory::{HTTP3_WINDOW, STREAM};
 use crate::phase::{Phase, PhaseWatch};
 use crate::proxy::Edge;
 use crate::quic::{SHARE, code, enlarge};
@@ -43,6 +45,9 @@ pub(crate) async fn serve(
 ) {
     let _share = windows.take(SHARE).inspect(|_| enlarge(&conn));
     let visitor = Arc::new(visitor);
+    let watch = visitor.watch.clone();
+    // What was sent and is not acknowledged, which only streams can hold.
+    let mut window: Option<Held> = None;
     let client = conn.remote_address().ip();
     let Some(mut control) = open_control(&conn, limits).await else {
         return conn.close(code(Code::ClosedCriticalStream), b"");
@@ -84,6 +89,15 @@ pub(crate) async fn serve(
                 }
                 continue;
             }
+            () = watch.leaves(), if !leaving => {
+                leaving = true;
+                say_goaway(&mut control, next).await;
+                continue;
+            }
+            () = streams.wait(), if window.is_some() => {
+                window = None;
+                continue;
+            }
             stream = conn.accept_bi() => match stream {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -112,10 +126,18 @@ pub(crate) async fn serve(
             reject(send, recv);
             continue;
         }
+        if window.is_none() {
+            window = watch.hold(HTTP3_WINDOW);
+        }
+        let held = watch.hold(STREAM).filter(|_| window.is_some());
+        let Some(held) = held else {
+            reject(send, recv);
+            continue;
+        };
         next = u64::from(send.id()) + 4;
         let (conn, wasted) = (conn.clone(), Arc::clone(&wasted));
         let stream = (conn.clone(), send, recv);
-        let answer = h3_stream::answer(Arc::clone(edge), Arc::clone(&visitor), stream, limits);
+        let answer = h3_stream::answer(Arc::clone(edge), Arc::clone(&visitor), stream, limits, held);
         drop(streams.spawn(async move {
             if !count_wasted(&wasted, answer.await) {
                 tracing::debug!("an HTTP/3 connection ends: its requests are given up");

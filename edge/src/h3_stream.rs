@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use crate::exchange::{Client, ClientError, Timer};
+use crate::live::Held;
+use crate::memory::STREAM;
 use crate::pages::Page;
 use crate::proxy::Edge;
 use crate::quic::code;
@@ -47,8 +49,9 @@ pub(crate) async fn answer(
     visitor: Arc<Visitor>,
     (conn, send, recv): (Connection, SendStream, RecvStream),
     limits: H3Limits,
+    held: Held,
 ) -> bool {
-    let mut client = H3Client::new(conn, send, recv, limits.header_bytes);
+    let mut client = H3Client::new(conn, send, recv, limits.header_bytes, held);
     match client.read_head(limits.header).await {
         Ok(request) => {
             client.begin(&request);
@@ -92,10 +95,14 @@ struct H3Client {
     /// Ready when the client wants no more, or has all. `None` after that.
     stopped: Option<Stopped>,
     timer: Timer,
+    /// The memory of its buffers and its request.
+    held: Held,
+    /// Bytes of the request's fields, in their forms.
+    fields: usize,
 }
 
 impl H3Client {
-    fn new(conn: Connection, send: SendStream, recv: RecvStream, header_bytes: usize) -> Self {
+    fn new(conn: Connection, send: SendStream, recv: RecvStream, header_bytes: usize, held: Held) -> Self {
         let stopped = send.stopped();
         Self {
             conn,
@@ -113,7 +120,15 @@ impl H3Client {
             finished: false,
             reason: Code::Internal,
             timer: Timer::new(),
+            held,
+            fields: 0,
         }
+    }
+
+    /// Counts its buffers as they are now.
+    fn hold(&mut self) -> Result<(), ClientError> {
+        let bytes = STREAM + self.fields + self.input.capacity() + self.out.capacity();
+        if self.held.set(bytes) { Ok(()) } else { Err(ClientError::Gone) }
     }
 
     /// Reads up to the end of the request's fields.
@@ -156,6 +171,7 @@ impl H3Client {
     }
 
     fn begin(&mut self, request: &Request) {
+        self.fields = 3 * request.head().size();
         if let Framing::Length(length) = request.body() {
             self.missing = Some(length);
         }
@@ -183,6 +199,7 @@ impl H3Client {
     /// Reads what there is, or that nothing follows.
     fn poll_input(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<Result<(), ClientError>> {
         self.input.reserve(size);
+        self.hold()?;
         match ready!(poll_read_buf(Pin::new(&mut self.recv), cx, &mut self.input)) {
             Ok(read) => {
                 self.ended = read == 0;
@@ -326,6 +343,7 @@ impl Client for H3Client {
         if self.out.len() >= WRITE / 2 {
             ready!(self.poll_flush(cx))?;
         }
+        self.hold()?;
         let data = data.get(..WRITE).unwrap_or(data);
         push_data(&mut self.out, data);
         Poll::Ready(Ok(data.len()))

@@ -15,6 +15,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::live::LiveMetrics;
+use crate::memory::MemoryMetrics;
+
 /// Upper bounds in seconds; above the last there is one more bucket.
 const BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -318,6 +321,12 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Connections that were closed because their network had its share.
     pub over_share: Counter,
+    /// Handshakes that were not begun because their network had its share.
+    pub handshakes_over_share: Counter,
+    /// Memory that clients take.
+    pub(crate) memory: MemoryMetrics,
+    /// What is open, by what is spoken.
+    pub(crate) live: LiveMetrics,
     /// Connections now.
     pub connections: Gauge,
     /// Those of HTTP/3 among them.
@@ -388,6 +397,9 @@ impl Metrics {
             handshakes_failed: handshake("failed"),
             accept_errors: Counter::default(),
             over_share: Counter::default(),
+            handshakes_over_share: Counter::default(),
+            memory: registry.register(MemoryMetrics::register),
+            live: registry.register(LiveMetrics::register),
             connections: Gauge::default(),
             http3_connections: Gauge::default(),
             upgraded: Gauge::default(),
@@ -525,6 +537,11 @@ impl Metrics {
                 "hosting_edge_connections_over_share",
                 "Connections closed because their network had its share",
                 metrics.over_share.clone(),
+            );
+            registry.register(
+                "hosting_edge_handshakes_over_share",
+                "Connections closed because their network had its share of handshakes",
+                metrics.handshakes_over_share.clone(),
             );
             registry.register(
                 "hosting_edge_connections",

@@ -21,6 +21,7 @@ use crate::node_keys::{EDGE_KEY, NodeKeys};
 use crate::nodes::Nodes;
 use crate::pages::Page;
 use crate::settings::{Settings, ms};
+use crate::trace::Asking;
 use crate::turn::{CACHE_STATUS, Received, Turn};
 use crate::upstream::{Mark, Marks, Serves};
 use crate::visitor::Visitor;
@@ -199,7 +200,16 @@ impl Passing {
             sent += usize::from(!reused);
             let mark = self.marks.next();
             course.mark = Some(mark);
-            let head = self.upstream_head(request, visitor, serving, candidate, upgrade.is_some(), mark);
+            let mut asking = course.trace.as_mut().map(|trace| trace.ask(request, candidate.address));
+            let head = self.upstream_head(
+                request,
+                visitor,
+                serving,
+                candidate,
+                upgrade.is_some(),
+                mark,
+                asking.as_ref(),
+            );
             course.candidate = Some(candidate);
             let map = course.map(Some(serving));
             let most = course.policies.max_body();
@@ -210,6 +220,12 @@ impl Passing {
                 self.metrics.foreign_answers.inc();
                 tracing::warn!(address = %candidate.address, "a node's answer is not that of the request; its connection is closed");
                 answer = Err(Failure::Closed);
+            }
+            if let Some(asking) = &mut asking {
+                match &answer {
+                    Ok((_, response)) => asking.answered(response.status()),
+                    Err(failure) => asking.failed(failure),
+                }
             }
             let (is_marked, response) = match answer {
                 Ok(answer) => answer,
@@ -244,10 +260,16 @@ impl Passing {
                 map: map.as_deref(),
                 compresses: course.policies.compresses(),
             };
-            return self.answer(exchange, request, &response, upgrade, serving, served, begun, turn).await;
+            let answered =
+                self.answer(exchange, request, &response, upgrade, serving, served, begun, turn).await;
+            if let (Some(asking), Err(failure)) = (&mut asking, &answered) {
+                asking.failed(failure);
+            }
+            return answered;
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what a node is told")]
     fn upstream_head(
         &self,
         request: &Request,
@@ -256,6 +278,7 @@ impl Passing {
         candidate: Candidate,
         upgrade: bool,
         mark: Mark,
+        asking: Option<&Asking>,
     ) -> BytesMut {
         let key = serving.candidates.node(candidate).and_then(|node| self.keys.value(&node.id));
         let forwarded = &serving.forwarded;
@@ -270,6 +293,14 @@ impl Passing {
             (b"forwarded", &forwarded.value),
         ];
         let known = if key.is_some() { &ours[..] } else { ours.get(1..).unwrap_or_default() };
+        let mut traced = Vec::new();
+        let known = match asking {
+            None => known,
+            Some(asking) => {
+                traced.extend(asking.fields().chain(known.iter().copied()));
+                &traced
+            }
+        };
         let mut head = BytesMut::with_capacity(2 * 1_024);
         push_upstream_head(&mut head, request, serving.webroot.as_bytes(), known, upgrade);
         head
@@ -386,18 +417,20 @@ impl Passing {
                 match &mut encoder {
                     None => {
                         send_all(client, piece, self.times.client).await?;
-                        course.passed.sent += piece.len() as u64;
+                        course.passed.sends(piece.len());
                     }
                     Some(encoder) => {
                         encoder.write(piece);
-                        course.passed.sent += self.send_ready(client, encoder).await?;
+                        let sent = self.send_ready(client, encoder).await?;
+                        course.passed.sends(sent);
                     }
                 }
             }
             let mut is_whole = true;
             if let Some(encoder) = &mut encoder {
                 is_whole = encoder.finish();
-                course.passed.sent += self.send_ready(client, encoder).await?;
+                let sent = self.send_ready(client, encoder).await?;
+                course.passed.sends(sent);
             }
             client.end(is_whole)?;
             Ok::<_, ClientError>(())
@@ -410,11 +443,15 @@ impl Passing {
         code
     }
 
-    async fn send_ready<C: Client>(&self, client: &mut C, encoder: &mut Encoder) -> Result<u64, ClientError> {
+    async fn send_ready<C: Client>(
+        &self,
+        client: &mut C,
+        encoder: &mut Encoder,
+    ) -> Result<usize, ClientError> {
         let ready = encoder.ready().len();
         send_all(client, encoder.ready(), self.times.client).await?;
         encoder.took(ready);
-        Ok(ready as u64)
+        Ok(ready)
     }
 }
 

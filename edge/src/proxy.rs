@@ -1,7 +1,7 @@
 //! What happens to a request: decide by host, then pass it on, answer it from the cache, or with a page.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hosting_edge_http1::{Request, RequestHead};
@@ -28,9 +28,11 @@ use crate::passing::Passing;
 use crate::policy::{AUTHORIZATION, PolicyContext, Reply};
 use crate::self_check::{CheckSecret, challenge_line};
 use crate::settings::Settings;
+use crate::trace::{Trace, Tracing};
 use crate::traffic::{self, TrafficBook};
 use crate::upstream::Mark;
 use crate::visitor::Visitor;
+use crate::watching::Watchers;
 
 /// The policy and what it needs.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Edge {
     shown_to: Vec<IpNet>,
     log: AccessLog,
     traffic: Arc<TrafficBook>,
+    tracing: OnceLock<Tracing>,
+    watchers: Watchers,
 }
 
 impl Edge {
@@ -76,6 +80,8 @@ impl Edge {
             shown_to: settings.map_shown_to.clone(),
             log,
             traffic: Arc::default(),
+            tracing: OnceLock::new(),
+            watchers: Watchers::default(),
         }
     }
 
@@ -86,6 +92,17 @@ impl Edge {
     /// Where addresses are.
     pub(crate) const fn countries(&self) -> &Arc<Countries> {
         self.policy.countries()
+    }
+
+    /// Who watches requests.
+    pub(crate) fn watchers(&self) -> Watchers {
+        self.watchers.clone()
+    }
+
+    /// From here on requests have traces.
+    pub(crate) fn trace(&self, tracing: Tracing) {
+        // The first one counts: there is one collector.
+        let _ = self.tracing.set(tracing);
     }
 
     /// The nodes, as requests see them.
@@ -103,6 +120,8 @@ impl Edge {
         let is_shown =
             is_trusted(&self.shown_to, visitor.ip) && request.head().field(EDGE_MAP.as_bytes()).is_some();
         let mut course = Course { tls: visitor.tls, is_shown, ..Course::default() };
+        course.trace = self.tracing.get().map(|tracing| tracing.begin(request, visitor));
+        course.passed.present = visitor.watch.begin(request.authority());
         let challenge = Challenges::may_be_asked(request).then(|| self.challenge(request, visitor)).flatten();
         let code = match challenge {
             Some(text) => {
@@ -149,6 +168,14 @@ impl Edge {
         };
         self.metrics.request(code);
         self.write_down(visitor, Some(request), &course, begun, code);
+        if let Some(trace) = course.trace.take() {
+            let said = [
+                ("hosting.tenant", course.tenant.as_ref().map(|tenant| tenant.id())),
+                ("hosting.webroot", course.serving.as_ref().map(|serving| &*serving.webroot)),
+                ("hosting.cache", Some(course.cache)),
+            ];
+            trace.end(code, course.reason, &said);
+        }
     }
 
     /// Answers what is no request.
@@ -179,14 +206,16 @@ impl Edge {
             };
             self.traffic.count(tenant, passed);
         }
-        if !self.log.is_on() {
+        let is_watched = self.watchers.is_watched();
+        if !self.log.is_on() && !is_watched {
             return;
         }
         let field = |name: &[u8]| request.and_then(|request| request.head().field(name)).unwrap_or_default();
         let head = request.map(Request::head);
         let serving = course.serving.as_ref();
         let node = serving.zip(course.candidate).and_then(|(serving, at)| serving.candidates.node(at));
-        self.log.write(&Line {
+        let trace = course.trace.as_ref().and_then(Trace::recorded_id);
+        let line = Line {
             time: Timestamp::now(),
             client: &written(visitor, course),
             request: course.mark.as_ref().map(Mark::as_str),
@@ -212,9 +241,14 @@ impl Edge {
             webroot: serving.map(|serving| &*serving.webroot),
             shard: serving.map(|serving| serving.candidates.pool().name()),
             node: node.map(|node| &*node.id),
+            trace_id: trace.as_deref(),
             referer: &text(field(b"referer")),
             user_agent: &text(field(b"user-agent")),
-        });
+        };
+        self.log.write(&line);
+        if let Some(request) = request.filter(|_| is_watched) {
+            self.watchers.tell(request.authority(), &line);
+        }
     }
 
     async fn route(

@@ -17,6 +17,7 @@ use hosting_intent_sync::client::{
 };
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::admin::{self, Readiness};
+use hosting_scaffold::request_spans::RequestTracer;
 use hosting_scaffold::role::{Admin, AdminPort, RoleProcess, VIEW, ms, runtime};
 use hosting_scaffold::tasks::{Ending, OnEnd, Spawner};
 use hosting_scaffold::{BUILD, notify};
@@ -28,6 +29,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access_log::AccessLog;
+use crate::budget;
 use crate::certs::{CertStore, DevCa};
 use crate::launch;
 use crate::listeners::{Bound, Place, Purpose, places};
@@ -56,6 +58,7 @@ pub fn run(settings: Settings, start: StartArgs) -> anyhow::Result<()> {
 }
 
 async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow::Result<()> {
+    budget::check(&settings)?;
     let mut taker = taker(&settings, start).await?;
     let taken = taker.as_ref().map(|taker| taker.places.clone()).unwrap_or_default();
     let process = RoleProcess::without_admin_port(
@@ -97,10 +100,14 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
         .with_context(|| format!("access_log {}", settings.access_log.display()))?;
     let server =
         Server::new(&settings, routing, Arc::clone(&certs), Arc::clone(&keys), metrics.clone(), log)?;
+    if let Some(tracer) = RequestTracer::connect("hosting-edge")? {
+        server.trace(tracer, &settings);
+    }
     let folder = settings.shared.data_dir.join("traffic");
     let reports = TrafficReports::new(server.traffic(), folder.clone(), metrics.traffic_lost.clone())
         .with_context(|| format!("{}", folder.display()))?;
     process.looks.add("hosts", server.look());
+    process.looks.add_routes(server.routes());
     let counted = metrics.clone();
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics.clone());
     let wanted: Vec<Place> =

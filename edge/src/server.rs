@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hosting_edge_http3::Code;
 use hosting_edge_map::Routing;
 use hosting_scaffold::client_address::is_trusted;
 use hosting_scaffold::networks::{NetworkPlace, Networks};
+use hosting_scaffold::request_spans::RequestTracer;
 use ipnet::IpNet;
 use quinn::{Endpoint, Incoming};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, Addresses};
+use crate::budget;
 use crate::certs::CertStore;
 use crate::conn::Conn;
 use crate::crawlers::CrawlerList;
@@ -26,6 +29,8 @@ use crate::h3;
 use crate::h3_stream::H3Limits;
 use crate::host_look;
 use crate::listeners::Listeners;
+use crate::live::{self, Connections, Protocol};
+use crate::memory::{Account, CONNECTION, HANDSHAKE, HTTP3_CONNECTION, TLS_CONNECTION};
 use crate::metrics::{Counted, Metrics};
 use crate::node_check::NodeChecks;
 use crate::node_keys::NodeKeys;
@@ -38,8 +43,10 @@ use crate::replica::EdgeReplica;
 use crate::self_check::{CheckSecret, EdgeSelfCheck};
 use crate::settings::{Settings, ms};
 use crate::tls::Front;
+use crate::trace::Tracing;
 use crate::traffic::TrafficBook;
 use crate::visitor::Visitor;
+use crate::watching;
 use crate::windows::Windows;
 
 /// Saying why connections end may take this long.
@@ -63,6 +70,10 @@ pub struct Server {
     permits: Arc<Semaphore>,
     networks: Arc<Networks>,
     per_network: usize,
+    /// Handshakes under way by network.
+    handshakes: Arc<Networks>,
+    handshakes_per_network: usize,
+    connections: Connections,
     metrics: Metrics,
     checks: Option<NodeChecks>,
     drain: Duration,
@@ -138,6 +149,12 @@ impl Server {
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             networks: Arc::default(),
             per_network: settings.per_network(),
+            handshakes: Arc::default(),
+            handshakes_per_network: settings.handshakes_per_network(),
+            connections: Connections::new(
+                Account::new(budget::working(settings), metrics.memory.clone()),
+                metrics.live.clone(),
+            ),
             metrics,
             checks: NodeChecks::of(settings),
             drain: settings.shared.drain(),
@@ -163,6 +180,29 @@ impl Server {
             self.metrics.over_share.inc();
         }
         place
+    }
+
+    /// A place among the handshakes of the client's network.
+    fn begin_handshake(&self, client: IpAddr) -> Option<NetworkPlace> {
+        let place = self.handshakes.enter(client, self.handshakes_per_network);
+        if place.is_none() {
+            self.metrics.handshakes_over_share.inc();
+        }
+        place
+    }
+
+    /// Gives requests their places in traces, as the settings ask for, and records some with `tracer`.
+    pub fn trace(&self, tracer: RequestTracer, settings: &Settings) {
+        if let Some(tracing) = Tracing::new(tracer, settings) {
+            self.edge.trace(tracing);
+        }
+    }
+
+    /// What the admin port tells of the connections that are open, and of requests as they come.
+    pub fn routes(&self) -> Router {
+        let addresses = self.addresses;
+        live::routes(self.connections.clone(), move |client| addresses.of(client))
+            .merge(watching::routes(self.edge.watchers(), Arc::clone(&self.routing)))
     }
 
     /// What asks this server, at its addresses for HTTP and HTTPS, for what `replica` applied.
@@ -242,6 +282,7 @@ impl Server {
                 () = stop.cancelled() => Phase::Stopping,
             };
             closed.cancel();
+            server.edge.watchers().end();
             accepting.wait().await;
             // Fails only when no connection listens any more.
             let _ = reached.send(end);
@@ -276,6 +317,7 @@ impl Server {
             () = Arc::clone(server.edge.countries()).follow() => {}
             () = checking => {}
             () = server.crawlers.follow() => {}
+            () = server.connections.make_room() => {}
         }
         letting_go.drained.cancel();
     }
@@ -399,17 +441,33 @@ async fn serve(
             (client, place)
         }
     };
-    let (conn, name) = if tls {
+    let bytes = if tls { HANDSHAKE } else { CONNECTION };
+    let Some(mut opened) = server.connections.enter(client, bytes) else { return };
+    let watch = opened.watch();
+    let (mut conn, name) = if tls {
+        let Some(_handshake) = server.begin_handshake(client) else { return };
         let Some(accepted) = server.front.accept(tcp, peer).await else { return };
         accepted
     } else {
         (Conn::tcp(tcp, peer), None)
     };
-    let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name).with_alt_svc(alt_svc);
+    let protocol = if conn.is_h2() { Protocol::Http2 } else { Protocol::Http1 };
+    let bytes = if tls { TLS_CONNECTION } else { CONNECTION };
+    opened.speaks(protocol, conn.tls_minor(), name.as_ref(), bytes);
+    conn.watch(&watch);
+    let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name)
+        .with_alt_svc(alt_svc)
+        .watched(watch);
     if conn.is_h2() {
-        h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase).await;
+        tokio::select! {
+            () = h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase) => {}
+            () = opened.cut() => {}
+        }
     } else {
-        h1::serve(&server.edge, conn, &visitor, server.h1, phase).await;
+        tokio::select! {
+            () = h1::serve(&server.edge, conn, &visitor, server.h1, phase) => {}
+            () = opened.cut() => {}
+        }
     }
 }
 
@@ -501,8 +559,17 @@ async fn serve_quic(
 ) {
     let _counted = [&server.metrics.connections, &server.metrics.http3_connections].map(Counted::new);
     let client = incoming.remote_address().ip();
+    let Some(mut opened) = server.connections.enter(client, HTTP3_CONNECTION) else {
+        return incoming.refuse();
+    };
+    let Some(handshake) = server.begin_handshake(client) else { return incoming.refuse() };
     let Some((conn, name)) = server.quic.handshake(incoming).await else { return };
-    drop(unproven);
-    let visitor = Visitor::new(client, &server.forwarders, server.addresses, true, name);
-    h3::serve(&server.edge, conn, visitor, server.h3, &server.windows, phase).await;
+    drop((unproven, handshake));
+    opened.speaks(Protocol::Http3, 3, name.as_ref(), HTTP3_CONNECTION);
+    let visitor =
+        Visitor::new(client, &server.forwarders, server.addresses, true, name).watched(opened.watch());
+    tokio::select! {
+        () = h3::serve(&server.edge, conn.clone(), visitor, server.h3, &server.windows, phase) => {}
+        () = opened.cut() => conn.close(code(Code::ExcessiveLoad), b""),
+    }
 }

@@ -48,11 +48,21 @@ pub struct Settings {
     pub forwarded_from: Vec<IpNet>,
     /// Networks of clients that learn where a request went, and why, when they send `X-Edge-Map` with it.
     pub map_shown_to: Vec<IpNet>,
+    /// Networks of clients whose `traceparent` is believed: they say which trace their requests belong to, and whether it is recorded. Those
+    /// of others are replaced, once there is tracing at all.
+    pub trace_context_from: Vec<IpNet>,
+    /// Of the requests of all others, how many are recorded: from 0 (none) to 1 (all). Traces go to `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub trace_ratio: f64,
     /// Client connections at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// Of these for one network (an IPv4 address, an IPv6 /64; four times as many for the /24 or /48 around it): more are
     /// closed at once. 0: a sixteenth of `max_connections`.
     pub max_connections_per_network: usize,
+    /// TLS handshakes under way for one network, counted as connections are. 0: a quarter of what it may have of those.
+    pub max_handshakes_per_network: usize,
+    /// Bytes that the process may take, without the names and certificates that it knows: above it connections that are idle are closed,
+    /// new ones refused, and those cut that hold most. Must be enough for what the other settings allow.
+    pub memory_bytes: usize,
     /// Client connections that the kernel queues.
     pub backlog: i32,
     /// From the connection to the end of the TLS handshake.
@@ -153,8 +163,12 @@ impl Default for Settings {
             proxy_protocol_from: Vec::new(),
             forwarded_from: Vec::new(),
             map_shown_to: Vec::new(),
+            trace_context_from: Vec::new(),
+            trace_ratio: 0.0,
             max_connections: 50_000,
             max_connections_per_network: 0,
+            max_handshakes_per_network: 0,
+            memory_bytes: 6 * 1024 * 1024 * 1024,
             backlog: 4_096,
             handshake_timeout_ms: 10_000,
             header_timeout_ms: 10_000,
@@ -223,6 +237,9 @@ impl Settings {
         }
         if self.max_connections == 0 {
             return invalid("max_connections", "must be at least 1");
+        }
+        if !(0.0..=1.0).contains(&self.trace_ratio) {
+            return invalid("trace_ratio", "must be from 0 to 1");
         }
         if self.node_max_requests == 0 {
             return invalid("node_max_requests", "must be at least 1");
@@ -309,6 +326,15 @@ impl Settings {
     pub fn per_network(&self) -> usize {
         match self.max_connections_per_network {
             0 => self.max_connections.div_ceil(16),
+            given => given,
+        }
+    }
+
+    /// TLS handshakes that one network may have under way.
+    #[must_use]
+    pub fn handshakes_per_network(&self) -> usize {
+        match self.max_handshakes_per_network {
+            0 => self.per_network().div_ceil(4),
             given => given,
         }
     }

@@ -9,6 +9,7 @@ use hosting_scaffold::client_address::{client_of, is_trusted};
 use ipnet::IpNet;
 
 use crate::access_log::Addresses;
+use crate::live::Watch;
 
 /// Whose connection it is.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub(crate) struct Visitor {
     pub(crate) name: Option<Arc<str>>,
     /// Where the same is to be had over HTTP/3.
     pub(crate) alt_svc: Option<Arc<str>>,
+    /// The connection among those that are open.
+    pub(crate) watch: Watch,
 }
 
 /// What it takes to read the word of a trusted proxy.
@@ -58,6 +61,11 @@ impl Visitor {
         Self { alt_svc, ..self }
     }
 
+    /// The same, on a connection that is watched.
+    pub(crate) fn watched(self, watch: Watch) -> Self {
+        Self { watch, ..self }
+    }
+
     pub(crate) fn at(address: IpAddr, written: Addresses, tls: bool, name: Option<Arc<str>>) -> Self {
         let text = |addresses: Addresses| addresses.of(address).to_string().into();
         Self {
@@ -68,6 +76,7 @@ impl Visitor {
             tls,
             name,
             alt_svc: None,
+            watch: Watch::default(),
         }
     }
 
@@ -85,6 +94,6 @@ impl Visitor {
             (Some(protocol), None) if protocol.eq_ignore_ascii_case("http") => false,
             _ => self.tls,
         };
-        Cow::Owned(Self::at(client, *written, tls, self.name.clone()))
+        Cow::Owned(Self::at(client, *written, tls, self.name.clone()).watched(self.watch.clone()))
     }
 }

@@ -14,5 +14,5 @@ mod response;
 pub use body::{BodyError, Decoded, Decoder, Framing, LAST_CHUNK, push_chunk};
 pub use field::{FieldKind, is_spoofable, lists_token};
 pub use head::{Field, HeadEnd, HeadError, MAX_FIELDS, head_end};
-pub use request::{Request, RequestError, RequestHead, Version, push_upstream_head};
+pub use request::{Request, RequestError, RequestHead, TRACEPARENT, TRACESTATE, Version, push_upstream_head};
 pub use response::{AnswerHead, Answered, ResponseError, ResponseHead};

@@ -9,6 +9,11 @@ use crate::body::Framing;
 use crate::field::{FieldKind, is_spoofable, lists_token};
 use crate::head::{Field, HeadError, is_control, is_token, lines};
 
+/// A request's place in a trace (W3C Trace Context).
+pub const TRACEPARENT: &[u8] = b"traceparent";
+/// What is said of the trace besides.
+pub const TRACESTATE: &[u8] = b"tracestate";
+
 /// The version of a request, as far as it changes the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -393,7 +398,7 @@ fn target(head: &RequestHead, host: Option<&Field>) -> Result<(Range<usize>, Ran
 }
 
 /// Appends the head that a node gets: origin form, `host`, the client's end-to-end fields, the edge's own fields, and the
-/// framing of the body. With `upgrade` the client's `Upgrade` goes along, on a connection that carries this request only.
+/// framing of the body. If the edge's own say where the request stands in a trace, the client's do not. With `upgrade` the client's `Upgrade` goes along, on a connection that carries this request only.
 pub fn push_upstream_head(
     out: &mut BytesMut,
     request: &Request,
@@ -412,9 +417,13 @@ pub fn push_upstream_head(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     push_field(out, b"host", host);
     let mut has_cookie = false;
+    let is_traced = ours.iter().any(|(name, _)| *name == TRACEPARENT);
     for (name, value) in head.fields() {
         match FieldKind::of(name) {
             FieldKind::Other if is_spoofable(name) || (request.nominates && is_nominated(head, name)) => {}
+            FieldKind::Other
+                if is_traced
+                    && [TRACEPARENT, TRACESTATE].iter().any(|ours| name.eq_ignore_ascii_case(ours)) => {}
             FieldKind::Other => push_field(out, name, value),
             FieldKind::Cookie => has_cookie = true,
             FieldKind::Host

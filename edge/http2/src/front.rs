@@ -119,6 +119,13 @@ impl Front {
         self.failure
     }
 
+    /// Bytes that it keeps of what the client did not send the end of.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let of_block = self.block.as_ref().map_or(0, |block| block.rest.capacity() + block.fields.held());
+        self.frame.capacity() + of_block
+    }
+
     /// How many of the first bytes pass as they are. What follows them has to be given to [`Self::feed`].
     pub fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;

@@ -68,6 +68,11 @@ impl Fields {
         }
     }
 
+    /// Bytes that it keeps.
+    pub(crate) fn held(&self) -> usize {
+        self.pseudo.capacity() + self.head.capacity()
+    }
+
     fn fail(&mut self, fault: Fault) {
         self.fault = Some(self.fault.map_or(fault, |before| before.min(fault)));
     }

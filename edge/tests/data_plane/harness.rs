@@ -95,6 +95,10 @@ async fn answer(
         let switching = response.status(101).header("connection", "upgrade").header("upgrade", "websocket");
         return Ok(switching.body(Full::default()).unwrap());
     }
+    if let Some(bytes) = path.strip_prefix("/big/") {
+        let body = vec![b'x'; bytes.parse().unwrap()];
+        return Ok(response.body(Full::new(body.into())).unwrap());
+    }
     if let Some(millis) = path.strip_prefix("/slow/") {
         tokio::time::sleep(Duration::from_millis(millis.parse().unwrap())).await;
     }

@@ -35,7 +35,7 @@ struct Raw {
     closed: bool,
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let head = [length[1], length[2], length[3], kind, flags];
     [&head[..], &stream.to_be_bytes(), payload].concat()
@@ -56,7 +56,7 @@ pub(crate) fn integer(out: &mut Vec<u8>, prefix: u8, first: u8, value: usize) {
 }
 
 /// Literals, put into the table if `indexed`.
-fn block(fields: Fields<'_>, indexed: bool) -> Vec<u8> {
+pub(crate) fn block(fields: Fields<'_>, indexed: bool) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
         out.push(if indexed { 0x40 } else { 0 });

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a helper of a test may fail like the test")]
 
 mod access_log;
+mod accountant;
 mod balancing;
 mod basic_auth;
 mod brand;
@@ -13,6 +14,7 @@ mod challenges;
 mod client_address;
 mod compression;
 mod conformance;
+mod connections;
 mod countries;
 mod crawlers;
 mod feed;
@@ -35,5 +37,7 @@ mod take_over;
 mod tenant_certificates;
 mod tickets;
 mod tls;
+mod traces;
 mod traffic;
+mod watching;
 mod why;

@@ -134,6 +134,14 @@ impl Site {
         Ok(text)
     }
 
+    /// The JSON that the admin port answers.
+    pub(crate) fn admin_json(&self, path: &str) -> serde_json::Value {
+        let answer = self.admin(path).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let text = self.admin("/metrics").unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -1,24 +1,25 @@
-//! The admin port: `/metrics`, `/healthz`, `/readyz`, and what a role tells of its things by name ([`Looks`]). Plain HTTP; bind it to loopback or a management network.
+//! The admin port: `/metrics`, `/healthz`, `/readyz`, and what a role tells of its things ([`Looks`]). Plain HTTP; bind it to loopback or a management network.
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{
         HeaderMap, StatusCode,
         header::{ACCEPT, CONTENT_TYPE, VARY},
     },
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::exposition;
 use crate::http::{self, HttpLimits};
@@ -97,7 +98,13 @@ type Look = Arc<dyn Fn(&str) -> Option<serde_json::Value> + Send + Sync>;
 
 /// What the admin port tells beside metrics and readiness: `GET /hosts/www.example.com`, say.
 #[derive(Clone, Default)]
-pub struct Looks(Arc<Mutex<BTreeMap<&'static str, Look>>>);
+pub struct Looks(Arc<Mutex<Told>>);
+
+#[derive(Default)]
+struct Told {
+    by_name: BTreeMap<&'static str, Look>,
+    routes: Router,
+}
 
 impl std::fmt::Debug for Looks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,11 +119,21 @@ impl Looks {
         things: &'static str,
         look: impl Fn(&str) -> Option<serde_json::Value> + Send + Sync + 'static,
     ) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(things, Arc::new(look));
+        self.told().by_name.insert(things, Arc::new(look));
+    }
+
+    /// Serves these routes too from now on. Those of the admin port itself, and `/{things}/{name}`, come first.
+    pub fn add_routes(&self, routes: Router) {
+        let mut told = self.told();
+        told.routes = std::mem::take(&mut told.routes).merge(routes);
     }
 
     fn get(&self, things: &str) -> Option<Look> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(things).map(Arc::clone)
+        self.told().by_name.get(things).map(Arc::clone)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,7 +143,7 @@ pub fn metrics_router(metrics: Metrics) -> Router {
 }
 
 fn router(metrics: Metrics, readiness: Readiness, looks: Looks) -> Router {
-    let looks = Router::new().route("/{things}/{name}", get(look)).with_state(looks);
+    let looks = Router::new().route("/{things}/{name}", get(look)).fallback(added).with_state(looks);
     Router::new()
         .route("/healthz", get(|| async { Json(serde_json::json!({"status": "ok"})) }))
         .route("/readyz", get(readyz))
@@ -175,6 +192,15 @@ async fn look(
     look(&name).map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
+/// What the role's own routes answer.
+async fn added(State(looks): State<Looks>, request: Request) -> Response {
+    let routes = looks.told().routes.clone();
+    match routes.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
     let parts = readiness.parts();
     let code =
@@ -193,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    async fn get(address: SocketAddr, path: &str) -> String {
+    async fn get_text(address: SocketAddr, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -215,20 +241,24 @@ mod tests {
         let looks = Looks::default();
         let server = tokio::spawn(serve(listener, metrics, readiness.clone(), looks.clone(), stop.clone()));
 
-        let answer = get(address, "/readyz").await;
+        let answer = get_text(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert!(answer.contains(r#""view":"waiting for the first snapshot""#), "{answer}");
         readiness.ready("view");
-        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(get(address, "/metrics").await.contains("tests_total 1"));
-        assert!(get(address, "/healthz").await.contains(r#"{"status":"ok"}"#));
+        assert!(get_text(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(get_text(address, "/metrics").await.contains("tests_total 1"));
+        assert!(get_text(address, "/healthz").await.contains(r#"{"status":"ok"}"#));
 
-        assert!(get(address, "/hosts/a.example").await.starts_with("HTTP/1.1 404"));
+        assert!(get_text(address, "/hosts/a.example").await.starts_with("HTTP/1.1 404"));
         looks.add("hosts", |name| (name == "a.example").then(|| serde_json::json!({"host": name})));
-        assert!(get(address, "/hosts/a.example").await.contains(r#"{"host":"a.example"}"#));
+        assert!(get_text(address, "/hosts/a.example").await.contains(r#"{"host":"a.example"}"#));
         for path in ["/hosts/b.example", "/hosts", "/hosts/a.example/x", "/others/a.example"] {
-            assert!(get(address, path).await.starts_with("HTTP/1.1 404"), "{path}");
+            assert!(get_text(address, path).await.starts_with("HTTP/1.1 404"), "{path}");
         }
+
+        looks.add_routes(Router::new().route("/things", get(|| async { "all things" })));
+        assert!(get_text(address, "/things").await.ends_with("all things"), "also when it is served already");
+        assert!(get_text(address, "/hosts").await.starts_with("HTTP/1.1 404"));
 
         stop.cancel();
         server.await.unwrap().unwrap();

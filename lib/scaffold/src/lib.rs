@@ -12,11 +12,13 @@ pub mod file;
 pub mod http;
 pub mod networks;
 pub mod notify;
+pub mod request_spans;
 pub mod role;
 pub mod server_tls;
 pub mod tasks;
 pub mod telemetry;
 pub mod text;
+pub mod trace_context;
 
 pub use prometheus_client;
 

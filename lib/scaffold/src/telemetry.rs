@@ -23,6 +23,9 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// Where traces go.
+pub(crate) const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
 #[serde(rename_all = "lowercase")]
@@ -84,7 +87,7 @@ pub fn init(
         .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), error: error.to_string() })?;
     let resource = Resource::builder().with_service_name(service).build();
     let mut provider = SdkTracerProvider::builder().with_resource(resource);
-    if env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
+    if env::var_os(ENDPOINT).is_some() {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
             .build()
