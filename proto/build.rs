@@ -12,9 +12,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={file}");
     }
     let descriptors = protox::compile(OWN, ["proto"])?;
-    // What few policies have takes no room in the others.
-    let boxed = ".hosting.intent.v1.HttpPolicy.basic_auth";
-    tonic_prost_build::configure().bytes(".").btree_map(".").boxed(boxed).compile_fds(descriptors)?;
+    // What few tenants and policies have takes no room in the others.
+    let mut own = tonic_prost_build::configure().bytes(".").btree_map(".");
+    for boxed in ["TenantState.http", "HttpPolicy.basic_auth"] {
+        own = own.boxed(format!(".hosting.intent.v1.{boxed}"));
+    }
+    own.compile_fds(descriptors)?;
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true).open_file(PUBLISHED)?;
     let kept = PathBuf::from(std::env::var("OUT_DIR")?).join("intent_api.binpb");

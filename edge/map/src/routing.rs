@@ -298,7 +298,7 @@ impl Writer {
             match intent {
                 EdgeIntent::TenantState(state) => {
                     let suspended = state.state() == message::State::Suspended;
-                    let policy = self.policy(state.http.as_ref());
+                    let policy = self.policy(state.http.as_deref());
                     let brand = (!state.brand_id.is_empty()).then(|| self.brands.refer(&state.brand_id));
                     let tenant = self.tenants.want(&item.key.name);
                     tenant.set_brand(brand);
@@ -625,7 +625,7 @@ mod tests {
         if let EdgeIntent::Route(route) = &mut intent {
             route.http = policy;
         } else if let EdgeIntent::TenantState(state) = &mut intent {
-            state.http = policy;
+            state.http = policy.map(Box::new);
         }
         (item, intent)
     }

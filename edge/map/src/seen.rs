@@ -77,7 +77,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
             vec![tenant(&route.tenant_id), site(bound), policy(of(route.http.as_ref()).as_deref())]
         }
         EdgeIntent::TenantState(state) => {
-            let digest = of(state.http.as_ref());
+            let digest = of(state.http.as_deref());
             vec![
                 suspended(state.state() == State::Suspended),
                 tenant_policy(digest.as_deref()),

@@ -361,7 +361,9 @@ pub(crate) fn with_policy((item, intent): (Item, EdgeIntent), policy: HttpPolicy
     let http = Some(policy);
     let intent = match intent {
         EdgeIntent::Route(route) => EdgeIntent::Route(Route { http, ..route }),
-        EdgeIntent::TenantState(state) => EdgeIntent::TenantState(TenantState { http, ..state }),
+        EdgeIntent::TenantState(state) => {
+            EdgeIntent::TenantState(TenantState { http: http.map(Box::new), ..state })
+        }
         other => panic!("{other:?} has no policy"),
     };
     (item, intent)

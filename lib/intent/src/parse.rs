@@ -122,7 +122,7 @@ pub(crate) fn tenant_state(key: &str, value: &[u8]) -> Result<m::TenantState, Re
     let state: m::TenantState = decode(value)?;
     id_key(key)?;
     stated(state.state)?;
-    http(state.http.as_ref(), true)?;
+    http(state.http.as_deref(), true)?;
     if !state.brand_id.is_empty() {
         check_id("brand_id", &state.brand_id)?;
     }

@@ -92,7 +92,7 @@ impl Planned for Tenant {
         let mut wanted = Vec::new();
         let id = tenant.id.as_str();
         if !tenant.spec.cluster_id.is_empty() {
-            let http = tenant.spec.http.as_deref().map(http_policy::message);
+            let http = tenant.spec.http.as_deref().map(|http| Box::new(http_policy::message(http)));
             let purges = tenant.state.purges.as_ref().map(http_policy::purges);
             let (reason, brand_id) = (reason.to_owned(), tenant.spec.brand_id.to_string());
             let message = m::TenantState { state: state as i32, reason, http, purges, brand_id };

@@ -19,7 +19,7 @@ fn action(verdict: m::CrawlerVerdict, per_minute: u32) -> Option<m::CrawlerActio
 }
 
 fn policy(lab: &Lab, tenant: &Resource) -> Option<m::HttpPolicy> {
-    state(lab, tenant).http
+    state(lab, tenant).http.map(|http| *http)
 }
 
 #[tokio::test]
