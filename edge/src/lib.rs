@@ -78,6 +78,6 @@ pub use node_keys::{EDGE_KEY, NodeKeys};
 pub use replica::EdgeReplica;
 pub use run::run;
 pub use self_check::EdgeSelfCheck;
-pub use server::{Server, threads};
+pub use server::Server;
 pub use settings::{Args, Flags, RoleFlags, RoleSettings, Settings, SettingsError, StartArgs};
 pub use traffic::TrafficBook;

@@ -19,7 +19,6 @@ use crate::course::Course;
 use crate::crawlers::CrawlerList;
 use crate::metrics::{CrawlerOutcome, Metrics, Rulings};
 use crate::pages::Page;
-use crate::server::threads;
 use crate::settings::Settings;
 use crate::visitor::Visitor;
 
@@ -102,7 +101,7 @@ impl PolicyContext {
             routing,
             crawlers,
             countries: Countries::load(settings.countries_file(), metrics.clone()),
-            passwords: PasswordChecks::new(threads(settings), metrics.passwords.clone()),
+            passwords: PasswordChecks::new(settings.threads(), metrics.passwords.clone()),
         }
     }
 

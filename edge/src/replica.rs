@@ -59,6 +59,7 @@ impl Replica for EdgeReplica {
             EdgeIntent::TicketKeys(shared) => tickets::check(&self.keys, key, shared)?,
             EdgeIntent::TrustRoots(_)
             | EdgeIntent::Brand(_)
+            | EdgeIntent::EdgeCount(_)
             | EdgeIntent::TenantState(_)
             | EdgeIntent::Route(_)
             | EdgeIntent::ShardPool(_)
@@ -130,6 +131,7 @@ impl Replica for EdgeReplica {
                 Some(
                     EdgeKind::TrustRoots
                     | EdgeKind::Brand
+                    | EdgeKind::EdgeCount
                     | EdgeKind::TenantState
                     | EdgeKind::AudienceKey
                     | EdgeKind::EdgeSettings,

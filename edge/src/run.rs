@@ -36,7 +36,7 @@ use crate::listeners::{Bound, Place, Purpose, places};
 use crate::metrics::Metrics;
 use crate::node_keys::NodeKeys;
 use crate::replica::EdgeReplica;
-use crate::server::{Server, threads};
+use crate::server::Server;
 use crate::settings::{Settings, StartArgs};
 use crate::take_over::{self, Giver, Taken, Taker};
 use crate::traffic::{TrafficReports, TrafficSender};
@@ -49,7 +49,7 @@ const LISTENERS: &str = "listeners";
 /// What stands in the way, with the remedy.
 pub fn run(settings: Settings, start: StartArgs) -> anyhow::Result<()> {
     // User bytes and control traffic do not share threads: neither a flood of requests nor a large snapshot delays the other.
-    let user = runtime("edge-io", threads(&settings))?;
+    let user = runtime("edge-io", settings.threads())?;
     let control = runtime("edge-control", 2)?;
     let outcome = control.block_on(wire(settings, start, user.handle().clone()));
     user.shutdown_timeout(Duration::from_secs(1));

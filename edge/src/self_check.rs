@@ -353,6 +353,7 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 Some(
                     EdgeIntent::TrustRoots(_)
                     | EdgeIntent::Brand(_)
+                    | EdgeIntent::EdgeCount(_)
                     | EdgeIntent::AudienceKey(_)
                     | EdgeIntent::TicketKeys(_)
                     | EdgeIntent::EdgeSettings(_),
@@ -364,6 +365,7 @@ impl SelfCheck<EdgeIntent> for EdgeSelfCheck {
                 Some(
                     EdgeKind::TrustRoots
                     | EdgeKind::Brand
+                    | EdgeKind::EdgeCount
                     | EdgeKind::AudienceKey
                     | EdgeKind::TicketKeys
                     | EdgeKind::EdgeSettings,

@@ -350,15 +350,6 @@ impl LettingGo {
     }
 }
 
-/// Threads for user bytes.
-#[must_use]
-pub fn threads(settings: &Settings) -> usize {
-    match settings.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        threads => threads,
-    }
-}
-
 struct Accept {
     server: Arc<Server>,
     tls: bool,

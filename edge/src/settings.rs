@@ -308,6 +308,15 @@ impl Settings {
         })
     }
 
+    /// Threads for user bytes.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
+
     /// Where crawlers are listed; `None`: those of the build are known.
     #[must_use]
     pub fn crawlers_file(&self) -> Option<PathBuf> {

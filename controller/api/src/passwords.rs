@@ -4,7 +4,7 @@
 
 use hosting_passwords::SALT_BYTES;
 use hosting_resource::basic_auth::{check_password, each_with_password, hash_of_user};
-use hosting_resource::{Kind, PlainText, Resource};
+use hosting_resource::{PlainText, Resource};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
@@ -72,10 +72,7 @@ impl Call {
     }
 
     fn may_have_passwords(&self) -> bool {
-        let (Op::Create(kind) | Op::CreateBy(kind, _) | Op::Update(kind)) = self.route.op else {
-            return false;
-        };
-        matches!(kind, Kind::Brand | Kind::Fqdn | Kind::Tenant | Kind::Webroot)
+        matches!(self.route.op, Op::Create(_) | Op::CreateBy(..) | Op::Update(_))
     }
 }
 

@@ -76,13 +76,6 @@ fn is_harmless(kind: IntentKind, before: &Bytes, after: Option<&Bytes>) -> bool 
         return m::AddressSet::decode(before.clone())
             .is_ok_and(|set| set.ipv4.is_empty() && set.ipv6.is_empty());
     }
-    if kind == IntentKind::EdgeSettings {
-        let alike = |value: &Bytes| {
-            let settings = m::EdgeSettings::decode(value.clone()).unwrap_or_default();
-            m::EdgeSettings { edges_in_service: 0, ..settings }
-        };
-        return after.is_some_and(|after| alike(after) == alike(before));
-    }
     if kind != IntentKind::ShardPool {
         return false;
     }

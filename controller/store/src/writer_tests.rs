@@ -162,11 +162,13 @@ async fn a_crowd_of_one_caller_is_not_before_others() {
     let (_folder, store) = store().await;
     let by = |name: &str| Origin { actor: Some(name.to_owned()), ..Origin::default() };
     let (go, wait) = oneshot::channel::<()>();
+    let (begins, begun) = oneshot::channel::<()>();
     let blocked = {
         let store = store.clone();
         tokio::spawn(async move {
             let write = store.write(Origin::default(), move |_| {
                 Box::pin(async move {
+                    begins.send(()).ok();
                     wait.await.ok();
                     Ok::<_, ApplyError>(())
                 })
@@ -188,9 +190,7 @@ async fn a_crowd_of_one_caller_is_not_before_others() {
             write.await.map(|_| ())
         })
     };
-    while store.stats().queued > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    begun.await.unwrap();
     let mut tasks: Vec<_> = (0..50).map(|_| run("crowd", by("a"))).collect();
     while store.stats().queued < 50 {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;

@@ -97,6 +97,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
         }
         EdgeIntent::TrustRoots(_)
         | EdgeIntent::Brand(_)
+        | EdgeIntent::EdgeCount(_)
         | EdgeIntent::AudienceKey(_)
         | EdgeIntent::Certificate(_)
         | EdgeIntent::AcmeChallenge(_)

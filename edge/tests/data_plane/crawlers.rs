@@ -5,7 +5,7 @@ use std::time::Duration;
 use hosting_edge::Settings;
 use hosting_intent::message::crawler_rule::Of;
 use hosting_intent::message::{
-    CrawlerAction, CrawlerClass, CrawlerPolicy, CrawlerRule, CrawlerVerdict, EdgeSettings, HttpPolicy, State,
+    CrawlerAction, CrawlerClass, CrawlerPolicy, CrawlerRule, CrawlerVerdict, EdgeCount, HttpPolicy, State,
 };
 use hosting_intent::{EdgeIntent, Kind};
 use reqwest::header::{RETRY_AFTER, USER_AGENT};
@@ -85,10 +85,7 @@ async fn a_crawler_that_is_not_let_in_is_told_so_over_every_version_of_http() {
 async fn an_edge_gives_its_share_of_a_names_budget_and_more_when_others_are_gone() {
     let budget = rules(&[(Of::Agent("gptbot".into()), (CrawlerVerdict::Limit, 6))]);
     let (mut edge, node) = edge(settings(), budget).await;
-    let told = |edges_in_service| {
-        let settings = EdgeSettings { edges_in_service, ..EdgeSettings::default() };
-        upsert(Kind::EdgeSettings, "settings", EdgeIntent::EdgeSettings(settings))
-    };
+    let told = |in_service| upsert(Kind::EdgeCount, "edges", EdgeIntent::EdgeCount(EdgeCount { in_service }));
     edge.publish(vec![told(3)], Vec::new());
     let client = edge.client(&[HOST_NAME]);
     let ask = async |edge: &Edge, agent: &str| {

@@ -109,6 +109,8 @@ kinds! {
     SerialOffset: [Dns], parse::serial_offset, |_| false;
     /// What holds for all tenants of a brand.
     Brand: [Lb], parse::brand, |_| false;
+    /// How many edges there are in service.
+    EdgeCount: [Lb], parse::edge_count, |_| false;
     /// A tenant on a node.
     Tenant: [Web], parse::tenant, |tenant| tenant.state() == State::Suspended;
     /// A site on a node.

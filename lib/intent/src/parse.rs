@@ -260,6 +260,11 @@ pub(crate) fn edge_settings(key: &str, value: &[u8]) -> Result<m::EdgeSettings, 
     Ok(settings)
 }
 
+pub(crate) fn edge_count(key: &str, value: &[u8]) -> Result<m::EdgeCount, Rejection> {
+    exact_key(key, "edges")?;
+    decode(value)
+}
+
 /// Most keys of [`m::TicketKeys`], and the bytes of a key's name.
 const MAX_TICKET_KEYS: usize = 8;
 const TICKET_KEY_NAME: usize = 16;

@@ -113,7 +113,7 @@ role_intents! {
     /// What an edge applies ([`crate::Role::Lb`]).
     EdgeIntent,
     /// The kinds of [`EdgeIntent`].
-    EdgeKind: TrustRoots, TenantState, Route, ShardPool, AudienceKey, Certificate, EdgeSettings, AcmeChallenge, TicketKeys, Brand
+    EdgeKind: TrustRoots, TenantState, Route, ShardPool, AudienceKey, Certificate, EdgeSettings, AcmeChallenge, TicketKeys, Brand, EdgeCount
 }
 
 role_intents! {

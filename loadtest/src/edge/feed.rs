@@ -27,8 +27,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::server::CLUSTER;
-
+/// Of the edges that are measured.
+pub(super) const CLUSTER: &str = "loadtest";
 /// Changes that are kept for edges that are behind.
 const KEPT: usize = 20_000;
 /// How long an edge may take until it has applied what was changed.
@@ -261,7 +261,7 @@ impl Feed {
 
     /// Waits until every edge has applied all that was changed.
     pub(super) async fn applied(&self) -> anyhow::Result<()> {
-        let audience: Audience = format!("edge/{CLUSTER}").parse()?;
+        let audience = Audience::edge(CLUSTER)?;
         let wanted = locked(&self.store.rows).revision;
         let mut changes = self.fleet.changes();
         let wait = async {

@@ -19,15 +19,12 @@ use hosting_scaffold::file::write_private;
 use prost::Message;
 
 use super::client::certificate;
-use super::feed::Feed;
+use super::feed::{CLUSTER, Feed};
 use super::own;
 
 /// The core of the server that is measured; everything else runs on the other one.
 const SERVER_CORE: &str = "0";
 pub(super) const OTHER_CORE: &str = "1";
-
-/// Of the edges that are measured.
-pub(super) const CLUSTER: &str = "loadtest";
 
 /// How long a server may take until it serves a million names, each with a certificate of its own.
 const START_LIMIT: Duration = Duration::from_secs(600);

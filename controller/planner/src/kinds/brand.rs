@@ -10,16 +10,13 @@ pub(crate) use hosting_resource::kinds::brand::Brand;
 use hosting_resource::{Doc, Id, Kind};
 
 use super::tenant;
-use super::{Changed, Facts, Planned, cluster, zone};
+use super::wide_walks::{CLUSTERS, DNS_GROUPS};
+use super::{Changed, Facts, Planned, zone};
 use crate::fields::{dns_audience, is_deleting};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::unit::{Aspect, By, Pages};
 use crate::{DesiredIntent, PlanError, Unit, World, http_policy, names, read};
-
-/// All brands: what machines get of each, and of the name servers that it names.
-pub(crate) const DNS_GROUPS: Pages =
-    Pages { name: "dns_groups", over: Kind::Brand, by: By::All, aspect: Aspect::Machines, is_wide: true };
 
 /// The service host names under a zone name, or above it.
 pub(crate) const SERVICES_NEAR: Pages = Pages {
@@ -39,7 +36,7 @@ impl Planned for Brand {
         if change.differs(|brand| brand.spec.dns_group.clone()) {
             let audiences = change.both().filter_map(|brand| dns_audience(&brand.spec).ok());
             units.extend(audiences.map(Unit::Audience));
-            units.insert(cluster::CLUSTERS.of("", change.cause));
+            units.insert(CLUSTERS.of("", change.cause));
         }
         let said = |brand: &Doc<Self>| {
             let spec = &brand.spec;

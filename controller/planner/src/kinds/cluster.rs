@@ -8,17 +8,13 @@ use async_trait::async_trait;
 use hosting_intent::{Audience, Key, Kind as IntentKind, message as m};
 pub(crate) use hosting_resource::kinds::cluster::Cluster;
 use hosting_resource::kinds::cluster::{ClusterTicketKey, TlsMinimum};
-use hosting_resource::{Doc, Document, Kind};
+use hosting_resource::{Doc, Document};
 use prost::Message;
 
 pub use self::ticket_keys::{FreshTicketKey, rotate_ticket_keys};
-use super::{Changed, Facts, Planned, brand};
-use crate::unit::{Aspect, By, Pages};
+use super::wide_walks::{CLUSTERS, DNS_GROUPS};
+use super::{Changed, Facts, Planned};
 use crate::{DesiredIntent, PlanError, SealFor, Unit, World, placement, read};
-
-/// All clusters' address sets.
-pub(crate) const CLUSTERS: Pages =
-    Pages { name: "clusters", over: Kind::Cluster, by: By::All, aspect: Aspect::Machines, is_wide: true };
 
 #[async_trait]
 impl Planned for Cluster {
@@ -32,7 +28,7 @@ impl Planned for Cluster {
         if change.born_or_gone() {
             units.insert(Unit::Of(Self::KIND, cluster.id.clone()));
             units.extend(Audience::edge(&cluster.id).ok().map(Unit::Audience));
-            units.insert(brand::DNS_GROUPS.of("", change.cause));
+            units.insert(DNS_GROUPS.of("", change.cause));
         }
     }
 
@@ -45,22 +41,27 @@ impl Planned for Cluster {
                 TlsMinimum::Tls12 => m::TlsVersion::TlsVersion12 as i32,
                 TlsMinimum::Tls13 => m::TlsVersion::TlsVersion13 as i32,
             },
-            edges_in_service: edges_in_service(cluster, world).await?,
         };
         let audience = Audience::edge(&cluster.id)?;
         let tickets = ticket_keys(cluster, &audience, world).await?;
+        let in_service = edges_in_service(cluster, world).await?;
+        let count = (in_service > 0).then(|| {
+            let message = m::EdgeCount { in_service };
+            DesiredIntent::new(audience.clone(), IntentKind::EdgeCount, "edges", &message)
+        });
         let settings = DesiredIntent::new(audience, IntentKind::EdgeSettings, "settings", &edges);
         Ok(audiences
             .into_iter()
             .map(|audience| DesiredIntent::new(audience, IntentKind::AddressSet, &*cluster.id, &message))
             .chain([settings])
             .chain(tickets)
+            .chain(count)
             .collect())
     }
 }
 
 /// Over how many edges a budget of the cluster is shared out. When the last one goes silent the controller may be the one that is cut off: the
-/// number stays what it was.
+/// number stays what it was. 0: there never was one.
 async fn edges_in_service(cluster: &Doc<Cluster>, world: &mut dyn World) -> Result<u32, PlanError> {
     let edges = read::edges_of(world, &cluster.id).await?;
     let count = edges.iter().filter(|edge| placement::serves(edge)).count();
@@ -68,9 +69,9 @@ async fn edges_in_service(cluster: &Doc<Cluster>, world: &mut dyn World) -> Resu
         return Ok(u32::try_from(count).unwrap_or(u32::MAX));
     }
     let rows = world.owned(&Unit::Of(Cluster::KIND, cluster.id.clone()).owner()).await?;
-    let settings = rows.iter().find(|row| row.key.known_kind() == Some(IntentKind::EdgeSettings));
-    let before = settings.and_then(|row| m::EdgeSettings::decode(row.value.clone()).ok());
-    Ok(before.map_or(0, |settings| settings.edges_in_service))
+    let count = rows.iter().find(|row| row.key.known_kind() == Some(IntentKind::EdgeCount));
+    let before = count.and_then(|row| m::EdgeCount::decode(row.value.clone()).ok());
+    Ok(before.map_or(0, |count| count.in_service))
 }
 
 /// What the edges seal session tickets with, sealed for them.

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 pub(crate) use hosting_resource::kinds::lb_address::LbAddress;
 use hosting_resource::{Doc, Kind};
 
-use super::{Changed, Planned, brand, tenant};
+use super::wide_walks::DNS_GROUPS;
+use super::{Changed, Planned, tenant};
 use crate::fields::SERIAL_OFFSET;
 use crate::plan::Plan;
 use crate::{PlanError, Unit, World};
@@ -20,7 +21,7 @@ impl Planned for LbAddress {
     fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
         if change.differs(|address| address.spec.address.clone()) {
             units.extend(change.both().flat_map(Self::units));
-            units.insert(brand::DNS_GROUPS.of("", change.cause));
+            units.insert(DNS_GROUPS.of("", change.cause));
         }
     }
 

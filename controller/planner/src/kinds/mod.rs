@@ -31,6 +31,7 @@ pub(crate) mod subscription;
 pub(crate) mod tenant;
 pub(crate) mod webhook;
 pub(crate) mod webroot;
+pub(crate) mod wide_walks;
 pub(crate) mod zone;
 pub(crate) mod zone_record;
 

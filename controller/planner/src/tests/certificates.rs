@@ -114,7 +114,7 @@ async fn who_leaves_is_told_nothing_more_and_everything_is_sealed_anew() {
     let changed = site.lab.store.log[routes..].iter().filter(|row| row.change.audience == at(&site.edge));
     let kinds: BTreeSet<_> = changed.map(|row| row.change.key.known_kind().unwrap()).collect();
     let expected =
-        [IntentKind::ShardPool, IntentKind::AudienceKey, IntentKind::Certificate, IntentKind::EdgeSettings];
+        [IntentKind::ShardPool, IntentKind::AudienceKey, IntentKind::Certificate, IntentKind::EdgeCount];
     assert!(kinds.iter().all(|kind| expected.contains(kind)), "{kinds:?}");
     site.lab.assert_planned().await;
 

@@ -243,8 +243,8 @@ async fn canonical_hosts_do_not_lead_on() {
 
 /// How many edges the cluster's are told that there are in service.
 fn edges_told(lab: &Lab) -> u32 {
-    match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::EdgeSettings, "settings") {
-        Some(Intent::EdgeSettings(settings)) => settings.edges_in_service,
+    match lab.intent(&format!("edge/{}", lab.cluster), IntentKind::EdgeCount, "edges") {
+        Some(Intent::EdgeCount(count)) => count.in_service,
         other => panic!("{other:?}"),
     }
 }
