@@ -169,7 +169,9 @@ impl Edge {
         self.metrics.request(code);
         self.write_down(visitor, Some(request), &course, begun, code);
         if let Some(trace) = course.trace.take() {
+            let client = written(visitor, &course);
             let said = [
+                ("client.address", Some(&*client)),
                 ("hosting.tenant", course.tenant.as_ref().map(|tenant| tenant.id())),
                 ("hosting.webroot", course.serving.as_ref().map(|serving| &*serving.webroot)),
                 ("hosting.cache", Some(course.cache)),
@@ -319,7 +321,7 @@ impl Edge {
     }
 }
 
-/// The client's address, as the log has it.
+/// The client's address, as the log and traces have it.
 fn written<'v>(visitor: &'v Visitor, course: &Course) -> Cow<'v, str> {
     match course.brand.as_ref().map(|brand| brand.log_addresses) {
         None | Some(LogAddresses::Unspecified) => Cow::Borrowed(&visitor.written),

@@ -85,7 +85,6 @@ impl Tracing {
             (_, Version::Http11) => "1.1",
         };
         span.set("network.protocol.version", version);
-        span.set("client.address", visitor.written.to_string());
         let context = match parent {
             Some(parent) => parent.with_span(span.context().span),
             None => span.context(),
