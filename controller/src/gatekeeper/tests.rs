@@ -408,9 +408,8 @@ async fn a_tenant_with_much_in_it_goes_whole() {
     let edge = format!("edge/{}", lab.cluster);
     let mut tx = lab.store.read().await.unwrap();
     let left = tx.audience_rows(&edge.parse().unwrap(), None, 10).await.unwrap();
-    let is_shared = |kind| {
-        matches!(kind, Some(IntentKind::ShardPool | IntentKind::EdgeSettings | IntentKind::EdgeCount))
-    };
+    let is_shared =
+        |kind| matches!(kind, Some(IntentKind::ShardPool | IntentKind::EdgeSettings | IntentKind::EdgeCount));
     assert!(left.iter().all(|row| is_shared(row.key.known_kind())), "{left:?}");
     drop(tx);
     lab.end().await;
