@@ -2,13 +2,11 @@
 //!
 //! It is read into memory, not mapped: a mapped file that is cut short while it is read ends the process.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hosting_edge_map::{Country, UNKNOWN_COUNTRY};
@@ -16,9 +14,8 @@ use jiff::Timestamp;
 use maxminddb::{PathElement, Reader};
 
 use crate::metrics::Metrics;
+use crate::replaced_file::ReplacedFile;
 
-/// Between two looks whether the file is another one.
-const LOOK: Duration = Duration::from_secs(1);
 /// Largest file that is read: those with cities have some 100 MiB.
 const MAX_BYTES: u64 = 512 * 1024 * 1024;
 /// Networks that are looked at for a country, before a file is taken for one without.
@@ -43,32 +40,11 @@ pub(crate) enum FileError {
     NoCountries,
 }
 
-/// What tells one file from another under the same name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        Self { inode: metadata.ino(), bytes: metadata.len(), changed }
-    }
-
-    fn at(file: &Path) -> Option<Self> {
-        std::fs::metadata(file).ok().map(|metadata| Self::of(&metadata))
-    }
-}
-
 /// The countries of addresses.
 #[derive(Debug)]
 pub(crate) struct Countries {
     /// `None`: the operator supplies none.
-    file: Option<PathBuf>,
-    /// What was read at the start.
-    first: Option<Stamp>,
+    file: Option<ReplacedFile>,
     data: ArcSwapOption<Data>,
     metrics: Metrics,
 }
@@ -76,11 +52,9 @@ pub(crate) struct Countries {
 impl Countries {
     /// Reads the file, if there is to be one. One that cannot be used is told of, and looked at again.
     pub(crate) fn load(file: Option<PathBuf>, metrics: Metrics) -> Arc<Self> {
-        let first = file.as_deref().and_then(Stamp::at);
-        let countries = Arc::new(Self { file, first, data: ArcSwapOption::empty(), metrics });
-        if let Some(file) = &countries.file {
-            countries.take(file, read(file));
-        }
+        let file = file.map(ReplacedFile::new);
+        let countries = Arc::new(Self { file, data: ArcSwapOption::empty(), metrics });
+        countries.take();
         countries
     }
 
@@ -105,31 +79,17 @@ impl Countries {
         }
     }
 
-    /// Looks again and again whether the file is another one, and takes it. Never ends.
+    /// Takes the file whenever it is another one. Never ends.
     pub(crate) async fn follow(self: Arc<Self>) {
-        let Some(file) = self.file.clone() else { return std::future::pending().await };
-        let (mut taken, mut seen) = (self.first, None);
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let found = Stamp::at(&file);
-            // What is being written changes between two looks.
-            let is_still = found == seen;
-            seen = found;
-            if found == taken || !is_still {
-                continue;
-            }
-            taken = found;
-            let (countries, file) = (Arc::clone(&self), file.clone());
-            let reading = tokio::task::spawn_blocking(move || countries.take(&file, read(&file)));
-            if let Err(error) = reading.await {
-                tracing::error!(%error, "reading countries_file failed; the one before stays in use");
-            }
-        }
+        let Some(file) = &self.file else { return std::future::pending().await };
+        let countries = Arc::clone(&self);
+        file.follow(move || countries.take()).await;
     }
 
-    fn take(&self, file: &Path, read: Result<Data, FileError>) {
+    fn take(&self) {
+        let Some(file) = self.file.as_ref().map(ReplacedFile::path) else { return };
         let path = file.display();
-        match read {
+        match read(file) {
             Ok(data) => {
                 let (kind, built) = (&data.metadata().database_type, data.metadata().build_epoch);
                 tracing::info!(%path, kind, built, "countries_file is in use");

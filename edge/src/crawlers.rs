@@ -2,13 +2,11 @@
 //! changes nothing, and is said.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
@@ -19,12 +17,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::metrics::{CrawlerMetrics, gauge};
+use crate::replaced_file::ReplacedFile;
 
 /// The file's form, with crawlers whose networks nobody has looked up.
 const BUILT_IN: &str = include_str!("crawlers.json");
 
-/// Between two looks at the file.
-const LOOK: Duration = Duration::from_secs(1);
 /// Largest file, in bytes.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 const MOST_CRAWLERS: usize = 2_000;
@@ -70,25 +67,12 @@ impl From<Class> for CrawlerClass {
     }
 }
 
-/// By which a file that was replaced, or written to, is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
-    File {
-        inode: u64,
-        length: u64,
-        modified: Option<SystemTime>,
-    },
-    /// It cannot be looked at.
-    Nothing(io::ErrorKind),
-}
-
 /// The crawlers that are known now.
 #[derive(Debug)]
 pub(crate) struct CrawlerList {
     agents: ArcSwap<Agents>,
     /// `None`: those of the build.
-    file: Option<PathBuf>,
-    seen: Mutex<Option<Seen>>,
+    file: Option<ReplacedFile>,
     metrics: CrawlerMetrics,
 }
 
@@ -98,9 +82,10 @@ impl CrawlerList {
             tracing::error!(%error, "no crawlers are known by the build");
             Agents::default()
         });
-        let list = Self { agents: ArcSwap::from_pointee(built_in), file, seen: Mutex::default(), metrics };
+        let file = file.map(ReplacedFile::new);
+        let list = Self { agents: ArcSwap::from_pointee(built_in), file, metrics };
         list.show();
-        list.look();
+        list.take();
         list
     }
 
@@ -113,31 +98,16 @@ impl CrawlerList {
         &self.metrics
     }
 
-    /// Reads the file whenever it changed. Ends with whoever waits for it.
+    /// Takes the file whenever it is another one. Never ends.
     pub(crate) async fn follow(self: &Arc<Self>) {
-        if self.file.is_none() {
-            return std::future::pending().await;
-        }
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let list = Arc::clone(self);
-            // Fails only with the process.
-            let _ = tokio::task::spawn_blocking(move || list.look()).await;
-        }
+        let Some(file) = &self.file else { return std::future::pending().await };
+        let list = Arc::clone(self);
+        file.follow(move || list.take()).await;
     }
 
-    /// Reads the file if it is another one than at the last look.
-    fn look(&self) {
-        let Some(file) = &self.file else { return };
-        let seen = match fs::metadata(file) {
-            Ok(of) => Seen::File { inode: of.ino(), length: of.len(), modified: of.modified().ok() },
-            Err(error) => Seen::Nothing(error.kind()),
-        };
-        let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref() == Some(&seen) {
-            return;
-        }
-        *last = Some(seen);
+    /// Reads the file.
+    fn take(&self) {
+        let Some(file) = self.file.as_ref().map(ReplacedFile::path) else { return };
         match read(file) {
             Ok(agents) => {
                 self.agents.store(Arc::new(agents));
@@ -166,11 +136,12 @@ impl CrawlerList {
 /// Where in the file what is wrong.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Agents> {
     let text = || {
-        let length = fs::metadata(file)?.len();
-        if length > MOST_BYTES {
-            bail!("{length} bytes; at most {MOST_BYTES}");
+        let mut text = String::new();
+        File::open(file)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MOST_BYTES {
+            bail!("more than {MOST_BYTES} bytes");
         }
-        parse(&fs::read_to_string(file)?)
+        parse(&text)
     };
     text().with_context(|| file.display().to_string())
 }
@@ -228,6 +199,8 @@ fn agent(listed: Listed) -> anyhow::Result<Agent> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use hosting_edge_map::Proof;
     use hosting_scaffold::admin;
 
@@ -289,7 +262,7 @@ mod tests {
             let new = dir.path().join("new");
             fs::write(&new, text).unwrap();
             fs::rename(new, &file).unwrap();
-            list.look();
+            list.take();
         };
         assert_eq!(
             (is_known("GPTBot"), is_known("A-Bot"), list.metrics.file_refused.get()),
@@ -306,7 +279,7 @@ mod tests {
         put(&LIST.replace("192.0.2.7", "192.0.2.8"));
         assert_eq!((is_known("A-Bot"), list.metrics.file_refused.get()), (Some(Proof::Impostor), 0));
         fs::remove_file(&file).unwrap();
-        list.look();
+        list.take();
         assert_eq!((is_known("A-Bot"), list.metrics.file_refused.get()), (Some(Proof::Impostor), 1));
     }
 }

@@ -50,6 +50,7 @@ mod proxy_header;
 mod quic;
 mod quic_socket;
 mod ready;
+mod replaced_file;
 mod replica;
 mod run;
 mod self_check;
