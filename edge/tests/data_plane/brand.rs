@@ -70,7 +70,7 @@ async fn its_page_stands_where_a_site_cannot_answer_with_the_number_that_the_log
     assert_eq!(told, format!("413 www.example.com:{} {id}", edge.http.port()));
     // On the same connection a request comes after the line of the one before.
     assert_eq!(post("abc").await.status(), 200);
-    let lines = edge.logged();
+    let lines = edge.logged(10).await;
     let line = lines.iter().find(|line| line["request"] == *id).unwrap();
     assert_eq!((&line["status"], &line["client"]), (&413.into(), &"127.0.0.0".into()));
     let of = |host: &str| lines.iter().find(|line| line["host"].as_str().unwrap().starts_with(host)).unwrap();
@@ -90,7 +90,7 @@ async fn a_brand_can_have_no_addresses_written() {
         let url = format!("http://{}/", edge.http);
         client.get(url).header(HOST, host).send().await.unwrap().bytes().await.unwrap();
     }
-    let lines = edge.logged();
+    let lines = edge.logged(3).await;
     let client_at = |at: usize| lines[at].get("client").cloned();
     assert_eq!((client_at(0), client_at(1)), (None, Some("127.0.0.1".into())));
 }

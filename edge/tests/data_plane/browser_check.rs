@@ -146,7 +146,7 @@ async fn a_browser_that_does_the_work_is_let_in_over_every_version_of_http() {
         (node.requests(), rulings(&edge, "browser_check"), rulings(&edge, "browser_shown")),
         (3, 3, 3)
     );
-    let lines = edge.logged();
+    let lines = edge.logged(9).await;
     for reason in ["browser_check", "browser_shown", ""] {
         let with = lines.iter().filter(|line| line["reason"].as_str().unwrap_or_default() == reason);
         assert_eq!(with.count(), 3, "{reason}");

@@ -498,7 +498,7 @@ async fn what_says_nothing_is_stored_as_the_policy_says_and_the_log_tells() {
     assert!(!ask(&edge, "GET", "/", "cookie: theme=dark").await.is_hit());
     ask(&edge, "GET", "/", "cookie: wordpress_logged_in_x=1").await;
     ask(&edge, "POST", "/", "content-length: 0").await;
-    let logged = edge.logged();
+    let logged = edge.logged(5).await;
     let mut said: Vec<_> = logged.iter().map(|line| line["cache"].as_str().unwrap_or("none")).collect();
     // Lines of the same moment stand in any order.
     said.sort_unstable();

@@ -41,7 +41,7 @@ async fn a_balancer_says_whose_connection_it_is_and_nobody_else_does() {
     // The edge asks its own listeners all the same.
     let (item, intent) = route("www.example.com", "t_a", "web_a", "s1");
     assert_eq!(edge.check.check(&item.key, Some(&intent)).await, Ok(()));
-    let clients: Vec<_> = edge.logged().iter().map(|line| line["client"].clone()).collect();
+    let clients: Vec<_> = edge.logged(2).await.iter().map(|line| line["client"].clone()).collect();
     assert_eq!(clients, ["192.0.2.7", "::1"]);
 }
 

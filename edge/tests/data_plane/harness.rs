@@ -222,11 +222,21 @@ impl Edge {
         }
     }
 
-    /// Ends the access log; its lines.
-    pub(crate) fn logged(&mut self) -> Vec<serde_json::Value> {
+    /// Waits until the access log has a line of each of so many requests, and ends it; its lines. Clients have their answers
+    /// before the lines are written.
+    pub(crate) async fn logged(&mut self, requests: usize) -> Vec<serde_json::Value> {
+        let path = self.dir.path().join("access.log");
+        let written = || std::fs::read_to_string(&path).unwrap();
+        for _ in 0..1_000 {
+            if written().lines().count() >= requests {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         drop(self.log_writer.take());
-        let text = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines: Vec<_> = written().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), requests, "{lines:?}");
+        lines
     }
 
     /// Waits until it takes connections.

@@ -122,8 +122,7 @@ async fn requests_go_to_their_node_and_bodies_both_ways_whole() {
     reaches(&edge, "hosting_edge_http3_connections", 0).await;
     edge.stop.cancel();
     timeout(5 * SECOND, &mut edge.done).await.unwrap().unwrap();
-    let lines = edge.logged();
-    assert_eq!(lines.len(), 4);
+    let lines = edge.logged(4).await;
     assert_eq!((&lines[2]["received"], &lines[2]["sent"]), (&body.len().into(), &body.len().into()));
     assert_eq!((&lines[0]["client"], &lines[0]["tls"]), (&"127.0.0.1".into(), &true.into()));
 }

@@ -165,7 +165,7 @@ async fn who_is_not_let_in_reaches_nothing() {
     v6.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!((node.requests(), rulings(&edge, "forbidden")), (1, 1));
-    let lines = edge.logged();
+    let lines = edge.logged(2).await;
     assert_eq!((&lines[0]["reason"], &lines[0]["tenant"]), (&"forbidden".into(), &"t_a".into()));
     assert!(lines[1].get("reason").is_none());
 }
