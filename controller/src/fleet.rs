@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use hosting_api::{
     AuthoritiesView, AuthorityChange, AuthorityError, ExceptionView, JoinTokenError, KekChange,
-    KekChangeError, NewJoinToken, NotServed, Platform, ServedView, SubscriberView,
+    KekChangeError, NewJoinToken, NotServed, Platform, RequestNews, ServedView, SubscriberView,
 };
-use hosting_feed::FeedHandle;
 use hosting_feed::fleet::{Fleet, News, Remote, Subscriber};
+use hosting_feed::{FeedHandle, RequestNews as Told};
 use hosting_intent::{Audience, Key};
 use hosting_jobs::kinds::callback::OwnAddresses;
 use hosting_planner::gates::{self, ExceptionKind};
@@ -463,6 +464,22 @@ impl Platform for Running {
             }
         });
         true
+    }
+
+    fn watch_requests(
+        &self,
+        cluster: &Audience,
+        host: &str,
+        tenant: &str,
+    ) -> Option<BoxStream<'static, RequestNews>> {
+        let watched = self.feed.watch_requests(cluster, host, tenant)?;
+        Some(Box::pin(futures::stream::unfold(watched, |mut watched| async move {
+            let news = match watched.next().await? {
+                Told::Edges(edges) => RequestNews::Edges(edges),
+                Told::Requests { lines, missed } => RequestNews::Requests { lines, missed },
+            };
+            Some((news, watched))
+        })))
     }
 
     fn forget(&self, node_id: &str) {

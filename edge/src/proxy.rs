@@ -249,7 +249,7 @@ impl Edge {
         };
         self.log.write(&line);
         if let Some(request) = request.filter(|_| is_watched) {
-            self.watchers.tell(request.authority(), &line);
+            self.watchers.tell(&self.routing, request.authority(), &line);
         }
     }
 

@@ -13,7 +13,7 @@ use hosting_edge_map::Routing;
 use hosting_intent::Role;
 use hosting_intent_sync::Replica;
 use hosting_intent_sync::client::{
-    AudienceKeys, ClientMetrics, EdgeKeyStore, Lending, Subscription, SubscriptionError,
+    AudienceKeys, ClientMetrics, EdgeKeyStore, Lending, RequestTeller, Subscription, SubscriptionError,
 };
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::admin::{self, Readiness};
@@ -107,6 +107,7 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
     let reports = TrafficReports::new(server.traffic(), folder.clone(), metrics.traffic_lost.clone())
         .with_context(|| format!("{}", folder.display()))?;
     process.looks.add("hosts", server.look());
+    let teller = server.request_teller();
     process.looks.add_routes(server.routes());
     let counted = metrics.clone();
     let (replica, loaded) = EdgeReplica::new(writer, certs, audience_keys.clone(), metrics.clone());
@@ -172,7 +173,7 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
         served: Some(served),
         lending,
     };
-    let sender = reports.sender();
+    let beside = Beside { sender: reports.sender(), teller };
     let stop = group.stop();
     group.spawn("traffic", OnEnd::Fatal, async move {
         reports.run(passed_on).await;
@@ -180,23 +181,30 @@ async fn wire(mut settings: Settings, start: StartArgs, user: Handle) -> anyhow:
         stop.cancelled().await;
         Ok::<(), std::io::Error>(())
     });
-    group.spawn("feed", OnEnd::Fatal, feed(subscription, replica, sender, group.stop()));
+    group.spawn("feed", OnEnd::Fatal, feed(subscription, replica, beside, group.stop()));
     process.run().await
+}
+
+/// What the controllers hear beside the subscription.
+struct Beside {
+    sender: TrafficSender,
+    teller: Arc<dyn RequestTeller>,
 }
 
 /// Applies what the controller says, and tells it what was passed on.
 async fn feed<R: Replica>(
     subscription: Subscription,
     replica: R,
-    sender: TrafficSender,
+    beside: Beside,
     stop: CancellationToken,
 ) -> Result<(), SubscriptionError> {
     let Some(subscription) = subscription.identify(&stop).await? else { return Ok(()) };
-    let sending = sender.run(subscription.traffic(), stop.clone());
+    let sending = beside.sender.run(subscription.traffic(), stop.clone());
+    let telling = subscription.requests().run(beside.teller, stop.clone());
     let applying = Box::pin(subscription.run(replica, stop));
-    match futures::future::select(applying, Box::pin(sending)).await {
+    match futures::future::select(applying, Box::pin(futures::future::join(sending, telling))).await {
         Either::Left((ended, _)) => ended,
-        Either::Right(((), applying)) => applying.await,
+        Either::Right((_, applying)) => applying.await,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use hosting_edge_http3::Code;
 use hosting_edge_map::Routing;
+use hosting_intent_sync::client::RequestTeller;
 use hosting_scaffold::client_address::is_trusted;
 use hosting_scaffold::networks::{NetworkPlace, Networks};
 use hosting_scaffold::request_spans::RequestTracer;
@@ -203,6 +204,11 @@ impl Server {
         let addresses = self.addresses;
         live::routes(self.connections.clone(), move |client| addresses.of(client))
             .merge(watching::routes(self.edge.watchers(), Arc::clone(&self.routing)))
+    }
+
+    /// What tells controllers of requests that somebody watches there.
+    pub(crate) fn request_teller(&self) -> Arc<dyn RequestTeller> {
+        Arc::new(self.edge.watchers())
     }
 
     /// What asks this server, at its addresses for HTTP and HTTPS, for what `replica` applied.

@@ -48,6 +48,15 @@ impl ApiError {
         }
     }
 
+    /// Whether it is likely to work again by itself.
+    pub(crate) const fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Answer { status, .. } => matches!(status, 429 | 502..=504),
+            Self::Stranger { .. } | Self::NoSuch(_) => false,
+        }
+    }
+
     /// Whether what was asked for is not there. A path that the API does not have is another matter.
     pub(crate) fn is_not_found(&self) -> bool {
         match self {

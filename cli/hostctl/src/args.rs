@@ -9,6 +9,7 @@ mod doctor;
 mod format;
 mod jobs;
 mod kek;
+mod logs;
 mod machine;
 mod node;
 mod one;
@@ -39,6 +40,7 @@ pub(crate) use self::declare::{ApplyArgs, DeclareCommand, DiffArgs, EditArgs, Ex
 pub(crate) use self::doctor::DoctorArgs;
 pub(crate) use self::jobs::{JobArgs, JobsCommand, ListArgs};
 pub(crate) use self::kek::KekCommand;
+pub(crate) use self::logs::LogsArgs;
 pub(crate) use self::machine::{ControllerPlace, DatabaseKind, StoreCommand, UpArgs};
 pub(crate) use self::node::NodeCommand;
 pub(crate) use self::one::OneArgs;
@@ -244,6 +246,8 @@ pub(crate) enum Command {
     Receipt(ReceiptArgs),
     /// Show what becomes of resources as it happens, until Ctrl-C
     Watch(WatchArgs),
+    /// Show the requests of a host name as they happen, of all edges, until Ctrl-C
+    Logs(LogsArgs),
     /// Look now whether a host name or zone is shown to be its tenant's; prints what is to be put where
     Verify(VerifyNameArgs),
     /// What a tenant, brand or subscription has, beside what it may have

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::{
     api,
     args::{Cli, Command},
-    audit, ca, certificates, cluster, complete, declare, doctor, explain, fleet, jobs, kek, output, past,
-    place, resources, rollouts, seed, store, up, watch, webhooks,
+    audit, ca, certificates, cluster, complete, declare, doctor, explain, fleet, jobs, kek, logs, output,
+    past, place, resources, rollouts, seed, store, up, watch, webhooks,
 };
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -41,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Declare(command) => return Box::pin(declare::run(&api()?, &command, format)).await,
         Command::Place(command) => return place::run(&api()?, &command, format).await,
         Command::Watch(args) => watch::run(&api()?, &args, format).await?,
+        Command::Logs(args) => logs::run(&api()?, &args, format).await?,
         Command::Doctor(args) => return doctor::run(api()?, &args, format).await,
         Command::Fleet => fleet::show(&api()?, format).await?,
         Command::Store(command) => return store::run(&command, connection.data_dir()),

@@ -8,6 +8,7 @@ pub(crate) mod incidents;
 pub(crate) mod issuance;
 pub(crate) mod placement;
 pub(crate) mod records;
+pub(crate) mod requests;
 pub(crate) mod rollouts;
 pub(crate) mod webhooks;
 
@@ -575,6 +576,7 @@ pub(crate) const NAMED: &[(&str, Make)] = &[
     ("Suspend", |g| Suspend::json_schema(g)),
     ("PurgeCache", |g| hosting_resource::purge::PurgeCache::json_schema(g)),
     ("ResourceEvent", |g| hosting_resource::EventView::json_schema(g)),
+    ("Request", |g| requests::RequestRow::json_schema(g)),
     ("RetryFailed", |g| RetryFailed::json_schema(g)),
     ("Converging", |g| Converging::json_schema(g)),
     ("Completed", |g| Completed::json_schema(g)),

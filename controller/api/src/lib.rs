@@ -82,7 +82,7 @@ pub use confirm::ConfirmRules;
 pub use error::ApiError;
 pub use platform::{
     AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, ExceptionView, JoinTokenError,
-    KekChange, KekChangeError, NewJoinToken, NotServed, Platform, ServedView, SubscriberView,
+    KekChange, KekChangeError, NewJoinToken, NotServed, Platform, RequestNews, ServedView, SubscriberView,
 };
 pub use problem::Problem;
 pub use query::{Param, Takes};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use hosting_intent::{Audience, Key};
 use hosting_planner::gates::{ExceptionKind, Fleet};
 use tokio::sync::watch;
@@ -159,6 +160,20 @@ pub enum AuthorityError {
     Failed(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What is told of requests that are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestNews {
+    /// So many edges tell of them now.
+    Edges(usize),
+    /// Some that ended.
+    Requests {
+        /// Lines of an edge's access log (JSON).
+        lines: Vec<String>,
+        /// How many ended before them and are not told of: nobody could have read that many.
+        missed: u64,
+    },
+}
+
 /// The running controller.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
@@ -179,6 +194,14 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Lets a session apply what its brake holds; false when there is no session. `by`: who said so.
     fn release(&self, audience: &Audience, node_id: &str, by: &str) -> bool;
+
+    /// Requests of a host as edges of the cluster end them for a tenant, until the stream is dropped; `None`: as many are watched as may be.
+    fn watch_requests(
+        &self,
+        cluster: &Audience,
+        host: &str,
+        tenant: &str,
+    ) -> Option<BoxStream<'static, RequestNews>>;
 
     /// A node will not come back: ends its sessions and forgets its positions.
     fn forget(&self, node_id: &str);

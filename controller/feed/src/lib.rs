@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod metrics;
 pub mod pki;
 pub mod registry;
+mod requests;
 mod ring;
 mod seats;
 mod server;
@@ -22,6 +23,7 @@ mod trust;
 mod witness;
 mod words;
 
+pub use requests::{MOST_REQUEST_WATCHES, RequestNews, WatchedRequests};
 pub use ring::RingLimits;
 pub use server::{FeedConfig, FeedDeps, FeedError, FeedHandle, FeedServer, MintError};
 pub use trust::TrustError;

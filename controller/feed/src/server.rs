@@ -29,6 +29,7 @@ use crate::fleet::{Fleet, HEARTBEAT, LEASE};
 use crate::metrics::{FeedMetrics, Refusal};
 use crate::pki::{Authorities, MAX_NODE_LIFE, MIN_NODE_LIFE, PkiError};
 use crate::registry::{Doorbell, JoinTokens, Keys, NodeRecord, Nodes, RegistryError, StatusSink};
+use crate::requests::{RequestWatches, WatchedRequests};
 use crate::ring::{Hub, RingLimits};
 use crate::service::IntentFeedService;
 use crate::trust::{TrustError, server_config};
@@ -180,6 +181,7 @@ pub(crate) struct Shared {
     pub(crate) reporting: Mutex<BTreeSet<String>>,
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) sessions: TaskTracker,
+    pub(crate) watches: RequestWatches,
     pub(crate) node_life: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) lease: Duration,
@@ -359,6 +361,7 @@ impl FeedServer {
             reporting: Mutex::default(),
             snapshots: Arc::new(Semaphore::new(config.max_snapshots)),
             sessions: TaskTracker::new(),
+            watches: RequestWatches::default(),
             node_life: config.node_life,
             heartbeat: config.heartbeat,
             lease: config.lease,
@@ -433,6 +436,7 @@ impl FeedServer {
         let drain = async {
             stop.cancelled().await;
             shared.fleet.leave_all("the controller is stopping");
+            shared.watches.close();
             shared.sessions.close();
             let _ = tokio::time::timeout(DRAIN, shared.sessions.wait()).await;
         };
@@ -529,6 +533,13 @@ impl FeedHandle {
     /// [`TrustError`]; the ones before stay in effect.
     pub fn replace_authorities(&self, authorities: Authorities) -> Result<(), TrustError> {
         self.shared.use_authorities(authorities)
+    }
+
+    /// Watches the requests of a host that edges of a cluster serve for a tenant; `None`: [`crate::MOST_REQUEST_WATCHES`] of the cluster
+    /// are under way.
+    #[must_use]
+    pub fn watch_requests(&self, cluster: &Audience, host: &str, tenant: &str) -> Option<WatchedRequests> {
+        self.shared.watches.begin(cluster, host, tenant)
     }
 
     /// What join tokens and sessions name as the controllers now.

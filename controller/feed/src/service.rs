@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, Bytes};
-use hosting_proto::feed::{ReportRequest, ReportResponse, TrafficAdded, TrafficReport, Up};
+use hosting_proto::feed::{
+    ReportRequest, ReportResponse, RequestsDown, RequestsUp, TrafficAdded, TrafficReport, Up,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -15,6 +17,7 @@ use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use crate::requests;
 use crate::server::Shared;
 use crate::session;
 use crate::traffic;
@@ -26,6 +29,8 @@ const MAX_REPORT_BYTES: usize = 16 << 20;
 
 /// A thousand tenants take about 100 KiB.
 const MAX_TRAFFIC_BYTES: usize = 512 << 10;
+/// 64 lines of 10 KiB each at most, mostly of half a KiB.
+const MAX_REQUESTS_BYTES: usize = 1 << 20;
 
 /// Frames down as bytes that were encoded before, messages up as usual.
 #[derive(Debug, Clone, Copy, Default)]
@@ -113,6 +118,18 @@ impl UnaryService<TrafficReport> for AddTraffic {
     }
 }
 
+struct TellRequests(Arc<Shared>);
+
+impl StreamingService<RequestsUp> for TellRequests {
+    type Response = RequestsDown;
+    type ResponseStream = ReceiverStream<Result<RequestsDown, Status>>;
+    type Future = Answer<Response<Self::ResponseStream>>;
+
+    fn call(&mut self, request: Request<Streaming<RequestsUp>>) -> Self::Future {
+        Box::pin(requests::tell_requests(Arc::clone(&self.0), request))
+    }
+}
+
 /// Routes the methods.
 #[derive(Clone)]
 pub(crate) struct IntentFeedService {
@@ -149,6 +166,11 @@ impl tower::Service<http::Request<Body>> for IntentFeedService {
                     let codec = ProstCodec::<TrafficAdded, TrafficReport>::default();
                     let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_TRAFFIC_BYTES);
                     grpc.unary(AddTraffic(shared), request).await
+                }
+                "/hosting.feed.v1.IntentFeed/TellRequests" => {
+                    let codec = ProstCodec::<RequestsDown, RequestsUp>::default();
+                    let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUESTS_BYTES);
+                    grpc.streaming(TellRequests(shared), request).await
                 }
                 path => Status::unimplemented(format!("there is no {path}")).into_http(),
             })

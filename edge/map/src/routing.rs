@@ -184,6 +184,12 @@ impl Routing {
         self.routes.read(host, |_| ()).is_some()
     }
 
+    /// The name of the route that serves a host: its own, or that of a wildcard above it.
+    #[must_use]
+    pub fn route_of(&self, host: &str) -> Option<String> {
+        self.routes.read(host, |route| route.name.to_string())
+    }
+
     /// Whether the host has a route of this tenant.
     #[must_use]
     pub fn is_of_tenant(&self, host: &str, tenant: &str) -> bool {

@@ -36,6 +36,7 @@ mod edge_key;
 mod lending;
 mod metrics;
 mod report;
+mod requests;
 mod subscription;
 mod traffic;
 mod witness;
@@ -46,6 +47,7 @@ pub use edge_key::{EdgeKey, EdgeKeyStore};
 pub use lending::Lending;
 pub use metrics::ClientMetrics;
 pub use report::{ReportError, Reporter, ReporterTask};
+pub use requests::{RequestCalls, RequestTeller, Telling};
 pub use subscription::{Identified, Subscription, SubscriptionError, identity_dir, ledger_file};
 pub use traffic::{TrafficError, TrafficLink};
 
@@ -99,10 +101,11 @@ pub enum ClientError {
     Panicked,
 }
 
-/// A live connection, for the reporter.
+/// A live connection, for what is said beside the subscription.
 #[derive(Debug, Clone)]
 struct Link {
     channel: Channel,
+    identity: Identity,
     /// Tells one connection from the next.
     number: u64,
 }
@@ -339,7 +342,15 @@ impl Client {
         };
         match begun {
             Ok((channel, frames, words, says)) => {
-                Box::pin(self.talk(Link { channel, number }, frames, words, says, inputs, stop)).await
+                Box::pin(self.talk(
+                    Link { channel, identity: self.identity.clone(), number },
+                    frames,
+                    words,
+                    says,
+                    inputs,
+                    stop,
+                ))
+                .await
             }
             Err(ended) => ended,
         }

@@ -406,16 +406,36 @@ impl Identity {
         Ok(config)
     }
 
-    /// Connects to the controller at `address` with this identity.
+    /// Connects to the controller at `address` with this identity, for its subscription.
     ///
     /// # Errors
     /// [`DialError`], [`IdentityError::Crypto`] within it.
     pub(crate) async fn connect(&self, address: &str, keepalive: Duration) -> Result<Channel, DialError> {
-        let config = self.client_config().map_err(|e| DialError::Setup(e.to_string()))?;
-        let name = server_name(self.cell()).map_err(|e| DialError::Setup(e.to_string()))?;
-        let (channel, chain) = dial(address, Arc::new(config), name, keepalive).await?;
+        let (channel, chain) = self.dial(address, keepalive).await?;
         *self.inner.controller_chain.write().unwrap_or_else(PoisonError::into_inner) = chain;
         Ok(channel)
+    }
+
+    /// Connects to the controller at `address` with this identity, beside the subscription.
+    ///
+    /// # Errors
+    /// As [`Identity::connect`].
+    pub(crate) async fn connect_beside(
+        &self,
+        address: &str,
+        keepalive: Duration,
+    ) -> Result<Channel, DialError> {
+        Ok(self.dial(address, keepalive).await?.0)
+    }
+
+    async fn dial(
+        &self,
+        address: &str,
+        keepalive: Duration,
+    ) -> Result<(Channel, Vec<CertificateDer<'static>>), DialError> {
+        let config = self.client_config().map_err(|e| DialError::Setup(e.to_string()))?;
+        let name = server_name(self.cell()).map_err(|e| DialError::Setup(e.to_string()))?;
+        dial(address, Arc::new(config), name, keepalive).await
     }
 
     /// Gets a new certificate for a new key over `channel` and puts both into effect, on disk first.

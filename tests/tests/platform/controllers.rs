@@ -235,4 +235,20 @@ async fn either_controller_may_die_or_stand_still_under_load() {
     for role in ["edge", "dns"] {
         assert_eq!(platform.metric(role, "intent_digest_mismatches_total", &[]).await, 0.0, "{role}");
     }
+
+    // Whichever controller is asked tells of requests, though the edge's session is with one of them.
+    let fqdns = platform.items(&format!("/tenants/{tenant}/fqdns?search=bakery.test")).await;
+    let watched = fqdns[0]["fqdn"].as_str().unwrap();
+    for api in &apis {
+        let url = format!("{api}/api/v1/fqdns/{}/requests", fqdns[0]["id"].as_str().unwrap());
+        let mut stream = http.get(&url).bearer_auth(&key).send().await.unwrap().error_for_status().unwrap();
+        let mut text = String::new();
+        eventually(&format!("{api} tells of requests"), Duration::from_secs(60), async || {
+            platform.web(watched).await?;
+            let chunk = tokio::time::timeout(Duration::from_millis(500), stream.chunk()).await.ok()?;
+            text.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+            text.contains("event: request\n").then_some(())
+        })
+        .await;
+    }
 }

@@ -18,6 +18,7 @@ mod node_reports;
 mod ownership;
 mod placement;
 mod platform;
+mod requests;
 mod rollouts;
 mod sessions;
 mod shard;
@@ -136,6 +137,7 @@ pub(crate) fn routes() -> Vec<Route> {
         platform::routes(),
         jobs::routes(),
         events::routes(),
+        requests::routes(),
         undo::routes(),
         rollouts::routes(),
         issuance::routes(),

@@ -8,9 +8,12 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
+use futures::StreamExt as _;
+use futures::channel::mpsc;
+use futures::stream::BoxStream;
 use hosting_api::{
     Api, ApiConfig, AuthoritiesView, AuthorityChange, AuthorityError, AuthorityView, JoinTokenError,
-    KekChange, KekChangeError, NewJoinToken, Platform, ServedView, SubscriberView,
+    KekChange, KekChangeError, NewJoinToken, Platform, RequestNews, ServedView, SubscriberView,
 };
 use hosting_intent::{Audience, Bytes, Cause, Key, Kind as IntentKind};
 use hosting_jobs::Bell;
@@ -49,6 +52,10 @@ pub(crate) struct FleetState {
     pub(crate) forgotten: Vec<String>,
     pub(crate) kek_changes: Vec<KekChange>,
     pub(crate) authority_changes: Vec<AuthorityChange>,
+    /// What requests were watched of: cluster, host and tenant, and by what news are told.
+    pub(crate) watched: Vec<(String, mpsc::UnboundedSender<RequestNews>)>,
+    /// There is no place for more.
+    pub(crate) watches_are_full: bool,
 }
 
 impl FakeFleet {
@@ -132,6 +139,18 @@ impl Platform for FakePlatform {
     fn release(&self, audience: &Audience, node_id: &str, _: &str) -> bool {
         self.0.state.lock().unwrap().released.push(format!("{audience} {node_id}"));
         true
+    }
+
+    fn watch_requests(
+        &self,
+        cluster: &Audience,
+        host: &str,
+        tenant: &str,
+    ) -> Option<BoxStream<'static, RequestNews>> {
+        let mut state = self.0.state.lock().unwrap();
+        let (news, watched) = mpsc::unbounded();
+        state.watched.push((format!("{cluster} {host} {tenant}"), news));
+        (!state.watches_are_full).then(|| watched.boxed())
     }
 
     fn forget(&self, node_id: &str) {

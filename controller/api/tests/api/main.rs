@@ -41,6 +41,7 @@ mod quotas;
 mod rate_limits;
 mod receipts;
 mod records;
+mod requests;
 mod roles;
 mod streams;
 mod undelete;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::lending::State;
 use super::{
     AudienceKeys, Client, ClientError, ClientMetrics, EdgeKeyStore, KeysWatch, Lending, Link, Options,
-    Reporter, ReporterTask, TrafficLink, report,
+    Reporter, ReporterTask, RequestCalls, TrafficLink, report,
 };
 use crate::Replica;
 use crate::identity::{Enrolment, Identity, IdentityError, RootsWatch, TokenSource};
@@ -230,6 +230,12 @@ impl Identified {
     #[must_use]
     pub fn traffic(&self) -> TrafficLink {
         TrafficLink::new(self.link.subscribe(), self.audience.to_string())
+    }
+
+    /// The calls by which the controllers hear of requests that somebody watches.
+    #[must_use]
+    pub fn requests(&self) -> RequestCalls {
+        RequestCalls::new(self.link.subscribe(), self.options.clone(), self.audience.to_string())
     }
 
     /// Publishes the ledger, enrols if that is still to be done, and stays subscribed until `stop`.
