@@ -2,7 +2,7 @@
 //! both versions are held to the same rules.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use hosting_edge_http1::{AnswerHead, Request, RequestHead, push_chunk};
-use hosting_edge_http2::{Front, HEAD, REFUSED, head};
+use hosting_edge_http2::{Failure, Front, HEAD, REFUSED, head};
 use http::header::{self, HeaderName, HeaderValue};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession, default_h2_options};
@@ -24,7 +24,7 @@ use crate::exchange::{Client, ClientError, Timer};
 use crate::live::Held;
 use crate::memory::{HTTP2_WINDOW, STREAM, STREAM_PLACE};
 use crate::pages::Page;
-use crate::phase::PhaseWatch;
+use crate::phase::{Phase, PhaseWatch};
 use crate::proxy::Edge;
 use crate::visitor::Visitor;
 use crate::windows::{LARGE, SMALL, Windows};
@@ -70,30 +70,44 @@ pub(crate) async fn serve(
     let mut timer = Timer::new();
     let mut draining = false;
     let failure = loop {
-        let idle = async {
-            streams.wait().await;
-            let deadline = Instant::now() + limits.idle;
-            poll_fn(|cx| timer.poll_until(cx, deadline)).await;
+        let event = if !draining && phase.now() != Phase::Serving {
+            Event::Leaves
+        } else {
+            let mut accept = pin!(HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)));
+            match (failure.try_recv(), futures::poll!(&mut accept)) {
+                (Ok(failure), _) => Event::Failed(failure),
+                // What is to be waited for is set up when there is something to wait for: most requests come with others.
+                (Err(_), Poll::Ready(accepted)) => Event::Accepted(accepted),
+                (Err(_), Poll::Pending) => {
+                    let idle = async {
+                        streams.wait().await;
+                        let deadline = Instant::now() + limits.idle;
+                        poll_fn(|cx| timer.poll_until(cx, deadline)).await;
+                    };
+                    tokio::select! {
+                        biased;
+                        Ok(failure) = &mut failure => Event::Failed(failure),
+                        () = phase.ends(), if !draining => Event::Leaves,
+                        () = watch.leaves(), if !draining => Event::Leaves,
+                        () = streams.wait(), if window.is_some() => Event::Quiet,
+                        accepted = accept => Event::Accepted(accepted),
+                        () = idle, if !draining => return,
+                    }
+                }
+            }
         };
-        let accepted = tokio::select! {
-            biased;
-            Ok(failure) = &mut failure => break failure,
-            () = phase.ends(), if !draining => {
+        let accepted = match event {
+            Event::Failed(failure) => break failure,
+            Event::Leaves => {
                 connection.graceful_shutdown();
                 draining = true;
                 continue;
             }
-            () = watch.leaves(), if !draining => {
-                connection.graceful_shutdown();
-                draining = true;
-                continue;
-            }
-            () = streams.wait(), if window.is_some() => {
+            Event::Quiet => {
                 window = None;
                 continue;
             }
-            accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
-            () = idle, if !draining => return,
+            Event::Accepted(accepted) => accepted,
         };
         match accepted {
             Ok(Some(H2Accept::Session(session))) => {
@@ -107,7 +121,8 @@ pub(crate) async fn serve(
                         return;
                     }
                 }
-                drop(streams.spawn(answer(Arc::clone(edge), Arc::clone(&visitor), session)));
+                // On the heap from the beginning: a task is moved when it is made and when it has ended.
+                drop(streams.spawn(Box::pin(answer(Arc::clone(edge), Arc::clone(&visitor), session))));
             }
             Ok(Some(H2Accept::Rejected)) => {}
             Ok(None) | Err(_) => return,
@@ -117,6 +132,17 @@ pub(crate) async fn serve(
     connection.abrupt_shutdown(Reason::from(failure as u32));
     // The client may be gone or take nothing: then there is nothing left to say to it.
     let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| connection.poll_closed(cx))).await;
+}
+
+/// What happens next on a connection.
+enum Event<A> {
+    /// The client broke a rule that ends it.
+    Failed(Failure),
+    /// It is to end.
+    Leaves,
+    /// No stream is left.
+    Quiet,
+    Accepted(A),
 }
 
 fn options(limits: H2Limits, window: u32) -> H2Options {

@@ -137,7 +137,9 @@ pub(crate) async fn serve(
         next = u64::from(send.id()) + 4;
         let (conn, wasted) = (conn.clone(), Arc::clone(&wasted));
         let stream = (conn.clone(), send, recv);
-        let answer = h3_stream::answer(Arc::clone(edge), Arc::clone(&visitor), stream, limits, held);
+        // On the heap from the beginning: a task is moved when it is made and when it has ended.
+        let answer =
+            Box::pin(h3_stream::answer(Arc::clone(edge), Arc::clone(&visitor), stream, limits, held));
         drop(streams.spawn(async move {
             if !count_wasted(&wasted, answer.await) {
                 tracing::debug!("an HTTP/3 connection ends: its requests are given up");

@@ -7,16 +7,19 @@ mod listing;
 mod request;
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures::future::{AbortHandle, AbortRegistration, Abortable, Aborted};
+use futures::task::AtomicWaker;
 use jiff::Timestamp;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::Notify;
 
 pub(crate) use listing::routes;
 pub(crate) use request::Present;
@@ -112,8 +115,9 @@ struct Connection {
     held: AtomicUsize,
     /// When it was told to leave; 0: it was not.
     leaving_since: AtomicU64,
-    leaves: Notify,
-    is_cut: Notify,
+    /// Woken when it is told to leave. Its task waits for nothing else here.
+    leaves: AtomicWaker,
+    cut: AbortHandle,
 }
 
 impl Connection {
@@ -145,7 +149,11 @@ struct List {
 
 impl List {
     fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
+    }
+
+    fn at(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.begun).as_micros()).unwrap_or(u64::MAX)
     }
 
     fn shard(&self, id: u64) -> Option<MutexGuard<'_, BTreeMap<u64, Arc<Connection>>>> {
@@ -197,6 +205,7 @@ impl Connections {
         }
         let now = list.now();
         let id = list.next.fetch_add(1, Ordering::Relaxed);
+        let (cut, is_cut) = AbortHandle::new_pair();
         let connection = Arc::new(Connection {
             list: Arc::clone(list),
             id,
@@ -211,15 +220,15 @@ impl Connections {
             slots: Slots::default(),
             held: AtomicUsize::new(bytes),
             leaving_since: AtomicU64::new(0),
-            leaves: Notify::new(),
-            is_cut: Notify::new(),
+            leaves: AtomicWaker::new(),
+            cut,
         });
         list.metrics.of(Protocol::Handshake).inc();
         if let Some(mut shard) = list.shard(id) {
             shard.insert(id, Arc::clone(&connection));
         }
         let watch = Watch(Some(Arc::clone(&connection)));
-        Some(Opened { connection, base: Held { watch, bytes } })
+        Some(Opened { connection, base: Held { watch, bytes }, is_cut: Some(is_cut) })
     }
 
     /// Makes room whenever somebody finds none: idle connections are closed first, the longest idle before others. When requests find
@@ -251,7 +260,7 @@ impl Connections {
         let (metrics, now) = (account.metrics(), self.0.now());
         let cut = |one: &Connection| {
             metrics.cut.inc();
-            one.is_cut.notify_one();
+            one.cut.abort();
         };
         idle.sort_unstable_by_key(|(since, _)| *since);
         for (_, one) in idle {
@@ -260,9 +269,9 @@ impl Connections {
             }
             match one.leaving_since.load(Ordering::Relaxed) {
                 0 => {
-                    one.leaving_since.store(now.max(1), Ordering::Relaxed);
+                    one.leaving_since.store(now.max(1), Ordering::Release);
                     metrics.made_room.inc();
-                    one.leaves.notify_one();
+                    one.leaves.wake();
                 }
                 since if is_short || now.saturating_sub(since) > FAREWELL => cut(&one),
                 _ => {}
@@ -288,6 +297,8 @@ impl Connections {
 pub(crate) struct Opened {
     connection: Arc<Connection>,
     base: Held,
+    /// Until the connection is served.
+    is_cut: Option<AbortRegistration>,
 }
 
 impl Opened {
@@ -312,9 +323,12 @@ impl Opened {
         self.base.set(bytes.min(self.base.bytes));
     }
 
-    /// Ends when the connection has to be cut.
-    pub(crate) async fn cut(&self) {
-        self.connection.is_cut.notified().await;
+    /// Serves the connection, once, until it has to be cut.
+    pub(crate) async fn until_cut(&mut self, serving: impl Future<Output = ()>) -> Result<(), Aborted> {
+        match self.is_cut.take() {
+            Some(is_cut) => Abortable::new(serving, is_cut).await,
+            None => Err(Aborted),
+        }
     }
 }
 
@@ -350,14 +364,25 @@ impl Watch {
     }
 
     /// A request on it, with the authority that it is for.
-    pub(crate) fn begin(&self, authority: &[u8]) -> Present {
-        Present::new(self, authority)
+    pub(crate) fn begin(&self, authority: &[u8], now: Instant) -> Present {
+        Present::new(self, authority, now)
     }
 
     /// Ends when the connection is to leave as soon as it can without harm.
     pub(crate) async fn leaves(&self) {
         match &self.0 {
-            Some(one) => one.leaves.notified().await,
+            Some(one) => {
+                poll_fn(|cx| {
+                    one.leaves.register(cx.waker());
+                    // The time is set before the waker is woken.
+                    if one.leaving_since.load(Ordering::Acquire) == 0 {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(())
+                    }
+                })
+                .await;
+            }
             None => std::future::pending().await,
         }
     }

@@ -177,7 +177,7 @@ impl Passing {
             let _at_node = self.nodes.place(&serving.candidates, candidate).await?;
             let asked = Instant::now();
             let idle = if repeatable && stale < MAX_STALE {
-                self.nodes.idle().take(&serving.webroot, candidate.address)
+                self.nodes.idle().take(&serving.webroot, candidate.address, asked)
             } else {
                 None
             };

@@ -121,7 +121,7 @@ impl Edge {
             is_trusted(&self.shown_to, visitor.ip) && request.head().field(EDGE_MAP.as_bytes()).is_some();
         let mut course = Course { tls: visitor.tls, is_shown, ..Course::default() };
         course.trace = self.tracing.get().map(|tracing| tracing.begin(request, visitor));
-        course.passed.present = visitor.watch.begin(request.authority());
+        course.passed.present = visitor.watch.begin(request.authority(), begun);
         let challenge = Challenges::may_be_asked(request).then(|| self.challenge(request, visitor)).flatten();
         let code = match challenge {
             Some(text) => {
@@ -144,7 +144,8 @@ impl Edge {
                     let (serving_now, course_now) = (&mut serving, &mut course);
                     let code = match cached {
                         Some(caching) => {
-                            caching.serve(client, request, visitor, serving_now, course_now).await
+                            // On the heap, so that requests of other names have no room for it in their tasks.
+                            Box::pin(caching.serve(client, request, visitor, serving_now, course_now)).await
                         }
                         None => {
                             self.passing

@@ -455,16 +455,15 @@ async fn serve(
     let visitor = Visitor::new(client, &server.forwarders, server.addresses, tls, name)
         .with_alt_svc(alt_svc)
         .watched(watch);
-    if conn.is_h2() {
-        tokio::select! {
-            () = h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase) => {}
-            () = opened.cut() => {}
+    let serving = async {
+        if conn.is_h2() {
+            h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase).await;
+        } else {
+            h1::serve(&server.edge, conn, &visitor, server.h1, phase).await;
         }
-    } else {
-        tokio::select! {
-            () = h1::serve(&server.edge, conn, &visitor, server.h1, phase) => {}
-            () = opened.cut() => {}
-        }
+    };
+    if opened.until_cut(serving).await.is_err() {
+        tracing::debug!(%client, "a connection is cut: there is no memory for what it holds");
     }
 }
 
@@ -565,8 +564,8 @@ async fn serve_quic(
     opened.speaks(Protocol::Http3, 3, name.as_ref(), HTTP3_CONNECTION);
     let visitor =
         Visitor::new(client, &server.forwarders, server.addresses, true, name).watched(opened.watch());
-    tokio::select! {
-        () = h3::serve(&server.edge, conn.clone(), visitor, server.h3, &server.windows, phase) => {}
-        () = opened.cut() => conn.close(code(Code::ExcessiveLoad), b""),
+    let serving = h3::serve(&server.edge, conn.clone(), visitor, server.h3, &server.windows, phase);
+    if opened.until_cut(serving).await.is_err() {
+        conn.close(code(Code::ExcessiveLoad), b"");
     }
 }

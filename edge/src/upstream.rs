@@ -152,12 +152,17 @@ impl IdleConnections {
     }
 
     /// A quiet connection to `address` that may serve this webroot, and whether the answer over it must show its mark.
-    pub(crate) fn take(&self, webroot: &Arc<str>, address: SocketAddr) -> Option<(TcpStream, bool)> {
-        let of = |serves, marked| self.take_of(&Key { serves, address }).map(|tcp| (tcp, marked));
+    pub(crate) fn take(
+        &self,
+        webroot: &Arc<str>,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Option<(TcpStream, bool)> {
+        let of = |serves, marked| self.take_of(&Key { serves, address }, now).map(|tcp| (tcp, marked));
         of(Serves::All, true).or_else(|| of(Serves::Webroot(Arc::clone(webroot)), false))
     }
 
-    fn take_of(&self, key: &Key) -> Option<TcpStream> {
+    fn take_of(&self, key: &Key, now: Instant) -> Option<TcpStream> {
         loop {
             let idle = {
                 let mut shard = self.shard(key)?;
@@ -170,7 +175,7 @@ impl IdleConnections {
                 self.count.fetch_sub(1, Ordering::Relaxed);
                 idle
             };
-            if idle.until > Instant::now() && is_quiet(&idle.tcp) {
+            if idle.until > now && is_quiet(&idle.tcp) {
                 return Some(idle.tcp);
             }
         }
@@ -273,12 +278,12 @@ mod tests {
             nodes.push(listener.accept().await.unwrap().0);
             pool.put(Serves::Webroot(Arc::clone(&a)), address, tcp);
         }
-        assert!(pool.take(&b, address).is_none());
+        assert!(pool.take(&b, address, Instant::now()).is_none());
         // The last one in is the first one out; it said something that nobody asked for.
         nodes[1].write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(pool.take(&a, address).is_some());
-        assert!(pool.take(&a, address).is_none());
+        assert!(pool.take(&a, address, Instant::now()).is_some());
+        assert!(pool.take(&a, address, Instant::now()).is_none());
 
         let tcp = connect(address, Duration::from_secs(1)).await.unwrap();
         pool.put(Serves::Webroot(Arc::clone(&a)), address, tcp);
@@ -343,14 +348,14 @@ mod tests {
         let others: Vec<_> = names.filter(|name| shard(name) == shard(&busy)).take(20).collect();
         put(&pool, &busy, address).await;
         for other in &others {
-            let (tcp, _) = pool.take(&busy, address).expect("used between all the others");
+            let (tcp, _) = pool.take(&busy, address, Instant::now()).expect("used between all the others");
             pool.put(Serves::Webroot(Arc::clone(&busy)), address, tcp);
             put(&pool, other, address).await;
         }
         assert_eq!(count(&pool), 3);
         // Used a hundred times, it leaves no hundred traces.
         for _ in 0..1_000 {
-            let (tcp, _) = pool.take(&busy, address).unwrap();
+            let (tcp, _) = pool.take(&busy, address, Instant::now()).unwrap();
             pool.put(Serves::Webroot(Arc::clone(&busy)), address, tcp);
         }
         assert!(pool.shards.iter().all(|shard| shard.lock().unwrap().order.len() <= 2 * 3 + SHARDS + 1));
@@ -359,6 +364,6 @@ mod tests {
             given_up += 1;
         }
         assert_eq!((given_up, count(&pool)), (3, 0));
-        assert!(pool.take(&busy, address).is_none());
+        assert!(pool.take(&busy, address, Instant::now()).is_none());
     }
 }

@@ -175,6 +175,8 @@ fn show(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::live::LiveMetrics;
     use crate::memory::{Account, MemoryMetrics};
@@ -232,8 +234,8 @@ mod tests {
         let opened: Vec<_> = (0..8).map(|_| enter()).collect();
         let watches: Vec<_> = opened.iter().map(super::super::Opened::watch).collect();
         // The first one has a request, and had one after the others began.
-        let request = watches[0].begin(b"a.example");
-        drop(watches[1].begin(b"a.example"));
+        let request = watches[0].begin(b"a.example", Instant::now());
+        drop(watches[1].begin(b"a.example", Instant::now()));
         assert!(connections.enter([192, 0, 2, 1].into(), 100).is_none(), "an eighth is for requests");
         connections.relieve();
         let leaves = |index: usize| watches[index].leaves().now_or_never().is_some();
@@ -242,7 +244,7 @@ mod tests {
         let mut held: Vec<_> = watches.iter().map(Watch::nothing).collect();
         assert!(held[0].set(200) && !held[3].set(1));
         connections.relieve();
-        let cut: Vec<bool> = opened.iter().map(|one| one.cut().now_or_never().is_some()).collect();
+        let cut: Vec<bool> = opened.iter().map(|one| one.connection.cut.is_aborted()).collect();
         assert_eq!(cut, [false, false, true, false, false, false, false, false]);
         drop(request);
     }

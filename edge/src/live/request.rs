@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::{Connection, Held, Watch};
 
@@ -116,7 +117,7 @@ pub(crate) struct Present {
 }
 
 impl Present {
-    pub(super) fn new(watch: &Watch, authority: &[u8]) -> Self {
+    pub(super) fn new(watch: &Watch, authority: &[u8], now: Instant) -> Self {
         let Some(connection) = watch.0.clone() else { return Self::default() };
         connection.requests.fetch_add(1, Ordering::Relaxed);
         connection.under_way.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +127,7 @@ impl Present {
         if let (Some(slot), Some(connection)) = (present.slot(), &present.connection) {
             // Nobody shows what is no text, and all of it that fits.
             let host = authority.get(..HOST).unwrap_or(authority);
-            slot.write(host, connection.list.now());
+            slot.write(host, connection.list.at(now));
         }
         present
     }
