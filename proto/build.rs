@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(OWN, ["proto"])?;
     // What few tenants and policies have takes no room in the others.
     let mut own = tonic_prost_build::configure().bytes(".").btree_map(".");
-    for boxed in ["TenantState.http", "HttpPolicy.basic_auth"] {
+    for boxed in ["Route.http", "TenantState.http", "Brand.http", "HttpPolicy.basic_auth"] {
         own = own.boxed(format!(".hosting.intent.v1.{boxed}"));
     }
     own.compile_fds(descriptors)?;

@@ -129,7 +129,11 @@ impl Caching {
                         self.refresh(question, visitor, &stored);
                         return self.hit(client, question, serving, course, &stored, "stale").await;
                     }
-                    Usable::Checked => stale = Some(stored),
+                    Usable::Checked => {
+                        // Nobody gets what another one was told, so nobody waits for it.
+                        may_wait &= !stored.is_always_checked();
+                        stale = Some(stored);
+                    }
                 },
                 Found::Unshared => return self.pass(client, request, visitor, serving, course).await,
                 Found::Nothing => {}
@@ -153,12 +157,16 @@ impl Caching {
                     }
                     Joined::Follow(follow) => match timeout_at(deadline, follow.landed()).await {
                         Ok(Landed::Stored(stored))
-                            if stored.is_for(asked) && Store::is_alive(&stored, &purges(question.tenant)) =>
+                            if is_for(&stored, question)
+                                && stored.usable(asked, now()) != Usable::Checked =>
                         {
                             return self.hit(client, question, serving, course, &stored, "hit").await;
                         }
+                        Ok(Landed::InNeed(stored)) if is_for(&stored, question) => {
+                            return self.hit(client, question, serving, course, &stored, "stale").await;
+                        }
                         Ok(Landed::Left) => continue,
-                        Ok(Landed::Stored(_) | Landed::Unshared) | Err(_) => {
+                        Ok(Landed::Stored(_) | Landed::InNeed(_) | Landed::Unshared) | Err(_) => {
                             may_wait = false;
                             continue;
                         }
@@ -258,7 +266,7 @@ impl Caching {
             let is_gone = matches!(failure, Failure::Client(ClientError::Gone));
             let in_need = stale.filter(|stale| begun.is_none() && !is_gone && stale.usable_in_need(now()));
             if let Some(lead) = turn.take_lead().filter(|_| !is_gone) {
-                lead.land(in_need.clone().map_or(Landed::Unshared, Landed::Stored));
+                lead.land(in_need.clone().map_or(Landed::Unshared, Landed::InNeed));
             }
             return match in_need {
                 Some(stored) => self.hit(client, question, serving, course, &stored, "stale").await,
@@ -366,6 +374,11 @@ impl Caching {
 fn purges(tenant: &Tenant) -> Purges {
     let (life, last) = tenant.purges();
     Purges::new(life, last)
+}
+
+/// Whether what another request was answered with is for this one too.
+fn is_for(stored: &Stored, question: &Question<'_>) -> bool {
+    stored.is_for(&question.asked) && Store::is_alive(stored, &purges(question.tenant))
 }
 
 fn key(tenant: &Tenant, serving: &Serving, visitor: &Visitor, path: &[u8]) -> Key {

@@ -70,11 +70,12 @@ pub(crate) async fn serve(
         match request {
             Ok(request) => {
                 client.begin(&request, phase.now() != Phase::Serving);
-                edge.serve(&mut client, &request, visitor).await;
+                // On the heap, so that an idle connection has no room for a request in its task.
+                Box::pin(edge.serve(&mut client, &request, visitor)).await;
             }
             Err(page) => {
                 client.refuse();
-                edge.refuse(&mut client, page, visitor).await;
+                Box::pin(edge.refuse(&mut client, page, visitor)).await;
             }
         }
         if !client.goes_on(&limits).await {

@@ -63,3 +63,32 @@ impl ReplacedFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_taken_once_nobody_writes_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let file = ReplacedFile::new(path.clone());
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let (noted, read) = (Arc::clone(&taken), path.clone());
+        let take = move || noted.lock().unwrap().push(std::fs::read_to_string(&read).unwrap());
+        let following = tokio::spawn(async move { file.follow(take).await });
+        tokio::time::sleep(LOOK / 2).await;
+        // Each look finds it longer than the one before.
+        for length in 1..6 {
+            std::fs::write(&path, "x".repeat(length)).unwrap();
+            tokio::time::sleep(LOOK).await;
+        }
+        assert!(taken.lock().unwrap().is_empty());
+        tokio::time::sleep(4 * LOOK).await;
+        assert_eq!(*taken.lock().unwrap(), ["xxxxx"]);
+        following.abort();
+    }
+}

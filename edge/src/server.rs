@@ -443,7 +443,7 @@ async fn serve(
     let watch = opened.watch();
     let (mut conn, name) = if tls {
         let Some(_handshake) = server.begin_handshake(client) else { return };
-        let Some(accepted) = server.front.accept(tcp, peer).await else { return };
+        let Some(accepted) = Box::pin(server.front.accept(tcp, peer)).await else { return };
         accepted
     } else {
         (Conn::tcp(tcp, peer), None)
@@ -457,7 +457,7 @@ async fn serve(
         .watched(watch);
     let serving = async {
         if conn.is_h2() {
-            h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase).await;
+            Box::pin(h2::serve(&server.edge, conn, visitor, server.h2, &server.windows, phase)).await;
         } else {
             h1::serve(&server.edge, conn, &visitor, server.h1, phase).await;
         }

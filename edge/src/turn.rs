@@ -187,7 +187,7 @@ impl Fetch<'_> {
         let is_failure = matches!(head.status, 500 | 502..=504);
         if is_failure && let Some(stale) = self.stale.as_ref().filter(|stale| stale.usable_in_need(at)) {
             let stale = Arc::clone(stale);
-            self.land(Landed::Stored(Arc::clone(&stale)));
+            self.land(Landed::InNeed(Arc::clone(&stale)));
             return Received::InNeed(stale);
         }
         match check(self.asked, &came, self.policy) {

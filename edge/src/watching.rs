@@ -298,4 +298,18 @@ mod tests {
         drop((watching, others));
         assert!(!watchers.is_watched());
     }
+
+    #[tokio::test]
+    async fn at_the_end_streams_end_and_none_begins() {
+        let (routing, _writer) = Routing::new(16);
+        let watchers = Watchers::default();
+        let mut watching = watch(&watchers, "a.example").unwrap();
+        watchers.tell(&routing, b"a.example", &Line::default());
+        watchers.end();
+        assert!(!watchers.is_watched() && watch(&watchers, "a.example").is_none());
+        assert!(watching.next().await.is_some(), "what came before is read");
+        assert!(watching.next().await.is_none());
+        drop(watching);
+        assert!(watch(&watchers, "a.example").is_none());
+    }
 }

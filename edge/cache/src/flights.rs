@@ -11,8 +11,10 @@ use crate::{Key, Stored};
 /// What came of a request that others waited for.
 #[derive(Debug, Clone)]
 pub enum Landed {
-    /// It is stored.
+    /// It is stored, and is for whom it can be used.
     Stored(Arc<Stored>),
+    /// The site fails, and this may be used meanwhile.
+    InNeed(Arc<Stored>),
     /// It is for nobody else, or there is none.
     Unshared,
     /// Its client left: another one can go.

@@ -261,6 +261,23 @@ fn the_memory_is_bounded_and_given_back() {
 }
 
 #[test]
+fn when_it_is_full_whoever_comes_pushes_out_what_nobody_asked_for_again() {
+    let bytes = 1 << 20;
+    let cache = Cache::new(bytes, 25);
+    let of = |tenant: &str, n: usize| Key::new(tenant, "w", false, b"a.example", format!("/{n}").as_bytes());
+    let body = vec![b'x'; 5_000];
+    for tenant in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        for n in 0..40 {
+            let stored = cache.put_for(tenant, &of(tenant, n), &[], &[FRESH], &body, NOW);
+            assert!(stored.is_some(), "there is room for {tenant} {n}: {:?}", cache.store.sizes());
+        }
+    }
+    let sizes = cache.store.sizes();
+    assert!(sizes.bytes <= bytes && sizes.evictions > 100, "{sizes:?}");
+    assert!(cache.body(&of("h", 39), &[]).is_some());
+}
+
+#[test]
 fn what_is_being_stored_counts_and_what_is_given_up_is_given_back() {
     let cache = Cache::new(1 << 20, 100);
     let asked = cache.asked(&[]);

@@ -218,6 +218,13 @@ impl Stored {
         if stale < terms.while_revalidating { Usable::WhileRevalidating } else { Usable::Checked }
     }
 
+    /// Whether it is never used before the node said that it holds for that very request.
+    #[must_use]
+    pub fn is_always_checked(&self) -> bool {
+        let terms = &self.head.terms;
+        terms.is_checked || (terms.lifetime == 0 && terms.while_revalidating == 0)
+    }
+
     /// Whether it can answer while the site fails (RFC 5861 §4).
     #[must_use]
     pub fn usable_in_need(&self, now: Millis) -> bool {

@@ -69,7 +69,7 @@ impl BrandWord {
     /// Reads a brand that passed its checks.
     #[must_use]
     pub fn new(brand: &m::Brand) -> Self {
-        let policy = brand.http.as_ref().map(|policy| Arc::new(Policy::new(policy)));
+        let policy = brand.http.as_deref().map(|policy| Arc::new(Policy::new(policy)));
         let pages = brand.pages.iter().map(|page| (page.word.as_str().into(), Template::new(&page.html)));
         Self { pages: pages.collect(), policy, log_addresses: brand.log_addresses() }
     }

@@ -337,7 +337,7 @@ impl Writer {
                         shard: self.shards.name(&route.shard_id, place.bucket),
                         may_upgrade: route.may_upgrade,
                     });
-                    let policy = self.policy(route.http.as_ref());
+                    let policy = self.policy(route.http.as_deref());
                     let route = NewRoute { tenant, policy, site };
                     self.staged.add(&self.routing.routes, &item.key.name, place, Some(route));
                 }

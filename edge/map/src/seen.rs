@@ -74,7 +74,7 @@ pub fn wanted(intent: &EdgeIntent) -> Vec<String> {
                 route.shard_id.as_str(),
                 route.may_upgrade,
             ));
-            vec![tenant(&route.tenant_id), site(bound), policy(of(route.http.as_ref()).as_deref())]
+            vec![tenant(&route.tenant_id), site(bound), policy(of(route.http.as_deref()).as_deref())]
         }
         EdgeIntent::TenantState(state) => {
             let digest = of(state.http.as_deref());

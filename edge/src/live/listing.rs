@@ -248,5 +248,44 @@ mod tests {
         assert_eq!(cut, [false, false, true, false, false, false, false, false]);
         drop(request);
     }
+
+    #[test]
+    fn of_those_with_requests_who_holds_most_is_cut_and_only_for_a_request_that_found_no_memory() {
+        use futures::FutureExt as _;
+        let metrics = LiveMetrics::register(&mut prometheus_client::registry::Registry::default());
+        let connections = Connections::new(Account::new(1_000, MemoryMetrics::default()), metrics);
+        let mut opened: Vec<_> =
+            (0..4).map(|_| connections.enter([192, 0, 2, 1].into(), 10).unwrap()).collect();
+        // The last one is still in its handshake.
+        opened.iter_mut().take(3).for_each(|one| one.speaks(Protocol::Http1, 0, None, 10));
+        let watches: Vec<_> = opened.iter().map(super::super::Opened::watch).collect();
+        let mut requests: Vec<_> =
+            watches.iter().take(3).map(|watch| watch.begin(b"a.example", Instant::now())).collect();
+        let mut held: Vec<_> =
+            [300, 350, 250].iter().zip(&watches).map(|(bytes, watch)| watch.hold(*bytes).unwrap()).collect();
+        let cut = || -> Vec<bool> { opened.iter().map(|one| one.connection.cut.is_aborted()).collect() };
+        let leaves =
+            || -> Vec<bool> { watches.iter().map(|one| one.leaves().now_or_never().is_some()).collect() };
+        connections.relieve();
+        assert_eq!((cut(), leaves()), (vec![false; 4], vec![false; 4]), "there is none yet");
+        assert!(watches[0].hold(100).is_none());
+        connections.relieve();
+        assert_eq!((cut(), leaves()), (vec![false, true, false, false], vec![false; 4]));
+        // What has no request any more is idle.
+        requests.remove(0);
+        connections.relieve();
+        let (one_is_cut, leaving) = (vec![false, true, false, false], vec![true, false, false, false]);
+        assert_eq!((cut(), leaves()), (one_is_cut.clone(), leaving));
+        // Who does not leave when he was told is cut once a request finds nothing again.
+        connections.relieve();
+        assert_eq!(cut(), one_is_cut, "he has some time for it");
+        assert!(watches[0].hold(100).is_none());
+        connections.relieve();
+        assert_eq!(cut(), vec![true, true, false, false]);
+        held.remove(1);
+        assert_eq!(connections.0.account.excess(), 0, "what is given back is free");
+        assert!(watches[0].hold(100).is_some());
+    }
+
     use crate::live::Watch;
 }

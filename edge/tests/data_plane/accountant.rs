@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::connections::{asked_itself, https, try_https};
 use crate::http2::{block, frame};
-use crate::load::{ask_http1, tls};
+use crate::load::{ask_http1, browser, tls};
 use crate::processes::{HOST, Running, Site};
 
 const MIB: usize = 1024 * 1024;
@@ -249,6 +249,93 @@ async fn a_network_has_its_share_of_handshakes_and_others_theirs() {
     }
     let held = [https(&site, b"http/1.1").await, https(&site, b"h2").await];
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_of_every_version_leave_by_themselves_when_others_find_no_room() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let site = Site::new().await;
+    let settings = [
+        ("HOSTING_EDGE_MEMORY_BYTES", "134217728"),
+        ("HOSTING_EDGE_MAX_CONNECTIONS", "300"),
+        ("HOSTING_EDGE_H2_MAX_STREAMS", "8"),
+        ("HOSTING_EDGE_MAX_HANDSHAKES_PER_NETWORK", "100000"),
+    ];
+    let edge = site.start(&budget(&settings)).await;
+    asked_itself(&site).await;
+    let mut http1 = TcpStream::connect(site.http).await.unwrap();
+    ask_http1(&mut http1, "/x").await.unwrap();
+    let (mut http2, driver) = h2::client::handshake(https(&site, b"h2").await).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let request = http::Request::get(format!("https://{HOST}/x")).body(()).unwrap();
+    let answer = http2.send_request(request, true).unwrap().0.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    drop(answer);
+    let mut http3 = browser(&site).await;
+    assert_eq!(http3.get(&format!("https://{HOST}/x")).await.head.status(), 200);
+
+    // What a handshake may take is known when it begins, so no request finds too little.
+    let mut others = Vec::new();
+    while site.metric("hosting_edge_memory_connections_refused_total") == 0 {
+        assert!(others.len() < 300, "{:#}", site.admin_json("/connections?limit=3"));
+        for _ in 0..10 {
+            others.push(TcpStream::connect(site.https).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ended = async {
+        let read = http1.read(&mut [0; 1]).await;
+        assert!(matches!(read, Ok(0)), "{read:?}");
+        // It may want to say a last word that nobody reads any more.
+        let _ = driver.await.unwrap();
+        http3.driver.await.unwrap()
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("each leaves");
+    assert!(ended.is_h3_no_error(), "{ended}");
+    assert!(site.metric("hosting_edge_memory_idle_closed_total") >= 3, "{}", edge.said());
+    assert_eq!(site.metric("hosting_edge_memory_connections_cut_total"), 0, "nobody has to be cut for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_holds_is_counted_for_its_connection() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    const KIB: u64 = 1024;
+    let site = Site::new().await;
+    let _edge = site.start(&[]).await;
+    asked_itself(&site).await;
+    let counted = async |protocol: &str, tls: bool, least: u64| {
+        let limit = Instant::now() + Duration::from_secs(20);
+        loop {
+            let listed = site.admin_json(&format!("/connections?protocol={protocol}"));
+            let all = listed["connections"].as_array().unwrap().iter();
+            let held = all.filter(|one| one["tls"].is_string() == tls).map(|one| one["held_bytes"].as_u64());
+            let held = held.max().flatten().unwrap_or_default();
+            if held >= least {
+                println!("{protocol} {tls}: {} KiB, at least {}", held / KIB, least / KIB);
+                return;
+            }
+            assert!(Instant::now() < limit, "{protocol} {tls}: {} of {} KiB", held / KIB, least / KIB);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // A connection, and what is read of and written to a node.
+    let mut http1 = TcpStream::connect(site.http).await.unwrap();
+    http1.write_all(format!("GET /slow/60000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    counted("http1", false, (16 + 8 + 4) * KIB).await;
+    // What TLS holds for a client that does not read.
+    let mut unread = https(&site, b"http/1.1").await;
+    unread.write_all(format!("GET /big/20000000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    unread.flush().await.unwrap();
+    counted("http1", true, (36 + 8 + 32 + 96) * KIB).await;
+    // The fields of a request, in the three forms that they have on their way.
+    let (mut http2, driver) = h2::client::handshake(https(&site, b"h2").await).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let request =
+        http::Request::get(format!("https://{HOST}/slow/60000")).header("x-field", "x".repeat(40_000));
+    let answer = http2.send_request(request.body(()).unwrap(), true).unwrap();
+    counted("http2", true, (36 + 96 + 2 + 16 + 8 + 3 * 39) * KIB).await;
+    drop((http1, unread, answer, http2));
+    driver.abort();
 }
 
 #[test]

@@ -57,7 +57,11 @@ async fn its_page_stands_where_a_site_cannot_answer_with_the_number_that_the_log
     }
     // The next change takes effect like any other: here the policy of all its tenants.
     let limits = HttpPolicy { max_body_bytes: Some(3), ..HttpPolicy::default() };
-    let brand = Brand { http: Some(limits), log_addresses: LogAddresses::Network as i32, ..Brand::default() };
+    let brand = Brand {
+        http: Some(Box::new(limits)),
+        log_addresses: LogAddresses::Network as i32,
+        ..Brand::default()
+    };
     edge.publish(vec![acme(&pages, brand)], Vec::new());
     let post = async |body: &'static str| {
         client.post(edge.url("www.example.com", "/echo")).body(body).send().await.unwrap()

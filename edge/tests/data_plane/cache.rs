@@ -7,7 +7,7 @@ use hosting_intent::message::{CachePolicy, HttpPolicy, State};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
-use crate::cache_site::{HOST, Says, Site, ask, cache, edge_of, get, read, says};
+use crate::cache_site::{HOST, Says, Site, ask, ask_at, cache, edge_of, get, read, says};
 use crate::harness::{route, settings, tenant, with_policy};
 use crate::http3_client::Browser;
 
@@ -172,7 +172,9 @@ async fn every_version_of_http_gets_it_and_compressed_where_it_is_wanted() {
         !site.asked()[0].to_lowercase().contains("accept-encoding"),
         "the node is asked for the text as it is"
     );
-    assert!(get(&edge, "/").await.body == text);
+    let authority = url.strip_prefix("https://").unwrap().trim_end_matches('/');
+    let request = format!("GET / HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+    assert!(read(&edge.raw(request.as_bytes()).await).body == text);
     assert_eq!(site.count(), 2);
 }
 
@@ -288,7 +290,7 @@ async fn what_is_stale_is_used_while_the_site_fails() {
         _ if !head.contains("if-none-match") => says(200, control, "old"),
         _ if head.contains("GET /closes ") => Says { bytes: Vec::new(), after: Duration::ZERO },
         _ if head.contains("GET /missing ") => says(404, "", "gone"),
-        _ => says(503, "", "broken"),
+        _ => says(503, "", "broken").after(200),
     })
     .await;
     let edge = edge_of(&site, cache(), settings()).await;
@@ -302,6 +304,12 @@ async fn what_is_stale_is_used_while_the_site_fails() {
         let got = get(&edge, path).await;
         assert_eq!((got.status, &*got.body), (status, body), "{path}");
     }
+    // Who waits for an answer has it too: one asks a site that fails.
+    let before = site.count();
+    for got in futures::future::join_all((0..20).map(|_| get(&edge, "/fails"))).await {
+        assert_eq!((got.status, &*got.body, got.field("cache-status")), (200, "old", "edge; hit; ttl=-1"));
+    }
+    assert_eq!(site.count(), before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,13 +354,18 @@ async fn of_many_who_ask_for_the_same_one_goes() {
 async fn what_is_for_one_is_shared_with_nobody() {
     let site = Site::start(|head| {
         let who = head.lines().find_map(|line| line.strip_prefix("x-who: ")).unwrap().to_owned();
-        let fields =
-            if head.contains("/vary ") { "cache-control: max-age=60|vary: x-who" } else { "set-cookie: a=b" };
-        says(200, fields, &who).after(200)
+        let fields = match head {
+            _ if head.contains("/vary ") => "cache-control: max-age=60|vary: x-who".to_owned(),
+            // A shared cache may store these, and has to ask for each request whether they hold for it.
+            _ if head.contains("/checked ") => format!("cache-control: no-cache|etag: \"{who}\""),
+            _ if head.contains("/past ") => format!("cache-control: max-age=0|etag: \"{who}\""),
+            _ => "set-cookie: a=b".to_owned(),
+        };
+        says(200, &fields, &who).after(if who == "slow" { 3_000 } else { 200 })
     })
     .await;
     let edge = edge_of(&site, cache(), settings()).await;
-    for path in ["/vary", "/cookie"] {
+    for path in ["/vary", "/checked", "/past", "/cookie"] {
         let all = (0..20).map(|who| {
             let (edge, fields) = (&edge, format!("x-who: {who}"));
             async move { (who, ask(edge, "GET", path, &fields).await.body) }
@@ -361,10 +374,19 @@ async fn what_is_for_one_is_shared_with_nobody() {
             assert_eq!(got, who.to_string(), "{path}");
         }
     }
-    assert_eq!(site.count(), 40);
+    assert_eq!(site.count(), 80);
     // That it is for nobody else is remembered: nobody waits, and conditions reach the node.
     ask(&edge, "GET", "/cookie", "x-who: 1|if-none-match: \"x\"").await;
-    assert!(site.asked()[40].contains("if-none-match: \"x\""));
+    assert!(site.asked()[80].contains("if-none-match: \"x\""));
+    // So is that each has to ask.
+    let http = edge.http;
+    let slow = tokio::spawn(async move { ask_at(http, "GET", "/checked", "x-who: slow").await });
+    while site.count() == 81 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ask(&edge, "GET", "/checked", "x-who: quick").await.body, "quick");
+    assert!(!slow.is_finished(), "nobody waits");
+    assert_eq!(slow.await.unwrap().body, "slow");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -486,6 +508,14 @@ async fn a_page_cannot_be_poisoned_by_what_is_in_no_key() {
     }
     let other_port = format!("GET /?a=1&b=2 HTTP/1.1\r\nhost: {HOST}:81\r\nconnection: close\r\n\r\n");
     assert!(!read(&edge.raw(other_port.as_bytes()).await).is_hit());
+    // What is in the body of a request is in no key either: neither is it answered from the cache, nor what is said to it stored.
+    for path in ["/?a=1&b=2", "/new"] {
+        let with_body = format!(
+            "GET {path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\ncontent-length: 4\r\n\r\nevil"
+        );
+        assert_eq!(read(&edge.raw(with_body.as_bytes()).await).field("cache-status"), "edge; fwd=bypass");
+    }
+    assert!(!get(&edge, "/new").await.is_hit());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,15 +72,27 @@ async fn a_purge_is_in_effect_when_it_is_applied() {
         }
     }
     edge.publish(vec![purged(20, 20, &[])], Vec::new());
-    assert!(!get(&edge, "/1").await.is_hit() && get(&edge, "/1").await.is_hit());
+    for path in ["/1", "/2"] {
+        assert!(!get(&edge, path).await.is_hit() && get(&edge, path).await.is_hit());
+    }
     edge.publish(vec![purged(19, 0, &[])], Vec::new());
     assert!(!get(&edge, "/1").await.is_hit(), "generations that go back kill all");
-    // What was under way is dead.
-    let mut published = Some(purged(21, 21, &[]));
+    edge.publish(vec![purged(21, 0, &[])], Vec::new());
+    assert!(!get(&edge, "/2").await.is_hit(), "also once they are again where they were");
+    // What was under way is dead, for its own client's next request and for who waited for it.
     let http = edge.http;
+    let slow = [(); 2].map(|()| tokio::spawn(async move { ask_at(http, "GET", "/slow", "").await }));
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    edge.publish(vec![purged(22, 22, &[])], Vec::new());
+    for slow in slow {
+        assert!(!slow.await.unwrap().is_hit());
+    }
+    assert_eq!(site.asked().iter().filter(|head| head.starts_with("GET /slow ")).count(), 2);
+    assert!(get(&edge, "/slow").await.is_hit(), "what was asked for after it is stored");
+    edge.publish(vec![purged(23, 23, &[])], Vec::new());
     let slow = tokio::spawn(async move { ask_at(http, "GET", "/slow", "").await });
     tokio::time::sleep(Duration::from_millis(150)).await;
-    edge.publish(published.take().into_iter().collect(), Vec::new());
+    edge.publish(vec![purged(24, 24, &[])], Vec::new());
     assert!(!slow.await.unwrap().is_hit());
     assert!(!get(&edge, "/slow").await.is_hit());
     assert!((edge.look)(HOST).is_some());
@@ -111,7 +123,11 @@ async fn what_is_stored_is_behind_everything_that_keeps_requests_from_a_site() {
     edge.publish(vec![with(HttpPolicy::default())], Vec::new());
     assert!(get(&edge, "/").await.is_hit());
     // Another site at the name has pages of its own.
+    // So has another tenant.
     let policy = HttpPolicy { cache: Some(cache()), ..HttpPolicy::default() };
-    edge.publish(vec![with_policy(route(HOST, "t_a", "web_b", "s1"), policy)], Vec::new());
-    assert!(!get(&edge, "/").await.is_hit());
+    for (tenant_id, webroot) in [("t_a", "web_b"), ("t_b", "web_b")] {
+        let moved = with_policy(route(HOST, tenant_id, webroot, "s1"), policy.clone());
+        edge.publish(vec![tenant(tenant_id, State::Active), moved], Vec::new());
+        assert!(!get(&edge, "/").await.is_hit() && get(&edge, "/").await.is_hit(), "{tenant_id} {webroot}");
+    }
 }

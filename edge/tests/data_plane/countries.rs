@@ -21,7 +21,7 @@ const NETWORKS: [(&str, &str); 6] = [
     ("198.51.100.0/24", "DE"),
     ("203.0.113.0/24", ""),
     ("2001:db8::/33", "AT"),
-    ("2001:db8:8000::/33", "odd"),
+    ("2001:db8:8000::/33", "q7"),
 ];
 
 fn list(list: &[&str]) -> Vec<String> {
@@ -173,12 +173,16 @@ async fn a_new_file_is_taken_and_a_broken_one_is_not() {
     replace(&file, &mmdb::file(&[("192.0.2.0/24", "DE"), ("198.51.100.0/24", "FR")], BUILT + 1)).await;
     until("the new one is in use", || built(&edge) == BUILT + 1).await;
     assert_eq!((from(&edge, "192.0.2.1").await, from(&edge, "198.51.100.1").await), (200, 403));
-    // Not one of these: something else, a file that is cut short, one whose tree leads nowhere, and one without countries.
+    // Not one of these: something else, a file that is cut short, one whose tree leads nowhere, one with a record that is damaged, which is
+    // not among the first, and one without countries.
     let mut lost = sound.clone();
     lost[..6].fill(0xff);
+    let mut damaged = sound.clone();
+    let last = damaged.windows(2).position(|text| text == b"q7").unwrap();
+    damaged[last] = 0xff;
     let without = mmdb::file(&[("192.0.2.0/24", "")], BUILT);
-    for (n, broken) in [&b"nonsense"[..], &sound[..sound.len() / 2], &lost, &without].into_iter().enumerate()
-    {
+    let all = [&b"nonsense"[..], &sound[..sound.len() / 2], &lost, &damaged, &without];
+    for (n, broken) in all.into_iter().enumerate() {
         replace(&file, broken).await;
         until("it is refused", || refused(&edge) == n as u64 + 1).await;
         assert_eq!(
@@ -188,10 +192,10 @@ async fn a_new_file_is_taken_and_a_broken_one_is_not() {
         );
     }
     std::fs::remove_file(&file).unwrap();
-    until("it is missed", || refused(&edge) == 5).await;
+    until("it is missed", || refused(&edge) == 6).await;
     assert_eq!(from(&edge, "198.51.100.1").await, 403);
     // Written in place, as `cp` does.
     std::fs::write(&file, &sound).unwrap();
     until("a sound one is in use", || built(&edge) == BUILT).await;
-    assert_eq!((from(&edge, "192.0.2.1").await, refused(&edge)), (403, 5));
+    assert_eq!((from(&edge, "192.0.2.1").await, refused(&edge)), (403, 6));
 }

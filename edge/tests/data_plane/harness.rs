@@ -370,7 +370,7 @@ pub(crate) fn tenant(id: &str, state: State) -> (Item, EdgeIntent) {
 pub(crate) fn with_policy((item, intent): (Item, EdgeIntent), policy: HttpPolicy) -> (Item, EdgeIntent) {
     let http = Some(policy);
     let intent = match intent {
-        EdgeIntent::Route(route) => EdgeIntent::Route(Route { http, ..route }),
+        EdgeIntent::Route(route) => EdgeIntent::Route(Route { http: http.map(Box::new), ..route }),
         EdgeIntent::TenantState(state) => {
             EdgeIntent::TenantState(TenantState { http: http.map(Box::new), ..state })
         }

@@ -89,6 +89,10 @@ pub(crate) struct Answer {
 impl Browser {
     pub(crate) async fn connect(edge: &Edge, name: &str) -> Self {
         let (endpoint, conn) = connect(edge, name).await.unwrap();
+        Self::over(endpoint, conn).await
+    }
+
+    pub(crate) async fn over(endpoint: Endpoint, conn: Connection) -> Self {
         let (mut driver, requests) = h3::client::new(h3_quinn::Connection::new(conn.clone())).await.unwrap();
         let driver = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
         Self { endpoint, conn, requests, driver }

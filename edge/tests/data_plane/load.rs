@@ -147,6 +147,14 @@ async fn http1(asker: Asker, address: SocketAddr) {
     }
 }
 
+/// A client of HTTP/3 that is connected to a process.
+pub(crate) async fn browser(site: &Site) -> http3_client::Browser {
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = http3_client::config(tls(site, &[b"h3"]));
+    let conn = endpoint.connect_with(config, site.https, HOST).unwrap().await.unwrap();
+    http3_client::Browser::over(endpoint, conn).await
+}
+
 /// Whether the connection is kept.
 pub(crate) async fn ask_http1(stream: &mut TcpStream, path: &str) -> Result<bool, String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");

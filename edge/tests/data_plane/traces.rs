@@ -15,8 +15,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::http3_client;
-use crate::load::tls;
+use crate::load::browser;
 use crate::processes::{HOST, Site};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -110,13 +109,7 @@ async fn a_trusted_clients_trace_goes_on_to_the_node_and_to_the_collector_in_eve
     let http2 = client(&site, |builder| builder);
     for version in ["1.1", "2", "3"] {
         let answer = if version == "3" {
-            let config = http3_client::config(tls(&site, &[b"h3"]));
-            let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-            let conn = endpoint.connect_with(config, site.https, HOST).unwrap().await.unwrap();
-            let (driver, requests) = h3::client::new(h3_quinn::Connection::new(conn.clone())).await.unwrap();
-            let mut driver = driver;
-            let driver = tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
-            let mut browser = http3_client::Browser { endpoint, conn, requests, driver };
+            let mut browser = browser(&site).await;
             let request = http::Request::get(url(&site, "/x?token=secret"))
                 .header("traceparent", PARENT)
                 .header("tracestate", "a=1");
@@ -191,7 +184,8 @@ async fn strangers_neither_join_a_trace_nor_decide_that_one_is_recorded() {
     let (collector, address) = Collector::start().await;
     let (all, none, off) = (Site::new().await, Site::new().await, Site::new().await);
     let export = [("OTEL_EXPORTER_OTLP_ENDPOINT", address.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "100")];
-    let _all = all.start(&[&export[..], &[("HOSTING_EDGE_TRACE_RATIO", "1")]].concat()).await;
+    let cut = ("HOSTING_EDGE_ACCESS_LOG_ADDRESSES", "network");
+    let _all = all.start(&[&export[..], &[("HOSTING_EDGE_TRACE_RATIO", "1"), cut]].concat()).await;
     // Somebody else is trusted.
     let trusted = ("HOSTING_EDGE_TRACE_CONTEXT_FROM", "[\"192.0.2.0/24\"]");
     let _none = none.start(&[&export[..], &[trusted]].concat()).await;
@@ -205,6 +199,7 @@ async fn strangers_neither_join_a_trace_nor_decide_that_one_is_recorded() {
     let spans = collector.take(2).await;
     let parent = seen(&answer, "traceparent").unwrap();
     assert_eq!(hex(&spans[0].trace_id), parent[3..35]);
+    assert_eq!(said(&spans[0], "client.address"), "127.0.0.0", "as the access log has it");
     assert!(spans[0].parent_span_id.is_empty() && parent[3..35] != *TRACE && parent.ends_with("-03"));
     assert_eq!((seen(&answer, "tracestate"), answer.matches("traceparent").count()), (None, 1), "{answer}");
     let answer = ask(&none).await;

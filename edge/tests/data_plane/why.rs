@@ -14,7 +14,7 @@ async fn edge(settings: Settings) -> (Edge, Node) {
         ..HttpPolicy::default()
     };
     let http = HttpPolicy { https_redirect: Some(false), ..HttpPolicy::default() };
-    let brand = Brand { http: Some(http), ..Brand::default() };
+    let brand = Brand { http: Some(Box::new(http)), ..Brand::default() };
     edge.publish(
         vec![
             of_acme(with_policy(

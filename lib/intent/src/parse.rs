@@ -142,7 +142,7 @@ pub(crate) fn brand(key: &str, value: &[u8]) -> Result<m::Brand, Rejection> {
     if !brand.pages.is_sorted_by(|one, next| one.word < next.word) {
         return Err(invalid("pages.word", "must stand in ascending order, none twice"));
     }
-    http(brand.http.as_ref(), true)?;
+    http(brand.http.as_deref(), true)?;
     m::LogAddresses::try_from(brand.log_addresses).map_err(|_| {
         invalid("log_addresses", format!("{} is none that this build knows", brand.log_addresses))
     })?;
@@ -163,7 +163,7 @@ pub(crate) fn route(key: &str, value: &[u8]) -> Result<m::Route, Rejection> {
         check_id("webroot_id", &route.webroot_id)?;
         check_id("shard_id", &route.shard_id)?;
     }
-    http(route.http.as_ref(), false)?;
+    http(route.http.as_deref(), false)?;
     Ok(route)
 }
 
@@ -523,7 +523,10 @@ mod tests {
         assert!(problem(&key, &of(vec![page("A", "x")])).starts_with("pages.word: "));
         assert!(problem(&key, &of(vec![page("a", "{{x}}")])).starts_with("pages.html: "));
         let leads = m::HttpPolicy { canonical_host: "a.example".into(), ..m::HttpPolicy::default() };
-        assert!(problem(&key, &m::Brand { http: Some(leads), ..m::Brand::default() }).starts_with("http"));
+        assert!(
+            problem(&key, &m::Brand { http: Some(Box::new(leads)), ..m::Brand::default() })
+                .starts_with("http")
+        );
         let log = m::Brand { log_addresses: 9, ..m::Brand::default() };
         assert!(problem(&key, &log).starts_with("log_addresses: "));
         let tenant = m::TenantState { state: 1, brand_id: "../x".into(), ..m::TenantState::default() };

@@ -552,14 +552,25 @@ fn ledger(data: &Path, names: Names, node: SocketAddr) -> anyhow::Result<()> {
     let counted = (0..count).map(|index| (fqdn(index), tenant(index), webroot(index)));
     let others = others.iter().map(|words| words.map(str::to_owned).into());
     records.extend(counted.chain(others).map(|(fqdn, tenant_id, webroot_id): (String, String, String)| {
-        let route =
-            Route { tenant_id, webroot_id, shard_id: "s1".into(), may_upgrade: true, http: http.clone() };
+        let route = Route {
+            tenant_id,
+            webroot_id,
+            shard_id: "s1".into(),
+            may_upgrade: true,
+            http: http.clone().map(Box::new),
+        };
         (Key::new(Kind::Route, fqdn), route.encode_to_vec())
     }));
     records.extend((0..stored).map(|index| {
         let (tenant_id, webroot_id) = (tenant(index), webroot(index));
         let http = Some(cache.clone());
-        let route = Route { tenant_id, webroot_id, shard_id: "s1".into(), may_upgrade: false, http };
+        let route = Route {
+            tenant_id,
+            webroot_id,
+            shard_id: "s1".into(),
+            may_upgrade: false,
+            http: http.map(Box::new),
+        };
         (Key::new(Kind::Route, cached(index)), route.encode_to_vec())
     }));
     let audience = Audience::edge(CLUSTER)?;

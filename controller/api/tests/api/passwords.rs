@@ -56,7 +56,9 @@ async fn a_password_becomes_a_hash_that_stays_and_is_never_shown() {
     assert!(after[0] != before[0] && after[1] == before[1] && generation().await != first);
     assert!(hosting_passwords::verify(b"another-password", &after[0]));
 
+    let many: Vec<Value> = (0..101).map(|n| json!({"name": format!("u{n}"), "password": CANARY})).collect();
     for (users, told) in [
+        (many.into(), "can be given in one request"),
         (json!([{"name": "carl"}]), "http.basic_auth.users[0].password: is required"),
         (
             json!([{"name": "anna", "password": "hunter2"}]),

@@ -77,7 +77,7 @@ impl Planned for Brand {
             pages: pages
                 .map(|(word, html)| m::BrandPage { word: word.clone(), html: html.clone() })
                 .collect(),
-            http: spec.http.as_deref().map(http_policy::message),
+            http: spec.http.as_deref().map(http_policy::message).map(Box::new),
             log_addresses: match spec.log_addresses {
                 LogAddresses::Edge => m::LogAddresses::Unspecified,
                 LogAddresses::Network => m::LogAddresses::Network,

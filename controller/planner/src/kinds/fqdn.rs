@@ -194,7 +194,7 @@ async fn route(
             shard_id: shard.to_owned(),
             // PHP and static sites have no process of their own that could speak another protocol.
             may_upgrade: false,
-            http: fqdn.spec.http.as_deref().map(http_policy::message),
+            http: fqdn.spec.http.as_deref().map(http_policy::message).map(Box::new),
         };
         DesiredIntent::new(audience.clone(), IntentKind::Route, name, &message)
     };

@@ -137,14 +137,14 @@ async fn a_names_policy_goes_with_its_route_and_a_tenants_with_its_state() {
             pass_authorization: true,
         })),
     };
-    assert_eq!(http, wanted);
+    assert_eq!(*http, wanted);
     // A user without a password keeps his hash, and an unchanged policy is no change.
     let generation = lab.get(&fqdn.id).unwrap().generation;
     let mut same = body.clone();
     same["http"]["basic_auth"]["users"] = json!([{"name": "anna"}]);
     lab.put(&fqdn.id, same).await.unwrap();
     let now = (lab.get(&fqdn.id).unwrap().generation, lab.route("www.example.com").unwrap().http);
-    assert_eq!(now, (generation, Some(wanted)));
+    assert_eq!(now, (generation, Some(Box::new(wanted))));
     // Other changes leave it; null takes it away.
     let before = lab.store.head;
     lab.put(&fqdn.id, json!({"ssl_enabled": false})).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_brands_word_is_one_item_for_the_edges_of_each_cluster() {
     lab.settle().await;
     let wanted = m::Brand {
         pages: vec![page("default", "d"), page("suspended", "<p>{{message}}</p>")],
-        http: Some(m::HttpPolicy { max_body_bytes: Some(9), ..m::HttpPolicy::default() }),
+        http: Some(Box::new(m::HttpPolicy { max_body_bytes: Some(9), ..m::HttpPolicy::default() })),
         log_addresses: m::LogAddresses::Network as i32,
     };
     assert_eq!(word(&lab, &cluster).as_ref(), Some(&wanted));

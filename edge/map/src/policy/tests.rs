@@ -230,6 +230,24 @@ fn requests_count_for_their_name_and_for_all_names_of_the_tenant() {
 }
 
 #[test]
+fn a_brands_limit_counts_for_each_of_its_tenants_beside_their_own() {
+    let around = Around { now: 1, ..Around::default() };
+    let read = |policy| Some(Arc::new(Policy::new(&policy)));
+    let policies = Policies { own: None, tenant: read(limited(2)), brand: read(limited(2)) };
+    let ask = |host, tenant| policies.rule(&asked(host, "/"), tenant, &around);
+    assert_eq!([ask("a.example", "t_a"), ask("b.example", "t_a")], [None, None]);
+    assert_eq!(ask("a.example", "t_a"), Some(Ruling::TooMany(30)));
+    assert_eq!(
+        [ask("c.example", "t_b"), ask("c.example", "t_b")],
+        [None, None],
+        "another tenant of the brand"
+    );
+    let brands = Policies { own: None, tenant: None, brand: read(limited(1)) };
+    let ask = |tenant| brands.rule(&asked("d.example", "/"), tenant, &around);
+    assert_eq!([ask("t_c"), ask("t_c")], [None, Some(Ruling::TooMany(60))]);
+}
+
+#[test]
 fn a_name_has_its_own_word_and_its_tenants_for_the_rest() {
     let hsts = |max_age_seconds, preload| m::Hsts { max_age_seconds, include_subdomains: preload, preload };
     let tenant = m::HttpPolicy {

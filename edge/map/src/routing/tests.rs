@@ -176,7 +176,7 @@ fn takes(bytes: u64) -> message::HttpPolicy {
 fn with_policy((item, mut intent): (Item, EdgeIntent), bytes: u64) -> (Item, EdgeIntent) {
     let policy = Some(takes(bytes));
     if let EdgeIntent::Route(route) = &mut intent {
-        route.http = policy;
+        route.http = policy.map(Box::new);
     } else if let EdgeIntent::TenantState(state) = &mut intent {
         state.http = policy.map(Box::new);
     }
@@ -227,7 +227,7 @@ fn of_brand((item, mut intent): (Item, EdgeIntent), brand: &str) -> (Item, EdgeI
 
 fn brand(id: &str, page: &str, bytes: Option<u64>) -> (Item, EdgeIntent) {
     let pages = vec![message::BrandPage { word: "default".into(), html: page.into() }];
-    let brand = message::Brand { pages, http: bytes.map(takes), ..message::Brand::default() };
+    let brand = message::Brand { pages, http: bytes.map(takes).map(Box::new), ..message::Brand::default() };
     upsert(Kind::Brand, id, EdgeIntent::Brand(brand))
 }
 
