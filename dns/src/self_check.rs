@@ -242,6 +242,23 @@ impl DnsSelfCheck {
                 ));
             }
         }
+        if set.https { self.implied(zone, owner, &items).await } else { Ok(()) }
+    }
+
+    /// The HTTPS records that addresses bring along. One that the zone has of its own stands in their place, and is an item by itself.
+    async fn implied(&self, zone: &str, owner: &str, items: &[(Key, DnsIntent)]) -> Result<(), String> {
+        let (place, https) = (dotted(owner), RecordType::HTTPS);
+        if self.model(items, owner, https)?.set(&place, https).is_empty() {
+            return Ok(());
+        }
+        for (over, seen) in self.ask(owner, https).await? {
+            if seen.set(&place, https).is_empty()
+                && !seen.hides(&place, https)
+                && !self.is_hidden(zone, owner, https).await?
+            {
+                return Err(format!("{over} answers {owner} HTTPS with {}", told(&seen, &place, https)));
+            }
+        }
         Ok(())
     }
 
@@ -270,6 +287,10 @@ impl DnsSelfCheck {
         let (zone, owner, record_type) = parts(key)?;
         if owner == zone && record_type == RecordType::NS {
             // The zone's own stay.
+            return Ok(());
+        }
+        if record_type == RecordType::HTTPS {
+            // What the addresses of the owner bring along comes in its place.
             return Ok(());
         }
         let place = dotted(owner);

@@ -139,6 +139,33 @@ async fn what_is_applied_is_what_every_listener_answers() {
     dns.server.take().unwrap().drain(Duration::from_secs(5)).await;
 }
 
+/// HTTPS records that come with addresses are asked for too: by the item that says that they do, and by the cluster's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_addresses_bring_along_is_asked_for() {
+    let mut dns = Running::start();
+    let shop = auto_https(Z, "shop.example.com", "A", "c1");
+    let spoken = spoken_to("c1", &["192.0.2.1"], &[], &["1 . alpn=h3,h2"]);
+    dns.publish(&[zone(Z, 1), spoken.clone(), shop.clone()], &[]);
+    assert_eq!((dns.says(&shop).await, dns.says(&spoken).await), (Ok(()), Ok(())));
+    // The server has an older item: the addresses are right, and their HTTPS records are missing.
+    let older = auto(Z, "shop.example.com", "A", "c1");
+    dns.publish(std::slice::from_ref(&older), &[]);
+    let missing = dns.says(&shop).await.unwrap_err();
+    assert!(
+        missing.contains("answers shop.example.com HTTPS with") && missing.contains("no such"),
+        "{missing}"
+    );
+    assert_eq!(dns.says(&older).await, Ok(()));
+    // One of the zone's own in their place is right, and that they are back when it is gone.
+    let own = rrset(Z, "shop.example.com", "HTTPS", &["1 cdn.example.net. alpn=h2"]);
+    dns.publish(&[shop.clone(), own.clone()], &[]);
+    assert_eq!((dns.says(&shop).await, dns.says(&own).await), (Ok(()), Ok(())));
+    dns.publish(&[], std::slice::from_ref(&own.0));
+    assert_eq!((dns.says(&shop).await, dns.says_gone(&own.0).await), (Ok(()), Ok(())));
+    assert!(dns.says(&own).await.is_err());
+    dns.server.take().unwrap().drain(Duration::from_secs(5)).await;
+}
+
 /// What the rules of DNS hide is served as the zone as a whole says.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_data_hides_is_not_taken_for_missing() {

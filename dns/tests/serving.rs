@@ -141,6 +141,34 @@ fn both_families_and_both_transports() {
 }
 
 #[test]
+fn https_records_follow_what_the_cluster_says() {
+    let mut running = start(&settings(&["127.0.0.1:0"]));
+    let udp = client(running.server.addresses()[0]);
+    let mut tcp = connect(running.server.addresses()[0]);
+    let mut said = |name: &str| {
+        let query = packet(name, type_number("HTTPS"), Some(1232));
+        let over_udp = ask_udp(&udp, &query);
+        tcp.write_all(&frame(&query)).unwrap();
+        assert_eq!(decode(&read_frame(&mut tcp)), over_udp);
+        assert_eq!((over_udp.rcode, over_udp.aa), (0, true));
+        Response::types(&over_udp.answers)
+    };
+    let both = ["1 . alpn=h3,h2"];
+    let address = ["192.0.2.80"];
+    let shop = auto_https(Z, "shop.example.com", "A", "c1");
+    apply(&mut running.writer, &[spoken_to("c1", &address, &[], &both), shop]);
+    assert_eq!(said("shop.example.com"), ["shop.example.com. HTTPS 1 . alpn=h3,h2,"]);
+    assert_eq!(said("www.example.com"), [""; 0]);
+    apply(&mut running.writer, &[spoken_to("c1", &address, &[], &["1 . alpn=h2"])]);
+    assert_eq!(said("shop.example.com"), ["shop.example.com. HTTPS 1 . alpn=h2,"]);
+    apply(&mut running.writer, &[auto(Z, "shop.example.com", "A", "c1")]);
+    assert_eq!(said("shop.example.com"), [""; 0]);
+    let text = running.registry.encode();
+    assert!(text.contains(r#"rcode="NOERROR",type="HTTPS"}"#), "{text}");
+    running.end();
+}
+
+#[test]
 fn answers_leave_from_the_address_that_was_asked() {
     let running = start(&settings(&["0.0.0.0:0"]));
     let port = running.server.addresses()[0].port();

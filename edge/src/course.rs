@@ -101,7 +101,7 @@ impl Serving {
             tenant_requests: target.tenant_requests,
             may_upgrade: target.may_upgrade,
             forwarded: Forwarded::new(visitor, name, authority),
-            alt_svc: visitor.alt_svc.clone(),
+            alt_svc: visitor.alt_svc.as_ref().and_then(|alt_svc| alt_svc.value()),
         }
     }
 }

@@ -7,6 +7,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod access_log;
+mod alt_svc;
 mod answering;
 mod basic_auth;
 mod browser_check;

@@ -15,8 +15,6 @@ use crate::settings::Settings;
 
 /// Bytes of packets that wait until the edge reads them.
 const UDP_BUFFER: usize = 4 * 1_024 * 1_024;
-/// How long clients keep in mind that there is HTTP/3.
-const ALT_SVC_SECONDS: u32 = 86_400;
 
 /// An address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +186,7 @@ impl Bound {
             http: open(self.http)?,
             https: open(self.https)?,
             http3: self.http3.into_iter().map(quic).collect::<io::Result<_>>()?,
-            alt_svc: port.map(|port| format!("h3=\":{port}\"; ma={ALT_SVC_SECONDS}").into()),
+            http3_port: port,
         })
     }
 }
@@ -199,8 +197,8 @@ pub struct Listeners {
     pub(crate) http: Vec<TcpListener>,
     pub(crate) https: Vec<TcpListener>,
     pub(crate) http3: Vec<Arc<QuicSocket>>,
-    /// What clients of HTTPS are told of HTTP/3.
-    pub(crate) alt_svc: Option<Arc<str>>,
+    /// The UDP port at which visitors reach HTTP/3 by the settings.
+    pub(crate) http3_port: Option<u16>,
 }
 
 /// The sockets once more, for the process that takes them over.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, Addresses};
+use crate::alt_svc::AltSvc;
 use crate::budget;
 use crate::certs::CertStore;
 use crate::conn::Conn;
@@ -251,6 +252,8 @@ impl Server {
         let (closed, cut) = (CancellationToken::new(), CancellationToken::new());
         let http = listeners.http.into_iter().map(|listener| (listener, false));
         let https = listeners.https.into_iter().map(|listener| (listener, true));
+        let alt_svc =
+            listeners.http3_port.map(|port| Arc::new(AltSvc::new(port, Arc::clone(&server.routing))));
         for (listener, tls) in http.chain(https) {
             let accept = Accept {
                 server: Arc::clone(&server),
@@ -258,7 +261,7 @@ impl Server {
                 phase: phase.clone(),
                 connections: connections.clone(),
                 closed: closed.clone(),
-                alt_svc: listeners.alt_svc.clone().filter(|_| tls),
+                alt_svc: alt_svc.clone().filter(|_| tls),
             };
             accepting.spawn(accept.run(listener));
         }
@@ -362,7 +365,7 @@ struct Accept {
     phase: PhaseWatch,
     connections: TaskTracker,
     closed: CancellationToken,
-    alt_svc: Option<Arc<str>>,
+    alt_svc: Option<Arc<AltSvc>>,
 }
 
 impl Accept {
@@ -415,7 +418,7 @@ async fn serve(
     server: Arc<Server>,
     tls: bool,
     (mut tcp, peer): (TcpStream, SocketAddr),
-    alt_svc: Option<Arc<str>>,
+    alt_svc: Option<Arc<AltSvc>>,
     phase: PhaseWatch,
     (_permit, place): (OwnedSemaphorePermit, Option<NetworkPlace>),
 ) {

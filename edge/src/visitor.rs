@@ -9,6 +9,7 @@ use hosting_scaffold::client_address::{client_of, is_trusted};
 use ipnet::IpNet;
 
 use crate::access_log::Addresses;
+use crate::alt_svc::AltSvc;
 use crate::live::Watch;
 
 /// Whose connection it is.
@@ -26,7 +27,7 @@ pub(crate) struct Visitor {
     /// The name that TLS was negotiated for; `None` also when the default certificate was served.
     pub(crate) name: Option<Arc<str>>,
     /// Where the same is to be had over HTTP/3.
-    pub(crate) alt_svc: Option<Arc<str>>,
+    pub(crate) alt_svc: Option<Arc<AltSvc>>,
     /// The connection among those that are open.
     pub(crate) watch: Watch,
 }
@@ -57,7 +58,7 @@ impl Visitor {
     }
 
     /// The same, told where HTTP/3 is to be had; not one whose connection is another's.
-    pub(crate) fn with_alt_svc(self, alt_svc: Option<Arc<str>>) -> Self {
+    pub(crate) fn with_alt_svc(self, alt_svc: Option<Arc<AltSvc>>) -> Self {
         Self { alt_svc, ..self }
     }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use self::databases::{Backend, Place};
 
-const LIMITS: [(&str, u64); 20] = [
+const LIMITS: [(&str, u64); 21] = [
     ("create certificate", 23),
     ("create fqdn", 23),
     ("create record", 16),
@@ -23,7 +23,7 @@ const LIMITS: [(&str, u64); 20] = [
     ("create tenant without shard", 20),
     ("create webroot", 17),
     ("create zone", 21),
-    ("delete certificate", 11),
+    ("delete certificate", 12),
     // One of them looks for certificates, which go with the name.
     ("delete fqdn", 11),
     ("delete record", 12),
@@ -31,6 +31,7 @@ const LIMITS: [(&str, u64); 20] = [
     ("delete webroot, kept", 14),
     ("enqueue callback", 6),
     ("open routed", 11),
+    ("open shown", 13),
     ("open site_ready", 10),
     ("suspend tenant", 10),
     ("unbind fqdn", 19),
@@ -183,6 +184,9 @@ impl Lab {
         let body = json!({"cert_pem": made.cert.pem(), "key_pem": made.signing_key.serialize_pem()});
         let (certificate, cost) = self.created(Kind::Certificate, Some(&fqdn.id), body).await;
         costs.insert("create certificate", cost);
+        let id = certificate.id.clone();
+        let shown = self.cost(move |tx| Box::pin(async move { open_gates(tx, &id, &[Gate::Shown]).await }));
+        costs.insert("open shown", shown.await);
         let record = json!({"type": "TXT", "name": "note", "content": "hello"});
         let (record, cost) = self.created(Kind::ZoneRecord, Some(&zone.id), record).await;
         costs.insert("create record", cost);

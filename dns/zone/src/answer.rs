@@ -246,7 +246,7 @@ impl Zones {
                 number => node.and_then(|node| node.get(number)),
             };
             match (set, cname) {
-                (Some(set), _) => match writer.rrset(Section::Answer, &owner, set)? {
+                (Some(set), _) => match writer.records(Section::Answer, &owner, set, query.number)? {
                     Some(0) => {}
                     Some(_) => {
                         addresses(zone, set, writer, &mut key);

@@ -12,6 +12,7 @@
 //! * The apex NS set is the zone's name servers and those of an NS RRset at the apex together, with the zone's TTL.
 //! * An RRset that refers to an address set which has not arrived: SERVFAIL for that name and type, because an empty answer
 //!   would be believed and cached. An address set without addresses of the family: NODATA.
+//! * HTTPS records (RFC 9460) of an owner without its own, where its address RRset refers to an address set and says so: the set's data.
 //! * RRsets whose zone has not arrived are kept and served once it has.
 #![warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 

@@ -289,6 +289,17 @@ impl<'a> Writer<'a> {
         owner: &Owner<'_>,
         set: &RrSet,
     ) -> Result<Option<u16>, Full> {
+        self.records(section, owner, set, set.number)
+    }
+
+    /// The same for what [`crate::zone::Node::get`] has for the type `number`: an RRset of addresses has HTTPS records too.
+    pub(crate) fn records(
+        &mut self,
+        section: Section,
+        owner: &Owner<'_>,
+        set: &RrSet,
+        number: u16,
+    ) -> Result<Option<u16>, Full> {
         let mut owner = self.resolve(owner);
         let written = match &set.data {
             Data::Wire { records, count } => {
@@ -304,9 +315,12 @@ impl<'a> Writer<'a> {
                 }
                 *count
             }
-            Data::Addresses(cell) => match (&*cell.load(), set.number) {
-                (Some(addresses), rtype::A) => self.addresses(&mut owner, set, &addresses.v4)?,
-                (Some(addresses), _) => self.addresses(&mut owner, set, &addresses.v6)?,
+            Data::Addresses { cell, .. } => match (&*cell.load(), number) {
+                (Some(addresses), rtype::A) => self.each(&mut owner, (number, set.ttl), &addresses.v4)?,
+                (Some(addresses), rtype::HTTPS) => {
+                    self.each(&mut owner, (number, set.ttl), &addresses.https)?
+                }
+                (Some(addresses), _) => self.each(&mut owner, (number, set.ttl), &addresses.v6)?,
                 (None, _) => return Ok(None),
             },
         };
@@ -314,19 +328,20 @@ impl<'a> Writer<'a> {
         Ok(Some(written))
     }
 
-    fn addresses<const N: usize>(
+    /// Writes records of one type and TTL, whose data has no name that could be compressed.
+    fn each(
         &mut self,
         owner: &mut Known<'_>,
-        set: &RrSet,
-        addresses: &[[u8; N]],
+        (number, ttl): (u16, u32),
+        data: &[impl AsRef<[u8]>],
     ) -> Result<u16, Full> {
-        for address in addresses {
+        for rdata in data.iter().map(AsRef::as_ref) {
             self.owner(owner)?;
-            self.fixed(set.number, set.ttl)?;
-            self.put(&(N as u16).to_be_bytes())?;
-            self.put(address)?;
+            self.fixed(number, ttl)?;
+            self.put(&u16::try_from(rdata.len()).map_err(|_| Full)?.to_be_bytes())?;
+            self.put(rdata)?;
         }
-        u16::try_from(addresses.len()).map_err(|_| Full)
+        u16::try_from(data.len()).map_err(|_| Full)
     }
 
     /// Type, class and TTL.

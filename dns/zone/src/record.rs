@@ -87,16 +87,17 @@ pub(crate) fn invalid(field: &'static str, problem: impl ToString) -> Rejection 
 /// The addresses of a cluster, where RRsets point at: changing them is one store. `None` until they are known.
 pub(crate) type AddressCell = ArcSwapOption<Addresses>;
 
-/// Addresses in wire form, in the order given.
+/// Addresses in wire form, in the order given, and the data of HTTPS records that tell how they are spoken to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
     pub(crate) v4: Box<[[u8; 4]]>,
     pub(crate) v6: Box<[[u8; 16]]>,
+    pub(crate) https: Box<[Box<[u8]>]>,
 }
 
 impl Addresses {
     /// # Errors
-    /// An address that is none (the intent's own check has seen to that), or too many.
+    /// An address that is none (the intent's own check has seen to that), or too many; HTTPS data that is not understood, or too much.
     pub(crate) fn compile(set: &AddressSet) -> Result<Self, Rejection> {
         let mut v4: Vec<[u8; 4]> = Vec::with_capacity(set.ipv4.len());
         for text in &set.ipv4 {
@@ -117,8 +118,31 @@ impl Addresses {
                 return Err(invalid(field, format!("{count} addresses; at most {MAX_RRSET_RECORDS}")));
             }
         }
-        Ok(Self { v4: v4.into(), v6: v6.into() })
+        let https = compile_all(rtype::HTTPS, &set.https, "https")?;
+        Ok(Self { v4: v4.into(), v6: v6.into(), https: https.into() })
     }
+}
+
+/// Compiles the data of an RRset, each record once.
+fn compile_all(number: u16, texts: &[String], field: &'static str) -> Result<Vec<Box<[u8]>>, Rejection> {
+    let most = if number == rtype::NS { MAX_NS_RECORDS } else { MAX_RRSET_RECORDS };
+    if texts.len() > most {
+        return Err(invalid(field, format!("{} records; at most {most}", texts.len())));
+    }
+    let mut data: Vec<Box<[u8]>> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let rdata = rdata::compile(number, text)
+            .map_err(|problem| invalid(field, format!("{:?}: {problem}", excerpt(text))))?;
+        // One record twice is one record (RFC 2181 §5).
+        if !data.contains(&rdata) {
+            data.push(rdata);
+        }
+    }
+    let size: usize = data.iter().map(|rdata| RECORD_HEADER + rdata.len()).sum();
+    if size > MAX_RRSET_BYTES {
+        return Err(invalid(field, format!("{size} bytes in wire form; at most {MAX_RRSET_BYTES}")));
+    }
+    Ok(data)
 }
 
 /// One RRset, ready to be copied into a message.
@@ -132,11 +156,13 @@ pub(crate) struct RrSet {
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
     /// Whole records behind each other, each owned by the question's name; names inside are not compressed.
-    Wire {
-        records: Arc<[u8]>,
-        count: u16,
+    Wire { records: Arc<[u8]>, count: u16 },
+    /// Those of a cluster.
+    Addresses {
+        cell: Arc<AddressCell>,
+        /// The cluster's HTTPS data is the owner's as well.
+        https: bool,
     },
-    Addresses(Arc<AddressCell>),
 }
 
 impl RrSet {
@@ -145,25 +171,9 @@ impl RrSet {
     /// # Errors
     /// Which record is wrong and why, or that they are too many or too large.
     pub(crate) fn compile(number: u16, ttl: u32, records: &Records) -> Result<Self, Rejection> {
-        let mut data: Vec<Box<[u8]>> = Vec::with_capacity(records.rdata.len().min(MAX_RRSET_RECORDS));
-        let most = if number == rtype::NS { MAX_NS_RECORDS } else { MAX_RRSET_RECORDS };
-        if records.rdata.len() > most {
-            return Err(invalid("records", format!("{} records; at most {most}", records.rdata.len())));
-        }
-        for text in &records.rdata {
-            let rdata = rdata::compile(number, text)
-                .map_err(|problem| invalid("records", format!("{:?}: {problem}", excerpt(text))))?;
-            // One record twice is one record (RFC 2181 §5).
-            if !data.contains(&rdata) {
-                data.push(rdata);
-            }
-        }
+        let data = compile_all(number, &records.rdata, "records")?;
         if number == rtype::CNAME && data.len() != 1 {
             return Err(invalid("records", "a CNAME has exactly one record (RFC 2181 §10.1)"));
-        }
-        let size: usize = data.iter().map(|rdata| RECORD_HEADER + rdata.len()).sum();
-        if size > MAX_RRSET_BYTES {
-            return Err(invalid("records", format!("{size} bytes in wire form; at most {MAX_RRSET_BYTES}")));
         }
         Ok(Self::from_rdata(number, ttl, &data))
     }
@@ -190,7 +200,7 @@ impl RrSet {
     pub(crate) fn rdata(&self) -> impl Iterator<Item = &[u8]> {
         let records = match &self.data {
             Data::Wire { records, .. } => records,
-            Data::Addresses(_) => [].as_slice(),
+            Data::Addresses { .. } => [].as_slice(),
         };
         RecordWalk(records)
     }

@@ -336,7 +336,8 @@ impl Place {
             Some(rr_set::Data::Records(records)) => RrSet::compile(self.number, set.ttl, records),
             Some(rr_set::Data::AddressSet(id)) => match self.number {
                 rtype::A | rtype::AAAA => {
-                    Ok(RrSet { number: self.number, ttl: set.ttl, data: Data::Addresses(cell(id)) })
+                    let data = Data::Addresses { cell: cell(id), https: set.https };
+                    Ok(RrSet { number: self.number, ttl: set.ttl, data })
                 }
                 _ => Err(invalid("address_set", "gives A and AAAA data only")),
             },

@@ -10,7 +10,7 @@ use hosting_swap_map::SwapMap;
 use imbl::OrdMap;
 
 use crate::name::{KeyBuf, MAX_LABELS, NameBuf, Octets, ancestor_ends, wire_of};
-use crate::record::{MAX_NS_RECORDS, RrSet, invalid};
+use crate::record::{Data, MAX_NS_RECORDS, RrSet, invalid};
 use crate::rtype;
 
 /// Names of a zone in canonical order (`name::KeyBuf`). Copies share what did not change.
@@ -27,12 +27,14 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// The RRset that is served for a type. A CNAME beside other data is not.
+    /// The RRset that is served for a type. A CNAME beside other data is not. For HTTPS it may be one of addresses, whose cluster has the data
+    /// (RFC 9460); a set of the zone's own goes before that.
     pub(crate) fn get(&self, number: u16) -> Option<&RrSet> {
         if number == rtype::CNAME && self.sets.len() > 1 {
             return None;
         }
-        self.stored(number)
+        let implied = || self.sets.iter().find(|set| matches!(set.data, Data::Addresses { https: true, .. }));
+        self.stored(number).or_else(|| if number == rtype::HTTPS { implied() } else { None })
     }
 
     pub(crate) fn stored(&self, number: u16) -> Option<&RrSet> {

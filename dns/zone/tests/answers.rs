@@ -269,6 +269,71 @@ fn an_unknown_address_set_is_no_empty_one() {
     assert_eq!(ask(&zones, "app.example.com", "A").answers.len(), 1);
 }
 
+/// What a cluster says of HTTP/3, and what name servers answer for its names.
+#[test]
+fn an_address_record_brings_the_https_records_of_its_cluster() {
+    let both = ["1 . alpn=h3,h2"];
+    let (mut writer, zones) = serving(&[
+        zone(Z, 1),
+        auto_https(Z, "www.example.com", "A", "c1"),
+        auto_https(Z, "www.example.com", "AAAA", "c1"),
+        auto_https(Z, "six.example.com", "AAAA", "c1"),
+        auto_https(Z, "*.wild.example.com", "A", "c1"),
+        auto(Z, "plain.example.com", "A", "c1"),
+        rrset(Z, "alias.example.com", "CNAME", &["www.example.com."]),
+        rrset(Z, "other.example.com", "A", &["192.0.2.7"]),
+    ]);
+    let said = |name: &str| {
+        let response = ask(&zones, name, "HTTPS");
+        assert!(response.answer_count == response.answers.len(), "{response:?}");
+        let answers = response.answers.iter().filter(|(_, kind, ..)| kind == "HTTPS");
+        answers.map(|(owner, _, ttl, data)| format!("{owner} {ttl} {data}")).collect::<Vec<_>>()
+    };
+    let waiting = ask(&zones, "www.example.com", "HTTPS");
+    assert_eq!((waiting.rcode, waiting.aa), (rcode::SERVFAIL, false), "nothing is known of the cluster yet");
+    apply(&mut writer, &[spoken_to("c1", &["203.0.113.1"], &["2001:db8::1"], &both)]);
+    assert_eq!(said("www.example.com"), ["www.example.com. 60 1 . alpn=h3,h2,"]);
+    assert_eq!(said("six.example.com"), ["six.example.com. 60 1 . alpn=h3,h2,"]);
+    assert_eq!(said("any.wild.example.com"), ["any.wild.example.com. 60 1 . alpn=h3,h2,"]);
+    let alias = ask(&zones, "alias.example.com", "HTTPS");
+    assert_eq!(Response::types(&alias.answers).len(), 2, "{alias:?}");
+    assert_eq!(said("alias.example.com"), ["www.example.com. 60 1 . alpn=h3,h2,"]);
+    // Without a certificate, and where the addresses are not the cluster's: the name is there, and the type is not.
+    for name in ["plain.example.com", "other.example.com"] {
+        let none = ask(&zones, name, "HTTPS");
+        assert_eq!((none.rcode, none.answers.len(), none.authority.len()), (0, 0, 1), "{name}");
+    }
+    assert_eq!(ask(&zones, "www.example.com", "SVCB").answers.len(), 0, "of that type alone");
+    assert_eq!(ask(&zones, "www.example.com", "A").answers.len(), 1);
+
+    // One change of the cluster is one of all its names.
+    let apart = ["1 . alpn=h3 no-default-alpn port=8443", "2 . alpn=h2"];
+    apply(&mut writer, &[spoken_to("c1", &["203.0.113.1"], &[], &apart)]);
+    assert_eq!(
+        said("www.example.com"),
+        ["www.example.com. 60 1 . alpn=h3, no-default-alpn= port=8443", "www.example.com. 60 2 . alpn=h2,"]
+    );
+    // One of the zone's own goes before, for as long as it is there.
+    let own = rrset(Z, "www.example.com", "HTTPS", &["1 cdn.example.net. alpn=h2"]);
+    apply(&mut writer, std::slice::from_ref(&own));
+    assert_eq!(said("www.example.com"), ["www.example.com. 600 1 cdn.example.net. alpn=h2,"]);
+    remove(&mut writer, std::slice::from_ref(&own.0));
+    assert_eq!(said("www.example.com").len(), 2);
+    // It goes with the last of its address records, and where a person's takes over.
+    apply(&mut writer, &[rrset(Z, "six.example.com", "AAAA", &["2001:db8::7"])]);
+    assert_eq!(said("six.example.com").len(), 0);
+    remove(&mut writer, &[rr_key(Z, "www.example.com", "A")]);
+    assert_eq!(said("www.example.com").len(), 2, "the other family has it still");
+    remove(&mut writer, &[rr_key(Z, "www.example.com", "AAAA")]);
+    assert_eq!(ask(&zones, "www.example.com", "HTTPS").rcode, rcode::NXDOMAIN);
+    apply(&mut writer, &[spoken_to("c1", &["203.0.113.1"], &[], &[])]);
+    assert_eq!(said("any.wild.example.com").len(), 0, "a cluster that says nothing");
+
+    let (key, wrong) = spoken_to("c1", &["203.0.113.1"], &[], &["1 . alpn=h3 port=70000"]);
+    let refused = writer.check(&key, &wrong).unwrap_err().to_string();
+    assert!(refused.starts_with("https: ") && refused.contains("70000"), "{refused}");
+}
+
 #[test]
 fn zones_come_and_go() {
     let (mut writer, zones) = serving(&rich());

@@ -58,14 +58,16 @@ fn an_answer_allocates_nothing() {
             rrset(Z, "*.w.example.com", "MX", &["1 host-2.example.com."]),
             rrset(Z, "sub.example.com", "NS", &["ns.sub.example.com."]),
             rrset(Z, "ns.sub.example.com", "A", &["192.0.2.1"]),
+            spoken_to("c1", &["192.0.2.1"], &[], &["1 . alpn=h3,h2"]),
+            auto_https(Z, "shop.example.com", "A", "c1"),
         ],
     );
     let zones = writer.zones();
-    let names = ["host-9", "app-9", "www", "x.w", "a.sub", "nothing", "example"];
+    let names = ["host-9", "app-9", "www", "x.w", "a.sub", "nothing", "example", "shop"];
     let packets: Vec<Vec<u8>> = names
         .iter()
         .flat_map(|name| {
-            [1, 15, 255, 43].map(|number| packet(&format!("{name}.example.com"), number, Some(1232)))
+            [1, 15, 65, 255, 43].map(|number| packet(&format!("{name}.example.com"), number, Some(1232)))
         })
         .collect();
     let mut out = vec![0; 1232];

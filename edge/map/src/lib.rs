@@ -24,4 +24,4 @@ pub use policy::{
     Policies, Proof, Rates, Ruling, UNKNOWN_COUNTRY, Work,
 };
 pub use pool::{Candidate, Candidates, MAX_TRIES, Pool, Waiting};
-pub use routing::{Found, Leads, Routing, Sizes, Target, Writer, check};
+pub use routing::{Found, Http3, Leads, Routing, Sizes, Target, Writer, check};

@@ -73,6 +73,48 @@ pub struct Sizes {
     pub pools: usize,
 }
 
+/// Where clients reach the edges of a cluster over HTTP/3, as the cluster says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Http3 {
+    /// Where each edge says by itself.
+    #[default]
+    Own,
+    /// At this UDP port, which is not 0.
+    Port(u16),
+    /// Nowhere.
+    Off,
+}
+
+impl Http3 {
+    const OFF: u32 = u32::MAX;
+
+    fn of(settings: &message::EdgeSettings) -> Self {
+        match u16::try_from(settings.http3_port) {
+            _ if settings.http3_off => Self::Off,
+            // Another number than a port is refused where intents are read.
+            Ok(0) | Err(_) => Self::Own,
+            Ok(port) => Self::Port(port),
+        }
+    }
+
+    /// In one number, so that a reader sees it whole.
+    fn pack(self) -> u32 {
+        match self {
+            Self::Own => 0,
+            Self::Port(port) => port.into(),
+            Self::Off => Self::OFF,
+        }
+    }
+
+    fn unpack(packed: u32) -> Self {
+        match u16::try_from(packed) {
+            Ok(0) => Self::Own,
+            Ok(port) => Self::Port(port),
+            Err(_) => Self::Off,
+        }
+    }
+}
+
 /// The reader's side.
 #[derive(Debug)]
 pub struct Routing {
@@ -81,6 +123,8 @@ pub struct Routing {
     shards: ArcSwap<Vec<Arc<Shard>>>,
     /// Clients may speak no TLS before 1.3.
     tls13_only: AtomicBool,
+    /// [`Http3`] as [`Http3::pack`] has it.
+    http3: AtomicU32,
     /// Edges of the cluster that are in service.
     edges: AtomicU32,
 }
@@ -94,6 +138,7 @@ impl Routing {
             routes: Routes::new(buckets),
             shards: ArcSwap::default(),
             tls13_only: AtomicBool::new(false),
+            http3: AtomicU32::new(Http3::default().pack()),
             edges: AtomicU32::new(1),
         });
         let writer = Writer {
@@ -114,6 +159,12 @@ impl Routing {
     #[must_use]
     pub fn tls13_only(&self) -> bool {
         self.tls13_only.load(Ordering::Relaxed)
+    }
+
+    /// Where clients reach the cluster over HTTP/3.
+    #[must_use]
+    pub fn http3(&self) -> Http3 {
+        Http3::unpack(self.http3.load(Ordering::Relaxed))
     }
 
     /// How many edges of the cluster are in service, this one among them; at least 1.
@@ -328,6 +379,7 @@ impl Writer {
                 EdgeIntent::EdgeSettings(settings) => {
                     let only = settings.tls_minimum_version() == message::TlsVersion::TlsVersion13;
                     self.routing.tls13_only.store(only, Ordering::Relaxed);
+                    self.routing.http3.store(Http3::of(settings).pack(), Ordering::Relaxed);
                 }
                 EdgeIntent::Route(route) => {
                     let place = self.routing.routes.place(&item.key.name);
@@ -392,7 +444,10 @@ impl Writer {
                         self.has_new_pools = true;
                     }
                 }
-                Some(EdgeKind::EdgeSettings) => self.routing.tls13_only.store(false, Ordering::Relaxed),
+                Some(EdgeKind::EdgeSettings) => {
+                    self.routing.tls13_only.store(false, Ordering::Relaxed);
+                    self.routing.http3.store(Http3::default().pack(), Ordering::Relaxed);
+                }
                 Some(EdgeKind::EdgeCount) => self.routing.edges.store(1, Ordering::Relaxed),
                 Some(
                     EdgeKind::Route

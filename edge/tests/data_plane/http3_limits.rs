@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use hosting_edge::Settings;
+use hosting_intent::message::EdgeSettings;
+use hosting_intent::{Cause, EdgeIntent, Key, Kind, Removal};
 use http::Request;
 use quinn::{ConnectionError, VarInt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::harness::{Node, settings};
+use crate::harness::{Edge, Node, settings, upsert};
 use crate::http3::{LAST_CHUNK, SECOND, edge_for, holds, node_that, noise, reaches};
 use crate::http3_client::{
     Browser, End, GET, POST, Raw, config, connect, connect_from, far_away, fields, frame, read,
@@ -381,6 +383,54 @@ async fn clients_of_https_are_told_of_http3_and_no_others() {
     let edge = edge_for(behind, address).await;
     let response = edge.client(&["a.example"]).get(edge.tls_url("a.example", "/")).send().await.unwrap();
     assert!(response.headers().get("alt-svc").is_none());
+}
+
+/// What the cluster says goes before the edge's own settings, from the next answer of a connection on; but no edge tells of what it does not serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_of_http3_as_the_cluster_says() {
+    let node = Node::start("node-1").await;
+    let says = |http3_off, http3_port| {
+        let settings = EdgeSettings { http3_off, http3_port, ..EdgeSettings::default() };
+        upsert(Kind::EdgeSettings, "settings", EdgeIntent::EdgeSettings(settings))
+    };
+    for http3 in [true, false] {
+        let mut edge = edge_for(Settings { http3, http3_port: 7_443, ..settings() }, node.address).await;
+        // Of HTTP/2 there is one connection all along.
+        let h2 = edge.client(&["a.example"]);
+        let h1 = edge.client_with(&["a.example"], reqwest::ClientBuilder::http1_only);
+        let told = async |edge: &Edge| {
+            let mut told = Vec::new();
+            for client in [&h2, &h1] {
+                let response = client.get(edge.tls_url("a.example", "/")).send().await.unwrap();
+                assert_eq!(response.status(), 200);
+                let value = response.headers().get("alt-svc");
+                told.push(value.map(|value| value.to_str().unwrap().to_owned()));
+                response.bytes().await.unwrap();
+            }
+            assert_eq!(told[0], told[1]);
+            told.swap_remove(0)
+        };
+        let port = |port| http3.then(|| format!("h3=\":{port}\"; ma=86400"));
+        assert_eq!(told(&edge).await, port(7_443), "nobody says anything");
+        for (item, expected) in [
+            (says(false, 0), port(7_443)),
+            (says(false, 443), port(443)),
+            (says(false, 8_443), port(8_443)),
+            (says(false, 443), port(443)),
+            (says(true, 443), None),
+            (says(true, 0), None),
+            (says(false, 65_535), port(65_535)),
+        ] {
+            edge.publish(vec![item.clone()], Vec::new());
+            assert_eq!(told(&edge).await, expected, "{item:?}");
+        }
+        let key = Key::new(Kind::EdgeSettings, "settings");
+        let gone = Removal { key, cause: Cause::Person, traceparent: String::new(), rollout: 0 };
+        edge.publish(Vec::new(), vec![gone]);
+        assert_eq!(told(&edge).await, port(7_443), "as before it was told");
+        let h2 = edge.metric("hosting_edge_open_connections{protocol=\"http2\"}");
+        assert_eq!(h2, 1, "the connection of before");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -230,6 +230,9 @@ pub(crate) fn rr_set(key: &str, value: &[u8]) -> Result<m::RrSet, Rejection> {
             }
         }
     }
+    if set.https && !matches!(set.data, Some(m::rr_set::Data::AddressSet(_))) {
+        return Err(invalid("https", "only an address_set gives HTTPS data"));
+    }
     Ok(set)
 }
 
@@ -257,6 +260,8 @@ pub(crate) fn edge_settings(key: &str, value: &[u8]) -> Result<m::EdgeSettings, 
     // A version from a newer controller must not be taken for an older one.
     m::TlsVersion::try_from(version)
         .map_err(|_| invalid("tls_minimum_version", format!("{version} is none that this build knows")))?;
+    let port = settings.http3_port;
+    u16::try_from(port).map_err(|_| invalid("http3_port", format!("{port} is no port")))?;
     Ok(settings)
 }
 
@@ -546,13 +551,25 @@ mod tests {
         let set = m::RrSet {
             ttl: 300,
             data: Some(m::rr_set::Data::Records(m::Records { rdata: vec!["192.0.2.1".into()] })),
+            https: false,
         };
         let key = |name: &str| Key::new(Kind::RrSet, name);
         assert!(Intent::parse(&key("example.com/*.example.com/A"), &set.encode_to_vec()).is_ok());
         assert!(problem(&key("example.com/www.example.org/A"), &set).contains("does not lie in"));
         assert!(problem(&key("example.com/A"), &set).contains("zone/owner/type"));
-        let auto = m::RrSet { data: Some(m::rr_set::Data::AddressSet("c1".into())), ..set };
+        let https = m::RrSet { https: true, ..set.clone() };
+        assert!(problem(&key("example.com/example.com/A"), &https).starts_with("https: "));
+        let auto = m::RrSet { data: Some(m::rr_set::Data::AddressSet("c1".into())), ..https };
+        assert!(Intent::parse(&key("example.com/example.com/A"), &auto.encode_to_vec()).is_ok());
         assert!(problem(&key("example.com/example.com/MX"), &auto).contains("cannot give MX"));
+    }
+
+    #[test]
+    fn edges_are_told_of_ports_alone() {
+        let key = Key::new(Kind::EdgeSettings, "settings");
+        let settings = |http3_port| m::EdgeSettings { http3_port, ..m::EdgeSettings::default() };
+        assert!(Intent::parse(&key, &settings(65_535).encode_to_vec()).is_ok());
+        assert!(problem(&key, &settings(65_536)).starts_with("http3_port: "));
     }
 
     #[test]
@@ -574,7 +591,7 @@ mod tests {
         let set = |ipv4: &[&str]| {
             Intent::AddressSet(m::AddressSet {
                 ipv4: ipv4.iter().map(ToString::to_string).collect(),
-                ipv6: vec![],
+                ..m::AddressSet::default()
             })
         };
         assert!(set(&[]).takes_away());

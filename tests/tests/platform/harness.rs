@@ -11,7 +11,7 @@ use std::{
 
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
-    rr::{Name, RData, RecordType},
+    rr::{Name, RData, Record, RecordType},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -303,7 +303,7 @@ impl Platform {
         self.call("POST", &format!("/tenants/{tenant}/fqdns{query}"), Some(body)).await
     }
 
-    fn address(&self, what: &str) -> SocketAddr {
+    pub(crate) fn address(&self, what: &str) -> SocketAddr {
         self.summary[what].as_str().unwrap().parse().unwrap()
     }
 
@@ -347,10 +347,10 @@ impl Platform {
         Some((code, answer.text().await.ok()?))
     }
 
-    /// Code and addresses of an A question; `None` when nobody answers.
-    pub(crate) async fn dig(&self, fqdn: &str) -> Option<(ResponseCode, Vec<Ipv4Addr>)> {
+    /// Code and records of a question; `None` when nobody answers.
+    pub(crate) async fn records(&self, fqdn: &str, of: RecordType) -> Option<(ResponseCode, Vec<Record>)> {
         let mut question = Message::query();
-        question.add_query(Query::query(Name::from_ascii(format!("{fqdn}.")).unwrap(), RecordType::A));
+        question.add_query(Query::query(Name::from_ascii(format!("{fqdn}.")).unwrap(), of));
         let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(self.address("dns")).await.ok()?;
         socket.send(&question.to_vec().unwrap()).await.ok()?;
@@ -359,12 +359,14 @@ impl Platform {
             tokio::time::timeout(Duration::from_secs(2), socket.recv(&mut buffer)).await.ok()?.ok()?;
         let answer = Message::from_vec(&buffer[..length]).unwrap();
         assert_eq!(answer.metadata.id, question.metadata.id);
-        let addresses = answer
-            .answers
-            .iter()
-            .filter_map(|record| if let RData::A(address) = &record.data { Some(address.0) } else { None })
-            .collect();
-        Some((answer.metadata.response_code, addresses))
+        Some((answer.metadata.response_code, answer.answers))
+    }
+
+    /// Code and addresses of an A question; `None` when nobody answers.
+    pub(crate) async fn dig(&self, fqdn: &str) -> Option<(ResponseCode, Vec<Ipv4Addr>)> {
+        let (code, records) = self.records(fqdn, RecordType::A).await?;
+        let address = |record: &Record| if let RData::A(at) = &record.data { Some(at.0) } else { None };
+        Some((code, records.iter().filter_map(address).collect()))
     }
 
     /// The name leads to its site, everywhere.

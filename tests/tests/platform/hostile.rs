@@ -67,7 +67,8 @@ async fn poisoned_intents_are_rejected_one_by_one() {
     };
     let record = |key: &str, rdata: &str| {
         let records = message::Records { rdata: vec![rdata.to_owned()] };
-        let set = message::RrSet { ttl: 60, data: Some(message::rr_set::Data::Records(records)) };
+        let set =
+            message::RrSet { ttl: 60, data: Some(message::rr_set::Data::Records(records)), https: false };
         poison(&dns, Key::new(Kind::RrSet, key), set.encode_to_vec())
     };
     let site = |key: &str, folder: &str| {

@@ -18,6 +18,7 @@ mod first_light;
 mod guides;
 mod harness;
 mod hostile;
+mod https_records;
 mod logs;
 mod operator;
 mod policies;

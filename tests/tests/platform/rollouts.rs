@@ -200,14 +200,10 @@ impl Platform {
     }
 
     /// What steps are like in these tests: one subscriber, then all.
-    async fn watches_for(&self, seconds: u32) {
+    pub(crate) async fn watches_for(&self, seconds: u32) {
         let policy = json!({"rollouts.steps": "1", "rollouts.watch_seconds": seconds.to_string()});
         let (code, answer) = self.call("PUT", "/platform/config", Some(policy)).await;
         assert_eq!(code, 200, "{answer}");
-    }
-
-    fn place(&self, what: &str) -> SocketAddr {
-        self.summary[what].as_str().unwrap().parse().unwrap()
     }
 }
 
@@ -222,7 +218,7 @@ async fn what_hurts_is_stopped_in_the_first_step_and_taken_back() {
     let edge = Machine::start(&platform, "edge-2", "edge", &["--http-listen", "--https-listen"]).await;
     let dns = Machine::start(&platform, "dns-2", "dns", &["--listen"]).await;
     platform.watches_for(4).await;
-    let (http, https) = (platform.place("edge_http"), platform.place("edge_https"));
+    let (http, https) = (platform.address("edge_http"), platform.address("edge_https"));
     let cluster = platform.get("/nodes/edge-1").await["cluster_id"].as_str().unwrap().to_owned();
 
     // TLS: clients that speak 1.2 come to both edges.
@@ -272,7 +268,7 @@ async fn what_hurts_is_stopped_in_the_first_step_and_taken_back() {
     drop((first, second));
 
     // An address set: what is given out beside the right one is nobody's.
-    let right = dig(platform.place("dns")).unwrap();
+    let right = dig(platform.address("dns")).unwrap();
     assert_eq!((right.len(), dig(dns.addresses[0])), (1, Some(right.clone())));
     let before = platform.newest_rollout().await;
     let gives_wrong = Arc::new(AtomicU64::new(0));
@@ -291,7 +287,7 @@ async fn what_hurts_is_stopped_in_the_first_step_and_taken_back() {
     assert_eq!(platform.items(&path).await.len(), 1, "the address is gone again");
     assert_eq!(gives_wrong.load(Ordering::Relaxed), 0, "the second name server never gave it out");
     eventually("the first one gives out what is right", LIMIT, async || {
-        (dig(platform.place("dns")) == dig(dns.addresses[0])).then_some(())
+        (dig(platform.address("dns")) == dig(dns.addresses[0])).then_some(())
     })
     .await;
 
@@ -320,7 +316,7 @@ async fn tenants_change_their_own_while_a_rollout_is_under_way() {
     .await;
     let connector = old_client(&platform);
     eventually("the first edge refuses old clients", LIMIT, async || {
-        (!shakes_hands(connector.clone(), platform.place("edge_https")).await).then_some(())
+        (!shakes_hands(connector.clone(), platform.address("edge_https")).await).then_some(())
     })
     .await;
     assert!(shakes_hands(connector.clone(), edge.addresses[1]).await, "the second one does not have it");

@@ -149,6 +149,8 @@ pub enum Gate {
     SiteReady,
     /// `state.routed` of an FQDN, or of a webroot for its service host name.
     Routed,
+    /// `certificate.state.shown`.
+    Shown,
 }
 
 /// What an evaluation finds.

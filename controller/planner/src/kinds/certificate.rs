@@ -10,7 +10,7 @@ use hosting_resource::{Doc, Document, Id, Kind};
 
 use super::{Changed, Deletion, Facts, GoesWith, Planned, Tie, fqdn, tenant};
 use crate::fields::is_deleting;
-use crate::gates::Look;
+use crate::gates::{Gate, Look};
 use crate::overlay::Overlay;
 use crate::plan::Plan;
 use crate::{DesiredIntent, PlanError, Unit, World, read, readers};
@@ -93,6 +93,9 @@ impl Planned for Certificate {
                 plan.put(other.to_resource()).await?;
             }
         }
+        if is_deleting(certificate) {
+            note_certified(certificate, others.iter().any(|other| other.state.shown), plan).await?;
+        }
         let active = !is_deleting(certificate) && Some(rank(certificate)) == last;
         if certificate.state.active == active {
             return Ok(false);
@@ -102,9 +105,45 @@ impl Planned for Certificate {
         Ok(true)
     }
 
-    fn conditions(_: &Doc<Self>, look: &mut Look<'_>) {
+    fn conditions(certificate: &Doc<Self>, look: &mut Look<'_>) {
         look.edges("certificate", IntentKind::Certificate);
+        if look.is_met("certificate") && !certificate.state.shown {
+            look.gate(Gate::Shown);
+        }
     }
+
+    fn open(certificate: &mut Doc<Self>, gate: Gate) {
+        match gate {
+            Gate::Shown => certificate.state.shown = true,
+            // Only sites and host names have them.
+            Gate::SiteReady | Gate::Routed => {}
+        }
+    }
+
+    async fn opened(certificate: &Doc<Self>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+        note_certified(certificate, certificate.state.shown, plan).await
+    }
+}
+
+/// Notes with the host name whether edges show a certificate of it, and plans what hangs on that.
+async fn note_certified(
+    certificate: &Doc<Certificate>,
+    certified: bool,
+    plan: &mut Plan<'_>,
+) -> Result<(), PlanError> {
+    let fqdn = Id::<fqdn::Fqdn>::from(certificate.parent.as_deref().unwrap_or_default());
+    let Some(mut fqdn) = read::get(&mut plan.draft, &fqdn).await?.filter(|fqdn| !is_deleting(fqdn)) else {
+        return Ok(());
+    };
+    if fqdn.state.certified == certified {
+        return Ok(());
+    }
+    let was = fqdn.to_resource();
+    fqdn.state.certified = certified;
+    let is = fqdn.into_resource();
+    plan.put(is.clone()).await?;
+    let units = super::of(Kind::Fqdn).touched(Some(&was), Some(&is), plan.cause)?;
+    plan.replan(units).await
 }
 
 /// The other certificates of the same host name that are to stay.

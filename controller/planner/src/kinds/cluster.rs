@@ -14,6 +14,8 @@ use prost::Message;
 pub use self::ticket_keys::{FreshTicketKey, rotate_ticket_keys};
 use super::wide_walks::{CLUSTERS, DNS_GROUPS};
 use super::{Changed, Facts, Planned};
+use crate::fields::SERIAL_OFFSET;
+use crate::plan::Plan;
 use crate::{DesiredIntent, PlanError, SealFor, Unit, World, placement, read};
 
 #[async_trait]
@@ -22,8 +24,13 @@ impl Planned for Cluster {
 
     fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
         let Some(cluster) = change.both().next() else { return };
-        if change.differs(|cluster| cluster.spec.tls_minimum_version) {
+        if change.differs(|cluster| {
+            (cluster.spec.tls_minimum_version, cluster.spec.http3, cluster.spec.http3_port)
+        }) {
             units.insert(Unit::Of(Self::KIND, cluster.id.clone()));
+        }
+        if change.differs(|cluster| cluster.spec.https_records()) {
+            units.insert(DNS_GROUPS.of("", change.cause));
         }
         if change.born_or_gone() {
             units.insert(Unit::Of(Self::KIND, cluster.id.clone()));
@@ -34,13 +41,17 @@ impl Planned for Cluster {
 
     async fn derive(cluster: &Doc<Self>, world: &mut dyn World) -> Result<Vec<DesiredIntent>, PlanError> {
         let families = read::families_of(world, &cluster.typed_id()).await?;
-        let message = m::AddressSet { ipv4: families.ipv4, ipv6: families.ipv6 };
+        let is_reached = !families.ipv4.is_empty() || !families.ipv6.is_empty();
+        let https = if is_reached { cluster.spec.https_records() } else { Vec::new() };
+        let message = m::AddressSet { ipv4: families.ipv4, ipv6: families.ipv6, https };
         let audiences = read::dns_audiences(world).await?;
         let edges = m::EdgeSettings {
             tls_minimum_version: match cluster.spec.tls_minimum_version {
                 TlsMinimum::Tls12 => m::TlsVersion::TlsVersion12 as i32,
                 TlsMinimum::Tls13 => m::TlsVersion::TlsVersion13 as i32,
             },
+            http3_off: !cluster.spec.http3,
+            http3_port: cluster.spec.http3_port.into(),
         };
         let audience = Audience::edge(&cluster.id)?;
         let tickets = ticket_keys(cluster, &audience, world).await?;
@@ -58,6 +69,24 @@ impl Planned for Cluster {
             .chain(count)
             .collect())
     }
+
+    async fn allocate(
+        cluster: &mut Doc<Self>,
+        before: Option<&Doc<Self>>,
+        plan: &mut Plan<'_>,
+    ) -> Result<(), PlanError> {
+        if before.is_some_and(|before| before.spec.https_records() != cluster.spec.https_records()) {
+            move_serials(plan).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Moves every zone's served serial, by one intent for each group of name servers: an address set says something else.
+pub(crate) async fn move_serials(plan: &mut Plan<'_>) -> Result<(), PlanError> {
+    let offset = plan.draft.counter(SERIAL_OFFSET).await?;
+    plan.draft.set_counter(SERIAL_OFFSET, offset + 1);
+    Ok(())
 }
 
 /// Over how many edges a budget of the cluster is shared out. When the last one goes silent the controller may be the one that is cut off: the

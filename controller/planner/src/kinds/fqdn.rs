@@ -64,7 +64,7 @@ impl Planned for Fqdn {
     fn touched(change: &Changed<'_, Self>, units: &mut BTreeSet<Unit>) {
         let Some(fqdn) = change.both().next() else { return };
         units.insert(Unit::Of(Self::KIND, fqdn.id.clone()));
-        if change.differs(|fqdn| fqdn.state.routed) || change.lives_or_dies() {
+        if change.differs(|fqdn| (fqdn.state.routed, fqdn.state.certified)) || change.lives_or_dies() {
             units.extend(change.both().flat_map(|fqdn| auto_records::units(&fqdn.state.auto_records)));
         }
         if change.differs(issuance::record_text) || change.lives_or_dies() {
@@ -147,8 +147,8 @@ impl Planned for Fqdn {
     fn open(fqdn: &mut Doc<Self>, gate: Gate) {
         match gate {
             Gate::Routed => fqdn.state.routed = true,
-            // Only a site has it.
-            Gate::SiteReady => {}
+            // Only a site and a certificate have them.
+            Gate::SiteReady | Gate::Shown => {}
         }
     }
 

@@ -7,10 +7,9 @@ pub(crate) use hosting_resource::kinds::lb_address::LbAddress;
 use hosting_resource::{Doc, Kind};
 
 use super::wide_walks::DNS_GROUPS;
-use super::{Changed, Planned, tenant};
-use crate::fields::SERIAL_OFFSET;
+use super::{Changed, Planned, cluster, tenant};
 use crate::plan::Plan;
-use crate::{PlanError, Unit, World};
+use crate::{PlanError, Unit};
 
 #[async_trait]
 impl Planned for LbAddress {
@@ -38,11 +37,9 @@ impl Planned for LbAddress {
     }
 }
 
-/// Moves every zone's served serial, by one intent for each group of name servers. What people see in automatic records follows
-/// later, as do records of a family that comes or goes.
+/// Moves every zone's served serial. What people see in automatic records follows later, as do records of a family that comes or goes.
 async fn addresses_changed(address: &Doc<LbAddress>, plan: &mut Plan<'_>) -> Result<(), PlanError> {
-    let offset = plan.draft.counter(SERIAL_OFFSET).await?;
-    plan.draft.set_counter(SERIAL_OFFSET, offset + 1);
+    cluster::move_serials(plan).await?;
     let cluster = address.parent.clone().unwrap_or_default();
     plan.enqueue([tenant::CLUSTER_TENANTS.of(cluster, hosting_intent::Cause::Person)]);
     Ok(())

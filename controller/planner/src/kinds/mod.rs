@@ -298,6 +298,11 @@ pub(crate) trait Planned: Document + Sized {
     /// Opens a gate.
     fn open(_doc: &mut Doc<Self>, _gate: Gate) {}
 
+    /// Tells others that gates were opened, as far as they are not planned for themselves.
+    async fn opened(_doc: &Doc<Self>, _plan: &mut Plan<'_>) -> Result<(), PlanError> {
+        Ok(())
+    }
+
     /// Whether the routes that its automatic records hang on are there.
     fn is_routed(_doc: &Doc<Self>) -> bool {
         false
@@ -360,6 +365,7 @@ pub(crate) trait KindPlan: Sync {
     ) -> Result<(), PlanError>;
     fn conditions(&self, look: &mut Look<'_>) -> Result<(), ShapeError>;
     fn open(&self, resource: &mut Resource, gates: &[Gate]) -> Result<(), ShapeError>;
+    async fn opened(&self, resource: &Resource, plan: &mut Plan<'_>) -> Result<(), PlanError>;
     fn is_routed(&self, resource: &Resource) -> Result<bool, ShapeError>;
 }
 
@@ -508,6 +514,10 @@ impl<K: Planned> KindPlan for Room<K> {
         }
         *resource = doc.into_resource();
         Ok(())
+    }
+
+    async fn opened(&self, resource: &Resource, plan: &mut Plan<'_>) -> Result<(), PlanError> {
+        K::opened(&Doc::of(resource)?, plan).await
     }
 
     fn is_routed(&self, resource: &Resource) -> Result<bool, ShapeError> {

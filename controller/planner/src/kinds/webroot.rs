@@ -172,6 +172,8 @@ impl Planned for Webroot {
         match gate {
             Gate::SiteReady => webroot.state.site_ready = true,
             Gate::Routed => webroot.state.routed = true,
+            // Only a certificate has it.
+            Gate::Shown => {}
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use hosting_intent::{Kind as IntentKind, message as m};
+use hosting_resource::kinds::fqdn::Fqdn;
 pub(crate) use hosting_resource::kinds::zone_record::ZoneRecord;
 use hosting_resource::kinds::zone_record::{AUTO_TTL, ManagedBy, normalise, rdata};
 use hosting_resource::ownership::is_servable;
@@ -195,14 +196,14 @@ pub(crate) async fn derive_rr_set(
 /// The texts for authorities beside those that a person made.
 fn with_texts(set: Option<m::RrSet>, texts: Vec<String>) -> m::RrSet {
     let (ttl, mut rdata) = match set {
-        Some(m::RrSet { ttl, data: Some(m::rr_set::Data::Records(records)) }) => (ttl, records.rdata),
+        Some(m::RrSet { ttl, data: Some(m::rr_set::Data::Records(records)), .. }) => (ttl, records.rdata),
         Some(_) | None => (CHALLENGE_TTL, Vec::new()),
     };
     rdata.extend(texts);
     rdata.sort();
     rdata.dedup();
     let data = Some(m::rr_set::Data::Records(m::Records { rdata }));
-    m::RrSet { ttl: ttl.min(CHALLENGE_TTL), data }
+    m::RrSet { ttl: ttl.min(CHALLENGE_TTL), data, https: false }
 }
 
 async fn rr_set(
@@ -218,7 +219,8 @@ async fn rr_set(
         let mut lines: Vec<String> = custom.iter().map(|record| line_of(record, zone)).collect();
         lines.sort();
         lines.dedup();
-        return Ok(Some(m::RrSet { ttl, data: Some(m::rr_set::Data::Records(m::Records { rdata: lines })) }));
+        let data = m::rr_set::Data::Records(m::Records { rdata: lines });
+        return Ok(Some(m::RrSet { ttl, data: Some(data), https: false }));
     }
     if records.iter().any(overrides_automatic) {
         return Ok(None);
@@ -232,7 +234,9 @@ async fn rr_set(
         let tenant = read::tenant_of(world, &source).await?;
         if let Some(tenant) = tenant.filter(|tenant| !tenant.spec.cluster_id.is_empty()) {
             let data = m::rr_set::Data::AddressSet(tenant.spec.cluster_id.to_string());
-            return Ok(Some(m::RrSet { ttl: AUTO_TTL, data: Some(data) }));
+            // Whoever finds an HTTPS record asks by HTTPS (RFC 9460 §9.5): not before there is a certificate.
+            let https = source.kind == Kind::Fqdn && Doc::<Fqdn>::read(source)?.state.certified;
+            return Ok(Some(m::RrSet { ttl: AUTO_TTL, data: Some(data), https }));
         }
     }
     Ok(None)

@@ -84,6 +84,7 @@ pub async fn open_gates(draft: &mut dyn Draft, id: &str, open: &[Gate]) -> Resul
     }
     plan.put(after.clone()).await?;
     plan.replan(kind.touched(Some(&before), Some(&after), Cause::Planner)?).await?;
+    kind.opened(&after, &mut plan).await?;
     plan.finish().await?;
     Ok(())
 }

@@ -163,6 +163,70 @@ async fn the_certificate_that_ends_last_is_the_active_one() {
     site.lab.assert_planned().await;
 }
 
+/// Whoever finds an HTTPS record asks by HTTPS: it is there while edges show a certificate of the name.
+#[tokio::test]
+async fn name_servers_speak_of_https_while_edges_show_a_certificate() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    lab.zone(&tenant, "example.com").await.unwrap();
+    let webroot = lab.webroot(&tenant).await;
+    let fqdn = lab.fqdn(&tenant, "www.example.com", Some(&webroot)).await.unwrap();
+    lab.fqdn(&tenant, "other.example.com", Some(&webroot)).await.unwrap();
+    lab.settle().await;
+    let says = |lab: &Lab, name: &str| {
+        let set = lab.rr_set(&format!("example.com/{name}.example.com/A")).unwrap();
+        assert!(matches!(set.data, Some(m::rr_set::Data::AddressSet(_))));
+        set.https
+    };
+    assert!(!says(&lab, "www") && !says(&lab, "other"));
+    let upload = async |lab: &mut Lab, years| {
+        lab.post(Kind::Certificate, Some(&fqdn.id), body(&["www.example.com"], years)).await.unwrap()
+    };
+    let first = upload(&mut lab, 10).await;
+    let serial = lab.serial("example.com");
+    lab.drain().await;
+    assert!(!says(&lab, "www"), "the edges do not have it yet");
+    let verdict = lab.look(&first.id, &Everybody::of(&lab.store)).await;
+    assert_eq!(verdict.open, [crate::gates::Gate::Shown]);
+    lab.settle().await;
+    assert!(says(&lab, "www") && !says(&lab, "other"));
+    assert_eq!((lab.serial("example.com"), lab.status(&first.id)), (serial + 1, Some(Status::Active)));
+    lab.assert_planned().await;
+
+    // Another one changes nothing, and neither does the end of the first.
+    let logged = lab.store.log.len();
+    let second = upload(&mut lab, 20).await;
+    lab.settle().await;
+    lab.delete(&first.id).await.unwrap();
+    lab.settle().await;
+    assert!(says(&lab, "www") && lab.get(&first.id).is_none());
+    let for_names = lab.store.log[logged..].iter().filter(|row| row.change.audience == at("dns/default"));
+    assert_eq!(for_names.count(), 0);
+
+    // It ends with the last one, which is gone when no name server speaks of it any more.
+    lab.delete(&second.id).await.unwrap();
+    assert!(!says(&lab, "www"));
+    let withdrawn = lab.get(&second.id).unwrap().progress().withdrawn.unwrap();
+    assert!(withdrawn.contains_key("dns/default"), "{withdrawn:?}");
+    lab.settle().await;
+    assert_eq!(lab.get(&second.id), None);
+    // And with the addresses, when a person's take their place.
+    upload(&mut lab, 30).await;
+    lab.settle().await;
+    assert!(says(&lab, "www"));
+    let zone = lab.store.resources.values().find(|one| one.kind == Kind::Zone).unwrap().id.clone();
+    let own = json!({"type": "A", "name": "www", "content": "192.0.2.7"});
+    let own = lab.post(Kind::ZoneRecord, Some(&zone), own).await.unwrap();
+    assert!(!lab.rr_set("example.com/www.example.com/A").unwrap().https);
+    lab.delete(&own.id).await.unwrap();
+    lab.settle().await;
+    assert!(says(&lab, "www"));
+    lab.delete(&fqdn.id).await.unwrap();
+    lab.settle().await;
+    assert_eq!(lab.rr_set("example.com/www.example.com/A"), None);
+    lab.assert_planned().await;
+}
+
 #[tokio::test]
 async fn a_secret_that_does_not_open_leaves_what_is_there() {
     let mut site = Site::new().await;

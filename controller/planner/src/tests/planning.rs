@@ -125,6 +125,70 @@ async fn suspending_is_one_intent_for_each_audience_whatever_lies_in_the_tenant(
     lab.assert_planned().await;
 }
 
+/// What a cluster says of HTTP/3 reaches its edges and all name servers as one item each, whatever there is of names.
+#[tokio::test]
+async fn a_cluster_says_how_its_edges_are_spoken_to() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let webroot = lab.webroot(&tenant).await;
+    for n in 0..20 {
+        lab.zone(&tenant, &format!("z{n}.example")).await.unwrap();
+        lab.fqdn(&tenant, &format!("www.z{n}.example"), Some(&webroot)).await.unwrap();
+    }
+    lab.settle().await;
+    let cluster = lab.cluster.clone();
+    let said = |lab: &Lab| {
+        let set = lab.intent("dns/default", IntentKind::AddressSet, &lab.cluster);
+        let settings = lab.intent(&format!("edge/{}", lab.cluster), IntentKind::EdgeSettings, "settings");
+        let serials = lab.intent("dns/default", IntentKind::SerialOffset, "serial");
+        match (set, settings, serials) {
+            (
+                Some(Intent::AddressSet(set)),
+                Some(Intent::EdgeSettings(settings)),
+                Some(Intent::SerialOffset(offset)),
+            ) => (set.https, settings.http3_off, settings.http3_port, offset.value),
+            other => panic!("{other:?}"),
+        }
+    };
+    let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let first = said(&lab).3;
+    assert_eq!(said(&lab), (texts(&["1 . alpn=h3,h2"]), false, 0, first));
+    let cases = [
+        (json!({"http3": false}), texts(&["1 . alpn=h2"]), true, 0, first + 1),
+        (json!({"http3_port": 8443}), texts(&["1 . alpn=h2"]), true, 8443, first + 1),
+        (
+            json!({"http3": true}),
+            texts(&["1 . alpn=h3 no-default-alpn port=8443", "2 . alpn=h2"]),
+            false,
+            8443,
+            first + 2,
+        ),
+        (json!({"http3_port": 443}), texts(&["1 . alpn=h3,h2"]), false, 443, first + 3),
+        (json!({"http3_port": 0}), texts(&["1 . alpn=h3,h2"]), false, 0, first + 3),
+        (json!({"name": "other"}), texts(&["1 . alpn=h3,h2"]), false, 0, first + 3),
+    ];
+    for (change, https, off, port, offset) in cases {
+        let logged = lab.store.log.len();
+        lab.put(&cluster, change.clone()).await.unwrap();
+        lab.settle().await;
+        assert_eq!(said(&lab), (https, off, port, offset), "{change}");
+        assert!(lab.store.log.len() <= logged + 3, "{change}: no more than settings, addresses and serials");
+        lab.assert_planned().await;
+    }
+    let current = lab.get(&cluster).unwrap().clone();
+    for wrong in [json!({"http3_port": 65536}), json!({"http3_port": -1}), json!({"http3": "no"})] {
+        assert!(Kind::Cluster.def().update(&current, wrong.as_object().unwrap()).is_err(), "{wrong}");
+    }
+    // A cluster whose last address is gone leads nowhere.
+    let all = lab.store.resources.values().filter(|one| one.kind == Kind::LbAddress);
+    let all: Vec<String> = all.map(|one| one.id.clone()).collect();
+    for address in all {
+        lab.delete(&address).await.unwrap();
+    }
+    lab.settle().await;
+    assert_eq!(said(&lab).0, texts(&[]));
+}
+
 #[tokio::test]
 async fn a_new_address_is_two_intents_however_many_zones() {
     let mut lab = Lab::new().await;

@@ -45,20 +45,29 @@ pub(crate) fn rr_key(zone: &str, owner: &str, record_type: &str) -> Key {
 
 pub(crate) fn rrset(zone: &str, owner: &str, record_type: &str, rdata: &[&str]) -> Item {
     let records = m::Records { rdata: rdata.iter().map(ToString::to_string).collect() };
-    let set = m::RrSet { ttl: 600, data: Some(m::rr_set::Data::Records(records)) };
+    let set = m::RrSet { ttl: 600, data: Some(m::rr_set::Data::Records(records)), https: false };
     (rr_key(zone, owner, record_type), DnsIntent::RrSet(set))
 }
 
 pub(crate) fn auto(zone: &str, owner: &str, record_type: &str, cluster: &str) -> Item {
-    let set = m::RrSet { ttl: 60, data: Some(m::rr_set::Data::AddressSet(cluster.into())) };
-    (rr_key(zone, owner, record_type), DnsIntent::RrSet(set))
+    let data = Some(m::rr_set::Data::AddressSet(cluster.into()));
+    (rr_key(zone, owner, record_type), DnsIntent::RrSet(m::RrSet { ttl: 60, data, https: false }))
+}
+
+/// As [`auto`], of a name that the cluster's edges have a certificate for.
+pub(crate) fn auto_https(zone: &str, owner: &str, record_type: &str, cluster: &str) -> Item {
+    let data = Some(m::rr_set::Data::AddressSet(cluster.into()));
+    (rr_key(zone, owner, record_type), DnsIntent::RrSet(m::RrSet { ttl: 60, data, https: true }))
 }
 
 pub(crate) fn address_set(cluster: &str, v4: &[&str], v6: &[&str]) -> Item {
-    let set = m::AddressSet {
-        ipv4: v4.iter().map(ToString::to_string).collect(),
-        ipv6: v6.iter().map(ToString::to_string).collect(),
-    };
+    spoken_to(cluster, v4, v6, &[])
+}
+
+/// Addresses, and the data of HTTPS records that says how they are spoken to.
+pub(crate) fn spoken_to(cluster: &str, v4: &[&str], v6: &[&str], https: &[&str]) -> Item {
+    let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+    let set = m::AddressSet { ipv4: texts(v4), ipv6: texts(v6), https: texts(https) };
     (Key::new(Kind::AddressSet, cluster), DnsIntent::AddressSet(set))
 }
 

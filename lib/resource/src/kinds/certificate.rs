@@ -102,6 +102,9 @@ pub struct CertificateState {
     /// Of the FQDN's certificates it is the one that ends last.
     #[serde(skip_serializing_if = "is_false")]
     pub active: bool,
+    /// Every edge in service applied it, or had.
+    #[serde(skip_serializing_if = "is_false")]
+    pub shown: bool,
 }
 
 /// The kind.

@@ -26,6 +26,36 @@ pub struct ClusterSpec {
     /// The oldest version of TLS that the cluster's edges let clients speak.
     #[serde(default)]
     pub tls_minimum_version: TlsMinimum,
+    /// Whether clients reach its edges over HTTP/3. False where UDP does not come through.
+    #[serde(default = "reached")]
+    pub http3: bool,
+    /// The UDP port at which they do. 0: 443, and the one of its own settings for what an edge says by itself.
+    #[serde(default)]
+    pub http3_port: u16,
+}
+
+impl ClusterSpec {
+    /// The data of the HTTPS records (RFC 9460) of names that lead to its edges. The target is the name itself, whose addresses are asked for beside
+    /// it, so there are no hints of them.
+    #[must_use]
+    pub fn https_records(&self) -> Vec<String> {
+        match self.http3_port {
+            _ if !self.http3 => vec!["1 . alpn=h2".to_owned()],
+            0 | 443 => vec!["1 . alpn=h3,h2".to_owned()],
+            // A record's port is that of all its protocols, and HTTPS over TCP stays where it is.
+            port => vec![format!("1 . alpn=h3 no-default-alpn port={port}"), "2 . alpn=h2".to_owned()],
+        }
+    }
+}
+
+const fn reached() -> bool {
+    true
+}
+
+fn port(given: u32) -> Result<u16, SpecError> {
+    u16::try_from(given).map_err(|_| {
+        SpecError::invalid("http3_port", format!("{given} must be between 0 and 65535; 0 says that it is 443"))
+    })
 }
 
 /// A version of TLS.
@@ -50,6 +80,13 @@ pub(crate) struct ClusterCreate {
     spec: Map<String, Value>,
     #[serde(default)]
     tls_minimum_version: TlsMinimum,
+    /// Whether clients reach its edges over HTTP/3; true when left out. Edges say it in `Alt-Svc`, name servers in HTTPS records.
+    #[serde(default = "reached")]
+    http3: bool,
+    /// The UDP port at which they do; 0: 443, and what each edge's own settings say.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
+    http3_port: u32,
 }
 
 /// Body of PUT /clusters/{id}.
@@ -66,6 +103,13 @@ pub(crate) struct ClusterUpdate {
     spec: Option<Map<String, Value>>,
     #[serde(default)]
     tls_minimum_version: Option<TlsMinimum>,
+    /// Whether clients reach its edges over HTTP/3. Edges say it in `Alt-Svc`, name servers in HTTPS records.
+    #[serde(default)]
+    http3: Option<bool>,
+    /// The UDP port at which they do; 0: 443, and what each edge's own settings say.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
+    http3_port: Option<u32>,
 }
 
 /// A status that a caller may set by hand.
@@ -153,6 +197,8 @@ impl Definition for Cluster {
             config: input.config,
             spec: input.spec,
             tls_minimum_version: input.tls_minimum_version,
+            http3: input.http3,
+            http3_port: port(input.http3_port)?,
         };
         build.push::<Self>(id, parent.map(|parent| parent.id.as_str()), &spec)
     }
@@ -174,6 +220,12 @@ impl Definition for Cluster {
         }
         if let Some(version) = input.tls_minimum_version {
             spec.tls_minimum_version = version;
+        }
+        if let Some(http3) = input.http3 {
+            spec.http3 = http3;
+        }
+        if let Some(given) = input.http3_port {
+            spec.http3_port = port(given)?;
         }
         settable_status(input.status.as_deref())
     }

@@ -90,6 +90,9 @@ pub struct FqdnState {
     /// Every edge in service applied its route, or had.
     #[serde(skip_serializing_if = "is_false")]
     pub routed: bool,
+    /// Every edge in service applied a certificate of it, so that name servers may say that there is HTTPS.
+    #[serde(skip_serializing_if = "is_false")]
+    pub certified: bool,
     /// Its automatic records.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub auto_records: Vec<AutoRecord>,
