@@ -18,12 +18,15 @@ mod seats;
 mod server;
 mod service;
 mod session;
+mod shared;
+mod throttle;
 mod traffic;
 mod trust;
+mod watches;
 mod witness;
 mod words;
 
-pub use requests::{MOST_REQUEST_WATCHES, RequestNews, WatchedRequests};
 pub use ring::RingLimits;
 pub use server::{FeedConfig, FeedDeps, FeedError, FeedHandle, FeedServer, MintError};
 pub use trust::TrustError;
+pub use watches::{MOST_REQUEST_WATCHES, RequestNews, WatchedRequests};

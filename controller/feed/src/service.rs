@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::requests;
-use crate::server::Shared;
 use crate::session;
+use crate::shared::Shared;
 use crate::traffic;
 
 /// An Ack lists at most about a thousand exceptions.

@@ -26,7 +26,7 @@ use crate::fleet::{Joining, Membership, Order, Rollouts};
 use crate::metrics::{FeedMetrics, Refusal, Resume};
 use crate::registry::{NodeRecord, Reported};
 use crate::ring::{Attached, Next};
-use crate::server::{Shared, caller, unavailable};
+use crate::shared::{Shared, caller, unavailable};
 use crate::words;
 
 /// Frames between the session and the transport: references into the ring, mostly.

@@ -8,8 +8,8 @@ use hosting_proto::feed::{TenantTraffic, TrafficAdded, TrafficReport};
 use tonic::{Request, Response, Status};
 
 use crate::metrics::Refusal;
-use crate::server::{Shared, caller, unavailable};
 use crate::session::Turn;
+use crate::shared::{Shared, caller, unavailable};
 
 /// Tenants of one report, the largest of its numbers, and how far an edge's clock may be from ours, in seconds.
 const MAX_TRAFFIC: usize = 1_000;

@@ -29,9 +29,11 @@ use crate::identity::{Identity, IdentityError, unix_now, utc};
 use crate::self_check::ServedWatch;
 use crate::subscriber::{Policy, SessionEnd, Status, Subscriber};
 
+use choose::choose;
 use witness::Witness;
 
 mod audience_keys;
+mod choose;
 mod edge_key;
 mod lending;
 mod metrics;
@@ -538,13 +540,6 @@ impl Client {
     }
 }
 
-/// The controller to go to: the one of the last time, or the one that follows it in the list, which may have changed meanwhile.
-fn choose(controllers: &[String], last: &str, elsewhere: bool) -> String {
-    let place = controllers.iter().position(|address| address == last);
-    let next = place.map_or(0, |place| place + usize::from(elsewhere));
-    controllers.get(next).or_else(|| controllers.first()).cloned().unwrap_or_default()
-}
-
 /// A controller cannot send a node away for longer.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 
@@ -689,22 +684,5 @@ impl<J: Journal, R: Replica, P: Policy> Core<J, R, P> {
         self.metrics.show(&status);
         self.status.send_replace(Some(status));
         self.shown = Some(Instant::now());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_controller_is_chosen_whatever_became_of_the_list() {
-        let list = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
-        assert_eq!(choose(&list(&["a", "b"]), "", false), "a");
-        assert_eq!(choose(&list(&["a", "b"]), "a", false), "a");
-        assert_eq!(choose(&list(&["a", "b"]), "a", true), "b");
-        assert_eq!(choose(&list(&["a", "b"]), "b", true), "a");
-        assert_eq!(choose(&list(&["c", "a", "b"]), "a", true), "b", "one more came");
-        assert_eq!(choose(&list(&["c"]), "a", true), "c", "it is gone");
-        assert_eq!(choose(&[], "a", true), "");
     }
 }

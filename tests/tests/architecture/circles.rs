@@ -35,8 +35,7 @@ const LEFT: &[(&str, &[&str])] = &[
             "service", "write",
         ],
     ),
-    // To be opened: what all parts of the server share, what opens a store and what writes to it, stand in one of their files.
-    ("hosting-feed", &["enrol", "server", "service", "session", "traffic"]),
+    // To be opened: what opens a store and what writes to it stand in one of their files.
     ("hosting-store", &["feed_source", "read_tx"]),
 ];
 
