@@ -203,8 +203,8 @@ fn answers(route: &Route, schemas: &mut Schemas) -> Value {
     if let Some(schema) = schemas.refer(route.response) {
         success["content"] = match route.op.ask().map(|ask| ask.media) {
             None | Some("application/json") => content(schema),
-            // Each event's data is one; the stream itself is text.
-            Some(media) => json!({media: {"schema": {"type": "string"}, "x-event-schema": schema}}),
+            // Any event fits: a stream has several kinds of them. What the data of its main one is stands beside it.
+            Some(media) => json!({media: {"schema": {}, "x-event-schema": schema}}),
         };
     }
     answers.insert(route.success.to_string(), success);

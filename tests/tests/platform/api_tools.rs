@@ -152,6 +152,7 @@ async fn a_fuzzer_finds_no_answer_outside_of_the_description() {
 /// What no call succeeds with where there is a controller and no machine, and why; each is tested where there are some.
 const NEVER: &[(&str, &str)] = &[
     ("GET /api/v1/events", "a stream has no end: the fuzzer reads the beginning of it"),
+    ("GET /api/v1/fqdns/{fqdnID}/requests", "a stream has no end: the fuzzer reads the beginning of it"),
     ("POST /api/v1/certificates/{id}/retry", RETRY),
     ("POST /api/v1/fqdns/{id}/retry", RETRY),
     ("POST /api/v1/shards/{id}/retry", RETRY),
