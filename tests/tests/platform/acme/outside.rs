@@ -41,7 +41,7 @@ impl Drop for Resolver {
 
 impl Resolver {
     pub(super) async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = socket.local_addr().unwrap();
         let behind: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let said: Arc<Mutex<Vec<(String, Said)>>> = Arc::default();
@@ -54,16 +54,18 @@ impl Resolver {
                 let name = question.queries[0].name().to_ascii().trim_end_matches('.').to_lowercase();
                 let word =
                     words.lock().unwrap().iter().rev().find(|(one, _)| *one == name).map(|(_, said)| *said);
-                let answer = match word {
-                    Some(said) => Some(answer(&question, said)),
-                    None => {
-                        let to = *to.lock().unwrap();
-                        ask(to, &buffer[..length]).await
+                let (to, asked) = (*to.lock().unwrap(), buffer[..length].to_vec());
+                let socket = Arc::clone(&socket);
+                // Nobody waits for what another one asked.
+                tokio::spawn(async move {
+                    let answer = match word {
+                        Some(said) => Some(answer(&question, said)),
+                        None => ask(to, &asked).await,
+                    };
+                    if let Some(answer) = answer {
+                        socket.send_to(&answer, client).await.unwrap();
                     }
-                };
-                if let Some(answer) = answer {
-                    socket.send_to(&answer, client).await.unwrap();
-                }
+                });
             }
         });
         Self { address, behind, said, task }
@@ -106,14 +108,19 @@ fn answer(question: &Message, said: Said) -> Vec<u8> {
     answer.to_vec().unwrap()
 }
 
+/// Asks as resolvers do: what is lost is asked again.
 async fn ask(server: Option<SocketAddr>, question: &[u8]) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(server?).await.ok()?;
-    socket.send(question).await.ok()?;
     let mut buffer = vec![0; 4096];
-    let length = tokio::time::timeout(Duration::from_secs(2), socket.recv(&mut buffer)).await.ok()?.ok()?;
-    buffer.truncate(length);
-    Some(buffer)
+    for patience in [400, 800, 1_600].map(Duration::from_millis) {
+        socket.send(question).await.ok()?;
+        if let Ok(length) = tokio::time::timeout(patience, socket.recv(&mut buffer)).await {
+            buffer.truncate(length.ok()?);
+            return Some(buffer);
+        }
+    }
+    None
 }
 
 /// A server's certificate, and the root that it is trusted by.
