@@ -170,9 +170,11 @@ impl Passing {
             None => None,
         };
         serving.candidates.pool().earn();
+        // What the client is told when there is no node left to ask.
+        let mut unconnected = Failure::Closed;
         loop {
             let Some(candidate) = again.take().or_else(|| serving.candidates.next(self.nodes.now())) else {
-                return Err(Failure::Closed);
+                return Err(unconnected);
             };
             let _at_node = self.nodes.place(&serving.candidates, candidate).await?;
             let asked = Instant::now();
@@ -186,15 +188,15 @@ impl Passing {
                 Some(idle) => idle,
                 None => match self.nodes.connect(&serving.candidates, candidate).await {
                     Ok(tcp) => (tcp, false),
-                    Err(_)
-                        if serving.candidates.tries() < MAX_TRIES
-                            && serving.candidates.pool().may_retry() =>
-                    {
+                    Err(error) => {
+                        let is_timeout = error.kind() == io::ErrorKind::TimedOut;
+                        unconnected = if is_timeout { Failure::Timeout } else { Failure::Closed };
+                        if serving.candidates.tries() >= MAX_TRIES || !serving.candidates.pool().may_retry() {
+                            return Err(unconnected);
+                        }
                         self.metrics.retries.inc();
                         continue;
                     }
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(Failure::Timeout),
-                    Err(_) => return Err(Failure::Closed),
                 },
             };
             sent += usize::from(!reused);

@@ -8,17 +8,25 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use nix::errno::Errno;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// Locks that the threads share. A power of two.
 const SHARDS: usize = 64;
+
+/// When an attempt to connect is followed by the next one.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(250);
+/// Attempts to connect after the first one.
+const MORE_ATTEMPTS: u32 = 2;
 
 /// What one request is known by between the edge and a node: 16 hexadecimal digits that nobody can guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,13 +258,35 @@ pub(crate) fn is_ours(error: &io::Error) -> bool {
     )
 }
 
-/// Connects within `limit`.
+/// Connects within `limit`. A node that has too much to do for a moment, or a network, loses a first packet now and then, and the
+/// system sends it again after a second only (RFC 6298 §2). So an attempt that is not answered at once gets others beside it.
 pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let tcp = tokio::time::timeout(limit, TcpStream::connect(address))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let mut first = pin!(TcpStream::connect(address));
+    let connected = match tokio::time::timeout(limit.min(NEXT_ATTEMPT), first.as_mut()).await {
+        Ok(connected) => connected,
+        Err(_) => Box::pin(connect_again(first, address, limit.saturating_sub(NEXT_ATTEMPT))).await,
+    };
+    let tcp = connected?;
     tcp.set_nodelay(true)?;
     Ok(tcp)
+}
+
+/// Goes on with the first attempt, makes the others, and returns what comes of the one that is answered first.
+async fn connect_again(
+    first: Pin<&mut impl Future<Output = io::Result<TcpStream>>>,
+    address: SocketAddr,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    let others = (0..MORE_ATTEMPTS).map(async |number| {
+        tokio::time::sleep(NEXT_ATTEMPT * number).await;
+        TcpStream::connect(address).await
+    });
+    let mut others: FuturesUnordered<_> = others.collect();
+    tokio::select! {
+        connected = first => connected,
+        Some(connected) = others.next() => connected,
+        () = tokio::time::sleep(limit) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 #[cfg(test)]
@@ -301,6 +331,31 @@ mod tests {
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         assert!(!is_ours(&connect(nobody, Duration::from_secs(1)).await.unwrap_err()));
         assert!(!is_ours(&io::ErrorKind::TimedOut.into()));
+    }
+
+    #[tokio::test]
+    async fn a_first_packet_that_is_lost_costs_no_second() {
+        use socket2::{Domain, Socket, Type};
+        let node = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        node.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        node.listen(0).unwrap();
+        let address = node.local_addr().unwrap().as_socket().unwrap();
+        // Its queue is full with one connection; what comes then is dropped.
+        let _queued = TcpStream::connect(address).await.unwrap();
+        let (none, late) = tokio::join!(connect(address, Duration::from_millis(400)), async {
+            tokio::time::sleep(Duration::from_millis(450)).await;
+            node.accept().unwrap();
+            connect(address, Duration::from_secs(5)).await
+        });
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(late.is_ok());
+
+        let begun = Instant::now();
+        let connecting = tokio::spawn(connect(address, Duration::from_secs(5)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.accept().unwrap();
+        connecting.await.unwrap().unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
     }
 
     async fn put(pool: &IdleConnections, webroot: &Arc<str>, address: SocketAddr) {

@@ -160,9 +160,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     pin()?;
     let folder = std::env::temp_dir().join(format!("hosting-loadtest-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let outcome = measure(args, &folder).await;
+    measure(args, &folder)
+        .await
+        .with_context(|| format!("the servers' logs are left in {}", folder.display()))?;
     fs::remove_dir_all(&folder)?;
-    outcome
+    Ok(())
 }
 
 fn pin() -> anyhow::Result<()> {

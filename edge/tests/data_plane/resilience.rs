@@ -79,6 +79,41 @@ async fn when_every_node_is_dead_the_page_says_so_quickly() {
     }
 }
 
+/// A node that accepts nothing, with as many connections waiting as it takes.
+async fn full() -> (socket2::Socket, SocketAddr, TcpStream) {
+    let node = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    node.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    node.listen(0).unwrap();
+    let address = node.local_addr().unwrap().as_socket().unwrap();
+    let waiting = TcpStream::connect(address).await.unwrap();
+    (node, address, waiting)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_queue_is_full_for_a_moment_costs_no_visitor_a_page() {
+    let ((node, address, _waiting), (_full, full_for_good, _first)) = (full().await, full().await);
+    let mut edge = Edge::start().await;
+    edge.publish(
+        vec![
+            pool("s1", &[("n1", address, true)]),
+            route("www.example.com", "t_a", "web_a", "s1"),
+            pool("s2", &[("n2", full_for_good, true)]),
+            route("full.example.com", "t_a", "web_a", "s2"),
+        ],
+        Vec::new(),
+    );
+    let client = edge.client(&["www.example.com", "full.example.com"]);
+    let start = Instant::now();
+    let asking = tokio::spawn(client.get(edge.url("www.example.com", "/")).send());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    node.accept().unwrap();
+    node.set_nonblocking(true).unwrap();
+    let _node = Node::on(TcpListener::from_std(node.into()).unwrap(), "n1");
+    assert_eq!(asking.await.unwrap().unwrap().status(), 200);
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    assert_eq!(client.get(edge.url("full.example.com", "/")).send().await.unwrap().status(), 504);
+}
+
 /// Answers one request per connection and closes without saying so, like a node whose keep-alive time ran out.
 pub(crate) async fn forgetful(drop_requests: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
