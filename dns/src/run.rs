@@ -10,7 +10,7 @@ use hosting_intent_sync::client::{ClientMetrics, Lending, Subscription};
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::BUILD;
 use hosting_scaffold::admin::Readiness;
-use hosting_scaffold::role::{RoleProcess, VIEW, runtime};
+use hosting_scaffold::role::{RoleProcess, VIEW, background_runtime, runtime};
 use hosting_scaffold::tasks::OnEnd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
@@ -34,7 +34,7 @@ const LISTENERS: &str = "listeners";
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     // Queries and control traffic do not share threads: neither a flood over TCP nor a large snapshot delays the other.
     let streams = runtime("dns-tcp", settings.udp_threads())?;
-    let control = runtime("dns-control", 2)?;
+    let control = background_runtime("dns-control", 2)?;
     let outcome = control.block_on(wire(settings, streams.handle().clone()));
     streams.shutdown_timeout(Duration::from_secs(1));
     control.shutdown_timeout(Duration::from_secs(1));
@@ -113,7 +113,11 @@ async fn serve(
     drop(applied);
     readiness.ready(VIEW);
     let counts = zones.counts();
-    let server = Server::start(&settings, zones, &metrics, &streams)?;
+    let drain = settings.shared.drain();
+    // On a thread of those that serve: the threads for packets have the priority of the one that begins them.
+    let on = streams.clone();
+    let starting = streams.spawn(async move { Server::start(&settings, zones, &metrics, &on) });
+    let server = starting.await??;
     tracing::info!(addresses = ?server.addresses(), zones = counts.zones, rrsets = counts.rrsets, "serving");
     readiness.ready(LISTENERS);
     // Nobody listens when the process is about to end.
@@ -126,7 +130,7 @@ async fn serve(
         }
     }
     readiness.not_ready(LISTENERS, "draining");
-    server.drain(settings.shared.drain()).await;
+    server.drain(drain).await;
     Ok(())
 }
 

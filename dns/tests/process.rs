@@ -9,8 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use hosting_intent::Digest;
 use hosting_intent_sync::identity::{JoinToken, unix_now};
 use hosting_intent_sync::tls::Fingerprint;
+use hosting_ledger::{Journal, Ledger, LedgerBatch, Meta};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -136,4 +138,47 @@ fn nothing_is_served_before_anything_is_known() {
     assert!(status.success() && begun.elapsed() < Duration::from_secs(10), "{status}");
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
     assert!(log.contains("draining") && !log.contains(token.encode().as_str()), "{log}");
+}
+
+#[test]
+fn who_answers_goes_before_who_applies_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let meta = Meta { epoch: "e1".into(), revision: 7, count: 0, digest: Digest::EMPTY };
+    let mut ledger = Ledger::open(folder.path().join("ledger.redb"), "dns/default").unwrap();
+    let records = Box::new(std::iter::empty());
+    ledger.write(LedgerBatch { meta: &meta, replace_all: true, records }).unwrap();
+    drop(ledger);
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (address, admin) = (free(), free());
+    let process = Process(
+        command()
+            .args(["--data-dir", folder.path().to_str().unwrap(), "--controller", "127.0.0.1:1"])
+            .args(["--listen", &address.to_string(), "--admin-listen", &admin.to_string()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while get(admin, "/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.1 200")) {
+        assert!(Instant::now() < deadline, "it is not ready");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let threads: Vec<(String, i32)> = fs::read_dir(format!("/proc/{}/task", process.0.id()))
+        .unwrap()
+        .map(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(") ").unwrap();
+            // The 19th field, of which the first two are gone (proc_pid_stat(5)).
+            (name.to_owned(), rest.split(' ').nth(16).unwrap().parse().unwrap())
+        })
+        .collect();
+    let of = |name: &str| -> Vec<i32> {
+        threads.iter().filter(|(one, _)| one.starts_with(name)).map(|(_, nice)| *nice).collect()
+    };
+    let usual = of("hosting-dns")[0];
+    for name in ["dns-udp", "dns-tcp"] {
+        assert!(!of(name).is_empty() && of(name).iter().all(|nice| *nice == usual), "{name}: {threads:?}");
+    }
+    let control = of("dns-control");
+    assert!(!control.is_empty() && control.iter().all(|nice| *nice > usual), "{threads:?}");
 }

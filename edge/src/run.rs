@@ -18,7 +18,7 @@ use hosting_intent_sync::client::{
 use hosting_intent_sync::self_check::{CheckMetrics, SelfChecks};
 use hosting_scaffold::admin::{self, Readiness};
 use hosting_scaffold::request_spans::RequestTracer;
-use hosting_scaffold::role::{Admin, AdminPort, RoleProcess, VIEW, ms, runtime};
+use hosting_scaffold::role::{Admin, AdminPort, RoleProcess, VIEW, background_runtime, ms, runtime};
 use hosting_scaffold::tasks::{Ending, OnEnd, Spawner};
 use hosting_scaffold::{BUILD, notify};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -50,7 +50,7 @@ const LISTENERS: &str = "listeners";
 pub fn run(settings: Settings, start: StartArgs) -> anyhow::Result<()> {
     // User bytes and control traffic do not share threads: neither a flood of requests nor a large snapshot delays the other.
     let user = runtime("edge-io", settings.threads())?;
-    let control = runtime("edge-control", 2)?;
+    let control = background_runtime("edge-control", 2)?;
     let outcome = control.block_on(wire(settings, start, user.handle().clone()));
     user.shutdown_timeout(Duration::from_secs(1));
     control.shutdown_timeout(Duration::from_secs(1));

@@ -192,6 +192,19 @@ impl Running {
         self.child.id()
     }
 
+    /// The nice value of each thread, by its name.
+    pub(crate) fn nice(&self) -> Vec<(String, i32)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        // A thread may end meanwhile.
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        let of = |stat: String| {
+            let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(") ").unwrap();
+            // The 19th field, of which the first two are gone (proc_pid_stat(5)).
+            (name.to_owned(), rest.split(' ').nth(16).unwrap().parse().unwrap())
+        };
+        stats.map(of).collect()
+    }
+
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }

@@ -1,5 +1,6 @@
 //! Dead nodes, hostile clients, changes under load, the end.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Edge, Node, gone, one_site, pool, read_all, route, settings, tenant};
+use crate::processes::Site;
 
 /// An address where nobody listens.
 async fn nobody() -> SocketAddr {
@@ -174,6 +176,21 @@ async fn what_may_have_had_an_effect_is_not_sent_twice() {
         "a GET goes to one more node"
     );
     assert_eq!(edge.metric("hosting_edge_upstream_ejections_total"), 0);
+}
+
+#[tokio::test]
+async fn who_answers_goes_before_who_applies_changes() {
+    let site = Site::new().await;
+    let running = site.start(&[]).await;
+    let of = |name: &str| -> BTreeSet<i32> {
+        running.nice().into_iter().filter(|(one, _)| one == name).map(|(_, nice)| nice).collect()
+    };
+    let usual = of("hosting-edge");
+    assert_eq!(of("edge-io"), usual);
+    assert_eq!(of("access-log"), usual);
+    let control = of("edge-control");
+    let is_behind = |nice: &i32| usual.iter().all(|usual| usual < nice);
+    assert!(!control.is_empty() && control.iter().all(is_behind), "{control:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,7 +108,24 @@ const BLOCKING_THREADS: usize = 32;
 /// # Errors
 /// The system gives no threads.
 pub fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    start(name, threads, || {})
+}
+
+/// A runtime beside one that answers requests: its threads, and those that they begin, [`stand_back`].
+///
+/// # Errors
+/// The system gives no threads.
+pub fn background_runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    start(name, threads, stand_back)
+}
+
+fn start(
+    name: &'static str,
+    threads: usize,
+    on_start: impl Fn() + Send + Sync + 'static,
+) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
+        .on_thread_start(on_start)
         .worker_threads(threads)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name(name)
@@ -117,6 +134,18 @@ pub fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .context("cannot start threads")
+}
+
+/// The nice value of threads that stand back: a tenth of a core for which threads of the usual priority have work too.
+const BACKGROUND_NICE: i32 = 10;
+
+/// Lets threads that answer requests go before the calling one when there are not cores enough for all. Where everything has the same
+/// priority, a change of thousands of items holds up requests for as long as it is applied.
+pub fn stand_back() {
+    // On Linux it is of the thread alone, and of threads that it begins.
+    if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICE) {
+        tracing::warn!(%error, "the priority of a thread cannot be lowered; requests wait for it");
+    }
 }
 
 /// A role's process: logs go where they should, the admin port answers, and nothing is ready.

@@ -139,19 +139,23 @@ pub(super) async fn latency(
     seconds: u64,
 ) -> anyhow::Result<Vec<Row>> {
     let (node, address) = start_node()?;
-    let feed = Arc::new(Feed::start(records(NAMES, address)).await?);
     let workshop = Workshop::changing(folder, NAMES)?;
+    // Each edge has a feed of its own: those that are not measured have nothing to apply.
     let mut servers = Vec::new();
     for entry in entries {
-        servers.push(workshop.start_joined(entry, address, &feed).await?);
+        let feed = Arc::new(Feed::start(records(NAMES, address)).await?);
+        let server = workshop.start_joined(entry, address, &feed).await?;
+        if matches!(entry.program, Program::Edge(_)) {
+            feed.applied().await?;
+        }
+        servers.push((server, feed));
     }
-    feed.applied().await?;
     let time = Duration::from_secs(seconds);
     let blocking = async |address, rate, time| {
         tokio::task::spawn_blocking(move || ask(address, rate, time)).await.context("a client died")?
     };
     // What the edge does at most, with these clients on the other core.
-    let first = servers.first().context("no server")?;
+    let (first, _) = servers.first().context("no server")?;
     blocking(first.entry.http(), 0.0, Duration::from_secs(1)).await?;
     let most = blocking(first.entry.http(), 0.0, time).await?.0.len() as f64 / time.as_secs_f64();
     let parts = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
@@ -161,7 +165,7 @@ pub(super) async fn latency(
         .map(|cell| Row { cell, unit: "µs", figures: vec![Vec::new(); servers.len()] })
         .collect();
     for _ in 0..rounds {
-        for (index, server) in servers.iter().enumerate() {
+        for (index, (server, feed)) in servers.iter().enumerate() {
             for changes in [false, true] {
                 let can_change = !matches!(server.entry.program, Program::Nginx);
                 if changes && !can_change {
@@ -169,7 +173,7 @@ pub(super) async fn latency(
                 }
                 let stop = Arc::new(AtomicBool::new(false));
                 let changing =
-                    changes.then(|| keep_changing(&server.entry, &workshop, &feed, Arc::clone(&stop)));
+                    changes.then(|| keep_changing(&server.entry, &workshop, feed, Arc::clone(&stop)));
                 let took = blocking(server.entry.http(), most * LOAD, time).await?;
                 stop.store(true, Ordering::Relaxed);
                 if let Some(changing) = changing {

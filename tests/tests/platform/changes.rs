@@ -17,6 +17,17 @@ async fn a_name_comes_and_goes_without_a_restart() {
     let platform = Platform::start(&["--no-restart"]).await;
     let roles = ["controller", "edge", "dns", "nodeagent"];
     let pids = roles.map(|role| platform.pid(role));
+    // Who applies changes stands back where others answer requests, and nowhere else: on nodes, daemons get its priority.
+    for (pid, is_behind) in pids.iter().zip([false, true, true, false]) {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        let nice: Vec<i32> = stats
+            .filter(|stat| stat.contains("(subscriber)"))
+            .map(|stat| stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap())
+            .collect();
+        assert!(nice.iter().all(|nice| (*nice > 0) == is_behind), "{pid}: {nice:?}");
+        assert!(!is_behind || !nice.is_empty(), "{pid}");
+    }
     let fqdn = "new.acme-hosting.test";
     assert!(platform.is_gone(fqdn).await);
 

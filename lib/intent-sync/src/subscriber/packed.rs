@@ -1,6 +1,7 @@
 //! The view in few bytes. Nearly all of it is in effect as the feed said it last, and lies in blocks in the order of the keys, where an item
 //! is written as what differs from the one before it; the rest, of which there is little, is kept as it is.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use hosting_intent::{Bytes, Cause, Key};
@@ -156,8 +157,14 @@ impl Packer {
         };
         encode_varint(u64::from(packed.kind) << 2 | cause, &mut self.bytes);
         encode_varint(packed.revision, &mut self.bytes);
+        encode_difference(&self.name, packed.name, &mut self.bytes);
+        encode_difference(&self.value, packed.value, &mut self.bytes);
+        self.follow(packed);
+    }
+
+    /// What is added next is written as what differs from this.
+    fn follow(&mut self, packed: Packed<'_>) {
         for (before, after) in [(&mut self.name, packed.name), (&mut self.value, packed.value)] {
-            encode_difference(before, after, &mut self.bytes);
             before.clear();
             before.extend_from_slice(after);
         }
@@ -255,31 +262,48 @@ impl View {
         self.change(key, None).map(Record::Accepted).or_else(|| self.others.remove(key))
     }
 
-    /// Writes the block of a key anew; returns what was there.
+    /// Writes an item into its block, or takes it out; returns what was there.
     fn change(&mut self, key: &Key, stored: Option<&Stored>) -> Option<Stored> {
         let at = self.blocks.range(..=key).next_back().or_else(|| self.blocks.first_key_value());
-        let at = at.map(|(at, _)| at.clone());
-        let block = at.and_then(|at| self.blocks.remove(&at)).unwrap_or_default();
-        let limit = if block.len() > SPLIT { BLOCK } else { usize::MAX };
-        let (mut reader, mut packer, mut before) = (Reader::new(&block), Packer::default(), None);
-        let mut new = stored.map(|stored| Packed::new(key, stored));
-        self.accepted += usize::from(new.is_some());
-        loop {
-            let packed = reader.next();
-            if packed.is_none_or(|packed| packed.place() >= place(key))
-                && let Some(new) = new.take()
-            {
-                packer.push(&mut self.blocks, limit, new);
-            }
-            let Some(packed) = packed else { break };
-            if packed.place() == place(key) {
-                before = Some(packed.stored());
-                self.accepted -= 1;
-            } else {
-                packer.push(&mut self.blocks, limit, packed);
+        let at = at.map(|(first, _)| first.clone());
+        let (first, block) = at.and_then(|first| self.blocks.remove_entry(&first)).unzip();
+        let block = block.unwrap_or_default();
+        let (mut reader, mut packer) = (Reader::new(&block), Packer::default());
+        let (mut unchanged, mut before, mut behind) = (0, None, None);
+        while let Some(packed) = reader.next() {
+            match packed.place().cmp(&place(key)) {
+                Ordering::Less => {
+                    packer.follow(packed);
+                    unchanged = block.len() - reader.rest.len();
+                }
+                Ordering::Equal => before = Some(packed.stored()),
+                Ordering::Greater => {
+                    behind = Some((packed.key(), packed.stored()));
+                    break;
+                }
             }
         }
-        packer.finish(&mut self.blocks);
+        // The items before it and those after the one behind it stay as they are written.
+        packer.first = first.filter(|_| unchanged > 0);
+        packer.bytes.extend_from_slice(block.get(..unchanged).unwrap_or_default());
+        if let Some(stored) = stored {
+            packer.push(&mut self.blocks, usize::MAX, Packed::new(key, stored));
+        }
+        if let Some((key, stored)) = &behind {
+            packer.push(&mut self.blocks, usize::MAX, Packed::new(key, stored));
+        }
+        packer.bytes.extend_from_slice(reader.rest);
+        if packer.bytes.len() > SPLIT {
+            let (mut reader, mut parts) = (Reader::new(&packer.bytes), Packer::default());
+            while let Some(packed) = reader.next() {
+                parts.push(&mut self.blocks, BLOCK, packed);
+            }
+            parts.finish(&mut self.blocks);
+        } else {
+            packer.finish(&mut self.blocks);
+        }
+        self.accepted += usize::from(stored.is_some());
+        self.accepted -= usize::from(before.is_some());
         before
     }
 
