@@ -154,10 +154,8 @@ pub(super) async fn latency(
     let blocking = async |address, rate, time| {
         tokio::task::spawn_blocking(move || ask(address, rate, time)).await.context("a client died")?
     };
-    // What the edge does at most, with these clients on the other core.
     let (first, _) = servers.first().context("no server")?;
     blocking(first.entry.http(), 0.0, Duration::from_secs(1)).await?;
-    let most = blocking(first.entry.http(), 0.0, time).await?.0.len() as f64 / time.as_secs_f64();
     let parts = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
     let mut rows: Vec<Row> = ["", "-changes"]
         .iter()
@@ -165,6 +163,8 @@ pub(super) async fn latency(
         .map(|cell| Row { cell, unit: "µs", figures: vec![Vec::new(); servers.len()] })
         .collect();
     for _ in 0..rounds {
+        // What the edge does at most, with these clients on the other core, and whatever else the machine does at the moment.
+        let most = blocking(first.entry.http(), 0.0, time).await?.0.len() as f64 / time.as_secs_f64();
         for (index, (server, feed)) in servers.iter().enumerate() {
             for changes in [false, true] {
                 let can_change = !matches!(server.entry.program, Program::Nginx);
