@@ -41,10 +41,7 @@ impl Call {
             let _ = self.hashed.set(None);
             return Ok(());
         }
-        let _place = PLACES.acquire().await.map_err(|error| ApiError::internal(&error))?;
-        let made =
-            tokio::task::spawn_blocking(move || work.into_iter().map(hash).collect::<Option<Vec<_>>>());
-        let made = made.await.map_err(|error| ApiError::internal(&error))?;
+        let made = at_a_place(move || work.into_iter().map(hash).collect::<Option<Vec<_>>>()).await?;
         let mut made = made.ok_or_else(|| ApiError::internal(&"no memory for a hash"))?.into_iter();
         each_with_password(&mut body, &mut |user| {
             if password_of(user).is_some()
@@ -76,6 +73,12 @@ impl Call {
     }
 }
 
+/// Does the work of one body off the threads that serve requests, with no more such work at once than there are places.
+async fn at_a_place<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    let _place = PLACES.acquire().await.map_err(|error| ApiError::internal(&error))?;
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))
+}
+
 /// A password that a hash can be made of. What is wrong with others, whoever reads the body says.
 fn password_of(user: &Map<String, Value>) -> Option<&str> {
     let password = user.get("password").and_then(Value::as_str);
@@ -101,4 +104,30 @@ fn hash(Work { password, before }: Work) -> Option<String> {
     }
     let salt: [u8; SALT_BYTES] = rand::random();
     hosting_passwords::hash(password, &salt).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_bodies_are_hashed_at_once_than_there_are_places() {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let bodies = (0..6).map(|_| {
+            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            at_a_place(move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(30));
+                now.fetch_sub(1, Ordering::SeqCst);
+            })
+        });
+        for done in futures::future::join_all(bodies).await {
+            done.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+    }
 }

@@ -204,7 +204,7 @@ pub(super) async fn changes(
             continue;
         }
         let feed = Arc::new(Feed::start(records(NAMES, address)).await?);
-        let workshop = Workshop::changing(folder, NAMES)?;
+        let workshop = Workshop::changing(&folder.join(entry.name.replace(' ', "-")), NAMES)?;
         let server = workshop.start_joined(entry, address, &feed).await?;
         let is_edge = matches!(entry.program, Program::Edge(_));
         let apply = async |from: u64, to: u64| {
