@@ -22,10 +22,10 @@ pub const MOST_REISSUED: u64 = 100_000;
 const TOLD_AT_ONCE: u32 = 100;
 /// How long an order takes where none was made yet, in milliseconds.
 const USUAL_ORDER: i64 = 15_000;
-/// Between the beginnings of two orders that nothing holds back, in milliseconds: what their turns, and those of their names, take of the rate of
-/// such jobs, and of the controller: ten thousand names of one site in 400 orders took 500 s on two cores, which the authority shared.
-const TURNS_OF_ORDER: i64 = 50;
-const TURNS_OF_NAME: i64 = 45;
+/// What a name takes, in milliseconds, when nothing is held back by an allowance, where it is not known how fast names get certificates.
+const USUAL_NAME: i64 = 45;
+/// A name whose certificate is replaced takes as much as so many that get their first one: it is told, and what it had is taken away.
+const REPLACED: i64 = 2;
 
 /// What is to be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,23 +99,28 @@ impl Surveyed {
         self.sites.values().map(|names| names.div_ceil(u64::from(names_per_order.max(1)))).sum()
     }
 
-    /// When the last name would have another certificate, in milliseconds since the Unix epoch. `is_moved`: of another authority, to which
-    /// it is a new one that counts.
+    /// When the last name would have another certificate, in milliseconds since the Unix epoch. `from`: whose certificates are replaced; to
+    /// another authority, what is asked `by` it is a new one that counts.
     #[must_use]
-    pub fn done_at(&self, by: &Doc<CertificateAuthority>, account: &str, is_moved: bool, now: i64) -> i64 {
+    pub fn done_at(
+        &self,
+        from: &Doc<CertificateAuthority>,
+        by: &Doc<CertificateAuthority>,
+        account: &str,
+        now: i64,
+    ) -> i64 {
         let (spec, state) = (&by.spec, &by.state);
-        let (orders, names) =
-            (self.orders(spec.names_per_order), i64::try_from(self.names).unwrap_or(i64::MAX));
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let turns =
-            whole(orders).saturating_mul(TURNS_OF_ORDER).saturating_add(names.saturating_mul(TURNS_OF_NAME));
+        // How fast it goes is the controller's doing more than an authority's.
+        let pace = state.pace.of(self.names).or_else(|| from.state.pace.of(self.names));
+        let turns = match pace {
+            Some(pace) => pace.saturating_mul(REPLACED),
+            None => whole(self.names).saturating_mul(USUAL_NAME),
+        };
         let mut last = now.saturating_add(turns);
-        if is_moved {
-            last = last.max(state.orders.get(account).copied().unwrap_or_default().last_of(
-                orders,
-                spec.orders,
-                now,
-            ));
+        if from.id != by.id {
+            let spent = state.orders.get(account).copied().unwrap_or_default();
+            last = last.max(spent.last_of(self.orders(spec.names_per_order), spec.orders, now));
             let fullest = self.domains.values().copied().max().unwrap_or_default();
             let Allowance { count, seconds } = spec.per_domain;
             let windows = whole(fullest.saturating_sub(1) / u64::from(count.max(1)));
@@ -152,8 +157,9 @@ pub async fn forecast_reissue(
 ) -> Result<Option<i64>, PlanError> {
     let surveyed = survey(world, of).await?;
     let Some(asked) = asked(world, of).await? else { return Ok(None) };
+    let Some(from) = read::get(world, &of.from).await? else { return Ok(None) };
     let account = asked.spec.account_of(None);
-    Ok(Some(surveyed.done_at(&asked, &account, asked.typed_id() != of.from, now)))
+    Ok(Some(surveyed.done_at(&from, &asked, &account, now)))
 }
 
 /// Notes that certificates of an authority are to be replaced.
@@ -287,14 +293,44 @@ mod tests {
         let many = surveyed(&[25, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[1; 37]);
         assert_eq!(many.orders(10), 15);
         let ca = authority(CertificateAuthorityState { order_takes: 3_000, ..Default::default() });
+        let mut other = authority(CertificateAuthorityState::default());
+        other.id = "other".into();
         // The same authority: nobody waits, and turns take their time.
-        assert_eq!(many.done_at(&ca, "platform", false, 0), 15 * 50 + 37 * 45 + 3_000);
+        assert_eq!(many.done_at(&ca, &ca, "platform", 0), 37 * 45 + 3_000);
         // To another one: ten orders at once, one each ten seconds from then on.
-        assert_eq!(many.done_at(&ca, "platform", true, 0), 50_000 + 3_000);
+        assert_eq!(many.done_at(&other, &ca, "platform", 0), 50_000 + 3_000);
         // A domain of which more are wanted than the authority allows in its window.
         let one_domain = surveyed(&[120], &[120]);
-        assert_eq!(one_domain.done_at(&ca, "platform", true, 0), 2 * 600_000 + 3_000);
-        let unknown = authority(CertificateAuthorityState::default());
-        assert_eq!(surveyed(&[1], &[1]).done_at(&unknown, "platform", true, 5), 5 + 95 + USUAL_ORDER);
+        assert_eq!(one_domain.done_at(&other, &ca, "platform", 0), 2 * 600_000 + 3_000);
+        assert_eq!(surveyed(&[1], &[1]).done_at(&other, &other, "platform", 5), 5 + 45 + USUAL_ORDER);
+    }
+
+    #[test]
+    fn a_forecast_goes_by_how_fast_names_got_certificates() {
+        let mut fast = authority(CertificateAuthorityState::default());
+        let allowance = fast.spec.orders;
+        // Two at a time, each second one of them has its 25.
+        for second in 0..40 {
+            fast.state.took(25, (second - 2).max(0) * 1_000, second * 1_000, allowance);
+        }
+        let thousand = surveyed(&[1_000], &[1_000]);
+        let takes = fast.state.order_takes;
+        assert_eq!(thousand.done_at(&fast, &fast, "platform", 0), 2 * 40_000 + takes);
+        // Who issued nothing yet is thought to be as fast.
+        let mut other = authority(CertificateAuthorityState::default());
+        other.id = "other".into();
+        assert!(thousand.done_at(&other, &other, "platform", 0) == 1_000 * 45 + USUAL_ORDER);
+        let few = surveyed(&[10], &[10]);
+        assert_eq!(few.done_at(&fast, &other, "platform", 0), 2 * 400 + USUAL_ORDER);
+        // One after the other, or each when it may be made: nothing is learned from that.
+        let mut slow = authority(CertificateAuthorityState::default());
+        for turn in 0..40 {
+            slow.state.took(25, turn * 60_000, turn * 60_000 + 3_000, allowance);
+        }
+        for turn in 40..80 {
+            let since = 3_000_000 + turn * 10_000;
+            slow.state.took(25, since, since + 30_000, allowance);
+        }
+        assert_eq!(thousand.done_at(&slow, &slow, "platform", 0), 1_000 * 45 + slow.state.order_takes);
     }
 }

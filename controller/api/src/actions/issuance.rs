@@ -96,10 +96,11 @@ async fn forecast(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     if let Some(from) = call.query.text("from_authority_id") {
         let from = call.named(&mut tx, Kind::CertificateAuthority, from).await?;
         let names = call.query.number("names").unwrap_or(MOST_REISSUED).min(MOST_REISSUED);
-        let of = ReissueOf { from: Id::from(from.id.as_str()), to: Some(authority.typed_id()), names };
+        let from = Doc::<CertificateAuthority>::read(from).map_err(PlanError::from)?;
+        let of = ReissueOf { from: from.typed_id(), to: Some(authority.typed_id()), names };
         let surveyed = survey(&mut tx, &of).await?;
         let orders = surveyed.orders(authority.spec.names_per_order);
-        let done = timestamp(surveyed.done_at(&authority, &account, from.id != authority.id, now));
+        let done = timestamp(surveyed.done_at(&from, &authority, &account, now));
         let view = ForecastView {
             names: surveyed.names,
             account,

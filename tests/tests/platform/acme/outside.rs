@@ -142,14 +142,17 @@ impl Localhost {
     }
 }
 
+/// How long the authority goes on with an order after it said that it completes it, and much more.
+const COMPLETES: Duration = Duration::from_millis(25);
+
 /// The authority; ends with its owner.
 pub(super) struct Pebble {
     folder: TempDir,
     child: Child,
     pub(super) port: u16,
     management: u16,
-    /// Held by whoever makes an order: Pebble 2.4 stands still for good when it looks for an authorization to use again (`FindValidAuthorization`, which
-    /// locks its store and then an order) while it makes an order (which locks that and then the store).
+    /// Held by whoever makes an order, or has one completed: Pebble 2.4 stands still for good when it looks for an authorization to use again
+    /// (`FindValidAuthorization`, which locks its store and then an order) while it makes, or completes, an order (which locks that and then the store).
     ordering: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -339,9 +342,15 @@ impl Between {
                         let (client, seen, ordering) =
                             (client.clone(), Arc::clone(&seen), Arc::clone(&ordering));
                         async move {
-                            let is_order = request.uri().path() == "/order-plz";
-                            let _one = if is_order { Some(ordering.lock().await) } else { None };
-                            pass_on(request, client, seen, (port, to)).await
+                            let path = request.uri().path();
+                            let completes = path.starts_with("/finalize-order/");
+                            let alone = completes || path == "/order-plz";
+                            let _one = if alone { Some(ordering.lock().await) } else { None };
+                            let passed = pass_on(request, client, seen, (port, to)).await;
+                            if completes {
+                                tokio::time::sleep(COMPLETES).await;
+                            }
+                            passed
                         }
                     });
                     let server =

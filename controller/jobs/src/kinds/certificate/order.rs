@@ -10,7 +10,9 @@ use hosting_resource::issuance::{
     ChallengeMethod, Issuance, IssuanceProblem, OpenChallenge, Order, Phase, Stage, challenge_record,
 };
 use hosting_resource::kinds::certificate::issued;
-use hosting_resource::kinds::certificate_authority::{CertificateAuthority, CertificateAuthorityState};
+use hosting_resource::kinds::certificate_authority::{
+    CertificateAuthority, CertificateAuthoritySpec, CertificateAuthorityState,
+};
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::{Doc, Id, PlainText, timestamp};
 use hosting_store::Origin;
@@ -338,14 +340,17 @@ impl IssueCertificate {
         for reissue in members.iter().filter_map(|member| member.issuance.reissue.as_ref()) {
             *replaced.entry(reissue.from.clone()).or_default() += 1;
         }
-        let (own, took) = (Id::from(order.authority.as_str()), now.saturating_sub(order.since));
+        let (own, since, names) = (Id::from(order.authority.as_str()), order.since, members.len() as u64);
         let written = self.store.write(Origin::default(), move |tx| {
             Box::pin(async move {
                 // Where a name stands elsewhere by now, the next turn finds the others.
                 if !hosting_planner::exchange_issuances(tx, changes).await? {
                     return Ok(false);
                 }
-                hosting_planner::change_authority(tx, &own, |_, state, _| state.took(took)).await?;
+                let note = |spec: &CertificateAuthoritySpec, state: &mut CertificateAuthorityState, _| {
+                    state.took(names, since, now, spec.orders);
+                };
+                hosting_planner::change_authority(tx, &own, note).await?;
                 for (from, names) in replaced {
                     let note =
                         |state: &mut CertificateAuthorityState| hosting_planner::note_reissued(state, names);

@@ -49,6 +49,9 @@ pub struct CertificateAuthorityState {
     /// How long an order takes from its making to its certificate, in milliseconds: of the last ones, the newest counting most. 0: not known.
     #[serde(skip_serializing_if = "is_now")]
     pub order_takes: i64,
+    /// How fast names get its certificates when many wait for one.
+    #[serde(skip_serializing_if = "Pace::is_unknown")]
+    pub pace: Pace,
     /// The last time that many of its certificates were to be replaced at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reissue: Option<MassReissue>,
@@ -73,10 +76,58 @@ pub struct MassReissue {
 }
 
 impl CertificateAuthorityState {
-    /// Notes how long an order took, in milliseconds.
-    pub fn took(&mut self, milliseconds: i64) {
-        let took = milliseconds.max(1);
+    /// Notes that an order of so many names, which was begun at `since`, has its certificate `now`, both in milliseconds since the Unix epoch.
+    /// `allowance`: the orders that may be made.
+    pub fn took(&mut self, names: u64, since: i64, now: i64, allowance: Allowance) {
+        let took = now.saturating_sub(since).max(1);
         self.order_takes = if self.order_takes == 0 { took } else { (3 * self.order_takes + took) / 4 };
+        self.pace.ended(names, since, now, allowance);
+    }
+}
+
+/// How fast names get certificates: the time between the ends of orders that were under way together, which is what the controller and the
+/// authority need when nothing else holds them back. Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pace {
+    /// Names of such orders.
+    names: u64,
+    /// What they took of the time.
+    took: i64,
+    /// When the last order of all ended, since the Unix epoch.
+    ended: i64,
+}
+
+impl Pace {
+    /// Names from which on it is known.
+    const KNOWN: u64 = 500;
+    /// Names after which the older ones count half.
+    const MOST: u64 = 20_000;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+    fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn ended(&mut self, names: u64, since: i64, now: i64, allowance: Allowance) {
+        let took = now.saturating_sub(self.ended);
+        // Orders that end one by one as they may be made say what is allowed, not what is possible; and the clock may have been set.
+        if since < self.ended && (0..allowance.each()).contains(&took) {
+            self.names += names;
+            self.took += took;
+        }
+        if self.names > Self::MOST {
+            self.names /= 2;
+            self.took /= 2;
+        }
+        self.ended = self.ended.max(now);
+    }
+
+    /// What so many names take; `None`: not known.
+    #[must_use]
+    pub fn of(self, names: u64) -> Option<i64> {
+        let total = i128::from(self.took) * i128::from(names) / i128::from(self.names.max(1));
+        (self.names >= Self::KNOWN).then(|| i64::try_from(total).unwrap_or(i64::MAX))
     }
 }
 
