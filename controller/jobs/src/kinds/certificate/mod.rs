@@ -174,7 +174,7 @@ impl IssueCertificate {
             Phase::Waiting => self.waiting(candidate).await,
             Phase::Ordered(order) => self.go_on(candidate, order).await,
             Phase::Joined { leader, at } => self.joined(candidate, leader, at).await,
-            Phase::Issued { renew_at, ask_at } => self.keep(candidate, renew_at, ask_at).await,
+            Phase::Issued { renew_at, ask_at } => Box::pin(self.keep(candidate, renew_at, ask_at)).await,
         }
     }
 

@@ -104,7 +104,6 @@ impl Pace {
     /// Names after which the older ones count half.
     const MOST: u64 = 20_000;
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
     fn is_unknown(&self) -> bool {
         *self == Self::default()
     }
