@@ -267,15 +267,11 @@ pub async fn companions(
     let Some(webroot) = of.fqdn.spec.webroot_id.clone().filter(|id| !id.is_empty()) else {
         return Ok(Vec::new());
     };
-    let mut others = world.with_facet(Kind::Fqdn, WANTING_FACET, &webroot, "", limit).await?;
-    if matches!(of.issuance.phase, Phase::Issued { .. }) {
-        // Of a large site those behind the name: they were ordered together before.
-        let first = world.with_facet(Kind::Fqdn, "webroot_id", &webroot, "", limit).await?;
-        let is_whole = first.len() < limit as usize;
-        others.extend(first);
-        if !is_whole {
-            others.extend(world.with_facet(Kind::Fqdn, "webroot_id", &webroot, &of.fqdn.id, limit).await?);
-        }
+    // Of a large site those behind the name, so that of many that look at once each finds others.
+    let mut others = behind(world, WANTING_FACET, &webroot, &of.fqdn.id, limit).await?;
+    if matches!(of.issuance.phase, Phase::Issued { .. }) && of.issuance.reissue.is_none() {
+        // Those behind it were ordered together with it before.
+        others.extend(behind(world, "webroot_id", &webroot, &of.fqdn.id, limit).await?);
     }
     let (mut found, mut seen) = (Vec::new(), BTreeSet::from([of.fqdn.id.clone()]));
     for other in others {
@@ -283,6 +279,22 @@ pub async fn companions(
         if other.tenant == of.fqdn.tenant && seen.insert(other.id.clone()) {
             found.extend(candidate_of(world, other).await?);
         }
+    }
+    Ok(found)
+}
+
+/// Host names that are found under a value: so many of those after one of them, and then of the others.
+async fn behind(
+    world: &mut dyn World,
+    facet: &'static str,
+    value: &str,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<Resource>, PlanError> {
+    let mut found = world.with_facet(Kind::Fqdn, facet, value, after, limit).await?;
+    let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+    if left > 0 {
+        found.extend(world.with_facet(Kind::Fqdn, facet, value, "", left).await?);
     }
     Ok(found)
 }
