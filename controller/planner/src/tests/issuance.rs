@@ -160,3 +160,25 @@ async fn who_books_an_order_takes_others_along_and_nobody_books_twice() {
     lab.delete(&names[0]).await.unwrap();
     assert_eq!(woken(&mut lab), [names[1].to_string()], "whoever leads is on its way out");
 }
+
+#[tokio::test]
+async fn of_many_that_look_at_once_each_finds_others_to_take_along() {
+    let mut lab = Lab::new().await;
+    let tenant = lab.tenant("acme", "c1").await;
+    let webroot = lab.webroot(&tenant).await;
+    let mut names = Vec::new();
+    for n in 0..12 {
+        let fqdn = lab.fqdn(&tenant, &format!("n{n}.test"), Some(&webroot)).await.unwrap();
+        lab.put(&fqdn.id, json!({"ssl_enabled": true})).await.unwrap();
+        names.push(fqdn.id);
+    }
+    lab.settle().await;
+    names.sort();
+    for (n, id) in names.iter().enumerate() {
+        let leader = candidate(&mut lab.store, &Id::from(id.as_str())).await.unwrap().unwrap();
+        let found = companions(&mut lab.store, &leader, 5).await.unwrap();
+        let found: Vec<String> = found.into_iter().map(|one| one.fqdn.id.to_string()).collect();
+        let behind: Vec<String> = names.iter().cycle().skip(n + 1).take(5).cloned().collect();
+        assert_eq!(found, behind);
+    }
+}

@@ -292,6 +292,24 @@ impl Seen {
         let at = self.faults.iter().position(|fault| is_such(*fault))?;
         Some(self.faults.remove(at))
     }
+
+    /// The wrong answer to a request that the authority took.
+    fn fault_at(&mut self, path: &str) -> Option<Fault> {
+        if path == "/order-plz" {
+            self.orders += 1;
+            return self.takes(|fault| matches!(fault, Fault::RateLimited | Fault::Nonce));
+        }
+        if path.starts_with("/my-order/") {
+            return self.takes(|fault| fault == Fault::Garbage);
+        }
+        if !path.starts_with("/certZ/") {
+            return None;
+        }
+        let fault = self.takes(|fault| matches!(fault, Fault::Stranger | Fault::Early(_)));
+        // Whoever comes too early comes again.
+        self.faults.extend(fault.filter(|fault| matches!(fault, Fault::Early(_))));
+        fault
+    }
 }
 
 /// What is wanted in the place of the certificate that was issued.
@@ -383,28 +401,11 @@ async fn pass_on(
     }
     let (parts, body) = request.into_parts();
     let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
-    let fault = {
-        let mut seen = seen.lock().unwrap();
-        if let Some(csr) =
-            payload(&body).and_then(|payload| URL_SAFE_NO_PAD.decode(payload["csr"].as_str()?).ok())
-        {
-            seen.csr = csr;
-        }
-        match path.as_str() {
-            "/order-plz" => {
-                seen.orders += 1;
-                seen.takes(|fault| matches!(fault, Fault::RateLimited | Fault::Nonce))
-            }
-            path if path.starts_with("/my-order/") => seen.takes(|fault| fault == Fault::Garbage),
-            path if path.starts_with("/certZ/") => {
-                let fault = seen.takes(|fault| matches!(fault, Fault::Stranger | Fault::Early(_)));
-                // Whoever comes too early comes again.
-                seen.faults.extend(fault.filter(|fault| matches!(fault, Fault::Early(_))));
-                fault
-            }
-            _ => None,
-        }
-    };
+    if let Some(csr) =
+        payload(&body).and_then(|payload| URL_SAFE_NO_PAD.decode(payload["csr"].as_str()?).ok())
+    {
+        seen.lock().unwrap().csr = csr;
+    }
     let csr = seen.lock().unwrap().csr.clone();
     let mut asked = client
         .request(parts.method, format!("https://localhost:{to}{path}"))
@@ -420,6 +421,8 @@ async fn pass_on(
             passed = passed.header(name, value);
         }
     }
+    // What the authority itself refused, for its nonce or otherwise, is asked again: the wrong answer is for what it takes.
+    let fault = if answer.status().is_success() { seen.lock().unwrap().fault_at(&path) } else { None };
     let mut text = answer.bytes().await.unwrap();
     match fault {
         None => {}
