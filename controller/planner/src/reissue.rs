@@ -6,7 +6,7 @@ use hosting_intent::Cause;
 use hosting_resource::issuance::{Phase, Reissue};
 use hosting_resource::kinds::certificate::{AUTHORITY_FACET, registered_domain};
 use hosting_resource::kinds::certificate_authority::{
-    Allowance, CertificateAuthority, CertificateAuthorityState, MassReissue, Pace,
+    Allowance, CertificateAuthority, CertificateAuthorityState, MassReissue,
 };
 use hosting_resource::kinds::fqdn::{Fqdn, REISSUE_FACET};
 use hosting_resource::{Doc, Id, Kind, Resource};
@@ -23,10 +23,7 @@ const TOLD_AT_ONCE: u32 = 100;
 /// How long an order takes where none was made yet, in milliseconds.
 const USUAL_ORDER: i64 = 15_000;
 /// What a name takes, in milliseconds, when nothing is held back by an allowance, where it is not known how fast names get certificates.
-const USUAL_NAME: i64 = 45;
-/// A name whose certificate is replaced takes as much as so many that get their first one, where it is not known how fast that goes: it is told,
-/// and what it had is taken away.
-const REPLACED: i64 = 2;
+const USUAL_NAME: i64 = 15;
 
 /// What is to be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,14 +110,8 @@ impl Surveyed {
         let (spec, state) = (&by.spec, &by.state);
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         // How fast it goes is the controller's doing more than an authority's.
-        let known = |of: fn(&CertificateAuthorityState) -> Pace| {
-            let mut paces = [state, &from.state].into_iter().map(of);
-            paces.find_map(|pace| pace.of(self.names))
-        };
-        let first = || known(|state| state.pace).map(|first| first.saturating_mul(REPLACED));
-        let turns = known(|state| state.pace_of_reissue)
-            .or_else(first)
-            .unwrap_or_else(|| whole(self.names).saturating_mul(USUAL_NAME));
+        let pace = state.pace.of(self.names).or_else(|| from.state.pace.of(self.names));
+        let turns = pace.unwrap_or_else(|| whole(self.names).saturating_mul(USUAL_NAME));
         let mut last = now.saturating_add(turns);
         if from.id != by.id {
             let spent = state.orders.get(account).copied().unwrap_or_default();
@@ -270,7 +261,6 @@ pub async fn end_reissue(draft: &mut dyn Draft, from: &Id<CertificateAuthority>)
 #[cfg(test)]
 mod tests {
     use hosting_resource::Document;
-    use hosting_resource::kinds::certificate_authority::Ended;
     use serde_json::json;
 
     use super::*;
@@ -301,43 +291,36 @@ mod tests {
         let mut other = authority(CertificateAuthorityState::default());
         other.id = "other".into();
         // The same authority: nobody waits, and turns take their time.
-        assert_eq!(many.done_at(&ca, &ca, "platform", 0), 37 * 45 + 3_000);
+        assert_eq!(many.done_at(&ca, &ca, "platform", 0), 37 * 15 + 3_000);
         // To another one: ten orders at once, one each ten seconds from then on.
         assert_eq!(many.done_at(&other, &ca, "platform", 0), 50_000 + 3_000);
         // A domain of which more are wanted than the authority allows in its window.
         let one_domain = surveyed(&[120], &[120]);
         assert_eq!(one_domain.done_at(&other, &ca, "platform", 0), 2 * 600_000 + 3_000);
-        assert_eq!(surveyed(&[1], &[1]).done_at(&other, &other, "platform", 5), 5 + 45 + USUAL_ORDER);
+        assert_eq!(surveyed(&[1], &[1]).done_at(&other, &other, "platform", 5), 5 + 15 + USUAL_ORDER);
     }
 
     #[test]
     fn a_forecast_goes_by_how_fast_names_got_certificates() {
         let mut fast = authority(CertificateAuthorityState::default());
         let allowance = fast.spec.orders;
-        let of = |names, since| Ended { names, since, is_reissue: false };
         // Two at a time, each second one of them has its 25.
         for second in 0..40 {
-            fast.state.took(of(25, (second - 2).max(0) * 1_000), second * 1_000, allowance);
+            fast.state.took(25, (second - 2).max(0) * 1_000, second * 1_000, allowance);
         }
         let thousand = surveyed(&[1_000], &[1_000]);
         let takes = fast.state.order_takes;
-        assert_eq!(thousand.done_at(&fast, &fast, "platform", 0), 2 * 40_000 + takes);
+        assert_eq!(thousand.done_at(&fast, &fast, "platform", 0), 40_000 + takes);
         // Who issued nothing yet is thought to be as fast.
         let mut other = authority(CertificateAuthorityState::default());
         other.id = "other".into();
-        assert!(thousand.done_at(&other, &other, "platform", 0) == 1_000 * 45 + USUAL_ORDER);
+        assert!(thousand.done_at(&other, &other, "platform", 0) == 1_000 * 15 + USUAL_ORDER);
         let few = surveyed(&[10], &[10]);
-        assert_eq!(few.done_at(&fast, &other, "platform", 0), 2 * 400 + USUAL_ORDER);
-        // How fast certificates were replaced goes before.
-        for second in 0..40 {
-            let order = Ended { is_reissue: true, ..of(25, (second - 2).max(0) * 3_000) };
-            fast.state.took(order, second * 3_000, allowance);
-        }
-        assert_eq!(few.done_at(&fast, &other, "platform", 0), 10 * 120 + USUAL_ORDER);
+        assert_eq!(few.done_at(&fast, &other, "platform", 0), 400 + USUAL_ORDER);
         // One after the other, or each when it may be made: nothing is learned from that.
         let mut slow = authority(CertificateAuthorityState::default());
         for turn in 0..40 {
-            slow.state.took(of(25, turn * 60_000), turn * 60_000 + 3_000, allowance);
+            slow.state.took(25, turn * 60_000, turn * 60_000 + 3_000, allowance);
         }
         for turn in 0..40 {
             let since = 3_000_000 + turn * 10_000;
@@ -345,9 +328,9 @@ mod tests {
             for _ in 0..20 {
                 spent.book(allowance, since);
             }
-            slow.state.took(of(25, since), since + 30_000, allowance);
+            slow.state.took(25, since, since + 30_000, allowance);
         }
         let takes = slow.state.order_takes;
-        assert_eq!(thousand.done_at(&slow, &slow, "platform", 0), 1_000 * 45 + takes);
+        assert_eq!(thousand.done_at(&slow, &slow, "platform", 0), 1_000 * 15 + takes);
     }
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use self::allowance::{Allowance, CertificateAuthorityState, Ended, MassReissue, Pace, Spent};
+pub use self::allowance::{Allowance, CertificateAuthorityState, MassReissue, Spent};
 use self::allowance::MassReissueView;
 use super::brand::Brand;
 use crate::definition::{Build, Definition};

@@ -11,7 +11,7 @@ use hosting_resource::issuance::{
 };
 use hosting_resource::kinds::certificate::issued;
 use hosting_resource::kinds::certificate_authority::{
-    CertificateAuthority, CertificateAuthoritySpec, CertificateAuthorityState, Ended,
+    CertificateAuthority, CertificateAuthoritySpec, CertificateAuthorityState,
 };
 use hosting_resource::kinds::fqdn::Fqdn;
 use hosting_resource::{Doc, Id, PlainText, timestamp};
@@ -340,9 +340,8 @@ impl IssueCertificate {
         for reissue in members.iter().filter_map(|member| member.issuance.reissue.as_ref()) {
             *replaced.entry(reissue.from.clone()).or_default() += 1;
         }
-        let own = Id::from(order.authority.as_str());
-        let is_reissue = !replaced.is_empty();
-        let ended = Ended { names: members.len() as u64, since: order.since, is_reissue };
+        let (own, since) = (Id::from(order.authority.as_str()), order.since);
+        let names = members.len() as u64;
         let written = self.store.write(Origin::default(), move |tx| {
             Box::pin(async move {
                 // Where a name stands elsewhere by now, the next turn finds the others.
@@ -350,7 +349,7 @@ impl IssueCertificate {
                     return Ok(false);
                 }
                 let note = |spec: &CertificateAuthoritySpec, state: &mut CertificateAuthorityState, _| {
-                    state.took(ended, now, spec.orders);
+                    state.took(names, since, now, spec.orders);
                 };
                 hosting_planner::change_authority(tx, &own, note).await?;
                 for (from, names) in replaced {

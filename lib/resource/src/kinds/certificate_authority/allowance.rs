@@ -49,12 +49,9 @@ pub struct CertificateAuthorityState {
     /// How long an order takes from its making to its certificate, in milliseconds: of the last ones, the newest counting most. 0: not known.
     #[serde(skip_serializing_if = "is_now")]
     pub order_takes: i64,
-    /// How fast names get its certificates when many wait for their first one.
+    /// How fast names get its certificates when many wait for one.
     #[serde(skip_serializing_if = "Pace::is_unknown")]
     pub pace: Pace,
-    /// The same of names whose certificates are replaced at once.
-    #[serde(skip_serializing_if = "Pace::is_unknown")]
-    pub pace_of_reissue: Pace,
     /// The last time that many of its certificates were to be replaced at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reissue: Option<MassReissue>,
@@ -79,28 +76,15 @@ pub struct MassReissue {
 }
 
 impl CertificateAuthorityState {
-    /// Notes that an order, which was begun at `since`, has its certificate `now`, both in milliseconds since the Unix epoch. `allowance`: the
-    /// orders that may be made.
-    pub fn took(&mut self, order: Ended, now: i64, allowance: Allowance) {
-        let Ended { names, since, is_reissue } = order;
+    /// Notes that an order of so many names, which was made at `since`, has its certificate `now`, both in milliseconds since the Unix epoch.
+    /// `allowance`: the orders that may be made.
+    pub fn took(&mut self, names: u64, since: i64, now: i64, allowance: Allowance) {
         let took = now.saturating_sub(since).max(1);
         self.order_takes = if self.order_takes == 0 { took } else { (3 * self.order_takes + took) / 4 };
         // While orders wait for their places, their ends say what is allowed, not what is possible.
         let waits = self.orders.values().any(|spent| spent.last_of(1, allowance, now) > now);
-        let pace = if is_reissue { &mut self.pace_of_reissue } else { &mut self.pace };
-        pace.ended(names, since, now, waits);
+        self.pace.ended(names, since, now, waits);
     }
-}
-
-/// An order that has its certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// Names in it.
-    pub names: u64,
-    /// When it was made, in milliseconds since the Unix epoch.
-    pub since: i64,
-    /// Its names' certificates are replaced at once with many others.
-    pub is_reissue: bool,
 }
 
 /// How fast names get certificates: the time between the ends of orders that were under way together, which is what the controller and the
