@@ -330,6 +330,11 @@ mod tests {
             }
             slow.state.took(25, since, since + 30_000, allowance);
         }
+        // Nor from a clock that was set.
+        for turn in 0..40 {
+            let since = 90_000_000 + turn * 3_600_000;
+            slow.state.took(25, since - 3_600_001, since, allowance);
+        }
         let takes = slow.state.order_takes;
         assert_eq!(thousand.done_at(&slow, &slow, "platform", 0), 1_000 * 15 + takes);
     }

@@ -111,7 +111,7 @@ pub fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     start(name, threads, || {})
 }
 
-/// A runtime beside one that answers requests: its threads, and those that they begin, [`stand_back`].
+/// A runtime beside one that answers requests: its threads, and those that they begin, wait where there are not cores enough for all.
 ///
 /// # Errors
 /// The system gives no threads.
@@ -141,7 +141,7 @@ const BACKGROUND_NICE: i32 = 10;
 
 /// Lets threads that answer requests go before the calling one when there are not cores enough for all. Where everything has the same
 /// priority, a change of thousands of items holds up requests for as long as it is applied.
-pub fn stand_back() {
+fn stand_back() {
     // On Linux it is of the thread alone, and of threads that it begins.
     if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICE) {
         tracing::warn!(%error, "the priority of a thread cannot be lowered; requests wait for it");

@@ -170,7 +170,7 @@ impl IssueCertificate {
         let (id, spec) = (means.authority.typed_id(), &means.authority.spec);
         let replaced = candidate.issued().and_then(|issued| issued.spec.authority_id.clone());
         let counts = replaced != Some(id.clone());
-        // More than are counted are the authority's own to refuse.
+        // Where the authority allows more than are counted, it alone knows when it is too much.
         if counts && spec.per_domain.count <= COUNTED {
             let domain = registered_domain(&candidate.fqdn.spec.fqdn);
             let since = now - i64::from(spec.per_domain.seconds) * 1_000;

@@ -105,6 +105,8 @@ impl Pace {
     const KNOWN: u64 = 500;
     /// Names after which the older ones count half.
     const MOST: u64 = 20_000;
+    /// Milliseconds between two ends from which on the authority stood still, or the clock was set.
+    const LONGEST: i64 = 10 * 60 * 1_000;
 
     fn is_unknown(&self) -> bool {
         *self == Self::default()
@@ -112,8 +114,7 @@ impl Pace {
 
     fn ended(&mut self, names: u64, since: i64, now: i64, waits: bool) {
         let took = now.saturating_sub(self.ended);
-        // The clock may have been set.
-        if since < self.ended && took >= 0 && !waits {
+        if since < self.ended && (0..Self::LONGEST).contains(&took) && !waits {
             self.names += names;
             self.took += took;
         }
