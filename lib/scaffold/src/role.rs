@@ -136,8 +136,9 @@ fn start(
         .context("cannot start threads")
 }
 
-/// The nice value of threads that stand back: a tenth of a core for which threads of the usual priority have work too.
-const BACKGROUND_NICE: i32 = 10;
+/// The nice value of threads that stand back: a quarter of a core for which a thread of the usual priority has work too. Without units of
+/// their own (systemd), other processes of the machine go before as well, and a change still has to come through.
+const BACKGROUND_NICE: i32 = 5;
 
 /// Lets threads that answer requests go before the calling one when there are not cores enough for all. Where everything has the same
 /// priority, a change of thousands of items holds up requests for as long as it is applied.
